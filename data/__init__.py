@@ -1,0 +1,44 @@
+"""Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
+
+from data.errors import ImageError, InputError
+from data.images import Images, Preprocessing, decode, read_image, read_images
+from data.manifest import Manifest, ingest
+from data.schemas import (
+    CALIBRATION_SCHEMA,
+    FLAGGED_SCHEMA,
+    MANIFEST_SCHEMA,
+    MEASURES,
+    RUNS_SCHEMA,
+    SCHEMA_VERSION,
+    SCORES_SCHEMA,
+    SHARD_SCHEMA,
+)
+from data.splits import split_by_content
+from data.store import atomic_path, read_scores, read_table, write_json, write_scores, write_table
+
+__all__ = [
+    "CALIBRATION_SCHEMA",
+    "FLAGGED_SCHEMA",
+    "MANIFEST_SCHEMA",
+    "MEASURES",
+    "RUNS_SCHEMA",
+    "SCHEMA_VERSION",
+    "SCORES_SCHEMA",
+    "SHARD_SCHEMA",
+    "ImageError",
+    "Images",
+    "InputError",
+    "Manifest",
+    "Preprocessing",
+    "atomic_path",
+    "decode",
+    "ingest",
+    "read_image",
+    "read_images",
+    "read_scores",
+    "read_table",
+    "split_by_content",
+    "write_json",
+    "write_scores",
+    "write_table",
+]

@@ -1,0 +1,13 @@
+"""Errors that a caller of this package would catch."""
+
+
+class InputError(ValueError):
+    """The folder, manifest or file that was given cannot be used at all."""
+
+
+class ImageError(ValueError):
+    """One image cannot be used; ``reason`` is one of :data:`data.schemas.REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason

@@ -1,0 +1,216 @@
+"""The table of files in one batch: what is there, what it holds, which of it looks like an image."""
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import ImageError, InputError
+from data.images import MAX_PIXELS, read_header
+from data.schemas import MANIFEST_SCHEMA
+
+SPLITS = ("train", "validation", "calibration", "test")
+_TABLES = (".csv", ".parquet")
+_HIDDEN = {"thumbs.db", "desktop.ini"}
+_LABELS = {"": -1, "-1": -1, "0": 0, "1": 1}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Files of one batch.
+
+    table: one row a file, ``MANIFEST_SCHEMA``, ordered by path.
+    root: the folder that ``relative_path`` starts from.
+    n_skipped: hidden files, links and special files that were passed over.
+    """
+
+    table: pa.Table
+    root: Path
+    n_skipped: int = 0
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def content_hash(self) -> str:
+        """Hex SHA-256 over paths and contents: the same files give the same hash, wherever they lie."""
+        digest = hashlib.sha256()
+        for path, image_id in zip(*(self.table[c].to_pylist() for c in ("relative_path", "image_id")), strict=True):
+            digest.update(f"{path}\0{image_id}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    relative_path: str
+    label: int = -1
+    split: str | None = None
+
+
+def ingest(
+    source: Path | str,
+    *,
+    root: Path | str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    workers: int | None = None,
+) -> Manifest:
+    """List, hash and look into the headers of the files of a batch; pixels are not decoded.
+
+    Args:
+        source: a folder (walked to the bottom, links not followed), a CSV or Parquet manifest with the
+            column ``path`` and, if known, ``label`` (0 normal, 1 anomalous, empty or -1 unknown) and
+            ``split`` (train, validation, calibration, test), or one image.
+        root: the folder that a manifest's paths start from and may not leave; the manifest's own by default.
+        max_pixels: larger images are refused before their pixels are touched.
+        workers: threads; by default one a core.
+
+    Raises:
+        InputError: nothing to work on: no such file, no file in it, or not one image among them.
+    """
+    source = Path(source)
+    entries, root, n_skipped = _list(source, None if root is None else Path(root))
+    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        rows = list(threads.map(lambda entry: _row(entry, root, max_pixels), entries))
+    if all(row["reason"] is not None for row in rows):
+        found = Counter(row["reason"] for row in rows)
+        counts = ", ".join(f"{n} {reason}" for reason, n in found.most_common())
+        raise InputError(
+            f"{source} holds no usable image, only {len(rows)} other files ({counts}). "
+            "Give a folder with PNG, JPEG, TIFF, BMP or WebP images."
+        )
+    return Manifest(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), root, n_skipped)
+
+
+def _list(source: Path, root: Path | None) -> tuple[list[_Entry], Path, int]:
+    if not source.exists():
+        raise InputError(f"{source} does not exist. Give a folder, a CSV or Parquet manifest, or an image.")
+    is_table = source.is_file() and source.suffix.lower() in _TABLES
+    if root is not None and not is_table:
+        raise InputError(f"root={root} goes with a CSV or Parquet manifest, and {source} is none. Leave it out.")
+    if is_table:
+        root = (root or source.parent).resolve()
+        return _listed(source, root), root, 0
+    if source.is_dir():
+        paths, n_skipped = _walk(source)
+        if not paths:
+            raise InputError(f"{source} holds no files ({n_skipped} hidden or linked). Put images into it.")
+        return [_Entry(path) for path in paths], source.resolve(), n_skipped
+    return [_Entry(source.name)], source.parent.resolve(), 0
+
+
+def _walk(folder: Path) -> tuple[list[str], int]:
+    paths: list[str] = []
+    n_skipped = 0
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
+        kept = [name for name in folders if not (_hidden(name) or (Path(parent) / name).is_symlink())]
+        n_skipped += len(folders) - len(kept)
+        folders[:] = kept
+        for name in files:
+            path = Path(parent) / name
+            if _hidden(name) or not stat.S_ISREG(path.lstat().st_mode):
+                n_skipped += 1
+            else:
+                paths.append(path.relative_to(folder).as_posix())
+    return sorted(paths), n_skipped
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be listed ({error.strerror}). Grant access or leave it out.") from error
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _HIDDEN
+
+
+def _row(entry: _Entry, root: Path, max_pixels: int) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(MANIFEST_SCHEMA.names)
+    # A name that is not UTF-8 cannot stand in a table; its row shows it escaped.
+    shown = os.fsencode(entry.relative_path).decode("utf-8", "backslashreplace")
+    row |= {"relative_path": shown, "label": entry.label, "split": entry.split}
+    if shown != entry.relative_path:
+        return row | {"reason": "unreadable"}
+    try:
+        with _open_regular(root / entry.relative_path) as file:
+            row["size_bytes"] = os.fstat(file.fileno()).st_size
+            row["image_id"] = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            row["format"], row["width_px"], row["height_px"] = read_header(file, max_pixels)
+    except ImageError as error:
+        row["reason"] = error.reason
+    except (OSError, ValueError):
+        # ValueError: a path with a zero byte.
+        row["reason"] = "unreadable"
+    return row
+
+
+def _open_regular(path: Path):  # type: ignore[no-untyped-def]
+    """Open without waiting on a pipe or following a link that was put in the file's place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _listed(source: Path, root: Path) -> list[_Entry]:
+    table = _read_table(source)
+    if "path" not in table.columns:
+        raise InputError(f"{source} has no column 'path', only {', '.join(table.columns)}. Name the column 'path'.")
+    if table.empty:
+        raise InputError(f"{source} lists no files. Add a row for each image.")
+    paths = table["path"].map(lambda path: _inside(path, root))
+    _check_rows(source, table["path"][paths.isna()], f"leave {root}", "Keep to that folder, or give another root")
+    _check_rows(source, paths[paths.duplicated()], "are repeated", "List each file once")
+    labels = table["label"] if "label" in table else pd.Series("", index=table.index)
+    # Spreadsheets and pandas write a column of whole numbers with gaps as 0.0 and 1.0.
+    labels = labels.str.strip().str.removesuffix(".0")
+    _check_rows(source, labels[~labels.isin(list(_LABELS))], "are no labels", "Use 0, 1, or nothing")
+    splits = table["split"].str.strip() if "split" in table else pd.Series("", index=table.index)
+    _check_rows(source, splits[~splits.isin(["", *SPLITS])], "are no splits", f"Use {', '.join(SPLITS)}, or nothing")
+    entries = (_Entry(p, _LABELS[n], s or None) for p, n, s in zip(paths, labels, splits, strict=True))
+    return sorted(entries, key=lambda entry: entry.relative_path)
+
+
+def _read_table(source: Path) -> pd.DataFrame:
+    try:
+        if source.suffix.lower() == ".csv":
+            # utf-8-sig: spreadsheets put a byte-order mark first.
+            return pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        columns = [name for name in pq.read_schema(source).names if name in ("path", "label", "split")]
+        table = pq.read_table(source, columns=columns).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{source} is not a readable manifest ({error}). Give CSV (UTF-8) or Parquet.") from error
+    return pd.DataFrame({name: table[name].map(_text) for name in table})
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def _inside(path: str, root: Path) -> str | None:
+    """`path` relative to `root` in POSIX form, or None where it points out of it, links included."""
+    if not path or "\0" in path:
+        return None
+    joined = root / path
+    try:
+        joined.resolve().relative_to(root)
+        relative = PurePosixPath(os.path.normpath(joined)).relative_to(root)
+    except (ValueError, OSError, RuntimeError):
+        return None
+    return None if str(relative) == "." else str(relative)
+
+
+def _check_rows(source: Path, bad: "pd.Series[str]", what: str, remedy: str) -> None:
+    if len(bad):
+        raise InputError(f"{source}: {len(bad)} values {what}: {_first(bad)}. {remedy}.")
+
+
+def _first(values: "pd.Series[str]", shown: int = 5) -> str:
+    text = ", ".join(repr(value) for value in values.iloc[:shown])
+    return text if len(values) <= shown else f"{text} and {len(values) - shown} more"

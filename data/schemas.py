@@ -1,0 +1,125 @@
+"""Arrow schemas of the Parquet files: names, types and units that readers rely on.
+
+``docs/data_contract.md`` writes them out for people; a test holds the two together.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+#: Why a file has no score.
+REASONS = (
+    "unreadable",
+    "truncated",
+    "too_large",
+    "too_small",
+    "unsupported",
+    "not_an_image",
+    "non_finite",
+    "timeout",
+)
+
+#: The four verdicts; a batch scored without a calibration has null instead of the first three.
+VERDICTS = ("normal", "review", "anomalous", "not_scored")
+
+_word = pa.dictionary(pa.int32(), pa.string())
+_utc = pa.timestamp("us", tz="UTC")
+
+#: One row for each file of a batch.
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("relative_path", pa.string()),
+        ("image_id", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("format", pa.string()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("label", pa.int8()),
+        ("split", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+#: What the model says of an image, before any threshold: nats, higher = more anomalous.
+MEASURES = (
+    "anomaly_score",
+    "nelbo_nats",
+    "distortion_nats",
+    "rate_nats",
+    "bits_per_dim",
+    "z_mean_norm",
+    "z_log_var_sum",
+    "worst_pixels_nats",
+)
+
+#: One row for each file of a batch, with its verdict.
+SCORES_SCHEMA = pa.schema(
+    [
+        ("relative_path", pa.string()),
+        ("image_id", pa.string()),
+        *((name, pa.float64()) for name in MEASURES),
+        ("threshold", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("verdict", _word),
+        ("reason", _word),
+        ("statistic", _word),
+        ("likelihood", _word),
+        ("engine", _word),
+        ("label", pa.int8()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("scored_at_utc", _utc),
+        ("run_id", pa.string()),
+        ("calibration_id", pa.string()),
+    ]
+)
+
+#: The rows that are anomalous or for review, each with its heatmap.
+FLAGGED_SCHEMA = SCORES_SCHEMA.append(pa.field("heatmap_png", pa.binary()))
+
+#: A shard of an unfinished batch: what is known of an image before the whole batch is.
+SHARD_SCHEMA = pa.schema(
+    [
+        ("relative_path", pa.string()),
+        ("image_id", pa.string()),
+        *((name, pa.float64()) for name in MEASURES),
+        ("reason", pa.string()),
+        ("label", pa.int8()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("scored_at_utc", _utc),
+    ]
+)
+
+#: The held-out normal images that a calibration was made of.
+CALIBRATION_SCHEMA = pa.schema(
+    [
+        ("relative_path", pa.string()),
+        ("image_id", pa.string()),
+        ("label", pa.int8()),
+        *((name, pa.float64()) for name in MEASURES),
+    ]
+)
+
+#: One row for each execution of a command or flow.
+RUNS_SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("command", pa.string()),
+        ("started_at_utc", _utc),
+        ("seconds", pa.float64()),
+        ("code_version", pa.string()),
+        ("config_hash", pa.string()),
+        ("batch_id", pa.string()),
+        ("model_id", pa.string()),
+        ("calibration_id", pa.string()),
+        ("n_images", pa.int64()),
+        ("n_scored", pa.int64()),
+        ("n_not_scored", pa.int64()),
+        ("n_anomalous", pa.int64()),
+        ("n_review", pa.int64()),
+        ("fpr", pa.float64()),
+        ("images_per_s", pa.float64()),
+    ]
+)

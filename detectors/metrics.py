@@ -1,0 +1,132 @@
+"""How well scores tell labelled anomalies from normals, with intervals."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, binomtest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from detectors.checks import check_labels, check_scores
+
+Metric = Callable[[NDArray[np.int64], NDArray[np.float64]], float]
+
+
+class Interval(NamedTuple):
+    """An estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def auroc(labels: ArrayLike, scores: ArrayLike, n_resamples: int = 1000, seed: int = 0) -> Interval:
+    """Area under the ROC curve, with a stratified percentile bootstrap interval.
+
+    Args:
+        labels: (n,) 0 normal, 1 anomalous; both must occur.
+        scores: (n,) higher = more anomalous.
+        n_resamples: bootstrap samples; normals and anomalies are drawn apart.
+        seed: of the resampling.
+
+    >>> auroc([0, 0, 1, 1], [1, 2, 3, 4], n_resamples=10).value
+    1.0
+    """
+    return _bootstrap(roc_auc_score, labels, scores, n_resamples, seed)
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike, n_resamples: int = 1000, seed: int = 0) -> Interval:
+    """Average precision (area under the precision-recall steps), with an interval as in :func:`auroc`.
+
+    It depends on the share of anomalies in the set.
+
+    >>> average_precision([0, 1, 1], [1, 2, 3], n_resamples=10).value
+    1.0
+    """
+    return _bootstrap(average_precision_score, labels, scores, n_resamples, seed)
+
+
+def supported_fpr(fpr: float, n_calibration: int) -> Interval:
+    """What a conformal threshold's promise comes to in the long run for one calibration set of this size.
+
+    Over calibration sets the realised rate follows Beta(j, n + 1 - j), j = floor(fpr (n + 1)); the promise is
+    an upper bound of its mean.
+
+    Source: Vovk 2012, "Conditional validity of inductive conformal predictors", section 2.
+
+    >>> [round(v, 3) for v in supported_fpr(0.05, 152)]
+    [0.046, 0.019, 0.084]
+    """
+    j = max(1, int(np.floor(fpr * (n_calibration + 1) + 1e-9)))
+    law = beta(j, n_calibration + 1 - j)
+    return Interval(float(law.mean()), *(float(law.ppf(q)) for q in (0.025, 0.975)))
+
+
+class Evaluation(NamedTuple):
+    """How a batch with known labels came out.
+
+    n_normal, n_anomalous: images of each kind.
+    false_alarms, detected: of them, how many have the verdict "anomalous".
+    auroc, average_precision: None where one of the kinds is missing.
+    realised_fpr: false alarms as a share of the normals, with an exact (Clopper-Pearson) interval; None
+        without normals.
+    """
+
+    n_normal: int
+    n_anomalous: int
+    false_alarms: int
+    detected: int
+    auroc: Interval | None
+    average_precision: Interval | None
+    realised_fpr: Interval | None
+
+
+def evaluate(labels: ArrayLike, scores: ArrayLike, flagged: ArrayLike) -> Evaluation:
+    """Compare verdicts and scores with labels.
+
+    Args:
+        labels: (n,) 0 normal, 1 anomalous.
+        scores: (n,) higher = more anomalous.
+        flagged: (n,) booleans, the verdicts.
+
+    >>> evaluate([0, 0, 1, 1], [1, 2, 3, 4], [False, True, True, True]).false_alarms
+    1
+    """
+    truth, marked = check_labels(labels), np.asarray(flagged, bool)
+    normal, anomalous = truth == 0, truth == 1
+    n_normal, n_anomalous = int(normal.sum()), int(anomalous.sum())
+    false_alarms = int((marked & normal).sum())
+    both = bool(n_normal and n_anomalous)
+    return Evaluation(
+        n_normal,
+        n_anomalous,
+        false_alarms,
+        int((marked & anomalous).sum()),
+        auroc(truth, scores) if both else None,
+        average_precision(truth, scores) if both else None,
+        _binomial(false_alarms, n_normal) if n_normal else None,
+    )
+
+
+def _binomial(k: int, n: int) -> Interval:
+    """Exact 95 % interval of a rate seen as k of n."""
+    interval = binomtest(k, n).proportion_ci(0.95, method="exact")
+    return Interval(k / n, float(interval.low), float(interval.high))
+
+
+def _bootstrap(metric: Metric, labels: ArrayLike, scores: ArrayLike, n_resamples: int, seed: int) -> Interval:
+    truth, values = check_labels(labels), check_scores(scores)
+    groups = [np.flatnonzero(truth == kind) for kind in (0, 1)]
+    if not all(len(group) for group in groups):
+        raise ValueError(f"got {len(groups[0])} normal and {len(groups[1])} anomalous images, expected both kinds")
+    random = np.random.default_rng(seed)
+    samples = []
+    for _ in range(n_resamples):
+        drawn = np.concatenate([random.choice(group, len(group)) for group in groups])
+        samples.append(metric(truth[drawn], values[drawn]))
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return Interval(float(metric(truth, values)), float(low), float(high))

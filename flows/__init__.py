@@ -1,0 +1,17 @@
+"""The chain: Prefect flows, settings, workspace, reports and the command line.
+
+The flows ``ingest``, ``train``, ``calibrate``, ``score`` and ``report`` are loaded when asked for, because
+Prefect takes a second to import.
+"""
+
+from typing import Any
+
+__all__ = ["calibrate", "ingest", "report", "score", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from flows import orchestration
+
+        return getattr(orchestration, name)
+    raise AttributeError(f"module 'flows' has no attribute {name!r}")

@@ -1,0 +1,339 @@
+"""The command line ``nelbo``. What is slow to import is imported by the command that needs it."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="nelbo",
+    help="Watch images for anomalies: learn from normal images, score new ones in nats, keep a promised false-alarm rate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+WorkspacePath = Annotated[str | None, typer.Option("--workspace", help="Folder of all outputs. [default: ./workspace]")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; logs go to stderr.")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value; repeatable.")]
+UsePrefect = Annotated[
+    bool | None,
+    typer.Option("--prefect/--no-prefect", help="Run through Prefect or directly. [default: if an API is configured]"),
+]
+ModelName = Annotated[str, typer.Option("--model", help="Model id, or latest.")]
+Root = Annotated[
+    str | None, typer.Option("--root", help="Folder that a manifest's paths start from. [default: its own]")
+]
+Fpr = Annotated[float | None, typer.Option("--fpr", help="Promised false-positive rate. [default: 0.05]")]
+Images = Annotated[str, typer.Argument(metavar="DIR", help="Folder, CSV or Parquet manifest, or one image.")]
+BatchId = Annotated[str | None, typer.Option("--batch-id", help="Name of the batch. [default: from its contents]")]
+
+
+@app.command()
+def ingest(
+    images: Images,
+    batch_id: BatchId = None,
+    root: Root = None,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Write the manifest of a folder, without scoring it."""
+    given = {"images": images, "batch_id": batch_id, "root": root, "workspace": workspace}
+    _run("ingest", given, config, assignments, prefect, as_json)
+
+
+@app.command()
+def train(
+    normal: Annotated[str, typer.Option("--normal", metavar="DIR", help="Normal images: folder or manifest.")],
+    fpr: Fpr = None,
+    promote: Annotated[bool, typer.Option(help="Make it the model that latest means.")] = True,
+    root: Root = None,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Train a model on normal images and calibrate it on held-out ones."""
+    given = {"normal": normal, "fpr": fpr, "promote": promote, "root": root, "workspace": workspace}
+    _run("train", given, config, assignments, prefect, as_json)
+
+
+@app.command()
+def calibrate(
+    model: ModelName = "latest",
+    normal: Annotated[str | None, typer.Option("--normal", metavar="DIR", help="Normal images.")] = None,
+    fpr: Fpr = None,
+    labels: Annotated[str | None, typer.Option("--labels", metavar="CSV", help="Manifest with labels 0 and 1.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="With --labels: f1 or youden.")] = None,
+    root: Root = None,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Find a model's threshold anew; its weights stay as they are."""
+    given = {
+        "model": model,
+        "normal": normal,
+        "fpr": fpr,
+        "labels": labels,
+        "objective": objective,
+        "root": root,
+        "workspace": workspace,
+    }
+    _run("calibrate", given, config, assignments, prefect, as_json)
+
+
+@app.command()
+def score(
+    images: Images,
+    model: ModelName = "latest",
+    calibration: Annotated[str | None, typer.Option("--calibration", help="Calibration id. [default: current]")] = None,
+    uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Numbers only, no verdicts.")] = False,
+    batch_id: BatchId = None,
+    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any is found.")] = False,
+    root: Root = None,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Score images: verdicts, heatmaps of the flagged ones, and a report."""
+    given = {
+        "images": images,
+        "model": model,
+        "calibration": calibration,
+        "uncalibrated": uncalibrated,
+        "batch_id": batch_id,
+        "root": root,
+        "workspace": workspace,
+    }
+    result = _run("score", given, config, assignments, prefect, as_json)
+    if fail_on_anomaly and result["n_anomalous"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    batch: Annotated[str, typer.Option("--batch", help="Batch id.")],
+    model: Annotated[str | None, typer.Option("--model", help="Model id. [default: scored it last]")] = None,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Write the HTML page of a scored batch."""
+    given = {"batch": batch, "model": model, "workspace": workspace}
+    _run("report", given, config, assignments, prefect, as_json)
+
+
+@app.command()
+def models(
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """List the models of the workspace."""
+    from flows import inventory
+
+    _print_rows("models", inventory.models(_workspace(workspace, config, assignments)), as_json)
+
+
+@app.command()
+def batches(
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """List the scored batches of the workspace."""
+    from flows import inventory
+
+    _print_rows("batches", inventory.batches(_workspace(workspace, config, assignments)), as_json)
+
+
+@app.command()
+def verify(
+    model: ModelName = "latest",
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Check the files of a model and its calibration against their checksums."""
+    from flows import inventory
+
+    _print(inventory.verify(_workspace(workspace, config, assignments), model), as_json)
+
+
+@app.command()
+def doctor(
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Say what is installed, what is missing, and how to get it."""
+    from flows import execution, inventory
+
+    _print(inventory.doctor(_workspace(workspace, config, assignments), execution.prefect_api()), as_json)
+
+
+@app.command()
+def demo(
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Run the whole chain on real images of solar cells."""
+    from flows.demo import run_demo
+    from flows.settings import TrainOptions, make_options
+
+    _log_to_stderr()
+    options = make_options(TrainOptions, {"normal": "", "workspace": workspace}, config, assignments or ())
+    result = run_demo(options, prefect)
+    if as_json:
+        _print(result, as_json)
+    else:
+        _print_demo(result)
+
+
+def _run(
+    name: str,
+    given: dict[str, Any],
+    config: Path | None,
+    assignments: list[str] | None,
+    prefect: bool | None,
+    as_json: bool,
+) -> dict[str, Any]:
+    from flows import settings
+    from flows.execution import execute
+
+    _log_to_stderr()
+    kind: type[settings.Options] = getattr(settings, f"{name.capitalize()}Options")
+    options = settings.make_options(kind, given, config, assignments or ())
+    result = execute(name, options, prefect)
+    _print(result, as_json)
+    return result
+
+
+def _workspace(path: str | None, config: Path | None, assignments: list[str] | None) -> Any:
+    from flows.settings import Options, make_options
+    from flows.workspace import Workspace
+
+    return Workspace.at(make_options(Options, {"workspace": path}, config, assignments or ()).workspace)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    for name in ("flows", "vae_core", "detectors", "data"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    _table([(key, _text(value)) for key, value in result.items()])
+
+
+def _print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({name: rows}, ensure_ascii=False))
+    elif not rows:
+        typer.echo(f"no {name}")
+    else:
+        _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
+
+
+def _print_demo(result: dict[str, Any]) -> None:
+    trained, scored = result["train"], result["score"]
+    metrics = scored["metrics"]
+    rate, area = metrics["realised_fpr"], metrics["auroc"]
+    _table(
+        [
+            (
+                "images",
+                f"{scored['n_images']}: {metrics['n_normal']} normal, {metrics['n_anomalous']} defective",
+            ),
+            ("flagged", f"{scored['n_anomalous']}, of them {metrics['detected']} defective"),
+            (
+                "false alarms promised",
+                f"{trained['fpr']:.1%} on average, with {trained['n_calibration']} normal images",
+            ),
+            ("false alarms realised", f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"),
+            ("AUROC", f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}] (95 %)"),
+            ("scores", scored["scores"]),
+            ("flagged images", scored["flagged"]),
+            ("report", scored["report"]),
+            ("seconds", f"{trained['seconds'] + scored['seconds']:.0f}"),
+        ]
+    )
+
+
+def _table(rows: list[Any], header: list[str] | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*(header or ()), show_header=header is not None, box=None, padding=(0, 2, 0, 0))
+    if header is None:
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+    for row in rows:
+        # Text: square brackets in a file's name are not markup.
+        table.add_row(*(Text(cell) for cell in row))
+    # In a pipe nothing is cut to a terminal's width.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(_text(inner) for inner in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _bad_input() -> tuple[type[Exception], ...]:
+    """Errors that are the caller's to mend. Imported when one is at hand: the help stays fast."""
+    from data import InputError
+    from detectors import CalibrationError
+    from flows.errors import UsageError
+
+    known: tuple[type[Exception], ...] = (InputError, CalibrationError, UsageError)
+    core = sys.modules.get("vae_core")
+    return (*known, core.BundleError) if core else known
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one line for bad input, 1 for a failure midway."""
+    try:
+        app()
+    except Exception as error:
+        if isinstance(error, _bad_input()):
+            code = 2
+        elif isinstance(error, OSError):
+            code = 1
+        else:
+            raise
+        message = " ".join(str(error).split())
+        hint = "" if code == 2 else " Nothing was published; mend this and run the same command again."
+        typer.echo(f"nelbo: {message}{hint}", err=True)
+        sys.exit(code)

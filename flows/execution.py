@@ -1,0 +1,63 @@
+"""One command, through Prefect where an API is configured and directly where none is."""
+
+from typing import Any
+
+from flows.errors import UsageError
+from flows.runner import Direct
+from flows.settings import Options
+
+
+def execute(name: str, options: Options, prefect: bool | None = None) -> dict[str, Any]:
+    """Run the composition of a command; what it prints.
+
+    Args:
+        name: ingest, train, calibrate, score or report.
+        options: of that command.
+        prefect: True or False decide; None looks whether an API is configured. A hidden server is never started.
+    """
+    if prefect is None:
+        prefect = prefect_api() is not None
+    if prefect:
+        _check_api()
+        from flows import orchestration
+
+        return dict(getattr(orchestration, name)(**options.model_dump()))
+    return _composition(name)(options, Direct())
+
+
+def prefect_api() -> str | None:
+    """The address of the configured Prefect API (environment or profile), or None."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
+
+
+def _check_api() -> None:
+    import httpx
+
+    api = prefect_api()
+    if api is None:
+        raise UsageError(
+            "--prefect needs a Prefect API, and none is configured. Set PREFECT_API_URL, or leave --prefect out."
+        )
+    # Credentials in an address stay out of messages.
+    shown = httpx.URL(api).copy_with(username=None, password=None)
+    try:
+        httpx.get(f"{api}/health", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        raise UsageError(
+            f"the Prefect API at {shown} does not answer ({type(error).__name__}). "
+            "Start it, or run without it: --no-prefect."
+        ) from error
+
+
+def _composition(name: str) -> Any:
+    from flows import calibration, ingestion, reporting, scoring, training
+
+    return {
+        "ingest": ingestion.ingest_batch,
+        "train": training.train_model,
+        "calibrate": calibration.recalibrate,
+        "score": scoring.score_batch,
+        "report": reporting.report_batch,
+    }[name]

@@ -1,0 +1,79 @@
+"""A histogram of scores, laid out for drawing as SVG."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 720, 240
+_BINS = 48
+
+
+class Bar(NamedTuple):
+    """A rectangle in SVG units and what it stands for."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+class Histogram(NamedTuple):
+    """Bars of the batch, the outline of the calibration scores, the threshold's place, ticks on the axis."""
+
+    bars: list[Bar]
+    outline: str
+    threshold_x: float | None
+    ticks: list[tuple[float, str]]
+    overflow: int
+
+
+def histogram(scores: NDArray[np.floating], calibration: NDArray[np.floating], threshold: float | None) -> Histogram:
+    """Shares of images by score. Scores far beyond the rest are counted in the last bar.
+
+    Args:
+        scores: (m,) of the batch.
+        calibration: (n,) of normal images; may be empty.
+        threshold: drawn where it lies, or None.
+    """
+    known = np.concatenate([scores, calibration, [] if threshold is None else [threshold]])
+    low, high = float(known.min()), float(np.quantile(known, 0.97))
+    if threshold is not None:
+        high = max(high, threshold + 0.25 * (threshold - low))
+    high = high if high > low else low + 1
+    edges = np.linspace(low, high, _BINS + 1)
+
+    def shares(values: NDArray[np.floating]) -> NDArray[np.floating]:
+        counts, _ = np.histogram(np.clip(values, low, high), edges)
+        return counts / max(1, len(values))
+
+    batch, normal = shares(scores), shares(calibration)
+    top = max(batch.max(), normal.max(), 1e-9)
+    step = WIDTH / _BINS
+    bars = [
+        Bar(
+            i * step,
+            HEIGHT * (1 - share / top),
+            step - 1,
+            HEIGHT * share / top,
+            _describe(edges, i, share, len(scores)),
+        )
+        for i, share in enumerate(batch)
+        if share
+    ]
+    outline = "M0,240 " + " ".join(f"V{HEIGHT * (1 - share / top):.1f} h{step:.3f}" for share in normal)
+    at = lambda value: WIDTH * (value - low) / (high - low)  # noqa: E731
+    ticks = [(at(value), f"{value:,.4g}") for value in np.linspace(low, high, 7)]
+    return Histogram(
+        bars,
+        outline if len(calibration) else "",
+        None if threshold is None else at(threshold),
+        ticks,
+        int((scores > high).sum()),
+    )
+
+
+def _describe(edges: NDArray[np.floating], i: int, share: float, n: int) -> str:
+    upper = "and above" if i == _BINS - 1 else f"to {edges[i + 1]:,.4g}"
+    return f"{edges[i]:,.4g} {upper}: {round(share * n)} images"

@@ -1,0 +1,66 @@
+"""Steps and composition of ``ingest``: freeze the list of files of a batch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from data import MANIFEST_SCHEMA, Manifest, ingest, write_table
+from flows.run import Run
+from flows.runner import Runner
+from flows.settings import IngestOptions
+from flows.workspace import Workspace, check_id
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A frozen batch: its manifest is written and does not change under the steps that follow."""
+
+    batch_id: str
+    n_images: int
+    n_unusable: int
+    n_skipped: int
+
+
+def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
+    """Write the manifest of a folder, without scoring; what the command prints."""
+    run = Run("ingest", options)
+    batch = runner.call(freeze_batch, options, run)
+    workspace = Workspace.at(options.workspace)
+    run.record(workspace, batch_id=batch.batch_id, n_images=batch.n_images)
+    return {
+        "batch_id": batch.batch_id,
+        "run_id": run.run_id,
+        "n_images": batch.n_images,
+        "n_unusable": batch.n_unusable,
+        "n_skipped": batch.n_skipped,
+        "manifest": str(workspace.manifest(batch.batch_id)),
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def freeze_batch(options: IngestOptions, run: Run) -> Batch:
+    """Ingest ``options.images`` and publish the manifest; the batch's id comes from its contents unless given."""
+    if options.batch_id is not None:
+        check_id(options.batch_id)
+    manifest = ingest(options.images, root=options.root, max_pixels=options.max_pixels, workers=options.workers)
+    workspace = Workspace.at(options.workspace).prepare()
+    batch_id = options.batch_id or content_id("b", manifest)
+    publish_manifest(manifest, workspace, batch_id, run)
+    return Batch(batch_id, len(manifest), n_unusable(manifest), manifest.n_skipped)
+
+
+def content_id(letter: str, manifest: Manifest) -> str:
+    """An id that the same files always get; the letter tells kinds of batches apart."""
+    return letter + manifest.content_hash()[:16]
+
+
+def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
+    """Write a manifest to its place."""
+    metadata = {**run.metadata, "nelbo.root": str(manifest.root)}
+    write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
+
+
+def n_unusable(manifest: Manifest) -> int:
+    """Files that already show, undecoded, that they cannot be scored."""
+    return int(pc.sum(pc.is_valid(manifest.table["reason"])).as_py())

@@ -1,0 +1,123 @@
+"""Models and manifests, read for use: each model is loaded once a process."""
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from data import MEASURES, Preprocessing, read_images, read_table
+from flows.errors import UsageError
+from flows.settings import DecodingSettings
+from flows.workspace import Workspace
+
+if TYPE_CHECKING:
+    import vae_core
+
+_loading = threading.Lock()
+
+#: Images decoded and scored at a time, at 64 x 64; fewer at larger sizes.
+_CHUNK_PIXELS = 256 * 64 * 64
+
+
+def load_model(workspace: Workspace, model_id: str) -> "vae_core.Model":
+    """A model of the workspace, verified; one object for all threads of the process."""
+    with _loading:
+        return _load(workspace.models / model_id)
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path) -> "vae_core.Model":
+    return import_vae_core().load_bundle(folder)
+
+
+def import_vae_core() -> Any:
+    """Import the VAE and its backend, without the lines that TensorFlow's C++ prints on stderr at its start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _quiet_stderr():
+        import vae_core
+    return vae_core
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what is written to file descriptor 2; it is shown after all if the block fails."""
+    with tempfile.TemporaryFile() as held:
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+class Files(NamedTuple):
+    """A manifest as published: its rows and the folder that their paths start from."""
+
+    table: pa.Table
+    root: Path
+
+
+def read_manifest(workspace: Workspace, batch_id: str) -> Files:
+    """The frozen manifest of a batch."""
+    path = workspace.manifest(batch_id)
+    if not path.exists():
+        raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
+    table = read_table(path)
+    return Files(table, Path(os.fsdecode(table.schema.metadata[b"nelbo.root"])))
+
+
+class Scored(NamedTuple):
+    """Scores of the readable files among those given.
+
+    columns: ``MEASURES`` and ``peak``, float64; NaN for a file without a score.
+    reasons: None or why a file has no score.
+    """
+
+    columns: dict[str, np.ndarray]
+    reasons: list[str | None]
+
+
+def score_files(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Scored]:
+    """Decode and score files, chunk by chunk, in order."""
+    vae_core = import_vae_core()
+    preprocessing = Preprocessing(**model.preprocessing)
+    size = chunk_size(preprocessing)
+    for start in range(0, len(files), size):
+        chunk = files[start : start + size]
+        images = read_images(chunk, preprocessing, max_pixels=decoding.max_pixels, workers=decoding.workers)
+        score = vae_core.score(model, images.pixels, maps=False)
+        measures = (
+            score.anomaly_score,
+            score.nelbo,
+            score.distortion,
+            score.rate,
+            vae_core.bits_per_dim(score.nelbo, images.pixels[0].size if len(images.pixels) else 1),
+            score.z_mean_norm,
+            score.z_log_var_sum,
+            score.worst_pixels,
+            score.peak,
+        )
+        readable = np.array([reason is None for reason in images.reasons])
+        columns = {}
+        for name, values in zip((*MEASURES, "peak"), measures, strict=True):
+            columns[name] = np.full(len(chunk), np.nan)
+            columns[name][readable] = np.asarray(values, np.float64)
+        yield Scored(columns, images.reasons)
+
+
+def chunk_size(preprocessing: Preprocessing) -> int:
+    """Images to hold in memory at a time."""
+    return max(4, _CHUNK_PIXELS // (preprocessing.height * preprocessing.width))

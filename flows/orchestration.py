@@ -1,0 +1,76 @@
+"""The flows: Prefect around the compositions that the command line also runs without it."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.flows import Flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+
+from flows.calibration import recalibrate
+from flows.ingestion import ingest_batch
+from flows.reporting import report_batch
+from flows.runner import Item, Result, Runner
+from flows.scoring import score_batch
+from flows.settings import (
+    AnyOptions,
+    CalibrateOptions,
+    IngestOptions,
+    ReportOptions,
+    ScoreOptions,
+    TrainOptions,
+    check_options,
+)
+from flows.training import train_model
+
+
+class PrefectRunner:
+    """Steps as Prefect tasks; to be used inside a flow."""
+
+    def call(self, step: Callable[..., Result], *args: Any) -> Result:
+        """One task run."""
+        return _task(step)(*args)
+
+    def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
+        """One task run for each item; all are waited for, and the first failure is raised."""
+        del sizes
+        futures = _task(step).map(items)
+        futures.wait()
+        return futures.result()
+
+
+def _task(step: Callable[..., Any]) -> Task[..., Any]:
+    # No cache: it would not see that an output file is gone. The published files are the checkpoints.
+    return task(step, name=step.__name__, cache_policy=NO_CACHE, persist_result=False)
+
+
+def _make_flow(
+    name: str, kind: type[AnyOptions], composition: Callable[[AnyOptions, Runner], dict[str, Any]]
+) -> Flow[..., dict[str, Any]]:
+    """A flow whose flat keyword parameters are the fields of `kind`, with their types and defaults."""
+
+    def run(**parameters: Any) -> dict[str, Any]:
+        return composition(check_options(kind, parameters), PrefectRunner())
+
+    required, optional = [], []
+    for field, info in kind.model_fields.items():
+        default = inspect.Parameter.empty if info.is_required() else info.default
+        parameter = inspect.Parameter(
+            field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=info.rebuild_annotation()
+        )
+        (required if info.is_required() else optional).append(parameter)
+    run.__signature__ = inspect.Signature([*required, *optional], return_annotation=dict)  # type: ignore[attr-defined]
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = composition.__doc__
+    # Two shards at a time: one is decoded while the other is computed.
+    return flow(run, name=name, task_runner=ThreadPoolTaskRunner(max_workers=2), persist_result=False)
+
+
+ingest = _make_flow("ingest", IngestOptions, ingest_batch)
+train = _make_flow("train", TrainOptions, train_model)
+calibrate = _make_flow("calibrate", CalibrateOptions, recalibrate)
+score = _make_flow("score", ScoreOptions, score_batch)
+report = _make_flow("report", ReportOptions, report_batch)

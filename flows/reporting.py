@@ -1,0 +1,239 @@
+"""Steps and composition of ``report``: one self-contained HTML page for a batch."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from data import ImageError, Preprocessing, atomic_path, decode, read_images, read_table
+from detectors import Evaluation, evaluate, supported_fpr
+from flows.calibration import Calibration, read_calibration
+from flows.errors import UsageError
+from flows.heatmap import colours, png
+from flows.histogram import HEIGHT, WIDTH, histogram
+from flows.models import chunk_size, import_vae_core, load_model
+from flows.run import Run, code_version
+from flows.runner import Runner
+from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
+from flows.workspace import Workspace
+
+SHOWN_FLAGGED = 200
+SHOWN_NOT_SCORED = 200
+_THUMBNAIL_PX = 224
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Where the page is, and the metrics on it where the batch has labels."""
+
+    path: str
+    metrics: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """A flagged image on the page; pictures are data URLs, empty where the file is gone."""
+
+    path: str
+    row: dict[str, Any]
+    original: str
+    reconstruction: str
+    heatmap: str
+
+
+def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
+    """Write the page of a scored batch again; what the command prints."""
+    run = Run("report", options)
+    workspace = Workspace.at(options.workspace)
+    model_id = _model_of(workspace, options)
+    reported = runner.call(write_report, options, options.batch, model_id)
+    run.record(workspace, batch_id=options.batch, model_id=model_id)
+    result = {"batch_id": options.batch, "model_id": model_id, "run_id": run.run_id, "report": reported.path}
+    return result | ({"metrics": reported.metrics} if reported.metrics else {})
+
+
+def _model_of(workspace: Workspace, options: ReportOptions) -> str:
+    """The model asked for, or the one that scored the batch last."""
+    if options.model is not None:
+        return workspace.model(options.model)
+    scored = [
+        (path.stat().st_mtime, model)
+        for model in workspace.model_ids()
+        if (path := workspace.scores(model, options.batch)).exists()
+    ]
+    if not scored:
+        raise UsageError(
+            f"batch {options.batch!r} has no scores in workspace {workspace.root}. "
+            "List batches with: nelbo batches, or score it with: nelbo score DIR"
+        )
+    return max(scored)[1]
+
+
+def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id: str) -> Reported:
+    """Render the page of a batch from its Parquet files, its images and the model."""
+    workspace = Workspace.at(options.workspace).prepare()
+    path = workspace.scores(model_id, batch_id)
+    if not path.exists():
+        raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
+    table = read_table(path)
+    flagged = read_table(workspace.flagged(model_id, batch_id)).sort_by([("anomaly_score", "descending")])
+    calibration_id = table["calibration_id"][0].as_py()
+    calibration = read_calibration(workspace, calibration_id) if calibration_id else None
+    model = load_model(workspace, model_id)
+    root = Path(table.schema.metadata[b"nelbo.root"].decode())
+    evaluation = _evaluate(table)
+    context = {
+        "batch_id": batch_id,
+        "model_id": model_id,
+        "headline": _headline(table, flagged.num_rows, calibration),
+        "counts": _counts(table),
+        "calibration": calibration,
+        "supported": _supported(calibration),
+        "histogram": _histogram(table, calibration),
+        "plot": (WIDTH, HEIGHT),
+        "scale": _png_url(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0))),
+        "cards": _cards(flagged.slice(0, SHOWN_FLAGGED), model, root, options),
+        "n_flagged": flagged.num_rows,
+        "not_scored": _not_scored(table),
+        "n_shown": SHOWN_NOT_SCORED,
+        "evaluation": evaluation,
+        "config": model.config.to_dict(),
+        "facts": _facts(table, root),
+    }
+    target = workspace.report(batch_id)
+    with atomic_path(target, workspace.staging) as unfinished:
+        unfinished.write_text(_template().render(context), encoding="utf-8")
+    return Reported(str(target), _metrics(evaluation))
+
+
+def _template() -> jinja2.Template:
+    # File names and reasons are untrusted text: everything is escaped.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flows"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
+    found = table["verdict"].cast(pa.string()).to_pylist()
+    return {name: found.count(name) for name in ("anomalous", "normal", "not_scored")} | {"images": len(found)}
+
+
+def _headline(table: pa.Table, n_flagged: int, calibration: Calibration | None) -> str:
+    n_scored = table.num_rows - table["anomaly_score"].null_count
+    if calibration is None:
+        return f"{n_scored:,} of {table.num_rows:,} images scored, without verdicts: the model is not calibrated."
+    text = f"{n_flagged:,} of {n_scored:,} scored images are anomalous."
+    fpr = calibration.threshold.fpr
+    if fpr is None:
+        return (
+            f"{text} The threshold was chosen from labels ({calibration.threshold.objective}), so no rate is promised."
+        )
+    return f"{text} Were all of them normal, about {fpr * n_scored:,.0f} false alarms would be expected at the promised {fpr:.3g}."
+
+
+def _supported(calibration: Calibration | None) -> Any:
+    if calibration is None or calibration.threshold.fpr is None:
+        return None
+    return supported_fpr(calibration.threshold.fpr, calibration.threshold.n_calibration)
+
+
+def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:
+    scores = table["anomaly_score"].drop_null().to_numpy()
+    if not len(scores):
+        return None
+    if calibration is None:
+        return histogram(scores, np.empty(0), None)
+    return histogram(scores, calibration.normal_scores, calibration.threshold.value)
+
+
+def _cards(flagged: pa.Table, model: Any, root: Path, decoding: DecodingSettings) -> list[Card]:
+    """Pictures of flagged images: the original upright, what the model makes of it, where it differs."""
+    preprocessing = Preprocessing(**model.preprocessing)
+    size = chunk_size(preprocessing)
+    cards = []
+    for start in range(0, flagged.num_rows, size):
+        rows = flagged.slice(start, size).to_pylist()
+        files = [root / row["relative_path"] for row in rows]
+        images = read_images(files, preprocessing, max_pixels=decoding.max_pixels, workers=decoding.workers)
+        reconstructions = iter(import_vae_core().score(model, images.pixels).reconstruction)
+        for row, file, reason in zip(rows, files, images.reasons, strict=True):
+            pictures = {"original": "", "reconstruction": ""}
+            # The file may have gone since it was scored; the heatmap is still there.
+            if reason is None:
+                pictures["original"] = _thumbnail(file, decoding.max_pixels)
+                pictures["reconstruction"] = _png_url(_picture(next(reconstructions)))
+            heatmap = _url("image/png", row.pop("heatmap_png"))
+            cards.append(Card(row["relative_path"], row, heatmap=heatmap, **pictures))
+    return cards
+
+
+def _thumbnail(file: Path, max_pixels: int) -> str:
+    try:
+        picture = decode(file, max_pixels)
+    except ImageError:
+        return ""
+    if picture.mode == "F":
+        picture = _picture(np.asarray(picture)[..., None])
+    picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return _url("image/jpeg", buffer.getvalue())
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """(h, w, c) in [0, 1] as an 8-bit picture."""
+    values = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _png_url(picture: Image.Image) -> str:
+    return _url("image/png", png(picture))
+
+
+def _url(kind: str, content: bytes | None) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}" if content else ""
+
+
+def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
+    rows = table.filter(pc.equal(table["verdict"].cast(pa.string()), "not_scored"))
+    return rows.select(["relative_path", "reason"]).to_pylist()
+
+
+def _evaluate(table: pa.Table) -> Evaluation | None:
+    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
+    if not known.num_rows:
+        return None
+    flagged = pc.fill_null(pc.equal(known["verdict"].cast(pa.string()), "anomalous"), False)
+    return evaluate(known["label"].to_numpy(), known["anomaly_score"].to_numpy(), flagged.to_numpy())
+
+
+def _metrics(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """As JSON holds it."""
+    if evaluation is None:
+        return None
+    return {
+        name: value._asdict() if hasattr(value, "_asdict") else value for name, value in evaluation._asdict().items()
+    }
+
+
+def _facts(table: pa.Table, root: Path) -> dict[str, str]:
+    metadata = table.schema.metadata
+    return {
+        "images from": str(root),
+        "scored at (UTC)": f"{pc.max(table['scored_at_utc']).as_py():%Y-%m-%d %H:%M:%S}",
+        "run": metadata[b"nelbo.run_id"].decode(),
+        "scored by nelbo": metadata[b"nelbo.code_version"].decode(),
+        "page by nelbo": code_version(),
+        "config hash": metadata[b"nelbo.config_hash"].decode()[:16],
+    }

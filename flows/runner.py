@@ -1,0 +1,36 @@
+"""How the steps of a composition are carried out: here and now, or as Prefect tasks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from flows.progress import progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Runner(Protocol):
+    """Runs plain functions. What passes through it is small: paths, ids, options, dataclasses."""
+
+    def call(self, step: Callable[..., Result], *args: Any) -> Result:
+        """One step."""
+
+    def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
+        """One step for each item, in any order; results in the items' order. Sizes are for the progress bar."""
+
+
+class Direct:
+    """Steps in this process, one after the other."""
+
+    def call(self, step: Callable[..., Result], *args: Any) -> Result:
+        """One step."""
+        return step(*args)
+
+    def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
+        """One step for each item, with a progress bar."""
+        results = []
+        with progress(step.__name__.replace("_", " "), sum(sizes)) as advance:
+            for item, size in zip(items, sizes, strict=True):
+                results.append(step(item))
+                advance(size)
+        return results

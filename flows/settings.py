@@ -1,0 +1,218 @@
+"""What can be set, with defaults and bounds; the same names in nelbo.toml, ``NELBO_*``, ``--set`` and the flows.
+
+Each flow has one options model, put together from groups of settings; unknown keys are refused everywhere.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from flows.errors import UsageError
+
+ENV_PREFIX = "NELBO_"
+
+
+class Options(BaseModel):
+    """Base of all options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workspace: str = Field("./workspace", description="Folder of everything that nelbo writes.")
+
+
+class DecodingSettings(BaseModel):
+    """How files are read."""
+
+    max_pixels: int = Field(64_000_000, ge=1, le=178_000_000, description="Larger images are not scored.")
+    workers: int | None = Field(None, ge=1, le=256, description="Decoding threads; by default one a core.")
+
+
+class ModelSettings(BaseModel):
+    """What is trained, and how."""
+
+    image_size: Annotated[tuple[int, int], NoDecode] = Field(
+        (64, 64), description="Height and width in pixels: 64, or 48x64."
+    )
+    channels: Literal[1, 3] = Field(1, description="1 grey, 3 RGB.")
+    fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
+    preset: str = Field("conv_1x1x16", description="Architecture.")
+    statistic: str = Field("peak", description="What is thresholded: peak or nelbo.")
+    smoothing_px: int = Field(5, description="Side of the box that smooths the map before its peak is taken.")
+    noise_draws: int = Field(1, ge=1, le=1000, description="Draws of noise that a score is averaged over.")
+    epochs: int = Field(150, ge=1, description="Passes over the training images at most.")
+    patience: int = Field(20, ge=1, description="Epochs without improvement before training stops.")
+    batch_size: int = Field(32, ge=1, description="Images a training step.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Of Adam.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of weights, splits and noise.")
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        """64, "64", "48x64" (height x width) or [48, 64]."""
+        if isinstance(value, str):
+            value = [int(part) if part.strip().isdigit() else part for part in value.lower().split("x")]
+        if isinstance(value, int):
+            value = [value]
+        return [value[0], value[0]] if isinstance(value, list) and len(value) == 1 else value
+
+
+class CalibrationSettings(BaseModel):
+    """What is promised."""
+
+    fpr: float = Field(0.05, gt=0, lt=1, description="Promised false-positive rate on fresh normal images.")
+
+
+class ScoringSettings(BaseModel):
+    """How a batch is worked through."""
+
+    engine: Literal["keras"] = Field("keras", description="What computes the scores.")
+    shard_size: int | None = Field(
+        None, ge=1, description="Images in a shard; by default a fiftieth of the batch, 256 to 4,096."
+    )
+
+
+class IngestOptions(Options, DecodingSettings):
+    """Of the flow and command ``ingest``."""
+
+    images: str
+    root: str | None = None
+    batch_id: str | None = None
+
+
+class TrainOptions(Options, DecodingSettings, ModelSettings, CalibrationSettings):
+    """Of the flow and command ``train``."""
+
+    normal: str
+    root: str | None = None
+    promote: bool = True
+
+
+class CalibrateOptions(Options, DecodingSettings, CalibrationSettings):
+    """Of the flow and command ``calibrate``: normals and a rate, or labels and an objective."""
+
+    model: str = "latest"
+    normal: str | None = None
+    labels: str | None = None
+    objective: Literal["f1", "youden"] | None = None
+    root: str | None = None
+
+
+class ScoreOptions(Options, DecodingSettings, ScoringSettings):
+    """Of the flow and command ``score``."""
+
+    images: str
+    model: str = "latest"
+    calibration: str | None = None
+    uncalibrated: bool = False
+    batch_id: str | None = None
+    root: str | None = None
+
+
+class ReportOptions(Options, DecodingSettings):
+    """Of the flow and command ``report``."""
+
+    batch: str
+    model: str | None = None
+
+
+class Settings(BaseSettings, Options, DecodingSettings, ModelSettings, CalibrationSettings, ScoringSettings):
+    """All that a configuration file, the environment or ``--set`` may say."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic names it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """``--set``, then the environment, then the file; first come, first served."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def make_options(
+    kind: type[AnyOptions],
+    given: Mapping[str, Any],
+    config: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> AnyOptions:
+    """Options of one command: file < environment < ``--set`` < what was given on the command line.
+
+    Args:
+        kind: the options model of the command.
+        given: options given on the command line; None means not given.
+        config: a TOML file, or None.
+        assignments: texts "key=value".
+
+    Raises:
+        UsageError: an unknown key or a bad value.
+    """
+    _refuse_unknown(
+        "the environment",
+        [key[len(ENV_PREFIX) :].lower() for key in os.environ if key.startswith(ENV_PREFIX)],
+    )
+    said = dict(_assignment(text) for text in assignments)
+    _refuse_unknown("--set", list(said))
+    settings = _settings(config, said)
+    common = settings.model_fields_set & set(kind.model_fields)
+    values = {key: getattr(settings, key) for key in common}
+    return check_options(kind, values | {key: value for key, value in given.items() if value is not None})
+
+
+def check_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
+    """The options model made of `values`, or a UsageError that names the first bad one."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise _usage_error(error) from error
+
+
+def _settings(config: Path | None, said: Mapping[str, str]) -> Settings:
+    if config is not None and not config.is_file():
+        raise UsageError(f"--config {config}: no such file. Give a TOML file, or leave it out.")
+    with_file = type("Settings", (Settings,), {"model_config": SettingsConfigDict(toml_file=config)})
+    try:
+        return with_file(**said)
+    except ValidationError as error:
+        raise _usage_error(error) from error
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {config} is not readable TOML ({error}). Mend it, or leave it out.") from error
+
+
+def _usage_error(error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"unknown key {name!r}. Known are {', '.join(sorted(Settings.model_fields))}.")
+    return UsageError(f"{name}={first['input']!r}: {first['msg']}.")
+
+
+def _refuse_unknown(origin: str, keys: Sequence[str]) -> None:
+    unknown = [key for key in keys if key not in Settings.model_fields]
+    if unknown:
+        known = ", ".join(sorted(Settings.model_fields))
+        raise UsageError(f"{origin}: unknown key {unknown[0]!r}. Known are {known}.")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: expected key=value, for example --set epochs=50.")
+    return key.strip(), value.strip()

@@ -1,0 +1,250 @@
+"""Steps and composition of ``train``: normals in, a model with a calibrated threshold out."""
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import (
+    MANIFEST_SCHEMA,
+    InputError,
+    Manifest,
+    Preprocessing,
+    ingest,
+    read_images,
+    split_by_content,
+    write_table,
+)
+from detectors import n_needed
+from flows.calibration import Calibrated, Request, calibrate_model
+from flows.errors import UsageError
+from flows.ingestion import content_id, publish_manifest
+from flows.models import import_vae_core, read_manifest
+from flows.progress import progress
+from flows.run import Run
+from flows.runner import Runner
+from flows.settings import TrainOptions
+from flows.workspace import Workspace
+
+MIN_NORMALS = 20
+VALIDATION_SHARE = 0.15
+CALIBRATION_SHARE = 0.2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model and the sizes of its parts."""
+
+    model_id: str
+    n_train: int
+    n_validation: int
+    n_calibration: int
+
+
+def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
+    """Ingest, split, train, calibrate, promote; what the command prints."""
+    run = Run("train", options)
+    workspace = Workspace.at(options.workspace)
+    batch_id = runner.call(freeze_normals, options, run)
+    fitted = runner.call(fit, options, batch_id, run)
+    calibrated = None
+    if fitted.n_calibration:
+        request = Request(fitted.model_id, batch_id, fpr=options.fpr, split="calibration")
+        calibrated = runner.call(calibrate_model, request, options, run)
+    else:
+        log.warning(
+            "fpr=%g needs %d calibration images, more than half of these normals: the model is not calibrated. "
+            "Score with --uncalibrated, or train with more images or a larger fpr.",
+            options.fpr,
+            n_needed(options.fpr),
+        )
+    if options.promote:
+        workspace.promote(fitted.model_id)
+    return _result(run, workspace, fitted, calibrated)
+
+
+def _result(run: Run, workspace: Workspace, fitted: Fitted, calibrated: Calibrated | None) -> dict[str, Any]:
+    n_images = fitted.n_train + fitted.n_validation + fitted.n_calibration
+    calibration = {
+        "calibration_id": calibrated.calibration_id if calibrated else None,
+        "fpr": calibrated.fpr if calibrated else None,
+    }
+    run.record(workspace, model_id=fitted.model_id, n_images=n_images, **calibration)
+    return {
+        "model_id": fitted.model_id,
+        **calibration,
+        "run_id": run.run_id,
+        "n_train": fitted.n_train,
+        "n_validation": fitted.n_validation,
+        "n_calibration": fitted.n_calibration,
+        "threshold": calibrated.threshold if calibrated else None,
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def freeze_normals(options: TrainOptions, run: Run) -> str:
+    """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
+    manifest = ingest(options.normal, root=options.root, max_pixels=options.max_pixels, workers=options.workers)
+    table = manifest.table
+    table = table.filter(pc.not_equal(pc.fill_null(table["split"], ""), "test"))
+    anomalous = table.filter(pc.equal(table["label"], 1))
+    if anomalous.num_rows:
+        raise InputError(
+            f"{options.normal}: {anomalous.num_rows} images are labelled anomalous "
+            f"(first: {anomalous['relative_path'][0]}), and training takes normal ones. "
+            "Leave them out, or give them the split 'test'."
+        )
+    _check_parts(options.normal, manifest.table)
+    usable = table.filter(pc.is_null(table["reason"]))
+    _check_enough(options.normal, usable, table.num_rows)
+    # Before an hour of decoding, not after it.
+    model_config(options)
+    workspace = Workspace.at(options.workspace).prepare()
+    kept = Manifest(table, manifest.root, manifest.n_skipped)
+    batch_id = content_id("t", kept)
+    publish_manifest(kept, workspace, batch_id, run)
+    return batch_id
+
+
+def _check_parts(source: str, table: pa.Table) -> None:
+    """The same content in two parts would let a threshold be judged on what the model has seen."""
+    part_of: dict[str, str] = {}
+    rows = zip(*(table[name].to_pylist() for name in ("relative_path", "image_id", "split")), strict=True)
+    for path, image_id, split in rows:
+        if image_id and split and part_of.setdefault(image_id, split) != split:
+            raise InputError(
+                f"{source}: {path} is in part {split!r}, and the same image in {part_of[image_id]!r}. "
+                "Leave one of the two out."
+            )
+
+
+def _check_enough(source: str, usable: pa.Table, n_listed: int) -> None:
+    n_distinct = len(set(usable["image_id"].to_pylist()))
+    if n_distinct < MIN_NORMALS:
+        raise InputError(
+            f"{source} holds {n_distinct} different usable normal images among {n_listed} files, "
+            f"and training needs at least {MIN_NORMALS}. Add normal images."
+        )
+
+
+def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
+    """Decode, split, train and save the model; readability and split go back into the manifest."""
+    workspace = Workspace.at(options.workspace)
+    files = read_manifest(workspace, batch_id)
+    paths = [files.root / path for path in files.table["relative_path"].to_pylist()]
+    # A duplicate would only weigh more, and a file without usable header has no pixels.
+    first = _first_of_each(files.table)
+    preprocessing = _preprocessing(options)
+    images = read_images(
+        [paths[row] for row in first], preprocessing, max_pixels=options.max_pixels, workers=options.workers
+    )
+    unreadable = {row: reason for row, reason in zip(first, images.reasons, strict=True) if reason}
+    rows = [row for row in first if row not in unreadable]
+    _check_enough(options.normal, files.table.take(rows), files.table.num_rows)
+    table = _with_parts(files.table, rows, unreadable, options)
+    metadata = {**run.metadata, "nelbo.root": str(files.root)}
+    write_table(table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
+    parts = np.array(table["split"].take(rows).to_pylist())
+    counts = {part: int((parts == part).sum()) for part in ("train", "validation", "calibration")}
+
+    vae_core = import_vae_core()
+    import keras
+
+    with progress(f"training on {counts['train']} images", options.epochs) as advance:
+        training = vae_core.train(
+            images.pixels[parts == "train"],
+            images.pixels[parts == "validation"],
+            model_config(options),
+            vae_core.TrainConfig(
+                options.epochs, options.patience, options.batch_size, options.learning_rate, options.seed
+            ),
+            preprocessing=preprocessing.to_dict(),
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: advance(1))],
+        )
+    facts = {"batch_id": batch_id, **{f"n_{part}": n for part, n in counts.items()}}
+    model_id = vae_core.save_bundle(training.model, workspace.models, facts)
+    _write_history(training.history, workspace.history(model_id), workspace, run)
+    return Fitted(model_id, **{f"n_{part}": n for part, n in counts.items()})
+
+
+def _first_of_each(table: pa.Table) -> list[int]:
+    """Row numbers of the first usable file of each content."""
+    seen: dict[str, int] = {}
+    for row, (image_id, reason) in enumerate(
+        zip(table["image_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    ):
+        if reason is None:
+            seen.setdefault(image_id, row)
+    return list(seen.values())
+
+
+def _with_parts(table: pa.Table, rows: list[int], unreadable: dict[int, str], options: TrainOptions) -> pa.Table:
+    """The manifest with each file's part; parts that it names are kept, missing ones are drawn by content."""
+    ids = table["image_id"].to_pylist()
+    named = table["split"].to_pylist()
+    part_of = {ids[row]: named[row] for row in rows if named[row] not in (None, "train")}
+    free = [ids[row] for row in rows if ids[row] not in part_of]
+    sizes = part_sizes(len(rows), options.fpr, have=set(part_of.values()))
+    part_of |= dict(zip(free, split_by_content(free, sizes, "train", options.seed), strict=True))
+    reasons = [unreadable.get(row, reason) for row, reason in enumerate(table["reason"].to_pylist())]
+    parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
+    for name, values in (("reason", reasons), ("split", parts)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table
+
+
+def part_sizes(n: int, fpr: float, have: set[str]) -> dict[str, int]:
+    """How many of n distinct images to draw for calibration and validation.
+
+    Calibration gets the larger of 20 % and what `fpr` needs, or nothing where that is more than half.
+
+    Args:
+        have: parts that are there already and are not drawn.
+
+    >>> part_sizes(100, 0.05, set())
+    {'calibration': 20, 'validation': 15}
+    >>> part_sizes(30, 0.05, set())
+    {'calibration': 0, 'validation': 5}
+    """
+    calibration = max(math.ceil(CALIBRATION_SHARE * n), n_needed(fpr))
+    wanted = {
+        "calibration": calibration if calibration <= n / 2 else 0,
+        "validation": math.ceil(VALIDATION_SHARE * n),
+    }
+    return {part: size for part, size in wanted.items() if part not in have}
+
+
+def model_config(options: TrainOptions) -> Any:
+    """The network's configuration; a UsageError says what does not go together."""
+    height, width = options.image_size
+    try:
+        return import_vae_core().VAEConfig(
+            height=height,
+            width=width,
+            channels=options.channels,
+            preset=options.preset,
+            statistic=options.statistic,
+            smoothing_px=options.smoothing_px,
+            noise_draws=options.noise_draws,
+        )
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def _preprocessing(options: TrainOptions) -> Preprocessing:
+    height, width = options.image_size
+    return Preprocessing(height, width, options.channels, options.fit)
+
+
+def _write_history(history: dict[str, list[float]], target: Path, workspace: Workspace, run: Run) -> None:
+    columns = {"epoch": pa.array(range(1, len(history["loss"]) + 1), pa.int32())}
+    columns |= {name: pa.array(values, pa.float64()) for name, values in sorted(history.items())}
+    table = pa.table(columns)
+    write_table(table, target, table.schema, run.metadata, workspace.staging)

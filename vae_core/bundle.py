@@ -1,0 +1,148 @@
+"""Models on disk: JSON and safetensors with checksums, no code.
+
+A bundle is a folder with ``model.json``, ``weights.safetensors`` and ``checksums.json``. Its id is a hash of
+config, preprocessing and weights, so it names the content, and loading can tell a changed bundle.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from vae_core.config import VAEConfig
+from vae_core.model import Model
+from vae_core.network import VAE
+
+FORMAT_VERSION = 1
+_FILES = ("model.json", "weights.safetensors")
+_EXTRA = ("eps", "usual_mean", "usual_std")
+
+
+class BundleError(ValueError):
+    """A bundle is damaged, incomplete, or of an unknown version."""
+
+
+def save_bundle(model: Model, models: Path, training: Mapping[str, Any] | None = None) -> str:
+    """Write a model below the folder `models` and return its id, which is its folder's name.
+
+    The folder appears whole: it is written aside and renamed. A bundle that is there already is left alone.
+
+    Args:
+        model: what to keep.
+        models: the folder of all bundles.
+        training: facts about the training (data, sizes) kept in ``model.json``; not part of the id.
+    """
+    weights = save({**_weights(model.network), **{name: getattr(model, name) for name in _EXTRA}})
+    content = {"config": model.config.to_dict(), "preprocessing": dict(model.preprocessing)}
+    model_id = _model_id(content, weights)
+    folder = models / model_id
+    if folder.exists():
+        verify_bundle(folder)
+        return model_id
+    description = {
+        "format": "nelbo-model",
+        "format_version": FORMAT_VERSION,
+        "model_id": model_id,
+        "training": dict(training or {}),
+        **content,
+    }
+    files = {"model.json": _json(description), "weights.safetensors": weights}
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    unfinished = models / f".{model_id}.tmp"
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for name, data in {**files, "checksums.json": _json(checksums)}.items():
+        (unfinished / name).write_bytes(data)
+    unfinished.rename(folder)
+    return model_id
+
+
+def verify_bundle(folder: Path) -> dict[str, Any]:
+    """Check every file of a bundle against its checksum and its id; the parsed ``model.json``.
+
+    Raises:
+        BundleError: what is wrong, and what to do.
+    """
+    description, _ = _read(folder)
+    return description
+
+
+def load_bundle(folder: Path) -> Model:
+    """Load a model after checking every checksum; nothing in a bundle is executed.
+
+    Raises:
+        BundleError: damaged, incomplete, or made for another version.
+    """
+    description, tensors = _read(folder)
+    try:
+        config = VAEConfig(**description["config"])
+        network = VAE(config)
+        extra = {name: tensors.pop(name) for name in _EXTRA}
+        _set_weights(network, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder} does not describe a model of this version: {error}. Train again.") from error
+    return Model(config, network, preprocessing=description["preprocessing"], **extra)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        checksums = json.loads((folder / "checksums.json").read_bytes())
+        files = {name: (folder / name).read_bytes() for name in _FILES}
+    except OSError as error:
+        raise BundleError(
+            f"{folder} is not a whole bundle: {error}. Restore it from a copy, or train again."
+        ) from error
+    except ValueError as error:
+        raise BundleError(
+            f"{folder}/checksums.json is not JSON: the bundle is damaged. Restore it from a copy."
+        ) from error
+    for name, data in files.items():
+        found, expected = hashlib.sha256(data).hexdigest(), dict(checksums).get(name)
+        if found != expected:
+            raise BundleError(
+                f"{folder / name} has SHA-256 {found[:12]}…, checksums.json says {str(expected)[:12]}…: "
+                "the bundle is damaged. Restore it from a copy, or train again."
+            )
+    try:
+        description = json.loads(files["model.json"])
+        tensors = load(files["weights.safetensors"])
+        version = description["format_version"]
+        content = {key: description[key] for key in ("config", "preprocessing")}
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BundleError(f"{folder} is not a nelbo model: {error!r}. Restore it from a copy.") from error
+    if version != FORMAT_VERSION:
+        raise BundleError(f"{folder} has format version {version}, this nelbo reads {FORMAT_VERSION}. Update nelbo.")
+    model_id = _model_id(content, files["weights.safetensors"])
+    if model_id != folder.name:
+        raise BundleError(f"{folder} holds model {model_id}. Rename the folder, or restore it from a copy.")
+    return description, tensors
+
+
+def _model_id(content: Mapping[str, Any], weights: bytes) -> str:
+    return "m" + hashlib.sha256(_json(content) + weights).hexdigest()[:16]
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _variables(network: VAE) -> dict[str, Any]:
+    return {variable.path: variable for variable in network.trainable_variables}
+
+
+def _weights(network: VAE) -> dict[str, np.ndarray]:
+    return {path: np.asarray(variable) for path, variable in _variables(network).items()}
+
+
+def _set_weights(network: VAE, tensors: Mapping[str, np.ndarray]) -> None:
+    variables = _variables(network)
+    if set(variables) != set(tensors):
+        raise ValueError(f"weights {sorted(set(variables) ^ set(tensors))[:5]} do not match the architecture")
+    for path, variable in variables.items():
+        if tuple(variable.shape) != tensors[path].shape:
+            raise ValueError(f"{path} has shape {tensors[path].shape}, expected {tuple(variable.shape)}")
+        variable.assign(tensors[path])

@@ -1,0 +1,100 @@
+"""A trained model: network, noise, and what is usual on normal images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.architecture import LATENTS
+from vae_core.config import VAEConfig
+from vae_core.network import VAE
+from vae_core.objective import local_nelbo
+from vae_core.scoring import Array, Score, Scorer, batch_size
+
+#: Weight of the spread over all pixels in the spread of one pixel, counted in images: keeps the standard
+#: deviation of a pixel sane where few validation images were seen.
+POOLED_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that a score depends on.
+
+    config: the network's configuration.
+    network: the trained VAE.
+    eps: (s, 1, 1, latents) standard normal noise, drawn once, shared by all images.
+    usual_mean, usual_std: (h, w) nats a pixel, of the local negative ELBO over held-out normal images.
+    preprocessing: how files become pixels; opaque here, kept with the model.
+    """
+
+    config: VAEConfig
+    network: VAE
+    eps: NDArray[np.float32]
+    usual_mean: NDArray[np.float32]
+    usual_std: NDArray[np.float32]
+    preprocessing: Mapping[str, Any]
+    _scorers: dict[bool, Scorer] = field(default_factory=dict, repr=False, compare=False)
+
+    def scorer(self, maps: bool) -> Scorer:
+        """The compiled scoring function, made once."""
+        if maps not in self._scorers:
+            self._scorers[maps] = Scorer(self.network, self.eps, self.usual_mean, self.usual_std, maps)
+        return self._scorers[maps]
+
+
+def score(model: Model, pixels: Array, *, eps: Array | None = None, maps: bool = True) -> Score:
+    """Score images; the same image gets the same number, whatever stands beside it.
+
+    Args:
+        model: a trained model.
+        pixels: (n, h, w, c) float32 in [0, 1], preprocessed as the model says.
+        eps: (s, 1, 1, latents) standard normal noise instead of the model's own.
+        maps: also return the arrays of pixels (memory: 3 to 5 times the pixels').
+
+    Raises:
+        ValueError: wrong shape, NaN or infinite pixels.
+        FloatingPointError: a score is not finite.
+    """
+    if eps is None:
+        return model.scorer(maps).score(pixels)
+    if eps.ndim != 4 or eps.shape[1:] != (1, 1, LATENTS):
+        raise ValueError(f"eps has shape {eps.shape}, expected (draws, 1, 1, {LATENTS})")
+    scorer = Scorer(model.network, eps.astype(np.float32), model.usual_mean, model.usual_std, maps)
+    return scorer.score(pixels)
+
+
+def draw_eps(config: VAEConfig, seed: int) -> NDArray[np.float32]:
+    """(noise_draws, 1, 1, latents) standard normal noise from a seed."""
+    shape = (config.noise_draws, 1, 1, LATENTS)
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def usual_local_nelbo(
+    network: VAE, eps: NDArray[np.float32], normals: Array
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation, pixel by pixel, of the local negative ELBO over normal images.
+
+    The variance of a pixel is drawn towards the mean variance of all pixels by the weight of ten images, so
+    that four validation images do not make a pixel's usual spread nearly nothing.
+
+    Returns:
+        Two (h, w) arrays, nats a pixel; the second is positive.
+    """
+    height, width = network.config.height, network.config.width
+    scorer = Scorer(network, eps, np.zeros((height, width), np.float32), np.ones((height, width), np.float32), True)
+    size = batch_size(network.config)
+    total = np.zeros((height, width))
+    squares = np.zeros((height, width))
+    for start in range(0, len(normals), size):
+        scored = scorer.score(normals[start : start + size])
+        local = np.asarray(local_nelbo(scored.anomaly_map, scored.rate), np.float64)
+        total += local.sum(axis=0)
+        squares += np.square(local).sum(axis=0)
+    n = len(normals)
+    mean = total / n
+    variance = np.maximum(squares / n - mean**2, 0)
+    pooled = (n * variance + POOLED_IMAGES * variance.mean()) / (n + POOLED_IMAGES)
+    std = np.sqrt(np.maximum(pooled, np.finfo(np.float32).tiny))
+    return mean.astype(np.float32), std.astype(np.float32)
