@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.errors import ImageError
 
 #: Decoders that hostile bytes may reach; Pillow knows many more.
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM")
 MAX_PIXELS = 64_000_000
 MIN_SIDE_PX = 8
 

@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(
     name="nelbo",
-    help="Watch images for anomalies: learn from normal images, score new ones in nats, keep a promised false-alarm rate.",
+    help="Watch images for anomalies: learn from normal ones, score in nats, keep a promised false-alarm rate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

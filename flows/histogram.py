@@ -37,10 +37,10 @@ def histogram(scores: NDArray[np.floating], calibration: NDArray[np.floating], t
         calibration: (n,) of normal images; may be empty.
         threshold: drawn where it lies, or None.
     """
-    known = np.concatenate([scores, calibration, [] if threshold is None else [threshold]])
-    low, high = float(known.min()), float(np.quantile(known, 0.97))
-    if threshold is not None:
-        high = max(high, threshold + 0.25 * (threshold - low))
+    known = np.concatenate([scores, calibration])
+    low = float(known.min())
+    # Where normal ends and anomalous begins fills the plot, however far the worst images lie.
+    high = float(np.quantile(known, 0.97)) if threshold is None else low + 2.5 * (threshold - low)
     high = high if high > low else low + 1
     edges = np.linspace(low, high, _BINS + 1)
 
@@ -62,13 +62,13 @@ def histogram(scores: NDArray[np.floating], calibration: NDArray[np.floating], t
         for i, share in enumerate(batch)
         if share
     ]
-    outline = "M0,240 " + " ".join(f"V{HEIGHT * (1 - share / top):.1f} h{step:.3f}" for share in normal)
-    at = lambda value: WIDTH * (value - low) / (high - low)  # noqa: E731
-    ticks = [(at(value), f"{value:,.4g}") for value in np.linspace(low, high, 7)]
+    outline = f"M0,{HEIGHT} " + " ".join(f"V{HEIGHT * (1 - share / top):.1f} h{step:.3f}" for share in normal)
+    scale = WIDTH / (high - low)
+    ticks = [(scale * (value - low), f"{value:,.3g}") for value in np.linspace(low, high, 7)]
     return Histogram(
         bars,
         outline if len(calibration) else "",
-        None if threshold is None else at(threshold),
+        None if threshold is None else scale * (threshold - low),
         ticks,
         int((scores > high).sum()),
     )

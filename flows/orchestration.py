@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.flows import Flow
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from flows.calibration import recalibrate
@@ -32,7 +32,7 @@ class PrefectRunner:
 
     def call(self, step: Callable[..., Result], *args: Any) -> Result:
         """One task run."""
-        return _task(step)(*args)
+        return cast(Result, _task(step)(*args))
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
         """One task run for each item; all are waited for, and the first failure is raised."""
@@ -44,7 +44,7 @@ class PrefectRunner:
 
 def _task(step: Callable[..., Any]) -> Task[..., Any]:
     # No cache: it would not see that an output file is gone. The published files are the checkpoints.
-    return task(step, name=step.__name__, cache_policy=NO_CACHE, persist_result=False)
+    return task(name=step.__name__, cache_policy=NO_CACHE, persist_result=False)(step)
 
 
 def _make_flow(
@@ -55,18 +55,21 @@ def _make_flow(
     def run(**parameters: Any) -> dict[str, Any]:
         return composition(check_options(kind, parameters), PrefectRunner())
 
-    required, optional = [], []
-    for field, info in kind.model_fields.items():
-        default = inspect.Parameter.empty if info.is_required() else info.default
-        parameter = inspect.Parameter(
-            field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=info.rebuild_annotation()
+    signature = [
+        inspect.Parameter(
+            field,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if info.is_required() else info.default,
+            annotation=info.rebuild_annotation(),
         )
-        (required if info.is_required() else optional).append(parameter)
-    run.__signature__ = inspect.Signature([*required, *optional], return_annotation=dict)  # type: ignore[attr-defined]
+        for field, info in kind.model_fields.items()
+    ]
+    run.__signature__ = inspect.Signature(signature, return_annotation=dict)  # type: ignore[attr-defined]
     run.__name__ = run.__qualname__ = name
     run.__doc__ = composition.__doc__
     # Two shards at a time: one is decoded while the other is computed.
-    return flow(run, name=name, task_runner=ThreadPoolTaskRunner(max_workers=2), persist_result=False)
+    runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=2))
+    return flow(name=name, task_runner=runner, persist_result=False)(run)
 
 
 ingest = _make_flow("ingest", IngestOptions, ingest_batch)

@@ -133,13 +133,11 @@ def _headline(table: pa.Table, n_flagged: int, calibration: Calibration | None) 
     n_scored = table.num_rows - table["anomaly_score"].null_count
     if calibration is None:
         return f"{n_scored:,} of {table.num_rows:,} images scored, without verdicts: the model is not calibrated."
-    text = f"{n_flagged:,} of {n_scored:,} scored images are anomalous."
+    text = f"{n_flagged:,} of {n_scored:,} scored images are anomalous"
     fpr = calibration.threshold.fpr
     if fpr is None:
-        return (
-            f"{text} The threshold was chosen from labels ({calibration.threshold.objective}), so no rate is promised."
-        )
-    return f"{text} Were all of them normal, about {fpr * n_scored:,.0f} false alarms would be expected at the promised {fpr:.3g}."
+        return f"{text}; the threshold was chosen from labels ({calibration.threshold.objective}): no promised rate."
+    return f"{text}; at the promised {100 * fpr:.3g} %, about {fpr * n_scored:,.0f} false alarms would be normal."
 
 
 def _supported(calibration: Calibration | None) -> Any:

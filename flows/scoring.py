@@ -193,7 +193,8 @@ def _decide(joined: pa.Table, calibration: Calibration | None, config: Any, targ
     n = joined.num_rows
     scored = np.asarray(pc.is_valid(joined["anomaly_score"]))
     decided = {name: np.full(n, np.nan) for name in ("threshold", "p_value", "q_value")}
-    verdict = np.where(scored, None, "not_scored")
+    verdict = np.full(n, None, object)
+    verdict[~scored] = "not_scored"
     if calibration is not None:
         scores = joined["anomaly_score"].drop_null().to_numpy()
         decided["threshold"][scored] = calibration.threshold.value
@@ -228,7 +229,6 @@ def _with_heatmaps(
     for start in range(0, len(paths), size):
         images = read_images(paths[start : start + size], preprocessing, max_pixels=decoding.max_pixels)
         maps = iter(vae_core.score(model, images.pixels).local_z)
-        for reason in images.reasons:
-            # A file may have gone since it was scored; its row stays.
-            pictures.append(None if reason else heatmap_png(next(maps), top))
+        # A file may have gone since it was scored; its row stays.
+        pictures.extend(None if reason else heatmap_png(next(maps), top) for reason in images.reasons)
     return flagged.append_column("heatmap_png", pa.array(pictures, pa.binary()))

@@ -85,7 +85,8 @@ def load_bundle(folder: Path) -> Model:
         _set_weights(network, tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} does not describe a model of this version: {error}. Train again.") from error
-    return Model(config, network, preprocessing=description["preprocessing"], **extra)
+    eps, usual_mean, usual_std = (extra[name] for name in _EXTRA)
+    return Model(config, network, eps, usual_mean, usual_std, description["preprocessing"])
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -121,7 +121,7 @@ class Scorer(keras.Model):
                     f"{key} of {len(bad)} images is NaN or infinite (first: image {bad[0]}). "
                     "The model has diverged: train it again with a lower learning rate."
                 )
-        return Score(**{name: columns.get(name) for name in Score._fields})
+        return Score(*(columns.get(name) for name in Score._fields))  # type: ignore[arg-type]
 
     def _batch(self, pixels: Array, size: int) -> dict[str, Array]:
         n = len(pixels)

@@ -1,0 +1,83 @@
+"""Fixtures for all tests."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import write_images
+
+# Before anything imports them: no network, no chatter.
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture
+def seed() -> int:
+    """One seed for all that is random; NELBO's own tests pass for others too."""
+    return int(os.environ.get("TEST_SEED", "42"))
+
+
+@pytest.fixture
+def random(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder ``normal`` of 80 images, and ``new`` of 20 normal ones, 6 with a blot and what else lies around."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "normal", 80, seed=1)
+    new = folder / "new"
+    write_images(new / "a", 20, seed=2)
+    paths = write_images(new / "b", 6, seed=3, blot=True)
+    Image.open(paths[0]).save(new / "cut.jpg", quality=90)
+    (new / "cut.jpg").write_bytes((new / "cut.jpg").read_bytes()[:400])
+    (new / "notes.txt").write_text("not an image")
+    (new / ".DS_Store").write_bytes(b"hidden")
+    return folder
+
+
+SMALL = ["--set", "image_size=32", "--set", "epochs=12"]
+
+
+@pytest.fixture
+def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run the command line in this process; (exit code, stdout, stderr)."""
+    from flows.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["nelbo", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A workspace with one trained and calibrated model, and what training said."""
+    from flows.execution import execute
+    from flows.settings import TrainOptions
+
+    workspace = tmp_path_factory.mktemp("trained") / "workspace"
+    options = TrainOptions(normal=str(images / "normal"), workspace=str(workspace), image_size=(32, 32), epochs=12)
+    result = execute("train", options, prefect=False)
+    assert json.dumps(result)
+    return workspace, result

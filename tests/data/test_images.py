@@ -1,0 +1,141 @@
+"""Every mode becomes the pixels that a person would see; what cannot, says why."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import ImageError, Preprocessing, decode, read_image, read_images
+
+GREY = Preprocessing(16, 16, 1)
+RGB = Preprocessing(16, 16, 3)
+
+
+def save(path: Path, picture: Image.Image, **options: object) -> Path:
+    picture.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp", "jpg"])
+def test_grey_of_each_format(tmp_path: Path, suffix: str) -> None:
+    options = {"lossless": True} if suffix == "webp" else {}
+    file = save(tmp_path / f"x.{suffix}", Image.new("L", (40, 30), 102), **options)
+    pixels = read_image(file, GREY)
+    assert pixels.shape == (16, 16, 1)
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, 0.4, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("preprocessing", [GREY, RGB])
+def test_sixteen_bits_keep_their_range(tmp_path: Path, suffix: str, preprocessing: Preprocessing) -> None:
+    values = np.full((20, 20), 13_107, np.uint16)
+    pixels = read_image(save(tmp_path / f"x.{suffix}", Image.fromarray(values)), preprocessing)
+    assert pixels.shape == (16, 16, preprocessing.channels)
+    np.testing.assert_allclose(pixels, 0.2, atol=1e-6)
+
+
+def test_modes(tmp_path: Path) -> None:
+    red = (255, 0, 0)
+    palette = Image.new("RGB", (20, 20), red).convert("P", palette=Image.Palette.ADAPTIVE)
+    half_clear = Image.new("RGBA", (20, 20), (255, 0, 0, 128))
+    cmyk = Image.new("CMYK", (20, 20), (0, 255, 255, 0))
+    expected = {
+        "palette.png": (palette, red),
+        "alpha.png": (half_clear, (128, 0, 0)),
+        "cmyk.tif": (cmyk, red),
+        "grey_alpha.png": (Image.new("LA", (20, 20), (200, 255)), (200, 200, 200)),
+        "bit.png": (Image.new("1", (20, 20), 1), (255, 255, 255)),
+    }
+    for name, (picture, colour) in expected.items():
+        pixels = read_image(save(tmp_path / name, picture), RGB)
+        np.testing.assert_allclose(
+            pixels, np.broadcast_to(np.array(colour) / 255, (16, 16, 3)), atol=1.5 / 255, err_msg=name
+        )
+
+
+def test_palette_with_transparency_lies_on_black(tmp_path: Path) -> None:
+    picture = Image.new("P", (20, 20), 0)
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    pixels = read_image(save(tmp_path / "x.png", picture, transparency=0), GREY)
+    np.testing.assert_array_equal(pixels, 0)
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    upright = np.zeros((20, 30), np.uint8)
+    upright[:10, :15] = 255
+    stored = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright), 8: np.rot90(upright, -1)}
+    for orientation, array in stored.items():
+        picture = Image.fromarray(np.ascontiguousarray(array))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        decoded = decode(save(tmp_path / f"{orientation}.png", picture, exif=exif))
+        np.testing.assert_array_equal(np.asarray(decoded), upright, err_msg=str(orientation))
+
+
+def test_area_filter_averages_blocks(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = random.integers(0, 256, (64, 64)).astype(np.uint8)
+    pixels = read_image(save(tmp_path / "x.png", Image.fromarray(values)), GREY)
+    blocks = values.reshape(16, 4, 16, 4).mean((1, 3)) / 255
+    # Pillow rounds to whole grey levels after each of the two directions.
+    np.testing.assert_allclose(pixels[..., 0], blocks, atol=1 / 255)
+
+
+def test_pad_keeps_the_aspect_ratio(tmp_path: Path) -> None:
+    file = save(tmp_path / "x.png", Image.new("L", (40, 20), 255))
+    pixels = read_image(file, Preprocessing(16, 16, 1, "pad"))[..., 0]
+    assert pixels[4:12].min() == 1
+    assert pixels[:4].max() == pixels[12:].max() == 0
+
+
+def reason_of(file: Path, **options: int) -> str:
+    with pytest.raises(ImageError) as caught:
+        read_image(file, GREY, **options)
+    return caught.value.reason
+
+
+def test_reasons(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)).save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    nan = np.full((20, 20), np.nan, np.float32)
+    files = {
+        "truncated": whole[: len(whole) // 2],
+        "not_an_image": b"<html>404</html>",
+    }
+    for reason, content in files.items():
+        (tmp_path / reason).write_bytes(content)
+        assert reason_of(tmp_path / reason) == reason
+    assert reason_of(tmp_path / "missing.png") == "unreadable"
+    assert reason_of(save(tmp_path / "nan.tif", Image.fromarray(nan))) == "non_finite"
+    assert reason_of(save(tmp_path / "float.tif", Image.fromarray(nan * 0 + 7))) == "non_finite"
+    assert reason_of(save(tmp_path / "range.tif", Image.fromarray(np.full((20, 20), 7, np.float32)))) == "unsupported"
+    assert reason_of(save(tmp_path / "small.png", Image.new("L", (40, 7)))) == "too_small"
+    assert reason_of(save(tmp_path / "large.png", Image.new("L", (100, 100))), max_pixels=9_999) == "too_large"
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    # 200 million pixels of one colour: 24 kB on disk, 200 MB decoded.
+    file = save(tmp_path / "bomb.png", Image.new("1", (20_000, 10_000)))
+    assert reason_of(file) == "too_large"
+
+
+def test_read_images_keeps_order_and_says_why(tmp_path: Path) -> None:
+    files = [save(tmp_path / f"{i}.png", Image.new("L", (20, 20), 10 * i)) for i in range(8)]
+    files[3].write_text("no")
+    images = read_images(files, GREY)
+    assert images.reasons == [None] * 3 + ["not_an_image"] + [None] * 4
+    np.testing.assert_allclose(images.pixels[:, 0, 0, 0] * 255, [0, 10, 20, 40, 50, 60, 70], atol=1e-4)
+
+
+def test_no_readable_file_is_an_empty_array(tmp_path: Path) -> None:
+    assert read_images([tmp_path / "none"], RGB).pixels.shape == (0, 16, 16, 3)
+
+
+@pytest.mark.parametrize("bad", [{"channels": 2}, {"fit": "crop"}, {"height": 0}])
+def test_preprocessing_refuses(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad)).replace("height", "image size")):
+        Preprocessing(**bad)

@@ -1,0 +1,102 @@
+"""Readers see a whole file or none."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import SCORES_SCHEMA, InputError, atomic_path, read_scores, read_table, write_json, write_scores
+
+
+def rows(n: int) -> list[dict[str, object]]:
+    row: dict[str, object] = dict.fromkeys(SCORES_SCHEMA.names)
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    return [
+        row | {"relative_path": f"ü{i}.png", "verdict": "normal", "scored_at_utc": when, "label": -1} for i in range(n)
+    ]
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "relative_path": st.text(),
+                "anomaly_score": st.none() | st.floats(allow_nan=False),
+                "verdict": st.sampled_from(["normal", "anomalous", "not_scored"]) | st.none(),
+                "label": st.integers(-1, 1),
+                "width_px": st.none() | st.integers(0, 2**31 - 1),
+            }
+        )
+    )
+)
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, given_rows: list[dict[str, object]]) -> None:
+    target = tmp_path_factory.mktemp("store") / "scores.parquet"
+    empty = dict.fromkeys(SCORES_SCHEMA.names)
+    table = pa.Table.from_pylist([empty | row for row in given_rows], schema=SCORES_SCHEMA)
+    write_scores(table, target)
+    assert read_scores(target).to_pylist() == table.to_pylist()
+
+
+def test_file_says_its_version_and_is_compressed(tmp_path: Path) -> None:
+    target = tmp_path / "scores.parquet"
+    write_scores(pa.Table.from_pylist(rows(3), schema=SCORES_SCHEMA), target, {"nelbo.run_id": "r1"})
+    file = pq.ParquetFile(target)
+    assert file.schema_arrow.metadata[b"nelbo.schema_version"] == b"1"
+    assert file.schema_arrow.metadata[b"nelbo.run_id"] == b"r1"
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    assert file.schema_arrow.equals(SCORES_SCHEMA, check_metadata=False)
+
+
+def test_a_folder_of_batches_has_its_partitions_as_columns(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(rows(2), schema=SCORES_SCHEMA)
+    for batch in ("b1", "b2"):
+        write_scores(table, tmp_path / "model_id=m1" / f"batch_id={batch}" / "scores.parquet")
+    found = read_scores(tmp_path)
+    assert found.num_rows == 4
+    assert set(found["batch_id"].to_pylist()) == {"b1", "b2"}
+    assert found.schema.field("model_id").type == pa.string()
+
+
+def test_missing_and_unknown_columns_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(rows(1), schema=SCORES_SCHEMA).drop_columns(["label"])
+    with pytest.raises(ValueError, match=r"missing \['label'\]"):
+        write_scores(table, tmp_path / "scores.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    write_json({"a": 1}, target)
+
+    def fail_midway() -> None:
+        with atomic_path(target) as unfinished:
+            unfinished.write_text("half")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        fail_midway()
+    assert target.read_text() == '{\n  "a": 1\n}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_unfinished_files_can_lie_elsewhere(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "out" / "x", tmp_path / "_staging") as unfinished:
+        assert unfinished.parent == tmp_path / "_staging"
+        unfinished.write_text("whole")
+        assert not list((tmp_path / "out").iterdir())
+    assert (tmp_path / "out" / "x").read_text() == "whole"
+
+
+def test_readers_refuse_what_they_do_not_know(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_table(tmp_path / "none.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="not a readable Parquet"):
+        read_table(tmp_path / "broken.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "foreign.parquet")
+    with pytest.raises(InputError, match="schema version none"):
+        read_table(tmp_path / "foreign.parquet")

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors import p_values, q_values, verdicts
+
+values = st.lists(st.integers(0, 5) | st.floats(-1e9, 1e9), max_size=50)
+
+
+@given(values, values.filter(bool))
+def test_p_values_are_counted(batch: list[float], calibration: list[float]) -> None:
+    expected = [(1 + sum(c >= score for c in calibration)) / (len(calibration) + 1) for score in batch]
+    found = p_values(batch, calibration)
+    np.testing.assert_array_equal(found, expected)
+    assert ((found > 0) & (found <= 1)).all()
+
+
+@given(st.lists(st.floats(1e-6, 1), max_size=30))
+def test_q_values_are_benjamini_hochberg(p: list[float]) -> None:
+    """The step-up definition: the least over all larger p of p n / rank."""
+    order = np.argsort(p)
+    expected = np.empty(len(p))
+    least = 1.0
+    for rank in range(len(p), 0, -1):
+        least = min(least, p[order[rank - 1]] * len(p) / rank)
+        expected[order[rank - 1]] = least
+    np.testing.assert_allclose(q_values(p), expected)
+
+
+def test_a_tie_is_normal() -> None:
+    assert verdicts([1.0, np.nextafter(1.0, 2)], 1.0).tolist() == ["normal", "anomalous"]
+
+
+def test_what_is_not_a_number_has_no_verdict() -> None:
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        verdicts([np.nan], 1.0)
+    with pytest.raises(ValueError, match="threshold=nan"):
+        verdicts([1.0], np.nan)
+    with pytest.raises(ValueError, match="at least one calibration score"):
+        p_values([1.0], [])
+    with pytest.raises(ValueError, match=r"shape \(1, 1\)"):
+        p_values([[1.0]], [1.0])

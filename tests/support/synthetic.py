@@ -1,0 +1,36 @@
+"""Images made here: normal ones share a texture, anomalous ones carry a dark blot."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIDE = 32
+
+
+def texture(random: np.random.Generator, *, blot: bool = False) -> np.ndarray:
+    """(32, 32) uint8: a grid with a random brightness and grain."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    picture = 150 + 30 * np.sin(rows / 2) + random.normal(0, 8) + random.normal(0, 4, (SIDE, SIDE))
+    if blot:
+        y, x = random.integers(8, SIDE - 8, 2)
+        picture[(rows - y) ** 2 + (columns - x) ** 2 < 20] = 20
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def write_images(folder: Path, n: int, seed: int, *, blot: bool = False) -> list[Path]:
+    """n PNG files in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    paths = [folder / f"{'blot' if blot else 'tile'}_{seed}_{i:03d}.png" for i in range(n)]
+    for path in paths:
+        Image.fromarray(texture(random, blot=blot)).save(path)
+    return paths
+
+
+def stripes(random: np.random.Generator, n: int) -> np.ndarray:
+    """(n, 24, 20, 1) float32 images of one kind."""
+    rows = np.arange(24)[None, :, None, None]
+    level = random.normal(0.5, 0.05, (n, 1, 1, 1))
+    grain = random.normal(0, 0.02, (n, 24, 20, 1))
+    return np.clip(level + 0.2 * np.sin(rows) + grain, 0, 1).astype(np.float32)
