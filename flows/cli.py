@@ -239,9 +239,13 @@ def _workspace(path: str | None, config: Path | None, assignments: list[str] | N
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
     for name in ("flows", "vae_core", "detectors", "data"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [handler]
+        # Prefect has a handler at the root, which would say everything twice.
+        logger.propagate = False
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -74,10 +74,11 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     workspace = Workspace.at(options.workspace)
     model_id = workspace.model(options.model)
     calibration_id = _calibration_id(workspace, model_id, options)
+    # A damaged model is found before anything is written.
+    load_model(workspace, model_id)
     ingest_options = IngestOptions(**options.model_dump(include=set(IngestOptions.model_fields)))
     batch = runner.call(freeze_batch, ingest_options, run)
     target = Target(batch.batch_id, model_id, calibration_id, run.run_id)
-    load_model(workspace, model_id)
     scoring_started = run.seconds
     try:
         shards = plan_shards(options, target, batch.n_images)

@@ -1,8 +1,10 @@
 """Encoders and decoders, by preset."""
 
 import math
+from collections.abc import Iterator
 
 import keras
+import numpy as np
 from keras import layers
 
 from vae_core.config import VAEConfig
@@ -13,30 +15,38 @@ _KERNEL = 4
 _LAST_SIDE = 4
 
 
-def build_encoder(config: VAEConfig) -> keras.Model:
+def build_encoder(config: VAEConfig, seed: int = 0) -> keras.Model:
     """pixels (n, h, w, c) -> z_mean, z_log_var, each (n, 1, 1, 16).
 
     Convolutions of stride 2 until the longer side is 4 or less, then two layers whose kernel covers what is
     left: the 1x1x16 pair.
     """
     pixels = keras.Input((config.height, config.width, config.channels), name="pixels")
-    x = pixels
+    x, weights = pixels, _initial_weights(seed)
     for i, _ in enumerate(_sides(config)[1:]):
-        x = layers.Conv2D(_filters(i), _KERNEL, strides=2, padding="same", activation="relu", name=f"encoder_conv_{i}")(
-            x
-        )
+        x = layers.Conv2D(
+            _filters(i),
+            _KERNEL,
+            strides=2,
+            padding="same",
+            activation="relu",
+            kernel_initializer=next(weights),
+            name=f"encoder_conv_{i}",
+        )(x)
     last = _sides(config)[-1]
-    z_mean = layers.Conv2D(LATENTS, last, name="z_mean")(x)
-    z_log_var = layers.Conv2D(LATENTS, last, name="z_log_var")(x)
+    z_mean = layers.Conv2D(LATENTS, last, kernel_initializer=next(weights), name="z_mean")(x)
+    z_log_var = layers.Conv2D(LATENTS, last, kernel_initializer=next(weights), name="z_log_var")(x)
     return keras.Model(pixels, [z_mean, z_log_var], name="encoder")
 
 
-def build_decoder(config: VAEConfig) -> keras.Model:
+def build_decoder(config: VAEConfig, seed: int = 0) -> keras.Model:
     """z (n, 1, 1, 16) -> mean of the pixels (n, h, w, c), unbounded: the encoder's mirror image."""
     z = keras.Input((1, 1, LATENTS), name="z")
     sides = _sides(config)
-    depth = len(sides) - 1
-    x = layers.Conv2DTranspose(_filters(depth - 1), sides[-1], activation="relu", name="decoder_first")(z)
+    depth, weights = len(sides) - 1, _initial_weights(seed)
+    x = layers.Conv2DTranspose(
+        _filters(depth - 1), sides[-1], activation="relu", kernel_initializer=next(weights), name="decoder_first"
+    )(z)
     for i in reversed(range(depth)):
         outermost = i == 0
         x = layers.Conv2DTranspose(
@@ -45,6 +55,7 @@ def build_decoder(config: VAEConfig) -> keras.Model:
             strides=2,
             padding="same",
             activation=None if outermost else "relu",
+            kernel_initializer=next(weights),
             name=f"decoder_conv_{i}",
         )(x)
         # Halving an odd side rounds up, so doubling gives one pixel more.
@@ -61,6 +72,13 @@ def _sides(config: VAEConfig) -> list[tuple[int, int]]:
         height, width = sides[-1]
         sides.append((math.ceil(height / 2), math.ceil(width / 2)))
     return sides
+
+
+def _initial_weights(seed: int) -> Iterator[keras.initializers.Initializer]:
+    """An initializer for each layer, seeded: Keras's own defaults draw from a generator that others use too."""
+    random = np.random.default_rng(seed)
+    while True:
+        yield keras.initializers.GlorotUniform(seed=int(random.integers(2**31)))
 
 
 def _filters(depth: int) -> int:

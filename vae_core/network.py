@@ -16,14 +16,14 @@ class VAE(keras.Model):
 
     Args:
         config: sizes and preset.
-        seed: of the sampling noise in training.
+        seed: of the initial weights and of the sampling noise in training.
     """
 
     def __init__(self, config: VAEConfig, seed: int = 0) -> None:
         super().__init__(name="vae")
         self.config = config
-        self.encoder = build_encoder(config)
-        self.decoder = build_decoder(config)
+        self.encoder = build_encoder(config, seed)
+        self.decoder = build_decoder(config, seed)
         self.sampling = Sampling(seed, name="sampling")
         self.likelihood = GaussianLikelihood(name="likelihood")
         self.trackers = [keras.metrics.Mean(name) for name in ("nelbo", "distortion", "rate")]

@@ -20,6 +20,30 @@ class Training(NamedTuple):
     history: dict[str, list[float]]
 
 
+class Batches(keras.utils.PyDataset):
+    """The training images in batches, in another order each epoch that only seed and epoch decide."""
+
+    def __init__(self, pixels: Array, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.pixels, self.batch_size, self.seed = pixels, batch_size, seed
+        self.epoch = -1
+        self.on_epoch_begin()
+
+    def on_epoch_begin(self) -> None:
+        """Draw the next order."""
+        self.epoch += 1
+        self.order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pixels))
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.pixels) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Array]:
+        """One batch; Keras takes a tuple of one as images without targets."""
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return (self.pixels[rows],)
+
+
 def train(
     pixels: Array,
     validation: Array,
@@ -49,15 +73,14 @@ def train(
         if images.shape[1:] != (config.height, config.width, config.channels) or not len(images):
             expected = f"(n >= 1, {config.height}, {config.width}, {config.channels})"
             raise ValueError(f"{name} has shape {images.shape}, expected {expected}")
-    keras.utils.set_random_seed(train_config.seed)
     network = VAE(config, seed=train_config.seed)
     network.compile(keras.optimizers.Adam(train_config.learning_rate), jit_compile=jit_compile())
     early_stopping = keras.callbacks.EarlyStopping(
         "val_nelbo", mode="min", patience=train_config.patience, restore_best_weights=True
     )
     history = network.fit(
-        pixels,
-        batch_size=train_config.batch_size,
+        Batches(pixels, train_config.batch_size, train_config.seed),
+        shuffle=False,
         epochs=train_config.epochs,
         validation_data=(validation,),
         validation_batch_size=train_config.batch_size,

@@ -1,0 +1,300 @@
+"""The chain on files: ingest, train, calibrate, score, report, directly and through Prefect."""
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from PIL import Image
+
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, read_scores, read_table
+from detectors import p_values, q_values
+from flows.execution import execute
+from flows.settings import CalibrateOptions, IngestOptions, ReportOptions, ScoreOptions, TrainOptions
+from flows.workspace import Workspace
+
+Trained = tuple[Path, dict[str, Any]]
+
+#: What may differ between two runs on the same files.
+OF_THE_RUN = ["run_id", "scored_at_utc"]
+
+
+@pytest.fixture
+def workspace(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the trained workspace, to write to."""
+    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+
+
+def score(images: Path, workspace: Path, **more: Any) -> dict[str, Any]:
+    return execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **more), prefect=False)
+
+
+def rows(path: str | Path) -> pa.Table:
+    return read_table(Path(path)).drop_columns(OF_THE_RUN)
+
+
+def test_every_file_has_one_row(images: Path, workspace: Path) -> None:
+    result = score(images / "new", workspace)
+    assert (result["n_images"], result["n_scored"], result["n_not_scored"]) == (28, 26, 2)
+    assert result["n_skipped"] == 1
+    table = read_table(Path(result["scores"]))
+    assert table.schema.equals(SCORES_SCHEMA, check_metadata=False)
+    paths = table["relative_path"].to_pylist()
+    on_disk = [
+        path.relative_to(images / "new").as_posix() for path in (images / "new").rglob("*.*") if path.name[0] != "."
+    ]
+    assert paths == sorted(on_disk)
+    by_path = {row["relative_path"]: row for row in table.to_pylist()}
+    assert (by_path["notes.txt"]["verdict"], by_path["notes.txt"]["reason"]) == ("not_scored", "not_an_image")
+    assert (by_path["cut.jpg"]["verdict"], by_path["cut.jpg"]["reason"]) == ("not_scored", "truncated")
+    for row in by_path.values():
+        numbers = [row[name] for name in ("anomaly_score", "nelbo_nats", "threshold", "p_value", "q_value")]
+        assert all(number is None for number in numbers) == (row["verdict"] == "not_scored")
+        assert (row["reason"] is None) == (row["verdict"] != "not_scored")
+
+
+def test_numbers_agree_with_each_other(images: Path, workspace: Path) -> None:
+    result = score(images / "new", workspace)
+    table = read_table(Path(result["scores"])).filter(pc.is_valid(read_table(Path(result["scores"]))["anomaly_score"]))
+    column = {
+        name: table[name].to_numpy()
+        for name in table.column_names
+        if pa.types.is_floating(table.schema.field(name).type)
+    }
+    scale = np.abs(column["distortion_nats"]) + column["rate_nats"]
+    assert (np.abs(column["distortion_nats"] + column["rate_nats"] - column["nelbo_nats"]) <= 1e-5 * scale).all()
+    np.testing.assert_allclose(column["bits_per_dim"], column["nelbo_nats"] / (32 * 32 * np.log(2)) + 8, rtol=1e-5)
+    calibration = workspace / "calibrations" / result["calibration_id"] / "scores.parquet"
+    normal = read_table(calibration)["anomaly_score"].to_numpy()
+    np.testing.assert_array_equal(column["p_value"], p_values(column["anomaly_score"], normal))
+    np.testing.assert_array_equal(column["q_value"], q_values(column["p_value"]))
+    anomalous = np.array(table["verdict"].to_pylist()) == "anomalous"
+    np.testing.assert_array_equal(anomalous, column["anomaly_score"] > column["threshold"])
+    np.testing.assert_array_equal(anomalous, column["p_value"] <= 0.05)
+    assert anomalous.sum() == result["n_anomalous"]
+
+
+def test_blots_are_found_and_drawn(images: Path, workspace: Path) -> None:
+    result = score(images / "new", workspace)
+    flagged = read_table(Path(result["flagged"]))
+    assert flagged.schema.equals(FLAGGED_SCHEMA, check_metadata=False)
+    names = flagged["relative_path"].to_pylist()
+    assert {f"b/blot_3_{i:03d}.png" for i in range(6)} <= set(names)
+    assert len(names) <= 10
+    for picture in flagged["heatmap_png"].to_pylist():
+        assert Image.open(io.BytesIO(picture)).size == (32, 32)
+
+
+def test_scoring_again_gives_the_same_rows_and_replaces_them(images: Path, workspace: Path) -> None:
+    first = score(images / "new", workspace)
+    before = rows(first["scores"])
+    second = score(images / "new", workspace, shard_size=5)
+    assert first["batch_id"] == second["batch_id"]
+    assert first["run_id"] != second["run_id"]
+    assert rows(second["scores"]).equals(before)
+    assert read_scores(workspace / "scores").num_rows == 28
+    assert list((workspace / "_staging").iterdir()) == []
+
+
+def test_a_batch_id_of_your_own_and_one_image(images: Path, workspace: Path) -> None:
+    image = images / "new" / "b" / "blot_3_000.png"
+    result = score(image, workspace, batch_id="night-1")
+    assert result["batch_id"] == "night-1"
+    whole = read_table(Path(score(images / "new", workspace)["scores"]))
+    one = read_table(Path(result["scores"]))
+    (same,) = (row for row in whole.to_pylist() if row["relative_path"] == "b/blot_3_000.png")
+    # The neighbours in a batch do not matter to the score; they do to q.
+    assert one["nelbo_nats"][0].as_py() == same["nelbo_nats"]
+    assert one["anomaly_score"][0].as_py() == same["anomaly_score"]
+
+
+def test_numbers_without_verdicts(images: Path, workspace: Path) -> None:
+    result = score(images / "new", workspace, uncalibrated=True)
+    table = read_table(Path(result["scores"]))
+    assert result["calibration_id"] is None
+    assert set(table["verdict"].to_pylist()) == {None, "not_scored"}
+    assert table["p_value"].null_count == table.num_rows
+    assert "without verdicts" in Path(result["report"]).read_text()
+
+
+def test_labels_give_metrics(images: Path, workspace: Path, tmp_path: Path) -> None:
+    listed = [f"a/tile_2_{i:03d}.png,0" for i in range(20)] + [f"b/blot_3_{i:03d}.png,1" for i in range(6)]
+    (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(listed) + "\n")
+    metrics = score(tmp_path / "list.csv", workspace, root=str(images / "new"))["metrics"]
+    assert (metrics["n_normal"], metrics["n_anomalous"], metrics["detected"]) == (20, 6, 6)
+    assert metrics["auroc"]["value"] > 0.95
+
+
+def test_recalibration(images: Path, workspace: Path, trained: Trained) -> None:
+    model_id = trained[1]["model_id"]
+    options = CalibrateOptions(normal=str(images / "normal"), workspace=str(workspace), fpr=0.1)
+    result = execute("calibrate", options, prefect=False)
+    # Of the folder it was trained on, only the held-out part counts.
+    assert (result["n_calibration"], result["n_left_out"]) == (19, 61)
+    assert result["model_id"] == model_id
+    assert result["calibration_id"] != trained[1]["calibration_id"]
+    assert result["threshold"] <= trained[1]["threshold"]
+    assert Workspace.at(str(workspace)).calibration(model_id) == result["calibration_id"]
+    by_default = score(images / "new", workspace)
+    assert by_default["calibration_id"] == result["calibration_id"]
+    by_name = score(images / "new", workspace, calibration=trained[1]["calibration_id"])
+    assert by_name["calibration_id"] == trained[1]["calibration_id"]
+    # The same request again gives the same calibration.
+    assert execute("calibrate", options, prefect=False)["calibration_id"] == result["calibration_id"]
+
+
+@pytest.mark.parametrize("objective", ["f1", "youden"])
+def test_calibration_on_labels(images: Path, workspace: Path, tmp_path: Path, objective: str) -> None:
+    listed = [f"a/tile_2_{i:03d}.png,0" for i in range(20)] + [f"b/blot_3_{i:03d}.png,1" for i in range(6)]
+    (tmp_path / "list.csv").write_text("path,label\n" + "\n".join([*listed, "notes.txt,"]) + "\n")
+    options = CalibrateOptions(
+        labels=str(tmp_path / "list.csv"), objective=objective, root=str(images / "new"), workspace=str(workspace)
+    )
+    result = execute("calibrate", options, prefect=False)
+    assert (result["fpr"], result["objective"], result["n_calibration"]) == (None, objective, 20)
+    scored = score(images / "new", workspace)
+    assert scored["n_anomalous"] == 6
+    table = read_table(Path(scored["scores"]))
+    # p-values are against the normal ones among them.
+    assert pc.min(table["p_value"]).as_py() == pytest.approx(1 / 21)
+    assert "no promised rate" in Path(scored["report"]).read_text()
+
+
+def test_ingest_alone(images: Path, tmp_path: Path) -> None:
+    options = IngestOptions(images=str(images / "new"), workspace=str(tmp_path / "w"))
+    result = execute("ingest", options, prefect=False)
+    assert (result["n_images"], result["n_unusable"], result["n_skipped"]) == (28, 1, 1)
+    assert read_table(Path(result["manifest"])).num_rows == 28
+    assert result["batch_id"][0] == "b"
+
+
+def test_report_again(images: Path, workspace: Path) -> None:
+    scored = score(images / "new", workspace)
+    page = Path(scored["report"]).read_text()
+    Path(scored["report"]).unlink()
+    result = execute("report", ReportOptions(batch=scored["batch_id"], workspace=str(workspace)), prefect=False)
+    assert Path(result["report"]).read_text() == page
+
+
+def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
+    result = score(images / "new", workspace)
+    (row,) = read_table(workspace / "runs" / f"{result['run_id']}.parquet").to_pylist()
+    assert (row["command"], row["n_images"], row["n_anomalous"]) == ("score", 28, result["n_anomalous"])
+    assert row["images_per_s"] > 0
+    commands = {read_table(path)["command"][0].as_py() for path in (workspace / "runs").iterdir()}
+    assert commands == {"train", "score"}
+
+
+def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import scoring
+
+    before = score(images / "new", workspace)
+    kept = rows(before["scores"])
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scoring, "write_scores", fail)
+    with pytest.raises(OSError, match="No space left"):
+        score(images / "new", workspace)
+    assert rows(before["scores"]).equals(kept)
+    assert list((workspace / "_staging").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_RESULTS_LOCAL_STORAGE_PATH,
+        temporary_settings,
+    )
+    from prefect.testing.utilities import prefect_test_harness
+
+    results = tmp_path_factory.mktemp("results")
+    with (
+        prefect_test_harness(server_startup_timeout=60),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_RESULTS_LOCAL_STORAGE_PATH: results}),
+    ):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_the_chain_through_prefect_gives_the_same_rows(images: Path, tmp_path: Path) -> None:
+    chains = {}
+    for name, prefect in (("direct", False), ("prefect", True)):
+        workspace = str(tmp_path / name)
+        train = TrainOptions(normal=str(images / "normal"), workspace=workspace, image_size=(32, 32), epochs=5)
+        trained = execute("train", train, prefect)
+        options = CalibrateOptions(normal=str(images / "normal"), workspace=workspace, fpr=0.1)
+        calibrated = execute("calibrate", options, prefect)
+        scored = execute("score", ScoreOptions(images=str(images / "new"), workspace=workspace, shard_size=6), prefect)
+        ingested = execute("ingest", IngestOptions(images=str(images / "new"), workspace=workspace), prefect)
+        reported = execute("report", ReportOptions(batch=scored["batch_id"], workspace=workspace), prefect)
+        assert ingested["batch_id"] == scored["batch_id"] == reported["batch_id"]
+        ids = (trained["model_id"], trained["threshold"], calibrated["calibration_id"])
+        chains[name] = (ids, rows(scored["scores"]), rows(scored["flagged"]))
+    assert chains["direct"][0] == chains["prefect"][0]
+    assert chains["direct"][1].equals(chains["prefect"][1])
+    assert chains["direct"][2].equals(chains["prefect"][2])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_prefect_saw_the_runs_and_their_tasks(images: Path, workspace: Path) -> None:
+    from prefect.client.orchestration import get_client
+
+    options = ScoreOptions(images=str(images / "new"), workspace=str(workspace), shard_size=10)
+    execute("score", options, prefect=None)
+    with get_client(sync_client=True) as client:
+        flow_runs = client.read_flow_runs()
+        task_runs = client.read_task_runs()
+    assert all(run.state is not None and run.state.is_completed() for run in flow_runs)
+    newest = max(flow_runs, key=lambda run: run.created)
+    assert newest.parameters["shard_size"] == 10
+    names = sorted(run.name.rsplit("-", 1)[0] for run in task_runs if run.flow_run_id == newest.id)
+    assert names == ["freeze_batch", "publish", "score_shard", "score_shard", "score_shard", "write_report"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import scoring
+
+    real = scoring.score_files
+
+    def fail_on_the_second(model: Any, files: list[Path], decoding: Any) -> Any:
+        if any("blot" in file.name for file in files):
+            raise OSError(5, "Input/output error")
+        return real(model, files, decoding)
+
+    monkeypatch.setattr(scoring, "score_files", fail_on_the_second)
+    with pytest.raises(OSError, match="Input/output"):
+        execute(
+            "score", ScoreOptions(images=str(images / "new"), workspace=str(workspace), shard_size=10), prefect=True
+        )
+    assert not (workspace / "scores").exists()
+
+
+def test_flows_have_the_options_as_parameters() -> None:
+    import flows
+
+    for name in flows.__all__:
+        kind = {
+            "calibrate": CalibrateOptions,
+            "ingest": IngestOptions,
+            "report": ReportOptions,
+            "score": ScoreOptions,
+            "train": TrainOptions,
+        }[name]
+        flow = getattr(flows, name)
+        assert flow.name == name
+        schema = flow.parameters.model_dump()
+        assert set(schema["properties"]) == set(kind.model_fields)
+        assert set(schema["required"]) == {field for field, info in kind.model_fields.items() if info.is_required()}
+    assert schema["properties"]["image_size"]["default"] == [64, 64]

@@ -1,0 +1,126 @@
+"""How normals are parted, and what training refuses."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from synthetic import write_images
+
+from data import InputError, read_table
+from flows.execution import execute
+from flows.settings import TrainOptions
+from flows.training import part_sizes
+from flows.workspace import Workspace
+
+SMALL = {"image_size": (16, 16), "epochs": 1}
+
+
+def options(normal: Path, workspace: Path, **more: object) -> TrainOptions:
+    return TrainOptions(normal=str(normal), workspace=str(workspace), **{**SMALL, **more})  # type: ignore[arg-type]
+
+
+def parts(workspace: Path) -> dict[str, list[str]]:
+    """Part -> paths, as the training manifest has them."""
+    (manifest,) = (workspace / "manifests").glob("batch_id=t*/manifest.parquet")
+    found: dict[str, list[str]] = {}
+    for row in read_table(manifest).to_pylist():
+        found.setdefault(row["split"], []).append(row["relative_path"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("n", "fpr", "calibration"),
+    [
+        (454, 0.05, 91),
+        (50, 0.05, 19),
+        (38, 0.05, 19),
+        (37, 0.05, 0),
+        (1000, 0.01, 200),
+        (200, 0.01, 99),
+        (197, 0.01, 0),
+    ],
+)
+def test_calibration_gets_what_the_promise_needs_or_nothing(n: int, fpr: float, calibration: int) -> None:
+    assert part_sizes(n, fpr, set())["calibration"] == calibration
+
+
+def test_parts_are_disjoint_by_content(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 60, seed=0)
+    for path in paths[:10]:
+        (path.parent / f"copy_of_{path.name}").write_bytes(path.read_bytes())
+    (tmp_path / "in" / "half.png").write_bytes(paths[0].read_bytes()[:200])
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    result = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
+    assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (32, 9, 19)
+    found = parts(tmp_path / "w")
+    assert sorted(found.pop(None)) == ["half.png", "notes.txt"]
+    contents = {part: {(tmp_path / "in" / path).read_bytes() for path in names} for part, names in found.items()}
+    assert {part: len(unique) for part, unique in contents.items()} == {"train": 32, "validation": 9, "calibration": 19}
+    assert len(set.union(*contents.values())) == 60
+
+
+def test_named_parts_are_kept(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 70, seed=0)
+    names = ["calibration"] * 25 + ["test"] * 5 + ["train"] * 20 + [""] * 20
+    rows = "".join(f"{path.name},{name}\n" for path, name in zip(paths, names, strict=True))
+    (tmp_path / "in" / "list.csv").write_text("path,split\n" + rows)
+    result = execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
+    assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (30, 10, 25)
+    found = parts(tmp_path / "w")
+    assert sorted(found["calibration"]) == [path.name for path in paths[:25]]
+    assert not {path.name for path in paths[25:30]} & {name for names in found.values() for name in names}
+
+
+def test_few_normals_make_an_uncalibrated_model(tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 24, seed=0)
+    result = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
+    assert result["calibration_id"] is None
+    assert result["threshold"] is None
+    assert result["n_calibration"] == 0
+    workspace = Workspace.at(str(tmp_path / "w"))
+    assert workspace.calibration(workspace.model("latest")) is None
+
+
+def test_promotion_can_wait(tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 40, seed=0)
+    result = execute("train", options(tmp_path / "in", tmp_path / "w", promote=False), prefect=False)
+    workspace = Workspace.at(str(tmp_path / "w"))
+    assert workspace.promoted() is None
+    assert workspace.calibration(result["model_id"]) == result["calibration_id"]
+
+
+def refused(tmp_path: Path, source: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        execute("train", options(source, tmp_path / "w"), prefect=False)
+    assert not (tmp_path / "w").exists()
+
+
+def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 19, seed=0)
+    refused(tmp_path, tmp_path / "in", "holds 19 different usable normal images among 19 files.*at least 20")
+    for path in paths:
+        (path.parent / f"copy_of_{path.name}").write_bytes(path.read_bytes())
+    refused(tmp_path, tmp_path / "in", "19 different usable normal images among 38 files")
+    table = tmp_path / "in" / "list.csv"
+    table.write_text("path,label\n" + "".join(f"{path.name},{i % 2}\n" for i, path in enumerate(paths)))
+    refused(tmp_path, table, "9 images are labelled anomalous")
+    copy = f"copy_of_{paths[0].name}"
+    table.write_text(f"path,split\n{paths[0].name},train\n{copy},test\n")
+    refused(tmp_path, table, "in part 'train', and the same image in 'test'")
+
+
+def test_truncated_normals_count_as_missing(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 22, seed=0)
+    for path in paths[:5]:
+        path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(InputError, match="17 different usable"):
+        execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
+    assert not (tmp_path / "w" / "models").exists()
+
+
+def test_history_has_a_row_an_epoch(trained: tuple[Path, dict[str, object]]) -> None:
+    workspace, result = trained
+    history = read_table(workspace / "history" / f"{result['model_id']}.parquet")
+    assert history["epoch"].to_pylist() == list(range(1, 13))
+    assert {"nelbo", "distortion", "rate", "val_nelbo"} <= set(history.column_names)
+    assert history.schema.field("nelbo").type == pa.float64()

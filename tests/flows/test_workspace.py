@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from flows.errors import UsageError
+from flows.workspace import Workspace, check_id, new_run_id
+
+
+def test_ids_are_folder_names_that_stay_strings() -> None:
+    assert check_id("night_2026-11-23") == "night_2026-11-23"
+    for bad in ("", "1", "2026-11-23", "../x", "a/b", "a b", "_x", "a" * 101, "ä", "a\n"):
+        with pytest.raises(UsageError, match="expected a letter"):
+            check_id(bad)
+
+
+def test_run_ids_differ_and_are_ids() -> None:
+    assert len({check_id(new_run_id()) for _ in range(100)}) == 100
+
+
+def test_latest(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path))
+    with pytest.raises(UsageError, match="no latest model"):
+        workspace.model("latest")
+    with pytest.raises(UsageError, match="has none"):
+        workspace.model("m1")
+    (workspace.models / "m1").mkdir(parents=True)
+    (workspace.models / "m2").mkdir()
+    workspace.promote("m1")
+    workspace.use_calibration("m1", "c1")
+    workspace.use_calibration("m2", "c2")
+    workspace.promote("m2")
+    assert workspace.model("latest") == "m2"
+    assert workspace.model("m1") == "m1"
+    assert (workspace.calibration("m1"), workspace.calibration("m2"), workspace.calibration("m3")) == ("c1", "c2", None)
+    with pytest.raises(UsageError, match="which has m1, m2"):
+        workspace.model("m3")
+    with pytest.raises(UsageError, match="'c9' is not in"):
+        workspace.calibration("m1", "c9")
+    workspace.latest.write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        workspace.model("latest")
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="cannot be written"):
+        Workspace.at(str(tmp_path / "file" / "workspace")).prepare()
+    with pytest.raises(UsageError, match="is a URL"):
+        Workspace.at("s3://bucket/x")
+    assert list(Workspace.at(str(tmp_path / "new")).prepare().staging.iterdir()) == []
