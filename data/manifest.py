@@ -39,10 +39,11 @@ class Manifest:
         return self.table.num_rows
 
     def content_hash(self) -> str:
-        """Hex SHA-256 over paths and contents: the same files give the same hash, wherever they lie."""
+        """Hex SHA-256 over paths, contents, labels and parts: the same batch gives the same, wherever it lies."""
         digest = hashlib.sha256()
-        for path, image_id in zip(*(self.table[c].to_pylist() for c in ("relative_path", "image_id")), strict=True):
-            digest.update(f"{path}\0{image_id}\n".encode())
+        columns = (self.table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split"))
+        for row in zip(*columns, strict=True):
+            digest.update("\0".join(map(str, row)).encode() + b"\n")
         return digest.hexdigest()
 
 

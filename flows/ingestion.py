@@ -1,5 +1,6 @@
 """Steps and composition of ``ingest``: freeze the list of files of a batch."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +51,10 @@ def freeze_batch(options: IngestOptions, run: Run) -> Batch:
     return Batch(batch_id, len(manifest), n_unusable(manifest), manifest.n_skipped)
 
 
-def content_id(letter: str, manifest: Manifest) -> str:
-    """An id that the same files always get; the letter tells kinds of batches apart."""
-    return letter + manifest.content_hash()[:16]
+def content_id(letter: str, manifest: Manifest, *settings: object) -> str:
+    """An id that the same files with the same settings always get; the letter tells kinds of batches apart."""
+    content = "\0".join([manifest.content_hash(), *map(str, settings)])
+    return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:

@@ -53,6 +53,16 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     run = Run("train", options)
     workspace = Workspace.at(options.workspace)
     batch_id = runner.call(freeze_normals, options, run)
+    log.info(
+        "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
+        options.preset,
+        *options.image_size,
+        options.channels,
+        options.fit,
+        model_config(options).likelihood,
+        options.statistic,
+        options.fpr,
+    )
     fitted = runner.call(fit, options, batch_id, run)
     calibrated = None
     if fitted.n_calibration:
@@ -92,8 +102,8 @@ def _result(run: Run, workspace: Workspace, fitted: Fitted, calibrated: Calibrat
 def freeze_normals(options: TrainOptions, run: Run) -> str:
     """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
     manifest = ingest(options.normal, root=options.root, max_pixels=options.max_pixels, workers=options.workers)
-    table = manifest.table
-    table = table.filter(pc.not_equal(pc.fill_null(table["split"], ""), "test"))
+    _check_parts(options.normal, manifest.table)
+    table = _without_test(manifest.table)
     anomalous = table.filter(pc.equal(table["label"], 1))
     if anomalous.num_rows:
         raise InputError(
@@ -101,16 +111,22 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
             f"(first: {anomalous['relative_path'][0]}), and training takes normal ones. "
             "Leave them out, or give them the split 'test'."
         )
-    _check_parts(options.normal, manifest.table)
     usable = table.filter(pc.is_null(table["reason"]))
     _check_enough(options.normal, usable, table.num_rows)
     # Before an hour of decoding, not after it.
     model_config(options)
     workspace = Workspace.at(options.workspace).prepare()
     kept = Manifest(table, manifest.root, manifest.n_skipped)
-    batch_id = content_id("t", kept)
+    # Another seed, rate or limit parts the same files differently, and each model needs its own record of that.
+    batch_id = content_id("t", kept, options.seed, options.fpr, options.max_pixels)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id
+
+
+def _without_test(table: pa.Table) -> pa.Table:
+    """The rows that are not for testing, and no copies of those either."""
+    test = table.filter(pc.equal(pc.fill_null(table["split"], ""), "test"))["image_id"].drop_null()
+    return table.filter(pc.invert(pc.is_in(table["image_id"], test.combine_chunks())))
 
 
 def _check_parts(source: str, table: pa.Table) -> None:
@@ -151,6 +167,9 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     table = _with_parts(files.table, rows, unreadable, options)
     metadata = {**run.metadata, "nelbo.root": str(files.root)}
     write_table(table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
+    if table["reason"].null_count < table.num_rows:
+        n_unusable = table.num_rows - table["reason"].null_count
+        log.warning("%d of %d files cannot be used; the manifest says why", n_unusable, table.num_rows)
     parts = np.array(table["split"].take(rows).to_pylist())
     counts = {part: int((parts == part).sum()) for part in ("train", "validation", "calibration")}
 

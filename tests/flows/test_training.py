@@ -8,7 +8,7 @@ from synthetic import write_images
 
 from data import InputError, read_table
 from flows.execution import execute
-from flows.settings import TrainOptions
+from flows.settings import CalibrateOptions, TrainOptions
 from flows.training import part_sizes
 from flows.workspace import Workspace
 
@@ -69,6 +69,32 @@ def test_named_parts_are_kept(tmp_path: Path) -> None:
     found = parts(tmp_path / "w")
     assert sorted(found["calibration"]) == [path.name for path in paths[:25]]
     assert not {path.name for path in paths[25:30]} & {name for names in found.values() for name in names}
+
+
+def test_copies_of_test_images_are_not_trained_on(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 45, seed=0)
+    copy = tmp_path / "in" / "copy.png"
+    copy.write_bytes(paths[0].read_bytes())
+    rows = "".join(f"{path.name},\n" for path in [*paths[1:], copy])
+    (tmp_path / "in" / "list.csv").write_text(f"path,split\n{paths[0].name},test\n" + rows)
+    execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
+    found = parts(tmp_path / "w")
+    assert len([name for names in found.values() for name in names]) == 44
+    assert "copy.png" not in {name for names in found.values() for name in names}
+
+
+def test_each_model_remembers_its_own_parts(tmp_path: Path) -> None:
+    """Training again on the same folder with another seed must not change what the first model has seen."""
+    write_images(tmp_path / "in", 60, seed=0)
+    first = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
+    calibrate = CalibrateOptions(
+        model=first["model_id"], normal=str(tmp_path / "in"), workspace=str(tmp_path / "w"), fpr=0.05
+    )
+    before = execute("calibrate", calibrate, prefect=False)
+    execute("train", options(tmp_path / "in", tmp_path / "w", seed=1), prefect=False)
+    after = execute("calibrate", calibrate, prefect=False)
+    assert (before["n_left_out"], after["n_left_out"]) == (41, 41)
+    assert after["calibration_id"] == before["calibration_id"]
 
 
 def test_few_normals_make_an_uncalibrated_model(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""The documents say what the code does."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
+from data.schemas import MEASURES, REASONS, VERDICTS
+
+ROOT = Path(__file__).parent.parent
+CONTRACT = (ROOT / "docs" / "data_contract.md").read_text(encoding="utf-8")
+
+
+def columns(heading: str) -> list[tuple[str, str]]:
+    """(name, type) of the first table below a heading."""
+    section = CONTRACT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    table = section.strip().split("\n\n")[0]
+    return re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", table, re.MULTILINE)
+
+
+def declared(schema: pa.Schema) -> list[tuple[str, str]]:
+    names = {pa.float64(): "float64", pa.string(): "string", SCORES_SCHEMA.field("verdict").type: "string dictionary"}
+    return [(field.name, names.get(field.type, str(field.type).replace("tz=", ""))) for field in schema]
+
+
+@pytest.mark.parametrize(
+    ("heading", "schema"), [("scores", SCORES_SCHEMA), ("manifests", MANIFEST_SCHEMA), ("runs", RUNS_SCHEMA)]
+)
+def test_contract_lists_every_column(heading: str, schema: pa.Schema) -> None:
+    assert columns(heading) == declared(schema)
+
+
+def test_contract_of_flagged_and_calibrations() -> None:
+    assert FLAGGED_SCHEMA.names == [*SCORES_SCHEMA.names, "heatmap_png"]
+    assert "`heatmap_png`" in CONTRACT
+    assert [name for name, _ in columns("calibration scores")] + list(MEASURES) == CALIBRATION_SCHEMA.names
+
+
+def test_contract_lists_every_reason_and_verdict() -> None:
+    for word in (*REASONS, *VERDICTS):
+        assert f"`{word}`" in CONTRACT
+
+
+def test_examples_of_the_contract_run(
+    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.execution import execute
+    from flows.settings import ScoreOptions
+
+    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
+    execute("score", ScoreOptions(images=str(images / "new"), workspace=str(workspace)), prefect=False)
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", CONTRACT, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        scope: dict[str, Any] = {}
+        exec(example, scope)  # noqa: S102 - our own document
+        found = scope.get("scores", scope.get("table"))
+        assert len(found) == 28
+
+
+def test_readme_is_short_and_names_the_licence() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) < 150
+    for text in ("make demo", "make test", "Apache-2.0", "CC BY-NC-SA"):
+        assert text in readme
+    for page in re.findall(r"\]\((docs/[\w./]+)\)", readme):
+        assert (ROOT / page).exists(), page
+
+
+def test_pins_name_no_host_and_no_path() -> None:
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"#.*|[\w.\[\]-]+==[\w.+!]+", line) for line in pins)
