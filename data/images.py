@@ -10,8 +10,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from data.errors import ImageError
+from data.files import open_regular
 
 #: Decoders that hostile bytes may reach; Pillow knows many more.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM")
@@ -111,10 +113,10 @@ def decode(file: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Transparent parts lie on black, palettes and CMYK become RGB, embedded colour profiles are not applied.
     """
     try:
-        with file.open("rb") as opened, _open(opened) as image:
+        with open_regular(file) as opened, _open(opened) as image:
             _check_size(image.size, max_pixels)
             image.load()
-            return _plain(_upright(image))
+            return _plain(_upright(image), _white(image))
     except ImageError:
         raise
     except (OSError, SyntaxError, EOFError) as error:
@@ -164,11 +166,18 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _white(image: Image.Image) -> int:
+    """The value of white in a grey image of more than 8 bits."""
+    # Pillow keeps the values of a 12-bit TIFF as they are.
+    bits = image.tag_v2.get(258, (16,)) if isinstance(image, TiffImageFile) else (16,)
+    return int(2 ** bits[0] - 1) if 8 < bits[0] <= 16 else 65_535
+
+
+def _plain(image: Image.Image, white: int) -> Image.Image:
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image.copy()
     if image.mode in _SIXTEEN_BIT:
-        return Image.fromarray(_checked(np.asarray(image), scale=65_535))
+        return Image.fromarray(_checked(np.asarray(image), scale=white))
     if image.mode == "F":
         return Image.fromarray(_checked(np.asarray(image), scale=1))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
@@ -201,8 +210,8 @@ def _fit(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
 
 def _to_pixels(picture: Image.Image, channels: int) -> NDArray[np.float32]:
     values = np.asarray(picture, np.float32)
-    if picture.mode != "F":
-        values = values / np.float32(255)
+    # Averaging in floats can leave [0, 1] by a rounding.
+    values = np.clip(values, 0, 1) if picture.mode == "F" else values / np.float32(255)
     if values.ndim == 2:
         values = np.repeat(values[..., None], channels, axis=2)
     return values

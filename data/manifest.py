@@ -6,18 +6,21 @@ import stat
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from data.errors import ImageError, InputError
+from data.files import open_regular
 from data.images import MAX_PIXELS, read_header
 from data.schemas import MANIFEST_SCHEMA
 
 SPLITS = ("train", "validation", "calibration", "test")
 _TABLES = (".csv", ".parquet")
+_COLUMNS = ("path", "label", "split")
 _HIDDEN = {"thumbs.db", "desktop.ini"}
 _LABELS = {"": -1, "-1": -1, "0": 0, "1": 1}
 
@@ -58,6 +61,7 @@ def ingest(
     source: Path | str,
     *,
     root: Path | str | None = None,
+    skip: Path | None = None,
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
 ) -> Manifest:
@@ -68,6 +72,7 @@ def ingest(
             column ``path`` and, if known, ``label`` (0 normal, 1 anomalous, empty or -1 unknown) and
             ``split`` (train, validation, calibration, test), or one image.
         root: the folder that a manifest's paths start from and may not leave; the manifest's own by default.
+        skip: a folder below the source that is passed over, for example the one that results are written to.
         max_pixels: larger images are refused before their pixels are touched.
         workers: threads; by default one a core.
 
@@ -75,7 +80,7 @@ def ingest(
         InputError: nothing to work on: no such file, no file in it, or not one image among them.
     """
     source = Path(source)
-    entries, root, n_skipped = _list(source, None if root is None else Path(root))
+    entries, root, n_skipped = _list(source, None if root is None else Path(root), skip)
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
         rows = list(threads.map(lambda entry: _row(entry, root, max_pixels), entries))
     if all(row["reason"] is not None for row in rows):
@@ -88,7 +93,7 @@ def ingest(
     return Manifest(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), root, n_skipped)
 
 
-def _list(source: Path, root: Path | None) -> tuple[list[_Entry], Path, int]:
+def _list(source: Path, root: Path | None, skip: Path | None) -> tuple[list[_Entry], Path, int]:
     if not source.exists():
         raise InputError(f"{source} does not exist. Give a folder, a CSV or Parquet manifest, or an image.")
     is_table = source.is_file() and source.suffix.lower() in _TABLES
@@ -98,18 +103,21 @@ def _list(source: Path, root: Path | None) -> tuple[list[_Entry], Path, int]:
         root = (root or source.parent).resolve()
         return _listed(source, root), root, 0
     if source.is_dir():
-        paths, n_skipped = _walk(source)
+        paths, n_skipped = _walk(source, skip)
         if not paths:
             raise InputError(f"{source} holds no files ({n_skipped} hidden or linked). Put images into it.")
         return [_Entry(path) for path in paths], source.resolve(), n_skipped
-    return [_Entry(source.name)], source.parent.resolve(), 0
+    # A link that was asked for by name is followed.
+    source = source.resolve()
+    return [_Entry(source.name)], source.parent, 0
 
 
-def _walk(folder: Path) -> tuple[list[str], int]:
+def _walk(folder: Path, skip: Path | None) -> tuple[list[str], int]:
+    skip = skip.resolve() if skip is not None else None
     paths: list[str] = []
     n_skipped = 0
     for parent, folders, files in os.walk(folder, onerror=_refuse):
-        kept = [name for name in folders if not (_hidden(name) or (Path(parent) / name).is_symlink())]
+        kept = [name for name in folders if not _passed_over(Path(parent) / name, skip)]
         n_skipped += len(folders) - len(kept)
         folders[:] = kept
         for name in files:
@@ -119,6 +127,10 @@ def _walk(folder: Path) -> tuple[list[str], int]:
             else:
                 paths.append(path.relative_to(folder).as_posix())
     return sorted(paths), n_skipped
+
+
+def _passed_over(folder: Path, skip: Path | None) -> bool:
+    return _hidden(folder.name) or folder.is_symlink() or folder.resolve() == skip
 
 
 def _refuse(error: OSError) -> None:
@@ -137,7 +149,7 @@ def _row(entry: _Entry, root: Path, max_pixels: int) -> dict[str, object]:
     if shown != entry.relative_path:
         return row | {"reason": "unreadable"}
     try:
-        with _open_regular(root / entry.relative_path) as file:
+        with open_regular(root / entry.relative_path) as file:
             row["size_bytes"] = os.fstat(file.fileno()).st_size
             row["image_id"] = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
@@ -150,19 +162,10 @@ def _row(entry: _Entry, root: Path, max_pixels: int) -> dict[str, object]:
     return row
 
 
-def _open_regular(path: Path):  # type: ignore[no-untyped-def]
-    """Open without waiting on a pipe or following a link that was put in the file's place."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is not a regular file")
-    return os.fdopen(descriptor, "rb")
-
-
 def _listed(source: Path, root: Path) -> list[_Entry]:
     table = _read_table(source)
     if "path" not in table.columns:
-        raise InputError(f"{source} has no column 'path', only {', '.join(table.columns)}. Name the column 'path'.")
+        raise InputError(f"{source} has no column 'path'. Name the column of the files 'path'.")
     if table.empty:
         raise InputError(f"{source} lists no files. Add a row for each image.")
     paths = table["path"].map(lambda path: _inside(path, root))
@@ -181,10 +184,12 @@ def _listed(source: Path, root: Path) -> list[_Entry]:
 def _read_table(source: Path) -> pd.DataFrame:
     try:
         if source.suffix.lower() == ".csv":
-            # utf-8-sig: spreadsheets put a byte-order mark first.
-            return pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        columns = [name for name in pq.read_schema(source).names if name in ("path", "label", "split")]
-        table = pq.read_table(source, columns=columns).to_pandas()
+            # Strict: a row with a field too many is an error, not shifted. All text: a file may be called NA.
+            texts = csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
+            table = csv.read_csv(source, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=texts)
+        else:
+            table = pq.read_table(source)
+        table = table.select([name for name in table.column_names if name in _COLUMNS]).to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{source} is not a readable manifest ({error}). Give CSV (UTF-8) or Parquet.") from error
     return pd.DataFrame({name: table[name].map(_text) for name in table})
@@ -198,13 +203,12 @@ def _inside(path: str, root: Path) -> str | None:
     """`path` relative to `root` in POSIX form, or None where it points out of it, links included."""
     if not path or "\0" in path:
         return None
-    joined = root / path
     try:
-        joined.resolve().relative_to(root)
-        relative = PurePosixPath(os.path.normpath(joined)).relative_to(root)
+        relative = Path(os.path.normpath(root / path)).relative_to(root)
+        (root / relative).resolve().relative_to(root)
     except (ValueError, OSError, RuntimeError):
         return None
-    return None if str(relative) == "." else str(relative)
+    return None if relative == Path() else relative.as_posix()
 
 
 def _check_rows(source: Path, bad: "pd.Series[str]", what: str, remedy: str) -> None:

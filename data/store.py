@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,13 @@ def write_scores(
     return write_table(table, target, SCORES_SCHEMA, metadata, staging)
 
 
-def read_table(source: Path) -> pa.Table:
+def read_table(source: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one Parquet file, refusing one that is missing, broken or of an unknown schema version."""
     try:
-        table = pq.ParquetFile(source).read()
+        table = pq.ParquetFile(source).read(columns)
     except FileNotFoundError as error:
         raise InputError(f"{source} does not exist.") from error
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise InputError(f"{source} is not a readable Parquet file ({error}). Make it again.") from error
     found = (table.schema.metadata or {}).get(b"nelbo.schema_version", b"none").decode()
     if found != str(SCHEMA_VERSION):

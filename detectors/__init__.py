@@ -5,7 +5,7 @@ Works on any array of scores with the anomalous side up; no neural network is im
 
 from detectors.errors import CalibrationError
 from detectors.metrics import Evaluation, Interval, auroc, average_precision, evaluate, supported_fpr
-from detectors.threshold import Threshold, conformal_threshold, labelled_threshold, n_needed
+from detectors.threshold import Threshold, check_size, conformal_threshold, labelled_threshold, n_needed
 from detectors.verdict import p_values, q_values, verdicts
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Threshold",
     "auroc",
     "average_precision",
+    "check_size",
     "conformal_threshold",
     "evaluate",
     "labelled_threshold",

@@ -13,6 +13,9 @@ from detectors.errors import CalibrationError
 
 OBJECTIVES = ("f1", "youden")
 
+#: Rarer false alarms would need more calibration images than anyone has.
+MIN_FPR = 1e-9
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -73,19 +76,30 @@ def conformal_threshold(scores: ArrayLike, fpr: float) -> float:
     _check_fpr(fpr)
     ordered = np.sort(check_scores(scores))
     n = len(ordered)
+    check_size(n, fpr)
     # The largest j with j / (n + 1) <= fpr, in the arithmetic that p-values are compared with fpr in.
     n_above = math.floor(fpr * (n + 1))
     while n_above > 0 and n_above / (n + 1) > fpr:
         n_above -= 1
     while (n_above + 1) / (n + 1) <= fpr:
         n_above += 1
-    if n_above < 1:
-        least = math.ceil(10_000 / (n + 1)) / 10_000
-        raise CalibrationError(
-            f"fpr={fpr} needs at least {n_needed(fpr)} calibration images, got {n}. "
-            f"Add normal images, or ask for fpr >= {least:.4g}."
-        )
     return float(ordered[n - n_above])
+
+
+def check_size(n: int, fpr: float) -> None:
+    """Refuse a calibration set of n images that cannot promise `fpr`.
+
+    Raises:
+        CalibrationError: how many are needed, and what n could promise.
+
+    >>> check_size(19, 0.05)
+    """
+    if n < n_needed(fpr):
+        least = math.ceil(10_000 / (n + 1)) / 10_000
+        lower = f", or ask for fpr >= {least:.4g}" if n else ""
+        raise CalibrationError(
+            f"fpr={fpr} needs at least {n_needed(fpr)} calibration images, got {n}. Add normal images{lower}."
+        )
 
 
 def labelled_threshold(labels: ArrayLike, scores: ArrayLike, objective: str) -> float:
@@ -134,5 +148,5 @@ def labelled_threshold(labels: ArrayLike, scores: ArrayLike, objective: str) -> 
 
 
 def _check_fpr(fpr: float) -> None:
-    if not 0 < fpr < 1:
-        raise ValueError(f"fpr={fpr}: expected a rate between 0 and 1, for example 0.05")
+    if not MIN_FPR <= fpr < 1:
+        raise ValueError(f"fpr={fpr}: expected a rate between {MIN_FPR:g} and 1, for example 0.05")

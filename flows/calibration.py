@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import CALIBRATION_SCHEMA, MEASURES, InputError, ingest, read_table, write_json, write_table
-from detectors import Threshold, conformal_threshold, labelled_threshold, supported_fpr
+from data import CALIBRATION_SCHEMA, MEASURES, InputError, read_table, write_json, write_table
+from detectors import Threshold, check_size, conformal_threshold, labelled_threshold, supported_fpr
 from flows.errors import UsageError
-from flows.ingestion import content_id, publish_manifest
-from flows.models import Files, load_model, read_manifest, score_files
+from flows.ingestion import content_id, publish_manifest, read_source
+from flows.models import SEEN_DIGITS, Files, describe_model, load_model, read_manifest, score_files
 from flows.progress import progress
 from flows.run import Run
 from flows.runner import Runner
@@ -33,7 +33,7 @@ class Request:
     """What to calibrate on: one part of a manifest, with a rate or an objective."""
 
     model_id: str
-    batch_id: str
+    batch_id: str = ""
     fpr: float | None = None
     objective: str | None = None
     split: str | None = None
@@ -85,27 +85,32 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
         raise UsageError(
             "calibrate takes either --normal DIR with --fpr, or --labels CSV with --objective f1 or youden."
         )
-    batch_id = runner.call(freeze_calibration_images, source, options, run)
-    request = Request(model_id, batch_id, fpr=fpr, objective=options.objective)
+    # A damaged model is found before anything is written.
+    load_model(workspace, model_id)
+    request = Request(model_id, fpr=fpr, objective=options.objective)
+    request = runner.call(freeze_calibration_images, source, request, options, run)
     calibrated = runner.call(calibrate_model, request, options, run)
     run.record(
         workspace,
         model_id=model_id,
         calibration_id=calibrated.calibration_id,
-        batch_id=batch_id,
+        batch_id=request.batch_id,
         n_images=calibrated.n_calibration,
         fpr=fpr,
     )
     return {**asdict(calibrated), "run_id": run.run_id, "seconds": round(run.seconds, 3)}
 
 
-def freeze_calibration_images(source: str, options: CalibrateOptions, run: Run) -> str:
-    """Ingest the images and publish their manifest; its id."""
-    manifest = ingest(source, root=options.root, max_pixels=options.max_pixels, workers=options.workers)
-    workspace = Workspace.at(options.workspace).prepare()
+def freeze_calibration_images(source: str, request: Request, options: CalibrateOptions, run: Run) -> Request:
+    """Ingest the images, check that they are enough, publish their manifest; the request with its batch's id."""
+    manifest = read_source(source, options)
+    workspace = Workspace.at(options.workspace)
+    held_out, _ = _held_out(manifest.table, request, workspace)
+    if request.fpr is not None:
+        check_size(held_out.num_rows, request.fpr)
     batch_id = content_id("k", manifest)
-    publish_manifest(manifest, workspace, batch_id, run)
-    return batch_id
+    publish_manifest(manifest, workspace.prepare(), batch_id, run)
+    return replace(request, batch_id=batch_id)
 
 
 def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, run: Run) -> Calibrated:
@@ -115,7 +120,10 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     """
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, request.batch_id)
-    files, n_left_out = _held_out(manifest, request, workspace)
+    table, n_left_out = _held_out(manifest.table, request, workspace)
+    if n_left_out:
+        log.info("%d images that the model was trained on are left out", n_left_out)
+    files = Files(table, manifest.root)
     model = load_model(workspace, request.model_id)
     scores, peaks = _score(model, files, options)
     threshold = _threshold(scores, request)
@@ -151,41 +159,29 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     )
 
 
-def _held_out(manifest: Files, request: Request, workspace: Workspace) -> tuple[Files, int]:
-    """The usable rows of the asked part, each content once, without those that the model has seen."""
-    table = manifest.table
+def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[pa.Table, int]:
+    """The usable rows of the asked part, each content once, without those that the model has seen; and how many."""
     if request.split is not None:
         table = table.filter(pc.equal(table["split"], request.split))
     elif request.objective is not None:
         table = table.filter(pc.greater_equal(table["label"], 0))
-    else:
-        anomalous = table.filter(pc.equal(table["label"], 1)).num_rows
-        if anomalous:
-            raise InputError(f"{anomalous} images are labelled anomalous; --normal takes normal ones. Leave them out.")
+    elif n_anomalous := table.filter(pc.equal(table["label"], 1)).num_rows:
+        raise InputError(f"{n_anomalous} images are labelled anomalous; --normal takes normal ones. Leave them out.")
     seen = _seen_in_training(request.model_id, workspace)
-    keep, taken = [], set()
-    n_left_out = 0
+    first: dict[str, int] = {}
     for row, (image_id, reason) in enumerate(zip(*(table[c].to_pylist() for c in ("image_id", "reason")), strict=True)):
-        if reason is not None or image_id in taken:
-            continue
-        if image_id in seen:
-            n_left_out += 1
-            continue
-        taken.add(image_id)
-        keep.append(row)
-    if n_left_out:
-        log.info("%d images that the model was trained on are left out", n_left_out)
-    return Files(table.take(keep), manifest.root), n_left_out
+        if reason is None:
+            first.setdefault(image_id, row)
+    keep = [row for image_id, row in first.items() if image_id[:SEEN_DIGITS] not in seen]
+    return table.take(pa.array(keep, pa.int64())), len(first) - len(keep)
 
 
 def _seen_in_training(model_id: str, workspace: Workspace) -> set[str]:
-    description = json.loads((workspace.models / model_id / "model.json").read_text(encoding="utf-8"))
-    path = workspace.manifest(description["training"]["batch_id"])
-    if not path.exists():
-        log.warning("the training manifest of %s is gone: overlap with the training images is not checked", model_id)
-        return set()
-    table = read_table(path)
-    return set(table.filter(pc.is_in(table["split"], pa.array(["train", "validation"])))["image_id"].to_pylist())
+    """Beginnings of the content hashes of the images that the model was trained or stopped on."""
+    seen = describe_model(workspace, model_id)["training"].get("seen")
+    if seen is None:
+        log.warning("%s does not say what it was trained on: overlap with those images is not checked", model_id)
+    return set(seen or ())
 
 
 def _score(model: Any, files: Files, decoding: DecodingSettings) -> tuple[pa.Table, np.ndarray]:
@@ -240,10 +236,12 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
         damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
         content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, AttributeError) as error:
-        raise CalibrationDamagedError(f"{folder} is not a whole calibration ({error}). Calibrate again.") from error
+        raise CalibrationDamagedError(
+            f"{folder} is not a whole calibration ({error}). Restore it from a copy, or delete it and calibrate again."
+        ) from error
     if damaged or content.get("format_version") != FORMAT_VERSION:
         what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
-        raise CalibrationDamagedError(f"{folder}: {what}. Restore it from a copy, or calibrate again.")
+        raise CalibrationDamagedError(f"{folder}: {what}. Restore it from a copy, or delete it and calibrate again.")
     table = read_table(folder / "scores.parquet")
     normal = table.filter(pc.not_equal(table["label"], 1))
     return Calibration(

@@ -3,15 +3,16 @@
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 app = typer.Typer(
     name="nelbo",
     help="Watch images for anomalies: learn from normal ones, score in nats, keep a promised false-alarm rate.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -81,6 +82,8 @@ def calibrate(
     prefect: UsePrefect = None,
 ) -> None:
     """Find a model's threshold anew; its weights stay as they are."""
+    if labels is not None and fpr is not None:
+        raise typer.BadParameter("--fpr goes with --normal; labels promise no rate. Leave one of the two out.")
     given = {
         "model": model,
         "normal": normal,
@@ -204,7 +207,7 @@ def demo(
     from flows.settings import TrainOptions, make_options
 
     _log_to_stderr()
-    options = make_options(TrainOptions, {"normal": "", "workspace": workspace}, config, assignments or ())
+    options = make_options(TrainOptions, {"normal": "elpv-dataset", "workspace": workspace}, config, assignments or ())
     result = run_demo(options, prefect)
     if as_json:
         _print(result, as_json)
@@ -328,16 +331,25 @@ def _bad_input() -> tuple[type[Exception], ...]:
 
 def main() -> None:
     """Run the command line: exit code 2 and one line for bad input, 1 for a failure midway."""
+    # Odd files are recorded in their rows; Pillow need not warn of each.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    code: Any
     try:
-        app()
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        # Typer's own box of several lines would be no line for a log.
+        typer.echo(f"nelbo: {error.format_message()} Say --help for what is possible.", err=True)
+        code = 2
+    except typer.Abort:
+        code = 130
     except Exception as error:
         if isinstance(error, _bad_input()):
-            code = 2
-        elif isinstance(error, OSError):
-            code = 1
+            code, hint = 2, ""
+        elif isinstance(error, OSError | FloatingPointError | RuntimeError):
+            code, hint = 1, " It is safe to run the same command again."
         else:
             raise
-        message = " ".join(str(error).split())
-        hint = "" if code == 2 else " Nothing was published; mend this and run the same command again."
-        typer.echo(f"nelbo: {message}{hint}", err=True)
-        sys.exit(code)
+        typer.echo(f"nelbo: {' '.join(str(error).split())}{hint}", err=True)
+    sys.exit(code if isinstance(code, int) else 0)

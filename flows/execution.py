@@ -26,27 +26,39 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
 
 
 def prefect_api() -> str | None:
-    """The address of the configured Prefect API (environment or profile), or None."""
-    from prefect.settings import get_current_settings
+    """The address of the configured Prefect API (environment or profile), without credentials; or None."""
+    api = _prefect_api()
+    if api is None:
+        return None
+    import httpx
 
-    return get_current_settings().api.url
+    return str(httpx.URL(api).copy_with(username=None, password=None))
+
+
+def _prefect_api() -> str | None:
+    try:
+        from prefect.settings import get_current_settings
+
+        return get_current_settings().api.url
+    except ValueError as error:
+        raise UsageError(
+            "Prefect refuses its settings and says why above. Mend PREFECT_API_URL or the profile, or use --no-prefect."
+        ) from error
 
 
 def _check_api() -> None:
     import httpx
 
-    api = prefect_api()
+    api = _prefect_api()
     if api is None:
         raise UsageError(
             "--prefect needs a Prefect API, and none is configured. Set PREFECT_API_URL, or leave --prefect out."
         )
-    # Credentials in an address stay out of messages.
-    shown = httpx.URL(api).copy_with(username=None, password=None)
     try:
         httpx.get(f"{api}/health", timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UsageError(
-            f"the Prefect API at {shown} does not answer ({type(error).__name__}). "
+            f"the Prefect API at {prefect_api()} does not answer ({type(error).__name__}). "
             "Start it, or run without it: --no-prefect."
         ) from error
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from data import MANIFEST_SCHEMA, Manifest, ingest, write_table
 from flows.run import Run
 from flows.runner import Runner
-from flows.settings import IngestOptions
+from flows.settings import CalibrateOptions, IngestOptions, TrainOptions
 from flows.workspace import Workspace, check_id
 
 
@@ -44,11 +44,22 @@ def freeze_batch(options: IngestOptions, run: Run) -> Batch:
     """Ingest ``options.images`` and publish the manifest; the batch's id comes from its contents unless given."""
     if options.batch_id is not None:
         check_id(options.batch_id)
-    manifest = ingest(options.images, root=options.root, max_pixels=options.max_pixels, workers=options.workers)
+    manifest = read_source(options.images, options)
     workspace = Workspace.at(options.workspace).prepare()
     batch_id = options.batch_id or content_id("b", manifest)
     publish_manifest(manifest, workspace, batch_id, run)
     return Batch(batch_id, len(manifest), n_unusable(manifest), manifest.n_skipped)
+
+
+def read_source(source: str, options: IngestOptions | TrainOptions | CalibrateOptions) -> Manifest:
+    """Ingest what an option names. A workspace that lies in the folder is no part of it."""
+    return ingest(
+        source,
+        root=options.root,
+        skip=Workspace.at(options.workspace).root,
+        max_pixels=options.max_pixels,
+        workers=options.workers,
+    )
 
 
 def content_id(letter: str, manifest: Manifest, *settings: object) -> str:

@@ -1,16 +1,15 @@
 """What a workspace holds, and whether this machine can run nelbo."""
 
 import importlib.util
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from flows.models import import_vae_core
+from data import read_table
+from flows.models import describe_model, import_vae_core
 from flows.run import code_version
 from flows.workspace import Workspace
 
@@ -31,7 +30,7 @@ def models(workspace: Workspace) -> list[dict[str, Any]]:
     latest = workspace.promoted()
     rows = []
     for model_id in workspace.model_ids():
-        description = json.loads((workspace.models / model_id / "model.json").read_text(encoding="utf-8"))
+        description = describe_model(workspace, model_id)
         config, training = description["config"], description["training"]
         rows.append(
             {
@@ -51,7 +50,7 @@ def batches(workspace: Workspace) -> list[dict[str, Any]]:
     """Each scored batch under each model: counts and when; the newest last."""
     rows = []
     for path in (workspace.root / "scores").glob("model_id=*/batch_id=*/scores.parquet"):
-        table = pq.ParquetFile(path).read(columns=["verdict", "scored_at_utc"])
+        table = read_table(path, ["verdict", "scored_at_utc"])
         verdicts = table["verdict"]
         rows.append(
             {

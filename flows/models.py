@@ -1,7 +1,10 @@
 """Models and manifests, read for use: each model is loaded once a process."""
 
 import contextlib
+import importlib
+import json
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,7 +23,11 @@ from flows.workspace import Workspace
 if TYPE_CHECKING:
     import vae_core
 
+_importing = threading.Lock()
 _loading = threading.Lock()
+
+#: Hex digits of an image's content hash by which a model remembers that it has seen it.
+SEEN_DIGITS = 16
 
 #: Images decoded and scored at a time, at 64 x 64; fewer at larger sizes.
 _CHUNK_PIXELS = 256 * 64 * 64
@@ -38,29 +45,59 @@ def _load(folder: Path) -> "vae_core.Model":
 
 
 def import_vae_core() -> Any:
-    """Import the VAE and its backend, without the lines that TensorFlow's C++ prints on stderr at its start."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _quiet_stderr():
-        import vae_core
-    return vae_core
+    """Import the VAE and its backend, without the lines that TensorFlow's C++ prints on stderr at its start.
+
+    Raises:
+        UsageError: the backend is not installed.
+    """
+    # Held back once, by one thread: file descriptor 2 belongs to all of them.
+    with _importing:
+        if "vae_core" in sys.modules:
+            return sys.modules["vae_core"]
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        try:
+            with _quiet_stderr():
+                return importlib.import_module("vae_core")
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{error.name} is not installed. Get it with: pip install 'nelbo[cpu]', or 'nelbo[gpu]' for a GPU"
+            ) from error
 
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
     """Hold back what is written to file descriptor 2; it is shown after all if the block fails."""
-    with tempfile.TemporaryFile() as held:
+    try:
         kept = os.dup(2)
+    except OSError:
+        # There is no stderr to keep quiet.
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except ModuleNotFoundError:
+            raise
         except BaseException:
-            os.dup2(kept, 2)
             held.seek(0)
-            os.write(2, held.read())
+            os.write(kept, held.read())
             raise
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
+    """A model's ``model.json``, read without loading the model or its backend."""
+    path = workspace.models / model_id / "model.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        return {"config": description["config"], "training": description["training"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is damaged ({error!r}). Restore it from a copy, or delete the folder and train again."
+        ) from error
 
 
 class Files(NamedTuple):

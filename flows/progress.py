@@ -8,7 +8,8 @@ from contextlib import contextmanager
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr while the block runs; yields the function that moves it on by n."""
-    if not sys.stderr.isatty():
+    # A process may be started without a stderr.
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _n: None
         return
     from rich.console import Console

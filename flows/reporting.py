@@ -212,8 +212,9 @@ def _evaluate(table: pa.Table) -> Evaluation | None:
     known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
     if not known.num_rows:
         return None
-    flagged = pc.fill_null(pc.equal(known["verdict"].cast(pa.string()), "anomalous"), False)
-    return evaluate(known["label"].to_numpy(), known["anomaly_score"].to_numpy(), flagged.to_numpy())
+    verdicts = known["verdict"].cast(pa.string())
+    flagged = None if verdicts.null_count else pc.equal(verdicts, "anomalous").to_numpy()
+    return evaluate(known["label"].to_numpy(), known["anomaly_score"].to_numpy(), flagged)
 
 
 def _metrics(evaluation: Evaluation | None) -> dict[str, Any] | None:

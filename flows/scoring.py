@@ -174,8 +174,9 @@ def publish(shards: list[Shard], run: Run) -> Published:
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, target.batch_id)
     joined = pa.concat_tables([pq.read_table(shard.path) for shard in shards])
-    if not joined["relative_path"].equals(manifest.table["relative_path"]):
-        raise RuntimeError(f"shards of batch {target.batch_id} do not add up to its manifest. Run the command again.")
+    for column in ("relative_path", "image_id"):
+        if not joined[column].equals(manifest.table[column]):
+            raise RuntimeError(f"batch {target.batch_id} was ingested anew with other files while it was scored")
     model = load_model(workspace, target.model_id)
     calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
     table = _decide(joined, calibration, model.config, target, options.engine)

@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,12 +30,16 @@ from flows.errors import UsageError
 ENV_PREFIX = "NELBO_"
 
 
+#: Paths and ids; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8.
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
 class Options(BaseModel):
     """Base of all options."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workspace: str = Field("./workspace", description="Folder of everything that nelbo writes.")
+    workspace: Text = Field("./workspace", description="Folder of everything that nelbo writes.")
 
 
 class DecodingSettings(BaseModel):
@@ -70,7 +81,7 @@ class ModelSettings(BaseModel):
 class CalibrationSettings(BaseModel):
     """What is promised."""
 
-    fpr: float = Field(0.05, gt=0, lt=1, description="Promised false-positive rate on fresh normal images.")
+    fpr: float = Field(0.05, ge=1e-9, lt=1, description="Promised false-positive rate on fresh normal images.")
 
 
 class ScoringSettings(BaseModel):
@@ -85,45 +96,45 @@ class ScoringSettings(BaseModel):
 class IngestOptions(Options, DecodingSettings):
     """Of the flow and command ``ingest``."""
 
-    images: str
-    root: str | None = None
-    batch_id: str | None = None
+    images: Text
+    root: Text | None = None
+    batch_id: Text | None = None
 
 
 class TrainOptions(Options, DecodingSettings, ModelSettings, CalibrationSettings):
     """Of the flow and command ``train``."""
 
-    normal: str
-    root: str | None = None
+    normal: Text
+    root: Text | None = None
     promote: bool = True
 
 
 class CalibrateOptions(Options, DecodingSettings, CalibrationSettings):
     """Of the flow and command ``calibrate``: normals and a rate, or labels and an objective."""
 
-    model: str = "latest"
-    normal: str | None = None
-    labels: str | None = None
+    model: Text = "latest"
+    normal: Text | None = None
+    labels: Text | None = None
     objective: Literal["f1", "youden"] | None = None
-    root: str | None = None
+    root: Text | None = None
 
 
 class ScoreOptions(Options, DecodingSettings, ScoringSettings):
     """Of the flow and command ``score``."""
 
-    images: str
-    model: str = "latest"
-    calibration: str | None = None
+    images: Text
+    model: Text = "latest"
+    calibration: Text | None = None
     uncalibrated: bool = False
-    batch_id: str | None = None
-    root: str | None = None
+    batch_id: Text | None = None
+    root: Text | None = None
 
 
 class ReportOptions(Options, DecodingSettings):
     """Of the flow and command ``report``."""
 
-    batch: str
-    model: str | None = None
+    batch: Text
+    model: Text | None = None
 
 
 class Settings(BaseSettings, Options, DecodingSettings, ModelSettings, CalibrationSettings, ScoringSettings):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from data import (
     InputError,
     Manifest,
     Preprocessing,
-    ingest,
     read_images,
     split_by_content,
     write_table,
@@ -23,8 +23,8 @@ from data import (
 from detectors import n_needed
 from flows.calibration import Calibrated, Request, calibrate_model
 from flows.errors import UsageError
-from flows.ingestion import content_id, publish_manifest
-from flows.models import import_vae_core, read_manifest
+from flows.ingestion import content_id, publish_manifest, read_source
+from flows.models import SEEN_DIGITS, import_vae_core, read_manifest
 from flows.progress import progress
 from flows.run import Run
 from flows.runner import Runner
@@ -77,16 +77,18 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
         )
     if options.promote:
         workspace.promote(fitted.model_id)
-    return _result(run, workspace, fitted, calibrated)
+    return _result(run, workspace, batch_id, fitted, calibrated)
 
 
-def _result(run: Run, workspace: Workspace, fitted: Fitted, calibrated: Calibrated | None) -> dict[str, Any]:
+def _result(
+    run: Run, workspace: Workspace, batch_id: str, fitted: Fitted, calibrated: Calibrated | None
+) -> dict[str, Any]:
     n_images = fitted.n_train + fitted.n_validation + fitted.n_calibration
     calibration = {
         "calibration_id": calibrated.calibration_id if calibrated else None,
         "fpr": calibrated.fpr if calibrated else None,
     }
-    run.record(workspace, model_id=fitted.model_id, n_images=n_images, **calibration)
+    run.record(workspace, batch_id=batch_id, model_id=fitted.model_id, n_images=n_images, **calibration)
     return {
         "model_id": fitted.model_id,
         **calibration,
@@ -101,7 +103,7 @@ def _result(run: Run, workspace: Workspace, fitted: Fitted, calibrated: Calibrat
 
 def freeze_normals(options: TrainOptions, run: Run) -> str:
     """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
-    manifest = ingest(options.normal, root=options.root, max_pixels=options.max_pixels, workers=options.workers)
+    manifest = read_source(options.normal, options)
     _check_parts(options.normal, manifest.table)
     table = _without_test(manifest.table)
     anomalous = table.filter(pc.equal(table["label"], 1))
@@ -113,11 +115,12 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
         )
     usable = table.filter(pc.is_null(table["reason"]))
     _check_enough(options.normal, usable, table.num_rows)
+    assign_parts(table, _first_of_each(table), options)
     # Before an hour of decoding, not after it.
     model_config(options)
     workspace = Workspace.at(options.workspace).prepare()
     kept = Manifest(table, manifest.root, manifest.n_skipped)
-    # Another seed, rate or limit parts the same files differently, and each model needs its own record of that.
+    # Another seed, rate or limit parts the same files differently.
     batch_id = content_id("t", kept, options.seed, options.fpr, options.max_pixels)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id
@@ -125,8 +128,10 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
 
 def _without_test(table: pa.Table) -> pa.Table:
     """The rows that are not for testing, and no copies of those either."""
-    test = table.filter(pc.equal(pc.fill_null(table["split"], ""), "test"))["image_id"].drop_null()
-    return table.filter(pc.invert(pc.is_in(table["image_id"], test.combine_chunks())))
+    for_test = pc.equal(pc.fill_null(table["split"], ""), "test")
+    contents = table.filter(for_test)["image_id"].drop_null()
+    copies = pc.is_in(table["image_id"], contents.combine_chunks())
+    return table.filter(pc.invert(pc.or_(for_test, copies)))
 
 
 def _check_parts(source: str, table: pa.Table) -> None:
@@ -164,7 +169,8 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     unreadable = {row: reason for row, reason in zip(first, images.reasons, strict=True) if reason}
     rows = [row for row in first if row not in unreadable]
     _check_enough(options.normal, files.table.take(rows), files.table.num_rows)
-    table = _with_parts(files.table, rows, unreadable, options)
+    part_of = assign_parts(files.table, rows, options)
+    table = _with_parts(files.table, part_of, unreadable)
     metadata = {**run.metadata, "nelbo.root": str(files.root)}
     write_table(table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
     if table["reason"].null_count < table.num_rows:
@@ -187,8 +193,13 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
             preprocessing=preprocessing.to_dict(),
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: advance(1))],
         )
-    facts = {"batch_id": batch_id, **{f"n_{part}": n for part, n in counts.items()}}
-    model_id = vae_core.save_bundle(training.model, workspace.models, facts)
+    facts = {
+        "batch_id": batch_id,
+        **{f"n_{part}": n for part, n in counts.items()},
+        # A later calibration leaves these out, wherever the model is taken.
+        "seen": sorted(image_id[:SEEN_DIGITS] for image_id, part in part_of.items() if part != "calibration"),
+    }
+    model_id = vae_core.save_bundle(training.model, workspace.models, facts, workspace.staging)
     _write_history(training.history, workspace.history(model_id), workspace, run)
     return Fitted(model_id, **{f"n_{part}": n for part, n in counts.items()})
 
@@ -204,15 +215,37 @@ def _first_of_each(table: pa.Table) -> list[int]:
     return list(seen.values())
 
 
-def _with_parts(table: pa.Table, rows: list[int], unreadable: dict[int, str], options: TrainOptions) -> pa.Table:
-    """The manifest with each file's part; parts that it names are kept, missing ones are drawn by content."""
+def assign_parts(table: pa.Table, rows: list[int], options: TrainOptions) -> dict[str, str]:
+    """Content hash -> part, of the contents in `rows`.
+
+    Validation and calibration images that the manifest names are kept; a part that it does not name is drawn by
+    content from the others.
+
+    Raises:
+        InputError: the parts named leave too few images for another.
+    """
     ids = table["image_id"].to_pylist()
-    named = table["split"].to_pylist()
-    part_of = {ids[row]: named[row] for row in rows if named[row] not in (None, "train")}
+    usable = {ids[row] for row in rows}
+    named = zip(ids, table["split"].to_pylist(), strict=True)
+    part_of = {image_id: part for image_id, part in named if part not in (None, "train") and image_id in usable}
     free = [ids[row] for row in rows if ids[row] not in part_of]
-    sizes = part_sizes(len(rows), options.fpr, have=set(part_of.values()))
+    sizes = part_sizes(len(free), options.fpr, have=set(part_of.values()))
     part_of |= dict(zip(free, split_by_content(free, sizes, "train", options.seed), strict=True))
+    counts = Counter(part_of.values())
+    n_least = {"train": 1, "validation": 1, "calibration": n_needed(options.fpr) if counts["calibration"] else 0}
+    for part, least in n_least.items():
+        if counts[part] < least:
+            raise InputError(
+                f"{options.normal}: the split leaves {counts[part]} usable images for {part}, "
+                f"and at least {least} are needed. Name fewer images for the other parts, or add images."
+            )
+    return part_of
+
+
+def _with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[int, str]) -> pa.Table:
+    """The manifest with what decoding found, and each usable file's part."""
     reasons = [unreadable.get(row, reason) for row, reason in enumerate(table["reason"].to_pylist())]
+    ids = table["image_id"].to_pylist()
     parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
     for name, values in (("reason", reasons), ("split", parts)):
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
@@ -220,12 +253,12 @@ def _with_parts(table: pa.Table, rows: list[int], unreadable: dict[int, str], op
 
 
 def part_sizes(n: int, fpr: float, have: set[str]) -> dict[str, int]:
-    """How many of n distinct images to draw for calibration and validation.
+    """How many of n distinct images to draw for the parts that are not there already.
 
     Calibration gets the larger of 20 % and what `fpr` needs, or nothing where that is more than half.
 
     Args:
-        have: parts that are there already and are not drawn.
+        have: parts that are there already.
 
     >>> part_sizes(100, 0.05, set())
     {'calibration': 20, 'validation': 15}

@@ -1,8 +1,12 @@
 """Where everything lies: the folders of a workspace, and which model and calibration are current."""
 
+import fcntl
 import json
+import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,7 +97,7 @@ class Workspace:
 
     def model_ids(self) -> list[str]:
         """Models in the workspace."""
-        return sorted(path.name for path in self.models.glob("m*") if path.is_dir())
+        return sorted(path.parent.name for path in self.models.glob("*/model.json") if _ID.fullmatch(path.parent.name))
 
     def model(self, name: str) -> str:
         """The id of the model that `name` means: ``latest``, or an id itself."""
@@ -121,9 +125,10 @@ class Workspace:
 
     def use_calibration(self, model_id: str, calibration_id: str) -> None:
         """Make a calibration its model's current one."""
-        latest = self._latest()
-        calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
-        write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
+        with self._lock():
+            latest = self._latest()
+            calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
+            write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
 
     def promoted(self) -> str | None:
         """The id that ``latest`` means, or None."""
@@ -131,17 +136,30 @@ class Workspace:
 
     def promote(self, model_id: str) -> None:
         """Make a model the one that ``latest`` means."""
-        write_json({**self._latest(), "model_id": model_id}, self.latest, self.staging)
+        with self._lock():
+            write_json({**self._latest(), "model_id": model_id}, self.latest, self.staging)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One writer of ``latest.json`` at a time, among processes too; the system frees it if one is killed."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _latest(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.latest.read_text(encoding="utf-8")))
+            latest = json.loads(self.latest.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise UsageError(
-                f"{self.latest} is damaged ({error}). Delete it and name the model with --model."
-            ) from error
+        except ValueError:
+            latest = None
+        if not isinstance(latest, dict) or not isinstance(latest.get("calibrations", {}), dict):
+            raise UsageError(f"{self.latest} is damaged. Delete it, and name the model with --model.")
+        return latest
 
 
 def check_id(text: str) -> str:

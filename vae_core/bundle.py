@@ -6,6 +6,7 @@ config, preprocessing and weights, so it names the content, and loading can tell
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ class BundleError(ValueError):
     """A bundle is damaged, incomplete, or of an unknown version."""
 
 
-def save_bundle(model: Model, models: Path, training: Mapping[str, Any] | None = None) -> str:
+def save_bundle(
+    model: Model, models: Path, training: Mapping[str, Any] | None = None, staging: Path | None = None
+) -> str:
     """Write a model below the folder `models` and return its id, which is its folder's name.
 
     The folder appears whole: it is written aside and renamed. A bundle that is there already is left alone.
@@ -36,6 +39,10 @@ def save_bundle(model: Model, models: Path, training: Mapping[str, Any] | None =
         model: what to keep.
         models: the folder of all bundles.
         training: facts about the training (data, sizes) kept in ``model.json``; not part of the id.
+        staging: a folder on the same file system for the unfinished bundle; by default `models`.
+
+    Raises:
+        BundleError: a bundle of that id is there, and damaged.
     """
     weights = save({**_weights(model.network), **{name: getattr(model, name) for name in _EXTRA}})
     content = {"config": model.config.to_dict(), "preprocessing": dict(model.preprocessing)}
@@ -53,11 +60,17 @@ def save_bundle(model: Model, models: Path, training: Mapping[str, Any] | None =
     }
     files = {"model.json": _json(description), "weights.safetensors": weights}
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    unfinished = models / f".{model_id}.tmp"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    for name, data in {**files, "checksums.json": _json(checksums)}.items():
-        (unfinished / name).write_bytes(data)
-    unfinished.rename(folder)
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=staging or models, prefix=".bundle-", ignore_cleanup_errors=True) as aside:
+        unfinished = Path(aside) / model_id
+        unfinished.mkdir()
+        for name, data in {**files, "checksums.json": _json(checksums)}.items():
+            (unfinished / name).write_bytes(data)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            # Another training of the same model was faster.
+            verify_bundle(folder)
     return model_id
 
 
@@ -95,18 +108,19 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         files = {name: (folder / name).read_bytes() for name in _FILES}
     except OSError as error:
         raise BundleError(
-            f"{folder} is not a whole bundle: {error}. Restore it from a copy, or train again."
+            f"{folder} is not a whole bundle: {error}. Restore it from a copy, or delete it and train again."
         ) from error
     except ValueError as error:
         raise BundleError(
             f"{folder}/checksums.json is not JSON: the bundle is damaged. Restore it from a copy."
         ) from error
+    expected_sums = checksums if isinstance(checksums, dict) else {}
     for name, data in files.items():
-        found, expected = hashlib.sha256(data).hexdigest(), dict(checksums).get(name)
+        found, expected = hashlib.sha256(data).hexdigest(), expected_sums.get(name)
         if found != expected:
             raise BundleError(
                 f"{folder / name} has SHA-256 {found[:12]}…, checksums.json says {str(expected)[:12]}…: "
-                "the bundle is damaged. Restore it from a copy, or train again."
+                "the bundle is damaged. Restore it from a copy, or delete it and train again."
             )
     try:
         description = json.loads(files["model.json"])

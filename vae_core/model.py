@@ -54,13 +54,13 @@ def score(model: Model, pixels: Array, *, eps: Array | None = None, maps: bool =
         maps: also return the arrays of pixels (memory: 3 to 5 times the pixels').
 
     Raises:
-        ValueError: wrong shape, NaN or infinite pixels.
+        ValueError: wrong shape, pixels that are NaN or outside [0, 1].
         FloatingPointError: a score is not finite.
     """
     if eps is None:
         return model.scorer(maps).score(pixels)
-    if eps.ndim != 4 or eps.shape[1:] != (1, 1, LATENTS):
-        raise ValueError(f"eps has shape {eps.shape}, expected (draws, 1, 1, {LATENTS})")
+    if eps.shape[1:] != (1, 1, LATENTS) or not len(eps):
+        raise ValueError(f"eps has shape {eps.shape}, expected (draws >= 1, 1, 1, {LATENTS})")
     scorer = Scorer(model.network, eps.astype(np.float32), model.usual_mean, model.usual_std, maps)
     return scorer.score(pixels)
 

@@ -120,7 +120,7 @@ def local_nelbo(anomaly_map: Tensor, rate: Tensor) -> Tensor:
 
 
 def smooth(maps: Tensor, side: int) -> Tensor:
-    """Mean over a box of `side` x `side` pixels around each pixel, edges repeated, per image.
+    """Mean over a box of `side` x `side` pixels around each pixel, edges mirrored, per image.
 
     Args:
         maps: (n, h, w).

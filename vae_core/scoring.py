@@ -100,15 +100,15 @@ class Scorer(keras.Model):
         """Score (n, h, w, c) pixels, in batches of one fixed shape, the last one padded.
 
         Raises:
-            ValueError: the pixels' shape is not the model's, or a value is NaN or infinite.
+            ValueError: the pixels' shape is not the model's, or a value is NaN or outside [0, 1].
             FloatingPointError: a score is NaN or infinite.
         """
         config = self.network.config
         expected = (config.height, config.width, config.channels)
         if pixels.ndim != 4 or pixels.shape[1:] != expected:
             raise ValueError(f"pixels have shape {pixels.shape}, the model takes (n, {', '.join(map(str, expected))})")
-        if not np.isfinite(pixels).all():
-            raise ValueError("pixels hold NaN or infinite values; expected float32 in [0, 1]")
+        if not ((pixels >= 0) & (pixels <= 1)).all():
+            raise ValueError("pixels lie outside [0, 1], or are NaN; divide 8-bit values by 255")
         size = batch_size(config)
         batches = [self._batch(pixels[start : start + size], size) for start in range(0, len(pixels), size)]
         if not batches:

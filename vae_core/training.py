@@ -20,6 +20,15 @@ class Training(NamedTuple):
     history: dict[str, list[float]]
 
 
+class StopAtNaN(keras.callbacks.Callback):
+    """Ends training after an epoch whose loss is not finite; Keras's own callback prints to stdout."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Look at the epoch's loss."""
+        if not np.isfinite((logs or {})["loss"]):
+            self.model.stop_training = True
+
+
 class Batches(keras.utils.PyDataset):
     """The training images in batches, in another order each epoch that only seed and epoch decide."""
 
@@ -84,7 +93,7 @@ def train(
         epochs=train_config.epochs,
         validation_data=(validation,),
         validation_batch_size=train_config.batch_size,
-        callbacks=[early_stopping, keras.callbacks.TerminateOnNaN(), *callbacks],
+        callbacks=[early_stopping, StopAtNaN(), *callbacks],
         verbose=0,
     ).history
     if not np.isfinite([*history["loss"], *history["val_loss"]]).all():

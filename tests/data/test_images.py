@@ -37,6 +37,18 @@ def test_sixteen_bits_keep_their_range(tmp_path: Path, suffix: str, preprocessin
     np.testing.assert_allclose(pixels, 0.2, atol=1e-6)
 
 
+def test_twelve_bits_are_not_too_dark(tmp_path: Path) -> None:
+    """A grey TIFF of 12 bits, white, written by hand: Pillow cannot write one."""
+    side, data = 16, b"\xff" * (16 * 16 * 12 // 8)
+    tags = [(256, side), (257, side), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, side), (279, len(data))]
+    directory = len(tags).to_bytes(2, "little")
+    for tag, value in tags:
+        directory += b"".join(n.to_bytes(size, "little") for n, size in ((tag, 2), (4, 2), (1, 4), (value, 4)))
+    header = b"II*\0" + (8 + len(data)).to_bytes(4, "little")
+    (tmp_path / "x.tif").write_bytes(header + data + directory + bytes(4))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", GREY), 1)
+
+
 def test_modes(tmp_path: Path) -> None:
     red = (255, 0, 0)
     palette = Image.new("RGB", (20, 20), red).convert("P", palette=Image.Palette.ADAPTIVE)

@@ -76,6 +76,19 @@ def test_manifest_file(tmp_path: Path, kind: str) -> None:
     assert rows["NA"]["label"] == 0
 
 
+def test_the_folder_of_results_is_passed_over(tmp_path: Path) -> None:
+    png(tmp_path / "x.png")
+    png(tmp_path / "workspace" / "y.png")
+    manifest = ingest(tmp_path, skip=tmp_path / "workspace")
+    assert (manifest.table["relative_path"].to_pylist(), manifest.n_skipped) == (["x.png"], 1)
+
+
+def test_a_link_asked_for_by_name_is_followed(tmp_path: Path) -> None:
+    png(tmp_path / "x.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
+    assert ingest(tmp_path / "link.png").table["relative_path"].to_pylist() == ["x.png"]
+
+
 def test_byte_order_mark(tmp_path: Path) -> None:
     png(tmp_path / "x.png")
     (tmp_path / "list.csv").write_text("path\nx.png\n", encoding="utf-8-sig")
@@ -101,13 +114,18 @@ def test_root_may_be_elsewhere(tmp_path: Path) -> None:
         ("path,label\nx.png,2\n", "are no labels"),
         ("path,split\nx.png,dev\n", "are no splits"),
         ("path\n" + "".join(f"../{i}\n" for i in range(7)), "and 2 more"),
-        ('path\n"x', "not a readable manifest"),
+        ("path,label\nx.png,0,\n", "not a readable manifest"),
+        ("", "not a readable manifest"),
+        ("path\nlink/../out/f.png\n", "leave"),
     ],
 )
 def test_bad_manifests(tmp_path: Path, content: str, message: str) -> None:
     png(tmp_path / "in" / "x.png")
     png(tmp_path / "secret.png")
     (tmp_path / "in" / "out").symlink_to(tmp_path)
+    png(tmp_path / "f.png")
+    (tmp_path / "in" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "a" / "b")
     (tmp_path / "in" / "list.csv").write_text(content)
     with pytest.raises(InputError, match=message):
         ingest(tmp_path / "in" / "list.csv")

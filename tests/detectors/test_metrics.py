@@ -54,6 +54,12 @@ def test_evaluation_counts() -> None:
     assert tuple(result.realised_fpr) == pytest.approx((0.25, 0.0063, 0.8059), abs=1e-4)
 
 
+def test_evaluation_without_verdicts_counts_none() -> None:
+    result = evaluate([0, 0, 1], [1, 2, 3], None)
+    assert (result.false_alarms, result.detected, result.realised_fpr) == (None, None, None)
+    assert result.auroc is not None
+
+
 def test_evaluation_of_one_kind() -> None:
     normal, anomalous = evaluate([0, 0], [1, 2], [False, True]), evaluate([1], [1], [True])
     assert normal.auroc is None

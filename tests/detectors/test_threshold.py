@@ -27,6 +27,11 @@ def test_the_message_of_the_design() -> None:
         conformal_threshold(range(60), 0.01)
 
 
+def test_the_message_without_any_image() -> None:
+    with pytest.raises(CalibrationError, match=r"got 0\. Add normal images\.$"):
+        conformal_threshold([], 0.05)
+
+
 @given(rates)
 def test_needed_is_the_least_that_works(fpr: float) -> None:
     n = n_needed(fpr)
@@ -68,9 +73,9 @@ def test_the_promise_holds_over_thousands_of_draws(n: int, fpr: float, random: n
     assert law.mean() / m <= fpr + 1e-12
 
 
-@pytest.mark.parametrize("bad", [0, 1, -0.1, 5, math.nan])
+@pytest.mark.parametrize("bad", [0, 1, -0.1, 5, math.nan, 1e-320])
 def test_fpr_is_a_rate(bad: float) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="between 1e-09 and 1"):
         conformal_threshold(range(100), bad)
 
 

@@ -130,6 +130,39 @@ def test_labels_give_metrics(images: Path, workspace: Path, tmp_path: Path) -> N
     assert metrics["auroc"]["value"] > 0.95
 
 
+def test_labels_without_a_calibration_give_no_counts_of_verdicts(images: Path, workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\na/tile_2_000.png,0\nb/blot_3_000.png,1\n")
+    result = score(tmp_path / "list.csv", workspace, root=str(images / "new"), uncalibrated=True)
+    assert (result["metrics"]["false_alarms"], result["metrics"]["realised_fpr"]) == (None, None)
+    assert result["metrics"]["auroc"]["value"] == 1
+    assert "false alarms</td>" not in Path(result["report"]).read_text()
+
+
+def test_a_workspace_in_the_folder_is_no_part_of_the_batch(images: Path, workspace: Path, tmp_path: Path) -> None:
+    """As with ``nelbo score .`` and the default workspace."""
+    shutil.copytree(images / "new", tmp_path, dirs_exist_ok=True)
+    first, second = score(tmp_path, workspace), score(tmp_path, workspace)
+    assert (first["n_images"], first["batch_id"]) == (28, second["batch_id"])
+
+
+def test_a_batch_ingested_anew_while_it_is_scored_is_not_published(
+    images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import scoring
+
+    real = scoring.publish
+
+    def publish_late(shards: Any, run: Any) -> Any:
+        other = IngestOptions(images=str(images / "normal"), workspace=str(workspace), batch_id="same")
+        execute("ingest", other, prefect=False)
+        return real(shards, run)
+
+    monkeypatch.setattr(scoring, "publish", publish_late)
+    with pytest.raises(RuntimeError, match="ingested anew"):
+        score(images / "new", workspace, batch_id="same")
+    assert not (workspace / "scores").exists()
+
+
 def test_recalibration(images: Path, workspace: Path, trained: Trained) -> None:
     model_id = trained[1]["model_id"]
     options = CalibrateOptions(normal=str(images / "normal"), workspace=str(workspace), fpr=0.1)

@@ -96,13 +96,13 @@ def test_too_few_normals(nelbo: Nelbo, tmp_path: Path, workspace: Path) -> None:
         nelbo("train", "--normal", tmp_path / "few", "--workspace", new, *SMALL), "holds 12 different", "at least 20"
     )
     assert not new.exists()
-    calibrations = sorted((workspace / "calibrations").iterdir())
+    before = sorted(workspace.rglob("*.parquet"))
     at = ["--workspace", workspace, "--no-prefect"]
     refused(
         nelbo("calibrate", "--normal", tmp_path / "few", "--fpr", "0.05", *at),
         "fpr=0.05 needs at least 19 calibration images, got 12. Add normal images, or ask for fpr >= 0.077.",
     )
-    assert sorted((workspace / "calibrations").iterdir()) == calibrations
+    assert sorted(workspace.rglob("*.parquet")) == before
 
 
 def test_unknown_names(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
@@ -125,9 +125,42 @@ def test_calibrate_wants_one_of_two_ways(nelbo: Nelbo, images: Path, workspace: 
 
 
 def test_usage_errors_of_the_command_line_itself(nelbo: Nelbo) -> None:
-    assert nelbo("score")[0] == 2
-    assert nelbo("scroe")[0] == 2
-    assert nelbo("train", "--normal", "x", "--fpr", "often")[0] == 2
+    refused(nelbo("score"), "Missing argument 'DIR'", "--help")
+    refused(nelbo("scroe"), "No such command 'scroe'")
+    refused(nelbo("train", "--normal", "x", "--fpr", "often"), "--fpr", "valid number")
+    refused(nelbo("calibrate", "--labels", "x", "--objective", "f1", "--fpr", "0.1"), "labels promise no rate")
+    for empty in (["ingest", ""], ["train", "--normal", ""], ["ingest", "x", "--workspace", ""]):
+        refused(nelbo(*empty, "--no-prefect"), "''")
+    refused(nelbo("ingest", b"\xff".decode("utf-8", "surrogateescape"), "--no-prefect"), "unicode")
+    code, out, _ = nelbo()
+    assert (code, "Commands" in out) == (0, True)
+
+
+def test_a_diverging_training_is_one_line(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
+    at = ["--workspace", tmp_path / "w", *SMALL, "--set", "learning_rate=1", "--set", "epochs=4"]
+    code, out, err = nelbo("train", "--normal", images / "normal", *at)
+    assert (code, out) == (1, "")
+    assert "learning rate below 1" in err.splitlines()[-1]
+    assert not (tmp_path / "w" / "models").exists()
+
+
+def test_listings_of_a_damaged_workspace(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
+    at = ["--workspace", workspace]
+    assert nelbo("score", images / "new", "--no-prefect", *at)[0] == 0
+    # What is not a model is not listed.
+    shutil.copytree(workspace / "models" / trained[1]["model_id"], workspace / "models" / "old.bak")
+    (workspace / "models" / "mtmp").mkdir()
+    assert len(json.loads(nelbo("models", "--json", *at)[1])["models"]) == 1
+    (scores,) = workspace.glob("scores/*/*/scores.parquet")
+    scores.write_bytes(scores.read_bytes()[:100])
+    refused(nelbo("batches", *at), "not a readable Parquet file")
+    (workspace / "models" / trained[1]["model_id"] / "model.json").write_text("{")
+    refused(nelbo("models", *at), "model.json is damaged")
+    (workspace / "latest.json").write_text("[1]")
+    refused(nelbo("models", *at), "latest.json is damaged")
+    checksums = workspace / "models" / trained[1]["model_id"] / "checksums.json"
+    checksums.write_text("5")
+    refused(nelbo("verify", "--model", trained[1]["model_id"], *at), "damaged")
 
 
 def test_uncalibrated_models_want_to_be_asked(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
@@ -149,6 +182,7 @@ def test_a_flipped_byte_in_the_bundle(nelbo: Nelbo, images: Path, workspace: Pat
     before = sorted(workspace.rglob("*.parquet"))
     refused(nelbo("verify", "--workspace", workspace), "SHA-256", "damaged", "Restore it")
     refused(nelbo("score", images / "new", "--workspace", workspace, "--no-prefect"), "damaged")
+    refused(nelbo("calibrate", "--normal", images / "normal", "--workspace", workspace, "--no-prefect"), "damaged")
     assert sorted(workspace.rglob("*.parquet")) == before
 
 
@@ -219,4 +253,9 @@ def test_prefect_that_is_not_there(images: Path, workspace: Path) -> None:
     down = command(*line, PREFECT_API_URL=address)
     refused((down.returncode, down.stdout, down.stderr), "http://127.0.0.1:9/api does not answer", "--no-prefect")
     assert "secret" not in down.stderr
+    found = command("doctor", "--json", "--workspace", workspace, PREFECT_API_URL=address)
+    assert json.loads(found.stdout)["prefect_api"] == "http://127.0.0.1:9/api"
+    broken = command(*line, PREFECT_API_URL="http://[::1/api")
+    # Prefect says its part first.
+    refused((broken.returncode, broken.stdout, broken.stderr.splitlines()[-1]), "PREFECT_API_URL")
     assert command(*line, "--no-prefect", PREFECT_API_URL=address).returncode == 0

@@ -8,7 +8,7 @@ from synthetic import write_images
 
 from data import InputError, read_table
 from flows.execution import execute
-from flows.settings import CalibrateOptions, TrainOptions
+from flows.settings import CalibrateOptions, IngestOptions, TrainOptions
 from flows.training import part_sizes
 from flows.workspace import Workspace
 
@@ -65,7 +65,7 @@ def test_named_parts_are_kept(tmp_path: Path) -> None:
     rows = "".join(f"{path.name},{name}\n" for path, name in zip(paths, names, strict=True))
     (tmp_path / "in" / "list.csv").write_text("path,split\n" + rows)
     result = execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
-    assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (30, 10, 25)
+    assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (34, 6, 25)
     found = parts(tmp_path / "w")
     assert sorted(found["calibration"]) == [path.name for path in paths[:25]]
     assert not {path.name for path in paths[25:30]} & {name for names in found.values() for name in names}
@@ -95,6 +95,61 @@ def test_each_model_remembers_its_own_parts(tmp_path: Path) -> None:
     after = execute("calibrate", calibrate, prefect=False)
     assert (before["n_left_out"], after["n_left_out"]) == (41, 41)
     assert after["calibration_id"] == before["calibration_id"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["calibration"] * 40, "0 usable images for train"),
+        (["calibration"] * 38 + [""] * 2, "named"),
+        (["validation"] * 20 + ["calibration"] * 20, "0 usable images for train"),
+        (["calibration"] * 5 + [""] * 35, "5 usable images for calibration, and at least 19"),
+    ],
+)
+def test_splits_that_cannot_be_trained_on(tmp_path: Path, names: list[str], message: str) -> None:
+    paths = write_images(tmp_path / "in", 40, seed=0)
+    rows = "".join(f"{path.name},{name}\n" for path, name in zip(paths, names, strict=True))
+    (tmp_path / "in" / "list.csv").write_text("path,split\n" + rows)
+    if message == "named":
+        result = execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
+        assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (1, 1, 38)
+    else:
+        refused(tmp_path, tmp_path / "in" / "list.csv", message)
+
+
+def test_a_name_counts_on_any_copy(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 50, seed=0)
+    rows = ""
+    for path in paths[:20]:
+        (path.parent / f"z_{path.name}").write_bytes(path.read_bytes())
+        rows += f"z_{path.name},calibration\n"
+    rows += "".join(f"{path.name},\n" for path in paths)
+    (tmp_path / "in" / "list.csv").write_text("path,split\n" + rows)
+    execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
+    found = parts(tmp_path / "w")
+    assert sorted(found["calibration"]) == sorted(
+        [*(path.name for path in paths[:20]), *(f"z_{p.name}" for p in paths[:20])]
+    )
+
+
+def test_a_missing_test_image_is_no_matter(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 25, seed=0)
+    rows = "".join(f"{path.name},0,\n" for path in paths)
+    (tmp_path / "in" / "list.csv").write_text("path,label,split\ngone.png,1,test\n" + rows)
+    assert execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)["n_train"] > 0
+
+
+def test_what_a_model_has_seen_outlives_its_manifest(tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 60, seed=0)
+    trained = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
+    (manifest,) = (tmp_path / "w" / "manifests").glob("batch_id=t*")
+    ingest = IngestOptions(images=str(tmp_path / "in"), workspace=str(tmp_path / "w"), batch_id=manifest.name[9:])
+    execute("ingest", ingest, prefect=False)
+    calibrate = CalibrateOptions(
+        model=trained["model_id"], normal=str(tmp_path / "in"), workspace=str(tmp_path / "w"), fpr=0.05
+    )
+    result = execute("calibrate", calibrate, prefect=False)
+    assert (result["n_calibration"], result["n_left_out"]) == (19, 41)
 
 
 def test_few_normals_make_an_uncalibrated_model(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ def test_latest(tmp_path: Path) -> None:
         workspace.model("latest")
     with pytest.raises(UsageError, match="has none"):
         workspace.model("m1")
-    (workspace.models / "m1").mkdir(parents=True)
-    (workspace.models / "m2").mkdir()
+    for name in ("m1", "m2"):
+        (workspace.models / name).mkdir(parents=True)
+        (workspace.models / name / "model.json").touch()
     workspace.promote("m1")
     workspace.use_calibration("m1", "c1")
     workspace.use_calibration("m2", "c2")
@@ -39,6 +41,13 @@ def test_latest(tmp_path: Path) -> None:
     workspace.latest.write_text("{")
     with pytest.raises(UsageError, match="damaged"):
         workspace.model("latest")
+
+
+def test_no_update_of_latest_is_lost(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda i: workspace.use_calibration(f"m{i}", f"c{i}"), range(60)))
+    assert [workspace.calibration(f"m{i}") for i in range(60)] == [f"c{i}" for i in range(60)]
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

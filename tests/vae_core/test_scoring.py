@@ -112,15 +112,19 @@ def test_no_images_no_scores(model: Model) -> None:
 def test_bad_pixels(model: Model) -> None:
     with pytest.raises(ValueError, match=r"takes \(n, 24, 20, 1\)"):
         score(model, np.zeros((2, 20, 24, 1), np.float32))
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match="are NaN"):
         score(model, np.full((2, 24, 20, 1), np.nan, np.float32))
+    with pytest.raises(ValueError, match="divide 8-bit values by 255"):
+        score(model, np.full((2, 24, 20, 1), 255.0, np.float32))
+    with pytest.raises(ValueError, match="eps has shape"):
+        score(model, np.zeros((2, 24, 20, 1), np.float32), eps=np.zeros((0, 1, 1, LATENTS)))
     with pytest.raises(ValueError, match="eps has shape"):
         score(model, np.zeros((2, 24, 20, 1), np.float32), eps=np.zeros((2, 3)))
 
 
 def test_an_infinite_score_is_an_error(model: Model, random: np.random.Generator) -> None:
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
-        score(model, 1e30 * stripes(random, 1))
+        score(model, stripes(random, 1), eps=np.full((1, 1, 1, LATENTS), np.inf))
 
 
 def test_usual_spread_of_few_images_is_drawn_to_the_mean(model: Model, random: np.random.Generator) -> None:
