@@ -16,6 +16,7 @@ from detectors import Threshold, check_size, conformal_threshold, labelled_thres
 from flows.errors import UsageError
 from flows.ingestion import content_id, publish_manifest, read_source
 from flows.models import SEEN_DIGITS, Files, describe_model, load_model, read_manifest, score_files
+from flows.parts import first_of_each
 from flows.progress import progress
 from flows.run import Run
 from flows.runner import Runner
@@ -168,10 +169,7 @@ def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[
     elif n_anomalous := table.filter(pc.equal(table["label"], 1)).num_rows:
         raise InputError(f"{n_anomalous} images are labelled anomalous; --normal takes normal ones. Leave them out.")
     seen = _seen_in_training(request.model_id, workspace)
-    first: dict[str, int] = {}
-    for row, (image_id, reason) in enumerate(zip(*(table[c].to_pylist() for c in ("image_id", "reason")), strict=True)):
-        if reason is None:
-            first.setdefault(image_id, row)
+    first = first_of_each(table)
     keep = [row for image_id, row in first.items() if image_id[:SEEN_DIGITS] not in seen]
     return table.take(pa.array(keep, pa.int64())), len(first) - len(keep)
 

@@ -1,6 +1,5 @@
 """The command line ``nelbo``. What is slow to import is imported by the command that needs it."""
 
-import json
 import logging
 import sys
 import warnings
@@ -9,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
+
+from flows.output import print_demo, print_result, print_rows
 
 app = typer.Typer(
     name="nelbo",
@@ -151,7 +152,7 @@ def models(
     """List the models of the workspace."""
     from flows import inventory
 
-    _print_rows("models", inventory.models(_workspace(workspace, config, assignments)), as_json)
+    print_rows("models", inventory.models(_workspace(workspace, config, assignments)), as_json)
 
 
 @app.command()
@@ -164,7 +165,7 @@ def batches(
     """List the scored batches of the workspace."""
     from flows import inventory
 
-    _print_rows("batches", inventory.batches(_workspace(workspace, config, assignments)), as_json)
+    print_rows("batches", inventory.batches(_workspace(workspace, config, assignments)), as_json)
 
 
 @app.command()
@@ -178,7 +179,7 @@ def verify(
     """Check the files of a model and its calibration against their checksums."""
     from flows import inventory
 
-    _print(inventory.verify(_workspace(workspace, config, assignments), model), as_json)
+    print_result(inventory.verify(_workspace(workspace, config, assignments), model), as_json)
 
 
 @app.command()
@@ -191,7 +192,7 @@ def doctor(
     """Say what is installed, what is missing, and how to get it."""
     from flows import execution, inventory
 
-    _print(inventory.doctor(_workspace(workspace, config, assignments), execution.prefect_api()), as_json)
+    print_result(inventory.doctor(_workspace(workspace, config, assignments), execution.prefect_api()), as_json)
 
 
 @app.command()
@@ -210,9 +211,9 @@ def demo(
     options = make_options(TrainOptions, {"normal": "elpv-dataset", "workspace": workspace}, config, assignments or ())
     result = run_demo(options, prefect)
     if as_json:
-        _print(result, as_json)
+        print_result(result, as_json)
     else:
-        _print_demo(result)
+        print_demo(result)
 
 
 def _run(
@@ -230,7 +231,7 @@ def _run(
     kind: type[settings.Options] = getattr(settings, f"{name.capitalize()}Options")
     options = settings.make_options(kind, given, config, assignments or ())
     result = execute(name, options, prefect)
-    _print(result, as_json)
+    print_result(result, as_json)
     return result
 
 
@@ -249,73 +250,6 @@ def _log_to_stderr() -> None:
         logger.handlers = [handler]
         # Prefect has a handler at the root, which would say everything twice.
         logger.propagate = False
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
-        return
-    _table([(key, _text(value)) for key, value in result.items()])
-
-
-def _print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({name: rows}, ensure_ascii=False))
-    elif not rows:
-        typer.echo(f"no {name}")
-    else:
-        _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
-
-
-def _print_demo(result: dict[str, Any]) -> None:
-    trained, scored = result["train"], result["score"]
-    metrics = scored["metrics"]
-    rate, area = metrics["realised_fpr"], metrics["auroc"]
-    _table(
-        [
-            (
-                "images",
-                f"{scored['n_images']}: {metrics['n_normal']} normal, {metrics['n_anomalous']} defective",
-            ),
-            ("flagged", f"{scored['n_anomalous']}, of them {metrics['detected']} defective"),
-            (
-                "false alarms promised",
-                f"{trained['fpr']:.1%} on average, with {trained['n_calibration']} normal images",
-            ),
-            ("false alarms realised", f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"),
-            ("AUROC", f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}] (95 %)"),
-            ("scores", scored["scores"]),
-            ("flagged images", scored["flagged"]),
-            ("report", scored["report"]),
-            ("seconds", f"{trained['seconds'] + scored['seconds']:.0f}"),
-        ]
-    )
-
-
-def _table(rows: list[Any], header: list[str] | None = None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*(header or ()), show_header=header is not None, box=None, padding=(0, 2, 0, 0))
-    if header is None:
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-    for row in rows:
-        # Text: square brackets in a file's name are not markup.
-        table.add_row(*(Text(cell) for cell in row))
-    # In a pipe nothing is cut to a terminal's width.
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.6g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return "; ".join(_text(inner) for inner in value) or "none"
-    return "none" if value is None else str(value)
 
 
 def _bad_input() -> tuple[type[Exception], ...]:

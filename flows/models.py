@@ -41,7 +41,12 @@ def load_model(workspace: Workspace, model_id: str) -> "vae_core.Model":
 
 @lru_cache(maxsize=4)
 def _load(folder: Path) -> "vae_core.Model":
-    return import_vae_core().load_bundle(folder)
+    vae_core = import_vae_core()
+    model = vae_core.load_bundle(folder)
+    # Compiles now, as a part of start-up: scoring no images runs one padded batch.
+    config = model.config
+    vae_core.score(model, np.empty((0, config.height, config.width, config.channels), np.float32), maps=False)
+    return model
 
 
 def import_vae_core() -> Any:

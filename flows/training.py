@@ -1,8 +1,6 @@
 """Steps and composition of ``train``: normals in, a model with a calibrated threshold out."""
 
 import logging
-import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from data import (
     Manifest,
     Preprocessing,
     read_images,
-    split_by_content,
     write_table,
 )
 from detectors import n_needed
@@ -25,6 +22,7 @@ from flows.calibration import Calibrated, Request, calibrate_model
 from flows.errors import UsageError
 from flows.ingestion import content_id, publish_manifest, read_source
 from flows.models import SEEN_DIGITS, import_vae_core, read_manifest
+from flows.parts import assign_parts, check_parts, first_of_each, with_parts, without_test
 from flows.progress import progress
 from flows.run import Run
 from flows.runner import Runner
@@ -32,8 +30,6 @@ from flows.settings import TrainOptions
 from flows.workspace import Workspace
 
 MIN_NORMALS = 20
-VALIDATION_SHARE = 0.15
-CALIBRATION_SHARE = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +100,8 @@ def _result(
 def freeze_normals(options: TrainOptions, run: Run) -> str:
     """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
     manifest = read_source(options.normal, options)
-    _check_parts(options.normal, manifest.table)
-    table = _without_test(manifest.table)
+    check_parts(options.normal, manifest.table)
+    table = without_test(manifest.table)
     anomalous = table.filter(pc.equal(table["label"], 1))
     if anomalous.num_rows:
         raise InputError(
@@ -115,7 +111,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
         )
     usable = table.filter(pc.is_null(table["reason"]))
     _check_enough(options.normal, usable, table.num_rows)
-    assign_parts(table, _first_of_each(table), options)
+    assign_parts(table, list(first_of_each(table)), options)
     # Before an hour of decoding, not after it.
     model_config(options)
     workspace = Workspace.at(options.workspace).prepare()
@@ -124,26 +120,6 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     batch_id = content_id("t", kept, options.seed, options.fpr, options.max_pixels)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id
-
-
-def _without_test(table: pa.Table) -> pa.Table:
-    """The rows that are not for testing, and no copies of those either."""
-    for_test = pc.equal(pc.fill_null(table["split"], ""), "test")
-    contents = table.filter(for_test)["image_id"].drop_null()
-    copies = pc.is_in(table["image_id"], contents.combine_chunks())
-    return table.filter(pc.invert(pc.or_(for_test, copies)))
-
-
-def _check_parts(source: str, table: pa.Table) -> None:
-    """The same content in two parts would let a threshold be judged on what the model has seen."""
-    part_of: dict[str, str] = {}
-    rows = zip(*(table[name].to_pylist() for name in ("relative_path", "image_id", "split")), strict=True)
-    for path, image_id, split in rows:
-        if image_id and split and part_of.setdefault(image_id, split) != split:
-            raise InputError(
-                f"{source}: {path} is in part {split!r}, and the same image in {part_of[image_id]!r}. "
-                "Leave one of the two out."
-            )
 
 
 def _check_enough(source: str, usable: pa.Table, n_listed: int) -> None:
@@ -161,7 +137,7 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     files = read_manifest(workspace, batch_id)
     paths = [files.root / path for path in files.table["relative_path"].to_pylist()]
     # A duplicate would only weigh more, and a file without usable header has no pixels.
-    first = _first_of_each(files.table)
+    first = list(first_of_each(files.table).values())
     preprocessing = _preprocessing(options)
     images = read_images(
         [paths[row] for row in first], preprocessing, max_pixels=options.max_pixels, workers=options.workers
@@ -169,8 +145,8 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     unreadable = {row: reason for row, reason in zip(first, images.reasons, strict=True) if reason}
     rows = [row for row in first if row not in unreadable]
     _check_enough(options.normal, files.table.take(rows), files.table.num_rows)
-    part_of = assign_parts(files.table, rows, options)
-    table = _with_parts(files.table, part_of, unreadable)
+    part_of = assign_parts(files.table, files.table["image_id"].take(rows).to_pylist(), options)
+    table = with_parts(files.table, part_of, unreadable)
     metadata = {**run.metadata, "nelbo.root": str(files.root)}
     write_table(table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
     if table["reason"].null_count < table.num_rows:
@@ -202,75 +178,6 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     model_id = vae_core.save_bundle(training.model, workspace.models, facts, workspace.staging)
     _write_history(training.history, workspace.history(model_id), workspace, run)
     return Fitted(model_id, **{f"n_{part}": n for part, n in counts.items()})
-
-
-def _first_of_each(table: pa.Table) -> list[int]:
-    """Row numbers of the first usable file of each content."""
-    seen: dict[str, int] = {}
-    for row, (image_id, reason) in enumerate(
-        zip(table["image_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-    ):
-        if reason is None:
-            seen.setdefault(image_id, row)
-    return list(seen.values())
-
-
-def assign_parts(table: pa.Table, rows: list[int], options: TrainOptions) -> dict[str, str]:
-    """Content hash -> part, of the contents in `rows`.
-
-    Validation and calibration images that the manifest names are kept; a part that it does not name is drawn by
-    content from the others.
-
-    Raises:
-        InputError: the parts named leave too few images for another.
-    """
-    ids = table["image_id"].to_pylist()
-    usable = {ids[row] for row in rows}
-    named = zip(ids, table["split"].to_pylist(), strict=True)
-    part_of = {image_id: part for image_id, part in named if part not in (None, "train") and image_id in usable}
-    free = [ids[row] for row in rows if ids[row] not in part_of]
-    sizes = part_sizes(len(free), options.fpr, have=set(part_of.values()))
-    part_of |= dict(zip(free, split_by_content(free, sizes, "train", options.seed), strict=True))
-    counts = Counter(part_of.values())
-    n_least = {"train": 1, "validation": 1, "calibration": n_needed(options.fpr) if counts["calibration"] else 0}
-    for part, least in n_least.items():
-        if counts[part] < least:
-            raise InputError(
-                f"{options.normal}: the split leaves {counts[part]} usable images for {part}, "
-                f"and at least {least} are needed. Name fewer images for the other parts, or add images."
-            )
-    return part_of
-
-
-def _with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[int, str]) -> pa.Table:
-    """The manifest with what decoding found, and each usable file's part."""
-    reasons = [unreadable.get(row, reason) for row, reason in enumerate(table["reason"].to_pylist())]
-    ids = table["image_id"].to_pylist()
-    parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
-    for name, values in (("reason", reasons), ("split", parts)):
-        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
-    return table
-
-
-def part_sizes(n: int, fpr: float, have: set[str]) -> dict[str, int]:
-    """How many of n distinct images to draw for the parts that are not there already.
-
-    Calibration gets the larger of 20 % and what `fpr` needs, or nothing where that is more than half.
-
-    Args:
-        have: parts that are there already.
-
-    >>> part_sizes(100, 0.05, set())
-    {'calibration': 20, 'validation': 15}
-    >>> part_sizes(30, 0.05, set())
-    {'calibration': 0, 'validation': 5}
-    """
-    calibration = max(math.ceil(CALIBRATION_SHARE * n), n_needed(fpr))
-    wanted = {
-        "calibration": calibration if calibration <= n / 2 else 0,
-        "validation": math.ceil(VALIDATION_SHARE * n),
-    }
-    return {part: size for part, size in wanted.items() if part not in have}
 
 
 def model_config(options: TrainOptions) -> Any:

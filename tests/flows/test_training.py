@@ -8,8 +8,8 @@ from synthetic import write_images
 
 from data import InputError, read_table
 from flows.execution import execute
+from flows.parts import part_sizes
 from flows.settings import CalibrateOptions, IngestOptions, TrainOptions
-from flows.training import part_sizes
 from flows.workspace import Workspace
 
 SMALL = {"image_size": (16, 16), "epochs": 1}

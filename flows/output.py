@@ -1,0 +1,77 @@
+"""What commands print on stdout."""
+
+import json
+import sys
+from typing import Any
+
+import typer
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """One object: as JSON in a line, or a row for each of its parts."""
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    _table([(key, _text(value)) for key, value in result.items()])
+
+
+def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A list of objects with the same keys: as JSON under its name, or a table."""
+    if as_json:
+        typer.echo(json.dumps({name: rows}, ensure_ascii=False))
+    elif not rows:
+        typer.echo(f"no {name}")
+    else:
+        _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
+
+
+def print_demo(result: dict[str, Any]) -> None:
+    """The demonstration in a short table."""
+    trained, scored = result["train"], result["score"]
+    metrics = scored["metrics"]
+    rate, area = metrics["realised_fpr"], metrics["auroc"]
+    _table(
+        [
+            (
+                "images",
+                f"{scored['n_images']}: {metrics['n_normal']} normal, {metrics['n_anomalous']} defective",
+            ),
+            ("flagged", f"{scored['n_anomalous']}, of them {metrics['detected']} defective"),
+            (
+                "false alarms promised",
+                f"{trained['fpr']:.1%} on average, with {trained['n_calibration']} normal images",
+            ),
+            ("false alarms realised", f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"),
+            ("AUROC", f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}] (95 %)"),
+            ("scores", scored["scores"]),
+            ("flagged images", scored["flagged"]),
+            ("report", scored["report"]),
+            ("seconds", f"{trained['seconds'] + scored['seconds']:.0f}"),
+        ]
+    )
+
+
+def _table(rows: list[Any], header: list[str] | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*(header or ()), show_header=header is not None, box=None, padding=(0, 2, 0, 0))
+    if header is None:
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+    for row in rows:
+        # Text: square brackets in a file's name are not markup.
+        table.add_row(*(Text(cell) for cell in row))
+    # In a pipe nothing is cut to a terminal's width.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(_text(inner) for inner in value) or "none"
+    return "none" if value is None else str(value)

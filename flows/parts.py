@@ -1,0 +1,101 @@
+"""Training images in parts that share no content: train, validation, calibration."""
+
+import math
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import InputError, split_by_content
+from detectors import n_needed
+from flows.settings import TrainOptions
+
+VALIDATION_SHARE = 0.15
+CALIBRATION_SHARE = 0.2
+
+
+def without_test(table: pa.Table) -> pa.Table:
+    """The rows that are not for testing, and no copies of those either."""
+    for_test = pc.equal(pc.fill_null(table["split"], ""), "test")
+    contents = table.filter(for_test)["image_id"].drop_null()
+    copies = pc.is_in(table["image_id"], contents.combine_chunks())
+    return table.filter(pc.invert(pc.or_(for_test, copies)))
+
+
+def check_parts(source: str, table: pa.Table) -> None:
+    """The same content in two parts would let a threshold be judged on what the model has seen."""
+    part_of: dict[str, str] = {}
+    rows = zip(*(table[name].to_pylist() for name in ("relative_path", "image_id", "split")), strict=True)
+    for path, image_id, split in rows:
+        if image_id and split and part_of.setdefault(image_id, split) != split:
+            raise InputError(
+                f"{source}: {path} is in part {split!r}, and the same image in {part_of[image_id]!r}. "
+                "Leave one of the two out."
+            )
+
+
+def first_of_each(table: pa.Table) -> dict[str, int]:
+    """Content hash -> row number of the first usable file with that content."""
+    first: dict[str, int] = {}
+    rows = zip(table["image_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    for row, (image_id, reason) in enumerate(rows):
+        if reason is None:
+            first.setdefault(image_id, row)
+    return first
+
+
+def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions) -> dict[str, str]:
+    """Content hash -> part, of the contents that are usable.
+
+    Validation and calibration images that the manifest names are kept; a part that it does not name is drawn by
+    content from the others.
+
+    Raises:
+        InputError: the parts named leave too few images for another.
+    """
+    ids = table["image_id"].to_pylist()
+    named = {image_id: part for image_id, part in zip(ids, table["split"].to_pylist(), strict=True) if part}
+    part_of = {image_id: named[image_id] for image_id in usable if named.get(image_id, "train") != "train"}
+    free = [image_id for image_id in usable if image_id not in part_of]
+    sizes = part_sizes(len(free), options.fpr, have=set(part_of.values()))
+    part_of |= dict(zip(free, split_by_content(free, sizes, "train", options.seed), strict=True))
+    counts = Counter(part_of.values())
+    n_least = {"train": 1, "validation": 1, "calibration": n_needed(options.fpr) if counts["calibration"] else 0}
+    for part, least in n_least.items():
+        if counts[part] < least:
+            raise InputError(
+                f"{options.normal}: the split leaves {counts[part]} usable images for {part}, "
+                f"and at least {least} are needed. Name fewer images for the other parts, or add images."
+            )
+    return part_of
+
+
+def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[int, str]) -> pa.Table:
+    """The manifest with what decoding found, and each usable file's part."""
+    reasons = [unreadable.get(row, reason) for row, reason in enumerate(table["reason"].to_pylist())]
+    ids = table["image_id"].to_pylist()
+    parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
+    for name, values in (("reason", reasons), ("split", parts)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table
+
+
+def part_sizes(n: int, fpr: float, have: set[str]) -> dict[str, int]:
+    """How many of n distinct images to draw for the parts that are not there already.
+
+    Calibration gets the larger of 20 % and what `fpr` needs, or nothing where that is more than half.
+
+    Args:
+        have: parts that are there already.
+
+    >>> part_sizes(100, 0.05, set())
+    {'calibration': 20, 'validation': 15}
+    >>> part_sizes(30, 0.05, set())
+    {'calibration': 0, 'validation': 5}
+    """
+    calibration = max(math.ceil(CALIBRATION_SHARE * n), n_needed(fpr))
+    wanted = {
+        "calibration": calibration if calibration <= n / 2 else 0,
+        "validation": math.ceil(VALIDATION_SHARE * n),
+    }
+    return {part: size for part, size in wanted.items() if part not in have}
