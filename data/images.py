@@ -47,6 +47,11 @@ class Preprocessing:
         if self.fit not in ("stretch", "pad"):
             raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
 
+    @property
+    def n_values(self) -> int:
+        """Numbers in one image."""
+        return self.height * self.width * self.channels
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)

@@ -81,6 +81,8 @@ def ingest(
     """
     source = Path(source)
     entries, root, n_skipped = _list(source, None if root is None else Path(root), skip)
+    if os.fsencode(root).decode("utf-8", "replace") != str(root):
+        raise InputError(f"the folder {str(root)!r} has a name that is not UTF-8. Rename it.")
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
         rows = list(threads.map(lambda entry: _row(entry, root, max_pixels), entries))
     if all(row["reason"] is not None for row in rows):

@@ -146,7 +146,7 @@ def score_files(model: "vae_core.Model", files: list[Path], decoding: DecodingSe
             score.nelbo,
             score.distortion,
             score.rate,
-            vae_core.bits_per_dim(score.nelbo, images.pixels[0].size if len(images.pixels) else 1),
+            vae_core.bits_per_dim(score.nelbo, preprocessing.n_values),
             score.z_mean_norm,
             score.z_log_var_sum,
             score.worst_pixels,

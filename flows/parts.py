@@ -70,10 +70,12 @@ def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions) -> d
     return part_of
 
 
-def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[int, str]) -> pa.Table:
-    """The manifest with what decoding found, and each usable file's part."""
-    reasons = [unreadable.get(row, reason) for row, reason in enumerate(table["reason"].to_pylist())]
+def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, str]) -> pa.Table:
+    """The manifest with what decoding found (content hash -> reason), and each usable file's part."""
     ids = table["image_id"].to_pylist()
+    reasons = [
+        reason or unreadable.get(image_id) for image_id, reason in zip(ids, table["reason"].to_pylist(), strict=True)
+    ]
     parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
     for name, values in (("reason", reasons), ("split", parts)):
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))

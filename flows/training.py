@@ -109,9 +109,9 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
             f"(first: {anomalous['relative_path'][0]}), and training takes normal ones. "
             "Leave them out, or give them the split 'test'."
         )
-    usable = table.filter(pc.is_null(table["reason"]))
-    _check_enough(options.normal, usable, table.num_rows)
-    assign_parts(table, list(first_of_each(table)), options)
+    usable = list(first_of_each(table))
+    _check_enough(options.normal, len(usable), table.num_rows)
+    assign_parts(table, usable, options)
     # Before an hour of decoding, not after it.
     model_config(options)
     workspace = Workspace.at(options.workspace).prepare()
@@ -122,8 +122,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     return batch_id
 
 
-def _check_enough(source: str, usable: pa.Table, n_listed: int) -> None:
-    n_distinct = len(set(usable["image_id"].to_pylist()))
+def _check_enough(source: str, n_distinct: int, n_listed: int) -> None:
     if n_distinct < MIN_NORMALS:
         raise InputError(
             f"{source} holds {n_distinct} different usable normal images among {n_listed} files, "
@@ -137,22 +136,22 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     files = read_manifest(workspace, batch_id)
     paths = [files.root / path for path in files.table["relative_path"].to_pylist()]
     # A duplicate would only weigh more, and a file without usable header has no pixels.
-    first = list(first_of_each(files.table).values())
+    first = first_of_each(files.table)
     preprocessing = _preprocessing(options)
     images = read_images(
-        [paths[row] for row in first], preprocessing, max_pixels=options.max_pixels, workers=options.workers
+        [paths[row] for row in first.values()], preprocessing, max_pixels=options.max_pixels, workers=options.workers
     )
-    unreadable = {row: reason for row, reason in zip(first, images.reasons, strict=True) if reason}
-    rows = [row for row in first if row not in unreadable]
-    _check_enough(options.normal, files.table.take(rows), files.table.num_rows)
-    part_of = assign_parts(files.table, files.table["image_id"].take(rows).to_pylist(), options)
+    unreadable = {image_id: reason for image_id, reason in zip(first, images.reasons, strict=True) if reason}
+    usable = [image_id for image_id in first if image_id not in unreadable]
+    _check_enough(options.normal, len(usable), files.table.num_rows)
+    part_of = assign_parts(files.table, usable, options)
     table = with_parts(files.table, part_of, unreadable)
     metadata = {**run.metadata, "nelbo.root": str(files.root)}
     write_table(table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
     if table["reason"].null_count < table.num_rows:
         n_unusable = table.num_rows - table["reason"].null_count
         log.warning("%d of %d files cannot be used; the manifest says why", n_unusable, table.num_rows)
-    parts = np.array(table["split"].take(rows).to_pylist())
+    parts = np.array([part_of[image_id] for image_id in usable])
     counts = {part: int((parts == part).sum()) for part in ("train", "validation", "calibration")}
 
     vae_core = import_vae_core()

@@ -89,6 +89,13 @@ def test_a_link_asked_for_by_name_is_followed(tmp_path: Path) -> None:
     assert ingest(tmp_path / "link.png").table["relative_path"].to_pylist() == ["x.png"]
 
 
+def test_a_folder_that_cannot_be_written_down(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    png(folder / "x.png")
+    with pytest.raises(InputError, match="not UTF-8"):
+        ingest(folder)
+
+
 def test_byte_order_mark(tmp_path: Path) -> None:
     png(tmp_path / "x.png")
     (tmp_path / "list.csv").write_text("path\nx.png\n", encoding="utf-8-sig")
