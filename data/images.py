@@ -86,6 +86,15 @@ def read_images(
     """Decode and preprocess files on threads (Pillow decodes and resizes without the interpreter's lock).
 
     A file that cannot be read costs its own row only: it gets a reason instead of pixels.
+
+    Args:
+        files: paths.
+        preprocessing: size, channels and fit.
+        max_pixels: larger images are not decoded.
+        workers: threads; by default one a core.
+
+    >>> read_images([Path("missing.png")], Preprocessing(16, 16)).reasons
+    ['unreadable']
     """
 
     def read(file: Path) -> NDArray[np.float32] | str:

@@ -78,6 +78,13 @@ def ingest(
 
     Raises:
         InputError: nothing to work on: no such file, no file in it, or not one image among them.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> Image.new("L", (20, 10)).save(folder / "a.png")
+    >>> ingest(folder).table.select(["relative_path", "format", "width_px", "reason"]).to_pylist()
+    [{'relative_path': 'a.png', 'format': 'PNG', 'width_px': 20, 'reason': None}]
     """
     source = Path(source)
     entries, root, n_skipped = _list(source, None if root is None else Path(root), skip)

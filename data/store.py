@@ -84,7 +84,14 @@ def write_table(
 def write_scores(
     table: pa.Table, target: Path, metadata: Mapping[str, str] | None = None, staging: Path | None = None
 ) -> Path:
-    """Publish the score rows of one batch at `target`, atomically; the columns are ``SCORES_SCHEMA``."""
+    """Publish the score rows of one batch at `target`, atomically; the columns are ``SCORES_SCHEMA``.
+
+    >>> import tempfile
+    >>> empty = dict.fromkeys(SCORES_SCHEMA.names)
+    >>> table = pa.Table.from_pylist([empty | {"relative_path": "a.png", "verdict": "normal"}], SCORES_SCHEMA)
+    >>> read_scores(write_scores(table, Path(tempfile.mkdtemp()) / "scores.parquet"))["verdict"].to_pylist()
+    ['normal']
+    """
     return write_table(table, target, SCORES_SCHEMA, metadata, staging)
 
 

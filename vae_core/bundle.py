@@ -43,6 +43,13 @@ def save_bundle(
 
     Raises:
         BundleError: a bundle of that id is there, and damaged.
+
+    >>> import tempfile
+    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
+    >>> model = Model(config, VAE(config), np.zeros((1, 1, 1, 16), np.float32), ones, ones, {})
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> load_bundle(folder / save_bundle(model, folder)).config == config
+    True
     """
     weights = save({**_weights(model.network), **{name: getattr(model, name) for name in _EXTRA}})
     content = {"config": model.config.to_dict(), "preprocessing": dict(model.preprocessing)}

@@ -56,6 +56,13 @@ def score(model: Model, pixels: Array, *, eps: Array | None = None, maps: bool =
     Raises:
         ValueError: wrong shape, pixels that are NaN or outside [0, 1].
         FloatingPointError: a score is not finite.
+
+    >>> from vae_core import Model, VAEConfig
+    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
+    >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
+    >>> scored = score(untrained, np.zeros((2, 16, 16, 1), np.float32))
+    >>> scored.anomaly_map.shape, bool(np.allclose(scored.nelbo, scored.distortion + scored.rate))
+    ((2, 16, 16), True)
     """
     if eps is None:
         return model.scorer(maps).score(pixels)

@@ -114,6 +114,10 @@ def local_nelbo(anomaly_map: Tensor, rate: Tensor) -> Tensor:
 
     Returns:
         (n, h, w) nats a pixel.
+
+    >>> import numpy as np
+    >>> local_nelbo(np.zeros((1, 2, 2)), np.array([8.0])).tolist()
+    [[[2.0, 2.0], [2.0, 2.0]]]
     """
     _, height, width = anomaly_map.shape
     return anomaly_map + rate[:, None, None] / (height * width)
@@ -128,6 +132,10 @@ def smooth(maps: Tensor, side: int) -> Tensor:
 
     Returns:
         (n, h, w).
+
+    >>> import numpy as np
+    >>> np.asarray(smooth(ops.convert_to_tensor(np.eye(3, dtype="float32")[None] * 9), 3))[0, 1].tolist()
+    [3.0, 3.0, 3.0]
     """
     margin = side // 2
     padded = ops.pad(maps[..., None], ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="symmetric")

@@ -76,6 +76,12 @@ def train(
     Raises:
         ValueError: an empty set, or a shape that is not the network's.
         FloatingPointError: the loss became NaN or infinite.
+
+    >>> from vae_core import TrainConfig, VAEConfig, train
+    >>> normals = np.random.default_rng(0).random((8, 16, 16, 1), np.float32)
+    >>> training = train(normals[:6], normals[6:], VAEConfig(height=16, width=16), TrainConfig(epochs=2))
+    >>> len(training.history["val_nelbo"])
+    2
     """
     config, train_config = config or VAEConfig(), train_config or TrainConfig()
     for name, images in (("pixels", pixels), ("validation", validation)):

@@ -24,7 +24,7 @@ def workspace(trained: Trained, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
 
 
-def refused(answer: tuple[int, str, str], *parts: str) -> None:
+def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
     """Exit code 2, nothing on stdout, one line that says all of `parts`."""
     code, out, err = answer
     assert code == 2, err
@@ -83,22 +83,22 @@ def test_bad_folders(nelbo: Nelbo, tmp_path: Path, workspace: Path) -> None:
     before = sorted(workspace.rglob("*"))
     for command in (["train", "--normal"], ["score"], ["ingest"], ["calibrate", "--normal"]):
         at = ["--workspace", workspace, "--no-prefect"]
-        refused(nelbo(*command, tmp_path / "empty", *at), "holds no files", "Put images")
-        refused(nelbo(*command, tmp_path / "texts", *at), "no usable image", "Give a folder")
-        refused(nelbo(*command, tmp_path / "none", *at), "does not exist")
+        assert_refused(nelbo(*command, tmp_path / "empty", *at), "holds no files", "Put images")
+        assert_refused(nelbo(*command, tmp_path / "texts", *at), "no usable image", "Give a folder")
+        assert_refused(nelbo(*command, tmp_path / "none", *at), "does not exist")
     assert sorted(workspace.rglob("*")) == before
 
 
 def test_too_few_normals(nelbo: Nelbo, tmp_path: Path, workspace: Path) -> None:
     write_images(tmp_path / "few", 12, seed=9)
     new = tmp_path / "new"
-    refused(
+    assert_refused(
         nelbo("train", "--normal", tmp_path / "few", "--workspace", new, *SMALL), "holds 12 different", "at least 20"
     )
     assert not new.exists()
     before = sorted(workspace.rglob("*.parquet"))
     at = ["--workspace", workspace, "--no-prefect"]
-    refused(
+    assert_refused(
         nelbo("calibrate", "--normal", tmp_path / "few", "--fpr", "0.05", *at),
         "fpr=0.05 needs at least 19 calibration images, got 12. Add normal images, or ask for fpr >= 0.077.",
     )
@@ -107,31 +107,33 @@ def test_too_few_normals(nelbo: Nelbo, tmp_path: Path, workspace: Path) -> None:
 
 def test_unknown_names(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
     at = ["--workspace", workspace, "--no-prefect"]
-    refused(nelbo("score", images / "new", "--model", "m123", *at), "model 'm123'", trained[1]["model_id"])
-    refused(nelbo("score", images / "new", "--model", "../x", *at), "model '../x'")
-    refused(nelbo("score", images / "new", "--calibration", "c123", *at), "calibration 'c123'")
-    refused(nelbo("score", images / "new", "--batch-id", "../../x", *at), "id '../../x'")
-    refused(nelbo("score", images / "new", "--set", "fps=0.1", *at), "unknown key 'fps'", "fpr")
-    refused(nelbo("report", "--batch", "b123", *at), "batch 'b123' has no scores", "nelbo batches")
-    refused(nelbo("verify", "--model", "m1", "--workspace", workspace), "model 'm1'")
-    refused(nelbo("score", images / "new", "--workspace", workspace / "nothing", "--no-prefect"), "no latest model")
+    assert_refused(nelbo("score", images / "new", "--model", "m123", *at), "model 'm123'", trained[1]["model_id"])
+    assert_refused(nelbo("score", images / "new", "--model", "../x", *at), "model '../x'")
+    assert_refused(nelbo("score", images / "new", "--calibration", "c123", *at), "calibration 'c123'")
+    assert_refused(nelbo("score", images / "new", "--batch-id", "../../x", *at), "id '../../x'")
+    assert_refused(nelbo("score", images / "new", "--set", "fps=0.1", *at), "unknown key 'fps'", "fpr")
+    assert_refused(nelbo("report", "--batch", "b123", *at), "batch 'b123' has no scores", "nelbo batches")
+    assert_refused(nelbo("verify", "--model", "m1", "--workspace", workspace), "model 'm1'")
+    assert_refused(
+        nelbo("score", images / "new", "--workspace", workspace / "nothing", "--no-prefect"), "no latest model"
+    )
 
 
 def test_calibrate_wants_one_of_two_ways(nelbo: Nelbo, images: Path, workspace: Path) -> None:
     at = ["--workspace", workspace, "--no-prefect"]
-    refused(nelbo("calibrate", *at), "either --normal DIR with --fpr, or --labels CSV")
-    refused(nelbo("calibrate", "--normal", images / "normal", "--objective", "f1", *at), "either --normal")
-    refused(nelbo("calibrate", "--labels", images / "normal", "--objective", "best", *at), "objective='best'")
+    assert_refused(nelbo("calibrate", *at), "either --normal DIR with --fpr, or --labels CSV")
+    assert_refused(nelbo("calibrate", "--normal", images / "normal", "--objective", "f1", *at), "either --normal")
+    assert_refused(nelbo("calibrate", "--labels", images / "normal", "--objective", "best", *at), "objective='best'")
 
 
 def test_usage_errors_of_the_command_line_itself(nelbo: Nelbo) -> None:
-    refused(nelbo("score"), "Missing argument 'DIR'", "--help")
-    refused(nelbo("scroe"), "No such command 'scroe'")
-    refused(nelbo("train", "--normal", "x", "--fpr", "often"), "--fpr", "valid number")
-    refused(nelbo("calibrate", "--labels", "x", "--objective", "f1", "--fpr", "0.1"), "labels promise no rate")
+    assert_refused(nelbo("score"), "Missing argument 'DIR'", "--help")
+    assert_refused(nelbo("scroe"), "No such command 'scroe'")
+    assert_refused(nelbo("train", "--normal", "x", "--fpr", "often"), "--fpr", "valid number")
+    assert_refused(nelbo("calibrate", "--labels", "x", "--objective", "f1", "--fpr", "0.1"), "labels promise no rate")
     for empty in (["ingest", ""], ["train", "--normal", ""], ["ingest", "x", "--workspace", ""]):
-        refused(nelbo(*empty, "--no-prefect"), "''")
-    refused(nelbo("ingest", b"\xff".decode("utf-8", "surrogateescape"), "--no-prefect"), "unicode")
+        assert_refused(nelbo(*empty, "--no-prefect"), "''")
+    assert_refused(nelbo("ingest", b"\xff".decode("utf-8", "surrogateescape"), "--no-prefect"), "unicode")
     code, out, _ = nelbo()
     assert (code, "Commands" in out) == (0, True)
 
@@ -153,14 +155,14 @@ def test_listings_of_a_damaged_workspace(nelbo: Nelbo, images: Path, workspace: 
     assert len(json.loads(nelbo("models", "--json", *at)[1])["models"]) == 1
     (scores,) = workspace.glob("scores/*/*/scores.parquet")
     scores.write_bytes(scores.read_bytes()[:100])
-    refused(nelbo("batches", *at), "not a readable Parquet file")
+    assert_refused(nelbo("batches", *at), "not a readable Parquet file")
     (workspace / "models" / trained[1]["model_id"] / "model.json").write_text("{")
-    refused(nelbo("models", *at), "model.json is damaged")
+    assert_refused(nelbo("models", *at), "model.json is damaged")
     (workspace / "latest.json").write_text("[1]")
-    refused(nelbo("models", *at), "latest.json is damaged")
+    assert_refused(nelbo("models", *at), "latest.json is damaged")
     checksums = workspace / "models" / trained[1]["model_id"] / "checksums.json"
     checksums.write_text("5")
-    refused(nelbo("verify", "--model", trained[1]["model_id"], *at), "damaged")
+    assert_refused(nelbo("verify", "--model", trained[1]["model_id"], *at), "damaged")
 
 
 def test_uncalibrated_models_want_to_be_asked(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_uncalibrated_models_want_to_be_asked(nelbo: Nelbo, images: Path, tmp_pa
     code, _, err = nelbo("train", "--normal", tmp_path / "in", *SMALL, *at)
     assert code == 0
     assert "the model is not calibrated" in err
-    refused(nelbo("score", images / "new", *at), "is not calibrated", "--uncalibrated")
+    assert_refused(nelbo("score", images / "new", *at), "is not calibrated", "--uncalibrated")
     assert nelbo("score", images / "new", "--uncalibrated", *at)[0] == 0
 
 
@@ -180,24 +182,28 @@ def test_a_flipped_byte_in_the_bundle(nelbo: Nelbo, images: Path, workspace: Pat
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     before = sorted(workspace.rglob("*.parquet"))
-    refused(nelbo("verify", "--workspace", workspace), "SHA-256", "damaged", "Restore it")
-    refused(nelbo("score", images / "new", "--workspace", workspace, "--no-prefect"), "damaged")
-    refused(nelbo("calibrate", "--normal", images / "normal", "--workspace", workspace, "--no-prefect"), "damaged")
+    assert_refused(nelbo("verify", "--workspace", workspace), "SHA-256", "damaged", "Restore it")
+    assert_refused(nelbo("score", images / "new", "--workspace", workspace, "--no-prefect"), "damaged")
+    assert_refused(
+        nelbo("calibrate", "--normal", images / "normal", "--workspace", workspace, "--no-prefect"), "damaged"
+    )
     assert sorted(workspace.rglob("*.parquet")) == before
 
 
 def test_a_flipped_byte_in_the_calibration(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
     file = workspace / "calibrations" / trained[1]["calibration_id"] / "calibration.json"
     file.write_text(file.read_text().replace("conformal", "conformaI"))
-    refused(nelbo("score", images / "new", "--workspace", workspace, "--no-prefect"), "does not match its checksum")
-    refused(nelbo("verify", "--workspace", workspace), "does not match its checksum")
+    assert_refused(
+        nelbo("score", images / "new", "--workspace", workspace, "--no-prefect"), "does not match its checksum"
+    )
+    assert_refused(nelbo("verify", "--workspace", workspace), "does not match its checksum")
 
 
 def test_a_workspace_that_cannot_be_written(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     at = ["--workspace", tmp_path / "file" / "w"]
-    refused(nelbo("train", "--normal", images / "normal", *SMALL, *at), "cannot be written", "--workspace")
-    refused(nelbo("ingest", images / "normal", "--no-prefect", *at), "cannot be written")
+    assert_refused(nelbo("train", "--normal", images / "normal", *SMALL, *at), "cannot be written", "--workspace")
+    assert_refused(nelbo("ingest", images / "normal", "--no-prefect", *at), "cannot be written")
     assert json.loads(nelbo("doctor", "--json", *at)[1])["workspace_writable"] is False
 
 
@@ -248,14 +254,18 @@ def test_a_cold_process_is_as_quiet(images: Path, workspace: Path) -> None:
 def test_prefect_that_is_not_there(images: Path, workspace: Path) -> None:
     line = ["ingest", images / "new", "--workspace", workspace]
     asked = command(*line, "--prefect")
-    refused((asked.returncode, asked.stdout, asked.stderr), "--prefect needs a Prefect API, and none is configured")
+    assert_refused(
+        (asked.returncode, asked.stdout, asked.stderr), "--prefect needs a Prefect API, and none is configured"
+    )
     address = "http://user:secret@127.0.0.1:9/api"
     down = command(*line, PREFECT_API_URL=address)
-    refused((down.returncode, down.stdout, down.stderr), "http://127.0.0.1:9/api does not answer", "--no-prefect")
+    assert_refused(
+        (down.returncode, down.stdout, down.stderr), "http://127.0.0.1:9/api does not answer", "--no-prefect"
+    )
     assert "secret" not in down.stderr
     found = command("doctor", "--json", "--workspace", workspace, PREFECT_API_URL=address)
     assert json.loads(found.stdout)["prefect_api"] == "http://127.0.0.1:9/api"
     broken = command(*line, PREFECT_API_URL="http://[::1/api")
     # Prefect says its part first.
-    refused((broken.returncode, broken.stdout, broken.stderr.splitlines()[-1]), "PREFECT_API_URL")
+    assert_refused((broken.returncode, broken.stdout, broken.stderr.splitlines()[-1]), "PREFECT_API_URL")
     assert command(*line, "--no-prefect", PREFECT_API_URL=address).returncode == 0

@@ -114,7 +114,7 @@ def test_splits_that_cannot_be_trained_on(tmp_path: Path, names: list[str], mess
         result = execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
         assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (1, 1, 38)
     else:
-        refused(tmp_path, tmp_path / "in" / "list.csv", message)
+        assert_refused(tmp_path, tmp_path / "in" / "list.csv", message)
 
 
 def test_a_name_counts_on_any_copy(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_promotion_can_wait(tmp_path: Path) -> None:
     assert workspace.calibration(result["model_id"]) == result["calibration_id"]
 
 
-def refused(tmp_path: Path, source: Path, message: str) -> None:
+def assert_refused(tmp_path: Path, source: Path, message: str) -> None:
     with pytest.raises(InputError, match=message):
         execute("train", options(source, tmp_path / "w"), prefect=False)
     assert not (tmp_path / "w").exists()
@@ -178,16 +178,16 @@ def refused(tmp_path: Path, source: Path, message: str) -> None:
 
 def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 19, seed=0)
-    refused(tmp_path, tmp_path / "in", "holds 19 different usable normal images among 19 files.*at least 20")
+    assert_refused(tmp_path, tmp_path / "in", "holds 19 different usable normal images among 19 files.*at least 20")
     for path in paths:
         (path.parent / f"copy_of_{path.name}").write_bytes(path.read_bytes())
-    refused(tmp_path, tmp_path / "in", "19 different usable normal images among 38 files")
+    assert_refused(tmp_path, tmp_path / "in", "19 different usable normal images among 38 files")
     table = tmp_path / "in" / "list.csv"
     table.write_text("path,label\n" + "".join(f"{path.name},{i % 2}\n" for i, path in enumerate(paths)))
-    refused(tmp_path, table, "9 images are labelled anomalous")
+    assert_refused(tmp_path, table, "9 images are labelled anomalous")
     copy = f"copy_of_{paths[0].name}"
     table.write_text(f"path,split\n{paths[0].name},train\n{copy},test\n")
-    refused(tmp_path, table, "in part 'train', and the same image in 'test'")
+    assert_refused(tmp_path, table, "in part 'train', and the same image in 'test'")
 
 
 def test_truncated_normals_count_as_missing(tmp_path: Path) -> None:
