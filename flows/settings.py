@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -55,7 +56,10 @@ class ModelSettings(BaseModel):
     image_size: Annotated[tuple[int, int], NoDecode] = Field(
         (64, 64), description="Height and width in pixels: 64, or 48x64."
     )
-    channels: Literal[1, 3] = Field(1, description="1 grey, 3 RGB.")
+    # Texts, from --set and the environment, are numbers too.
+    channels: Annotated[Literal[1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(value, value))] = Field(
+        1, description="1 grey, 3 RGB."
+    )
     fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
     preset: str = Field("conv_1x1x16", description="Architecture.")
     statistic: str = Field("peak", description="What is thresholded: peak or nelbo.")

@@ -35,6 +35,24 @@ def test_image_size(text: str, size: tuple[int, int], monkeypatch: pytest.Monkey
     assert make_options(TrainOptions, {"normal": "x"}).image_size == size
 
 
+def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults, written out, come back; so does each through the environment."""
+    given = {"normal": "x", "images": "x"}
+    for kind in (TrainOptions, ScoreOptions):
+        plain = {name: given[name] for name in given if name in kind.model_fields}
+        expected = make_options(kind, plain).model_dump()
+        texts = {name: str(value) for name, value in expected.items() if name in Settings.model_fields and value}
+        texts["image_size"] = "64x64"
+        assert (
+            make_options(kind, plain, None, [f"{name}={text}" for name, text in texts.items()]).model_dump() == expected
+        )
+        with monkeypatch.context() as patch:
+            for name, text in texts.items():
+                patch.setenv(f"NELBO_{name.upper()}", text)
+            assert make_options(kind, plain).model_dump() == expected
+    assert make_options(TrainOptions, {"normal": "x"}, None, ["channels=3"]).channels == 3
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
