@@ -252,17 +252,6 @@ def _log_to_stderr() -> None:
         logger.propagate = False
 
 
-def _bad_input() -> tuple[type[Exception], ...]:
-    """Errors that are the caller's to mend. Imported when one is at hand: the help stays fast."""
-    from data import InputError
-    from detectors import CalibrationError
-    from flows.errors import UsageError
-
-    known: tuple[type[Exception], ...] = (InputError, CalibrationError, UsageError)
-    core = sys.modules.get("vae_core")
-    return (*known, core.BundleError) if core else known
-
-
 def main() -> None:
     """Run the command line: exit code 2 and one line for bad input, 1 for a failure midway."""
     # Odd files are recorded in their rows; Pillow need not warn of each.
@@ -279,7 +268,9 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except Exception as error:
-        if isinstance(error, _bad_input()):
+        from flows.errors import bad_input
+
+        if isinstance(error, bad_input()):
             code, hint = 2, ""
         elif isinstance(error, OSError | FloatingPointError | RuntimeError):
             code, hint = 1, " It is safe to run the same command again."

@@ -1,6 +1,7 @@
 """The flows: Prefect around the compositions that the command line also runs without it."""
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from flows.calibration import recalibrate
+from flows.errors import bad_input
 from flows.ingestion import ingest_batch
 from flows.reporting import report_batch
 from flows.runner import Item, Result, Runner
@@ -25,6 +27,17 @@ from flows.settings import (
     check_options,
 )
 from flows.training import train_model
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Input that is the caller's to mend is said in a line; where in the code it was noticed helps nobody."""
+    if record.exc_info and isinstance(record.exc_info[1], bad_input()):
+        record.exc_info = None
+    return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_without_traceback)
 
 
 class PrefectRunner:

@@ -26,7 +26,7 @@ from flows.workspace import Workspace
 
 SHOWN_FLAGGED = 200
 SHOWN_NOT_SCORED = 200
-_THUMBNAIL_PX = 224
+_THUMBNAIL_PX = 192
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _cards(flagged: pa.Table, model: Any, root: Path, decoding: DecodingSettings
             # The file may have gone since it was scored; the heatmap is still there.
             if reason is None:
                 pictures["original"] = _thumbnail(file, decoding.max_pixels)
-                pictures["reconstruction"] = _png_url(_picture(next(reconstructions)))
+                pictures["reconstruction"] = _jpeg_url(_picture(next(reconstructions)))
             heatmap = _url("image/png", row.pop("heatmap_png"))
             cards.append(Card(row["relative_path"], row, heatmap=heatmap, **pictures))
     return cards
@@ -184,15 +184,19 @@ def _thumbnail(file: Path, max_pixels: int) -> str:
     if picture.mode == "F":
         picture = _picture(np.asarray(picture)[..., None])
     picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return _url("image/jpeg", buffer.getvalue())
+    return _jpeg_url(picture)
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
     """(h, w, c) in [0, 1] as an 8-bit picture."""
     values = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _jpeg_url(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return _url("image/jpeg", buffer.getvalue())
 
 
 def _png_url(picture: Image.Image) -> str:

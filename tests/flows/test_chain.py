@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, read_scores, read_table
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, InputError, read_scores, read_table
 from detectors import p_values, q_values
 from flows.execution import execute
 from flows.settings import CalibrateOptions, IngestOptions, ReportOptions, ScoreOptions, TrainOptions
@@ -312,6 +312,18 @@ def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypat
             "score", ScoreOptions(images=str(images / "new"), workspace=str(workspace), shard_size=10), prefect=True
         )
     assert not (workspace / "scores").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_prefect_says_bad_input_without_a_traceback(
+    tmp_path: Path, workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ScoreOptions(images=str(tmp_path / "none"), workspace=str(workspace))
+    with pytest.raises(InputError, match="does not exist"):
+        execute("score", options, prefect=True)
+    assert "none does not exist" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_flows_have_the_options_as_parameters() -> None:
