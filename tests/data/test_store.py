@@ -1,8 +1,13 @@
 """Readers see a whole file or none."""
 
+import signal
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -100,3 +105,35 @@ def test_readers_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "foreign.parquet")
     with pytest.raises(InputError, match="schema version none"):
         read_table(tmp_path / "foreign.parquet")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from data import SCORES_SCHEMA, write_scores
+
+empty = dict.fromkeys(SCORES_SCHEMA.names)
+tables = [pa.Table.from_pylist([empty | {"relative_path": str(n)}] * n, SCORES_SCHEMA) for n in (10, 30_000)]
+while True:
+    for table in tables:
+        write_scores(table, Path(sys.argv[1]), staging=Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path, random: np.random.Generator) -> None:
+    """A process that writes over and over is killed at random moments, while this one reads."""
+    target, staging = tmp_path / "out" / "scores.parquet", tmp_path / "_staging"
+    for _ in range(5):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target), str(staging)])
+        while not target.exists():
+            time.sleep(0.01)
+        end = time.monotonic() + random.uniform(0.2, 0.7)
+        while time.monotonic() < end:
+            assert read_scores(target).num_rows in (10, 30_000)
+        writer.send_signal(signal.SIGKILL)
+        assert writer.wait() == -signal.SIGKILL
+        paths = read_scores(target)["relative_path"].to_pylist()
+        assert set(paths) == {str(len(paths))}
+        assert [path.name for path in target.parent.iterdir()] == ["scores.parquet"]
