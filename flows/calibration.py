@@ -69,10 +69,6 @@ class Calibration:
     heatmap_top: float
 
 
-class CalibrationDamagedError(UsageError):
-    """A calibration's files do not match their checksums."""
-
-
 def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     """Calibrate a model on further normal images or on labelled ones; what the command prints."""
     run = Run("calibrate", options)
@@ -234,12 +230,12 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
         damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
         content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, AttributeError) as error:
-        raise CalibrationDamagedError(
+        raise UsageError(
             f"{folder} is not a whole calibration ({error}). Restore it from a copy, or delete it and calibrate again."
         ) from error
     if damaged or content.get("format_version") != FORMAT_VERSION:
         what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
-        raise CalibrationDamagedError(f"{folder}: {what}. Restore it from a copy, or delete it and calibrate again.")
+        raise UsageError(f"{folder}: {what}. Restore it from a copy, or delete it and calibrate again.")
     table = read_table(folder / "scores.parquet")
     normal = table.filter(pc.not_equal(table["label"], 1))
     return Calibration(
