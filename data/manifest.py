@@ -41,6 +41,16 @@ class Manifest:
     def __len__(self) -> int:
         return self.table.num_rows
 
+    @property
+    def files(self) -> list[Path]:
+        """Full path of each row."""
+        return [self.root / path for path in self.table["relative_path"].to_pylist()]
+
+    @property
+    def n_unusable(self) -> int:
+        """Rows with a reason why they cannot be scored."""
+        return len(self) - self.table["reason"].null_count
+
     def content_hash(self) -> str:
         """Hex SHA-256 over paths, contents, labels and parts: the same batch gives the same, wherever it lies."""
         digest = hashlib.sha256()
@@ -197,7 +207,7 @@ def _read_table(source: Path) -> pd.DataFrame:
             texts = csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
             table = csv.read_csv(source, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=texts)
         else:
-            table = pq.read_table(source)
+            table = pq.read_table(source, columns=[name for name in pq.read_schema(source).names if name in _COLUMNS])
         table = table.select([name for name in table.column_names if name in _COLUMNS]).to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{source} is not a readable manifest ({error}). Give CSV (UTF-8) or Parquet.") from error

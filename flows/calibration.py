@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import CALIBRATION_SCHEMA, MEASURES, InputError, read_table, write_json, write_table
+from data import CALIBRATION_SCHEMA, MEASURES, InputError, Manifest, read_table, write_json, write_table
 from detectors import Threshold, check_size, conformal_threshold, labelled_threshold, supported_fpr
 from flows.errors import UsageError
 from flows.ingestion import content_id, publish_manifest, read_source
-from flows.models import SEEN_DIGITS, Files, describe_model, load_model, read_manifest, score_files
+from flows.models import SEEN_DIGITS, describe_model, load_model, read_manifest, score_files
 from flows.parts import first_of_each
 from flows.progress import progress
 from flows.run import Run
@@ -120,9 +120,8 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     table, n_left_out = _held_out(manifest.table, request, workspace)
     if n_left_out:
         log.info("%d images that the model was trained on are left out", n_left_out)
-    files = Files(table, manifest.root)
     model = load_model(workspace, request.model_id)
-    scores, peaks = _score(model, files, options)
+    scores, peaks = _score(model, Manifest(table, manifest.root), options)
     threshold = _threshold(scores, request)
     normal = pc.not_equal(scores["label"], 1)
     content = {
@@ -178,18 +177,17 @@ def _seen_in_training(model_id: str, workspace: Workspace) -> set[str]:
     return set(seen or ())
 
 
-def _score(model: Any, files: Files, decoding: DecodingSettings) -> tuple[pa.Table, np.ndarray]:
+def _score(model: Any, manifest: Manifest, decoding: DecodingSettings) -> tuple[pa.Table, np.ndarray]:
     """Calibration rows of the readable files, and the peak of each."""
-    paths = [files.root / path for path in files.table["relative_path"].to_pylist()]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, "peak")}
-    with progress("scoring calibration images", len(paths)) as advance:
-        for chunk in score_files(model, paths, decoding):
+    with progress("scoring calibration images", len(manifest)) as advance:
+        for chunk in score_files(model, manifest.files, decoding):
             for name, values in chunk.columns.items():
                 columns[name].append(values)
             advance(len(chunk.reasons))
     joined = {name: np.concatenate(values or [np.empty(0)]) for name, values in columns.items()}
     readable = np.isfinite(joined["anomaly_score"])
-    table = files.table.select(["relative_path", "image_id", "label"]).filter(pa.array(readable))
+    table = manifest.table.select(["relative_path", "image_id", "label"]).filter(pa.array(readable))
     for name in MEASURES:
         table = table.append_column(name, pa.array(joined[name][readable]))
     return table.cast(CALIBRATION_SCHEMA), joined["peak"][readable]

@@ -4,8 +4,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
-
 from data import MANIFEST_SCHEMA, Manifest, ingest, write_table
 from flows.run import Run
 from flows.runner import Runner
@@ -48,7 +46,7 @@ def freeze_batch(options: IngestOptions, run: Run) -> Batch:
     workspace = Workspace.at(options.workspace).prepare()
     batch_id = options.batch_id or content_id("b", manifest)
     publish_manifest(manifest, workspace, batch_id, run)
-    return Batch(batch_id, len(manifest), n_unusable(manifest), manifest.n_skipped)
+    return Batch(batch_id, len(manifest), manifest.n_unusable, manifest.n_skipped)
 
 
 def read_source(source: str, options: IngestOptions | TrainOptions | CalibrateOptions) -> Manifest:
@@ -72,8 +70,3 @@ def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, ru
     """Write a manifest to its place."""
     metadata = {**run.metadata, "nelbo.root": str(manifest.root)}
     write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
-
-
-def n_unusable(manifest: Manifest) -> int:
-    """Files that already show, undecoded, that they cannot be scored."""
-    return int(pc.sum(pc.is_valid(manifest.table["reason"])).as_py())

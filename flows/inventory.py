@@ -1,6 +1,7 @@
 """What a workspace holds, and whether this machine can run nelbo."""
 
 import importlib.util
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -119,7 +120,5 @@ def _version(name: str) -> str | None:
 
 def _writable(folder: Path) -> bool:
     """Whether files could be made there, or the folder itself in the nearest one that exists."""
-    import os
-
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)

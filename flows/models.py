@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from data import MEASURES, Preprocessing, read_images, read_table
+from data import MEASURES, Images, Manifest, Preprocessing, read_images, read_table
 from flows.errors import UsageError
 from flows.settings import DecodingSettings
 from flows.workspace import Workspace
@@ -105,20 +104,13 @@ def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
         ) from error
 
 
-class Files(NamedTuple):
-    """A manifest as published: its rows and the folder that their paths start from."""
-
-    table: pa.Table
-    root: Path
-
-
-def read_manifest(workspace: Workspace, batch_id: str) -> Files:
+def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
     """The frozen manifest of a batch."""
     path = workspace.manifest(batch_id)
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
     table = read_table(path)
-    return Files(table, Path(os.fsdecode(table.schema.metadata[b"nelbo.root"])))
+    return Manifest(table, Path(os.fsdecode(table.schema.metadata[b"nelbo.root"])))
 
 
 class Scored(NamedTuple):
@@ -135,18 +127,15 @@ class Scored(NamedTuple):
 def score_files(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Scored]:
     """Decode and score files, chunk by chunk, in order."""
     vae_core = import_vae_core()
-    preprocessing = Preprocessing(**model.preprocessing)
-    size = chunk_size(preprocessing)
-    for start in range(0, len(files), size):
-        chunk = files[start : start + size]
-        images = read_images(chunk, preprocessing, max_pixels=decoding.max_pixels, workers=decoding.workers)
+    n_values = Preprocessing(**model.preprocessing).n_values
+    for images in _decoded(model, files, decoding):
         score = vae_core.score(model, images.pixels, maps=False)
         measures = (
             score.anomaly_score,
             score.nelbo,
             score.distortion,
             score.rate,
-            vae_core.bits_per_dim(score.nelbo, preprocessing.n_values),
+            vae_core.bits_per_dim(score.nelbo, n_values),
             score.z_mean_norm,
             score.z_log_var_sum,
             score.worst_pixels,
@@ -155,11 +144,32 @@ def score_files(model: "vae_core.Model", files: list[Path], decoding: DecodingSe
         readable = np.array([reason is None for reason in images.reasons])
         columns = {}
         for name, values in zip((*MEASURES, "peak"), measures, strict=True):
-            columns[name] = np.full(len(chunk), np.nan)
+            columns[name] = np.full(len(readable), np.nan)
             columns[name][readable] = np.asarray(values, np.float64)
         yield Scored(columns, images.reasons)
 
 
-def chunk_size(preprocessing: Preprocessing) -> int:
-    """Images to hold in memory at a time."""
-    return max(4, _CHUNK_PIXELS // (preprocessing.height * preprocessing.width))
+class Look(NamedTuple):
+    """Pictures of one image: ``local_z`` (h, w) in standard deviations, ``reconstruction`` (h, w, c)."""
+
+    local_z: np.ndarray
+    reconstruction: np.ndarray
+
+
+def look_again(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Look | None]:
+    """A second look at a few files, in order; None for one that cannot be read any more."""
+    for images in _decoded(model, files, decoding):
+        score = import_vae_core().score(model, images.pixels)
+        looks = map(Look, score.local_z, score.reconstruction)
+        for reason in images.reasons:
+            yield next(looks) if reason is None else None
+
+
+def _decoded(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Images]:
+    """Files in chunks that fit in memory."""
+    preprocessing = Preprocessing(**model.preprocessing)
+    size = max(4, _CHUNK_PIXELS // (preprocessing.height * preprocessing.width))
+    for start in range(0, len(files), size):
+        yield read_images(
+            files[start : start + size], preprocessing, max_pixels=decoding.max_pixels, workers=decoding.workers
+        )

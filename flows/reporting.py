@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import ImageError, Preprocessing, atomic_path, decode, read_images, read_table
+from data import ImageError, atomic_path, decode, read_table
 from detectors import Evaluation, evaluate, supported_fpr
 from flows.calibration import Calibration, read_calibration
 from flows.errors import UsageError
 from flows.heatmap import colours, png
 from flows.histogram import HEIGHT, WIDTH, histogram
-from flows.models import chunk_size, import_vae_core, load_model
+from flows.models import load_model, look_again
 from flows.run import Run, code_version
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
@@ -157,22 +157,15 @@ def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:
 
 def _cards(flagged: pa.Table, model: Any, root: Path, decoding: DecodingSettings) -> list[Card]:
     """Pictures of flagged images: the original upright, what the model makes of it, where it differs."""
-    preprocessing = Preprocessing(**model.preprocessing)
-    size = chunk_size(preprocessing)
+    rows = flagged.to_pylist()
+    files = [root / row["relative_path"] for row in rows]
     cards = []
-    for start in range(0, flagged.num_rows, size):
-        rows = flagged.slice(start, size).to_pylist()
-        files = [root / row["relative_path"] for row in rows]
-        images = read_images(files, preprocessing, max_pixels=decoding.max_pixels, workers=decoding.workers)
-        reconstructions = iter(import_vae_core().score(model, images.pixels).reconstruction)
-        for row, file, reason in zip(rows, files, images.reasons, strict=True):
-            pictures = {"original": "", "reconstruction": ""}
-            # The file may have gone since it was scored; the heatmap is still there.
-            if reason is None:
-                pictures["original"] = _thumbnail(file, decoding.max_pixels)
-                pictures["reconstruction"] = _jpeg_url(_picture(next(reconstructions)))
-            heatmap = _url("image/png", row.pop("heatmap_png"))
-            cards.append(Card(row["relative_path"], row, heatmap=heatmap, **pictures))
+    for row, file, look in zip(rows, files, look_again(model, files, decoding), strict=True):
+        # The file may have gone since it was scored; the heatmap is still there.
+        original = _thumbnail(file, decoding.max_pixels) if look else ""
+        reconstruction = _jpeg_url(_picture(look.reconstruction)) if look else ""
+        heatmap = _url("image/png", row.pop("heatmap_png"))
+        cards.append(Card(row["relative_path"], row, original, reconstruction, heatmap))
     return cards
 
 

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data import (
     FLAGGED_SCHEMA,
     MEASURES,
     SCORES_SCHEMA,
     SHARD_SCHEMA,
-    Preprocessing,
-    read_images,
+    Manifest,
+    read_table,
     write_scores,
     write_table,
 )
@@ -26,7 +25,7 @@ from flows.calibration import Calibration, read_calibration
 from flows.errors import UsageError
 from flows.heatmap import heatmap_png
 from flows.ingestion import freeze_batch
-from flows.models import chunk_size, import_vae_core, load_model, read_manifest, score_files
+from flows.models import load_model, look_again, read_manifest, score_files
 from flows.reporting import write_report
 from flows.run import Run
 from flows.runner import Runner
@@ -142,10 +141,10 @@ def plan_shards(options: ScoreOptions, target: Target, n: int) -> list[Shard]:
 def score_shard(shard: Shard) -> None:
     """Decode and score a shard's files and write its rows to the staging folder."""
     workspace = Workspace.at(shard.options.workspace)
-    files = read_manifest(workspace, shard.target.batch_id)
-    table = files.table.slice(shard.start, shard.size)
+    manifest = read_manifest(workspace, shard.target.batch_id)
+    table = manifest.table.slice(shard.start, shard.size)
     model = load_model(workspace, shard.target.model_id)
-    paths = [files.root / path for path in table["relative_path"].to_pylist()]
+    paths = Manifest(table, manifest.root).files
     reasons: list[str | None] = table["reason"].to_pylist()
     # What the manifest found unusable is not opened again.
     usable = [row for row, reason in enumerate(reasons) if reason is None]
@@ -173,7 +172,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
     options, target = shards[0].options, shards[0].target
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, target.batch_id)
-    joined = pa.concat_tables([pq.read_table(shard.path) for shard in shards])
+    joined = pa.concat_tables([read_table(shard.path) for shard in shards])
     for column in ("relative_path", "image_id"):
         if not joined[column].equals(manifest.table[column]):
             raise RuntimeError(f"batch {target.batch_id} was ingested anew with other files while it was scored")
@@ -220,17 +219,10 @@ def _decide(joined: pa.Table, calibration: Calibration | None, config: Any, targ
 def _with_heatmaps(
     flagged: pa.Table, model: Any, calibration: Calibration | None, root: Path, decoding: DecodingSettings
 ) -> pa.Table:
-    """The same rows with a picture each: a second look at the few images that are flagged."""
-    vae_core = import_vae_core()
-    preprocessing = Preprocessing(**model.preprocessing)
-    paths = [root / path for path in flagged["relative_path"].to_pylist()]
-    pictures: list[bytes | None] = []
+    """The same rows with a picture each; null where the file has gone since it was scored."""
+    files = [root / path for path in flagged["relative_path"].to_pylist()]
     # Without a calibration nothing is flagged.
     top = calibration.heatmap_top if calibration else 1.0
-    size = chunk_size(preprocessing)
-    for start in range(0, len(paths), size):
-        images = read_images(paths[start : start + size], preprocessing, max_pixels=decoding.max_pixels)
-        maps = iter(vae_core.score(model, images.pixels).local_z)
-        # A file may have gone since it was scored; its row stays.
-        pictures.extend(None if reason else heatmap_png(next(maps), top) for reason in images.reasons)
+    looks = look_again(model, files, decoding)
+    pictures = [None if look is None else heatmap_png(look.local_z, top) for look in looks]
     return flagged.append_column("heatmap_png", pa.array(pictures, pa.binary()))

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import (
-    MANIFEST_SCHEMA,
     InputError,
     Manifest,
     Preprocessing,
@@ -133,24 +132,22 @@ def _check_enough(source: str, n_distinct: int, n_listed: int) -> None:
 def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     """Decode, split, train and save the model; readability and split go back into the manifest."""
     workspace = Workspace.at(options.workspace)
-    files = read_manifest(workspace, batch_id)
-    paths = [files.root / path for path in files.table["relative_path"].to_pylist()]
+    manifest = read_manifest(workspace, batch_id)
+    files = manifest.files
     # A duplicate would only weigh more, and a file without usable header has no pixels.
-    first = first_of_each(files.table)
+    first = first_of_each(manifest.table)
     preprocessing = _preprocessing(options)
     images = read_images(
-        [paths[row] for row in first.values()], preprocessing, max_pixels=options.max_pixels, workers=options.workers
+        [files[row] for row in first.values()], preprocessing, max_pixels=options.max_pixels, workers=options.workers
     )
     unreadable = {image_id: reason for image_id, reason in zip(first, images.reasons, strict=True) if reason}
     usable = [image_id for image_id in first if image_id not in unreadable]
-    _check_enough(options.normal, len(usable), files.table.num_rows)
-    part_of = assign_parts(files.table, usable, options)
-    table = with_parts(files.table, part_of, unreadable)
-    metadata = {**run.metadata, "nelbo.root": str(files.root)}
-    write_table(table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
-    if table["reason"].null_count < table.num_rows:
-        n_unusable = table.num_rows - table["reason"].null_count
-        log.warning("%d of %d files cannot be used; the manifest says why", n_unusable, table.num_rows)
+    _check_enough(options.normal, len(usable), len(manifest))
+    part_of = assign_parts(manifest.table, usable, options)
+    manifest = Manifest(with_parts(manifest.table, part_of, unreadable), manifest.root)
+    publish_manifest(manifest, workspace, batch_id, run)
+    if manifest.n_unusable:
+        log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
     parts = np.array([part_of[image_id] for image_id in usable])
     counts = {part: int((parts == part).sum()) for part in ("train", "validation", "calibration")}
 

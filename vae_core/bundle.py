@@ -76,6 +76,8 @@ def save_bundle(
         try:
             unfinished.rename(folder)
         except OSError:
+            if not folder.exists():
+                raise
             # Another training of the same model was faster.
             verify_bundle(folder)
     return model_id

@@ -23,9 +23,9 @@ class Training(NamedTuple):
 class StopAtNaN(keras.callbacks.Callback):
     """Ends training after an epoch whose loss is not finite; Keras's own callback prints to stdout."""
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG002
         """Look at the epoch's loss."""
-        if not np.isfinite((logs or {})["loss"]):
+        if not np.isfinite(logs["loss"]):
             self.model.stop_training = True
 
 
