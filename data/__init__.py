@@ -1,5 +1,6 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
 
+from data.cache import Cache, CachedPixels, cache_images
 from data.errors import ImageError, InputError
 from data.images import Images, Preprocessing, decode, read_image, read_images
 from data.manifest import Manifest, ingest
@@ -25,12 +26,15 @@ __all__ = [
     "SCHEMA_VERSION",
     "SCORES_SCHEMA",
     "SHARD_SCHEMA",
+    "Cache",
+    "CachedPixels",
     "ImageError",
     "Images",
     "InputError",
     "Manifest",
     "Preprocessing",
     "atomic_path",
+    "cache_images",
     "decode",
     "ingest",
     "read_image",

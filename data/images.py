@@ -32,12 +32,20 @@ class Preprocessing:
         height, width: pixels after resizing with the area filter.
         channels: 1 (grey) or 3 (RGB).
         fit: "stretch" to the size, or keep the aspect ratio and "pad" with black.
+        binarize: None, or a level in (0, 1): after resizing, values above it become 1 and all others 0.
+
+    Raises:
+        ValueError: a value that is none of these.
+
+    >>> Preprocessing(28, 28, binarize=0.5).to_dict()
+    {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5}
     """
 
     height: int = 64
     width: int = 64
     channels: int = 1
     fit: str = "stretch"
+    binarize: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -46,6 +54,8 @@ class Preprocessing:
             raise ValueError(f"channels={self.channels}: 1 (grey) or 3 (RGB)")
         if self.fit not in ("stretch", "pad"):
             raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
+        if self.binarize is not None and not 0 < self.binarize < 1:
+            raise ValueError(f"binarize={self.binarize!r}: a number above 0 and below 1, or None for grey levels")
 
     @property
     def n_values(self) -> int:
@@ -89,7 +99,7 @@ def read_images(
 
     Args:
         files: paths.
-        preprocessing: size, channels and fit.
+        preprocessing: size, channels, fit and threshold.
         max_pixels: larger images are not decoded.
         workers: threads; by default one a core.
 
@@ -118,7 +128,7 @@ def read_image(file: Path, preprocessing: Preprocessing, max_pixels: int = MAX_P
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     picture = decode(file, max_pixels)
-    return _to_pixels(_fit(picture, preprocessing), preprocessing.channels)
+    return _to_pixels(_fit(picture, preprocessing), preprocessing)
 
 
 def decode(file: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -222,10 +232,13 @@ def _fit(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     return padded
 
 
-def _to_pixels(picture: Image.Image, channels: int) -> NDArray[np.float32]:
+def _to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     values = np.asarray(picture, np.float32)
     # Averaging in floats can leave [0, 1] by a rounding.
     values = np.clip(values, 0, 1) if picture.mode == "F" else values / np.float32(255)
+    if preprocessing.binarize is not None:
+        # Compared as float32, so that an 8-bit level that was written as a decimal is not above itself.
+        values = (values > np.float32(preprocessing.binarize)).astype(np.float32)
     if values.ndim == 2:
-        values = np.repeat(values[..., None], channels, axis=2)
+        values = np.repeat(values[..., None], preprocessing.channels, axis=2)
     return values

@@ -147,6 +147,45 @@ def test_no_readable_file_is_an_empty_array(tmp_path: Path) -> None:
     assert read_images([tmp_path / "none"], RGB).pixels.shape == (0, 16, 16, 3)
 
 
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_binarize(tmp_path: Path, fit: str) -> None:
+    ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (32, 2))
+    pictures = {
+        "eight.png": Image.fromarray(ramp),
+        "sixteen.png": Image.fromarray(ramp * np.uint16(257) + np.uint16(3)),
+        "colour.png": Image.fromarray(np.stack([ramp, ramp[:, ::-1], ramp // 2], -1)),
+    }
+    for name, picture in pictures.items():
+        file = save(tmp_path / name, picture)
+        for channels in (1, 3):
+            grey = read_image(file, Preprocessing(16, 24, channels, fit))
+            pixels = read_image(file, Preprocessing(16, 24, channels, fit, 0.45))
+            assert pixels.dtype == np.float32
+            assert set(np.unique(pixels)) == {0, 1}
+            np.testing.assert_array_equal(pixels, grey > 0.45, err_msg=name)
+
+
+def test_binarize_leaves_the_level_itself_dark(tmp_path: Path) -> None:
+    for value, expected in ((50, 0), (51, 0), (52, 1)):
+        file = save(tmp_path / "x.png", Image.new("L", (20, 20), value))
+        # 51 / 255 in float32 lies above 0.2 in float64.
+        for level in (0.2, np.float64(0.2)):
+            assert np.all(read_image(file, Preprocessing(8, 8, binarize=level)) == expected), value
+
+
+def test_preprocessing_survives_its_dict() -> None:
+    preprocessing = Preprocessing(8, 9, 3, "pad", 0.5)
+    assert Preprocessing(**preprocessing.to_dict()) == preprocessing
+    older = {"height": 8, "width": 9, "channels": 3, "fit": "pad"}
+    assert Preprocessing(**older).to_dict() == older | {"binarize": None}
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.5, 1.5, 128, float("nan"), True])
+def test_binarize_refuses(level: float) -> None:
+    with pytest.raises(ValueError, match=f"binarize={level}: a number above 0 and below 1"):
+        Preprocessing(binarize=level)
+
+
 @pytest.mark.parametrize("bad", [{"channels": 2}, {"fit": "crop"}, {"height": 0}])
 def test_preprocessing_refuses(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad)).replace("height", "image size")):
