@@ -1,15 +1,21 @@
-# Two words for users (demo, test), two for developers (check, format). Each installs what it needs into .venv.
+# Two words for users (demo, test), three for developers (check, format, test-backends). Each installs what it needs
+# into .venv.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-backends check format clean
 
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
 
 test: .venv/test.installed
 	PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 $(BIN)/pytest
+
+# All of vae_core on each backend it is written for. Goldens need JAX's 64-bit numbers.
+test-backends: .venv/test.installed
+	KERAS_BACKEND=tensorflow $(BIN)/pytest tests/vae_core vae_core
+	KERAS_BACKEND=jax JAX_ENABLE_X64=1 $(BIN)/pytest tests/vae_core vae_core
 
 check: .venv/check.installed .venv/test.installed
 	$(BIN)/ruff format --check .
@@ -28,7 +34,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/demo.installed: EXTRAS := cpu,demo
-.venv/test.installed: EXTRAS := cpu,demo,test
+.venv/test.installed: EXTRAS := cpu,jax,demo,test
 .venv/check.installed: EXTRAS := check
 .venv/%.installed: pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) '.[$(EXTRAS)]'

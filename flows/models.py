@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -128,14 +128,15 @@ def score_files(model: "vae_core.Model", files: list[Path], decoding: DecodingSe
     """Decode and score files, chunk by chunk, in order."""
     vae_core = import_vae_core()
     n_values = Preprocessing(**model.preprocessing).n_values
-    for images in _decoded(model, files, decoding):
+    likelihood = model.network.likelihood
+    for images in map(partial(_supported, model), _decoded(model, files, decoding)):
         score = vae_core.score(model, images.pixels, maps=False)
         measures = (
             score.anomaly_score,
             score.nelbo,
             score.distortion,
             score.rate,
-            vae_core.bits_per_dim(score.nelbo, n_values),
+            vae_core.bits_per_dim(score.nelbo, n_values, density=likelihood.is_density),
             score.z_mean_norm,
             score.z_log_var_sum,
             score.worst_pixels,
@@ -158,11 +159,20 @@ class Look(NamedTuple):
 
 def look_again(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Look | None]:
     """A second look at a few files, in order; None for one that cannot be read any more."""
-    for images in _decoded(model, files, decoding):
+    for images in map(partial(_supported, model), _decoded(model, files, decoding)):
         score = import_vae_core().score(model, images.pixels)
         looks = map(Look, score.local_z, score.reconstruction)
         for reason in images.reasons:
             yield next(looks) if reason is None else None
+
+
+def _supported(model: "vae_core.Model", images: Images) -> Images:
+    """Without the images whose values the model's likelihood is not defined for: they get a reason instead."""
+    sound = model.network.likelihood.supports(images.pixels)
+    found = iter(sound)
+    return Images(
+        images.pixels[sound], [reason or (None if next(found) else "unsupported") for reason in images.reasons]
+    )
 
 
 def _decoded(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Images]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.flows import Flow
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -53,6 +54,13 @@ class PrefectRunner:
         futures = _task(step).map(items)
         futures.wait()
         return futures.result()
+
+    def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
+        """An artifact of the flow run."""
+        if isinstance(content, str):
+            create_markdown_artifact(content, key=key)
+        else:
+            create_table_artifact(content, key=key)
 
 
 def _task(step: Callable[..., Any]) -> Task[..., Any]:

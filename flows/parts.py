@@ -10,6 +10,7 @@ from data import InputError, split_by_content
 from detectors import n_needed
 from flows.settings import TrainOptions
 
+MIN_NORMALS = 20
 VALIDATION_SHARE = 0.15
 CALIBRATION_SHARE = 0.2
 
@@ -32,6 +33,15 @@ def check_parts(source: str, table: pa.Table) -> None:
                 f"{source}: {path} is in part {split!r}, and the same image in {part_of[image_id]!r}. "
                 "Leave one of the two out."
             )
+
+
+def check_enough(source: str, n_distinct: int, n_listed: int) -> None:
+    """Too few images are an error."""
+    if n_distinct < MIN_NORMALS:
+        raise InputError(
+            f"{source} holds {n_distinct} different usable normal images among {n_listed} files, "
+            f"and training needs at least {MIN_NORMALS}. Add normal images."
+        )
 
 
 def first_of_each(table: pa.Table) -> dict[str, int]:

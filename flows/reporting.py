@@ -18,7 +18,7 @@ from flows.calibration import Calibration, read_calibration
 from flows.errors import UsageError
 from flows.heatmap import colours, png
 from flows.histogram import HEIGHT, WIDTH, histogram
-from flows.models import load_model, look_again
+from flows.models import describe_model, load_model, look_again
 from flows.run import Run, code_version
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
@@ -105,6 +105,8 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "n_shown": SHOWN_NOT_SCORED,
         "evaluation": evaluation,
         "config": model.config.to_dict(),
+        "training_warnings": describe_model(workspace, model_id)["training"].get("warnings", []),
+        "model_card": _model_card(workspace, model_id),
         "facts": _facts(table, root),
     }
     target = workspace.report(batch_id)
@@ -221,6 +223,11 @@ def _metrics(evaluation: Evaluation | None) -> dict[str, Any] | None:
     return {
         name: value._asdict() if hasattr(value, "_asdict") else value for name, value in evaluation._asdict().items()
     }
+
+
+def _model_card(workspace: Workspace, model_id: str) -> str | None:
+    card = workspace.card(model_id)
+    return card.relative_to(workspace.root).as_posix() if card.exists() else None
 
 
 def _facts(table: pa.Table, root: Path) -> dict[str, str]:

@@ -18,6 +18,9 @@ class Runner(Protocol):
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
         """One step for each item, in any order; results in the items' order. Sizes are for the progress bar."""
 
+    def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
+        """Markdown or a table for people to look at; the key has lower-case letters and dashes."""
+
 
 class Direct:
     """Steps in this process, one after the other."""
@@ -34,3 +37,6 @@ class Direct:
                 results.append(step(item))
                 advance(size)
         return results
+
+    def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
+        """Nowhere: whoever runs directly has the files."""

@@ -51,7 +51,7 @@ class DecodingSettings(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """What is trained, and how."""
+    """What is trained. Words and combinations are checked by ``vae_core.VAEConfig``, in one place."""
 
     image_size: Annotated[tuple[int, int], NoDecode] = Field(
         (64, 64), description="Height and width in pixels: 64, or 48x64."
@@ -61,15 +61,13 @@ class ModelSettings(BaseModel):
         1, description="1 grey, 3 RGB."
     )
     fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
-    preset: str = Field("conv_1x1x16", description="Architecture.")
+    binarize: float | None = Field(None, gt=0, lt=1, description="Level above which values become 1, all others 0.")
+    preset: str = Field("conv_1x1x16", description="Architecture: conv_1x1x16, conv_spatial or resnet.")
+    likelihood: str = Field("gaussian_learned_sigma", description="p(x given z).")
+    sigma: float | None = Field(None, gt=0, description="Of the likelihood gaussian_fixed_sigma.")
     statistic: str = Field("peak", description="What is thresholded: peak or nelbo.")
     smoothing_px: int = Field(5, description="Side of the box that smooths the map before its peak is taken.")
     noise_draws: int = Field(1, ge=1, le=1000, description="Draws of noise that a score is averaged over.")
-    epochs: int = Field(150, ge=1, description="Passes over the training images at most.")
-    patience: int = Field(20, ge=1, description="Epochs without improvement before training stops.")
-    batch_size: int = Field(32, ge=1, description="Images a training step.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Of Adam.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Of weights, splits and noise.")
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -80,6 +78,30 @@ class ModelSettings(BaseModel):
         if isinstance(value, int):
             value = [value]
         return [value[0], value[0]] if isinstance(value, list) and len(value) == 1 else value
+
+
+class TrainingSettings(BaseModel):
+    """How it is trained; the names are those of ``vae_core.TrainConfig``, which checks words and combinations."""
+
+    epochs: int = Field(150, ge=1, description="Passes over the training images at most.")
+    patience: int = Field(20, ge=1, description="Epochs without improvement before training stops.")
+    batch_size: int = Field(32, ge=1, description="Images a training step.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Of Adam.")
+    learning_rate_schedule: str = Field("constant", description="constant, or cosine down to 0.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled, of kernels.")
+    clip_norm: float | None = Field(None, gt=0, description="Largest joint norm of the gradients.")
+    beta: float = Field(1.0, gt=0, description="Weight of the rate in the loss; scores never contain it.")
+    warmup_epochs: int = Field(0, ge=0, description="Epochs in which that weight rises linearly.")
+    free_bits: float = Field(0.0, ge=0, description="Nats of rate that each latent channel has for free in the loss.")
+    latent_l2: float = Field(0.0, ge=0, description="Weight of L2 on the kernels of z_mean and z_log_var.")
+    denoising: float = Field(0.0, ge=0, le=1, description="Share of images that the encoder sees with a defect.")
+    flip: str = Field("none", description="Mirror images that are normal too: horizontal, vertical or both.")
+    shift_px: int = Field(0, ge=0, description="Largest shift that keeps an image normal.")
+    precision: str = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
+    devices: int = Field(1, ge=1, description="Over which each batch is spread.")
+    deterministic: bool = Field(False, description="Only operations that repeat to the bit.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of weights, splits and noise.")
+    keep_cache: bool = Field(False, description="Keep the decoded images for the next training.")
 
 
 class CalibrationSettings(BaseModel):
@@ -105,7 +127,7 @@ class IngestOptions(Options, DecodingSettings):
     batch_id: Text | None = None
 
 
-class TrainOptions(Options, DecodingSettings, ModelSettings, CalibrationSettings):
+class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, CalibrationSettings):
     """Of the flow and command ``train``."""
 
     normal: Text
@@ -141,7 +163,15 @@ class ReportOptions(Options, DecodingSettings):
     model: Text | None = None
 
 
-class Settings(BaseSettings, Options, DecodingSettings, ModelSettings, CalibrationSettings, ScoringSettings):
+class Settings(
+    BaseSettings,
+    Options,
+    DecodingSettings,
+    ModelSettings,
+    TrainingSettings,
+    CalibrationSettings,
+    ScoringSettings,
+):
     """All that a configuration file, the environment or ``--set`` may say."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX)

@@ -79,6 +79,18 @@ class Workspace:
         """A model's training, one row an epoch."""
         return self.root / "history" / f"{check_id(model_id)}.parquet"
 
+    def card(self, model_id: str) -> Path:
+        """A model's page for people."""
+        return self.root / "cards" / f"{check_id(model_id)}.md"
+
+    def checkpoint(self, training_id: str) -> Path:
+        """Where an unfinished training left off."""
+        return self.root / "checkpoints" / check_id(training_id) / "checkpoint.safetensors"
+
+    def cache(self, cache_id: str) -> Path:
+        """Decoded training images, while they are needed."""
+        return self.root / "cache" / check_id(cache_id)
+
     def scores(self, model_id: str, batch_id: str) -> Path:
         """The verdicts of a batch."""
         return self._published("scores", model_id, batch_id)

@@ -4,15 +4,23 @@
 not in it.
 """
 
+from vae_core.bound import Bound, importance_weighted_bound
 from vae_core.bundle import BundleError, load_bundle, save_bundle, verify_bundle
 from vae_core.config import TrainConfig, VAEConfig
 from vae_core.layers import Sampling
+from vae_core.likelihoods import (
+    bernoulli_log_likelihood,
+    continuous_bernoulli_log_likelihood,
+    discretised_logistic_log_likelihood,
+    gaussian_log_likelihood,
+)
 from vae_core.model import Model, score
-from vae_core.objective import bits_per_dim, gaussian_log_likelihood, kl_divergence, local_nelbo
+from vae_core.objective import bits_per_dim, kl_divergence, rate_map
 from vae_core.scoring import Score
 from vae_core.training import Training, train
 
 __all__ = [
+    "Bound",
     "BundleError",
     "Model",
     "Sampling",
@@ -20,11 +28,15 @@ __all__ = [
     "TrainConfig",
     "Training",
     "VAEConfig",
+    "bernoulli_log_likelihood",
     "bits_per_dim",
+    "continuous_bernoulli_log_likelihood",
+    "discretised_logistic_log_likelihood",
     "gaussian_log_likelihood",
+    "importance_weighted_bound",
     "kl_divergence",
     "load_bundle",
-    "local_nelbo",
+    "rate_map",
     "save_bundle",
     "score",
     "train",

@@ -1,63 +1,70 @@
 """Encoders and decoders, by preset."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 from keras import layers
 
 from vae_core.config import VAEConfig
+from vae_core.likelihoods import Tensor
 
-LATENTS = 16
+#: Latents of ``conv_1x1x16``, and of each position of the maps of the other presets.
+LATENTS = {"conv_1x1x16": 16, "conv_spatial": 8, "resnet": 16}
+#: Halvings of the presets with a map of latents.
+_HALVINGS = {"conv_spatial": 3, "resnet": 4}
 _FILTERS = (32, 64, 128, 128)
 _KERNEL = 4
 _LAST_SIDE = 4
+_GROUPS = 8
 
 
-def build_encoder(config: VAEConfig, seed: int = 0) -> keras.Model:
-    """pixels (n, h, w, c) -> z_mean, z_log_var, each (n, 1, 1, 16).
+def latent_shape(config: VAEConfig) -> tuple[int, int, int]:
+    """(zh, zw, c) of z: a map of positions, 1 x 1 where the latents have none."""
+    height, width = (1, 1) if config.preset == "conv_1x1x16" else _sides(config)[-1]
+    return height, width, LATENTS[config.preset]
 
-    Convolutions of stride 2 until the longer side is 4 or less, then two layers whose kernel covers what is
-    left: the 1x1x16 pair.
-    """
+
+def build_encoder(config: VAEConfig, seed: int = 0, precision: str = "float32") -> keras.Model:
+    """pixels (n, h, w, c) -> z_mean, z_log_var, each (n, zh, zw, latents), in float32."""
     pixels = keras.Input((config.height, config.width, config.channels), name="pixels")
-    x, weights = pixels, _initial_weights(seed)
-    for i, _ in enumerate(_sides(config)[1:]):
-        x = layers.Conv2D(
-            _filters(i),
-            _KERNEL,
-            strides=2,
-            padding="same",
-            activation="relu",
-            kernel_initializer=next(weights),
-            name=f"encoder_conv_{i}",
-        )(x)
-    last = _sides(config)[-1]
-    z_mean = layers.Conv2D(LATENTS, last, kernel_initializer=next(weights), name="z_mean")(x)
-    z_log_var = layers.Conv2D(LATENTS, last, kernel_initializer=next(weights), name="z_log_var")(x)
-    return keras.Model(pixels, [z_mean, z_log_var], name="encoder")
+    part = _Part(config, "encoder", seed, precision)
+    x = pixels
+    if config.preset == "resnet":
+        x = part.conv(x, _filters(0), 3, "stem")
+    for depth, _ in enumerate(_sides(config)[1:]):
+        x = part.down(x, depth)
+    # The 1x1x16 pair covers what is left of the image; a map of latents sees one position's neighbourhood.
+    kernel = _sides(config)[-1] if config.preset == "conv_1x1x16" else 3
+    padding = "valid" if config.preset == "conv_1x1x16" else "same"
+    heads = [
+        layers.Conv2D(LATENTS[config.preset], kernel, padding=padding, kernel_initializer=part.weights(), name=name)(x)
+        for name in ("z_mean", "z_log_var")
+    ]
+    return keras.Model(pixels, heads, name="encoder")
 
 
-def build_decoder(config: VAEConfig, seed: int = 0) -> keras.Model:
-    """z (n, 1, 1, 16) -> mean of the pixels (n, h, w, c), unbounded: the encoder's mirror image."""
-    z = keras.Input((1, 1, LATENTS), name="z")
+def build_decoder(config: VAEConfig, n_outputs: int, seed: int = 0, precision: str = "float32") -> keras.Model:
+    """z (n, zh, zw, latents) -> (n, h, w, n_outputs), unbounded, in float32: the encoder's mirror image."""
+    z = keras.Input(latent_shape(config), name="z")
+    part = _Part(config, "decoder", seed, precision)
     sides = _sides(config)
-    depth, weights = len(sides) - 1, _initial_weights(seed)
-    x = layers.Conv2DTranspose(
-        _filters(depth - 1), sides[-1], activation="relu", kernel_initializer=next(weights), name="decoder_first"
-    )(z)
+    depth = len(sides) - 1
+    if config.preset == "conv_1x1x16":
+        first = layers.Conv2DTranspose(
+            _filters(depth - 1),
+            sides[-1],
+            activation="relu",
+            kernel_initializer=part.weights(),
+            dtype=precision,
+            name="decoder_first",
+        )
+        x = first(z)
+    else:
+        x = part.conv(z, _filters(depth - 1), 3, "first")
     for i in reversed(range(depth)):
-        outermost = i == 0
-        x = layers.Conv2DTranspose(
-            config.channels if outermost else _filters(i - 1),
-            _KERNEL,
-            strides=2,
-            padding="same",
-            activation=None if outermost else "relu",
-            kernel_initializer=next(weights),
-            name=f"decoder_conv_{i}",
-        )(x)
+        x = part.up(x, i, n_outputs if i == 0 else _filters(i - 1))
         # Halving an odd side rounds up, so doubling gives one pixel more.
         surplus = tuple((0, 2 * small - large) for small, large in zip(sides[i + 1], sides[i], strict=True))
         if surplus != ((0, 0), (0, 0)):
@@ -65,10 +72,64 @@ def build_decoder(config: VAEConfig, seed: int = 0) -> keras.Model:
     return keras.Model(z, x, name="decoder")
 
 
+class _Part:
+    """The blocks of an encoder or a decoder, in the order in which they draw their initial weights."""
+
+    def __init__(self, config: VAEConfig, name: str, seed: int, precision: str) -> None:
+        self.config, self.name, self.precision = config, name, precision
+        self.weights: Callable[[], keras.initializers.Initializer] = _initial_weights(seed).__next__
+
+    def conv(self, x: Tensor, filters: int, kernel: int, name: str, strides: int = 1) -> Tensor:
+        """A convolution that keeps the size, or halves it; with a rectifier in the plain presets."""
+        return layers.Conv2D(
+            filters,
+            kernel,
+            strides=strides,
+            padding="same",
+            activation=None if self.config.preset == "resnet" else "relu",
+            kernel_initializer=self.weights(),
+            dtype=self.precision,
+            name=f"{self.name}_{name}",
+        )(x)
+
+    def down(self, x: Tensor, depth: int) -> Tensor:
+        """Half the size; `_filters(depth)` channels."""
+        x = self.conv(x, _filters(depth), _KERNEL, f"conv_{depth}", strides=2)
+        return self.residual(x, f"block_{depth}") if self.config.preset == "resnet" else x
+
+    def up(self, x: Tensor, depth: int, filters: int) -> Tensor:
+        """Twice the size; the outermost one gives the likelihood's parameters."""
+        outermost = depth == 0
+        linear = outermost or self.config.preset == "resnet"
+        if self.config.preset == "resnet":
+            x = self.residual(x, f"block_{depth}")
+        return layers.Conv2DTranspose(
+            filters,
+            _KERNEL,
+            strides=2,
+            padding="same",
+            activation=None if linear else "relu",
+            kernel_initializer=self.weights(),
+            # The likelihood divides its error by sigma: bfloat16 has too few digits for that.
+            dtype="float32" if outermost else self.precision,
+            name=f"{self.name}_conv_{depth}",
+        )(x)
+
+    def residual(self, x: Tensor, name: str) -> Tensor:
+        """x + conv(silu(norm(conv(silu(norm(x))))), the pre-activation block of He et al. 2016b with GroupNorm."""
+        y = x
+        for i in (0, 1):
+            y = layers.GroupNormalization(_GROUPS, dtype=self.precision, name=f"{self.name}_{name}_norm_{i}")(y)
+            y = layers.Activation("silu", dtype=self.precision, name=f"{self.name}_{name}_silu_{i}")(y)
+            y = self.conv(y, x.shape[-1], 3, f"{name}_conv_{i}")
+        return layers.Add(dtype=self.precision, name=f"{self.name}_{name}")([x, y])
+
+
 def _sides(config: VAEConfig) -> list[tuple[int, int]]:
     """(height, width) of the input and after each halving."""
     sides = [(config.height, config.width)]
-    while max(sides[-1]) > _LAST_SIDE:
+    halvings = _HALVINGS.get(config.preset)
+    while len(sides) <= halvings if halvings else max(sides[-1]) > _LAST_SIDE:
         height, width = sides[-1]
         sides.append((math.ceil(height / 2), math.ceil(width / 2)))
     return sides

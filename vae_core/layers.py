@@ -1,11 +1,30 @@
-"""Layers of our own."""
+"""Layers of our own: sampling, and one likelihood for each name in ``VAEConfig``."""
 
+import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
-from vae_core.objective import Tensor, gaussian_log_density
+from vae_core.config import VAEConfig
+from vae_core.likelihoods import (
+    Tensor,
+    bernoulli_log_density,
+    continuous_bernoulli_log_density,
+    continuous_bernoulli_mean,
+    discretised_logistic_log_density,
+    gaussian_log_density,
+)
+
+#: Smallest learned standard deviation: that of rounding to 8 bits. Below it a density would reward itself for
+#: digits that the images do not have.
+SIGMA_FLOOR = 1 / 255 / math.sqrt(12)
+
+#: Adam moves a weight by about the learning rate a step, too slow for one that has to fall from 1 to 0.03 on a
+#: natural-log scale; the weight is log sigma over this gain.
+GAIN = 10.0
 
 
 @keras.saving.register_keras_serializable("nelbo")
@@ -45,30 +64,178 @@ def reparameterise(z_mean: Tensor, z_log_var: Tensor, eps: Tensor) -> Tensor:
     return z_mean + ops.exp(0.5 * z_log_var) * eps
 
 
-@keras.saving.register_keras_serializable("nelbo")
-class GaussianLikelihood(keras.layers.Layer):
-    """Log density of each pixel value under a Gaussian around the decoder's mean, with one learned sigma.
+class Likelihood(keras.layers.Layer):
+    """p(x given z) as a layer: from [pixels, parameters] to nats a value.
+
+    n_parameters: outputs that the decoder gives for each value.
+    is_density: over [0, 1], rather than a probability.
+    has_sigma: whether there is a standard deviation to speak of.
+    """
+
+    n_parameters = 1
+    is_density = True
+    has_sigma = False
+
+    def build(self, input_shape: Any) -> None:
+        """Most likelihoods have no weights."""
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """(n, h, w, c) expected pixels."""
+        return parameters
+
+    def sigma(self, parameters: Tensor) -> Tensor:
+        """Standard deviation in [0, 1] units, broadcasting against the pixels."""
+        raise NotImplementedError
+
+    def supports(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """(n,) whether each image has values that the likelihood is defined for."""
+        return np.ones(len(pixels), bool)
+
+
+class _Gaussian(Likelihood):
+    has_sigma = True
+
+    def log_sigma(self, parameters: Tensor) -> Tensor:
+        """Natural log of the standard deviation, broadcasting against the pixels."""
+        raise NotImplementedError
+
+    def sigma(self, parameters: Tensor) -> Tensor:
+        return ops.exp(self.log_sigma(parameters))
+
+    def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        pixels, parameters = inputs
+        return gaussian_log_density(pixels, self.mean(parameters), self.log_sigma(parameters))
+
+
+class GaussianFixedSigma(_Gaussian):
+    """Gaussian around the decoder's mean, with a standard deviation that is given."""
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__(name="likelihood")
+        self.given = sigma
+
+    def log_sigma(self, parameters: Tensor) -> Tensor:  # noqa: ARG002
+        """Scalar."""
+        return ops.convert_to_tensor(math.log(self.given), "float32")
+
+
+class _LearnedScale(Likelihood):
+    """A likelihood with one learned scale for all values."""
+
+    #: Natural log of the smallest scale.
+    FLOOR = math.log(SIGMA_FLOOR)
+
+    def build(self, input_shape: Any) -> None:  # noqa: ARG002
+        """Make the one weight; the scale starts at 0.37."""
+        self.log_scale_over_gain = self.add_weight(
+            name="log_scale_over_gain", shape=(), initializer=keras.initializers.Constant(-1.0 / GAIN)
+        )
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Scalar: natural log of the scale, in [0, 1] units."""
+        return _above_floor(GAIN * self.log_scale_over_gain, self.FLOOR)
+
+
+class GaussianLearnedSigma(_LearnedScale, _Gaussian):
+    """Gaussian around the decoder's mean, with one learned standard deviation.
 
     The optimum of sigma is the root mean squared error of the reconstruction (Rybkin et al. 2021, "Simple and
     Effective VAE Training with Calibrated Decoders", section 3).
     """
 
-    #: Adam moves a weight by about the learning rate a step, too slow for one that has to fall from 1 to 0.03
-    #: on a natural-log scale; the weight is log sigma over this gain.
-    GAIN = 10.0
+    def log_sigma(self, parameters: Tensor) -> Tensor:  # noqa: ARG002
+        """Scalar."""
+        return self.log_scale
 
-    def build(self, _input_shape: Any) -> None:
-        """Make the one weight; sigma starts at 0.37."""
-        self.log_sigma_over_gain = self.add_weight(
-            name="log_sigma_over_gain", shape=(), initializer=keras.initializers.Constant(-1.0 / self.GAIN)
-        )
 
-    @property
-    def log_sigma(self) -> Tensor:
-        """Scalar: natural log of the standard deviation, in pixel values."""
-        return self.GAIN * self.log_sigma_over_gain
+class GaussianPixelSigma(_Gaussian):
+    """Gaussian whose mean and log standard deviation are both outputs of the decoder, value by value."""
+
+    n_parameters = 2
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The first half of the channels."""
+        return parameters[..., : parameters.shape[-1] // 2]
+
+    def log_sigma(self, parameters: Tensor) -> Tensor:
+        """(n, h, w, c), from the second half of the channels; 0.37 for an output of 0."""
+        return _above_floor(parameters[..., parameters.shape[-1] // 2 :] - 1.0, math.log(SIGMA_FLOOR))
+
+
+class DiscretisedLogistic(_LearnedScale):
+    """Logistic distribution over the 256 levels of 8-bit images, with one learned scale."""
+
+    is_density = False
+    has_sigma = True
+    #: Standard deviation of a logistic distribution over its scale.
+    WIDTH = math.pi / math.sqrt(3)
+    FLOOR = math.log(SIGMA_FLOOR / WIDTH)
 
     def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
-        """(n, h, w, c) nats a value, from pixels and mean."""
+        """(n, h, w, c) nats a value."""
         pixels, mean = inputs
-        return gaussian_log_density(pixels, mean, self.log_sigma)
+        return discretised_logistic_log_density(pixels, mean, self.log_scale)
+
+    def sigma(self, parameters: Tensor) -> Tensor:  # noqa: ARG002
+        """Scalar: standard deviation before the levels are cut."""
+        return self.WIDTH * ops.exp(self.log_scale)
+
+    def supports(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Multiples of 1/255."""
+        levels = pixels * np.float32(255)
+        return (np.abs(levels - np.rint(levels)) < 1e-3).all(axis=(1, 2, 3))
+
+
+class ContinuousBernoulli(Likelihood):
+    """Continuous Bernoulli distribution; the decoder gives logits."""
+
+    def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """(n, h, w, c) nats a value."""
+        return continuous_bernoulli_log_density(*inputs)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Not the sigmoid: that is the paper's lambda."""
+        return continuous_bernoulli_mean(parameters)
+
+
+class Bernoulli(Likelihood):
+    """Bernoulli distribution of binarised images; the decoder gives logits."""
+
+    is_density = False
+
+    def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """(n, h, w, c) nats a value."""
+        return bernoulli_log_density(*inputs)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Probability of a 1."""
+        return ops.sigmoid(parameters)
+
+    def supports(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """0 or 1."""
+        return ((pixels == 0) | (pixels == 1)).all(axis=(1, 2, 3))
+
+
+_LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "gaussian_learned_sigma": GaussianLearnedSigma,
+    "gaussian_pixel_sigma": GaussianPixelSigma,
+    "discretised_logistic": DiscretisedLogistic,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "bernoulli": Bernoulli,
+}
+
+
+def make_likelihood(config: VAEConfig) -> Likelihood:
+    """The layer of a configuration's likelihood."""
+    if config.sigma is not None:
+        return GaussianFixedSigma(config.sigma)
+    return _LIKELIHOODS[config.likelihood](name="likelihood")
+
+
+def _above_floor(log_scale: Tensor, floor: float) -> Tensor:
+    """Nearly `log_scale` far above the floor, and never below it, with a gradient everywhere.
+
+    Source: the soft clipping of Rybkin et al. 2021, appendix (their code's ``softclip``).
+    """
+    return floor + ops.softplus(log_scale - floor)

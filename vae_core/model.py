@@ -1,17 +1,18 @@
 """A trained model: network, noise, and what is usual on normal images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.architecture import LATENTS
+from vae_core.architecture import latent_shape
 from vae_core.config import VAEConfig
 from vae_core.network import VAE
-from vae_core.objective import local_nelbo
-from vae_core.scoring import Array, Score, Scorer, batch_size
+from vae_core.pixels import PixelRows, to_unit
+from vae_core.scoring import Array, LogWeights, Score, Scorer, batch_size
 
 #: Weight of the spread over all pixels in the spread of one pixel, counted in images: keeps the standard
 #: deviation of a pixel sane where few validation images were seen.
@@ -24,7 +25,7 @@ class Model:
 
     config: the network's configuration.
     network: the trained VAE.
-    eps: (s, 1, 1, latents) standard normal noise, drawn once, shared by all images.
+    eps: (s, zh, zw, latents) standard normal noise, drawn once, shared by all images.
     usual_mean, usual_std: (h, w) nats a pixel, of the local negative ELBO over held-out normal images.
     preprocessing: how files become pixels; opaque here, kept with the model.
     """
@@ -35,13 +36,20 @@ class Model:
     usual_mean: NDArray[np.float32]
     usual_std: NDArray[np.float32]
     preprocessing: Mapping[str, Any]
-    _scorers: dict[bool, Scorer] = field(default_factory=dict, repr=False, compare=False)
+    _compiled: dict[Any, keras.Model] = field(default_factory=dict, repr=False, compare=False)
 
     def scorer(self, maps: bool) -> Scorer:
         """The compiled scoring function, made once."""
-        if maps not in self._scorers:
-            self._scorers[maps] = Scorer(self.network, self.eps, self.usual_mean, self.usual_std, maps)
-        return self._scorers[maps]
+        return self._once(maps, lambda: Scorer(self.network, self.eps, self.usual_mean, self.usual_std, maps))
+
+    def log_weights(self) -> LogWeights:
+        """The compiled log weights of the importance-weighted bound, made once."""
+        return self._once("log_weights", lambda: LogWeights(self.network))
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        return self._compiled[key]
 
 
 def score(model: Model, pixels: Array, *, eps: Array | None = None, maps: bool = True) -> Score:
@@ -50,7 +58,7 @@ def score(model: Model, pixels: Array, *, eps: Array | None = None, maps: bool =
     Args:
         model: a trained model.
         pixels: (n, h, w, c) float32 in [0, 1], preprocessed as the model says.
-        eps: (s, 1, 1, latents) standard normal noise instead of the model's own.
+        eps: (s, zh, zw, latents) standard normal noise instead of the model's own.
         maps: also return the arrays of pixels (memory: 3 to 5 times the pixels').
 
     Raises:
@@ -66,20 +74,21 @@ def score(model: Model, pixels: Array, *, eps: Array | None = None, maps: bool =
     """
     if eps is None:
         return model.scorer(maps).score(pixels)
-    if eps.shape[1:] != (1, 1, LATENTS) or not len(eps):
-        raise ValueError(f"eps has shape {eps.shape}, expected (draws >= 1, 1, 1, {LATENTS})")
+    expected = latent_shape(model.config)
+    if eps.shape[1:] != expected or not len(eps):
+        raise ValueError(f"eps has shape {eps.shape}, expected (draws >= 1, {', '.join(map(str, expected))})")
     scorer = Scorer(model.network, eps.astype(np.float32), model.usual_mean, model.usual_std, maps)
     return scorer.score(pixels)
 
 
 def draw_eps(config: VAEConfig, seed: int) -> NDArray[np.float32]:
-    """(noise_draws, 1, 1, latents) standard normal noise from a seed."""
-    shape = (config.noise_draws, 1, 1, LATENTS)
+    """(noise_draws, zh, zw, latents) standard normal noise from a seed."""
+    shape = (config.noise_draws, *latent_shape(config))
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def usual_local_nelbo(
-    network: VAE, eps: NDArray[np.float32], normals: Array
+    network: VAE, eps: NDArray[np.float32], normals: PixelRows
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and standard deviation, pixel by pixel, of the local negative ELBO over normal images.
 
@@ -95,8 +104,8 @@ def usual_local_nelbo(
     total = np.zeros((height, width))
     squares = np.zeros((height, width))
     for start in range(0, len(normals), size):
-        scored = scorer.score(normals[start : start + size])
-        local = np.asarray(local_nelbo(scored.anomaly_map, scored.rate), np.float64)
+        scored = scorer.score(to_unit(normals[start : start + size]))
+        local = np.asarray(scored.anomaly_map, np.float64) + np.asarray(scored.rate_map)
         total += local.sum(axis=0)
         squares += np.square(local).sum(axis=0)
     n = len(normals)

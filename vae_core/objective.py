@@ -10,13 +10,11 @@ latents, and the image axis stays.
 """
 
 import math
-from typing import Any
 
+import numpy as np
 from keras import ops
 
-Tensor = Any
-
-_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+from vae_core.likelihoods import Tensor, sum_per_image
 
 
 def kl_divergence(z_mean: Tensor, z_log_var: Tensor) -> Tensor:
@@ -37,90 +35,63 @@ def kl_divergence(z_mean: Tensor, z_log_var: Tensor) -> Tensor:
     >>> float(kl_divergence(np.array([[3.0, 4.0]]), np.zeros((1, 2)))[0])
     12.5
     """
+    return sum_per_image(kl_per_latent(z_mean, z_log_var))
+
+
+def kl_per_latent(z_mean: Tensor, z_log_var: Tensor) -> Tensor:
+    """The terms of `kl_divergence`, one for each latent: (n, ...) nats, each >= 0."""
     # expm1: near a variance of 1 the plain difference loses all its digits, and could fall below 0.
-    terms = 0.5 * (ops.square(z_mean) + (ops.expm1(z_log_var) - z_log_var))
-    return _sum_per_image(terms)
+    return 0.5 * (ops.square(z_mean) + (ops.expm1(z_log_var) - z_log_var))
 
 
-def gaussian_log_density(pixels: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """Log density of each value under N(mean, exp(log_sigma)^2), constant kept; not summed.
+def bits_per_dim(nelbo: Tensor, n_values: int, *, density: bool = True) -> Tensor:
+    """Negative ELBO of 8-bit data in bits a value, per image.
 
-        -1/2 ((x - mean) / sigma)^2 - log(sigma) - 1/2 log(2 pi)
+        nelbo / (n_values ln 2), plus 8 for a density
 
-    Args:
-        pixels, mean: (n, h, w, c).
-        log_sigma: natural log of the standard deviation; broadcasts against `pixels`.
-
-    Returns:
-        (n, h, w, c) nats a value; positive where sigma < 0.399.
-
-    >>> import numpy as np
-    >>> x = np.zeros((1, 1, 1, 1))
-    >>> round(float(gaussian_log_density(x, x, 0.0)[0, 0, 0, 0]), 6)
-    -0.918939
-    """
-    residual = (pixels - mean) * ops.exp(-log_sigma)
-    return -0.5 * ops.square(residual) - log_sigma - _HALF_LOG_TWO_PI
-
-
-def gaussian_log_likelihood(pixels: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """Log likelihood of an image under N(mean, exp(log_sigma)^2), per image; constant kept.
-
-    Args:
-        pixels, mean: (n, h, w, c) of equal shape; mean is the decoder's output.
-        log_sigma: natural log of the standard deviation; scalar or broadcasting against `pixels`.
-
-    Returns:
-        (n,) nats: a log *density* over [0, 1]-valued pixels, so it may be positive.
-
-    Raises:
-        ValueError: `pixels` and `mean` differ in shape (broadcasting would give a wrong number in silence).
-
-    >>> import numpy as np
-    >>> x = np.zeros((2, 1, 2, 1))
-    >>> [round(float(v), 6) for v in gaussian_log_likelihood(x, x, 0.0)]
-    [-1.837877, -1.837877]
-    """
-    if tuple(pixels.shape) != tuple(mean.shape):
-        raise ValueError(f"pixels {tuple(pixels.shape)} and mean {tuple(mean.shape)} must have one shape")
-    return _sum_per_image(gaussian_log_density(pixels, mean, log_sigma))
-
-
-def bits_per_dim(nelbo: Tensor, n_values: int) -> Tensor:
-    """Negative ELBO of 8-bit data in bits a value, per image, from a density over [0, 1].
-
-        nelbo / (n_values ln 2) + 8
-
-    The 8 turns the density over [0, 1] into one over grey levels, each 1/256 wide.
+    The 8 turns a density over [0, 1] into one over grey levels, each 1/256 wide.
 
     Args:
         nelbo: (n,) nats.
         n_values: h * w * c.
+        density: whether the likelihood is a density over [0, 1] (Gaussian, continuous Bernoulli) or a probability
+            (discretised logistic, Bernoulli).
 
-    >>> float(bits_per_dim(0.0, 64))
-    8.0
+    >>> float(bits_per_dim(0.0, 64)), float(bits_per_dim(64 * math.log(2), 64, density=False))
+    (8.0, 1.0)
     """
-    return nelbo / (n_values * math.log(2)) + 8
+    return nelbo / (n_values * math.log(2)) + (8 if density else 0)
 
 
-def local_nelbo(anomaly_map: Tensor, rate: Tensor) -> Tensor:
-    """The negative ELBO spread over the pixels, per image; it sums to the nelbo.
+def rate_map(z_mean: Tensor, z_log_var: Tensor, height: int, width: int) -> Tensor:
+    """The rate spread over the pixels, per image; it sums to the rate.
 
-    Latents without a position (1x1) leave the rate no place of its own: each pixel carries an equal share.
+    Each pixel belongs to the latent position that lies over it, and all pixels of a position carry equal shares
+    of its divergence. With one position for the whole image each pixel carries rate / (height width).
 
     Args:
-        anomaly_map: (n, h, w) nats, sums to the distortion.
-        rate: (n,) nats.
+        z_mean, z_log_var: (n, zh, zw, c) posterior of a map of latents, zh <= height, zw <= width.
+        height, width: pixels.
 
     Returns:
-        (n, h, w) nats a pixel.
+        (n, height, width) nats a pixel, >= 0.
 
     >>> import numpy as np
-    >>> local_nelbo(np.zeros((1, 2, 2)), np.array([8.0])).tolist()
-    [[[2.0, 2.0], [2.0, 2.0]]]
+    >>> z_mean = np.array([[[[2.0], [4.0]]]])  # (1, 1, 2, 1): 2 nats on the left, 8 on the right
+    >>> np.asarray(rate_map(z_mean, 0 * z_mean, 2, 4)).tolist()
+    [[[0.5, 0.5, 2.0, 2.0], [0.5, 0.5, 2.0, 2.0]]]
     """
-    _, height, width = anomaly_map.shape
-    return anomaly_map + rate[:, None, None] / (height * width)
+    rates = ops.sum(kl_per_latent(z_mean, z_log_var), axis=-1)
+    _, rows, columns = rates.shape
+    down, across = _shares(height, rows), _shares(width, columns)
+    return ops.matmul(ops.matmul(ops.cast(down, rates.dtype), rates), ops.cast(across.T, rates.dtype))
+
+
+def _shares(n_pixels: int, n_positions: int) -> np.ndarray:
+    """(n_pixels, n_positions) share of a position's rate that each pixel of one axis carries; columns sum to 1."""
+    position = np.arange(n_pixels) * n_positions // n_pixels
+    belongs = position[:, None] == np.arange(n_positions)
+    return belongs / belongs.sum(axis=0)
 
 
 def smooth(maps: Tensor, side: int) -> Tensor:
@@ -141,7 +112,3 @@ def smooth(maps: Tensor, side: int) -> Tensor:
     padded = ops.pad(maps[..., None], ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="symmetric")
     # This mean is over the box's pixels.
     return ops.average_pool(padded, side, strides=1, padding="valid", data_format="channels_last")[..., 0]
-
-
-def _sum_per_image(values: Tensor) -> Tensor:
-    return ops.sum(values, axis=tuple(range(1, len(values.shape))))

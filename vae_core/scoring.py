@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from vae_core.config import VAEConfig
 from vae_core.device import jit_compile
+from vae_core.likelihoods import Tensor
 from vae_core.network import VAE
-from vae_core.objective import Tensor, local_nelbo, smooth
+from vae_core.objective import smooth
 
 #: Share of the pixels, the worst ones, whose distortion is kept apart.
 WORST_PIXELS = 0.1
@@ -28,8 +29,10 @@ class Score(NamedTuple):
     worst_pixels: (n,) nats, distortion of the worst tenth of the pixels.
     peak: (n,) maximum of `local_z`, in standard deviations.
     anomaly_map: (n, h, w) nats a pixel, sums to the distortion.
-    local_z: (n, h, w) local negative ELBO in standard deviations from what is usual for that pixel, smoothed.
-    reconstruction: (n, h, w, c) the decoder's mean. The three arrays of pixels are None unless asked for.
+    rate_map: (n, h, w) nats a pixel, sums to the rate: each latent position's, over the pixels below it.
+    local_z: (n, h, w) local negative ELBO (the two maps' sum) in standard deviations from what is usual for that
+        pixel, smoothed.
+    reconstruction: (n, h, w, c) the likelihood's mean. The four arrays of pixels are None unless asked for.
     """
 
     anomaly_score: Array
@@ -41,6 +44,7 @@ class Score(NamedTuple):
     worst_pixels: Array
     peak: Array
     anomaly_map: Array | None
+    rate_map: Array | None
     local_z: Array | None
     reconstruction: Array | None
 
@@ -50,7 +54,7 @@ class Scorer(keras.Model):
 
     Args:
         network: the trained VAE.
-        eps: (s, 1, 1, latents) the model's noise.
+        eps: (s, zh, zw, latents) the model's noise.
         usual_mean, usual_std: (h, w) mean and standard deviation of the local negative ELBO over held-out
             normal images, in nats a pixel.
         maps: also return arrays of pixels.
@@ -72,7 +76,7 @@ class Scorer(keras.Model):
         draws = self.network.evaluate_draws(pixels, self.eps)
         anomaly_map, rate = draws["anomaly_map"], draws["rate"]
         distortion = ops.sum(anomaly_map, axis=(1, 2))
-        standardised = (local_nelbo(anomaly_map, rate) - self.usual_mean) / self.usual_std
+        standardised = (anomaly_map + draws["rate_map"] - self.usual_mean) / self.usual_std
         local_z = smooth(standardised, config.smoothing_px)
         n_pixels = config.height * config.width
         worst, _ = ops.top_k(ops.reshape(anomaly_map, (-1, n_pixels)), max(1, round(WORST_PIXELS * n_pixels)))
@@ -91,6 +95,7 @@ class Scorer(keras.Model):
         if self.maps:
             result |= {
                 "anomaly_map": anomaly_map,
+                "rate_map": draws["rate_map"],
                 "local_z": local_z,
                 "reconstruction": draws["reconstruction"],
             }
@@ -100,16 +105,12 @@ class Scorer(keras.Model):
         """Score (n, h, w, c) pixels, in batches of one fixed shape, the last one padded.
 
         Raises:
-            ValueError: the pixels' shape is not the model's, or a value is NaN or outside [0, 1].
+            ValueError: the pixels' shape is not the model's, a value is NaN or outside [0, 1], or one that the
+                likelihood is not defined for.
             FloatingPointError: a score is NaN or infinite.
         """
-        config = self.network.config
-        expected = (config.height, config.width, config.channels)
-        if pixels.ndim != 4 or pixels.shape[1:] != expected:
-            raise ValueError(f"pixels have shape {pixels.shape}, the model takes (n, {', '.join(map(str, expected))})")
-        if not ((pixels >= 0) & (pixels <= 1)).all():
-            raise ValueError("pixels lie outside [0, 1], or are NaN; divide 8-bit values by 255")
-        size = batch_size(config)
+        check_pixels(self.network, pixels)
+        size = batch_size(self.network.config)
         batches = [self._batch(pixels[start : start + size], size) for start in range(0, len(pixels), size)]
         if not batches:
             batches = [{key: value[:0] for key, value in self._batch(pixels, size).items()}]
@@ -130,6 +131,40 @@ class Scorer(keras.Model):
         return {key: np.asarray(value)[:n] for key, value in self.predict_on_batch(padded).items()}
 
 
+class LogWeights(keras.Model):
+    """``VAE.log_weights`` as one compiled graph, for the importance-weighted bound; the noise is an input."""
+
+    def __init__(self, network: VAE) -> None:
+        super().__init__(name="log_weights")
+        self.network = network
+        self.built = True
+        self.compile(jit_compile=jit_compile())
+
+    def call(self, inputs: dict[str, Tensor]) -> Tensor:
+        """(n, s) nats; images first, as Keras expects of a batch."""
+        return ops.transpose(self.network.log_weights(inputs["pixels"], inputs["eps"][0]))
+
+
 def batch_size(config: VAEConfig) -> int:
     """Images in one padded batch: 64 at 64 x 64, and as many pixels at other sizes (at least 4 images)."""
     return max(4, min(256, 64 * 64 * 64 // (config.height * config.width)))
+
+
+def check_pixels(network: VAE, pixels: Array) -> None:
+    """Raise a ValueError for pixels that a network cannot take: shape, range, or values its likelihood excludes."""
+    config = network.config
+    expected = (config.height, config.width, config.channels)
+    if pixels.ndim != 4 or pixels.shape[1:] != expected:
+        raise ValueError(f"pixels have shape {pixels.shape}, the model takes (n, {', '.join(map(str, expected))})")
+    if not ((pixels >= 0) & (pixels <= 1)).all():
+        raise ValueError("pixels lie outside [0, 1], or are NaN; divide 8-bit values by 255")
+    bad = np.flatnonzero(~network.likelihood.supports(pixels))
+    if len(bad):
+        remedy = {
+            "bernoulli": "binarise them to 0 and 1, or train with continuous_bernoulli",
+            "discretised_logistic": "bring them to the 256 levels k/255, or train with a Gaussian likelihood",
+        }[config.likelihood]
+        raise ValueError(
+            f"{len(bad)} images (first: image {bad[0]}) have values that {config.likelihood} is not defined for; "
+            f"{remedy}"
+        )

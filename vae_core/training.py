@@ -1,81 +1,141 @@
 """Training on normal images."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from vae_core.batches import Batches
+from vae_core.checkpoint import Checkpoint
 from vae_core.config import TrainConfig, VAEConfig
-from vae_core.device import jit_compile
+from vae_core.device import data_parallel, jit_compile, make_deterministic
+from vae_core.diagnosis import diagnose
 from vae_core.model import Model, draw_eps, usual_local_nelbo
 from vae_core.network import VAE
-from vae_core.scoring import Array
+from vae_core.pixels import PixelRows, to_unit
+from vae_core.scoring import batch_size, check_pixels
+
+#: Held-out images that a trained network is examined on.
+_EXAMINED = 64
 
 
 class Training(NamedTuple):
-    """What training gives: the model, and for each epoch the means over images of its parts, in nats."""
+    """What training gives.
+
+    model: with the weights of the best epoch.
+    history: for each epoch ``loss``; ``nelbo``, ``distortion``, ``rate`` (nats) and ``sigma`` (where the likelihood
+        has one), means over the training images, and the same with ``val_``; ``learning_rate``, ``rate_weight``
+        and ``images_per_s``.
+    warnings: sentences for people; see `vae_core.diagnosis`.
+    """
 
     model: Model
     history: dict[str, list[float]]
+    warnings: list[str]
 
 
-class StopAtNaN(keras.callbacks.Callback):
-    """Ends training after an epoch whose loss is not finite; Keras's own callback prints to stdout."""
+class Epochs(keras.callbacks.Callback):
+    """What changes from epoch to epoch, and the history of it.
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG002
-        """Look at the epoch's loss."""
-        if not np.isfinite(logs["loss"]):
-            self.model.stop_training = True
+    Args:
+        batches: told which epoch they are of.
+        names: of the training images, for errors.
+        rows: the history, one row an epoch; extended here.
+    """
 
-
-class Batches(keras.utils.PyDataset):
-    """The training images in batches, in another order each epoch that only seed and epoch decide."""
-
-    def __init__(self, pixels: Array, batch_size: int, seed: int) -> None:
+    def __init__(self, batches: Batches, names: Sequence[str] | None, rows: list[dict[str, float]]) -> None:
         super().__init__()
-        self.pixels, self.batch_size, self.seed = pixels, batch_size, seed
-        self.epoch = -1
-        self.on_epoch_begin()
+        self.batches, self.names, self.rows = batches, names, rows
+        self.settings = batches.train_config
 
-    def on_epoch_begin(self) -> None:
-        """Draw the next order."""
-        self.epoch += 1
-        self.order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pixels))
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
+        """Set the weight of the rate and the learning rate."""
+        settings = self.settings
+        self.batches.epoch = epoch
+        warmed = min(1.0, (epoch + 1) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
+        self.changing = {"rate_weight": settings.beta * warmed, "learning_rate": learning_rate(settings, epoch)}
+        self.model.rate_weight.assign(self.changing["rate_weight"])
+        self.model.optimizer.learning_rate = self.changing["learning_rate"]
+        self.seconds, self.started = 0.0, time.perf_counter()
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.pixels) // self.batch_size)
+    def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
+        """Validation is not counted in images a second."""
+        self.seconds = time.perf_counter() - self.started
 
-    def __getitem__(self, index: int) -> tuple[Array]:
-        """One batch; Keras takes a tuple of one as images without targets."""
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return (self.pixels[rows],)
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Extend the history, or say which images made the loss NaN."""
+        finite = logs.pop("finite")
+        logs.pop("val_finite")
+        # Keras's own mean of the loss is one over batches of unequal sizes.
+        logs |= {f"{kind}loss": logs.pop(f"{kind}objective") for kind in ("", "val_")}
+        if finite < 1 or not np.isfinite(list(logs.values())).all():
+            raise FloatingPointError(self._failure(epoch, finite))
+        logs |= self.changing | {"images_per_s": len(self.batches.pixels) / self.seconds}
+        self.rows.append({name: float(value) for name, value in logs.items()})
+
+    def _failure(self, epoch: int, finite: float) -> str:
+        settings = self.settings
+        clip = f"below {settings.clip_norm:g}" if settings.clip_norm else "(try 1000)"
+        remedy = f"Train with a learning rate below {settings.learning_rate:g}, or with clip_norm {clip}"
+        # Once a loss is not finite, no later one of the epoch is.
+        index = math.floor(finite * len(self.batches) + 1e-6)
+        if index >= len(self.batches):
+            return f"the validation loss became NaN or infinite in epoch {epoch + 1}. {remedy}."
+        rows = self.batches.rows(index)
+        shown = [self.names[row] if self.names else f"image {row}" for row in rows[:5]]
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        return (
+            f"the loss became NaN or infinite in epoch {epoch + 1}, batch {index + 1} of {len(self.batches)} "
+            f"({', '.join(shown)}{more}). {remedy}, and look at these images."
+        )
+
+
+def learning_rate(settings: TrainConfig, epoch: int) -> float:
+    """The learning rate of an epoch, counted from 0.
+
+    >>> cosine = TrainConfig(epochs=4, learning_rate=0.1, learning_rate_schedule="cosine")
+    >>> [round(learning_rate(cosine, epoch), 4) for epoch in range(4)]
+    [0.1, 0.0854, 0.05, 0.0146]
+    """
+    if settings.learning_rate_schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
 
 
 def train(
-    pixels: Array,
-    validation: Array,
+    pixels: PixelRows,
+    validation: PixelRows,
     config: VAEConfig | None = None,
     train_config: TrainConfig | None = None,
     *,
     preprocessing: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
+    checkpoint: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Training:
     """Train a VAE on normal images and learn what is usual for each pixel.
 
     Args:
-        pixels: (n, h, w, c) float32 in [0, 1], normal images.
+        pixels: (n, h, w, c), normal images: float in [0, 1], or uint8 or uint16 over their whole range. Only the
+            images of a few batches are read at a time, so a memory map may be larger than memory.
         validation: (m, h, w, c), other normal images: they stop the training, and give the usual local
             negative ELBO. Neither set may hold an image that a threshold is calibrated on.
         config: the network; by default 64 x 64 grey.
         train_config: epochs, batches, seed.
         preprocessing: kept with the model, as it is.
+        names: of the training images, for errors; by default their row numbers.
+        checkpoint: a file written after every epoch. Where it is there already, and of the same training, training
+            goes on after its last finished epoch and ends as if it had never stopped.
         callbacks: further Keras callbacks.
 
     Raises:
-        ValueError: an empty set, or a shape that is not the network's.
-        FloatingPointError: the loss became NaN or infinite.
+        ValueError: an empty set, a shape that is not the network's, values that the likelihood excludes, or more
+            devices than there are.
+        FloatingPointError: the loss became NaN or infinite; the message names the images of the batch.
 
     >>> from vae_core import TrainConfig, VAEConfig, train
     >>> normals = np.random.default_rng(0).random((8, 16, 16, 1), np.float32)
@@ -84,30 +144,91 @@ def train(
     2
     """
     config, train_config = config or VAEConfig(), train_config or TrainConfig()
-    for name, images in (("pixels", pixels), ("validation", validation)):
-        if images.shape[1:] != (config.height, config.width, config.channels) or not len(images):
-            expected = f"(n >= 1, {config.height}, {config.width}, {config.channels})"
-            raise ValueError(f"{name} has shape {images.shape}, expected {expected}")
-    network = VAE(config, seed=train_config.seed)
-    network.compile(keras.optimizers.Adam(train_config.learning_rate), jit_compile=jit_compile())
-    early_stopping = keras.callbacks.EarlyStopping(
-        "val_nelbo", mode="min", patience=train_config.patience, restore_best_weights=True
-    )
-    history = network.fit(
-        Batches(pixels, train_config.batch_size, train_config.seed),
-        shuffle=False,
-        epochs=train_config.epochs,
-        validation_data=(validation,),
-        validation_batch_size=train_config.batch_size,
-        callbacks=[early_stopping, StopAtNaN(), *callbacks],
-        verbose=0,
-    ).history
-    if not np.isfinite([*history["loss"], *history["val_loss"]]).all():
-        raise FloatingPointError(
-            f"the loss became NaN or infinite in epoch {len(history['loss'])}. "
-            f"Train with a learning rate below {train_config.learning_rate}."
+    if train_config.devices > 1 and train_config.clip_norm and keras.backend.backend() == "tensorflow":
+        raise ValueError(
+            f"clip_norm={train_config.clip_norm:g} with devices={train_config.devices}: on TensorFlow, Keras clips the "
+            "gradients of each device before it adds them up, which is another training. Leave one of the two out, "
+            "or use KERAS_BACKEND=jax"
         )
+    if train_config.deterministic:
+        make_deterministic()
+    with data_parallel(train_config.devices):
+        network = _make_network(config, train_config)
+        for name, images in (("pixels", pixels), ("validation", validation)):
+            _check_images(name, images, network)
+        rows = _fit(network, Batches(pixels, config, train_config), validation, names, checkpoint, callbacks)
+    trained, network = network, VAE(config)
+    # Scores come from one device, in float32, whatever the training was.
+    network.set_weights(trained.get_weights())
     eps = draw_eps(config, train_config.seed)
     usual_mean, usual_std = usual_local_nelbo(network, eps, validation)
     model = Model(config, network, eps, usual_mean, usual_std, dict(preprocessing or {}))
-    return Training(model, history)
+    history = {name: [row[name] for row in rows] for name in rows[0]}
+    return Training(model, history, diagnose(network, to_unit(validation[:_EXAMINED])))
+
+
+def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
+    network = VAE(config, train_config.seed, train_config)
+    optimizer = keras.optimizers.Adam(
+        train_config.learning_rate,
+        weight_decay=train_config.weight_decay or None,
+        global_clipnorm=train_config.clip_norm,
+    )
+    # Biases, scales and norms are pulled to 0 by nothing.
+    optimizer.exclude_from_weight_decay(
+        var_list=[variable for variable in network.trainable_variables if len(variable.shape) < 2]
+    )
+    network.compile(optimizer, jit_compile=jit_compile())
+    return network
+
+
+def _check_images(name: str, images: PixelRows, network: VAE) -> None:
+    config = network.config
+    if images.shape[1:] != (config.height, config.width, config.channels) or not len(images):
+        expected = f"(n >= 1, {config.height}, {config.width}, {config.channels})"
+        raise ValueError(f"{name} has shape {images.shape}, expected {expected}")
+    size = batch_size(config)
+    for start in range(0, len(images), size):
+        try:
+            check_pixels(network, to_unit(images[start : start + size]))
+        except ValueError as error:
+            raise ValueError(f"{name}, from image {start} on: {error}") from error
+
+
+def _fit(
+    network: VAE,
+    batches: Batches,
+    validation: PixelRows,
+    names: Sequence[str] | None,
+    checkpoint: Path | None,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> list[dict[str, float]]:
+    """Fit until patience ends and leave the best weights in the network; the history, one row an epoch."""
+    settings = batches.train_config
+    rows: list[dict[str, float]] = []
+    early_stopping = keras.callbacks.EarlyStopping(
+        "val_nelbo", mode="min", patience=settings.patience, restore_best_weights=True
+    )
+    own: list[keras.callbacks.Callback] = [early_stopping, Epochs(batches, names, rows)]
+    first = 0
+    if checkpoint is not None:
+        facts = {
+            "config": network.config.to_dict(),
+            "train_config": settings.to_dict(),
+            "n": [len(batches.pixels), len(validation)],
+            "backend": keras.backend.backend(),
+        }
+        kept = Checkpoint(checkpoint, facts, early_stopping, rows)
+        kept.restore(network)
+        own.append(kept)
+        first = settings.epochs if kept.has_stopped else len(rows)
+    network.fit(
+        batches,
+        shuffle=False,
+        epochs=settings.epochs,
+        initial_epoch=first,
+        validation_data=Batches(validation, network.config, settings, validation=True),
+        callbacks=[*own, *callbacks],
+        verbose=0,
+    )
+    return rows

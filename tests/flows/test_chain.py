@@ -1,6 +1,7 @@
 """The chain on files: ingest, train, calibrate, score, report, directly and through Prefect."""
 
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,6 +257,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def latest_artifacts() -> dict[str, str]:
+    """Key -> content of the newest artifact."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return {artifact.key: artifact.data for artifact in client.read_latest_artifacts()}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_the_chain_through_prefect_gives_the_same_rows(images: Path, tmp_path: Path) -> None:
@@ -272,6 +281,9 @@ def test_the_chain_through_prefect_gives_the_same_rows(images: Path, tmp_path: P
         assert ingested["batch_id"] == scored["batch_id"] == reported["batch_id"]
         ids = (trained["model_id"], trained["threshold"], calibrated["calibration_id"])
         chains[name] = (ids, rows(scored["scores"]), rows(scored["flagged"]))
+    artifacts = latest_artifacts()
+    assert artifacts["model-card"].startswith("# Model card")
+    assert [row["epoch"] for row in json.loads(artifacts["training-history"])] == [1, 2, 3, 4, 5]
     assert chains["direct"][0] == chains["prefect"][0]
     assert chains["direct"][1].equals(chains["prefect"][1])
     assert chains["direct"][2].equals(chains["prefect"][2])

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows import reporting
 from flows.execution import execute
 from flows.heatmap import colours
 from flows.histogram import HEIGHT, WIDTH, histogram
-from flows.settings import ScoreOptions
+from flows.settings import ReportOptions, ScoreOptions
 
 CHROMIUM = shutil.which("chromium")
 ATTACK = "<img src=x onerror=alert(1)>.png"
@@ -54,6 +55,31 @@ def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) ->
     for text in (result["batch_id"], result["model_id"], result["calibration_id"], "gone.png", "not_an_image"):
         assert text in html
     assert html.count("<figure") == result["n_anomalous"]
+
+
+def test_page_shows_what_training_warned_of(
+    page_file: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, result = page_file
+    workspace = shutil.copytree(written.parent.parent, tmp_path / "workspace")
+    options = ReportOptions(batch=result["batch_id"], workspace=str(workspace))
+    card = workspace / "cards" / f"{result['model_id']}.md"
+
+    def page(*warnings: str) -> str:
+        told = {"training": {"warnings": list(warnings)} if warnings else {}}
+        monkeypatch.setattr(reporting, "describe_model", lambda *_: told)
+        return Path(reporting.write_report(options, options.batch, result["model_id"]).path).read_text()
+
+    card.parent.mkdir(exist_ok=True)
+    card.touch()
+    html = page("Sigma is <b>small</b>.", "Posterior collapse.")
+    assert "Sigma is &lt;b&gt;small&lt;/b&gt;." in html
+    assert html.index("Posterior collapse.") < html.index("What was run")
+    assert f"<td>cards/{card.name}</td>" in html
+    card.unlink()
+    html = page()
+    assert "Warnings" not in html
+    assert "model card" not in html
 
 
 @pytest.fixture

@@ -5,20 +5,47 @@ import numpy as np
 import pytest
 from keras import ops
 
-from vae_core import Sampling, VAEConfig
-from vae_core.architecture import LATENTS, build_decoder, build_encoder
-from vae_core.layers import GaussianLikelihood
+from vae_core import Sampling, TrainConfig, VAEConfig, kl_divergence
+from vae_core.architecture import build_decoder, build_encoder, latent_shape
+from vae_core.config import PRESETS
+from vae_core.layers import GaussianLearnedSigma
 from vae_core.network import VAE
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
-    ("height", "width", "channels"), [(16, 16, 1), (64, 64, 3), (17, 31, 1), (100, 20, 3), (512, 16, 1), (512, 512, 3)]
+    ("height", "width", "channels"), [(16, 16, 1), (64, 64, 3), (17, 31, 1), (100, 20, 3), (512, 16, 1)]
 )
-def test_any_size_comes_back(height: int, width: int, channels: int) -> None:
-    config = VAEConfig(height=height, width=width, channels=channels)
+def test_any_size_comes_back(preset: str, height: int, width: int, channels: int) -> None:
+    config = VAEConfig(height=height, width=width, channels=channels, preset=preset)
     z_mean, z_log_var = build_encoder(config)(np.zeros((2, height, width, channels), np.float32))
-    assert z_mean.shape == z_log_var.shape == (2, 1, 1, LATENTS)
-    assert build_decoder(config)(z_mean).shape == (2, height, width, channels)
+    assert z_mean.shape == z_log_var.shape == (2, *latent_shape(config))
+    assert build_decoder(config, 2 * channels)(z_mean).shape == (2, height, width, 2 * channels)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_largest_size(preset: str) -> None:
+    config = VAEConfig(height=1024, width=1024, preset=preset)
+    z_mean, _ = build_encoder(config)(np.zeros((1, 1024, 1024, 1), np.float32))
+    assert build_decoder(config, 1)(z_mean).shape == (1, 1024, 1024, 1)
+
+
+def test_latents_by_preset() -> None:
+    shapes = {preset: latent_shape(VAEConfig(height=64, width=96, preset=preset)) for preset in PRESETS}
+    assert shapes == {"conv_1x1x16": (1, 1, 16), "conv_spatial": (8, 12, 8), "resnet": (4, 6, 16)}
+
+
+@pytest.mark.parametrize("preset", ["conv_spatial", "resnet"])
+def test_spatial_latents_see_their_neighbourhood(preset: str, random: np.random.Generator) -> None:
+    config = VAEConfig(height=256, width=256, preset=preset)
+    network = VAE(config)
+    pixels = random.random((1, 256, 256, 1)).astype(np.float32)
+    changed = pixels.copy()
+    changed[:, :8, :8] = 1 - changed[:, :8, :8]
+    before, after = (np.asarray(network.encoder(images)[0])[0] for images in (pixels, changed))
+    moved = np.abs(after - before).max(axis=-1)
+    # Group normalisation tells all of the image a little; the place itself is told much more.
+    assert moved[0, 0] > 10 * moved[-1, -1]
 
 
 def test_each_image_and_each_call_gets_noise_of_its_own() -> None:
@@ -39,7 +66,7 @@ def test_sampling_comes_back_from_its_config() -> None:
 
 def test_sigma_is_learnt_quickly_and_right(random: np.random.Generator) -> None:
     """Its optimum is the root mean squared error."""
-    likelihood = GaussianLikelihood()
+    likelihood = GaussianLearnedSigma()
     pixels = random.normal(0, 0.05, (64, 8, 8, 1)).astype(np.float32)
     mean = np.zeros_like(pixels)
 
@@ -58,7 +85,7 @@ def test_sigma_is_learnt_quickly_and_right(random: np.random.Generator) -> None:
     model.compile(keras.optimizers.Adam(1e-3))
     likelihood([pixels, mean])
     model.fit(pixels, epochs=300, batch_size=64, verbose=0)
-    assert float(ops.exp(likelihood.log_sigma)) == pytest.approx(np.sqrt(np.square(pixels).mean()), rel=0.02)
+    assert float(likelihood.sigma(None)) == pytest.approx(np.sqrt(np.square(pixels).mean()), rel=0.02)
 
 
 def test_loss_is_the_mean_nelbo(random: np.random.Generator) -> None:
@@ -68,18 +95,65 @@ def test_loss_is_the_mean_nelbo(random: np.random.Generator) -> None:
     nelbo = np.asarray(parts["distortion"]) + np.asarray(parts["rate"])
     assert nelbo.shape == (6,)
     assert float(network.compute_loss(y_pred=parts)) == pytest.approx(nelbo.mean(), rel=1e-6)
+    np.testing.assert_allclose(parts["rate"], np.asarray(parts["rate_per_channel"]).sum(1), rtol=1e-5)
+
+
+def test_given_noise_and_given_sight(random: np.random.Generator) -> None:
+    network = VAE(VAEConfig(height=16, width=16))
+    pixels, seen = random.random((2, 6, 16, 16, 1)).astype(np.float32)
+    eps = random.standard_normal((6, 1, 1, 16)).astype(np.float32)
+    given = {"pixels": pixels, "eps": eps}
+    np.testing.assert_array_equal(network(given)["distortion"], network(given)["distortion"])
+    z_mean, z_log_var = network.encoder(seen)
+    mean = network.decoder(z_mean + ops.exp(0.5 * z_log_var) * eps)
+    expected = -np.asarray(network.likelihood([pixels, mean])).sum((1, 2, 3))
+    np.testing.assert_allclose(network(given | {"seen": seen})["distortion"], expected, rtol=1e-5)
+    np.testing.assert_allclose(network(given | {"seen": seen})["rate"], kl_divergence(z_mean, z_log_var), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"beta": 4.0}, {"free_bits": 0.5}, {"latent_l2": 0.1}, {"beta": 0.5, "free_bits": 0.01, "latent_l2": 2.0}],
+)
+def test_loss_with_options_by_hand(options: dict[str, float], random: np.random.Generator) -> None:
+    network = VAE(VAEConfig(height=16, width=16), objective=TrainConfig(**options))  # type: ignore[arg-type]
+    pixels = random.random((6, 16, 16, 1)).astype(np.float32)
+    parts = {name: np.asarray(part) for name, part in network(pixels).items()}
+    rates = np.maximum(parts["rate_per_channel"], options.get("free_bits", 0)).sum(1)
+    kernels = [np.asarray(network.encoder.get_layer(name).kernel) for name in ("z_mean", "z_log_var")]
+    penalty = options.get("latent_l2", 0) * sum(np.square(kernel).sum() for kernel in kernels)
+    expected = (parts["distortion"] + options.get("beta", 1) * rates).mean() + penalty
+    assert float(network.compute_loss(y_pred=parts)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_images_leave_padding_out(random: np.random.Generator) -> None:
+    network = VAE(VAEConfig(height=16, width=16))
+    pixels = random.random((4, 16, 16, 1)).astype(np.float32)
+    parts = network(pixels)
+    nelbo = np.asarray(parts["distortion"]) + np.asarray(parts["rate"])
+    weight = np.array([1 / 3, 1 / 3, 1 / 3, 0], np.float32)
+    loss = network.compute_loss(x={"pixels": pixels, "weight": weight}, y_pred=parts)
+    assert float(loss) == pytest.approx(nelbo[:3].mean(), rel=1e-5)
+    assert float(network.trackers["nelbo"].result()) == pytest.approx(nelbo[:3].mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         ({"height": 8}, "try 16"),
-        ({"width": 1000}, "try 512"),
-        ({"channels": 4}, "channels=4"),
-        ({"preset": "resnet"}, "expected one of conv_1x1x16"),
-        ({"likelihood": "bernoulli"}, "gaussian_learned_sigma"),
+        ({"width": 2000}, "try 1024"),
+        ({"channels": 4}, "channels=4.*try 3"),
+        ({"channels": 2}, "try 1"),
+        ({"preset": "resnet18"}, "expected one of conv_1x1x16, conv_spatial, resnet; try resnet"),
+        ({"preset": "spatial"}, "try conv_spatial"),
+        ({"likelihood": "bernouli"}, "try bernoulli"),
+        ({"likelihood": "gaussian"}, "expected one of gaussian_fixed_sigma.*try gaussian"),
+        ({"likelihood": "gaussian_fixed_sigma"}, "sigma=None: .*try 0.1"),
+        ({"likelihood": "gaussian_fixed_sigma", "sigma": 0.0}, "expects a positive number"),
+        ({"sigma": 0.1}, "does not go with likelihood gaussian_learned_sigma.*try gaussian_fixed_sigma"),
         ({"statistic": "mean"}, "nelbo, peak"),
-        ({"smoothing_px": 4}, "odd"),
+        ({"smoothing_px": 4}, "odd.*try 5"),
+        ({"height": 16, "smoothing_px": 99}, "try 15"),
         ({"noise_draws": 0}, "noise_draws=0"),
     ],
 )

@@ -11,7 +11,7 @@ from keras import ops
 from scipy.ndimage import uniform_filter
 from scipy.stats import multivariate_normal
 
-from vae_core import bits_per_dim, gaussian_log_likelihood, kl_divergence, local_nelbo
+from vae_core import bits_per_dim, gaussian_log_likelihood, kl_divergence, rate_map
 from vae_core.objective import smooth
 
 
@@ -39,29 +39,12 @@ def test_kl_is_never_negative(z_mean: np.ndarray, z_log_var: np.ndarray) -> None
     assert (values >= 0).all()
 
 
-def test_gaussian_by_hand() -> None:
-    x = np.zeros((1, 1, 1, 1))
-    sigma_one, sigma_e = np.zeros(()), np.ones(())
-    assert float(gaussian_log_likelihood(x, x, sigma_one)[0]) == pytest.approx(-0.9189385332, abs=1e-10)
-    # Two sigma away costs 2 nats; a sigma of e costs one.
-    assert float(gaussian_log_likelihood(x, x + 2, sigma_one)[0]) == pytest.approx(-2.9189385332, abs=1e-10)
-    assert float(gaussian_log_likelihood(x, x, sigma_e)[0]) == pytest.approx(-1.9189385332, abs=1e-10)
-
-
-def test_gaussian_sums_over_pixels_and_channels() -> None:
-    x = np.zeros((2, 5, 4, 3))
-    np.testing.assert_allclose(gaussian_log_likelihood(x, x, np.zeros(())), [-60 * 0.9189385332] * 2, rtol=1e-9)
-
-
-def test_gaussian_refuses_to_broadcast() -> None:
-    with pytest.raises(ValueError, match="one shape"):
-        gaussian_log_likelihood(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 3)), 0.0)
-
-
 def test_bits_per_dim_of_noise_is_eight() -> None:
     # A uniform density over [0, 1] has 0 nats a value: 256 equally likely grey levels.
     assert float(bits_per_dim(np.array(0.0), 784)) == 8
     assert float(bits_per_dim(np.array(-784 * math.log(2)), 784)) == pytest.approx(7)
+    # A probability counts its levels itself.
+    assert float(bits_per_dim(np.array(784 * math.log(256)), 784, density=False)) == pytest.approx(8)
 
 
 class PPCA:
@@ -114,10 +97,23 @@ def test_elbo_of_a_wrong_posterior_is_less(random: np.random.Generator, shift: f
     assert (model.elbo(model.posterior_mean + shift, scale) < model.log_p - 1e-3).all()
 
 
-def test_local_nelbo_adds_up(random: np.random.Generator) -> None:
-    anomaly_map, rate = random.normal(size=(3, 5, 4)), random.random(3)
-    local = np.asarray(local_nelbo(anomaly_map, rate))
-    np.testing.assert_allclose(local.sum((1, 2)), anomaly_map.sum((1, 2)) + rate)
+@pytest.mark.parametrize(
+    ("positions", "size"), [((1, 1), (5, 4)), ((2, 3), (4, 9)), ((3, 2), (17, 5)), ((4, 4), (4, 4))]
+)
+def test_rate_map_adds_up_and_keeps_its_place(
+    random: np.random.Generator, positions: tuple[int, int], size: tuple[int, int]
+) -> None:
+    z_mean, z_log_var = random.normal(size=(2, 3, *positions, 6))
+    spread = np.asarray(rate_map(z_mean, z_log_var, *size))
+    np.testing.assert_allclose(spread.sum((1, 2)), kl_divergence(z_mean, z_log_var))
+    assert (spread >= 0).all()
+    # All the rate in the last position lies in the lower right corner: 6 latents, half a nat each.
+    z_mean, z_log_var = np.zeros_like(z_mean), np.zeros_like(z_log_var)
+    z_mean[:, -1, -1] = 1
+    spread = np.asarray(rate_map(z_mean, z_log_var, *size))
+    rows, columns = (-(-n // k) for n, k in zip(size, positions, strict=True))
+    np.testing.assert_allclose(spread[:, -rows:, -columns:].sum((1, 2)), 3)
+    assert (spread[:, -1, -1] > 0).all()
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])

@@ -8,7 +8,6 @@ from scipy.ndimage import uniform_filter
 from synthetic import stripes
 
 from vae_core import Model, gaussian_log_likelihood, kl_divergence, score
-from vae_core.architecture import LATENTS
 from vae_core.model import draw_eps, usual_local_nelbo
 from vae_core.network import VAE
 from vae_core.scoring import batch_size
@@ -27,7 +26,7 @@ def test_distortion_is_the_likelihood_averaged_over_draws(model: Model, random: 
     """The long way round: encoder, decoder and the public likelihood, draw by draw."""
     pixels = stripes(random, 5)
     z_mean, z_log_var = (np.asarray(part) for part in model.network.encoder(pixels))
-    log_sigma = model.network.likelihood.log_sigma
+    log_sigma = np.asarray(model.network.likelihood.log_scale)
     draws = [
         np.asarray(
             gaussian_log_likelihood(pixels, model.network.decoder(z_mean + np.exp(z_log_var / 2) * eps), log_sigma)
@@ -42,6 +41,7 @@ def test_distortion_is_the_likelihood_averaged_over_draws(model: Model, random: 
 
 def test_local_z_is_standardised_then_smoothed(model: Model, random: np.random.Generator) -> None:
     result = score(model, stripes(random, 4))
+    # One position for the whole image: every pixel carries an equal share of the rate.
     local = result.anomaly_map + result.rate[:, None, None] / (24 * 20)
     expected = uniform_filter((local - model.usual_mean) / model.usual_std, (0, 5, 5), mode="reflect")
     np.testing.assert_allclose(result.local_z, expected, atol=1e-3)
@@ -81,7 +81,7 @@ def test_other_noise_gives_another_score(model: Model, random: np.random.Generat
     pixels = stripes(random, 6)
     own = score(model, pixels, maps=False)
     np.testing.assert_array_equal(own.nelbo, score(model, pixels, eps=model.eps, maps=False).nelbo)
-    other = score(model, pixels, eps=random.standard_normal((3, 1, 1, LATENTS)), maps=False)
+    other = score(model, pixels, eps=random.standard_normal((3, 1, 1, 16)), maps=False)
     assert (own.nelbo != other.nelbo).all()
     np.testing.assert_array_equal(own.rate, other.rate)
 
@@ -90,7 +90,7 @@ def test_the_spread_over_noise_falls_with_the_root_of_the_draws(model: Model, ra
     pixels = stripes(random, 6)
 
     def spread(draws: int) -> float:
-        eps = random.standard_normal((8, draws, 1, 1, LATENTS))
+        eps = random.standard_normal((8, draws, 1, 1, 16))
         return float(np.std([score(model, pixels, eps=e, maps=False).nelbo for e in eps], axis=0).mean())
 
     assert spread(16) < 0.5 * spread(1)
@@ -117,14 +117,14 @@ def test_bad_pixels(model: Model) -> None:
     with pytest.raises(ValueError, match="divide 8-bit values by 255"):
         score(model, np.full((2, 24, 20, 1), 255.0, np.float32))
     with pytest.raises(ValueError, match="eps has shape"):
-        score(model, np.zeros((2, 24, 20, 1), np.float32), eps=np.zeros((0, 1, 1, LATENTS)))
+        score(model, np.zeros((2, 24, 20, 1), np.float32), eps=np.zeros((0, 1, 1, 16)))
     with pytest.raises(ValueError, match="eps has shape"):
         score(model, np.zeros((2, 24, 20, 1), np.float32), eps=np.zeros((2, 3)))
 
 
 def test_an_infinite_score_is_an_error(model: Model, random: np.random.Generator) -> None:
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
-        score(model, stripes(random, 1), eps=np.full((1, 1, 1, LATENTS), np.inf))
+        score(model, stripes(random, 1), eps=np.full((1, 1, 1, 16), np.inf))
 
 
 def test_usual_spread_of_few_images_is_drawn_to_the_mean(model: Model, random: np.random.Generator) -> None:
@@ -142,6 +142,6 @@ def test_usual_spread_of_few_images_is_drawn_to_the_mean(model: Model, random: n
 
 
 def test_eps_comes_from_the_seed(model: Model) -> None:
-    assert model.eps.shape == (3, 1, 1, LATENTS)
+    assert model.eps.shape == (3, 1, 1, 16)
     np.testing.assert_array_equal(draw_eps(model.config, 0), model.eps)
     assert not np.array_equal(draw_eps(model.config, 1), model.eps)

@@ -1,0 +1,239 @@
+"""The step of ``train`` that takes time: decode once, fit, keep the model and what there is to know about it."""
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data import Cache, CachedPixels, Manifest, Preprocessing, cache_images, write_table
+from flows.card import write_card
+from flows.errors import UsageError
+from flows.ingestion import publish_manifest
+from flows.models import SEEN_DIGITS, import_vae_core, read_manifest
+from flows.parts import assign_parts, check_enough, first_of_each, with_parts
+from flows.progress import progress
+from flows.run import Run, code_version
+from flows.settings import TrainingSettings, TrainOptions
+from flows.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+PARTS = ("train", "validation", "calibration")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model and the sizes of its parts."""
+
+    model_id: str
+    n_train: int
+    n_validation: int
+    n_calibration: int
+
+
+@dataclass(frozen=True)
+class Normals:
+    """Decoded normal images, in parts.
+
+    pixels: of all usable images.
+    image_ids: (n,) their content hashes; paths: (n,) where they lie; parts: (n,) what each is for.
+    """
+
+    pixels: CachedPixels
+    image_ids: np.ndarray
+    paths: np.ndarray
+    parts: np.ndarray
+
+    def rows(self, part: str) -> np.ndarray:
+        """Row numbers of a part."""
+        return np.flatnonzero(self.parts == part)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images in each part."""
+        return {part: len(self.rows(part)) for part in PARTS}
+
+
+def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
+    """Decode, split, train and save the model; readability and split go back into the manifest.
+
+    Killed and run again with the same options, it goes on after the last finished epoch.
+    """
+    workspace = Workspace.at(options.workspace)
+    manifest = read_manifest(workspace, batch_id)
+    folder = workspace.cache(_cache_id(manifest, options))
+    cache = _decode(manifest, options, folder)
+    manifest, normals = _part(manifest, cache, options)
+    publish_manifest(manifest, workspace, batch_id, run)
+    if manifest.n_unusable:
+        log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
+    checkpoint = workspace.checkpoint(_training_id(options, batch_id))
+    training = _train(normals, options, checkpoint)
+    for warning in training.warnings:
+        log.warning("%s", warning)
+    facts = _facts(training, normals, manifest, options, batch_id, run)
+    model_id = import_vae_core().save_bundle(training.model, workspace.models, facts, workspace.staging)
+    _write_history(training.history, workspace.history(model_id), workspace, run)
+    write_card(workspace, model_id)
+    # A process killed while it wrote leaves half a file there too.
+    shutil.rmtree(checkpoint.parent)
+    if not options.keep_cache:
+        shutil.rmtree(folder)
+    return Fitted(model_id, **{f"n_{part}": n for part, n in normals.counts.items()})
+
+
+def _decode(manifest: Manifest, options: TrainOptions, folder: Path) -> Cache:
+    files = manifest.files
+    # A duplicate would only weigh more, and a file without usable header has no pixels.
+    wanted = [files[row] for row in first_of_each(manifest.table).values()]
+    preprocessing = make_preprocessing(options)
+    size_mb = len(wanted) * preprocessing.n_values / 1e6
+    log.info("decoding %d images into %s: %.1f MB, twice that for 16-bit images", len(wanted), folder, size_mb)
+    with progress("decoding", len(wanted)) as advance:
+        return cache_images(
+            wanted,
+            preprocessing,
+            folder,
+            max_pixels=options.max_pixels,
+            workers=options.workers,
+            staging=Workspace.at(options.workspace).staging,
+            advance=advance,
+        )
+
+
+def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Manifest, Normals]:
+    """The manifest with reasons and parts, and the decoded images with theirs."""
+    first = first_of_each(manifest.table)
+    unreadable = {image_id: reason for image_id, reason in zip(first, cache.reasons, strict=True) if reason}
+    usable = [image_id for image_id in first if image_id not in unreadable]
+    check_enough(options.normal, len(usable), len(manifest))
+    part_of = assign_parts(manifest.table, usable, options)
+    paths = manifest.table["relative_path"].to_pylist()
+    normals = Normals(
+        cache.pixels,
+        np.array(usable),
+        np.array([paths[first[image_id]] for image_id in usable]),
+        np.array([part_of[image_id] for image_id in usable]),
+    )
+    return Manifest(with_parts(manifest.table, part_of, unreadable), manifest.root), normals
+
+
+def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
+    vae_core = import_vae_core()
+    import keras
+
+    rows, validation = normals.rows("train"), normals.rows("validation")
+    with progress(f"training on {len(rows)} images", options.epochs) as advance:
+        done = 0
+
+        def epoch_ended(epoch: int, _logs: Any) -> None:
+            nonlocal done
+            # A training that goes on begins further up.
+            advance(epoch + 1 - done)
+            done = epoch + 1
+
+        try:
+            return vae_core.train(
+                normals.pixels.take(rows),
+                normals.pixels.take(validation),
+                model_config(options),
+                train_config(options),
+                preprocessing=make_preprocessing(options).to_dict(),
+                names=normals.paths[rows].tolist(),
+                checkpoint=checkpoint,
+                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)],
+            )
+        except ValueError as error:
+            raise UsageError(f"{options.normal}: {error}.") from error
+
+
+def _facts(
+    training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str, run: Run
+) -> dict[str, Any]:
+    """What is kept in the bundle about its making."""
+    import keras
+
+    curve = training.history["val_nelbo"]
+    return {
+        "source": options.normal,
+        "batch_id": batch_id,
+        "n_listed": len(manifest),
+        "n_unusable": manifest.n_unusable,
+        **{f"n_{part}": n for part, n in normals.counts.items()},
+        "train_config": train_config(options).to_dict(),
+        "n_epochs": len(curve),
+        "best_epoch": 1 + int(np.argmin(curve)),
+        "warnings": training.warnings,
+        "seconds": round(run.seconds, 1),
+        "backend": keras.backend.backend(),
+        "code_version": code_version(),
+        "trained_at_utc": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        # A later calibration leaves these out, wherever the model is taken.
+        "seen": sorted(image_id[:SEEN_DIGITS] for image_id in normals.image_ids[normals.parts != "calibration"]),
+    }
+
+
+def model_config(options: TrainOptions) -> Any:
+    """The network's configuration; a UsageError says what does not go together."""
+    if options.likelihood == "bernoulli" and options.binarize is None:
+        raise UsageError(
+            "likelihood=bernoulli is for binarised images, and binarize is not set. "
+            "Set binarize=0.5, or take likelihood=continuous_bernoulli."
+        )
+    height, width = options.image_size
+    try:
+        return import_vae_core().VAEConfig(
+            height=height,
+            width=width,
+            channels=options.channels,
+            preset=options.preset,
+            likelihood=options.likelihood,
+            sigma=options.sigma,
+            statistic=options.statistic,
+            smoothing_px=options.smoothing_px,
+            noise_draws=options.noise_draws,
+        )
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def train_config(options: TrainOptions) -> Any:
+    """How the network is trained; a UsageError says what does not go together."""
+    names = set(TrainingSettings.model_fields) - {"keep_cache"}
+    try:
+        return import_vae_core().TrainConfig(**options.model_dump(include=names))
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def make_preprocessing(options: TrainOptions) -> Preprocessing:
+    """How files become pixels."""
+    height, width = options.image_size
+    return Preprocessing(height, width, options.channels, options.fit, options.binarize)
+
+
+def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
+    """Equal for the same contents decoded the same way."""
+    content = [list(first_of_each(manifest.table)), make_preprocessing(options).to_dict(), options.max_pixels]
+    return "p" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _training_id(options: TrainOptions, batch_id: str) -> str:
+    """Equal for the same images, network, preprocessing and training."""
+    parts = (model_config(options), train_config(options), make_preprocessing(options))
+    content = [batch_id, *(part.to_dict() for part in parts)]
+    return "t" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write_history(history: dict[str, list[float]], target: Path, workspace: Workspace, run: Run) -> None:
+    columns = {"epoch": pa.array(range(1, len(history["loss"]) + 1), pa.int32())}
+    columns |= {name: pa.array(values, pa.float64()) for name, values in sorted(history.items())}
+    table = pa.table(columns)
+    write_table(table, target, table.schema, run.metadata, workspace.staging)

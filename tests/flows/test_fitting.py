@@ -1,0 +1,132 @@
+"""What training leaves in the workspace, by likelihood and option, and what it refuses before it starts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import texture, write_images
+
+from data import read_table
+from flows.errors import UsageError
+from flows.execution import execute
+from flows.settings import ScoreOptions, TrainOptions
+from flows.workspace import Workspace
+
+SMALL = {"image_size": (16, 16), "epochs": 2}
+
+
+def options(folder: Path, **more: Any) -> TrainOptions:
+    return TrainOptions(normal=str(folder / "in"), workspace=str(folder / "w"), **{**SMALL, **more})
+
+
+@pytest.fixture
+def normals(tmp_path: Path) -> Path:
+    write_images(tmp_path / "in", 40, seed=0)
+    return tmp_path
+
+
+def test_what_is_left_behind(trained: tuple[Path, dict[str, Any]]) -> None:
+    workspace, result = trained
+    model_id = result["model_id"]
+    card = (workspace / "cards" / f"{model_id}.md").read_text(encoding="utf-8")
+    assert f"({model_id}.svg)" in card
+    assert (workspace / "cards" / f"{model_id}.svg").exists()
+    for text in ("gaussian\\_learned\\_sigma", str(result["n_train"]), str(result["n_calibration"])):
+        assert text in card
+    facts = json.loads((workspace / "models" / model_id / "model.json").read_text())["training"]
+    assert facts["n_epochs"] == 12
+    history = read_table(workspace / "history" / f"{model_id}.parquet")
+    assert facts["best_epoch"] == 1 + int(np.argmin(history["val_nelbo"].to_numpy()))
+    assert facts["backend"] == "tensorflow"
+    assert {"sigma", "learning_rate", "images_per_s", "rate_weight"} <= set(history.column_names)
+    for folder in ("cache", "checkpoints"):
+        assert not list((workspace / folder).iterdir())
+
+
+def test_an_image_that_the_likelihood_excludes_costs_its_own_row(normals: Path) -> None:
+    trained = execute("train", options(normals, likelihood="discretised_logistic"), prefect=False)
+    new = normals / "new"
+    write_images(new, 5, seed=1)
+    deep = texture(np.random.default_rng(5)).astype(np.uint16) * 200 + 77
+    Image.fromarray(deep).save(new / "deep.png")
+    result = execute("score", ScoreOptions(images=str(new), workspace=str(normals / "w")), prefect=False)
+    assert (result["n_scored"], result["n_not_scored"]) == (5, 1)
+    rows = {row["relative_path"]: row for row in read_table(Path(result["scores"])).to_pylist()}
+    assert rows["deep.png"]["reason"] == "unsupported"
+    scored = [row for row in rows.values() if row["reason"] is None]
+    assert {row["likelihood"] for row in scored} == {"discretised_logistic"}
+    for row in scored:
+        # A probability of levels: never negative, and no 8 bits added.
+        assert row["distortion_nats"] >= 0
+        assert row["bits_per_dim"] == pytest.approx(row["nelbo_nats"] / (256 * np.log(2)), rel=1e-6)
+    assert trained["n_train"] > 0
+
+
+def test_deep_normals_are_refused_where_levels_are_needed(normals: Path) -> None:
+    random = np.random.default_rng(5)
+    for i in range(3):
+        deep = texture(random).astype(np.uint16) * 200 + 77
+        Image.fromarray(deep).save(normals / "in" / f"deep{i}.png")
+    with pytest.raises(UsageError, match=r"discretised_logistic is not defined for; bring them to the 256 levels"):
+        execute("train", options(normals, likelihood="discretised_logistic"), prefect=False)
+
+
+def test_bernoulli_needs_binarised_images(normals: Path) -> None:
+    with pytest.raises(UsageError, match=r"binarize is not set. Set binarize=0.5, or take .*continuous_bernoulli"):
+        execute("train", options(normals, likelihood="bernoulli"), prefect=False)
+    assert not (normals / "w").exists()
+    execute("train", options(normals, likelihood="bernoulli", binarize=0.6), prefect=False)
+    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    assert result["n_scored"] == 40
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"preset": "resnet50"}, "try resnet"),
+        ({"likelihood": "gaussian"}, "expected one of"),
+        ({"sigma": 0.1}, "does not go with"),
+        ({"batch_size": 9, "devices": 2}, "cannot be spread evenly over 2 devices"),
+        ({"flip": "up"}, "flip='up'"),
+        ({"precision": "half"}, "mixed_bfloat16"),
+        ({"batch_size": 64, "devices": 64}, "devices=64: this machine has"),
+    ],
+)
+def test_bad_settings_are_said_in_a_line(normals: Path, bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        execute("train", options(normals, **bad), prefect=False)
+
+
+def test_divergence_names_files_on_the_command_line(normals: Path, nelbo: Callable[..., Any]) -> None:
+    settings = ("image_size=16", "epochs=2", "batch_size=8", "learning_rate=1", "likelihood=gaussian_pixel_sigma")
+    given = [part for setting in settings for part in ("--set", setting)]
+    code, out, err = nelbo("train", "--normal", normals / "in", "--workspace", normals / "w", "--no-prefect", *given)
+    assert (code, out) == (1, "")
+    last = err.strip().splitlines()[-1]
+    assert "NaN or infinite in epoch" in last
+    assert "learning rate below 1" in last
+
+
+def test_a_kept_cache_is_used_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = execute("train", options(normals, keep_cache=True), prefect=False)
+    (kept,) = (normals / "w" / "cache").iterdir()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("data.cache.read_images", refuse)
+    again = execute("train", options(normals, seed=1, keep_cache=True), prefect=False)
+    assert again["model_id"] != first["model_id"]
+    assert list((normals / "w" / "cache").iterdir()) == [kept]
+
+
+def test_spatial_model_through_the_whole_chain(normals: Path) -> None:
+    more = {"preset": "conv_spatial", "image_size": (16, 24), "flip": "horizontal", "denoising": 0.5, "free_bits": 0.1}
+    trained = execute("train", options(normals, **more), prefect=False)
+    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    assert result["n_scored"] == 40
+    assert Workspace.at(str(normals / "w")).card(trained["model_id"]).exists()

@@ -1,0 +1,81 @@
+"""A real process, killed without warning in the middle of training, and the same command once more."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from synthetic import write_images
+
+from data import read_table
+
+SETTINGS = ["image_size=32", "epochs=60", "patience=60", "batch_size=4", "warmup_epochs=20", "denoising=0.3"]
+
+
+def command(folder: Path, workspace: Path) -> list[str]:
+    arguments = ["train", "--normal", str(folder), "--workspace", str(workspace), "--json", "--no-prefect"]
+    return [
+        sys.executable,
+        "-c",
+        "from flows.cli import main; main()",
+        *arguments,
+        *(part for s in SETTINGS for part in ("--set", s)),
+    ]
+
+
+def finish(folder: Path, workspace: Path) -> dict[str, Any]:
+    done = subprocess.run(command(folder, workspace), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def rows_of(checkpoint: Path) -> list[dict[str, float]]:
+    with safe_open(checkpoint, framework="numpy") as file:
+        return json.loads(file.metadata()["state"])["rows"]
+
+
+def kill_after(n_epochs: int, folder: Path, workspace: Path) -> list[dict[str, float]]:
+    """Start training, kill it once some epochs are done, and say what its checkpoint knows."""
+    process = subprocess.Popen(command(folder, workspace), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 240
+        while True:
+            assert process.poll() is None, process.communicate()[1][-2000:]
+            assert time.monotonic() < deadline
+            found = list(workspace.glob("checkpoints/*/checkpoint.safetensors"))
+            if found and len(rows_of(found[0])) >= n_epochs:
+                break
+            time.sleep(0.002)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    return rows_of(found[0])
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 60, seed=0)
+    expected = finish(tmp_path / "in", tmp_path / "whole")
+    first = kill_after(3, tmp_path / "in", tmp_path / "killed")
+    second = kill_after(len(first) + 3, tmp_path / "in", tmp_path / "killed")
+    assert 3 <= len(first) < len(second) < 60
+    # The second run went on from the first one's epochs: even their timings are still there.
+    assert second[: len(first)] == first
+    # Decoded once: what the killed runs left behind is used.
+    assert list((tmp_path / "killed" / "cache").iterdir())
+    found = finish(tmp_path / "in", tmp_path / "killed")
+    for name in ("model_id", "calibration_id", "threshold", "n_train"):
+        assert found[name] == expected[name], name
+    history = [
+        read_table(tmp_path / name / "history" / f"{expected['model_id']}.parquet") for name in ("whole", "killed")
+    ]
+    assert history[1]["images_per_s"].to_pylist()[: len(second)] == [row["images_per_s"] for row in second]
+    assert history[0].drop(["images_per_s"]).equals(history[1].drop(["images_per_s"]))
+    for folder in ("checkpoints", "cache", "_staging"):
+        assert not list((tmp_path / "killed" / folder).iterdir()), folder

@@ -1,0 +1,102 @@
+"""Training that goes on where it was interrupted."""
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes all that training depends on to one file after each epoch, and puts it back before the first.
+
+    The file is safetensors with JSON in its header: no code is ever loaded from it. It is replaced atomically, so
+    that a process killed at any moment leaves its last finished epoch.
+
+    Args:
+        path: the file; its folder is made.
+        facts: what two trainings must have in common for one to go on where the other stopped.
+        early_stopping: whose state is kept too; it comes before this one in the list of callbacks.
+        rows: the history, one row a finished epoch; extended by another callback before this one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        facts: Mapping[str, Any],
+        early_stopping: keras.callbacks.EarlyStopping,
+        rows: list[dict[str, float]],
+    ) -> None:
+        super().__init__()
+        self.path, self.early_stopping, self.rows = path, early_stopping, rows
+        self.facts = json.dumps(facts, sort_keys=True)
+        self.stopping: dict[str, Any] = {}
+
+    def restore(self, network: keras.Model) -> None:
+        """Put the last finished epoch back into a compiled network; a file that does not fit it is passed over."""
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                state = json.loads(file.metadata()["state"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if state["facts"] != self.facts:
+                raise ValueError("it is of another training")
+            rows, stopping = list(state["rows"]), dict(state["stopping"])
+        except FileNotFoundError:
+            return
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is of no use (%s): training starts anew", self.path, error)
+            return
+        network.set_weights(_group(arrays, "weights"))
+        network.optimizer.build(network.trainable_variables)
+        for variable, value in zip(network.optimizer.variables, _group(arrays, "optimizer"), strict=True):
+            variable.assign(value)
+        self.rows[:] = rows
+        self.stopping = {**stopping, "best_weights": _group(arrays, "best")}
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the training that is gone on from had run out of patience already."""
+        return bool(self.stopping) and self.stopping["wait"] >= self.early_stopping.patience
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
+        """Early stopping has just forgotten what it knew."""
+        for name, value in self.stopping.items():
+            setattr(self.early_stopping, name, value)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Write the file."""
+        stopping = self.early_stopping
+        state = {
+            "facts": self.facts,
+            "rows": self.rows,
+            "stopping": {"best": float(stopping.best), "best_epoch": stopping.best_epoch, "wait": stopping.wait},
+        }
+        groups = {
+            "weights": self.model.get_weights(),
+            "optimizer": [np.asarray(variable) for variable in self.model.optimizer.variables],
+            "best": stopping.best_weights,
+        }
+        arrays = {f"{name}.{i:04d}": np.asarray(a) for name, group in groups.items() for i, a in enumerate(group)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(save(arrays, {"state": json.dumps(state)}))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _group(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
+    return [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}.")]
