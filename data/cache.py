@@ -137,7 +137,10 @@ def cache_images(
             # Another process was first, and its cache is as good.
             if not folder.exists():
                 raise
-    return _open(folder, len(files), preprocessing)
+    try:
+        return _open(folder, len(files), preprocessing)
+    except ValueError as error:
+        raise RuntimeError(f"{folder} was deleted or changed by another process") from error
 
 
 def _open(folder: Path, n_files: int, preprocessing: Preprocessing) -> Cache:

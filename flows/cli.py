@@ -273,7 +273,9 @@ def main() -> None:
         if isinstance(error, bad_input()):
             code, hint = 2, ""
         elif isinstance(error, OSError | FloatingPointError | RuntimeError):
-            code, hint = 1, " It is safe to run the same command again."
+            # Numbers that overflowed will do so again.
+            again = "" if isinstance(error, FloatingPointError) else " It is safe to run the same command again."
+            code, hint = 1, again
         else:
             raise
         typer.echo(f"nelbo: {' '.join(str(error).split())}{hint}", err=True)

@@ -1,5 +1,6 @@
 """The step of ``train`` that takes time: decode once, fit, keep the model and what there is to know about it."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -43,12 +44,12 @@ class Normals:
     """Decoded normal images, in parts.
 
     pixels: of all usable images.
-    image_ids: (n,) their content hashes; paths: (n,) where they lie; parts: (n,) what each is for.
+    image_ids: n content hashes; paths: where the n lie; parts: (n,) what each is for.
     """
 
     pixels: CachedPixels
-    image_ids: np.ndarray
-    paths: np.ndarray
+    image_ids: list[str]
+    paths: list[str]
     parts: np.ndarray
 
     def rows(self, part: str) -> np.ndarray:
@@ -68,32 +69,51 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     """
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, batch_id)
-    folder = workspace.cache(_cache_id(manifest, options))
-    cache = _decode(manifest, options, folder)
+    cache = _decode(manifest, options, batch_id)
     manifest, normals = _part(manifest, cache, options)
     publish_manifest(manifest, workspace, batch_id, run)
     if manifest.n_unusable:
         log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
-    checkpoint = workspace.checkpoint(_training_id(options, batch_id))
-    training = _train(normals, options, checkpoint)
+    training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     for warning in training.warnings:
         log.warning("%s", warning)
-    facts = _facts(training, normals, manifest, options, batch_id, run)
+    facts = _facts(training, normals, manifest, options, batch_id)
     model_id = import_vae_core().save_bundle(training.model, workspace.models, facts, workspace.staging)
-    _write_history(training.history, workspace.history(model_id), workspace, run)
+    # The same model made another way is described as it was made first, as its bundle is.
+    if not workspace.history(model_id).exists():
+        _write_history(training.history, workspace.history(model_id), workspace, run)
     write_card(workspace, model_id)
-    # A process killed while it wrote leaves half a file there too.
-    shutil.rmtree(checkpoint.parent)
-    if not options.keep_cache:
-        shutil.rmtree(folder)
     return Fitted(model_id, **{f"n_{part}": n for part, n in normals.counts.items()})
 
 
-def _decode(manifest: Manifest, options: TrainOptions, folder: Path) -> Cache:
+def unfinished(options: TrainOptions, batch_id: str) -> Path:
+    """Folder of what a training needs to go on: its checkpoint, and its decoded images unless they are kept.
+
+    It is the same for the same images, network, preprocessing and training.
+    """
+    parts = (model_config(options), train_config(options), make_preprocessing(options))
+    content = [batch_id, *(part.to_dict() for part in parts)]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Workspace.at(options.workspace).checkpoint("t" + digest[:16])
+
+
+def clean_up(options: TrainOptions, batch_id: str) -> None:
+    """Remove what only an unfinished training needs."""
+    folder = unfinished(options, batch_id)
+    # The same training may have run twice at once, and the other one was faster.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _decode(manifest: Manifest, options: TrainOptions, batch_id: str) -> Cache:
     files = manifest.files
     # A duplicate would only weigh more, and a file without usable header has no pixels.
     wanted = [files[row] for row in first_of_each(manifest.table).values()]
     preprocessing = make_preprocessing(options)
+    mine = unfinished(options, batch_id)
+    kept = Workspace.at(options.workspace).cache(_cache_id(manifest, options))
+    # A kept cache serves every training and is deleted by none.
+    folder = kept if options.keep_cache or kept.exists() else mine / "cache"
     size_mb = len(wanted) * preprocessing.n_values / 1e6
     log.info("decoding %d images into %s: %.1f MB, twice that for 16-bit images", len(wanted), folder, size_mb)
     with progress("decoding", len(wanted)) as advance:
@@ -103,7 +123,7 @@ def _decode(manifest: Manifest, options: TrainOptions, folder: Path) -> Cache:
             folder,
             max_pixels=options.max_pixels,
             workers=options.workers,
-            staging=Workspace.at(options.workspace).staging,
+            staging=mine,
             advance=advance,
         )
 
@@ -118,8 +138,8 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     paths = manifest.table["relative_path"].to_pylist()
     normals = Normals(
         cache.pixels,
-        np.array(usable),
-        np.array([paths[first[image_id]] for image_id in usable]),
+        usable,
+        [paths[first[image_id]] for image_id in usable],
         np.array([part_of[image_id] for image_id in usable]),
     )
     return Manifest(with_parts(manifest.table, part_of, unreadable), manifest.root), normals
@@ -146,17 +166,15 @@ def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
                 model_config(options),
                 train_config(options),
                 preprocessing=make_preprocessing(options).to_dict(),
-                names=normals.paths[rows].tolist(),
+                names=[normals.paths[row] for row in rows],
                 checkpoint=checkpoint,
                 callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)],
             )
-        except ValueError as error:
+        except vae_core.PixelsError as error:
             raise UsageError(f"{options.normal}: {error}.") from error
 
 
-def _facts(
-    training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str, run: Run
-) -> dict[str, Any]:
+def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:
     """What is kept in the bundle about its making."""
     import keras
 
@@ -171,12 +189,16 @@ def _facts(
         "n_epochs": len(curve),
         "best_epoch": 1 + int(np.argmin(curve)),
         "warnings": training.warnings,
-        "seconds": round(run.seconds, 1),
+        "seconds": round(sum(training.history["seconds"]), 1),
         "backend": keras.backend.backend(),
         "code_version": code_version(),
         "trained_at_utc": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         # A later calibration leaves these out, wherever the model is taken.
-        "seen": sorted(image_id[:SEEN_DIGITS] for image_id in normals.image_ids[normals.parts != "calibration"]),
+        "seen": sorted(
+            image_id[:SEEN_DIGITS]
+            for image_id, part in zip(normals.image_ids, normals.parts, strict=True)
+            if part != "calibration"
+        ),
     }
 
 
@@ -207,8 +229,12 @@ def model_config(options: TrainOptions) -> Any:
 def train_config(options: TrainOptions) -> Any:
     """How the network is trained; a UsageError says what does not go together."""
     names = set(TrainingSettings.model_fields) - {"keep_cache"}
+    vae_core = import_vae_core()
     try:
-        return import_vae_core().TrainConfig(**options.model_dump(include=names))
+        config = vae_core.TrainConfig(**options.model_dump(include=names))
+        vae_core.check_together(model_config(options), config)
+        vae_core.check_devices(config)
+        return config
     except ValueError as error:
         raise UsageError(f"{error}.") from error
 
@@ -223,13 +249,6 @@ def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
     """Equal for the same contents decoded the same way."""
     content = [list(first_of_each(manifest.table)), make_preprocessing(options).to_dict(), options.max_pixels]
     return "p" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _training_id(options: TrainOptions, batch_id: str) -> str:
-    """Equal for the same images, network, preprocessing and training."""
-    parts = (model_config(options), train_config(options), make_preprocessing(options))
-    content = [batch_id, *(part.to_dict() for part in parts)]
-    return "t" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write_history(history: dict[str, list[float]], target: Path, workspace: Workspace, run: Run) -> None:

@@ -63,9 +63,8 @@ def import_vae_core() -> Any:
             with _quiet_stderr():
                 return importlib.import_module("vae_core")
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"{error.name} is not installed. Get it with: pip install 'nelbo[cpu]', or 'nelbo[gpu]' for a GPU"
-            ) from error
+            extra = "jax" if error.name == "jax" else "cpu]', or 'nelbo[gpu"
+            raise UsageError(f"{error.name} is not installed. Get it with: pip install 'nelbo[{extra}]'") from error
 
 
 @contextlib.contextmanager

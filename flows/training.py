@@ -9,7 +9,7 @@ from data import InputError, Manifest, read_table
 from detectors import n_needed
 from flows.calibration import Calibrated, Request, calibrate_model
 from flows.card import read_card
-from flows.fitting import Fitted, fit, model_config, train_config
+from flows.fitting import Fitted, clean_up, fit, model_config, train_config
 from flows.ingestion import content_id, publish_manifest, read_source
 from flows.parts import assign_parts, check_enough, check_parts, first_of_each, without_test
 from flows.run import Run
@@ -51,6 +51,8 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
         )
     if options.promote:
         workspace.promote(fitted.model_id)
+    # Only now: killed before this, the same command has nothing to train again.
+    runner.call(clean_up, options, batch_id)
     return _result(run, workspace, batch_id, fitted, calibrated)
 
 
@@ -77,6 +79,9 @@ def _result(
 
 def freeze_normals(options: TrainOptions, run: Run) -> str:
     """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
+    # Before an hour of hashing and decoding, not after it.
+    model_config(options)
+    train_config(options)
     manifest = read_source(options.normal, options)
     check_parts(options.normal, manifest.table)
     table = without_test(manifest.table)
@@ -90,9 +95,6 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     usable = list(first_of_each(table))
     check_enough(options.normal, len(usable), table.num_rows)
     assign_parts(table, usable, options)
-    # Before an hour of decoding, not after it.
-    model_config(options)
-    train_config(options)
     workspace = Workspace.at(options.workspace).prepare()
     kept = Manifest(table, manifest.root, manifest.n_skipped)
     # Another seed, rate or limit parts the same files differently.

@@ -84,11 +84,11 @@ class Workspace:
         return self.root / "cards" / f"{check_id(model_id)}.md"
 
     def checkpoint(self, training_id: str) -> Path:
-        """Where an unfinished training left off."""
-        return self.root / "checkpoints" / check_id(training_id) / "checkpoint.safetensors"
+        """Folder of an unfinished training."""
+        return self.root / "checkpoints" / check_id(training_id)
 
     def cache(self, cache_id: str) -> Path:
-        """Decoded training images, while they are needed."""
+        """Folder of decoded training images that are kept."""
         return self.root / "cache" / check_id(cache_id)
 
     def scores(self, model_id: str, batch_id: str) -> Path:

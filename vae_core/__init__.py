@@ -6,7 +6,8 @@ not in it.
 
 from vae_core.bound import Bound, importance_weighted_bound
 from vae_core.bundle import BundleError, load_bundle, save_bundle, verify_bundle
-from vae_core.config import TrainConfig, VAEConfig
+from vae_core.config import TrainConfig, VAEConfig, check_together
+from vae_core.device import check_devices
 from vae_core.layers import Sampling
 from vae_core.likelihoods import (
     bernoulli_log_likelihood,
@@ -16,13 +17,14 @@ from vae_core.likelihoods import (
 )
 from vae_core.model import Model, score
 from vae_core.objective import bits_per_dim, kl_divergence, rate_map
-from vae_core.scoring import Score
+from vae_core.scoring import PixelsError, Score
 from vae_core.training import Training, train
 
 __all__ = [
     "Bound",
     "BundleError",
     "Model",
+    "PixelsError",
     "Sampling",
     "Score",
     "TrainConfig",
@@ -30,6 +32,8 @@ __all__ = [
     "VAEConfig",
     "bernoulli_log_likelihood",
     "bits_per_dim",
+    "check_devices",
+    "check_together",
     "continuous_bernoulli_log_likelihood",
     "discretised_logistic_log_likelihood",
     "gaussian_log_likelihood",

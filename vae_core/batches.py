@@ -25,12 +25,18 @@ class Batches(keras.utils.PyDataset):
     def __init__(
         self, pixels: PixelRows, config: VAEConfig, train_config: TrainConfig, *, validation: bool = False
     ) -> None:
-        # TensorFlow reads ahead on a thread of its own; elsewhere Keras's threads do.
-        super().__init__(workers=1 if keras.backend.backend() == "tensorflow" else 2)
+        # One worker: TensorFlow reads ahead on a thread of its own, and JAX computes while the next batch is made.
+        # With more, Keras's queue carries batches over from one epoch to the next on JAX.
+        super().__init__(workers=1)
         self.pixels, self.train_config, self.validation = pixels, train_config, validation
         self.latent_shape = latent_shape(config)
-        #: Which epoch the batches are of; set before it begins.
-        self.epoch = 0
+        self.start(0)
+
+    def start(self, epoch: int) -> None:
+        """Say which epoch the batches are of, before it begins."""
+        self.epoch = epoch
+        n = len(self.pixels)
+        self.order = np.arange(n) if self.validation else self._random(0).permutation(n)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -38,9 +44,8 @@ class Batches(keras.utils.PyDataset):
 
     def rows(self, index: int) -> np.ndarray:
         """Row numbers of the images in a batch of the epoch; ascending, for a disk reads them so."""
-        n, size = len(self.pixels), self.train_config.batch_size
-        order = np.arange(n) if self.validation else self._random(0).permutation(n)
-        return np.sort(order[index * size : (index + 1) * size])
+        size = self.train_config.batch_size
+        return np.sort(self.order[index * size : (index + 1) * size])
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray]]:
         """``pixels``, ``eps``, ``weight``, and ``seen`` where the encoder sees defects; padded for the devices."""

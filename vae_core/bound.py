@@ -6,17 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.model import Model
-from vae_core.scoring import Array, LogWeights, batch_size, check_pixels
+from vae_core.scoring import Array, LogWeights, batch_size, check_finite, check_pixels
 
+#: Images at a time; few, so that many of their draws are decoded together.
+_IMAGES = 8
 #: Decoded values held at a time: images x draws x pixel values.
-_CHUNK_VALUES = 2**24
+_CHUNK_VALUES = 2**22
 
 
 class Bound(NamedTuple):
     """Per image.
 
     value: (n,) nats, higher = more likely; in expectation between the elbo and log p(x).
-    standard_error: (n,) nats, of the Monte-Carlo estimate.
+    standard_error: (n,) nats, of the Monte-Carlo estimate; NaN for a single draw, which says nothing of its spread.
     """
 
     value: NDArray[np.float64]
@@ -53,7 +55,7 @@ class LogMeanExp:
         """The estimate, and its standard error by the delta method: that of the mean weight, over the mean."""
         mean = self.total / self.count
         variance = np.maximum(self.squares / self.count - mean**2, 0)
-        error = np.sqrt(variance / max(1, self.count - 1)) / mean
+        error = np.sqrt(variance / (self.count - 1)) / mean if self.count > 1 else np.full_like(mean, np.nan)
         return Bound(self.top + np.log(mean), error)
 
 
@@ -78,6 +80,7 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
 
     Raises:
         ValueError: wrong shape, pixels that the likelihood is not defined for, `n_samples` below 1.
+        FloatingPointError: a bound is NaN or infinite.
 
     Source: Burda et al. 2016, "Importance weighted autoencoders", equation 8.
 
@@ -93,7 +96,7 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
     if n_samples < 1:
         raise ValueError(f"n_samples={n_samples}: expected 1 or more")
     check_pixels(model.network, pixels)
-    size = batch_size(model.config)
+    size = min(_IMAGES, batch_size(model.config))
     chunk = max(1, min(n_samples, _CHUNK_VALUES // (size * int(np.prod(pixels.shape[1:])))))
     log_weights = model.log_weights()
     bounds = []
@@ -108,7 +111,9 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
         bounds.append(sums.result())
     if not bounds:
         return Bound(np.empty(0), np.empty(0))
-    return Bound(*(np.concatenate(column) for column in zip(*bounds, strict=True)))
+    bound = Bound(*(np.concatenate(column) for column in zip(*bounds, strict=True)))
+    check_finite("the bound", bound.value)
+    return bound
 
 
 def _evaluate(log_weights: LogWeights, batch: Array, eps: Array, size: int) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ config, preprocessing and weights, so it names the content, and loading can tell
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,10 @@ def save_bundle(
         unfinished = Path(aside) / model_id
         unfinished.mkdir()
         for name, data in {**files, "checksums.json": _json(checksums)}.items():
-            (unfinished / name).write_bytes(data)
+            with (unfinished / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
         try:
             unfinished.rename(folder)
         except OSError:

@@ -43,24 +43,29 @@ class Checkpoint(keras.callbacks.Callback):
 
     def restore(self, network: keras.Model) -> None:
         """Put the last finished epoch back into a compiled network; a file that does not fit it is passed over."""
+        network.optimizer.build(network.trainable_variables)
+        targets = {"weights": network.weights, "optimizer": network.optimizer.variables, "best": network.weights}
         try:
             with safe_open(self.path, framework="numpy") as file:
                 state = json.loads(file.metadata()["state"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if state["facts"] != self.facts:
                 raise ValueError("it is of another training")
+            groups = {name: _group(arrays, name) for name in targets}
+            for name, variables in targets.items():
+                if [array.shape for array in groups[name]] != [tuple(variable.shape) for variable in variables]:
+                    raise ValueError(f"its {name} do not fit the network")
             rows, stopping = list(state["rows"]), dict(state["stopping"])
         except FileNotFoundError:
             return
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is of no use (%s): training starts anew", self.path, error)
             return
-        network.set_weights(_group(arrays, "weights"))
-        network.optimizer.build(network.trainable_variables)
-        for variable, value in zip(network.optimizer.variables, _group(arrays, "optimizer"), strict=True):
-            variable.assign(value)
+        for name in ("weights", "optimizer"):
+            for variable, value in zip(targets[name], groups[name], strict=True):
+                variable.assign(value)
         self.rows[:] = rows
-        self.stopping = {**stopping, "best_weights": _group(arrays, "best")}
+        self.stopping = {**stopping, "best_weights": groups["best"]}
 
     @property
     def has_stopped(self) -> bool:

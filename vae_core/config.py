@@ -1,6 +1,7 @@
 """What a model is made of and how it is trained; plain values that JSON can hold."""
 
 import difflib
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ STATISTICS = ("nelbo", "peak")
 PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("constant", "cosine")
 FLIPS = ("none", "horizontal", "vertical", "both")
+#: Smallest standard deviation of a density: that of rounding to 8 bits. Below it a density would reward itself for
+#: digits that the images do not have.
+SIGMA_FLOOR = 1 / 255 / math.sqrt(12)
 MIN_SIDE_PX = 16
 MAX_SIDE_PX = 1024
 
@@ -73,8 +77,8 @@ class VAEConfig:
 
     def _check_sigma(self) -> None:
         fixed = self.likelihood == "gaussian_fixed_sigma"
-        if fixed and (self.sigma is None or not 0 < self.sigma < float("inf")):
-            raise ValueError(f"sigma={self.sigma}: gaussian_fixed_sigma expects a positive number; try 0.1")
+        if fixed and (self.sigma is None or not SIGMA_FLOOR <= self.sigma < math.inf):
+            raise ValueError(f"sigma={self.sigma}: gaussian_fixed_sigma expects {SIGMA_FLOOR:.2g} or more; try 0.1")
         if not fixed and self.sigma is not None:
             raise ValueError(
                 f"sigma={self.sigma} does not go with likelihood {self.likelihood}; "
@@ -137,11 +141,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size", "learning_rate", "clip_norm", "beta", "devices"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: expected a positive number")
         for name in ("weight_decay", "warmup_epochs", "free_bits", "latent_l2", "shift_px", "seed"):
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value}: expected 0 or more")
         if not 0 <= self.denoising <= 1:
             raise ValueError(f"denoising={self.denoising}: expected a share between 0 and 1")
@@ -157,6 +161,15 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+
+def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
+    """Raise a ValueError for a network and a training that do not go together."""
+    smallest = min(config.height, config.width)
+    if train_config.shift_px >= smallest:
+        raise ValueError(
+            f"shift_px={train_config.shift_px}: expected less than the image's {smallest} pixels; try {smallest // 8}"
+        )
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import keras
 
+from vae_core.config import TrainConfig
+
 
 def jit_compile() -> bool | str:
     """Whether Keras should compile with XLA here.
@@ -24,33 +26,43 @@ def jit_compile() -> bool | str:
 def data_parallel(n_devices: int) -> Iterator[None]:
     """Models made and trained in this block spread each batch over the first `n_devices` devices.
 
-    By the framework's own means: ``tf.distribute.MirroredStrategy``, or ``keras.distribution`` on JAX.
-
-    Raises:
-        ValueError: there are fewer devices, or the backend has no such means.
+    By the framework's own means: ``tf.distribute.MirroredStrategy``, or ``keras.distribution`` on JAX. What they
+    cannot do is in `check_devices`.
     """
     if n_devices == 1:
         yield
         return
-    backend = keras.backend.backend()
-    if backend not in ("tensorflow", "jax"):
-        raise ValueError(
-            f"devices={n_devices}: training on several needs KERAS_BACKEND tensorflow or jax, not {backend}"
-        )
-    found = _devices()
-    if len(found) < n_devices:
-        raise ValueError(f"devices={n_devices}: this machine has {len(found)} ({', '.join(found)}); try {len(found)}")
-    if backend == "tensorflow":
+    devices = _devices()[:n_devices]
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        with tf.distribute.MirroredStrategy(found[:n_devices]).scope():
+        with tf.distribute.MirroredStrategy(devices).scope():
             yield
         return
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=found[:n_devices]))
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
     try:
         yield
     finally:
-        keras.distribution.set_distribution(None)
+        keras.distribution.set_distribution(before)
+
+
+def check_devices(train_config: TrainConfig) -> None:
+    """Raise a ValueError for what this machine and backend cannot train on."""
+    n, backend = train_config.devices, keras.backend.backend()
+    if n == 1:
+        return
+    if backend not in ("tensorflow", "jax"):
+        raise ValueError(f"devices={n}: training on several needs KERAS_BACKEND tensorflow or jax, not {backend}")
+    found = _devices()
+    if len(found) < n:
+        raise ValueError(f"devices={n}: this machine has {len(found)} ({', '.join(found)}); try {len(found)}")
+    if train_config.clip_norm is not None and backend == "tensorflow":
+        raise ValueError(
+            f"clip_norm={train_config.clip_norm:g} with devices={n}: on TensorFlow, Keras clips the gradients of each "
+            "device before it adds them up, which is another training. Leave one of the two out, "
+            "or use KERAS_BACKEND=jax"
+        )
 
 
 def _devices() -> list[str]:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from vae_core.layers import SIGMA_FLOOR
+from vae_core.config import SIGMA_FLOOR
 from vae_core.likelihoods import Tensor
 from vae_core.network import VAE
 from vae_core.objective import kl_divergence
-from vae_core.scoring import Array
+from vae_core.scoring import Array, batch_size
 
 #: Nats of rate, in the mean over images, below which the latents say next to nothing.
 COLLAPSED_RATE = 0.1
@@ -23,22 +23,28 @@ def diagnose(network: VAE, normals: Array) -> list[str]:
         network: a trained one.
         normals: (n, h, w, c) float32 in [0, 1], held-out normal images; a few dozen are enough.
     """
-    z_mean, z_log_var = network.encoder(normals)
+    rates: list[float] = []
+    near_floor: list[float] = []
+    likelihood, size = network.likelihood, batch_size(network.config)
+    for start in range(0, len(normals), size):
+        z_mean, z_log_var = network.encoder(normals[start : start + size])
+        rates.extend(np.asarray(kl_divergence(z_mean, z_log_var)))
+        # A probability cannot be made large by a small sigma: only densities have a floor that matters.
+        if likelihood.has_sigma and likelihood.is_density:
+            near_floor.append(_share_near_floor(likelihood.sigma(network.decoder(z_mean))))
     # Means over images, to be judged by; they are in no objective.
-    rate = float(np.mean(kl_divergence(z_mean, z_log_var)))
+    rate, share = float(np.mean(rates)), float(np.mean(near_floor or [0]))
     warnings = []
     if rate < COLLAPSED_RATE:
         warnings.append(
             f"Posterior collapse: the rate is {rate:.2g} nats in the mean, so every image is reconstructed alike. "
             "Train with warmup_epochs, free_bits, or beta below 1."
         )
-    if network.likelihood.has_sigma:
-        share = _share_near_floor(network.likelihood.sigma(network.decoder(z_mean)))
-        if share > FLOOR_SHARE:
-            warnings.append(
-                f"Sigma is at its floor of {SIGMA_FLOOR:.2g} for {100 * share:.3g} % of the values: parts of the "
-                "images are constant, or known by heart. Their nats are set by the floor, not by the data."
-            )
+    if share > FLOOR_SHARE:
+        warnings.append(
+            f"Sigma is at its floor of {SIGMA_FLOOR:.2g} for {100 * share:.3g} % of the values: parts of the "
+            "images are constant, or known by heart. Their nats are set by the floor, not by the data."
+        )
     return warnings
 
 

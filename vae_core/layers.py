@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from vae_core.config import VAEConfig
+from vae_core.config import SIGMA_FLOOR, VAEConfig
 from vae_core.likelihoods import (
     Tensor,
     bernoulli_log_density,
@@ -17,10 +17,6 @@ from vae_core.likelihoods import (
     discretised_logistic_log_density,
     gaussian_log_density,
 )
-
-#: Smallest learned standard deviation: that of rounding to 8 bits. Below it a density would reward itself for
-#: digits that the images do not have.
-SIGMA_FLOOR = 1 / 255 / math.sqrt(12)
 
 #: Adam moves a weight by about the learning rate a step, too slow for one that has to fall from 1 to 0.03 on a
 #: natural-log scale; the weight is log sigma over this gain.
@@ -170,7 +166,8 @@ class DiscretisedLogistic(_LearnedScale):
     has_sigma = True
     #: Standard deviation of a logistic distribution over its scale.
     WIDTH = math.pi / math.sqrt(3)
-    FLOOR = math.log(SIGMA_FLOOR / WIDTH)
+    #: A hundredth of a level. A probability cannot reward itself; this only keeps the exponentials finite.
+    FLOOR = math.log(0.01 / 255)
 
     def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """(n, h, w, c) nats a value."""

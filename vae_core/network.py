@@ -30,6 +30,8 @@ class VAE(keras.Model):
         self.encoder = build_encoder(config, seed, precision)
         self.decoder = build_decoder(config, config.channels * self.likelihood.n_parameters, seed, precision)
         self.sampling = Sampling(seed, name="sampling")
+        # Noise is usually given and the layer not called; unbuilt, it would make Keras fetch a batch to build it with.
+        self.sampling.built = True
         #: Weight of the rate in the loss: beta, once warm-up is over.
         self.rate_weight = self.add_weight(
             name="rate_weight", shape=(), initializer=keras.initializers.Constant(self.objective.beta), trainable=False

@@ -66,8 +66,9 @@ def bits_per_dim(nelbo: Tensor, n_values: int, *, density: bool = True) -> Tenso
 def rate_map(z_mean: Tensor, z_log_var: Tensor, height: int, width: int) -> Tensor:
     """The rate spread over the pixels, per image; it sums to the rate.
 
-    Each pixel belongs to the latent position that lies over it, and all pixels of a position carry equal shares
-    of its divergence. With one position for the whole image each pixel carries rate / (height width).
+    Each position of the latents lies over a square whose side is a power of two (the last ones over what is left),
+    and all its pixels carry equal shares of its divergence. With one position for the whole image each pixel carries
+    rate / (height width).
 
     Args:
         z_mean, z_log_var: (n, zh, zw, c) posterior of a map of latents, zh <= height, zw <= width.
@@ -89,7 +90,9 @@ def rate_map(z_mean: Tensor, z_log_var: Tensor, height: int, width: int) -> Tens
 
 def _shares(n_pixels: int, n_positions: int) -> np.ndarray:
     """(n_pixels, n_positions) share of a position's rate that each pixel of one axis carries; columns sum to 1."""
-    position = np.arange(n_pixels) * n_positions // n_pixels
+    # As many halvings as made the positions; each rounded up, so it is the last position that is cut short.
+    side = 2 ** math.ceil(math.log2(n_pixels / n_positions))
+    position = np.arange(n_pixels) // side
     belongs = position[:, None] == np.arange(n_positions)
     return belongs / belongs.sum(axis=0)
 

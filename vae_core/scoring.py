@@ -1,5 +1,6 @@
 """Scores of images under a trained model: deterministic, and independent of the neighbours in a batch."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -116,12 +117,7 @@ class Scorer(keras.Model):
             batches = [{key: value[:0] for key, value in self._batch(pixels, size).items()}]
         columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         for key in ("anomaly_score", "nelbo"):
-            bad = np.flatnonzero(~np.isfinite(columns[key]))
-            if len(bad):
-                raise FloatingPointError(
-                    f"{key} of {len(bad)} images is NaN or infinite (first: image {bad[0]}). "
-                    "The model has diverged: train it again with a lower learning rate."
-                )
+            check_finite(key, columns[key])
         return Score(*(columns.get(name) for name in Score._fields))  # type: ignore[arg-type]
 
     def _batch(self, pixels: Array, size: int) -> dict[str, Array]:
@@ -150,6 +146,10 @@ def batch_size(config: VAEConfig) -> int:
     return max(4, min(256, 64 * 64 * 64 // (config.height * config.width)))
 
 
+class PixelsError(ValueError):
+    """Images have values that a model's likelihood is not defined for."""
+
+
 def check_pixels(network: VAE, pixels: Array) -> None:
     """Raise a ValueError for pixels that a network cannot take: shape, range, or values its likelihood excludes."""
     config = network.config
@@ -158,13 +158,29 @@ def check_pixels(network: VAE, pixels: Array) -> None:
         raise ValueError(f"pixels have shape {pixels.shape}, the model takes (n, {', '.join(map(str, expected))})")
     if not ((pixels >= 0) & (pixels <= 1)).all():
         raise ValueError("pixels lie outside [0, 1], or are NaN; divide 8-bit values by 255")
-    bad = np.flatnonzero(~network.likelihood.supports(pixels))
+    refuse_unsupported(config, [f"image {row}" for row in np.flatnonzero(~network.likelihood.supports(pixels))])
+
+
+def refuse_unsupported(config: VAEConfig, names: Sequence[str]) -> None:
+    """Raise a PixelsError if there are names of images that the likelihood is not defined for."""
+    if not names:
+        return
+    remedy = {
+        "bernoulli": "Binarise them to 0 and 1, or train with continuous_bernoulli",
+        "discretised_logistic": "Bring them to the 256 levels k/255, or train with a Gaussian likelihood",
+    }[config.likelihood]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    raise PixelsError(
+        f"{len(names)} images ({', '.join(names[:5])}{more}) have values that {config.likelihood} is not defined for. "
+        f"{remedy}"
+    )
+
+
+def check_finite(what: str, values: Array) -> None:
+    """Raise a FloatingPointError for numbers of images that are NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        remedy = {
-            "bernoulli": "binarise them to 0 and 1, or train with continuous_bernoulli",
-            "discretised_logistic": "bring them to the 256 levels k/255, or train with a Gaussian likelihood",
-        }[config.likelihood]
-        raise ValueError(
-            f"{len(bad)} images (first: image {bad[0]}) have values that {config.likelihood} is not defined for; "
-            f"{remedy}"
+        raise FloatingPointError(
+            f"{what} of {len(bad)} images is NaN or infinite (first: image {bad[0]}). "
+            "The model has diverged: train it again with a lower learning rate."
         )

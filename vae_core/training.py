@@ -1,5 +1,6 @@
 """Training on normal images."""
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,13 @@ import numpy as np
 
 from vae_core.batches import Batches
 from vae_core.checkpoint import Checkpoint
-from vae_core.config import TrainConfig, VAEConfig
-from vae_core.device import data_parallel, jit_compile, make_deterministic
+from vae_core.config import TrainConfig, VAEConfig, check_together
+from vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
 from vae_core.diagnosis import diagnose
 from vae_core.model import Model, draw_eps, usual_local_nelbo
 from vae_core.network import VAE
 from vae_core.pixels import PixelRows, to_unit
-from vae_core.scoring import batch_size, check_pixels
+from vae_core.scoring import batch_size, refuse_unsupported
 
 #: Held-out images that a trained network is examined on.
 _EXAMINED = 64
@@ -28,8 +29,8 @@ class Training(NamedTuple):
 
     model: with the weights of the best epoch.
     history: for each epoch ``loss``; ``nelbo``, ``distortion``, ``rate`` (nats) and ``sigma`` (where the likelihood
-        has one), means over the training images, and the same with ``val_``; ``learning_rate``, ``rate_weight``
-        and ``images_per_s``.
+        has one), means over the training images, and the same with ``val_``; ``learning_rate``, ``rate_weight``,
+        ``images_per_s`` and ``seconds``.
     warnings: sentences for people; see `vae_core.diagnosis`.
     """
 
@@ -55,7 +56,7 @@ class Epochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
         """Set the weight of the rate and the learning rate."""
         settings = self.settings
-        self.batches.epoch = epoch
+        self.batches.start(epoch)
         warmed = min(1.0, (epoch + 1) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
         self.changing = {"rate_weight": settings.beta * warmed, "learning_rate": learning_rate(settings, epoch)}
         self.model.rate_weight.assign(self.changing["rate_weight"])
@@ -74,22 +75,28 @@ class Epochs(keras.callbacks.Callback):
         logs |= {f"{kind}loss": logs.pop(f"{kind}objective") for kind in ("", "val_")}
         if finite < 1 or not np.isfinite(list(logs.values())).all():
             raise FloatingPointError(self._failure(epoch, finite))
-        logs |= self.changing | {"images_per_s": len(self.batches.pixels) / self.seconds}
+        measured = {
+            "images_per_s": len(self.batches.pixels) / self.seconds,
+            "seconds": time.perf_counter() - self.started,
+        }
+        logs |= self.changing | measured
         self.rows.append({name: float(value) for name, value in logs.items()})
 
     def _failure(self, epoch: int, finite: float) -> str:
         settings = self.settings
         clip = f"below {settings.clip_norm:g}" if settings.clip_norm else "(try 1000)"
         remedy = f"Train with a learning rate below {settings.learning_rate:g}, or with clip_norm {clip}"
-        # Once a loss is not finite, no later one of the epoch is.
-        index = math.floor(finite * len(self.batches) + 1e-6)
-        if index >= len(self.batches):
-            return f"the validation loss became NaN or infinite in epoch {epoch + 1}. {remedy}."
+        # Once a loss is not finite, no later one of the epoch is. The share of them is a 32-bit number, and with
+        # several devices one of them may have gone before the others.
+        n_batches = len(self.batches)
+        index = math.floor(finite * n_batches + 0.01)
+        what = "loss" if index < n_batches else "validation loss after the last update"
+        index = min(index, n_batches - 1)
         rows = self.batches.rows(index)
-        shown = [self.names[row] if self.names else f"image {row}" for row in rows[:5]]
+        shown = [repr(self.names[row]) if self.names else f"image {row}" for row in rows[:5]]
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         return (
-            f"the loss became NaN or infinite in epoch {epoch + 1}, batch {index + 1} of {len(self.batches)} "
+            f"the {what} became NaN or infinite in epoch {epoch + 1}, batch {index + 1} of {n_batches} "
             f"({', '.join(shown)}{more}). {remedy}, and look at these images."
         )
 
@@ -133,8 +140,8 @@ def train(
         callbacks: further Keras callbacks.
 
     Raises:
-        ValueError: an empty set, a shape that is not the network's, values that the likelihood excludes, or more
-            devices than there are.
+        ValueError: an empty set, a shape that is not the network's, or more devices than there are.
+        PixelsError: values that the likelihood is not defined for; a ValueError too.
         FloatingPointError: the loss became NaN or infinite; the message names the images of the batch.
 
     >>> from vae_core import TrainConfig, VAEConfig, train
@@ -144,18 +151,14 @@ def train(
     2
     """
     config, train_config = config or VAEConfig(), train_config or TrainConfig()
-    if train_config.devices > 1 and train_config.clip_norm and keras.backend.backend() == "tensorflow":
-        raise ValueError(
-            f"clip_norm={train_config.clip_norm:g} with devices={train_config.devices}: on TensorFlow, Keras clips the "
-            "gradients of each device before it adds them up, which is another training. Leave one of the two out, "
-            "or use KERAS_BACKEND=jax"
-        )
+    check_together(config, train_config)
+    check_devices(train_config)
     if train_config.deterministic:
         make_deterministic()
     with data_parallel(train_config.devices):
         network = _make_network(config, train_config)
         for name, images in (("pixels", pixels), ("validation", validation)):
-            _check_images(name, images, network)
+            _check_images(name, images, network, names if name == "pixels" else None)
         rows = _fit(network, Batches(pixels, config, train_config), validation, names, checkpoint, callbacks)
     trained, network = network, VAE(config)
     # Scores come from one device, in float32, whatever the training was.
@@ -182,17 +185,19 @@ def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
     return network
 
 
-def _check_images(name: str, images: PixelRows, network: VAE) -> None:
+def _check_images(name: str, images: PixelRows, network: VAE, names: Sequence[str] | None) -> None:
     config = network.config
     if images.shape[1:] != (config.height, config.width, config.channels) or not len(images):
         expected = f"(n >= 1, {config.height}, {config.width}, {config.channels})"
         raise ValueError(f"{name} has shape {images.shape}, expected {expected}")
     size = batch_size(config)
+    unsupported: list[int] = []
     for start in range(0, len(images), size):
-        try:
-            check_pixels(network, to_unit(images[start : start + size]))
-        except ValueError as error:
-            raise ValueError(f"{name}, from image {start} on: {error}") from error
+        pixels = to_unit(images[start : start + size])
+        if not ((pixels >= 0) & (pixels <= 1)).all():
+            raise ValueError(f"{name} lie outside [0, 1], or are NaN; divide 8-bit values by 255")
+        unsupported.extend(start + np.flatnonzero(~network.likelihood.supports(pixels)))
+    refuse_unsupported(config, [repr(names[row]) if names else f"{name}, image {row}" for row in unsupported])
 
 
 def _fit(
@@ -215,8 +220,8 @@ def _fit(
         facts = {
             "config": network.config.to_dict(),
             "train_config": settings.to_dict(),
-            "n": [len(batches.pixels), len(validation)],
-            "backend": keras.backend.backend(),
+            "images": [_fingerprint(batches.pixels), _fingerprint(validation)],
+            "backend": [keras.backend.backend(), keras.__version__],
         }
         kept = Checkpoint(checkpoint, facts, early_stopping, rows)
         kept.restore(network)
@@ -232,3 +237,9 @@ def _fit(
         verbose=0,
     )
     return rows
+
+
+def _fingerprint(images: PixelRows, n_looked_at: int = 16) -> str:
+    """Tells sets of images apart by their number and a few of them."""
+    rows = np.linspace(0, len(images) - 1, n_looked_at).astype(int)
+    return f"{len(images)}:{hashlib.sha256(images[rows].tobytes()).hexdigest()}"

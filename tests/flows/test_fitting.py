@@ -1,6 +1,7 @@
 """What training leaves in the workspace, by likelihood and option, and what it refuses before it starts."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ def test_what_is_left_behind(trained: tuple[Path, dict[str, Any]]) -> None:
     assert facts["best_epoch"] == 1 + int(np.argmin(history["val_nelbo"].to_numpy()))
     assert facts["backend"] == "tensorflow"
     assert {"sigma", "learning_rate", "images_per_s", "rate_weight"} <= set(history.column_names)
-    for folder in ("cache", "checkpoints"):
-        assert not list((workspace / folder).iterdir())
+    assert not list((workspace / "checkpoints").iterdir())
+    assert not (workspace / "cache").exists()
 
 
 def test_an_image_that_the_likelihood_excludes_costs_its_own_row(normals: Path) -> None:
@@ -71,7 +72,9 @@ def test_deep_normals_are_refused_where_levels_are_needed(normals: Path) -> None
     for i in range(3):
         deep = texture(random).astype(np.uint16) * 200 + 77
         Image.fromarray(deep).save(normals / "in" / f"deep{i}.png")
-    with pytest.raises(UsageError, match=r"discretised_logistic is not defined for; bring them to the 256 levels"):
+    with pytest.raises(
+        UsageError, match=r"'deep\d.png'.* discretised_logistic is not defined for. Bring them to the 256 levels"
+    ):
         execute("train", options(normals, likelihood="discretised_logistic"), prefect=False)
 
 
@@ -92,6 +95,7 @@ def test_bernoulli_needs_binarised_images(normals: Path) -> None:
         ({"sigma": 0.1}, "does not go with"),
         ({"batch_size": 9, "devices": 2}, "cannot be spread evenly over 2 devices"),
         ({"flip": "up"}, "flip='up'"),
+        ({"shift_px": 99}, "less than the image's 16 pixels"),
         ({"precision": "half"}, "mixed_bfloat16"),
         ({"batch_size": 64, "devices": 64}, "devices=64: this machine has"),
     ],
@@ -99,6 +103,8 @@ def test_bernoulli_needs_binarised_images(normals: Path) -> None:
 def test_bad_settings_are_said_in_a_line(normals: Path, bad: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         execute("train", options(normals, **bad), prefect=False)
+    # Before anything is hashed or decoded.
+    assert not (normals / "w").exists()
 
 
 def test_divergence_names_files_on_the_command_line(normals: Path, nelbo: Callable[..., Any]) -> None:
@@ -108,7 +114,9 @@ def test_divergence_names_files_on_the_command_line(normals: Path, nelbo: Callab
     assert (code, out) == (1, "")
     last = err.strip().splitlines()[-1]
     assert "NaN or infinite in epoch" in last
+    assert re.search(r"\('tile_0_\d+\.png', ", last)
     assert "learning rate below 1" in last
+    assert "safe to run" not in last
 
 
 def test_a_kept_cache_is_used_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +128,43 @@ def test_a_kept_cache_is_used_again(normals: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("data.cache.read_images", refuse)
     again = execute("train", options(normals, seed=1, keep_cache=True), prefect=False)
-    assert again["model_id"] != first["model_id"]
+    # Used, and left alone, by a training that keeps none too.
+    third = execute("train", options(normals, seed=2), prefect=False)
+    assert len({run["model_id"] for run in (first, again, third)}) == 3
     assert list((normals / "w" / "cache").iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("step", ["calibrate_model", "write_card", "_write_history", "save_bundle"])
+def test_stopped_after_training_nothing_is_trained_again(
+    normals: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    modules = {"calibrate_model": "flows.training", "save_bundle": "vae_core"}
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{modules.get(step, 'flows.fitting')}.{step}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            execute("train", options(normals), prefect=False)
+    (left,) = (normals / "w" / "checkpoints").iterdir()
+    assert sorted(path.name for path in left.iterdir()) == ["cache", "checkpoint.safetensors"]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("vae_core.network.VAE.compute_loss", refuse)
+    result = execute("train", options(normals), prefect=False)
+    assert result["calibration_id"]
+    assert not list((normals / "w" / "checkpoints").iterdir())
+
+
+def test_the_same_model_made_another_way_is_described_as_first_made(normals: Path) -> None:
+    first = execute("train", options(normals, epochs=1), prefect=False)
+    history = Workspace.at(str(normals / "w")).history(first["model_id"])
+    before = read_table(history)
+    again = execute("train", options(normals, epochs=1, patience=7), prefect=False)
+    assert again["model_id"] == first["model_id"]
+    assert read_table(history).equals(before)
 
 
 def test_spatial_model_through_the_whole_chain(normals: Path) -> None:

@@ -17,7 +17,7 @@ def numbered(n: int) -> np.ndarray:
 
 
 def epoch_of(batches: Batches, epoch: int) -> list[dict[str, np.ndarray]]:
-    batches.epoch = epoch
+    batches.start(epoch)
     return [batches[i][0] for i in range(len(batches))]
 
 
@@ -38,7 +38,7 @@ def test_batches_depend_on_seed_epoch_and_number_alone(random: np.random.Generat
     settings = TrainConfig(batch_size=16, denoising=0.7, flip="both", shift_px=3, seed=3)
     first, second = Batches(pixels, CONFIG, settings), Batches(pixels, CONFIG, settings)
     expected = epoch_of(first, 5)
-    second.epoch = 5
+    second.start(5)
     # Whatever was read before, and in whatever order.
     second[0], second[2]
     for i in (2, 0, 1):

@@ -149,7 +149,7 @@ def test_weights_of_images_leave_padding_out(random: np.random.Generator) -> Non
         ({"likelihood": "bernouli"}, "try bernoulli"),
         ({"likelihood": "gaussian"}, "expected one of gaussian_fixed_sigma.*try gaussian"),
         ({"likelihood": "gaussian_fixed_sigma"}, "sigma=None: .*try 0.1"),
-        ({"likelihood": "gaussian_fixed_sigma", "sigma": 0.0}, "expects a positive number"),
+        ({"likelihood": "gaussian_fixed_sigma", "sigma": 0.0}, "expects 0.0011 or more; try 0.1"),
         ({"sigma": 0.1}, "does not go with likelihood gaussian_learned_sigma.*try gaussian_fixed_sigma"),
         ({"statistic": "mean"}, "nelbo, peak"),
         ({"smoothing_px": 4}, "odd.*try 5"),

@@ -111,8 +111,13 @@ def test_rate_map_adds_up_and_keeps_its_place(
     z_mean, z_log_var = np.zeros_like(z_mean), np.zeros_like(z_log_var)
     z_mean[:, -1, -1] = 1
     spread = np.asarray(rate_map(z_mean, z_log_var, *size))
-    rows, columns = (-(-n // k) for n, k in zip(size, positions, strict=True))
-    np.testing.assert_allclose(spread[:, -rows:, -columns:].sum((1, 2)), 3)
+    # The first place of the last position: whole squares before it.
+    row, column = (
+        {1: {5: 0, 4: 0}, 2: {4: 2, 5: 4}, 3: {9: 8, 17: 16}, 4: {4: 3}}[k][n]
+        for k, n in zip(positions, size, strict=True)
+    )
+    np.testing.assert_allclose(spread[:, row:, column:].sum((1, 2)), 3)
+    assert (spread[:, row, column] > 0).all()
     assert (spread[:, -1, -1] > 0).all()
 
 
