@@ -18,6 +18,7 @@ _PACKAGES = (
     "keras",
     "tensorflow",
     "tensorflow-cpu",
+    "jax",
     "prefect",
     "scikit-learn",
     "pandas",

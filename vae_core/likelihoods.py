@@ -163,7 +163,7 @@ def continuous_bernoulli_log_likelihood(pixels: Tensor, logits: Tensor) -> Tenso
 
 
 def continuous_bernoulli_mean(logits: Tensor) -> Tensor:
-    """Mean of a continuous Bernoulli distribution, value by value: 1/2 + coth(logit / 2) / 2 - 1 / logit.
+    """Mean of a continuous Bernoulli distribution, value by value: 1 + 1 / (exp(logit) - 1) - 1 / logit.
 
     It is not the sigmoid of the logit.
 
@@ -173,10 +173,10 @@ def continuous_bernoulli_mean(logits: Tensor) -> Tensor:
     """
     half = 0.5 * logits
     small = ops.abs(half) < _SMALL
-    safe = ops.where(small, ops.ones_like(half), half)
-    # d/dt of the series and of the closed form of log(sinh(t) / t).
-    series = half * (1 / 3 - half**2 * (1 / 45 - half**2 * 2 / 945))
-    return 0.5 + 0.5 * ops.where(small, series, 1 / ops.tanh(safe) - 1 / safe)
+    safe = ops.where(small, ops.ones_like(logits), logits)
+    # Half the derivative of the series of log(sinh(t) / t), and the closed form.
+    series = 0.5 + 0.5 * half * (1 / 3 - half**2 * (1 / 45 - half**2 * 2 / 945))
+    return ops.where(small, series, 1 + 1 / ops.expm1(safe) - 1 / safe)
 
 
 def bernoulli_log_density(pixels: Tensor, logits: Tensor) -> Tensor:
