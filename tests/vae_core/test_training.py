@@ -13,6 +13,7 @@ from vae_core.config import PRESETS
 from vae_core.diagnosis import diagnose
 from vae_core.network import VAE
 from vae_core.pixels import to_unit
+from vae_core.scoring import batch_size
 from vae_core.training import Epochs, _make_network
 
 CONFIG = VAEConfig(height=24, width=20)
@@ -241,3 +242,27 @@ def test_bfloat16_trains_and_float32_scores(random: np.random.Generator) -> None
         assert mixed[-1] < mixed[0]
         np.testing.assert_allclose(mixed, exact, rtol=0.1, atol=30)
         assert {layer.compute_dtype for layer in runs[1].model.network.encoder.layers} == {"float32"}
+
+
+class Counted:
+    """Rows on disk, as it were: remembers how many were read at a time, and that nobody took them all."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.shape, self.dtype = pixels, pixels.shape, pixels.dtype
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        taken = self.pixels[rows]
+        self.most = max(self.most, len(taken))
+        return taken
+
+
+def test_memory_does_not_grow_with_the_images(random: np.random.Generator) -> None:
+    levels = np.rint(255 * np.repeat(stripes(random, 100), 12, axis=0)).astype(np.uint8)
+    pixels, validation = Counted(levels[:700]), Counted(levels[700:])
+    train(pixels, validation, CONFIG, TrainConfig(epochs=1, batch_size=16))
+    # 256 images of this size are scored at a time, and looked through before training.
+    assert pixels.most == validation.most == batch_size(CONFIG) == 256
