@@ -17,12 +17,11 @@ from flows.card import (
     PRESETS,
     PROBABILITIES,
     STATISTICS,
-    Axis,
     escape_markdown,
     render_card,
-    render_curves,
     write_card,
 )
+from flows.curves import Axis, render_curves
 from flows.errors import UsageError
 from flows.workspace import Workspace
 
