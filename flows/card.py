@@ -14,6 +14,7 @@ import pyarrow as pa
 from data import atomic_path, read_table
 from flows.curves import render_curves, with_commas
 from flows.errors import UsageError
+from flows.rendering import template
 from flows.settings import TrainingSettings
 from flows.workspace import Workspace, check_id
 
@@ -98,21 +99,12 @@ def render_card(description: Mapping[str, Any], history: pa.Table, picture: str 
         "images_per_s": _median(history, "images_per_s"),
         "columns": [name for name in (*_COLUMNS, "learning_rate") if name in history.column_names],
         "rows": _epochs(history, training["best_epoch"]),
+        "number": with_commas,
         "gap": _gap(history, training["best_epoch"]),
         "n_values": config["height"] * config["width"] * config["channels"],
     }
-    # Everything that the template prints goes through `escape_markdown`; HTML's escaping would not be enough.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flows"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - `finalize` escapes for Markdown
-        finalize=escape_markdown,
-    )
-    environment.filters["number"] = with_commas
-    return environment.get_template("card.md.j2").render(context)
+    # HTML's escaping would not be enough: everything that is printed goes through `escape_markdown`.
+    return template("card.md.j2", autoescape=False, finalize=escape_markdown).render(context)
 
 
 #: What means something in Markdown, HTML or a template language, wherever it stands or at the start of a line.

@@ -3,10 +3,11 @@
 import math
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from flows.rendering import template
 
 WIDTH, HEIGHT = 720, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 84, 700, 48, 310
@@ -70,15 +71,7 @@ def render_curves(history: pa.Table) -> str:
         "is_cut": any((curve.nats > y.high).any() for curve in curves),
         "summary": " ".join(map(_summary, curves)),
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flows"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=True,
-    )
-    return environment.get_template("curves.svg.j2").render(context)
+    return template("curves.svg.j2").render(context)
 
 
 def _curve(history: pa.Table, name: str) -> Curve:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,7 @@ from flows.errors import UsageError
 from flows.heatmap import colours, png
 from flows.histogram import HEIGHT, WIDTH, histogram
 from flows.models import describe_model, load_model, look_again
+from flows.rendering import template
 from flows.run import Run, code_version
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
@@ -111,19 +111,9 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     }
     target = workspace.report(batch_id)
     with atomic_path(target, workspace.staging) as unfinished:
-        unfinished.write_text(_template().render(context), encoding="utf-8")
+        # File names and reasons are untrusted text: the template escapes everything.
+        unfinished.write_text(template("report.html.j2").render(context), encoding="utf-8")
     return Reported(str(target), _metrics(evaluation))
-
-
-def _template() -> jinja2.Template:
-    # File names and reasons are untrusted text: everything is escaped.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flows"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
