@@ -51,21 +51,26 @@ def test_bits_per_dim_of_noise_is_eight() -> None:
 class PPCA:
     """x = W z + mean + sigma noise, z standard normal: log p(x) and the posterior are known exactly.
 
-    Source: Tipping and Bishop 1999, "Probabilistic principal component analysis", equations 3 to 8.
+    With a sigma of each value it is factor analysis, of which the other is a case.
+
+    Source: Tipping and Bishop 1999, "Probabilistic principal component analysis", equations 3 to 8, and section 2.1
+    for factor analysis.
     """
 
-    def __init__(self, random: np.random.Generator, side: int = 3, latents: int = 2) -> None:
+    def __init__(
+        self, random: np.random.Generator, side: int = 3, latents: int = 2, sigma_of_each: bool = False
+    ) -> None:
         self.side, n = side, side * side
         self.w = random.normal(size=(n, latents))
         self.mean = random.normal(size=n)
-        self.sigma = 0.3
+        self.sigma = random.uniform(0.1, 0.6, n) if sigma_of_each else np.full(n, 0.3)
         x = random.normal(size=(4, latents)) @ self.w.T + self.mean + self.sigma * random.normal(size=(4, n))
         self.x = x
-        covariance = self.w @ self.w.T + self.sigma**2 * np.eye(n)
+        covariance = self.w @ self.w.T + np.diag(self.sigma**2)
         self.log_p = multivariate_normal(self.mean, covariance).logpdf(x)
-        m = self.w.T @ self.w + self.sigma**2 * np.eye(latents)
-        self.posterior_mean = (x - self.mean) @ self.w @ np.linalg.inv(m)
-        self.posterior_covariance = self.sigma**2 * np.linalg.inv(m)
+        weighted = self.w / self.sigma[:, None] ** 2
+        self.posterior_covariance = np.linalg.inv(np.eye(latents) + self.w.T @ weighted)
+        self.posterior_mean = (x - self.mean) @ weighted @ self.posterior_covariance
 
     def elbo(self, z_mean: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """ELBO by our functions, in the basis in which the exact posterior has a diagonal covariance.
@@ -81,14 +86,15 @@ class PPCA:
         draws = [(rotated + step) @ (self.w @ basis).T + self.mean for step in steps]
         shape = (len(self.x), self.side, self.side, 1)
         pixels = self.x.reshape(shape)
-        log_sigma = np.log(np.array(self.sigma))
+        log_sigma = np.log(self.sigma).reshape(1, self.side, self.side, 1)
         likelihoods = [np.asarray(gaussian_log_likelihood(pixels, mean.reshape(shape), log_sigma)) for mean in draws]
         z_log_var = np.broadcast_to(np.log(variances), rotated.shape)
         return np.mean(likelihoods, axis=0) - np.asarray(kl_divergence(rotated, z_log_var))
 
 
-def test_elbo_of_the_exact_posterior_is_log_p(random: np.random.Generator) -> None:
-    model = PPCA(random)
+@pytest.mark.parametrize("sigma_of_each", [False, True])
+def test_elbo_of_the_exact_posterior_is_log_p(random: np.random.Generator, sigma_of_each: bool) -> None:
+    model = PPCA(random, sigma_of_each=sigma_of_each)
     np.testing.assert_allclose(model.elbo(model.posterior_mean), model.log_p, rtol=1e-12)
 
 
