@@ -231,18 +231,25 @@ def test_a_collapsed_training_says_so(random: np.random.Generator) -> None:
 
 def test_bfloat16_trains_and_float32_scores(random: np.random.Generator) -> None:
     pixels = stripes(random, 48)
-    for preset in PRESETS:
-        config = VAEConfig(height=16, width=16, preset=preset)
-        small = pixels[:, :16, :16]
-        runs = [
-            train(small[:32], small[32:], config, TrainConfig(epochs=2, precision=precision))
-            for precision in ("float32", "mixed_bfloat16")
-        ]
-        exact, mixed = (run.history["val_nelbo"] for run in runs)
-        assert exact != mixed
-        assert mixed[-1] < mixed[0]
-        np.testing.assert_allclose(mixed, exact, rtol=0.1, atol=30)
-        assert {layer.compute_dtype for layer in runs[1].model.network.encoder.layers} == {"float32"}
+    runs = [
+        train(pixels[:32], pixels[32:], CONFIG, TrainConfig(epochs=2, precision=precision))
+        for precision in ("float32", "mixed_bfloat16")
+    ]
+    exact, mixed = (run.history["val_nelbo"] for run in runs)
+    assert exact != mixed
+    assert mixed[-1] < mixed[0]
+    np.testing.assert_allclose(mixed, exact, rtol=0.1, atol=30)
+    assert {layer.compute_dtype for layer in runs[1].model.network.encoder.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_bfloat16_leaves_posterior_and_likelihood_in_float32(preset: str) -> None:
+    network = VAE(VAEConfig(height=24, width=20, preset=preset), objective=TrainConfig(precision="mixed_bfloat16"))
+    kept = [network.encoder.get_layer("z_mean"), network.encoder.get_layer("z_log_var")]
+    kept.append(network.decoder.get_layer("decoder_conv_0"))
+    assert {layer.compute_dtype for layer in kept} == {"float32"}
+    assert network.encoder.get_layer("encoder_conv_0").compute_dtype == "bfloat16"
+    assert {weight.dtype for weight in network.trainable_variables} == {"float32"}
 
 
 class Counted:
