@@ -4,7 +4,9 @@ Works on any array of scores with the anomalous side up; no neural network is im
 """
 
 from detectors.errors import CalibrationError
-from detectors.metrics import Evaluation, Interval, auroc, average_precision, evaluate, supported_fpr
+from detectors.interval import Interval, binomial_interval
+from detectors.metrics import Evaluation, auroc, average_precision, evaluate
+from detectors.promise import supported_fpr
 from detectors.threshold import Threshold, check_size, conformal_threshold, labelled_threshold, n_needed
 from detectors.verdict import p_values, q_values, verdicts
 
@@ -15,6 +17,7 @@ __all__ = [
     "Threshold",
     "auroc",
     "average_precision",
+    "binomial_interval",
     "check_size",
     "conformal_threshold",
     "evaluate",

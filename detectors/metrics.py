@@ -5,23 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from detectors.checks import check_labels, check_scores
+from detectors.interval import Interval, binomial_interval
 
 Metric = Callable[[NDArray[np.int64], NDArray[np.float64]], float]
-
-
-class Interval(NamedTuple):
-    """An estimate and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike, n_resamples: int | None = None, seed: int = 0) -> Interval:
@@ -49,22 +38,6 @@ def average_precision(labels: ArrayLike, scores: ArrayLike, n_resamples: int | N
     1.0
     """
     return _bootstrap(average_precision_score, labels, scores, n_resamples, seed)
-
-
-def supported_fpr(fpr: float, n_calibration: int) -> Interval:
-    """What a conformal threshold's promise comes to in the long run for one calibration set of this size.
-
-    Over calibration sets the realised rate follows Beta(j, n + 1 - j), j = floor(fpr (n + 1)); the promise is
-    an upper bound of its mean.
-
-    Source: Vovk 2012, "Conditional validity of inductive conformal predictors", section 2.
-
-    >>> [round(v, 3) for v in supported_fpr(0.05, 152)]
-    [0.046, 0.019, 0.084]
-    """
-    j = max(1, int(np.floor(fpr * (n_calibration + 1) + 1e-9)))
-    law = beta(j, n_calibration + 1 - j)
-    return Interval(float(law.mean()), *(float(law.ppf(q)) for q in (0.025, 0.975)))
 
 
 class Evaluation(NamedTuple):
@@ -110,14 +83,8 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, flagged: ArrayLike | None) ->
         None if marked is None else int((marked & anomalous).sum()),
         auroc(truth, scores) if both else None,
         average_precision(truth, scores) if both else None,
-        _binomial(false_alarms, n_normal) if n_normal and false_alarms is not None else None,
+        binomial_interval(false_alarms, n_normal) if n_normal and false_alarms is not None else None,
     )
-
-
-def _binomial(k: int, n: int) -> Interval:
-    """Exact 95 % interval of a rate seen as k of n."""
-    interval = binomtest(k, n).proportion_ci(0.95, method="exact")
-    return Interval(k / n, float(interval.low), float(interval.high))
 
 
 def resamples_for(n: int) -> int:
