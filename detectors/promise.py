@@ -1,22 +1,111 @@
-"""What a calibration set of a given size can promise."""
+"""What a calibration set of a given size can promise, before any score is looked at.
 
-import numpy as np
+The threshold is the j-th largest of n calibration scores. The share of fresh normal images above it, in the long run,
+depends on which n images they were: over calibration sets it follows the law Beta(j, n + 1 - j).
+
+Source: Vovk 2012, "Conditional validity of inductive conformal predictors", section 2.
+"""
+
+import bisect
+import math
+
+from scipy.special import betainc
 from scipy.stats import beta
 
+from detectors.errors import CalibrationError
 from detectors.interval import Interval
 
+#: Rarer false alarms would need more calibration images than anyone has.
+MIN_FPR = 1e-9
 
-def supported_fpr(fpr: float, n_calibration: int) -> Interval:
+
+def n_above(n: int, fpr: float, confidence: float | None = None) -> int:
+    """The rank j of the threshold among n calibration scores, counted from the largest; 0 if n is too small.
+
+    Without `confidence` the largest j whose expected rate j / (n + 1) is at most `fpr`: the promise holds on average
+    over calibration sets. With it the largest j for which the rate is at most `fpr` in that share of the
+    calibration sets.
+
+    >>> n_above(99, 0.05), n_above(99, 0.05, confidence=0.95), n_above(18, 0.05)
+    (5, 2, 0)
+    """
+    check_rates(fpr, confidence)
+    if confidence is not None:
+        # From 1 up: the larger j, the less surely its rate stays below fpr.
+        return bisect.bisect_right(range(1, n + 1), -confidence, key=lambda j: -betainc(j, n + 1 - j, fpr))
+    # In the arithmetic that p-values are compared with fpr in.
+    j = math.floor(fpr * (n + 1))
+    while j > 0 and j / (n + 1) > fpr:
+        j -= 1
+    while (j + 1) / (n + 1) <= fpr:
+        j += 1
+    return j
+
+
+def n_needed(fpr: float, confidence: float | None = None) -> int:
+    """Smallest number of calibration images that can promise `fpr`.
+
+    ceil(1 / fpr) - 1 on average; ceil(log(1 - confidence) / log(1 - fpr)) with a confidence.
+
+    >>> n_needed(0.05), n_needed(0.01), n_needed(0.05, confidence=0.95)
+    (19, 99, 59)
+    """
+    check_rates(fpr, confidence)
+    n = 1 / fpr - 1 if confidence is None else math.log1p(-confidence) / math.log1p(-fpr)
+    n = max(1, math.ceil(n))
+    # Division rounds.
+    while not n_above(n, fpr, confidence):
+        n += 1
+    while n > 1 and n_above(n - 1, fpr, confidence):
+        n -= 1
+    return n
+
+
+def check_size(n: int, fpr: float, confidence: float | None = None) -> None:
+    """Refuse a calibration set of n images that cannot promise `fpr`.
+
+    Raises:
+        CalibrationError: how many are needed, and what n could promise.
+
+    >>> check_size(19, 0.05)
+    """
+    if n >= n_needed(fpr, confidence):
+        return
+    least = 1 / (n + 1) if confidence is None else 1 - (1 - confidence) ** (1 / max(1, n))
+    lower = f", or ask for fpr >= {math.ceil(10_000 * least) / 10_000:.4g}" if n else ""
+    surely = "" if confidence is None else f" with confidence {confidence:g}"
+    raise CalibrationError(
+        f"fpr={fpr}{surely} needs at least {n_needed(fpr, confidence)} calibration images, got {n}. "
+        f"Add normal images{lower}."
+    )
+
+
+def supported_fpr(fpr: float, n_calibration: int, confidence: float | None = None) -> Interval:
     """What a conformal threshold's promise comes to in the long run for one calibration set of this size.
 
-    Over calibration sets the realised rate follows Beta(j, n + 1 - j), j = floor(fpr (n + 1)); the promise is
-    an upper bound of its mean.
-
-    Source: Vovk 2012, "Conditional validity of inductive conformal predictors", section 2.
+    Returns:
+        Mean and 95 % interval of the realised rate over calibration sets, from the Beta law.
 
     >>> [round(v, 3) for v in supported_fpr(0.05, 152)]
     [0.046, 0.019, 0.084]
     """
-    j = max(1, int(np.floor(fpr * (n_calibration + 1) + 1e-9)))
-    law = beta(j, n_calibration + 1 - j)
-    return Interval(float(law.mean()), *(float(law.ppf(q)) for q in (0.025, 0.975)))
+    check_size(n_calibration, fpr, confidence)
+    return rate_law(n_above(n_calibration, fpr, confidence), n_calibration)
+
+
+def rate_law(j: int, n: int) -> Interval:
+    """Mean and 95 % interval of the share of normal images that fall into j of the n + 1 gaps between n scores.
+
+    >>> [round(v, 3) for v in rate_law(1, 19)]
+    [0.05, 0.001, 0.176]
+    """
+    law = beta(j, n + 1 - j)
+    return Interval(float(law.mean()), float(law.ppf(0.025)), float(law.ppf(0.975)))
+
+
+def check_rates(fpr: float, confidence: float | None = None) -> None:
+    """Refuse a rate or a confidence that is none."""
+    if not MIN_FPR <= fpr < 1:
+        raise ValueError(f"fpr={fpr}: expected a rate between {MIN_FPR:g} and 1, for example 0.05")
+    if confidence is not None and not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: expected a number between 0 and 1, for example 0.95")

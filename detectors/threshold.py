@@ -1,20 +1,17 @@
 """Thresholds from scores of held-out images. Scores have the anomalous side up; ``score > threshold`` flags."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from sklearn.metrics import precision_recall_curve, roc_curve
+from numpy.typing import ArrayLike, NDArray
 
 from detectors.checks import check_labels, check_scores
-from detectors.errors import CalibrationError
-
-OBJECTIVES = ("f1", "youden")
-
-#: Rarer false alarms would need more calibration images than anyone has.
-MIN_FPR = 1e-9
+from detectors.interval import Interval
+from detectors.labelled import EQUAL_COSTS, labelled_threshold
+from detectors.promise import check_rates, check_size, n_above, rate_law
 
 
 @dataclass(frozen=True)
@@ -22,131 +19,192 @@ class Threshold:
     """What calibration made of held-out scores.
 
     value: scores strictly above it are anomalous.
-    fpr: promised false-positive rate on fresh normal images; None where labels chose the threshold.
-    objective: "conformal", "f1" or "youden".
-    n_calibration: normal images behind it.
+    fpr: promised false-positive rate on fresh normal images; None where there is no promise.
+    objective: "conformal"; "trimmed" (conformal on a contaminated set, so without a promise); or one of
+        `detectors.labelled.OBJECTIVES`.
+    n_calibration: normal images behind it, without those trimmed.
+    confidence: share of calibration sets for which the promise holds; None if it holds on average over them.
+    target: of an objective that has one; of "trimmed" the rate that was asked for.
+    contamination: share of the calibration images, the highest scores, taken for anomalous.
+    review: scores above it, up to `value`, are for review; None if there is no such band.
+    review_fpr: share of normal images above `review`, as promised as `fpr` is.
+    review_recall: share of the labelled anomalies above `review`.
+
+    >>> print(Threshold.from_normals(range(1, 100), fpr=0.05).describe())
+    false-alarm rate promised: 5 %, between 1.7 and 10.0 % with 99 images
     """
 
     value: float
     fpr: float | None
     objective: str
     n_calibration: int
+    confidence: float | None = None
+    target: float | None = None
+    contamination: float = 0.0
+    review: float | None = None
+    review_fpr: float | None = None
+    review_recall: float | None = None
+
+    @classmethod
+    def from_normals(
+        cls,
+        scores: ArrayLike,
+        fpr: float,
+        *,
+        confidence: float | None = None,
+        contamination: float = 0.0,
+        review_fpr: float | None = None,
+    ) -> "Threshold":
+        """The conformal threshold of normal images.
+
+        Args:
+            scores: (n,) of images that the model did not train on; higher = more anomalous.
+            fpr: promised false-positive rate.
+            confidence: None promises it on average over calibration sets; 0.95 for 95 of 100 of them.
+            contamination: share of the images that are anomalies in fact; the highest scores are trimmed, and
+                nothing is promised.
+            review_fpr: rate of the review band's lower end, above `fpr`; None for no band.
+
+        Raises:
+            CalibrationError: too few images.
+            ValueError: rates out of range or order, `confidence` with `contamination`, scores that are not finite.
+        """
+        check_rates(fpr, confidence)
+        if review_fpr is not None and not fpr < review_fpr < 1:
+            raise ValueError(f"review_fpr={review_fpr}: expected a rate above fpr={fpr} and below 1")
+        if contamination and confidence is not None:
+            raise ValueError(
+                f"confidence={confidence} does not go with contamination={contamination}: a trimmed set promises "
+                "nothing. Leave one of the two out"
+            )
+        kept = trim(scores, contamination)
+        promised = not contamination
+        return cls(
+            value=conformal_threshold(kept, fpr, confidence),
+            fpr=fpr if promised else None,
+            objective="conformal" if promised else "trimmed",
+            n_calibration=len(kept),
+            confidence=confidence,
+            target=None if promised else fpr,
+            contamination=contamination,
+            review=None if review_fpr is None else conformal_threshold(kept, review_fpr, confidence),
+            review_fpr=review_fpr,
+        )
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: ArrayLike,
+        scores: ArrayLike,
+        objective: str,
+        *,
+        target: float | None = None,
+        costs: Sequence[Sequence[float]] = EQUAL_COSTS,
+        review_recall: float | None = None,
+    ) -> "Threshold":
+        """The threshold that is best on labelled images; see `labelled_threshold`. It promises no rate.
+
+        Args:
+            review_recall: the review band goes down to the score above which this share of the anomalies lies;
+                there is no band if the threshold itself is as low.
+        """
+        value = labelled_threshold(labels, scores, objective, target, costs)
+        review = None if review_recall is None else labelled_threshold(labels, scores, "fpr", review_recall)
+        return cls(
+            value=value,
+            fpr=None,
+            objective=objective,
+            n_calibration=int((check_labels(labels) == 0).sum()),
+            target=target,
+            review=review if review is not None and review < value else None,
+            review_recall=review_recall,
+        )
+
+    @property
+    def supported(self) -> Interval | None:
+        """Mean and 95 % interval of the false-positive rate in the long run; None without a promise."""
+        if self.fpr is None:
+            return None
+        return rate_law(n_above(self.n_calibration, self.fpr, self.confidence), self.n_calibration)
+
+    @property
+    def supported_review(self) -> Interval | None:
+        """The same of the share of normal images sent to people: above `review` and not above `value`."""
+        if self.fpr is None or self.review_fpr is None:
+            return None
+        n = self.n_calibration
+        between = n_above(n, self.review_fpr, self.confidence) - n_above(n, self.fpr, self.confidence)
+        return rate_law(between, n) if between else Interval(0.0, 0.0, 0.0)
+
+    def describe(self) -> str:
+        """The promise in words, with what this calibration set really supports."""
+        if self.supported is None:
+            why = (
+                f"the highest {_percent(self.contamination)} of the calibration images were taken for anomalous"
+                if self.objective == "trimmed"
+                else f"the threshold was chosen from labels ({self.objective})"
+            )
+            return f"false-alarm rate promised: none, because {why}"
+        surely = "" if self.confidence is None else f" with confidence {_percent(self.confidence)}"
+        text = (
+            f"false-alarm rate promised: {_percent(self.fpr)}{surely}, {_between(self.supported)} "
+            f"with {self.n_calibration:,} images"
+        )
+        if self.supported_review is not None:
+            share = self.supported_review
+            text += f"; for review another {_percent(share.value)} of normal images, {_between(share)}"
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 
 
-def n_needed(fpr: float) -> int:
-    """Smallest number of calibration images that can promise `fpr`: ceil(1 / fpr) - 1.
-
-    >>> n_needed(0.05), n_needed(0.01)
-    (19, 99)
-    """
-    _check_fpr(fpr)
-    n = max(1, math.ceil(1 / fpr) - 1)
-    # Division rounds: hold on to the comparison that p-values are judged by.
-    while 1 / (n + 1) > fpr:
-        n += 1
-    while n > 1 and 1 / n <= fpr:
-        n -= 1
-    return n
-
-
-def conformal_threshold(scores: ArrayLike, fpr: float) -> float:
+def conformal_threshold(scores: ArrayLike, fpr: float, confidence: float | None = None) -> float:
     """The order statistic of calibration scores that a fresh normal image exceeds with probability <= fpr.
 
     With n scores it is the k-th smallest, k = ceil((n + 1)(1 - fpr)). The promise needs only that calibration
-    and fresh normal images are exchangeable, and holds on average over calibration sets.
+    and fresh normal images are exchangeable, and holds on average over calibration sets; with `confidence`
+    it holds for that share of them, and k is larger.
 
     Args:
         scores: (n,) of normal images that the model did not train on; higher = more anomalous.
         fpr: promised false-positive rate, in (0, 1).
+        confidence: in (0, 1), or None.
 
     Raises:
         CalibrationError: n is too small for `fpr`.
         ValueError: fpr outside (0, 1), or a score that is NaN or infinite.
 
     Source: Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World", section 2.2; Laxhammar
-    and Falkman 2010 for anomaly detection.
+    and Falkman 2010 for anomaly detection; Vovk 2012, proposition 2a, for the confidence.
 
-    >>> conformal_threshold(range(1, 100), 0.05)
-    95.0
+    >>> conformal_threshold(range(1, 100), 0.05), conformal_threshold(range(1, 100), 0.05, confidence=0.95)
+    (95.0, 98.0)
     """
-    _check_fpr(fpr)
+    values = check_scores(scores)
+    n = len(values)
+    check_size(n, fpr, confidence)
+    k = n - n_above(n, fpr, confidence)
+    return float(np.partition(values, k)[k])
+
+
+def trim(scores: ArrayLike, contamination: float) -> NDArray[np.float64]:
+    """The scores without the highest share `contamination` of them, rounded up; sorted.
+
+    >>> trim([3.0, 1.0, 2.0, 9.0], 0.25).tolist()
+    [1.0, 2.0, 3.0]
+    """
+    if not 0 <= contamination < 1:
+        raise ValueError(f"contamination={contamination}: expected a share from 0 to below 1, for example 0.02")
     ordered = np.sort(check_scores(scores))
-    n = len(ordered)
-    check_size(n, fpr)
-    # The largest j with j / (n + 1) <= fpr, in the arithmetic that p-values are compared with fpr in.
-    n_above = math.floor(fpr * (n + 1))
-    while n_above > 0 and n_above / (n + 1) > fpr:
-        n_above -= 1
-    while (n_above + 1) / (n + 1) <= fpr:
-        n_above += 1
-    return float(ordered[n - n_above])
+    n_trimmed = math.ceil(round(contamination * len(ordered), 9))
+    return ordered[: len(ordered) - n_trimmed]
 
 
-def check_size(n: int, fpr: float) -> None:
-    """Refuse a calibration set of n images that cannot promise `fpr`.
-
-    Raises:
-        CalibrationError: how many are needed, and what n could promise.
-
-    >>> check_size(19, 0.05)
-    """
-    if n < n_needed(fpr):
-        least = math.ceil(10_000 / (n + 1)) / 10_000
-        lower = f", or ask for fpr >= {least:.4g}" if n else ""
-        raise CalibrationError(
-            f"fpr={fpr} needs at least {n_needed(fpr)} calibration images, got {n}. Add normal images{lower}."
-        )
+def _percent(share: float | None) -> str:
+    return f"{100 * (share or 0):.3g} %"
 
 
-def labelled_threshold(labels: ArrayLike, scores: ArrayLike, objective: str) -> float:
-    """The threshold that maximises an objective on labelled images.
-
-    It lies halfway between two neighbouring scores, so that ``score > threshold`` picks exactly the images that
-    the maximum was found for, ties included.
-
-    Args:
-        labels: (n,) 0 normal, 1 anomalous.
-        scores: (n,) higher = more anomalous.
-        objective: "f1", or "youden" (true-positive rate minus false-positive rate).
-
-    Raises:
-        CalibrationError: one of the two kinds is missing.
-        ValueError: unknown objective, other labels, a score that is not finite.
-
-    Source: Youden 1950, "Index for rating diagnostic tests".
-
-    >>> labelled_threshold([0, 0, 1, 1], [1.0, 2.0, 4.0, 5.0], "f1")
-    3.0
-    """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective={objective!r}: expected one of {', '.join(OBJECTIVES)}")
-    truth, values = check_labels(labels), check_scores(scores)
-    if truth.min(initial=1) == truth.max(initial=0):
-        raise CalibrationError(
-            f"objective={objective} needs normal and anomalous images, got {int((truth == 0).sum())} and "
-            f"{int((truth == 1).sum())}. Add labels 0 and 1, or calibrate on normals with fpr."
-        )
-    if objective == "f1":
-        precision, recall, candidates = precision_recall_curve(truth, values)
-        with np.errstate(invalid="ignore"):
-            f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
-        lowest_flagged = candidates[np.argmax(f1[:-1])]
-    else:
-        false_rate, true_rate, candidates = roc_curve(truth, values)
-        # The first candidate is infinity, "flag nothing", which is no score.
-        lowest_flagged = candidates[1:][np.argmax((true_rate - false_rate)[1:])]
-    below = values[values < lowest_flagged]
-    if not len(below):
-        return float(np.nextafter(lowest_flagged, -np.inf))
-    halfway = below.max() / 2 + lowest_flagged / 2
-    # Between two neighbouring floats there is nothing: the lower one then keeps the strict rule.
-    return float(halfway if below.max() < halfway < lowest_flagged else below.max())
-
-
-def _check_fpr(fpr: float) -> None:
-    if not MIN_FPR <= fpr < 1:
-        raise ValueError(f"fpr={fpr}: expected a rate between {MIN_FPR:g} and 1, for example 0.05")
+def _between(interval: Interval) -> str:
+    return f"between {100 * interval.low:.1f} and {100 * interval.high:.1f} %"

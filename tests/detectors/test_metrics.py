@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors import auroc, average_precision, evaluate, supported_fpr
+from detectors import auroc, average_precision, evaluate
 
 
 def labelled(random: np.random.Generator, n_normal: int, n_anomalous: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,13 +65,3 @@ def test_evaluation_of_one_kind() -> None:
     assert normal.auroc is None
     assert normal.realised_fpr is not None
     assert anomalous.realised_fpr is None
-
-
-def test_supported_rate_narrows_with_the_calibration(random: np.random.Generator) -> None:
-    widths = [supported_fpr(0.05, n).high - supported_fpr(0.05, n).low for n in (19, 99, 999)]
-    assert widths == sorted(widths, reverse=True)
-    # By simulation: the share of a uniform that lies above the k-th of n uniforms.
-    above = 1 - np.sort(random.random((20_000, 99)), axis=1)[:, 94]
-    assert supported_fpr(0.05, 99).low == pytest.approx(np.quantile(above, 0.025), abs=0.002)
-    assert supported_fpr(0.05, 99).high == pytest.approx(np.quantile(above, 0.975), abs=0.003)
-    assert supported_fpr(0.05, 99).value == pytest.approx(0.05)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import betabinom
 
-from detectors import CalibrationError, Threshold, conformal_threshold, labelled_threshold, n_needed, p_values, verdicts
+from detectors import CalibrationError, Threshold, conformal_threshold, n_needed, p_values, trim, verdicts
 
 scores = st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]) | st.floats(-1e6, 1e6), min_size=1, max_size=200)
 rates = st.floats(0.001, 0.999) | st.sampled_from([0.01, 0.05, 0.1, 0.29, 0.43, 0.57, 1 / 3])
@@ -85,43 +85,87 @@ def test_scores_are_finite(bad: float) -> None:
         conformal_threshold([*range(99), bad], 0.05)
 
 
-def objective_of(labels: np.ndarray, flagged: np.ndarray, objective: str) -> float:
-    """The definition, counted out."""
-    hits, alarms = (flagged & (labels == 1)).sum(), (flagged & (labels == 0)).sum()
-    if objective == "f1":
-        return float(2 * hits / (flagged.sum() + (labels == 1).sum()))
-    return float(hits / (labels == 1).sum() - alarms / (labels == 0).sum())
-
-
-@given(st.data(), st.sampled_from(["f1", "youden"]))
-def test_labelled_threshold_is_the_best_there_is(data: st.DataObject, objective: str) -> None:
-    n = data.draw(st.integers(2, 25))
-    labels = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
-    values = np.array(data.draw(st.lists(st.integers(0, 6) | st.floats(-5, 5), min_size=n, max_size=n)), float)
-    if len(set(labels)) < 2:
-        with pytest.raises(CalibrationError, match="needs normal and anomalous"):
-            labelled_threshold(labels, values, objective)
-        return
-    found = objective_of(labels, values > labelled_threshold(labels, values, objective), objective)
-    cuts = [*np.unique(values), values.min() - 1]
-    best = max(objective_of(labels, values > cut, objective) for cut in cuts if (values > cut).any())
-    assert found == pytest.approx(best)
-
-
-def test_neighbouring_floats() -> None:
-    low = 1.0
-    high = float(np.nextafter(low, 2))
-    threshold = labelled_threshold([0, 1], [low, high], "f1")
-    assert low <= threshold < high
-
-
-def test_labelled_threshold_refuses() -> None:
-    with pytest.raises(ValueError, match="objective='auc'"):
-        labelled_threshold([0, 1], [1, 2], "auc")
-    with pytest.raises(ValueError, match="expected 0"):
-        labelled_threshold([0, 2], [1, 2], "f1")
-
-
 def test_threshold_is_plain_data() -> None:
-    threshold = Threshold(1.5, None, "f1", 20)
+    threshold = Threshold.from_normals(range(100), 0.05, review_fpr=0.1)
     assert Threshold(**threshold.to_dict()) == threshold
+
+
+def test_the_promise_in_words() -> None:
+    assert Threshold.from_normals(range(226), 0.01).describe() == (
+        "false-alarm rate promised: 1 %, between 0.1 and 2.4 % with 226 images"
+    )
+    with_band = Threshold.from_normals(range(226), 0.01, confidence=0.5, review_fpr=0.05)
+    assert with_band.describe() == (
+        "false-alarm rate promised: 1 % with confidence 50 %, between 0.1 and 2.4 % with 226 images; "
+        "for review another 3.96 % of normal images, between 1.8 and 6.9 %"
+    )
+    trimmed = Threshold.from_normals(range(200), 0.05, contamination=0.02)
+    assert trimmed.describe() == (
+        "false-alarm rate promised: none, because the highest 2 % of the calibration images were taken for anomalous"
+    )
+    labelled = Threshold.from_labels([0, 1], [1, 2], "f1")
+    assert labelled.describe().endswith("none, because the threshold was chosen from labels (f1)")
+
+
+@given(scores, rates, rates)
+def test_review_lies_between(calibration: list[float], one: float, other: float) -> None:
+    fpr, review_fpr = sorted([one, other])
+    if len(calibration) < n_needed(fpr) or fpr == review_fpr:
+        return
+    threshold = Threshold.from_normals(calibration, fpr, review_fpr=review_fpr)
+    words = verdicts(calibration, threshold.value, threshold.review)
+    p = p_values(calibration, calibration)
+    np.testing.assert_array_equal(words == "anomalous", p <= fpr)
+    np.testing.assert_array_equal(words == "review", (p > fpr) & (p <= review_fpr))
+
+
+def test_share_sent_to_people(random: np.random.Generator) -> None:
+    """By simulation: the share of normal images between the two thresholds, over calibration sets."""
+    shares = []
+    for calibration in random.random((4000, 99)):
+        threshold = Threshold.from_normals(calibration, 0.05, review_fpr=0.2)
+        assert threshold.review is not None
+        shares.append(threshold.value - threshold.review)
+    supported = threshold.supported_review
+    assert supported is not None
+    assert supported.value == pytest.approx(0.15)
+    assert supported.value == pytest.approx(np.mean(shares), abs=3 * np.std(shares) / math.sqrt(4000))
+    assert supported.low == pytest.approx(np.quantile(shares, 0.025), abs=0.006)
+    assert supported.high == pytest.approx(np.quantile(shares, 0.975), abs=0.006)
+
+
+def test_two_rates_of_one_rank_leave_nothing_to_review() -> None:
+    threshold = Threshold.from_normals(range(19), 0.05, review_fpr=0.06)
+    assert threshold.review == threshold.value
+    assert threshold.supported_review == (0, 0, 0)
+
+
+@pytest.mark.parametrize("bad", [0.05, 0.01, 1.0, math.nan])
+def test_review_rate_is_above_the_other(bad: float) -> None:
+    with pytest.raises(ValueError, match=r"above fpr=0\.05"):
+        Threshold.from_normals(range(100), 0.05, review_fpr=bad)
+
+
+def test_a_contaminated_set_promises_nothing(random: np.random.Generator) -> None:
+    normal, defects = random.normal(size=980), random.normal(8, size=20)
+    unclean = np.concatenate([normal, defects])
+    threshold = Threshold.from_normals(unclean, 0.05, contamination=0.02)
+    assert (threshold.fpr, threshold.target, threshold.objective) == (None, 0.05, "trimmed")
+    assert threshold.supported is None
+    assert threshold.n_calibration == 980
+    assert threshold.value == conformal_threshold(normal, 0.05)
+    with pytest.raises(ValueError, match="does not go with contamination"):
+        Threshold.from_normals(unclean, 0.05, contamination=0.02, confidence=0.95)
+
+
+@given(scores, st.floats(0, 0.99))
+def test_trimming_takes_the_highest(values: list[float], share: float) -> None:
+    kept = trim(values, share)
+    assert len(values) - len(kept) == math.ceil(round(share * len(values), 9))
+    np.testing.assert_array_equal(kept, sorted(values)[: len(kept)])
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1, math.nan])
+def test_contamination_is_a_share(bad: float) -> None:
+    with pytest.raises(ValueError, match=f"contamination={bad}"):
+        trim([1.0], bad)

@@ -1,0 +1,63 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, binom
+
+from detectors import CalibrationError, check_size, conformal_threshold, n_needed, supported_fpr
+from detectors.promise import n_above
+
+
+@given(st.integers(1, 400), st.floats(0.002, 0.9), st.floats(0.01, 0.99))
+def test_rank_with_confidence_is_the_largest_that_keeps_it(n: int, fpr: float, confidence: float) -> None:
+    """Oracle: more than j of n uniforms below fpr, counted by the binomial law."""
+    expected = max((j for j in range(1, n + 1) if binom.sf(j - 1, n, fpr) >= confidence), default=0)
+    found = n_above(n, fpr, confidence)
+    if found != expected:
+        # The two laws are equal; they may part by a rounding where one of them meets the confidence.
+        assert binom.sf(max(found, expected) - 1, n, fpr) == pytest.approx(confidence, rel=1e-9)
+
+
+@given(st.integers(1, 2000), st.floats(0.001, 0.999))
+def test_rank_on_average_is_the_largest_that_keeps_it(n: int, fpr: float) -> None:
+    j = n_above(n, fpr)
+    assert j / (n + 1) <= fpr < (j + 1) / (n + 1)
+
+
+@pytest.mark.parametrize(("fpr", "confidence", "n"), [(0.05, 0.95, 59), (0.01, 0.95, 299), (0.01, 0.9, 230)])
+def test_needed_with_confidence_by_hand(fpr: float, confidence: float, n: int) -> None:
+    """(1 - fpr)^n <= 1 - confidence: the sample sizes of tolerance limits (Wilks 1941)."""
+    assert n_needed(fpr, confidence) == n
+    check_size(n, fpr, confidence)
+    with pytest.raises(CalibrationError, match=f"with confidence {confidence:g} needs at least {n}") as caught:
+        check_size(n - 1, fpr, confidence)
+    remedy = float(str(caught.value).rstrip(".").split(">= ")[1])
+    check_size(n - 1, remedy, confidence)
+
+
+def test_the_conditional_promise_holds_as_often_as_it_says(random: np.random.Generator) -> None:
+    """Each calibration set has its own long-run rate: for uniform scores one minus the threshold."""
+    draws, n, fpr, confidence = 10_000, 150, 0.05, 0.9
+    rates = [1 - conformal_threshold(scores, fpr, confidence) for scores in random.random((draws, n))]
+    kept = np.mean(np.array(rates) <= fpr)
+    exact = beta(n_above(n, fpr, confidence), n + 1 - n_above(n, fpr, confidence)).cdf(fpr)
+    assert exact >= confidence
+    assert kept == pytest.approx(exact, abs=3 * math.sqrt(exact * (1 - exact) / draws))
+
+
+def test_supported_rate_narrows_with_the_calibration(random: np.random.Generator) -> None:
+    widths = [supported_fpr(0.05, n).high - supported_fpr(0.05, n).low for n in (19, 99, 999)]
+    assert widths == sorted(widths, reverse=True)
+    # By simulation: the share of a uniform that lies above the k-th of n uniforms.
+    above = 1 - np.sort(random.random((20_000, 99)), axis=1)[:, 94]
+    assert supported_fpr(0.05, 99).low == pytest.approx(np.quantile(above, 0.025), abs=0.002)
+    assert supported_fpr(0.05, 99).high == pytest.approx(np.quantile(above, 0.975), abs=0.003)
+    assert supported_fpr(0.05, 99).value == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("bad", [0, 1, -1, math.nan])
+def test_confidence_is_a_probability(bad: float) -> None:
+    with pytest.raises(ValueError, match=f"confidence={bad}"):
+        n_needed(0.05, bad)
