@@ -2,17 +2,20 @@
 
 from data.cache import Cache, CachedPixels, cache_images
 from data.errors import ImageError, InputError
-from data.images import Images, Preprocessing, decode, read_image, read_images
+from data.images import Images, Preprocessing, decode, prepare, read_image, read_images
 from data.manifest import Manifest, ingest
+from data.quality import image_quality
 from data.schemas import (
     CALIBRATION_SCHEMA,
     FLAGGED_SCHEMA,
     MANIFEST_SCHEMA,
     MEASURES,
+    QUALITY,
     RUNS_SCHEMA,
     SCHEMA_VERSION,
     SCORES_SCHEMA,
     SHARD_SCHEMA,
+    STATISTICS,
 )
 from data.splits import split_by_content
 from data.store import atomic_path, read_scores, read_table, write_json, write_scores, write_table
@@ -22,10 +25,12 @@ __all__ = [
     "FLAGGED_SCHEMA",
     "MANIFEST_SCHEMA",
     "MEASURES",
+    "QUALITY",
     "RUNS_SCHEMA",
     "SCHEMA_VERSION",
     "SCORES_SCHEMA",
     "SHARD_SCHEMA",
+    "STATISTICS",
     "Cache",
     "CachedPixels",
     "ImageError",
@@ -36,7 +41,9 @@ __all__ = [
     "atomic_path",
     "cache_images",
     "decode",
+    "image_quality",
     "ingest",
+    "prepare",
     "read_image",
     "read_images",
     "read_scores",

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,6 +22,8 @@ MIN_SIDE_PX = 8
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _AREA = Image.Resampling.BOX
+#: Red, green and blue in grey (ITU-R 601-2), as in Pillow.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,39 @@ def read_image(file: Path, preprocessing: Preprocessing, max_pixels: int = MAX_P
     """
     picture = decode(file, max_pixels)
     return _to_pixels(_fit(picture, preprocessing), preprocessing)
+
+
+def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """One image in memory as (h, w, c) float32 in [0, 1]: what `read_image` makes of a PNG with these values.
+
+    There is one difference: of colours with 16 bits a PNG gives Pillow only the upper 8.
+
+    Args:
+        values: (rows, columns), or with 1 or 3 channels behind; uint8 or uint16 over their whole range, other numbers
+            in [0, 1].
+        preprocessing: size, channels, fit and threshold.
+
+    Raises:
+        ImageError: values outside [0, 1], or NaN.
+        ValueError: another shape.
+
+    >>> prepare(np.full((20, 30), 255, np.uint8), Preprocessing(16, 16, channels=3))[0, 0].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
+        raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
+    if values.shape[2:] == (1,):
+        values = values[..., 0]
+    if values.dtype == np.uint8:
+        return _to_pixels(_fit(Image.fromarray(values), preprocessing), preprocessing)
+    unit = _checked(values, scale=65_535 if values.dtype == np.uint16 else 1)
+    if unit.ndim == 2:
+        return _to_pixels(_fit(Image.fromarray(unit), preprocessing), preprocessing)
+    if preprocessing.channels == 1:
+        return prepare(np.clip(unit @ _LUMA, 0, 1), preprocessing)
+    # Pillow resizes floats in one channel only.
+    grey = replace(preprocessing, channels=1)
+    return np.concatenate([prepare(unit[..., channel], grey) for channel in range(3)], axis=2)
 
 
 def decode(file: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -5,7 +5,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Why a file has no score.
 REASONS = (
@@ -25,6 +25,9 @@ VERDICTS = ("normal", "review", "anomalous", "not_scored")
 _word = pa.dictionary(pa.int32(), pa.string())
 _utc = pa.timestamp("us", tz="UTC")
 
+#: What an image looks like before any model, as far as it was decoded; see `data.quality`.
+QUALITY = ("brightness", "contrast", "sharpness")
+
 #: One row for each file of a batch.
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -37,12 +40,12 @@ MANIFEST_SCHEMA = pa.schema(
         ("label", pa.int8()),
         ("split", pa.string()),
         ("reason", pa.string()),
+        *((name, pa.float64()) for name in QUALITY),
     ]
 )
 
-#: What the model says of an image, before any threshold: nats, higher = more anomalous.
+#: What the model says of an image, before any threshold.
 MEASURES = (
-    "anomaly_score",
     "nelbo_nats",
     "distortion_nats",
     "rate_nats",
@@ -50,13 +53,26 @@ MEASURES = (
     "z_mean_norm",
     "z_log_var_sum",
     "worst_pixels_nats",
+    "peak",
 )
+
+#: What can be thresholded, and the column that it is in; higher = more anomalous.
+STATISTICS = {
+    "nelbo": "nelbo_nats",
+    "distortion": "distortion_nats",
+    "rate": "rate_nats",
+    "z_mean_norm": "z_mean_norm",
+    "z_log_var_sum": "z_log_var_sum",
+    "worst_pixels": "worst_pixels_nats",
+    "peak": "peak",
+}
 
 #: One row for each file of a batch, with its verdict.
 SCORES_SCHEMA = pa.schema(
     [
         ("relative_path", pa.string()),
         ("image_id", pa.string()),
+        ("anomaly_score", pa.float64()),
         *((name, pa.float64()) for name in MEASURES),
         ("threshold", pa.float64()),
         ("p_value", pa.float64()),
@@ -83,7 +99,7 @@ SHARD_SCHEMA = pa.schema(
     [
         ("relative_path", pa.string()),
         ("image_id", pa.string()),
-        *((name, pa.float64()) for name in MEASURES),
+        *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
         ("reason", pa.string()),
         ("label", pa.int8()),
         ("width_px", pa.int32()),
@@ -92,12 +108,14 @@ SHARD_SCHEMA = pa.schema(
     ]
 )
 
-#: The held-out normal images that a calibration was made of.
+#: The held-out images that a calibration was made of: `split` says what each was for.
 CALIBRATION_SCHEMA = pa.schema(
     [
         ("relative_path", pa.string()),
         ("image_id", pa.string()),
         ("label", pa.int8()),
+        ("split", pa.string()),
+        ("anomaly_score", pa.float64()),
         *((name, pa.float64()) for name in MEASURES),
     ]
 )
@@ -121,5 +139,8 @@ RUNS_SCHEMA = pa.schema(
         ("n_review", pa.int64()),
         ("fpr", pa.float64()),
         ("images_per_s", pa.float64()),
+        ("drift", pa.bool_()),
+        ("drift_tests", pa.string()),
+        ("drift_p_value", pa.float64()),
     ]
 )

@@ -6,12 +6,25 @@ scikit-learn estimator, is asked for.
 
 from typing import TYPE_CHECKING, Any
 
+from detectors.delong import PairedTest, delong_interval, delong_test
+from detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
 from detectors.errors import CalibrationError, NotCalibratedError
 from detectors.interval import Interval, binomial_interval
-from detectors.joint import Joint
+from detectors.joint import Joint, check_statistics
 from detectors.labelled import check_objective, labelled_threshold
-from detectors.metrics import Evaluation, auroc, average_precision, evaluate
+from detectors.metrics import (
+    Confusion,
+    Evaluation,
+    VerdictCounts,
+    auroc,
+    average_precision,
+    evaluate,
+    f1,
+    f1_all_anomalous,
+    recall_at_fpr,
+)
 from detectors.parts import part_sizes
+from detectors.pixels import aupro, pixel_auroc
 from detectors.promise import check_size, n_needed, supported_fpr
 from detectors.threshold import Threshold, conformal_threshold, trim
 from detectors.verdict import decision_function, p_values, q_values, verdicts
@@ -21,25 +34,41 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalibrationError",
+    "Confusion",
+    "Drift",
+    "DriftTest",
     "Evaluation",
     "Interval",
     "Joint",
     "NelboDetector",
     "NotCalibratedError",
+    "PairedTest",
     "Threshold",
+    "VerdictCounts",
+    "aupro",
     "auroc",
     "average_precision",
     "binomial_interval",
     "check_objective",
     "check_size",
+    "check_statistics",
     "conformal_threshold",
     "decision_function",
+    "delong_interval",
+    "delong_test",
+    "detect_drift",
     "evaluate",
+    "f1",
+    "f1_all_anomalous",
+    "holm",
     "labelled_threshold",
+    "martingale",
     "n_needed",
     "p_values",
     "part_sizes",
+    "pixel_auroc",
     "q_values",
+    "recall_at_fpr",
     "supported_fpr",
     "trim",
     "verdicts",

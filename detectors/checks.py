@@ -20,3 +20,24 @@ def check_scores(scores: ArrayLike) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise ValueError(f"{int((~np.isfinite(values)).sum())} of {len(values)} scores are NaN or infinite")
     return values
+
+
+def check_pairs(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels and scores as arrays of one length, or a ValueError."""
+    truth, values = check_labels(labels), check_scores(scores)
+    if truth.shape != values.shape:
+        raise ValueError(
+            f"got labels of shape {truth.shape} and scores of shape {values.shape}, expected one label for each score"
+        )
+    return truth, values
+
+
+def check_both_kinds(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels and scores as arrays of one length with normal and anomalous images, or a ValueError."""
+    truth, values = check_pairs(labels, scores)
+    n_normal, n_anomalous = np.bincount(truth, minlength=2)
+    if not (n_normal and n_anomalous):
+        raise ValueError(
+            f"got {n_normal} normal and {n_anomalous} anomalous images, expected both kinds. Label some of the other"
+        )
+    return truth, values

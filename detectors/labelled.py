@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix_at_thresholds
 
-from detectors.checks import check_labels, check_scores
+from detectors.checks import check_pairs
 from detectors.errors import CalibrationError
 
 #: Objective -> what its target is, and the range that the target lies in; None for those that take none.
@@ -63,9 +63,7 @@ def labelled_threshold(
     1.5
     """
     check_objective(objective, target)
-    truth, values = check_labels(labels), check_scores(scores)
-    if len(truth) != len(values):
-        raise ValueError(f"got {len(truth)} labels and {len(values)} scores, expected one label for each score")
+    truth, values = check_pairs(labels, scores)
     if truth.min(initial=1) == truth.max(initial=0):
         raise CalibrationError(
             f"objective={objective} needs normal and anomalous images, got {int((truth == 0).sum())} and "
@@ -77,7 +75,7 @@ def labelled_threshold(
         np.concatenate([[first], counts])
         for first, counts in (((truth == 0).sum(), tn), (0, fp), ((truth == 1).sum(), fn), (0, tp))
     )
-    worth = _worth(objective, target, _cost_matrix(costs), tn, fp, fn, tp)
+    worth = _worth(objective, np.nan if target is None else target, _cost_matrix(costs), tn, fp, fn, tp)
     # Equally good ones may differ by a rounding.
     best = int(np.argmax(worth >= worth.max() - 1e-12 * max(1.0, abs(worth.max()))))
     if best == 0:
@@ -114,14 +112,14 @@ def _cost_matrix(costs: Sequence[Sequence[float]]) -> Array:
 
 
 def _worth(
-    objective: str, target: float | None, costs: Array, tn: Array, fp: Array, fn: Array, tp: Array
+    objective: str, target: float, costs: Array, tn: Array, fp: Array, fn: Array, tp: Array
 ) -> NDArray[np.float64]:
     """What is maximised, for each candidate; minus infinity where the target is missed."""
     flagged = tp + fp
     recall, false_rate = tp / (tp + fn), fp / (tn + fp)
     precision = np.divide(tp, flagged, out=np.full(len(tp), np.nan), where=flagged > 0)
     if objective in ("f1", "f_beta"):
-        squared = 1.0 if target is None else target**2
+        squared = 1.0 if objective == "f1" else target**2
         return (1 + squared) * tp / ((1 + squared) * tp + squared * fn + fp)
     if objective == "youden":
         return recall - false_rate

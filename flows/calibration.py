@@ -1,72 +1,54 @@
 """Steps and composition of ``calibrate``: held-out images in, a threshold out; the weights stay as they are."""
 
-import hashlib
-import json
 import logging
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import CALIBRATION_SCHEMA, MEASURES, InputError, Manifest, read_table, write_json, write_table
-from detectors import Threshold, check_size, conformal_threshold, labelled_threshold, supported_fpr
+from data import CALIBRATION_SCHEMA, MEASURES, QUALITY, STATISTICS, InputError, Manifest, split_by_content
+from detectors import Threshold, check_objective, check_statistics, evaluate, verdicts
+from flows.calibrations import calibration_of, describe, read_calibration, write_calibration
 from flows.errors import UsageError
 from flows.ingestion import content_id, publish_manifest, read_source
+from flows.metrics import as_json
 from flows.models import SEEN_DIGITS, describe_model, load_model, read_manifest, score_files
-from flows.parts import first_of_each
+from flows.parts import check_calibration_size, check_parts, first_of_each
 from flows.progress import progress
 from flows.run import Run
 from flows.runner import Runner
-from flows.settings import CalibrateOptions, DecodingSettings, TrainOptions
+from flows.settings import CalibrateOptions, CalibrationSettings, DecodingSettings, LabelSettings, TrainOptions
+from flows.statistic import Statistic
 from flows.workspace import Workspace
-
-FORMAT_VERSION = 1
-_FILES = ("calibration.json", "scores.parquet")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to calibrate on: one part of a manifest, with a rate or an objective."""
+    """What to calibrate on.
+
+    batch_id: a manifest, and split the part of it; None takes all its rows.
+    labels: how labels choose the threshold; None calibrates on normal images by ``fpr``.
+    statistic: None takes the model's own.
+    """
 
     model_id: str
     batch_id: str = ""
-    fpr: float | None = None
-    objective: str | None = None
     split: str | None = None
+    labels: LabelSettings | None = None
+    statistic: str | None = None
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A calibration in the workspace."""
+    """A calibration in the workspace, and how many images it left out because the model had seen them."""
 
     calibration_id: str
-    model_id: str
-    threshold: float
-    fpr: float | None
-    objective: str
-    n_calibration: int
     n_left_out: int
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A calibration as read: what verdicts are made with.
-
-    threshold: with its promise.
-    normal_scores: (n,) sorted, of the normal images behind it.
-    heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
-    """
-
-    calibration_id: str
-    model_id: str
-    threshold: Threshold
-    normal_scores: np.ndarray
-    heatmap_top: float
 
 
 def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
@@ -74,37 +56,80 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     run = Run("calibrate", options)
     workspace = Workspace.at(options.workspace)
     model_id = workspace.model(options.model)
-    if options.normal is not None and options.labels is None and options.objective is None:
-        source, fpr = options.normal, options.fpr
-    elif options.labels is not None and options.normal is None and options.objective is not None:
-        source, fpr = options.labels, None
+    source, request = _request(options, model_id)
+    if source is None:
+        calibrated = Calibrated(_current(workspace, model_id, options.use), 0)
     else:
-        raise UsageError(
-            "calibrate takes either --normal DIR with --fpr, or --labels CSV with --objective f1 or youden."
-        )
-    # A damaged model is found before anything is written.
-    load_model(workspace, model_id)
-    request = Request(model_id, fpr=fpr, objective=options.objective)
-    request = runner.call(freeze_calibration_images, source, request, options, run)
-    calibrated = runner.call(calibrate_model, request, options, run)
+        # A damaged model is found before anything is written.
+        load_model(workspace, model_id)
+        request = runner.call(freeze_calibration_images, source, request, options, run)
+        calibrated = runner.call(calibrate_model, request, options, run)
+    calibration = read_calibration(workspace, calibrated.calibration_id)
     run.record(
         workspace,
         model_id=model_id,
         calibration_id=calibrated.calibration_id,
-        batch_id=request.batch_id,
-        n_images=calibrated.n_calibration,
-        fpr=fpr,
+        batch_id=calibration.batch_id,
+        n_images=calibration.threshold.n_calibration,
+        fpr=calibration.threshold.fpr,
     )
-    return {**asdict(calibrated), "run_id": run.run_id, "seconds": round(run.seconds, 3)}
+    return {
+        "model_id": model_id,
+        **describe(calibration),
+        "n_left_out": calibrated.n_left_out,
+        **({"judged": calibration.judged} if calibration.judged else {}),
+        "run_id": run.run_id,
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def _request(options: CalibrateOptions, model_id: str) -> tuple[str | None, Request]:
+    """The images to take, None to use a calibration that is there; and what to do with them."""
+    given = [name for name in ("normal", "labels", "use") if getattr(options, name) is not None]
+    if len(given) != 1 or (options.labels is None) != (options.objective is None):
+        raise UsageError(
+            "calibrate takes one of: --normal DIR with --fpr; --labels CSV with --objective; --use ID for a "
+            "calibration that is there already."
+        )
+    check_calibration(options, options.statistic)
+    labels = None
+    if options.objective is not None:
+        labels = LabelSettings(**options.model_dump(include=set(LabelSettings.model_fields)))
+        try:
+            check_objective(options.objective, options.target)
+        except ValueError as error:
+            raise UsageError(f"{error}.") from error
+    return options.normal or options.labels, Request(model_id, labels=labels, statistic=options.statistic)
+
+
+def check_calibration(options: CalibrationSettings, statistic: str | None = None) -> None:
+    """Refuse names of statistics that there are none of, before any work is done."""
+    try:
+        if statistic is not None and statistic not in STATISTICS:
+            raise ValueError(f"statistic={statistic!r}: expected one of {', '.join(STATISTICS)}")
+        if statistic is not None and options.joint is not None:
+            raise ValueError(f"statistic={statistic} does not go with joint={options.joint}. Leave one of the two out")
+        check_statistics(options.joint_statistics, STATISTICS)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def _current(workspace: Workspace, model_id: str, name: str | None) -> str:
+    calibration = calibration_of(workspace, model_id, name)
+    if calibration is None:
+        raise UsageError(f"model {model_id} has no calibration. Make one with: nelbo calibrate --normal DIR")
+    workspace.use_calibration(model_id, calibration.calibration_id)
+    return calibration.calibration_id
 
 
 def freeze_calibration_images(source: str, request: Request, options: CalibrateOptions, run: Run) -> Request:
     """Ingest the images, check that they are enough, publish their manifest; the request with its batch's id."""
     manifest = read_source(source, options)
     workspace = Workspace.at(options.workspace)
+    check_parts(source, manifest.table)
     held_out, _ = _held_out(manifest.table, request, workspace)
-    if request.fpr is not None:
-        check_size(held_out.num_rows, request.fpr)
+    if request.labels is None:
+        check_calibration_size(held_out.num_rows, options)
     batch_id = content_id("k", manifest)
     publish_manifest(manifest, workspace.prepare(), batch_id, run)
     return replace(request, batch_id=batch_id)
@@ -113,7 +138,7 @@ def freeze_calibration_images(source: str, request: Request, options: CalibrateO
 def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, run: Run) -> Calibrated:
     """Score held-out images, find the threshold, write the calibration and make it the model's current one.
 
-    Images that the model was trained or stopped on are left out: the promise holds for others only.
+    Images that the model was trained or stopped on have no part in it: the promise holds for others only.
     """
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, request.batch_id)
@@ -121,52 +146,61 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     if n_left_out:
         log.info("%d images that the model was trained on are left out", n_left_out)
     model = load_model(workspace, request.model_id)
-    scores, peaks = _score(model, Manifest(table, manifest.root), options)
-    threshold = _threshold(scores, request)
-    normal = pc.not_equal(scores["label"], 1)
+    rows = _score(model, Manifest(table, manifest.root), options)
+    if request.split is None:
+        publish_manifest(_with_quality(manifest, rows), workspace, request.batch_id, run)
+    rows = _split(rows, request, options)
+    statistic = _statistic(rows, request.statistic or model.config.statistic, options)
+    rows = rows.append_column("anomaly_score", pa.array(statistic.scores(rows), pa.float64()))
+    threshold = _threshold(rows, request, options)
+    normal = rows.filter(pc.not_equal(rows["label"], 1))
     content = {
-        "format_version": FORMAT_VERSION,
         "model_id": request.model_id,
-        "statistic": model.config.statistic,
         "batch_id": request.batch_id,
+        "statistic": statistic.name,
+        "joint": {"rule": options.joint, "statistics": list(options.joint_statistics)} if options.joint else None,
         "threshold": threshold.to_dict(),
         # Twice what few normal images exceed: a defect has room above it.
-        "heatmap_top": 2 * float(np.quantile(peaks[np.asarray(normal)], 0.95)),
+        "heatmap_top": 2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
+        "judged": _judge(rows, threshold),
     }
-    calibration_id = _write(content, scores, workspace, run)
+    calibration_id = write_calibration(content, rows.select(CALIBRATION_SCHEMA.names), workspace, run)
     workspace.use_calibration(request.model_id, calibration_id)
-    if threshold.fpr is not None:
-        supported = supported_fpr(threshold.fpr, threshold.n_calibration)
-        log.info(
-            "promised false-alarm rate %.3g; with %d calibration images it lies between %.1f and %.1f %% (95 %%)",
-            threshold.fpr,
-            threshold.n_calibration,
-            100 * supported.low,
-            100 * supported.high,
-        )
-    return Calibrated(
-        calibration_id,
-        request.model_id,
-        threshold.value,
-        threshold.fpr,
-        threshold.objective,
-        threshold.n_calibration,
-        n_left_out,
-    )
+    log.info("%s", threshold.describe())
+    return Calibrated(calibration_id, n_left_out)
 
 
 def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[pa.Table, int]:
     """The usable rows of the asked part, each content once, without those that the model has seen; and how many."""
     if request.split is not None:
         table = table.filter(pc.equal(table["split"], request.split))
-    elif request.objective is not None:
-        table = table.filter(pc.greater_equal(table["label"], 0))
+    elif request.labels is not None:
+        table = _labelled(table)
     elif n_anomalous := table.filter(pc.equal(table["label"], 1)).num_rows:
         raise InputError(f"{n_anomalous} images are labelled anomalous; --normal takes normal ones. Leave them out.")
     seen = _seen_in_training(request.model_id, workspace)
     first = first_of_each(table)
     keep = [row for image_id, row in first.items() if image_id[:SEEN_DIGITS] not in seen]
-    return table.take(pa.array(keep, pa.int64())), len(first) - len(keep)
+    n_seen = len(first) - len(keep)
+    if n_seen and request.labels is not None:
+        (path, *_) = (table["relative_path"][row] for image_id, row in first.items() if image_id[:SEEN_DIGITS] in seen)
+        raise InputError(
+            f"{n_seen} of {len(first)} labelled images were trained on (first: {path}), so their scores are lower than "
+            "those of others. Choose a threshold on images that the model has not seen: leave them out."
+        )
+    return table.take(pa.array(keep, pa.int64())), n_seen
+
+
+def _labelled(table: pa.Table) -> pa.Table:
+    """The rows with a label that are for calibration or test; one content with two labels is an error."""
+    table = table.filter(pc.greater_equal(table["label"], 0))
+    label_of: dict[str, int] = {}
+    for path, image_id, label in zip(
+        *(table[name].to_pylist() for name in ("relative_path", "image_id", "label")), strict=True
+    ):
+        if image_id and label_of.setdefault(image_id, label) != label:
+            raise InputError(f"{path} is labelled {label}, and the same image {label_of[image_id]}. Leave one out.")
+    return table.filter(pc.is_in(pc.fill_null(table["split"], "test"), pa.array(["calibration", "test"])))
 
 
 def _seen_in_training(model_id: str, workspace: Workspace) -> set[str]:
@@ -177,73 +211,106 @@ def _seen_in_training(model_id: str, workspace: Workspace) -> set[str]:
     return set(seen or ())
 
 
-def _score(model: Any, manifest: Manifest, decoding: DecodingSettings) -> tuple[pa.Table, np.ndarray]:
-    """Calibration rows of the readable files, and the peak of each."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, "peak")}
+def _score(model: Any, manifest: Manifest, decoding: DecodingSettings) -> pa.Table:
+    """Rows of the readable files, with their measures and what they look like."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, *QUALITY)}
     with progress("scoring calibration images", len(manifest)) as advance:
         for chunk in score_files(model, manifest.files, decoding):
             for name, values in chunk.columns.items():
                 columns[name].append(values)
             advance(len(chunk.reasons))
-    joined = {name: np.concatenate(values or [np.empty(0)]) for name, values in columns.items()}
-    readable = np.isfinite(joined["anomaly_score"])
-    table = manifest.table.select(["relative_path", "image_id", "label"]).filter(pa.array(readable))
-    for name in MEASURES:
-        table = table.append_column(name, pa.array(joined[name][readable]))
-    return table.cast(CALIBRATION_SCHEMA), joined["peak"][readable]
+    table = manifest.table.select(["relative_path", "image_id", "label", "split"])
+    for name, chunks in columns.items():
+        table = table.append_column(name, pa.array(np.concatenate(chunks or [np.empty(0)])))
+    return table.filter(pc.is_finite(table["nelbo_nats"]))
 
 
-def _threshold(scores: pa.Table, request: Request) -> Threshold:
-    values, labels = scores["anomaly_score"].to_numpy(), scores["label"].to_numpy()
-    if request.objective is None and request.fpr is not None:
-        return Threshold(conformal_threshold(values, request.fpr), request.fpr, "conformal", len(values))
-    objective = str(request.objective)
-    n_normal = int((labels == 0).sum())
-    return Threshold(labelled_threshold(labels, values, objective), None, objective, n_normal)
+def _with_quality(manifest: Manifest, rows: pa.Table) -> Manifest:
+    """The manifest with what the scored images look like; drift is later measured from there."""
+    place = {image_id: row for row, image_id in enumerate(rows["image_id"].to_pylist())}
+    found = pa.array([place.get(image_id) for image_id in manifest.table["image_id"].to_pylist()], pa.int64())
+    table = manifest.table
+    for name in QUALITY:
+        table = table.set_column(table.schema.get_field_index(name), name, rows[name].combine_chunks().take(found))
+    return replace(manifest, table=table)
 
 
-def _write(content: dict[str, Any], scores: pa.Table, workspace: Workspace, run: Run) -> str:
-    """Publish the calibration's folder, whole; an equal one that is there already is kept."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    digest.update(json.dumps(scores.to_pydict(), sort_keys=True).encode())
-    calibration_id = "c" + digest.hexdigest()[:16]
-    folder = workspace.calibrations / calibration_id
-    if folder.exists():
-        read_calibration(workspace, calibration_id)
-        return calibration_id
-    unfinished = workspace.staging / f"{run.run_id}-{calibration_id}"
-    write_json({**content, "calibration_id": calibration_id}, unfinished / "calibration.json")
-    write_table(scores, unfinished / "scores.parquet", CALIBRATION_SCHEMA, run.metadata)
-    write_json({name: _sha256(unfinished / name) for name in _FILES}, unfinished / "checksums.json")
-    workspace.calibrations.mkdir(parents=True, exist_ok=True)
-    unfinished.rename(folder)
-    return calibration_id
+def _split(rows: pa.Table, request: Request, options: CalibrationSettings) -> pa.Table:
+    """What each image is for: "calibration", "reference" of a joint statistic, or "test" of a labelled threshold."""
+    ids = rows["image_id"].to_pylist()
+    if request.labels is None:
+        sizes = {"reference": len(ids) // 2} if options.joint else {}
+        parts = split_by_content(ids, sizes, rest="calibration", seed=0)
+        if options.joint:
+            check_calibration_size(len(ids), options)
+    elif "test" in rows["split"].to_pylist() or "calibration" in rows["split"].to_pylist():
+        # Named by whoever made the table; what is in neither part is for testing.
+        parts = ["calibration" if part == "calibration" else "test" for part in rows["split"].to_pylist()]
+    else:
+        part_of: dict[str, str] = {}
+        for label in (0, 1):
+            of_kind = [
+                image_id for image_id, found in zip(ids, rows["label"].to_pylist(), strict=True) if found == label
+            ]
+            halves = split_by_content(of_kind, {"test": len(of_kind) // 2}, rest="calibration", seed=0)
+            part_of |= dict(zip(of_kind, halves, strict=True))
+        parts = [part_of[image_id] for image_id in ids]
+    if request.labels is not None and options.joint:
+        parts = _with_reference(ids, parts, rows["label"].to_pylist())
+    return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(parts, pa.string()))
 
 
-def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
-    """A calibration of the workspace, verified."""
-    folder = workspace.calibrations / calibration_id
+def _with_reference(ids: list[str], parts: list[str], labels: list[int]) -> list[str]:
+    """Half of the normal images that would choose the threshold make the tails of the joint statistic instead."""
+    choosing = [i for i, part, label in zip(ids, parts, labels, strict=True) if part == "calibration" and label == 0]
+    halves = split_by_content(choosing, {"reference": len(choosing) // 2}, rest="calibration", seed=0)
+    other = dict(zip(choosing, halves, strict=True))
+    return [other.get(image_id, part) for image_id, part in zip(ids, parts, strict=True)]
+
+
+def _statistic(rows: pa.Table, name: str, options: CalibrationSettings) -> Statistic:
+    if options.joint is None:
+        return Statistic(name)
+    return Statistic.joined(_part(rows, "reference"), options.joint_statistics, options.joint)
+
+
+def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings) -> Threshold:
+    chosen = _part(rows, "calibration")
+    scores = chosen["anomaly_score"].to_numpy()
+    labels = request.labels
+    if labels is None:
+        return Threshold.from_normals(
+            scores,
+            options.fpr,
+            confidence=options.confidence,
+            contamination=options.contamination,
+            review_fpr=options.review_fpr,
+        )
     try:
-        checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
-        damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
-        content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, AttributeError) as error:
+        return Threshold.from_labels(
+            chosen["label"].to_numpy(),
+            scores,
+            str(labels.objective),
+            target=labels.target,
+            costs=labels.costs,
+            review_recall=labels.review_recall,
+        )
+    except ValueError as error:
+        counts = Counter(chosen["label"].to_pylist())
         raise UsageError(
-            f"{folder} is not a whole calibration ({error}). Restore it from a copy, or delete it and calibrate again."
+            f"{error} (Of the labelled images {counts[0]} normal and {counts[1]} anomalous ones choose the threshold; "
+            f"{_part(rows, 'test').num_rows} judge it.)"
         ) from error
-    if damaged or content.get("format_version") != FORMAT_VERSION:
-        what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
-        raise UsageError(f"{folder}: {what}. Restore it from a copy, or delete it and calibrate again.")
-    table = read_table(folder / "scores.parquet")
-    normal = table.filter(pc.not_equal(table["label"], 1))
-    return Calibration(
-        calibration_id,
-        content["model_id"],
-        Threshold(**content["threshold"]),
-        np.sort(normal["anomaly_score"].to_numpy()),
-        content["heatmap_top"],
-    )
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _judge(rows: pa.Table, threshold: Threshold) -> dict[str, Any] | None:
+    """The threshold on the labelled images that did not choose it."""
+    others = _part(rows, "test")
+    if not others.num_rows:
+        return None
+    scores = others["anomaly_score"].to_numpy()
+    return as_json(evaluate(others["label"].to_numpy(), scores, verdicts(scores, threshold.value, threshold.review)))
+
+
+def _part(rows: pa.Table, part: str) -> pa.Table:
+    return rows.filter(pc.equal(rows["split"], part))

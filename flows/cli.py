@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from flows.output import print_demo, print_result, print_rows
+from flows.output import print_comparison, print_demo, print_result, print_rows
 
 app = typer.Typer(
     name="nelbo",
@@ -73,8 +73,35 @@ def calibrate(
     model: ModelName = "latest",
     normal: Annotated[str | None, typer.Option("--normal", metavar="DIR", help="Normal images.")] = None,
     fpr: Fpr = None,
+    confidence: Annotated[
+        float | None, typer.Option("--confidence", help="Keep the rate in this share of calibrations.")
+    ] = None,
+    contamination: Annotated[
+        float | None, typer.Option("--contamination", help="Share of the images that is anomalous; ends the promise.")
+    ] = None,
+    review_fpr: Annotated[float | None, typer.Option("--review-fpr", help="Rate of a band for review.")] = None,
+    joint: Annotated[
+        str | None, typer.Option("--joint", help="Join several statistics: fisher, cauchy or minimum.")
+    ] = None,
+    statistic: Annotated[str | None, typer.Option("--statistic", help="Another statistic than the model's.")] = None,
     labels: Annotated[str | None, typer.Option("--labels", metavar="CSV", help="Manifest with labels 0 and 1.")] = None,
-    objective: Annotated[str | None, typer.Option("--objective", help="With --labels: f1 or youden.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option("--objective", help="With --labels: f1, f_beta, youden, cost, recall, fpr or precision."),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option("--target", help="Of f_beta (beta), recall (largest fpr), fpr (least recall) and precision."),
+    ] = None,
+    costs: Annotated[str | None, typer.Option("--costs", help="Of the objective cost: '[[0, 1], [10, 0]]'.")] = None,
+    review_recall: Annotated[
+        float | None, typer.Option("--review-recall", help="With --labels: the review band goes down to this recall.")
+    ] = None,
+    use: Annotated[str | None, typer.Option("--use", metavar="ID", help="Go back to a calibration.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show all calibrations on one batch, change none.")
+    ] = False,
+    batch: Annotated[str | None, typer.Option("--batch", help="With --compare. [default: scored last]")] = None,
     root: Root = None,
     workspace: WorkspacePath = None,
     as_json: Json = False,
@@ -82,19 +109,47 @@ def calibrate(
     assignments: Assignments = None,
     prefect: UsePrefect = None,
 ) -> None:
-    """Find a model's threshold anew; its weights stay as they are."""
-    if labels is not None and fpr is not None:
-        raise typer.BadParameter("--fpr goes with --normal; labels promise no rate. Leave one of the two out.")
+    """Find a model's threshold anew, from normal images or from labels; its weights stay as they are."""
     given = {
-        "model": model,
         "normal": normal,
         "fpr": fpr,
+        "confidence": confidence,
+        "contamination": contamination,
+        "review_fpr": review_fpr,
+        "joint": joint,
+        "statistic": statistic,
         "labels": labels,
         "objective": objective,
+        "target": target,
+        "costs": costs,
+        "review_recall": review_recall,
+        "use": use,
         "root": root,
-        "workspace": workspace,
     }
-    _run("calibrate", given, config, assignments, prefect, as_json)
+    _check_calibrate(given, compare, batch)
+    if compare:
+        from flows.comparison import compare_calibrations
+
+        place = _workspace(workspace, config, assignments)
+        print_comparison(compare_calibrations(place, place.model(model), batch), as_json)
+        return
+    _run("calibrate", {"model": model, "workspace": workspace, **given}, config, assignments, prefect, as_json)
+
+
+def _check_calibrate(given: dict[str, Any], compare: bool, batch: str | None) -> None:
+    """Options that would be passed over in silence."""
+    stray = [name for name, value in given.items() if value is not None]
+    if compare and stray:
+        raise typer.BadParameter(f"--compare changes nothing, and --{stray[0].replace('_', '-')} would. Leave one out.")
+    if batch is not None and not compare:
+        raise typer.BadParameter("--batch goes with --compare.")
+    of_normals = [name for name in ("fpr", "confidence", "contamination", "review_fpr") if name in stray]
+    of_labels = [name for name in ("objective", "target", "costs", "review_recall") if name in stray]
+    if given["labels"] is not None and of_normals:
+        name = of_normals[0].replace("_", "-")
+        raise typer.BadParameter(f"--{name} goes with --normal; labels promise no rate. Leave one of the two out.")
+    if given["labels"] is None and of_labels:
+        raise typer.BadParameter(f"--{of_labels[0].replace('_', '-')} goes with --labels.")
 
 
 @app.command()
@@ -103,6 +158,9 @@ def score(
     model: ModelName = "latest",
     calibration: Annotated[str | None, typer.Option("--calibration", help="Calibration id. [default: current]")] = None,
     uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Numbers only, no verdicts.")] = False,
+    fdr: Annotated[
+        float | None, typer.Option("--fdr", help="Count the images that may be listed at this false discovery rate.")
+    ] = None,
     batch_id: BatchId = None,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any is found.")] = False,
     root: Root = None,
@@ -118,6 +176,7 @@ def score(
         "model": model,
         "calibration": calibration,
         "uncalibrated": uncalibrated,
+        "fdr": fdr,
         "batch_id": batch_id,
         "root": root,
         "workspace": workspace,
@@ -153,6 +212,21 @@ def models(
     from flows import inventory
 
     print_rows("models", inventory.models(_workspace(workspace, config, assignments)), as_json)
+
+
+@app.command()
+def calibrations(
+    model: ModelName = "latest",
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """List the calibrations of a model and what each promises."""
+    from flows.comparison import list_calibrations
+
+    place = _workspace(workspace, config, assignments)
+    print_rows("calibrations", list_calibrations(place, place.model(model)), as_json)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data import Cache, CachedPixels, Manifest, Preprocessing, cache_images, write_table
+from data import QUALITY, Cache, CachedPixels, Manifest, Preprocessing, cache_images, image_quality, write_table
 from flows.card import write_card
 from flows.errors import UsageError
 from flows.ingestion import publish_manifest
@@ -27,6 +27,9 @@ from flows.workspace import Workspace
 log = logging.getLogger(__name__)
 
 PARTS = ("train", "validation", "calibration")
+
+#: Images looked at, at a time.
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,22 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
         [paths[first[image_id]] for image_id in usable],
         np.array([part_of[image_id] for image_id in usable]),
     )
-    return Manifest(with_parts(manifest.table, part_of, unreadable), manifest.root), normals
+    table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache.pixels)
+    return Manifest(table, manifest.root), normals
+
+
+def _with_quality(table: pa.Table, usable: list[str], pixels: CachedPixels) -> pa.Table:
+    """The manifest with what each usable image looks like; drift is later measured from there."""
+    chunks = [
+        image_quality(pixels[start : start + _CHUNK] / np.iinfo(pixels.dtype).max)
+        for start in range(0, len(pixels), _CHUNK)
+    ]
+    place = {image_id: row for row, image_id in enumerate(usable)}
+    rows = pa.array([place.get(image_id) for image_id in table["image_id"].to_pylist()], pa.int64())
+    for name in QUALITY:
+        values = pa.array(np.concatenate([chunk[name] for chunk in chunks])).take(rows)
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    return table
 
 
 def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:

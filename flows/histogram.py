@@ -20,22 +20,29 @@ class Bar(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Bars of the batch, the outline of the calibration scores, the threshold's place, ticks on the axis."""
+    """Bars of the batch, outline of the calibration scores, places of threshold and review band, ticks on the axis."""
 
     bars: list[Bar]
     outline: str
     threshold_x: float | None
+    review_x: float | None
     ticks: list[tuple[float, str]]
     overflow: int
 
 
-def histogram(scores: NDArray[np.floating], calibration: NDArray[np.floating], threshold: float | None) -> Histogram:
+def histogram(
+    scores: NDArray[np.floating],
+    calibration: NDArray[np.floating],
+    threshold: float | None,
+    review: float | None = None,
+) -> Histogram:
     """Shares of images by score. Scores far beyond the rest are counted in the last bar.
 
     Args:
         scores: (m,) of the batch.
         calibration: (n,) of normal images; may be empty.
         threshold: drawn where it lies, or None.
+        review: lower end of the review band, or None.
     """
     known = np.concatenate([scores, calibration])
     low = float(known.min())
@@ -69,6 +76,7 @@ def histogram(scores: NDArray[np.floating], calibration: NDArray[np.floating], t
         bars,
         outline if len(calibration) else "",
         None if threshold is None else scale * (threshold - low),
+        None if review is None else scale * max(0.0, review - low),
         ticks,
         int((scores > high).sum()),
     )

@@ -60,6 +60,7 @@ def batches(workspace: Workspace) -> list[dict[str, Any]]:
                 "model_id": path.parent.parent.name.removeprefix("model_id="),
                 "n_images": len(verdicts),
                 "n_anomalous": _count(verdicts, "anomalous"),
+                "n_review": _count(verdicts, "review"),
                 "n_not_scored": _count(verdicts, "not_scored"),
                 "scored_at_utc": f"{pc.max(table['scored_at_utc']).as_py():%Y-%m-%dT%H:%M:%SZ}",
             }
@@ -73,7 +74,7 @@ def _count(verdicts: Any, word: str) -> int:
 
 def verify(workspace: Workspace, model: str) -> dict[str, Any]:
     """Check a model's bundle and its current calibration; the errors say what is damaged."""
-    from flows.calibration import read_calibration
+    from flows.calibrations import read_calibration
 
     model_id = workspace.model(model)
     import_vae_core().load_bundle(workspace.models / model_id)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data import MEASURES, Images, Manifest, Preprocessing, read_images, read_table
+from data import MEASURES, QUALITY, Images, Manifest, Preprocessing, image_quality, read_images, read_table
 from flows.errors import UsageError
 from flows.settings import DecodingSettings
 from flows.workspace import Workspace
@@ -115,7 +115,7 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
 class Scored(NamedTuple):
     """Scores of the readable files among those given.
 
-    columns: ``MEASURES`` and ``peak``, float64; NaN for a file without a score.
+    columns: ``MEASURES`` and ``QUALITY``, float64; NaN for a file without a score.
     reasons: None or why a file has no score.
     """
 
@@ -130,22 +130,23 @@ def score_files(model: "vae_core.Model", files: list[Path], decoding: DecodingSe
     likelihood = model.network.likelihood
     for images in map(partial(_supported, model), _decoded(model, files, decoding)):
         score = vae_core.score(model, images.pixels, maps=False)
-        measures = (
-            score.anomaly_score,
-            score.nelbo,
-            score.distortion,
-            score.rate,
-            vae_core.bits_per_dim(score.nelbo, n_values, density=likelihood.is_density),
-            score.z_mean_norm,
-            score.z_log_var_sum,
-            score.worst_pixels,
-            score.peak,
-        )
+        bits = vae_core.bits_per_dim(score.nelbo, n_values, density=likelihood.is_density)
+        found = {
+            "nelbo_nats": score.nelbo,
+            "distortion_nats": score.distortion,
+            "rate_nats": score.rate,
+            "bits_per_dim": bits,
+            "z_mean_norm": score.z_mean_norm,
+            "z_log_var_sum": score.z_log_var_sum,
+            "worst_pixels_nats": score.worst_pixels,
+            "peak": score.peak,
+            **image_quality(images.pixels),
+        }
         readable = np.array([reason is None for reason in images.reasons])
         columns = {}
-        for name, values in zip((*MEASURES, "peak"), measures, strict=True):
+        for name in (*MEASURES, *QUALITY):
             columns[name] = np.full(len(readable), np.nan)
-            columns[name][readable] = np.asarray(values, np.float64)
+            columns[name][readable] = np.asarray(found[name], np.float64)
         yield Scored(columns, images.reasons)
 
 

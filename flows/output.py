@@ -25,6 +25,16 @@ def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
         _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
 
 
+def print_comparison(result: dict[str, Any], as_json: bool) -> None:
+    """Calibrations side by side: one a column, so that long sentences have room."""
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    typer.echo(f"batch {result['batch_id']}, {result['n_scored']:,} scored images, model {result['model_id']}")
+    columns = result["calibrations"]
+    _table([[name, *(_text(column[name]) for column in columns)] for name in columns[0]], [""] * (1 + len(columns)))
+
+
 def print_demo(result: dict[str, Any]) -> None:
     """The demonstration in a short table."""
     trained, scored = result["train"], result["score"]
@@ -42,6 +52,7 @@ def print_demo(result: dict[str, Any]) -> None:
                 f"{trained['fpr']:.1%} on average, with {trained['n_calibration']} normal images",
             ),
             ("false alarms realised", f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"),
+            ("promise", trained["promise"]),
             ("AUROC", f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}] (95 %)"),
             ("scores", scored["scores"]),
             ("flagged images", scored["flagged"]),

@@ -1,18 +1,16 @@
 """Training images in parts that share no content: train, validation, calibration."""
 
-import math
 from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import InputError, split_by_content
-from detectors import n_needed
-from flows.settings import TrainOptions
+from detectors import CalibrationError, check_size, n_needed, part_sizes, trim
+from detectors.joint import MIN_REFERENCE
+from flows.settings import CalibrationSettings, TrainOptions
 
 MIN_NORMALS = 20
-VALIDATION_SHARE = 0.15
-CALIBRATION_SHARE = 0.2
 
 
 def without_test(table: pa.Table) -> pa.Table:
@@ -67,10 +65,10 @@ def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions) -> d
     named = {image_id: part for image_id, part in zip(ids, table["split"].to_pylist(), strict=True) if part}
     part_of = {image_id: named[image_id] for image_id in usable if named.get(image_id, "train") != "train"}
     free = [image_id for image_id in usable if image_id not in part_of]
-    sizes = part_sizes(len(free), options.fpr, have=set(part_of.values()))
+    sizes = part_sizes(len(free), calibration_needs(options), have=set(part_of.values()))
     part_of |= dict(zip(free, split_by_content(free, sizes, "train", options.seed), strict=True))
     counts = Counter(part_of.values())
-    n_least = {"train": 1, "validation": 1, "calibration": n_needed(options.fpr) if counts["calibration"] else 0}
+    n_least = {"train": 1, "validation": 1, "calibration": calibration_needs(options) if counts["calibration"] else 0}
     for part, least in n_least.items():
         if counts[part] < least:
             raise InputError(
@@ -92,22 +90,29 @@ def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, s
     return table
 
 
-def part_sizes(n: int, fpr: float, have: set[str]) -> dict[str, int]:
-    """How many of n distinct images to draw for the parts that are not there already.
+def calibration_needs(options: CalibrationSettings) -> int:
+    """Calibration images that the promise needs, with those that are trimmed or make a joint statistic's tails.
 
-    Calibration gets the larger of 20 % and what `fpr` needs, or nothing where that is more than half.
-
-    Args:
-        have: parts that are there already.
-
-    >>> part_sizes(100, 0.05, set())
-    {'calibration': 20, 'validation': 15}
-    >>> part_sizes(30, 0.05, set())
-    {'calibration': 0, 'validation': 5}
+    >>> calibration_needs(CalibrationSettings()), calibration_needs(CalibrationSettings(joint="fisher"))
+    (19, 42)
     """
-    calibration = max(math.ceil(CALIBRATION_SHARE * n), n_needed(fpr))
-    wanted = {
-        "calibration": calibration if calibration <= n / 2 else 0,
-        "validation": math.ceil(VALIDATION_SHARE * n),
-    }
-    return {part: size for part, size in wanted.items() if part not in have}
+    n = n_needed(options.fpr, options.confidence)
+    while len(trim(range(n), options.contamination)) < n_needed(options.fpr, options.confidence):
+        n += 1
+    return n if options.joint is None else 2 * max(n, MIN_REFERENCE)
+
+
+def check_calibration_size(n: int, options: CalibrationSettings) -> None:
+    """Refuse n calibration images if they are too few.
+
+    Raises:
+        CalibrationError: how many are needed, and for what.
+    """
+    if options.joint is None and not options.contamination:
+        check_size(n, options.fpr, options.confidence)
+    elif n < calibration_needs(options):
+        why = f"joint={options.joint}, which takes half of them," if options.joint else "what contamination trims"
+        raise CalibrationError(
+            f"fpr={options.fpr} with {why} needs at least {calibration_needs(options)} calibration images, got {n}. "
+            "Add normal images, or ask for a larger fpr."
+        )

@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from data import ImageError, atomic_path, decode, read_table
-from detectors import Evaluation, evaluate, supported_fpr
-from flows.calibration import Calibration, read_calibration
+from flows.calibrations import Calibration, read_calibration
+from flows.drift import read_drift
 from flows.errors import UsageError
 from flows.heatmap import colours, png
 from flows.histogram import HEIGHT, WIDTH, histogram
+from flows.metrics import as_json, evaluate_batch
 from flows.models import describe_model, load_model, look_again
 from flows.rendering import template
 from flows.run import Run, code_version
@@ -88,14 +89,18 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     calibration = read_calibration(workspace, calibration_id) if calibration_id else None
     model = load_model(workspace, model_id)
     root = Path(table.schema.metadata[b"nelbo.root"].decode())
-    evaluation = _evaluate(table)
+    evaluation, n_left_out = evaluate_batch(table, calibration)
+    counts = _counts(table)
     context = {
         "batch_id": batch_id,
         "model_id": model_id,
-        "headline": _headline(table, flagged.num_rows, calibration),
-        "counts": _counts(table),
+        "headline": _headline(counts, calibration),
+        "counts": counts,
         "calibration": calibration,
-        "supported": _supported(calibration),
+        "promise": calibration.threshold.describe() if calibration else None,
+        "discoveries": _discoveries(table, options.fdr),
+        "fdr": options.fdr,
+        "drift": read_drift(table),
         "histogram": _histogram(table, calibration),
         "plot": (WIDTH, HEIGHT),
         "scale": _png_url(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0))),
@@ -104,6 +109,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "not_scored": _not_scored(table),
         "n_shown": SHOWN_NOT_SCORED,
         "evaluation": evaluation,
+        "n_left_out": n_left_out,
         "config": model.config.to_dict(),
         "training_warnings": describe_model(workspace, model_id)["training"].get("warnings", []),
         "model_card": _model_card(workspace, model_id),
@@ -113,29 +119,33 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     with atomic_path(target, workspace.staging) as unfinished:
         # File names and reasons are untrusted text: the template escapes everything.
         unfinished.write_text(template("report.html.j2").render(context), encoding="utf-8")
-    return Reported(str(target), _metrics(evaluation))
+    return Reported(str(target), as_json(evaluation))
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
     found = table["verdict"].cast(pa.string()).to_pylist()
-    return {name: found.count(name) for name in ("anomalous", "normal", "not_scored")} | {"images": len(found)}
+    words = {name: found.count(name) for name in ("anomalous", "review", "normal", "not_scored")}
+    return words | {"images": len(found), "scored": len(found) - words["not_scored"]}
 
 
-def _headline(table: pa.Table, n_flagged: int, calibration: Calibration | None) -> str:
-    n_scored = table.num_rows - table["anomaly_score"].null_count
+def _headline(counts: dict[str, int], calibration: Calibration | None) -> str:
+    n_scored = counts["scored"]
     if calibration is None:
-        return f"{n_scored:,} of {table.num_rows:,} images scored, without verdicts: the model is not calibrated."
-    text = f"{n_flagged:,} of {n_scored:,} scored images are anomalous"
-    fpr = calibration.threshold.fpr
-    if fpr is None:
-        return f"{text}; the threshold was chosen from labels ({calibration.threshold.objective}): no promised rate."
-    return f"{text}; at the promised {100 * fpr:.3g} %, about {fpr * n_scored:,.0f} false alarms would be normal."
+        return f"{n_scored:,} of {counts['images']:,} images scored, without verdicts: the model is not calibrated."
+    threshold = calibration.threshold
+    text = f"{counts['anomalous']:,} of {n_scored:,} scored images are anomalous"
+    if threshold.review is not None:
+        text += f", {counts['review']:,} for review"
+    if threshold.fpr is None:
+        return f"{text}; no promised rate."
+    expected = f"about {threshold.fpr * n_scored:,.0f} false alarms would be normal"
+    return f"{text}; at the promised {100 * threshold.fpr:.3g} %, {expected}."
 
 
-def _supported(calibration: Calibration | None) -> Any:
-    if calibration is None or calibration.threshold.fpr is None:
+def _discoveries(table: pa.Table, fdr: float | None) -> int | None:
+    if fdr is None or table["q_value"].null_count == table.num_rows:
         return None
-    return supported_fpr(calibration.threshold.fpr, calibration.threshold.n_calibration)
+    return int(pc.sum(pc.less_equal(table["q_value"], fdr)).as_py() or 0)
 
 
 def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:
@@ -144,7 +154,8 @@ def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:
         return None
     if calibration is None:
         return histogram(scores, np.empty(0), None)
-    return histogram(scores, calibration.normal_scores, calibration.threshold.value)
+    threshold = calibration.threshold
+    return histogram(scores, calibration.normal_scores, threshold.value, threshold.review)
 
 
 def _cards(flagged: pa.Table, model: Any, root: Path, decoding: DecodingSettings) -> list[Card]:
@@ -195,24 +206,6 @@ def _url(kind: str, content: bytes | None) -> str:
 def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
     rows = table.filter(pc.equal(table["verdict"].cast(pa.string()), "not_scored"))
     return rows.select(["relative_path", "reason"]).to_pylist()
-
-
-def _evaluate(table: pa.Table) -> Evaluation | None:
-    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
-    if not known.num_rows:
-        return None
-    verdicts = known["verdict"].cast(pa.string())
-    flagged = None if verdicts.null_count else pc.equal(verdicts, "anomalous").to_numpy()
-    return evaluate(known["label"].to_numpy(), known["anomaly_score"].to_numpy(), flagged)
-
-
-def _metrics(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """As JSON holds it."""
-    if evaluation is None:
-        return None
-    return {
-        name: value._asdict() if hasattr(value, "_asdict") else value for name, value in evaluation._asdict().items()
-    }
 
 
 def _model_card(workspace: Workspace, model_id: str) -> str | None:

@@ -3,6 +3,7 @@
 Each flow has one options model, put together from groups of settings; unknown keys are refused everywhere.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -29,6 +31,11 @@ from pydantic_settings import (
 from flows.errors import UsageError
 
 ENV_PREFIX = "NELBO_"
+
+
+def _rows(value: Any) -> Any:
+    """A matrix, or the text of one in JSON."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 #: Paths and ids; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8.
@@ -108,6 +115,46 @@ class CalibrationSettings(BaseModel):
     """What is promised."""
 
     fpr: float = Field(0.05, ge=1e-9, lt=1, description="Promised false-positive rate on fresh normal images.")
+    confidence: float | None = Field(
+        None, gt=0, lt=1, description="Share of calibration sets for which that holds; by default on average over them."
+    )
+    contamination: float = Field(0.0, ge=0, lt=0.5, description="Share of the calibration images that are anomalous.")
+    review_fpr: float | None = Field(None, gt=0, lt=1, description="Rate of the lower end of a band for review.")
+    joint: Literal["fisher", "cauchy", "minimum"] | None = Field(
+        None, description="Rule that joins several statistics into the anomaly score."
+    )
+    joint_statistics: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels"),
+        description="Which ones.",
+    )
+
+    @field_validator("joint_statistics", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """A list, or its names with commas between them."""
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _together(self) -> "CalibrationSettings":
+        if self.review_fpr is not None and self.review_fpr <= self.fpr:
+            raise UsageError(f"review_fpr={self.review_fpr}: expected a rate above fpr={self.fpr}.")
+        if self.contamination and self.confidence is not None:
+            raise UsageError(
+                f"confidence={self.confidence} does not go with contamination={self.contamination}: a trimmed set "
+                "promises nothing. Leave one of the two out."
+            )
+        return self
+
+
+class LabelSettings(BaseModel):
+    """How labels choose a threshold; see ``detectors.labelled_threshold``."""
+
+    objective: Literal["f1", "f_beta", "youden", "cost", "recall", "fpr", "precision"] | None = None
+    target: float | None = Field(None, description="Of the objectives f_beta, recall, fpr and precision.")
+    costs: Annotated[tuple[tuple[float, float], tuple[float, float]], BeforeValidator(_rows)] = Field(
+        ((0.0, 1.0), (1.0, 0.0)), description="Of the objective cost: rows normal and anomalous, columns as called."
+    )
+    review_recall: float | None = Field(None, gt=0, le=1, description="Share of anomalies above the review band's end.")
 
 
 class ScoringSettings(BaseModel):
@@ -117,6 +164,9 @@ class ScoringSettings(BaseModel):
     shard_size: int | None = Field(
         None, ge=1, description="Images in a shard; by default a fiftieth of the batch, 256 to 4,096."
     )
+    fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
+    drift_alpha: float = Field(0.01, gt=0, lt=1, description="Rate of false drift alarms a batch.")
+    drift_batches: int = Field(30, ge=0, le=1000, description="Earlier batches that slow drift is looked for in.")
 
 
 class IngestOptions(Options, DecodingSettings):
@@ -135,13 +185,14 @@ class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, C
     promote: bool = True
 
 
-class CalibrateOptions(Options, DecodingSettings, CalibrationSettings):
-    """Of the flow and command ``calibrate``: normals and a rate, or labels and an objective."""
+class CalibrateOptions(Options, DecodingSettings, CalibrationSettings, LabelSettings):
+    """Of the flow and command ``calibrate``: normals and a rate, labels and an objective, or one that is there."""
 
     model: Text = "latest"
     normal: Text | None = None
     labels: Text | None = None
-    objective: Literal["f1", "youden"] | None = None
+    use: Text | None = None
+    statistic: Text | None = None
     root: Text | None = None
 
 
@@ -161,6 +212,7 @@ class ReportOptions(Options, DecodingSettings):
 
     batch: Text
     model: Text | None = None
+    fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
 
 
 class Settings(
@@ -243,6 +295,8 @@ def _settings(config: Path | None, said: Mapping[str, str]) -> Settings:
 
 def _usage_error(error: ValidationError) -> UsageError:
     first = error.errors()[0]
+    if isinstance(first.get("ctx", {}).get("error"), UsageError):
+        return first["ctx"]["error"]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return UsageError(f"unknown key {name!r}. Known are {', '.join(sorted(Settings.model_fields))}.")

@@ -6,12 +6,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data import InputError, Manifest, read_table
-from detectors import n_needed
-from flows.calibration import Calibrated, Request, calibrate_model
+from flows.calibration import Request, calibrate_model, check_calibration
+from flows.calibrations import Calibration, describe, read_calibration
 from flows.card import read_card
 from flows.fitting import Fitted, clean_up, fit, model_config, train_config
 from flows.ingestion import content_id, publish_manifest, read_source
-from flows.parts import assign_parts, check_enough, check_parts, first_of_each, without_test
+from flows.parts import assign_parts, calibration_needs, check_enough, check_parts, first_of_each, without_test
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import TrainOptions
@@ -38,41 +38,39 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     fitted = runner.call(fit, options, batch_id, run)
     runner.show("model-card", read_card(workspace, fitted.model_id))
     runner.show("training-history", read_table(workspace.history(fitted.model_id)).to_pylist())
-    calibrated = None
+    calibration = None
     if fitted.n_calibration:
-        request = Request(fitted.model_id, batch_id, fpr=options.fpr, split="calibration")
+        request = Request(fitted.model_id, batch_id, split="calibration")
         calibrated = runner.call(calibrate_model, request, options, run)
+        calibration = read_calibration(workspace, calibrated.calibration_id)
     else:
         log.warning(
             "fpr=%g needs %d calibration images, more than half of these normals: the model is not calibrated. "
             "Score with --uncalibrated, or train with more images or a larger fpr.",
             options.fpr,
-            n_needed(options.fpr),
+            calibration_needs(options),
         )
     if options.promote:
         workspace.promote(fitted.model_id)
     # Only now: killed before this, the same command has nothing to train again.
     runner.call(clean_up, options, batch_id)
-    return _result(run, workspace, batch_id, fitted, calibrated)
+    return _result(run, workspace, batch_id, fitted, calibration)
 
 
 def _result(
-    run: Run, workspace: Workspace, batch_id: str, fitted: Fitted, calibrated: Calibrated | None
+    run: Run, workspace: Workspace, batch_id: str, fitted: Fitted, calibration: Calibration | None
 ) -> dict[str, Any]:
     n_images = fitted.n_train + fitted.n_validation + fitted.n_calibration
-    calibration = {
-        "calibration_id": calibrated.calibration_id if calibrated else None,
-        "fpr": calibrated.fpr if calibrated else None,
-    }
-    run.record(workspace, batch_id=batch_id, model_id=fitted.model_id, n_images=n_images, **calibration)
+    said = describe(calibration) if calibration else dict.fromkeys(("calibration_id", "fpr", "threshold", "promise"))
+    ids = {"model_id": fitted.model_id, "calibration_id": said["calibration_id"]}
+    run.record(workspace, batch_id=batch_id, n_images=n_images, fpr=said["fpr"], **ids)
     return {
-        "model_id": fitted.model_id,
-        **calibration,
+        **ids,
         "run_id": run.run_id,
         "n_train": fitted.n_train,
         "n_validation": fitted.n_validation,
+        **said,
         "n_calibration": fitted.n_calibration,
-        "threshold": calibrated.threshold if calibrated else None,
         "seconds": round(run.seconds, 3),
     }
 
@@ -82,6 +80,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     # Before an hour of hashing and decoding, not after it.
     model_config(options)
     train_config(options)
+    check_calibration(options)
     manifest = read_source(options.normal, options)
     check_parts(options.normal, manifest.table)
     table = without_test(manifest.table)

@@ -109,7 +109,7 @@ def test_refusals(objective: str, target: float | None, costs: Sequence[Sequence
 def test_labels_are_0_and_1_for_each_score() -> None:
     with pytest.raises(ValueError, match="expected 0"):
         labelled_threshold([0, 2], [1, 2], "f1")
-    with pytest.raises(ValueError, match="2 labels and 3 scores"):
+    with pytest.raises(ValueError, match=r"labels of shape \(2,\) and scores of shape \(3,\)"):
         labelled_threshold([0, 1], [1, 2, 3], "f1")
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from detectors import p_values, q_values, verdicts
+from detectors import conformal_threshold, decision_function, n_needed, p_values, q_values, verdicts
 
 values = st.lists(st.integers(0, 5) | st.floats(-1e9, 1e9), max_size=50)
 
@@ -41,3 +41,25 @@ def test_what_is_not_a_number_has_no_verdict() -> None:
         p_values([1.0], [])
     with pytest.raises(ValueError, match=r"shape \(1, 1\)"):
         p_values([[1.0]], [1.0])
+
+
+extreme = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 3)
+
+
+@given(st.lists(extreme, max_size=20), st.lists(extreme, min_size=1, max_size=60), st.floats(1e-3, 0.999))
+def test_two_families_of_signs_one_verdict(batch: list[float], calibration: list[float], fpr: float) -> None:
+    """Anomalous is: above the threshold, below 0 for scikit-learn, and a p-value of at most fpr."""
+    assume(len(calibration) >= n_needed(fpr))
+    threshold = conformal_threshold(calibration, fpr)
+    just_above = [] if threshold == np.finfo(np.float64).max else [np.nextafter(threshold, np.inf)]
+    scores = np.array([*batch, *calibration, threshold, *just_above], np.float64)
+    above = scores > threshold
+    np.testing.assert_array_equal(decision_function(scores, threshold) < 0, above)
+    np.testing.assert_array_equal(p_values(scores, calibration) <= fpr, above)
+    np.testing.assert_array_equal(verdicts(scores, threshold) == "anomalous", above)
+
+
+def test_a_tie_is_not_negative() -> None:
+    assert decision_function([2.0], 2.0).tolist() == [0.0]
+    with pytest.raises(ValueError, match="threshold=inf"):
+        decision_function([1.0], np.inf)

@@ -190,13 +190,20 @@ def test_calibration_on_labels(images: Path, workspace: Path, tmp_path: Path, ob
         labels=str(tmp_path / "list.csv"), objective=objective, root=str(images / "new"), workspace=str(workspace)
     )
     result = execute("calibrate", options, prefect=False)
-    assert (result["fpr"], result["objective"], result["n_calibration"]) == (None, objective, 20)
+    # One half chose, the other judges.
+    assert (result["fpr"], result["objective"], result["n_calibration"]) == (None, objective, 10)
+    judged = result["judged"]
+    assert (judged["n_normal"], judged["n_anomalous"], judged["detected"]) == (10, 3, 3)
     scored = score(images / "new", workspace)
     assert scored["n_anomalous"] == 6
     table = read_table(Path(scored["scores"]))
-    # p-values are against the normal ones among them.
-    assert pc.min(table["p_value"]).as_py() == pytest.approx(1 / 21)
+    # p-values are against the normal ones among those that chose.
+    assert pc.min(table["p_value"]).as_py() == pytest.approx(1 / 11)
     assert "no promised rate" in Path(scored["report"]).read_text()
+    # All of these images had a part in the calibration: none may judge it.
+    labelled = score(tmp_path / "list.csv", workspace, root=str(images / "new"))
+    assert "metrics" not in labelled
+    assert "All 26 labelled images had a part in the calibration" in Path(labelled["report"]).read_text()
 
 
 def test_ingest_alone(images: Path, tmp_path: Path) -> None:
@@ -225,7 +232,7 @@ def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
 
 
 def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import scoring
+    from flows import publishing
 
     before = score(images / "new", workspace)
     kept = rows(before["scores"])
@@ -233,7 +240,7 @@ def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypat
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scoring, "write_scores", fail)
+    monkeypatch.setattr(publishing, "write_scores", fail)
     with pytest.raises(OSError, match="No space left"):
         score(images / "new", workspace)
     assert rows(before["scores"]).equals(kept)

@@ -119,10 +119,12 @@ def test_unknown_names(nelbo: Nelbo, images: Path, workspace: Path, trained: Tra
     )
 
 
-def test_calibrate_wants_one_of_two_ways(nelbo: Nelbo, images: Path, workspace: Path) -> None:
+def test_calibrate_wants_one_of_its_ways(nelbo: Nelbo, images: Path, workspace: Path) -> None:
     at = ["--workspace", workspace, "--no-prefect"]
-    assert_refused(nelbo("calibrate", *at), "either --normal DIR with --fpr, or --labels CSV")
-    assert_refused(nelbo("calibrate", "--normal", images / "normal", "--objective", "f1", *at), "either --normal")
+    assert_refused(nelbo("calibrate", *at), "one of: --normal DIR with --fpr; --labels CSV")
+    assert_refused(
+        nelbo("calibrate", "--normal", images / "normal", "--objective", "f1", *at), "--objective goes with --labels"
+    )
     assert_refused(nelbo("calibrate", "--labels", images / "normal", "--objective", "best", *at), "objective='best'")
 
 
@@ -210,12 +212,12 @@ def test_a_workspace_that_cannot_be_written(nelbo: Nelbo, images: Path, tmp_path
 def test_a_failure_midway_is_one_line_too(
     nelbo: Nelbo, images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import scoring
+    from flows import publishing
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scoring, "write_scores", fail)
+    monkeypatch.setattr(publishing, "write_scores", fail)
     code, out, err = nelbo("score", images / "new", "--workspace", workspace, "--no-prefect")
     assert (code, out) == (1, "")
     assert "No space left" in err

@@ -43,6 +43,8 @@ def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         expected = make_options(kind, plain).model_dump()
         texts = {name: str(value) for name, value in expected.items() if name in Settings.model_fields and value}
         texts["image_size"] = "64x64"
+        if "joint_statistics" in texts:
+            texts["joint_statistics"] = ", ".join(expected["joint_statistics"])
         assert (
             make_options(kind, plain, None, [f"{name}={text}" for name, text in texts.items()]).model_dump() == expected
         )

@@ -7,8 +7,8 @@ import pytest
 from synthetic import write_images
 
 from data import InputError, read_table
+from detectors import n_needed, part_sizes
 from flows.execution import execute
-from flows.parts import part_sizes
 from flows.settings import CalibrateOptions, IngestOptions, TrainOptions
 from flows.workspace import Workspace
 
@@ -41,7 +41,7 @@ def parts(workspace: Path) -> dict[str, list[str]]:
     ],
 )
 def test_calibration_gets_what_the_promise_needs_or_nothing(n: int, fpr: float, calibration: int) -> None:
-    assert part_sizes(n, fpr, set())["calibration"] == calibration
+    assert part_sizes(n, n_needed(fpr))["calibration"] == calibration
 
 
 def test_parts_are_disjoint_by_content(tmp_path: Path) -> None:

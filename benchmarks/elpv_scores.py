@@ -1,0 +1,52 @@
+"""Scores of real images that a model has never seen, for the tests of what calibration promises.
+
+    python benchmarks/elpv_scores.py
+
+trains the default model once on 500 normal solar cells (ELPV), drawn by content, and writes the statistics of all other
+normal and of all defective ones to ``tests/detectors/elpv_scores.parquet``: numbers only, no pixels.
+"""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data import STATISTICS, Preprocessing, image_quality, read_images, split_by_content
+from vae_core import TrainConfig, VAEConfig, score, train
+
+TARGET = Path(__file__).parents[1] / "tests" / "detectors" / "elpv_scores.parquet"
+N_TRAIN, N_VALIDATION = 500, 75
+
+
+def main() -> None:
+    """Train, score, write."""
+    root = Path(str(files("elpv_dataset") / "data"))
+    table = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
+    table = table[table["probability"].isin([0, 1])].reset_index(drop=True)
+    content = [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in table["path"]]
+    table["content"], table["label"] = content, (table["probability"] == 1).astype(int)
+    table = table[~table["content"].duplicated(keep=False)].reset_index(drop=True)
+    pixels = read_images([root / path for path in table["path"]], Preprocessing()).pixels
+    normal = table.index[table["label"] == 0]
+    parts = split_by_content(
+        table["content"][normal].tolist(), {"train": N_TRAIN, "validation": N_VALIDATION}, rest="test", seed=0
+    )
+    table.loc[normal, "part"] = parts
+    table["part"] = table["part"].fillna("test")
+    rows = {part: table.index[table["part"] == part].to_numpy() for part in ("train", "validation", "test")}
+    trained = train(pixels[rows["train"]], pixels[rows["validation"]], VAEConfig(), TrainConfig())
+    unseen = pixels[rows["test"]]
+    scored = score(trained.model, unseen, maps=False)
+    columns = {name: getattr(scored, name) for name in STATISTICS} | image_quality(unseen)
+    saved = pa.table({name: pa.array(values).cast(pa.float32()) for name, values in columns.items()})
+    for name in ("label", "type"):
+        saved = saved.append_column(name, pa.array(table[name][rows["test"]].tolist()))
+    pq.write_table(saved, TARGET, compression="zstd")
+    print(f"{saved.num_rows} images, {TARGET.stat().st_size / 1e3:.0f} kB, {len(trained.history['loss'])} epochs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""How normal images are shared out: most to train on, the others to validate and to calibrate."""
+
+import math
+from collections.abc import Collection
+
+VALIDATION_SHARE = 0.15
+CALIBRATION_SHARE = 0.2
+
+
+def part_sizes(n: int, n_calibration: int, have: Collection[str] = ()) -> dict[str, int]:
+    """How many of n distinct images to draw for the parts that are not there already.
+
+    Calibration gets the larger of 20 % and what its promise needs, or nothing where that is more than half.
+
+    Args:
+        n: distinct normal images.
+        n_calibration: calibration images that are needed at least; see `n_needed`.
+        have: parts that are there already.
+
+    >>> part_sizes(100, 19)
+    {'calibration': 20, 'validation': 15}
+    >>> part_sizes(30, 19)
+    {'calibration': 0, 'validation': 5}
+    """
+    calibration = max(math.ceil(CALIBRATION_SHARE * n), n_calibration)
+    wanted = {
+        "calibration": calibration if calibration <= n / 2 else 0,
+        "validation": math.ceil(VALIDATION_SHARE * n),
+    }
+    return {part: size for part, size in wanted.items() if part not in have}

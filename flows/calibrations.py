@@ -1,0 +1,172 @@
+"""Calibrations in the workspace: written once, verified whenever they are read, listed and compared."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import CALIBRATION_SCHEMA, MEASURES, read_table, write_json, write_table
+from detectors import Threshold, p_values, q_values, trim, verdicts
+from flows.errors import UsageError
+from flows.run import Run, code_version
+from flows.statistic import Statistic
+from flows.workspace import Workspace
+
+FORMAT_VERSION = 2
+_FILES = ("calibration.json", "scores.parquet")
+
+
+class Judgement(NamedTuple):
+    """What a calibration makes of scored images; each (n,)."""
+
+    anomaly_score: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+    verdict: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration as read: what verdicts are made with.
+
+    batch_id: manifest of the images behind it.
+    statistic: what the threshold is compared with.
+    threshold: with its promise.
+    normal_scores: (n,) sorted, of the held-out normal images that p-values are against.
+    image_ids: of every image that had a part in it.
+    heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
+    judged: metrics on labelled images that did not choose the threshold; None without any.
+    """
+
+    calibration_id: str
+    model_id: str
+    batch_id: str
+    statistic: Statistic
+    threshold: Threshold
+    normal_scores: np.ndarray
+    image_ids: pa.Array
+    heatmap_top: float
+    judged: dict[str, Any] | None
+    made_at_utc: str
+
+    def judge(self, table: pa.Table) -> Judgement:
+        """Scores, p- and q-values and verdicts of the rows of one batch, all of them scored."""
+        scores = self.statistic.scores(table)
+        p = p_values(scores, self.normal_scores)
+        return Judgement(scores, p, q_values(p), verdicts(scores, self.threshold.value, self.threshold.review))
+
+    def unseen(self, table: pa.Table) -> pa.Table:
+        """The rows of images that had no part in it: those on which it may be judged."""
+        return table.filter(pc.invert(pc.is_in(table["image_id"], self.image_ids)))
+
+
+def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Workspace, run: Run) -> str:
+    """Publish a calibration's folder, whole; an equal one that is there already is kept. Its id."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    digest.update(json.dumps(scores.to_pydict(), sort_keys=True).encode())
+    calibration_id = "c" + digest.hexdigest()[:16]
+    folder = workspace.calibrations / calibration_id
+    if folder.exists():
+        read_calibration(workspace, calibration_id)
+        return calibration_id
+    made = {"made_at_utc": f"{run.started_at_utc:%Y-%m-%dT%H:%M:%SZ}", "code_version": code_version()}
+    unfinished = workspace.staging / f"{run.run_id}-{calibration_id}"
+    content = {**content, **made, "format_version": FORMAT_VERSION, "calibration_id": calibration_id}
+    write_json(content, unfinished / "calibration.json")
+    write_table(scores, unfinished / "scores.parquet", CALIBRATION_SCHEMA, run.metadata)
+    write_json({name: _sha256(unfinished / name) for name in _FILES}, unfinished / "checksums.json")
+    workspace.calibrations.mkdir(parents=True, exist_ok=True)
+    unfinished.rename(folder)
+    return calibration_id
+
+
+def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
+    """A calibration of the workspace, verified."""
+    folder = workspace.calibrations / calibration_id
+    remedy = "Restore it from a copy, or delete it and calibrate again."
+    try:
+        checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
+        content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{folder} is not a whole calibration ({error}). {remedy}") from error
+    if damaged or content.get("format_version") != FORMAT_VERSION:
+        what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
+        raise UsageError(f"{folder}: {what}. {remedy}")
+    table = read_table(folder / "scores.parquet")
+    threshold = Threshold(**content["threshold"])
+    chosen = table.filter(pc.and_(pc.equal(table["split"], "calibration"), pc.not_equal(table["label"], 1)))
+    return Calibration(
+        calibration_id,
+        content["model_id"],
+        content["batch_id"],
+        _statistic(content, table),
+        threshold,
+        trim(chosen["anomaly_score"].to_numpy(), threshold.contamination),
+        table["image_id"].combine_chunks(),
+        content["heatmap_top"],
+        content["judged"],
+        content["made_at_utc"],
+    )
+
+
+def _statistic(content: dict[str, Any], table: pa.Table) -> Statistic:
+    if content["joint"] is None:
+        return Statistic(content["statistic"])
+    reference = table.filter(pc.equal(table["split"], "reference"))
+    return Statistic.joined(reference, content["joint"]["statistics"], content["joint"]["rule"])
+
+
+def calibration_of(workspace: Workspace, model_id: str, name: str | None = None) -> Calibration | None:
+    """A model's calibration: the one named, or its current one; None if it has none."""
+    calibration_id = workspace.calibration(model_id, name)
+    if calibration_id is None:
+        return None
+    calibration = read_calibration(workspace, calibration_id)
+    if calibration.model_id != model_id:
+        raise UsageError(
+            f"calibration {calibration_id} belongs to model {calibration.model_id}, not to {model_id}. "
+            "Name one of this model's, or leave it out. List them with: nelbo calibrations"
+        )
+    return calibration
+
+
+def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
+    """All calibrations of a model, the oldest first."""
+    ids = sorted(path.parent.name for path in workspace.calibrations.glob("c*/calibration.json"))
+    found = (read_calibration(workspace, calibration_id) for calibration_id in ids)
+    mine = (calibration for calibration in found if calibration.model_id == model_id)
+    return sorted(mine, key=lambda calibration: (calibration.made_at_utc, calibration.calibration_id))
+
+
+def describe(calibration: Calibration) -> dict[str, Any]:
+    """What is printed of a calibration wherever its threshold is."""
+    threshold = calibration.threshold
+    supported = threshold.supported
+    return {
+        "calibration_id": calibration.calibration_id,
+        "statistic": calibration.statistic.name,
+        "objective": threshold.objective,
+        "threshold": threshold.value,
+        "review": threshold.review,
+        "fpr": threshold.fpr,
+        "fpr_low": supported.low if supported else None,
+        "fpr_high": supported.high if supported else None,
+        "n_calibration": threshold.n_calibration,
+        "promise": threshold.describe(),
+    }
+
+
+def scored_rows(path: Path) -> pa.Table:
+    """The rows of a published batch that have a score, with what any calibration needs."""
+    table = read_table(path, ["relative_path", "image_id", "label", "anomaly_score", *MEASURES])
+    return table.filter(pc.is_valid(table["anomaly_score"]))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

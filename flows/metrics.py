@@ -1,0 +1,41 @@
+"""How the verdicts of a batch compare with its labels."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from detectors import Evaluation, evaluate
+from flows.calibrations import Calibration
+
+
+def evaluate_batch(table: pa.Table, calibration: Calibration | None) -> tuple[Evaluation | None, int]:
+    """Metrics of a batch's labelled rows, and how many of these had a part in the calibration.
+
+    No threshold is judged on what chose it: those rows are left out.
+    """
+    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
+    fresh = known if calibration is None else calibration.unseen(known)
+    n_left_out = known.num_rows - fresh.num_rows
+    if not fresh.num_rows:
+        return None, n_left_out
+    words = fresh["verdict"].cast(pa.string())
+    fpr = None if calibration is None else calibration.threshold.fpr
+    return (
+        evaluate(
+            fresh["label"].to_numpy(),
+            fresh["anomaly_score"].to_numpy(),
+            None if words.null_count else words.to_pylist(),
+            fpr,
+        ),
+        n_left_out,
+    )
+
+
+def as_json(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """As JSON holds it."""
+    return None if evaluation is None else {name: _plain(value) for name, value in evaluation._asdict().items()}
+
+
+def _plain(value: Any) -> Any:
+    return {name: _plain(inner) for name, inner in value._asdict().items()} if hasattr(value, "_asdict") else value

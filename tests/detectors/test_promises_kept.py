@@ -1,0 +1,172 @@
+"""What is promised is kept: on scores of real images that the model never saw, and on simulated ones."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import betabinom, binomtest, chisquare
+from sklearn.metrics import roc_auc_score
+
+from data import STATISTICS
+from detectors import Joint, conformal_threshold, detect_drift, p_values, q_values
+from detectors.joint import RULES
+from detectors.promise import n_above
+
+#: Written by benchmarks/elpv_scores.py.
+SAVED = Path(__file__).with_name("elpv_scores.parquet")
+
+
+@pytest.fixture(scope="module")
+def elpv() -> dict[str, np.ndarray]:
+    """Statistics of solar cells that no part of the training saw, with labels."""
+    table = pq.read_table(SAVED)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    return {name: x.astype(np.float64) if x.dtype == np.float32 else x for name, x in columns.items()}
+
+
+def check_law(alarms: np.ndarray, m: int, j: int, n: int) -> None:
+    """Counts of false alarms against the beta-binomial law (m, j, n + 1 - j): mean, spread, and the whole histogram."""
+    law = betabinom(m, j, n + 1 - j)
+    assert abs(alarms.mean() - law.mean()) < 3 * law.std() / math.sqrt(len(alarms))
+    # Counts with an expectation under 10 are put together with their neighbours.
+    expected, observed = [0.0], [0]
+    for count in range(m + 1):
+        expected[-1] += len(alarms) * law.pmf(count)
+        observed[-1] += int((alarms == count).sum())
+        if expected[-1] >= 10 and len(alarms) * law.sf(count) >= 10:
+            expected.append(0.0)
+            observed.append(0)
+    assert len(expected) >= 5
+    assert chisquare(observed, np.array(expected) * (sum(observed) / sum(expected))).pvalue > 0.001
+
+
+@pytest.mark.parametrize("statistic", ["peak", "nelbo"])
+@pytest.mark.parametrize(("n", "m", "fpr", "confidence"), [(226, 300, 0.05, None), (100, 500, 0.1, 0.9)])
+def test_false_alarms_on_real_normals_follow_the_law(
+    elpv: dict[str, np.ndarray],
+    statistic: str,
+    n: int,
+    m: int,
+    fpr: float,
+    confidence: float | None,
+    random: np.random.Generator,
+) -> None:
+    """500 random splits into calibration and judged images."""
+    scores = elpv[statistic][elpv["label"] == 0]
+    assert len(np.unique(scores)) > 0.99 * len(scores) > n + m
+    alarms = []
+    for _ in range(500):
+        drawn = random.permutation(scores)[: n + m]
+        alarms.append((drawn[n:] > conformal_threshold(drawn[:n], fpr, confidence)).sum())
+    check_law(np.array(alarms), m, n_above(n, fpr, confidence), n)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_joined_statistics_of_real_normals_follow_the_law(
+    elpv: dict[str, np.ndarray], rule: str, random: np.random.Generator
+) -> None:
+    """Whatever the dependence: tails from one part, threshold from a second, alarms in a third."""
+    normal = {name: elpv[name][elpv["label"] == 0] for name in STATISTICS}
+    members = ["peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels"]
+    n, m, fpr, alarms = 150, 300, 0.05, []
+    for _ in range(500):
+        order = random.permutation(len(normal["peak"]))
+        joint = Joint({name: values[order[:n]] for name, values in normal.items()}, members, rule)
+        rest = joint.scores({name: values[order[n : 2 * n + m]] for name, values in normal.items()})
+        alarms.append((rest[n:] > conformal_threshold(rest[:n], fpr)).sum())
+    check_law(np.array(alarms), m, n_above(n, fpr), n)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_real_defects_beyond_all_ranks_do_not_tie(elpv: dict[str, np.ndarray], rule: str) -> None:
+    """Against 100 reference images many defects have the last rank in every statistic; the tails tell them apart."""
+    normals = np.flatnonzero(elpv["label"] == 0)
+    reference, judged = normals[:100], np.concatenate([normals[100:], np.flatnonzero(elpv["label"] == 1)])
+    members = ["peak", "worst_pixels", "nelbo"]
+    joint = Joint({name: elpv[name][reference] for name in members}, members, rule)
+    scores = joint.scores({name: elpv[name][judged] for name in members})
+    ranks = np.log(np.stack([p_values(elpv[name][judged], elpv[name][reference]) for name in members]))
+    by_rank = {"fisher": -ranks.sum(axis=0), "minimum": -ranks.min(axis=0)}
+    by_rank["cauchy"] = np.mean(1 / np.tan(np.pi * np.exp(ranks)), axis=0)
+    tied = by_rank[rule] == by_rank[rule].max()
+    assert tied.sum() > 10
+    # Scores were saved with 32 bits, so that two images may be equal in all statistics.
+    assert len(np.unique(scores[tied])) > 0.9 * tied.sum()
+    labels = elpv["label"][judged]
+    assert roc_auc_score(labels, scores) >= roc_auc_score(labels, by_rank[rule]) - 0.01
+
+
+@pytest.mark.parametrize(("n", "m", "fpr"), [(99, 60, 0.1), (152, 100, 0.05)])
+def test_false_alarms_over_10_000_simulated_splits(n: int, m: int, fpr: float, random: np.random.Generator) -> None:
+    drawn = random.standard_t(3, size=(10_000, n + m))
+    alarms = [(scores[n:] > conformal_threshold(scores[:n], fpr)).sum() for scores in drawn]
+    check_law(np.array(alarms), m, n_above(n, fpr), n)
+
+
+@pytest.mark.parametrize("fdr", [0.05, 0.2])
+def test_false_discoveries_with_a_tenth_of_anomalies(fdr: float, random: np.random.Generator) -> None:
+    """Benjamini-Hochberg on conformal p-values that share one calibration set (Bates et al. 2023, theorem 2)."""
+    n, m, n_anomalous, draws = 1000, 200, 20, 2000
+    false_share, found = [], []
+    for _ in range(draws):
+        scores = random.normal(size=m)
+        scores[:n_anomalous] += 4
+        listed = q_values(p_values(scores, random.normal(size=n))) <= fdr
+        false_share.append(listed[n_anomalous:].sum() / max(1, listed.sum()))
+        found.append(listed[:n_anomalous].mean())
+    margin = 3 * np.std(false_share) / math.sqrt(draws)
+    assert np.mean(false_share) <= fdr * (1 - n_anomalous / m) + margin
+    # Not by listing nothing: the rate is used up nearly, and most anomalies are found.
+    assert np.mean(false_share) > 0.5 * fdr
+    assert np.mean(found) > 0.6
+
+
+LOOK = ("brightness", "contrast", "sharpness")
+
+
+def look_at(elpv: dict[str, np.ndarray], rows: np.ndarray, factor: float = 1.0) -> dict[str, np.ndarray]:
+    """All three are proportional to the light."""
+    return {name: factor * elpv[name][rows] for name in LOOK}
+
+
+def test_real_batches_without_drift_raise_the_alarm_at_its_rate(
+    elpv: dict[str, np.ndarray], random: np.random.Generator
+) -> None:
+    """Random splits of normal cells into calibration, three earlier batches and one to judge."""
+    normals, draws, n, m = np.flatnonzero(elpv["label"] == 0), 1000, 150, 150
+    alarms = 0
+    for seed in range(draws):
+        calibration, *batches = np.split(random.permutation(normals)[: n + 4 * m], [n, n + m, n + 2 * m, n + 3 * m])
+        *earlier, batch = (elpv["peak"][rows] for rows in batches)
+        calibration_scores = elpv["peak"][calibration]
+        alarms += detect_drift(
+            batch,
+            calibration_scores,
+            threshold=conformal_threshold(calibration_scores, 0.05),
+            earlier=earlier,
+            statistics=look_at(elpv, batches[-1]),
+            reference=look_at(elpv, calibration),
+            alpha=0.05,
+            seed=seed,
+        ).alarm
+    # At most 5 %; and not so careful that it would never be raised.
+    assert binomtest(alarms, draws, 0.05, alternative="greater").pvalue > 0.001
+    assert alarms >= 0.005 * draws
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_a_tenth_of_the_light_more_or_less(
+    elpv: dict[str, np.ndarray], factor: float, random: np.random.Generator
+) -> None:
+    normals = np.flatnonzero(elpv["label"] == 0)
+    for _ in range(50):
+        calibration, batch = np.split(random.permutation(normals)[:291], [91])
+        found = detect_drift(
+            elpv["peak"][batch],
+            elpv["peak"][calibration],
+            statistics=look_at(elpv, batch, factor),
+            reference=look_at(elpv, calibration),
+        )
+        assert "brightness" in [test.name for test in found.fired]

@@ -1,0 +1,288 @@
+"""Calibrations: made in several ways, listed, compared, gone back to."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+from synthetic import write_images
+
+from data import InputError, read_table
+from detectors import CalibrationError
+from flows.calibrations import read_calibration
+from flows.comparison import compare_calibrations
+from flows.execution import execute
+from flows.settings import CalibrateOptions, ScoreOptions, TrainOptions
+from flows.workspace import Workspace
+
+Trained = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 more normal images, and a list of 30 + 12 labelled ones."""
+    folder = tmp_path_factory.mktemp("more")
+    write_images(folder / "normal", 60, seed=11)
+    good = write_images(folder / "labelled" / "good", 30, seed=12)
+    bad = write_images(folder / "labelled" / "bad", 12, seed=13, blot=True)
+    lines = [f"labelled/{path.parent.name}/{path.name},{int(path in bad)}" for path in [*good, *bad]]
+    (folder / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def workspace(trained: Trained, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+
+
+def calibrate(workspace: Path, **options: Any) -> dict[str, Any]:
+    result = execute("calibrate", CalibrateOptions(workspace=str(workspace), **options), prefect=False)
+    assert json.dumps(result)
+    return result
+
+
+def score(images: Path, workspace: Path, **options: Any) -> dict[str, Any]:
+    result = execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
+    assert json.dumps(result)
+    return result
+
+
+def test_a_band_for_review(images: Path, more: Path, workspace: Path) -> None:
+    result = calibrate(workspace, normal=str(more / "normal"), fpr=0.05, review_fpr=0.4)
+    assert result["review"] < result["threshold"]
+    assert "for review another" in result["promise"]
+    scored = score(images / "new", workspace)
+    table = read_table(Path(scored["scores"]))
+    expected = [
+        "not_scored"
+        if found is None
+        else "anomalous"
+        if found > result["threshold"]
+        else "review"
+        if found > result["review"]
+        else "normal"
+        for found in table["anomaly_score"].to_pylist()
+    ]
+    assert table["verdict"].to_pylist() == expected
+    assert scored["n_review"] == expected.count("review") > 0
+    flagged = read_table(Path(scored["flagged"]))
+    assert flagged.num_rows == scored["n_anomalous"] + scored["n_review"]
+    page = Path(scored["report"]).read_text()
+    assert f"{scored['n_anomalous']} of 26 scored images are anomalous, {scored['n_review']} for review; at" in page
+    assert page.count("· for review") == scored["n_review"]
+    assert 'class="band"' in page
+    (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
+    assert (row["n_review"], row["fpr"]) == (scored["n_review"], 0.05)
+
+
+def test_a_promise_with_confidence(more: Path, workspace: Path) -> None:
+    plain = calibrate(workspace, normal=str(more / "normal"), fpr=0.05)
+    surely = calibrate(workspace, normal=str(more / "normal"), fpr=0.05, confidence=0.95)
+    # Of 60 images the third and the first from the top.
+    assert (plain["fpr_low"], surely["fpr_low"]) == pytest.approx((0.0105, 0.0004), abs=1e-4)
+    assert surely["threshold"] > plain["threshold"]
+    assert "5 % with confidence 95 %" in surely["promise"]
+    with pytest.raises(CalibrationError, match=r"fpr=0\.01 with confidence 0\.95 needs at least 299"):
+        calibrate(workspace, normal=str(more / "normal"), fpr=0.01, confidence=0.95)
+
+
+def test_a_contaminated_set(more: Path, workspace: Path, tmp_path: Path) -> None:
+    unclean = Path(shutil.copytree(more / "normal", tmp_path / "unclean"))
+    write_images(unclean, 6, seed=20, blot=True)
+    result = calibrate(workspace, normal=str(unclean), fpr=0.1, contamination=0.1)
+    assert (result["fpr"], result["objective"], result["n_calibration"]) == (None, "trimmed", 59)
+    assert "promised: none" in result["promise"]
+    scored = score(more / "list.csv", workspace)
+    assert scored["metrics"]["detected"] == 12
+    assert {test["name"] for test in drift_of(scored)["tests"]} == {
+        *("scores", "martingale", "brightness", "contrast", "sharpness", "size")
+    }
+    assert "no promised rate" in Path(scored["report"]).read_text()
+
+
+def drift_of(scored: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(read_table(Path(scored["scores"])).schema.metadata[b"nelbo.drift"])
+
+
+@pytest.mark.parametrize("rule", ["fisher", "cauchy", "minimum"])
+def test_statistics_joined(more: Path, workspace: Path, rule: str) -> None:
+    result = calibrate(workspace, normal=str(more / "normal"), fpr=0.1, joint=rule)
+    # One half makes the tails.
+    assert (result["statistic"], result["n_calibration"]) == (f"joint_{rule}", 30)
+    scored = score(more / "list.csv", workspace)
+    assert scored["metrics"]["detected"] == 12
+    assert scored["metrics"]["auroc"]["value"] > 0.99
+    table = read_table(Path(scored["scores"]))
+    assert set(table["statistic"].to_pylist()) == {f"joint_{rule}"}
+    anomalous = pc.equal(table["verdict"].cast("string"), "anomalous")
+    assert anomalous.equals(pc.greater(table["anomaly_score"], result["threshold"]))
+    assert anomalous.equals(pc.less_equal(table["p_value"], 0.1))
+    # What was asked of the model's own statistic is still there.
+    alone = score(
+        more / "list.csv", workspace, calibration=calibrate(workspace, normal=str(more / "normal"))["calibration_id"]
+    )
+    table = read_table(Path(alone["scores"]))
+    assert table["anomaly_score"].equals(table["peak"])
+
+
+def test_too_few_to_join(more: Path, workspace: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"joint=fisher, which takes half of them, needs at least 198 .* got 60"):
+        calibrate(workspace, normal=str(more / "normal"), fpr=0.01, joint="fisher")
+
+
+def test_training_joins_too(images: Path, more: Path, tmp_path: Path) -> None:
+    shutil.copytree(images / "normal", tmp_path / "in" / "a")
+    shutil.copytree(more / "normal", tmp_path / "in" / "b")
+    options = TrainOptions(
+        normal=str(tmp_path / "in"),
+        workspace=str(tmp_path / "w"),
+        image_size=(16, 16),
+        epochs=1,
+        joint="minimum",
+        fpr=0.1,
+    )
+    result = execute("train", options, prefect=False)
+    assert (result["statistic"], result["n_calibration"]) == ("joint_minimum", 42)
+    calibration = read_calibration(Workspace.at(str(tmp_path / "w")), result["calibration_id"])
+    assert len(calibration.normal_scores) == 21
+
+
+def test_another_statistic_of_the_same_model(images: Path, more: Path, workspace: Path) -> None:
+    result = calibrate(workspace, normal=str(more / "normal"), statistic="nelbo")
+    table = read_table(Path(score(images / "new", workspace)["scores"]))
+    assert table["anomaly_score"].equals(table["nelbo_nats"])
+    assert result["statistic"] == "nelbo"
+
+
+def test_labels_choose_on_one_half_and_are_judged_on_the_other(more: Path, workspace: Path) -> None:
+    result = calibrate(workspace, labels=str(more / "list.csv"), objective="fpr", target=0.9, review_recall=1.0)
+    table = read_table(workspace / "calibrations" / result["calibration_id"] / "scores.parquet")
+    rows = table.select(["split", "label", "anomaly_score"]).to_pylist()
+    counts = {
+        part: [sum(row["split"] == part and row["label"] == label for row in rows) for label in (0, 1)]
+        for part in ("calibration", "test")
+    }
+    assert counts == {"calibration": [15, 6], "test": [15, 6]}
+    judged = [row for row in rows if row["split"] == "test"]
+    alarms = sum(row["anomaly_score"] > result["threshold"] for row in judged if row["label"] == 0)
+    assert result["judged"]["false_alarms"] == alarms
+    assert result["judged"]["realised_fpr"]["low"] <= alarms / 15 <= result["judged"]["realised_fpr"]["high"]
+    assert result["promise"].endswith("the threshold was chosen from labels (fpr)")
+
+
+def test_parts_of_labels_that_the_list_names(more: Path, workspace: Path) -> None:
+    lines = (more / "list.csv").read_text().splitlines()
+    split = ["split", *("calibration" if i % 3 else "test" for i in range(len(lines) - 1))]
+    (more / "parted.csv").write_text("\n".join(f"{line},{part}" for line, part in zip(lines, split, strict=True)))
+    result = calibrate(workspace, labels=str(more / "parted.csv"), objective="cost", costs=((0, 1), (20, 0)))
+    assert result["judged"]["n_normal"] + result["judged"]["n_anomalous"] == split.count("test")
+
+
+def test_labels_of_images_that_were_trained_on_are_refused(images: Path, more: Path, workspace: Path) -> None:
+    lines = [f"{path},0" for path in sorted(map(str, (images / "normal").rglob("*.png")))]
+    (images / "overlap.csv").write_text("path,label\n" + "\n".join(lines).replace(f"{images}/", "") + "\n")
+    with pytest.raises(InputError, match=r"61 of 80 labelled images were trained on \(first: normal/"):
+        calibrate(workspace, labels=str(images / "overlap.csv"), objective="f1")
+    copy = more / "labelled" / "copy.png"
+    shutil.copy(next((more / "labelled" / "bad").iterdir()), copy)
+    (more / "twice.csv").write_text((more / "list.csv").read_text() + "labelled/copy.png,0\n")
+    with pytest.raises(InputError, match=r"labelled 0, and the same image 1|labelled 1, and the same image 0"):
+        calibrate(workspace, labels=str(more / "twice.csv"), objective="f1")
+    lines = (more / "list.csv").read_text().splitlines()
+    lines = [f"{line},calibration" for line in lines[1:]] + ["labelled/copy.png,1,test"]
+    (more / "straddles.csv").write_text("path,label,split\n" + "\n".join(lines) + "\n")
+    with pytest.raises(
+        InputError, match=r"is in part 'test', and the same image in 'calibration'|is in part 'calibration'"
+    ):
+        calibrate(workspace, labels=str(more / "straddles.csv"), objective="f1")
+
+
+def test_listed_compared_and_gone_back_to(
+    images: Path, more: Path, workspace: Path, trained: Trained, nelbo: Callable[..., Any]
+) -> None:
+    first = trained[1]["calibration_id"]
+    loose = calibrate(workspace, normal=str(more / "normal"), fpr=0.3)["calibration_id"]
+    labelled = calibrate(workspace, labels=str(more / "list.csv"), objective="f1")["calibration_id"]
+    at = ("--workspace", workspace)
+    code, out, _ = nelbo("calibrations", "--json", *at)
+    rows = json.loads(out)["calibrations"]
+    assert code == 0
+    assert {row["calibration_id"]: row["current"] for row in rows} == {first: False, loose: False, labelled: True}
+    # Each on the same batch: the counts are those that scoring with it gives.
+    lines = [f"a/tile_2_{i:03d}.png,0" for i in range(20)] + [f"b/blot_3_{i:03d}.png,1" for i in range(6)]
+    (images / "new" / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    scored = {
+        name: score(images / "new" / "list.csv", workspace, calibration=name) for name in (first, loose, labelled)
+    }
+    (images / "new" / "list.csv").unlink()
+    before = sorted(path.read_bytes() for path in workspace.rglob("*") if path.is_file())
+    code, out, _ = nelbo("calibrate", "--compare", "--json", *at)
+    compared = json.loads(out)
+    assert code == 0
+    assert compared["batch_id"] == scored[first]["batch_id"]
+    for row in compared["calibrations"]:
+        other = scored[row["calibration_id"]]
+        assert row["n_anomalous"] == other["n_anomalous"]
+        assert row["n_judged"] == 26
+        assert row["recall"]["value"] == other["metrics"]["detected"] / 6
+        assert row["realised_fpr"] == other["metrics"]["realised_fpr"]
+        assert (row["n_differ"] == 0) or not row["current"]
+    assert sorted(path.read_bytes() for path in workspace.rglob("*") if path.is_file()) == before
+    code, out, _ = nelbo("calibrate", "--compare", *at)
+    assert code == 0
+    assert "n_differ" in out
+    code, out, _ = nelbo("calibrate", "--use", first, "--json", *at)
+    assert code == 0
+    assert json.loads(out)["calibration_id"] == first
+    assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == first
+
+
+def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, trained: Trained) -> None:
+    calibrate(workspace, labels=str(more / "list.csv"), objective="youden")
+    scored = score(more / "list.csv", workspace)
+    compared = compare_calibrations(Workspace.at(str(workspace)), trained[1]["model_id"], scored["batch_id"])
+    assert all("n_judged" not in row for row in compared["calibrations"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--normal", "D", "--review-fpr", "0.01"], "review_fpr=0.01: expected a rate above fpr=0.05."),
+        (["--normal", "D", "--confidence", "0.9", "--contamination", "0.1"], "Leave one of the two out."),
+        (["--normal", "D", "--confidence", "2"], "confidence=2.0: Input should be less than 1."),
+        (["--normal", "D", "--joint", "sum"], "joint='sum': Input should be 'fisher', 'cauchy' or 'minimum'."),
+        (["--normal", "D", "--statistic", "auc"], "statistic='auc': expected one of nelbo, distortion"),
+        (["--normal", "D", "--joint", "fisher", "--statistic", "nelbo"], "does not go with joint=fisher"),
+        (["--normal", "D", "--set", "joint_statistics=peaks"], "expected different ones of nelbo"),
+        (["--labels", "L", "--objective", "f1", "--target", "0.5"], "objective f1 takes none"),
+        (["--labels", "L", "--objective", "recall"], "expects its largest false-positive rate"),
+        (["--labels", "L", "--objective", "cost", "--costs", "1,10"], "costs='1,10'"),
+        (["--labels", "L", "--objective", "auc"], "objective='auc': Input should be 'f1'"),
+        (["--labels", "L", "--objective", "f1", "--review-fpr", "0.1"], "--review-fpr goes with --normal"),
+        (["--normal", "D", "--target", "0.1"], "--target goes with --labels."),
+        (["--labels", "L"], "takes one of: --normal DIR with --fpr; --labels CSV with --objective"),
+        (["--use", "c0123456789abcdef"], "calibration 'c0123456789abcdef' is not in workspace"),
+        (["--use", "../x"], "id '../x': expected a letter"),
+        (["--compare", "--fpr", "0.1"], "--compare changes nothing, and --fpr would."),
+        (["--batch", "b1"], "--batch goes with --compare."),
+        (["--compare", "--batch", "b1"], "batch 'b1' is not scored with model"),
+        (["--compare"], "has scored no batch to compare on."),
+        ([], "calibrate takes one of"),
+    ],
+)
+def test_refusals(trained: Trained, more: Path, nelbo: Callable[..., Any], arguments: list[str], says: str) -> None:
+    places = {"D": str(more / "normal"), "L": str(more / "list.csv")}
+    code, out, err = nelbo("calibrate", *(places.get(word, word) for word in arguments), "--workspace", trained[0])
+    assert (code, out) == (2, "")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_list_at_a_false_discovery_rate(images: Path, workspace: Path) -> None:
+    scored = score(images / "new", workspace, fdr=0.3)
+    q = read_table(Path(scored["scores"]))["q_value"].drop_null().to_numpy()
+    assert scored["n_discoveries"] == (q <= 0.3).sum() > 0
+    assert f"{scored['n_discoveries']} images have q at most 0.3" in Path(scored["report"]).read_text()
