@@ -1,0 +1,576 @@
+"""The scikit-learn estimator: images in, scikit-learn's methods and signs out.
+
+The one file of this package that knows `vae_core` and `data`, and it imports them when they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from detectors import inputs
+from detectors.errors import NotCalibratedError
+from detectors.parts import part_sizes
+from detectors.promise import check_size, n_needed
+from detectors.record import Record, parse, plain
+from detectors.threshold import conformal_threshold
+from detectors.verdict import decision_function, p_values
+
+if TYPE_CHECKING:
+    from data import Preprocessing
+    from vae_core import Model, Score, TrainConfig, VAEConfig
+
+#: One to train on, one to validate on, and one more.
+MIN_IMAGES = 3
+DEFAULT_SIZE = (64, 64)
+#: Numbers of an image that are scored, or decoded, at a time.
+_CHUNK_VALUES = 2**24
+
+Images = Sequence[Path] | NDArray[Any]
+#: (n, h, w, c) float32 in [0, 1]; of the type of any array, as vae_core says it.
+Pixels = Any
+
+
+class Calibration(NamedTuple):
+    """A threshold and the (n,) scores of held-out normal images behind it; scores above it are anomalous."""
+
+    fpr: float
+    threshold: float
+    scores: NDArray[np.float64]
+
+
+class NelboDetector(OutlierMixin, BaseEstimator):
+    """Outlier detector of images by a variational autoencoder, with a promised false-alarm rate.
+
+    `fit` takes normal images. It holds some of them back, by content, and sets the threshold so that at most a share
+    `fpr` of fresh normal images lies beyond it, on average over calibrations.
+
+    X is, everywhere, one of
+
+    * paths: a list or one-dimensional array of str or Path;
+    * images: an array (n, height, width), or with 1 or 3 channels behind: uint8 or uint16 over their whole range,
+      other numbers in [0, 1]; they are resized as files are. A detector fitted on paths or images takes both;
+    * rows: an array (n, n_features), each row the values of one image. Numbers outside [0, 1] are brought there: the
+      range seen in fit, and half of it to spare on both sides, becomes [0, 1], and what lies beyond is clipped.
+
+    Args:
+        image_size: of the network's input, in pixels: one side, (height, width), or None, which is 64 x 64 for paths
+            and images, and for rows as square as their number of features allows, with sides of at least 16. With a
+            size, rows must have height x width x channels features.
+        channels: 1 (grey) or 3 (RGB).
+        fpr: promised false-positive rate; needs ceil(1 / fpr) - 1 calibration images.
+        preset, likelihood, sigma, statistic, smoothing_px: see `vae_core.VAEConfig`.
+        epochs, patience, batch_size, learning_rate, denoising: see `vae_core.TrainConfig`.
+        resize: "stretch" to the size, or keep the aspect ratio and "pad" with black.
+        binarize: None, or a level in (0, 1) above which values become 1, and others 0.
+        train_config: further settings of `vae_core.TrainConfig`, by name.
+        random_state: int, for a result that repeats; a RandomState, or None, to draw one from.
+        verbose: 1 prints a line an epoch.
+
+    Attributes:
+        model_: the `vae_core.Model`.
+        threshold_: images with a higher anomaly score are anomalous; `offset_` is minus that.
+        fpr_: the rate that the threshold promises.
+        calibration_scores_: (n,) anomaly scores of the calibration images.
+        history_: of the training, a list with an entry an epoch each; see `vae_core.Training`.
+        rows_: how rows are read as images; None for a detector of images.
+        n_features_in_, feature_names_in_: of rows.
+
+    >>> random = np.random.default_rng(0)
+    >>> normal, dark = random.normal(0.6, 0.05, (60, 16, 16)).clip(0, 1), np.zeros((1, 16, 16))
+    >>> detector = NelboDetector(image_size=16, epochs=20, random_state=0).fit(normal)
+    >>> detector.predict(dark).tolist(), detector.fpr_, len(detector.calibration_scores_)
+    ([-1], 0.05, 19)
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int = 1,
+        fpr: float = 0.05,
+        preset: str = "conv_1x1x16",
+        likelihood: str = "gaussian_learned_sigma",
+        sigma: float | None = None,
+        statistic: str = "peak",
+        smoothing_px: int = 5,
+        epochs: int = 150,
+        patience: int = 20,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        denoising: float = 0.0,
+        resize: str = "stretch",
+        binarize: float | None = None,
+        train_config: Mapping[str, Any] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.image_size = image_size
+        self.channels = channels
+        self.fpr = fpr
+        self.preset = preset
+        self.likelihood = likelihood
+        self.sigma = sigma
+        self.statistic = statistic
+        self.smoothing_px = smoothing_px
+        self.epochs = epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.denoising = denoising
+        self.resize = resize
+        self.binarize = binarize
+        self.train_config = train_config
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> NelboDetector:  # noqa: ARG002, N803 - scikit-learn's names
+        """Train on normal images and calibrate on some that are held back.
+
+        Copies of an image count once. Calibration gets the larger of 20 % and what `fpr` needs, validation 15 %.
+        Where that is too few for `fpr`, the detector has scores but no threshold, and a warning says so.
+
+        Args:
+            X: normal images, at least 3.
+            y: ignored.
+
+        Raises:
+            ValueError: parameters or images that cannot be used.
+            FloatingPointError: the training diverged.
+        """
+        from vae_core import check_together, train
+
+        n_needed(self.fpr)
+        size = inputs.as_size(self.image_size)
+        seed = _seed(self.random_state)
+        # Wrong parameters are told before files are read.
+        self._configs(size or DEFAULT_SIZE, seed)
+        images = self._validate(X, reset=True)
+        rows = None
+        if isinstance(images, np.ndarray) and images.ndim == 2:
+            rows = inputs.learn_rows(images, size, self.channels)
+            images = rows.images(images)
+            size = size or rows.input_size
+        config, train_config, preprocessing = self._configs(size or DEFAULT_SIZE, seed)
+        check_together(config, train_config)
+        pixels = _pixels(images, preprocessing)
+        ids, rows_of = _share_out(pixels, self.fpr, seed)
+        training = train(
+            pixels[rows_of["train"]],
+            pixels[rows_of["validation"]],
+            config,
+            train_config,
+            preprocessing=preprocessing.to_dict(),
+            names=[str(images[row]) if isinstance(images, list) else f"X[{row}]" for row in rows_of["train"]],
+            callbacks=_progress(train_config.epochs) if self.verbose else (),
+        )
+        for text in training.warnings:
+            warnings.warn(text, ConvergenceWarning, stacklevel=2)
+        self.model_, self.history_, self.rows_ = training.model, training.history, rows
+        self._seen = frozenset(ids[row] for part in ("train", "validation") for row in rows_of[part])
+        self._calibration: Calibration | None = None
+        if "calibration" in rows_of:
+            self._calibrate(pixels[rows_of["calibration"]], self.fpr)
+        else:
+            warnings.warn(f"Fitted, but not calibrated. {self._missing()}", UserWarning, stacklevel=2)
+        return self
+
+    def calibrate(self, X: Any, fpr: float | None = None) -> NelboDetector:  # noqa: N803
+        """Set the threshold from other normal images, without training again.
+
+        Args:
+            X: normal images that fit did not train or validate on; copies count once.
+            fpr: promised false-positive rate; None takes the parameter `fpr`.
+
+        Raises:
+            CalibrationError: too few images for `fpr`; a ValueError.
+            ValueError: images that fit has seen.
+        """
+        check_is_fitted(self)
+        fpr = self.fpr if fpr is None else fpr
+        n_needed(fpr)
+        pixels = _pixels(self._images(X), self._preprocessing)
+        row_of = _first_of_each(_contents(pixels))
+        seen = [row for image, row in row_of.items() if image in self._seen]
+        if seen:
+            raise ValueError(
+                f"fit has trained or validated on {len(seen)} of the {len(row_of)} different images (the first is "
+                f"number {min(seen)}), and their scores are too good. Leave out the images given to fit"
+            )
+        check_size(len(row_of), fpr)
+        self._calibrate(pixels[list(row_of.values())], fpr)
+        return self
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """(n,) minus the anomaly score: higher = more normal; needs no calibration.
+
+        The anomaly score is the model's statistic: standard deviations for "peak", nats for "nelbo".
+        """
+        return -self._scores(X, "anomaly_score")
+
+    def elbo(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """(n,) evidence lower bound in nats: higher = more normal."""
+        return -self._scores(X, "nelbo")
+
+    def anomaly_map(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """(n, height, width) nats a pixel of the network's input; they add up to the distortion, higher = worse."""
+        return self._scores(X, "anomaly_map", maps=True)
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """(n,) ``score_samples - offset_``: below 0 is anomalous.
+
+        Raises:
+            NotCalibratedError: there is no threshold.
+        """
+        threshold = self.threshold_
+        return decision_function(self._scores(X, "anomaly_score"), threshold)
+
+    def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
+        """(n,) -1 for anomalous, 1 for normal images.
+
+        Raises:
+            NotCalibratedError: there is no threshold.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """(n,) how extreme an image is among the calibration images, in (0, 1]; anomalous where it is at most fpr.
+
+        Raises:
+            NotCalibratedError: there is no calibration.
+        """
+        calibration_scores = self.calibration_scores_
+        return p_values(self._scores(X, "anomaly_score"), calibration_scores)
+
+    @property
+    def threshold_(self) -> float:
+        """Anomaly scores above it are anomalous."""
+        return self._calibrated().threshold
+
+    @property
+    def offset_(self) -> float:
+        """Values of `score_samples` below it are anomalous."""
+        return -self._calibrated().threshold
+
+    @property
+    def fpr_(self) -> float:
+        """The false-positive rate that the threshold promises."""
+        return self._calibrated().fpr
+
+    @property
+    def calibration_scores_(self) -> NDArray[np.float64]:
+        """(n,) anomaly scores of the calibration images."""
+        return self._calibrated().scores
+
+    def save(self, folder: Path | str) -> Path:
+        """Write a fitted detector: the bundle of its model, and ``detector.json``; no pickle.
+
+        A RandomState in the parameters is written as None.
+
+        Args:
+            folder: made if need be. It may hold the same model, which then has a new calibration.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: it holds another detector.
+        """
+        from data import write_json
+        from vae_core import save_bundle
+
+        check_is_fitted(self)
+        folder = Path(folder)
+        model_id = save_bundle(self.model_, folder)
+        target = folder / "detector.json"
+        if target.exists() and _read(folder).model_id != model_id:
+            raise FileExistsError(f"{folder} holds another detector: choose another folder, or delete it")
+        names = getattr(self, "feature_names_in_", None)
+        record = Record(
+            model_id=model_id,
+            params=plain(self.get_params()),
+            fpr=None if self._calibration is None else self._calibration.fpr,
+            calibration_scores=np.empty(0) if self._calibration is None else self._calibration.scores,
+            rows=self.rows_,
+            feature_names=None if names is None else list(names),
+            seen=sorted(self._seen),
+            history=self.history_,
+        )
+        write_json(record.to_dict(), target)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> NelboDetector:
+        """Read what `save` wrote, after checking every checksum; nothing in the folder is executed.
+
+        Raises:
+            ValueError: damaged, incomplete, or of another version.
+        """
+        from vae_core import load_bundle
+
+        folder = Path(folder)
+        record = _read(folder)
+        detector = cls()
+        unknown = sorted(set(record.params) - set(detector.get_params()))
+        if unknown:
+            raise ValueError(f"{folder}/detector.json has unknown parameters {unknown[:5]}. Update nelbo.")
+        size = record.params.get("image_size")
+        detector.set_params(**record.params | {"image_size": tuple(size) if isinstance(size, list) else size})
+        detector.model_, detector.history_, detector.rows_ = (
+            load_bundle(folder / record.model_id),
+            record.history,
+            record.rows,
+        )
+        _check_model(folder, detector.model_, record)
+        detector._seen = frozenset(record.seen)
+        detector._calibration = None
+        if record.fpr is not None:
+            detector._set_calibration(record.calibration_scores, record.fpr)
+        if record.rows is not None:
+            detector.n_features_in_ = int(np.prod(record.rows.shape))
+        if record.feature_names is not None:
+            detector.feature_names_in_ = np.array(record.feature_names, object)
+        return detector
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and joblib: the model as the bytes of its bundle."""
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            state["model_"] = _packed(self.model_)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The model is made anew from the bytes of its bundle."""
+        if "model_" in state:
+            state = state | {"model_": _unpacked(*state["model_"])}
+        super().__setstate__(state)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # The tag `string` is for tables of strings; one-dimensional arrays are taken for paths only.
+        tags.input_tags.three_d_array = True
+        return tags
+
+    @property
+    def _preprocessing(self) -> Preprocessing:
+        from data import Preprocessing
+
+        return Preprocessing(**self.model_.preprocessing)
+
+    def _configs(self, size: tuple[int, int], seed: int) -> tuple[VAEConfig, TrainConfig, Preprocessing]:
+        """What the parameters say about network, training and preprocessing."""
+        from data import Preprocessing
+        from vae_core import TrainConfig, VAEConfig
+
+        params = plain(self.get_params())
+        height, width = size
+        further = params["train_config"] or {}
+        own = {name: params[name] for name in ("epochs", "patience", "batch_size", "learning_rate", "denoising")}
+        unknown = sorted(set(further) - (set(TrainConfig().to_dict()) - set(own) - {"seed"}))
+        if unknown:
+            raise ValueError(
+                f"train_config={unknown}: expected further settings of vae_core.TrainConfig; "
+                f"{', '.join(own)} and random_state are parameters of their own"
+            )
+        config = VAEConfig(
+            height=height,
+            width=width,
+            **{name: params[name] for name in ("channels", "preset", "likelihood", "sigma", "statistic")},
+            smoothing_px=params["smoothing_px"],
+        )
+        train_config = TrainConfig(**own, **further, seed=seed)
+        return config, train_config, Preprocessing(height, width, config.channels, self.resize, params["binarize"])
+
+    def _validate(self, X: Any, *, reset: bool) -> Images:  # noqa: N803
+        """Paths, images (n, h, w[, c]) or rows (n, n_features), checked as scikit-learn checks them."""
+        n_least = MIN_IMAGES if reset else 1
+        paths = inputs.as_paths(X)
+        if paths is None and inputs.n_dimensions(X) <= 2:
+            return validate_data(self, X, reset=reset, ensure_min_samples=n_least)
+        if reset and hasattr(self, "n_features_in_"):
+            # Of an earlier fit, on rows.
+            del self.n_features_in_
+        if paths is None:
+            images = validate_data(
+                self, X, reset=reset, ensure_2d=False, allow_nd=True, ensure_min_samples=n_least, ensure_min_features=0
+            )
+            return inputs.check_images(images)
+        validate_data(self, paths, reset=reset, skip_check_array=True, ensure_2d=False)
+        if len(paths) < n_least:
+            raise ValueError(f"Found {len(paths)} paths while a minimum of {n_least} is required")
+        return paths
+
+    def _images(self, X: Any) -> Images:  # noqa: N803
+        """X of a fitted detector, as paths or as images."""
+        as_rows = inputs.as_paths(X) is None and inputs.n_dimensions(X) <= 2
+        if as_rows and self.rows_ is None:
+            raise ValueError(
+                "this detector was fitted on images: expected paths, or an array (n, height, width), with 1 or 3 "
+                "channels behind. One image alone is image[None]"
+            )
+        if not as_rows and self.rows_ is not None:
+            raise ValueError("this detector was fitted on rows: expected an array (n, n_features)")
+        images = self._validate(X, reset=False)
+        return images if self.rows_ is None else self.rows_.images(np.asarray(images))
+
+    def _scores(self, X: Any, name: str, *, maps: bool = False) -> NDArray[np.float64]:  # noqa: N803
+        """One field of the scores of X."""
+        check_is_fitted(self)
+        images = self._images(X)
+        return np.concatenate([np.asarray(getattr(score, name), np.float64) for score in self._scored(images, maps)])
+
+    def _scored(self, images: Images, maps: bool) -> Iterator[Score]:
+        """The scores, in chunks, so that not all files are in memory at once."""
+        from vae_core import score
+
+        preprocessing = self._preprocessing
+        n_chunk = max(1, _CHUNK_VALUES // preprocessing.n_values)
+        for start in range(0, len(images), n_chunk):
+            yield score(self.model_, _pixels(images[start : start + n_chunk], preprocessing), maps=maps)
+
+    def _calibrate(self, pixels: Pixels, fpr: float) -> None:
+        from vae_core import score
+
+        scores = np.asarray(score(self.model_, pixels, maps=False).anomaly_score, np.float64)
+        self._set_calibration(scores, fpr)
+
+    def _set_calibration(self, scores: NDArray[np.float64], fpr: float) -> None:
+        self._calibration = Calibration(float(fpr), conformal_threshold(scores, fpr), scores)
+
+    def _calibrated(self) -> Calibration:
+        check_is_fitted(self)
+        if self._calibration is None:
+            raise NotCalibratedError(f"This detector has no threshold. {self._missing()}")
+        return self._calibration
+
+    def _missing(self) -> str:
+        return (
+            f"fpr={self.fpr} needs {n_needed(self.fpr)} calibration images, more than half of those given to fit. Call "
+            "calibrate with as many other normal images, give fit more of them, or raise fpr."
+        )
+
+
+def _seed(random_state: Any) -> int:
+    """The seed of a training; a RandomState, and NumPy's own for None, moves on."""
+    state = check_random_state(random_state)
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(state.randint(2**31 - 1))
+
+
+def _pixels(images: Images, preprocessing: Preprocessing) -> Pixels:
+    """The images' pixels, or a ValueError that names the files that cannot be read."""
+    from data import prepare, read_images
+
+    if isinstance(images, np.ndarray):
+        return np.stack([prepare(image, preprocessing) for image in images])
+    pixels, reasons = read_images(images, preprocessing)
+    bad = [
+        f"{path} ({reason if path.exists() else 'does not exist'})"
+        for path, reason in zip(images, reasons, strict=True)
+        if reason is not None
+    ]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise ValueError(f"{len(bad)} of {len(images)} images cannot be read: {', '.join(bad[:5])}{more}")
+    return pixels
+
+
+def _contents(pixels: Pixels) -> list[str]:
+    """A hash of each image, so that copies are known."""
+    return [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in pixels]
+
+
+def _first_of_each(ids: Sequence[str]) -> dict[str, int]:
+    """Content -> the first row that has it, in the order of the rows."""
+    first: dict[str, int] = {}
+    for row, image in enumerate(ids):
+        first.setdefault(image, row)
+    return first
+
+
+def _share_out(pixels: Pixels, fpr: float, seed: int) -> tuple[list[str], dict[str, list[int]]]:
+    """The content of each image, and the rows of each part: of copies only the first."""
+    from data import split_by_content
+
+    ids = _contents(pixels)
+    row_of = _first_of_each(ids)
+    if len(row_of) < MIN_IMAGES:
+        raise ValueError(f"n_samples={len(ids)}, {len(row_of)} of them different: expected at least {MIN_IMAGES}")
+    parts = split_by_content(list(row_of), part_sizes(len(row_of), n_needed(fpr)), "train", seed)
+    rows_of: dict[str, list[int]] = {}
+    for row, part in zip(row_of.values(), parts, strict=True):
+        rows_of.setdefault(part, []).append(row)
+    return ids, rows_of
+
+
+def _progress(n_epochs: int) -> list[Any]:
+    import keras
+
+    def epoch_ended(epoch: int, logs: Mapping[str, float]) -> None:
+        print(f"epoch {epoch + 1} of {n_epochs}: validation nelbo {logs['val_nelbo']:.2f} nats")  # noqa: T201
+
+    return [keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)]
+
+
+def _packed(model: Model) -> tuple[str, dict[str, bytes]]:
+    """Id and files of a model's bundle."""
+    from vae_core import save_bundle
+
+    with tempfile.TemporaryDirectory() as aside:
+        model_id = save_bundle(model, Path(aside))
+        return model_id, {file.name: file.read_bytes() for file in (Path(aside) / model_id).iterdir()}
+
+
+def _unpacked(model_id: str, files: Mapping[str, bytes]) -> Model:
+    from vae_core import load_bundle
+
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside) / model_id
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return load_bundle(folder)
+
+
+def _read(folder: Path) -> Record:
+    """The record of a saved detector, checked."""
+    from data.files import open_regular
+
+    path = folder / "detector.json"
+    try:
+        with open_regular(path) as file:
+            return parse(file.read())
+    except OSError as error:
+        raise ValueError(f"{folder} is not a saved detector: {error}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}. Restore it from a copy, or fit again.") from error
+
+
+def _check_model(folder: Path, model: Model, record: Record) -> None:
+    """The model's preprocessing, and the rows, must go with its network."""
+    from data import Preprocessing
+
+    try:
+        preprocessing = Preprocessing(**model.preprocessing)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: the model is not one of a detector ({error})") from error
+    size = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    if size != (model.config.height, model.config.width, model.config.channels):
+        raise ValueError(f"{folder}: images are prepared as {size}, which the network does not take. Fit again.")
+    if record.rows is not None and record.rows.shape[2] != preprocessing.channels:
+        raise ValueError(f"{folder}: rows are read with {record.rows.shape[2]} channels. Fit again.")
