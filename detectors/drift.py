@@ -246,17 +246,20 @@ def _tail(counts: range, m: int, n: int, rank: int) -> float:
 def _slow_change(
     batches: list[NDArray[np.float64]], calibration: NDArray[np.float64], random: np.random.Generator
 ) -> _Finding:
-    """Has the martingale won much at any time? By Ville's inequality 1 / wealth is then a p-value."""
-    stream = np.concatenate([_some(batch, random) for batch in batches])
+    """Is the martingale rich at any time within the last batch? By Ville's inequality 1 / wealth is then a p-value."""
+    read = [_some(batch, random) for batch in batches]
+    stream = np.concatenate(read)
     p_values = _online_p_values(stream, calibration, random)
     log_wealth = _log_wealth(p_values)
-    peak = int(log_wealth.argmax())
+    # What it won before and has lost again is over: a process that has recovered is no cause for alarm.
+    start = len(stream) - len(read[-1])
+    peak = start + int(log_wealth[start:].argmax())
     where = f"over {len(batches)} batches up to this one" if len(batches) > 1 else "within this batch"
     if log_wealth[peak] <= 0:
         return _Finding(MARTINGALE, 1.0, f"no sign of a slow change {where}")
     tendency = "higher" if p_values[: peak + 1].mean() < 0.5 else "lower"
     odds = f"{math.exp(min(log_wealth[peak], 700)):.3g} to 1"
-    finding = f"{where}, scores tended {tendency}: evidence of a change peaked at {odds}"
+    finding = f"{where}, scores tended {tendency}: evidence of a change reached {odds}"
     return _Finding(MARTINGALE, math.exp(-log_wealth[peak]), finding)
 
 

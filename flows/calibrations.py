@@ -145,9 +145,9 @@ def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
 
 
 def describe(calibration: Calibration) -> dict[str, Any]:
-    """What is printed of a calibration wherever its threshold is."""
+    """What is printed of a calibration wherever its threshold is; ``review_share`` is of normal images."""
     threshold = calibration.threshold
-    supported = threshold.supported
+    supported, share = threshold.supported, threshold.supported_review
     return {
         "calibration_id": calibration.calibration_id,
         "statistic": calibration.statistic.name,
@@ -157,6 +157,7 @@ def describe(calibration: Calibration) -> dict[str, Any]:
         "fpr": threshold.fpr,
         "fpr_low": supported.low if supported else None,
         "fpr_high": supported.high if supported else None,
+        "review_share": share.value if share else None,
         "n_calibration": threshold.n_calibration,
         "promise": threshold.describe(),
     }

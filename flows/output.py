@@ -47,12 +47,8 @@ def print_demo(result: dict[str, Any]) -> None:
                 f"{scored['n_images']}: {metrics['n_normal']} normal, {metrics['n_anomalous']} defective",
             ),
             ("flagged", f"{scored['n_anomalous']}, of them {metrics['detected']} defective"),
-            (
-                "false alarms promised",
-                f"{trained['fpr']:.1%} on average, with {trained['n_calibration']} normal images",
-            ),
+            ("false alarms promised", trained["promise"].partition(": ")[2]),
             ("false alarms realised", f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"),
-            ("promise", trained["promise"]),
             ("AUROC", f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}] (95 %)"),
             ("scores", scored["scores"]),
             ("flagged images", scored["flagged"]),
