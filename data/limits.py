@@ -1,0 +1,31 @@
+"""What one image may cost at most."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """An image beyond one of these costs its own row a reason, never the run.
+
+    Args:
+        pixels: larger images are `too_large`; looked at before they are decoded.
+        side_px: images with a shorter side are `too_small`.
+        size_bytes: larger files are `too_large`; they are not read.
+        seconds: decoding that takes longer is stopped: `timeout`.
+
+    Raises:
+        ValueError: one of them is not positive.
+
+    >>> Limits(pixels=100).pixels
+    100
+    """
+
+    pixels: int = 64_000_000
+    side_px: int = 1
+    size_bytes: int = 1 << 30
+    seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"{name}={value}: a limit must be positive")
