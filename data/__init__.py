@@ -2,6 +2,7 @@
 
 from data.cache import Cache, CachedPixels, cache_images
 from data.errors import ImageError, InputError
+from data.files import File
 from data.images import Images, Preprocessing, decode, prepare, read_image, read_images
 from data.manifest import Manifest, ingest
 from data.quality import image_quality
@@ -33,6 +34,7 @@ __all__ = [
     "STATISTICS",
     "Cache",
     "CachedPixels",
+    "File",
     "ImageError",
     "Images",
     "InputError",
