@@ -1,5 +1,8 @@
 """Errors that a caller of this package would catch."""
 
+#: A file that is no longer what its manifest says: it waits for the next batch.
+CHANGED = "changed"
+
 
 class InputError(ValueError):
     """The folder, manifest or file that was given cannot be used at all."""
