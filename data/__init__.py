@@ -1,10 +1,12 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
 
 from data.cache import Cache, CachedPixels, cache_images
+from data.decoding import Images, Look, look_into, read_image, read_images, read_thumbnail
 from data.errors import ImageError, InputError
 from data.files import File
-from data.images import Images, Preprocessing, decode, prepare, read_image, read_images
+from data.limits import Limits
 from data.manifest import Manifest, ingest
+from data.preprocessing import Preprocessing, prepare
 from data.quality import image_quality
 from data.schemas import (
     CALIBRATION_SCHEMA,
@@ -38,18 +40,21 @@ __all__ = [
     "ImageError",
     "Images",
     "InputError",
+    "Limits",
+    "Look",
     "Manifest",
     "Preprocessing",
     "atomic_path",
     "cache_images",
-    "decode",
     "image_quality",
     "ingest",
+    "look_into",
     "prepare",
     "read_image",
     "read_images",
     "read_scores",
     "read_table",
+    "read_thumbnail",
     "split_by_content",
     "write_json",
     "write_scores",

@@ -14,7 +14,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import MAX_PIXELS, Preprocessing, read_images
+from data.decoding import read_images
+from data.files import File
+from data.limits import Limits
+from data.preprocessing import Preprocessing
 from data.store import write_json
 
 #: Pixel values that are decoded at a time; bounds the memory that making a cache takes.
@@ -78,11 +81,11 @@ class Cache(NamedTuple):
 
 
 def cache_images(
-    files: Sequence[Path],
+    files: Sequence[File | Path],
     preprocessing: Preprocessing,
     folder: Path,
     *,
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
     workers: int | None = None,
     staging: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
@@ -93,12 +96,12 @@ def cache_images(
     nearest of 65,536 levels. A sound cache at `folder` is opened instead, and a damaged one made anew.
 
     Args:
-        files: paths.
-        preprocessing: size, channels, fit and threshold.
-        folder: of the cache. Name it after the files' contents and all of `preprocessing` and `max_pixels`:
+        files: paths, or files of a batch.
+        preprocessing: size, channels, fit, threshold and range.
+        folder: of the cache. Name it after the files' contents and all of `preprocessing` and `limits`:
             of a cache that is there already, only the number of files and the image size are checked.
-        max_pixels: larger images are not decoded.
-        workers: threads; by default one a core.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
         staging: a folder on the same file system for the unfinished cache; by default the one that holds `folder`.
         advance: called with the number of files done since the last call.
 
@@ -130,7 +133,7 @@ def cache_images(
     with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=staging) as temporary:
         unfinished = Path(temporary) / folder.name
         unfinished.mkdir()
-        _write(unfinished, files, preprocessing, max_pixels, workers, advance)
+        _write(unfinished, files, preprocessing, limits, workers, advance)
         try:
             unfinished.rename(folder)
         except OSError:
@@ -180,9 +183,9 @@ def _check_space(needed: int, staging: Path) -> None:
 
 def _write(
     unfinished: Path,
-    files: Sequence[Path],
+    files: Sequence[File | Path],
     preprocessing: Preprocessing,
-    max_pixels: int,
+    limits: Limits,
     workers: int | None,
     advance: Callable[[int], None],
 ) -> None:
@@ -192,7 +195,7 @@ def _write(
     reasons: list[str | None] = []
     size = max(1, CHUNK_VALUES // preprocessing.n_values)
     for start in range(0, len(files), size):
-        images = read_images(files[start : start + size], preprocessing, max_pixels=max_pixels, workers=workers)
+        images = read_images(files[start : start + size], preprocessing, limits=limits, workers=workers)
         dtype = _append(images.pixels, stored, dtype)
         reasons += images.reasons
         advance(len(images.reasons))

@@ -4,7 +4,6 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from data.errors import ImageError, InputError
-from data.files import open_regular
-from data.images import MAX_PIXELS, read_header
+from data.decoding import Look, look_into
+from data.errors import InputError
+from data.files import File
+from data.limits import Limits
 from data.schemas import MANIFEST_SCHEMA
 
 SPLITS = ("train", "validation", "calibration", "test")
@@ -72,7 +72,7 @@ def ingest(
     *,
     root: Path | str | None = None,
     skip: Path | None = None,
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
     workers: int | None = None,
 ) -> Manifest:
     """List, hash and look into the headers of the files of a batch; pixels are not decoded.
@@ -83,8 +83,8 @@ def ingest(
             ``split`` (train, validation, calibration, test), or one image.
         root: the folder that a manifest's paths start from and may not leave; the manifest's own by default.
         skip: a folder below the source that is passed over, for example the one that results are written to.
-        max_pixels: larger images are refused before their pixels are touched.
-        workers: threads; by default one a core.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
 
     Raises:
         InputError: nothing to work on: no such file, no file in it, or not one image among them.
@@ -100,8 +100,8 @@ def ingest(
     entries, root, n_skipped = _list(source, None if root is None else Path(root), skip)
     if os.fsencode(root).decode("utf-8", "replace") != str(root):
         raise InputError(f"the folder {str(root)!r} has a name that is not UTF-8. Rename it.")
-    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
-        rows = list(threads.map(lambda entry: _row(entry, root, max_pixels), entries))
+    looks = look_into((File(str(root), entry.relative_path) for entry in entries), limits=limits, workers=workers)
+    rows = [_row(entry, look) for entry, look in zip(entries, looks, strict=True)]
     if all(row["reason"] is not None for row in rows):
         found = Counter(row["reason"] for row in rows)
         counts = ", ".join(f"{n} {reason}" for reason, n in found.most_common())
@@ -160,25 +160,14 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _HIDDEN
 
 
-def _row(entry: _Entry, root: Path, max_pixels: int) -> dict[str, object]:
+def _row(entry: _Entry, look: Look) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(MANIFEST_SCHEMA.names)
     # A name that is not UTF-8 cannot stand in a table; its row shows it escaped.
     shown = os.fsencode(entry.relative_path).decode("utf-8", "backslashreplace")
     row |= {"relative_path": shown, "label": entry.label, "split": entry.split}
     if shown != entry.relative_path:
         return row | {"reason": "unreadable"}
-    try:
-        with open_regular(root / entry.relative_path) as file:
-            row["size_bytes"] = os.fstat(file.fileno()).st_size
-            row["image_id"] = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            row["format"], row["width_px"], row["height_px"] = read_header(file, max_pixels)
-    except ImageError as error:
-        row["reason"] = error.reason
-    except (OSError, ValueError):
-        # ValueError: a path with a zero byte.
-        row["reason"] = "unreadable"
-    return row
+    return row | {name: value for name, value in look._asdict().items() if name in row}
 
 
 def _listed(source: Path, root: Path) -> list[_Entry]:

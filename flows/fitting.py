@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def _decode(manifest: Manifest, options: TrainOptions, batch_id: str) -> Cache:
             wanted,
             preprocessing,
             folder,
-            max_pixels=options.max_pixels,
+            limits=options.limits,
             workers=options.workers,
             staging=mine,
             advance=advance,
@@ -260,12 +260,12 @@ def train_config(options: TrainOptions) -> Any:
 def make_preprocessing(options: TrainOptions) -> Preprocessing:
     """How files become pixels."""
     height, width = options.image_size
-    return Preprocessing(height, width, options.channels, options.fit, options.binarize)
+    return Preprocessing(height, width, options.channels, options.fit, options.binarize, options.value_range)
 
 
 def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
     """Equal for the same contents decoded the same way."""
-    content = [list(first_of_each(manifest.table)), make_preprocessing(options).to_dict(), options.max_pixels]
+    content = [list(first_of_each(manifest.table)), make_preprocessing(options).to_dict(), asdict(options.limits)]
     return "p" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

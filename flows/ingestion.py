@@ -55,7 +55,7 @@ def read_source(source: str, options: IngestOptions | TrainOptions | CalibrateOp
         source,
         root=options.root,
         skip=Workspace.at(options.workspace).root,
-        max_pixels=options.max_pixels,
+        limits=options.limits,
         workers=options.workers,
     )
 

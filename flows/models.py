@@ -180,6 +180,4 @@ def _decoded(model: "vae_core.Model", files: list[Path], decoding: DecodingSetti
     preprocessing = Preprocessing(**model.preprocessing)
     size = max(4, _CHUNK_PIXELS // (preprocessing.height * preprocessing.width))
     for start in range(0, len(files), size):
-        yield read_images(
-            files[start : start + size], preprocessing, max_pixels=decoding.max_pixels, workers=decoding.workers
-        )
+        yield read_images(files[start : start + size], preprocessing, limits=decoding.limits, workers=decoding.workers)

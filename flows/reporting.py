@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import ImageError, atomic_path, decode, read_table
+from data import ImageError, Limits, atomic_path, read_table, read_thumbnail
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import read_drift
 from flows.errors import UsageError
@@ -165,22 +165,18 @@ def _cards(flagged: pa.Table, model: Any, root: Path, decoding: DecodingSettings
     cards = []
     for row, file, look in zip(rows, files, look_again(model, files, decoding), strict=True):
         # The file may have gone since it was scored; the heatmap is still there.
-        original = _thumbnail(file, decoding.max_pixels) if look else ""
+        original = _thumbnail(file, decoding.limits) if look else ""
         reconstruction = _jpeg_url(_picture(look.reconstruction)) if look else ""
         heatmap = _url("image/png", row.pop("heatmap_png"))
         cards.append(Card(row["relative_path"], row, original, reconstruction, heatmap))
     return cards
 
 
-def _thumbnail(file: Path, max_pixels: int) -> str:
+def _thumbnail(file: Path, limits: Limits) -> str:
     try:
-        picture = decode(file, max_pixels)
+        return _url("image/jpeg", read_thumbnail(file, _THUMBNAIL_PX, limits))
     except ImageError:
         return ""
-    if picture.mode == "F":
-        picture = _picture(np.asarray(picture)[..., None])
-    picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    return _jpeg_url(picture)
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:

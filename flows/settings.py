@@ -28,6 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from data.limits import Limits
 from flows.errors import UsageError
 
 ENV_PREFIX = "NELBO_"
@@ -54,7 +55,15 @@ class DecodingSettings(BaseModel):
     """How files are read."""
 
     max_pixels: int = Field(64_000_000, ge=1, le=178_000_000, description="Larger images are not scored.")
-    workers: int | None = Field(None, ge=1, le=256, description="Decoding threads; by default one a core.")
+    min_side_px: int = Field(1, ge=1, description="Images with a shorter side are not scored.")
+    max_bytes: int = Field(1 << 30, ge=1, description="Larger files are not read.")
+    max_seconds: float = Field(30.0, gt=0, le=86_400, description="Decoding an image is stopped after that.")
+    workers: int | None = Field(None, ge=1, le=256, description="Decoding processes; by default one a core.")
+
+    @property
+    def limits(self) -> Limits:
+        """What one image may cost."""
+        return Limits(self.max_pixels, self.min_side_px, self.max_bytes, self.max_seconds)
 
 
 class ModelSettings(BaseModel):
@@ -69,6 +78,9 @@ class ModelSettings(BaseModel):
     )
     fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
     binarize: float | None = Field(None, gt=0, lt=1, description="Level above which values become 1, all others 0.")
+    value_range: Annotated[tuple[float, float] | None, NoDecode] = Field(
+        None, description="Values of images of more than 8 bits that become black and white: 0,4095."
+    )
     preset: str = Field("conv_1x1x16", description="Architecture: conv_1x1x16, conv_spatial or resnet.")
     likelihood: str = Field("gaussian_learned_sigma", description="p(x given z).")
     sigma: float | None = Field(None, gt=0, description="Of the likelihood gaussian_fixed_sigma.")
@@ -85,6 +97,12 @@ class ModelSettings(BaseModel):
         if isinstance(value, int):
             value = [value]
         return [value[0], value[0]] if isinstance(value, list) and len(value) == 1 else value
+
+    @field_validator("value_range", mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        """[0, 4095], or its numbers with a comma between them."""
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class TrainingSettings(BaseModel):

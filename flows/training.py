@@ -97,6 +97,6 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     workspace = Workspace.at(options.workspace).prepare()
     kept = Manifest(table, manifest.root, manifest.n_skipped)
     # Another seed, rate or limit parts the same files differently.
-    batch_id = content_id("t", kept, options.seed, options.fpr, options.max_pixels)
+    batch_id = content_id("t", kept, options.seed, options.fpr, options.limits)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import data.cache
-from data import Images, Preprocessing, cache_images, read_images
+from data import Images, Limits, Preprocessing, cache_images, read_images
 
 GREY = Preprocessing(16, 12, 1)
 RGB = Preprocessing(16, 12, 3)
@@ -167,7 +167,7 @@ def test_nothing_readable(tmp_path: Path, n: int) -> None:
 
 
 def test_options_reach_the_decoder(tmp_path: Path, files: list[Path]) -> None:
-    cache = cache_images(files, GREY, tmp_path / "cache", max_pixels=599, workers=1)
+    cache = cache_images(files, GREY, tmp_path / "cache", limits=Limits(pixels=599), workers=1)
     assert set(cache.reasons) == {"too_large", "not_an_image"}
 
 

@@ -1,0 +1,212 @@
+"""Files to pixels or headers: read and checked here, decoded in processes that may die of it."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import CHANGED, ImageError
+from data.files import File
+from data.images import Header
+from data.limits import Limits
+from data.preprocessing import Preprocessing
+from data.roots import open_root
+from data.workers import IN_FLIGHT, Answer, Request, borrowed
+
+#: Files that one thread works through with one decoder at a time.
+CHUNK = 16
+
+
+class Images(NamedTuple):
+    """Decoded images.
+
+    pixels: (n_readable, h, w, c) float32 in [0, 1], of those that could be read, in the order given.
+    reasons: for each file given, None or why it has no pixels.
+    """
+
+    pixels: NDArray[np.float32]
+    reasons: list[str | None]
+
+
+class Look(NamedTuple):
+    """What a file is, without its pixels; None where it could not be found out.
+
+    image_id: hex SHA-256 of the contents.
+    size_bytes, modified_ns: of the file.
+    format, mode: in Pillow's words.
+    width_px, height_px: of the stored array, before it is turned upright.
+    reason: None, or why it cannot be decoded.
+    """
+
+    image_id: str | None = None
+    size_bytes: int | None = None
+    modified_ns: int | None = None
+    format: str | None = None
+    mode: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    reason: str | None = None
+
+
+class _Outcome(NamedTuple):
+    answer: Answer
+    image_id: str | None = None
+    size_bytes: int | None = None
+    modified_ns: int | None = None
+
+
+def read_images(
+    files: Sequence[File | Path],
+    preprocessing: Preprocessing,
+    *,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
+    workers: int | None = None,
+) -> Images:
+    """Decode and preprocess files, each in a process that may die of it.
+
+    A file that cannot be read costs its own row only: it gets a reason instead of pixels.
+
+    Args:
+        files: paths, or files of a batch, whose contents must still be what their `image_id` says.
+        preprocessing: size, channels, fit, threshold and range.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
+
+    >>> read_images([Path("missing.png")], Preprocessing(16, 16)).reasons
+    ['unreadable']
+    """
+    rows = list(_pixels_of(files, preprocessing, limits, workers))
+    pixels = [row for row in rows if not isinstance(row, ImageError)]
+    shape = (len(pixels), preprocessing.height, preprocessing.width, preprocessing.channels)
+    stacked = np.stack(pixels) if pixels else np.empty(shape, np.float32)
+    return Images(stacked, [row.reason if isinstance(row, ImageError) else None for row in rows])
+
+
+def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits = Limits()) -> NDArray[np.float32]:  # noqa: B008
+    """One image as (h, w, c) float32 in [0, 1].
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    row = next(_pixels_of([file], preprocessing, limits, 1))
+    if isinstance(row, ImageError):
+        raise row
+    # A copy, because the bytes of a message are read-only.
+    return row.copy()
+
+
+def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -> bytes:  # noqa: B008
+    """A JPEG of an image for people to look at, upright, at most that large.
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    located = file if isinstance(file, File) else File.at(file)
+    answer = next(_outcomes([located], {"ask": "thumbnail", "side_px": side_px}, limits, 1)).answer
+    error = _error(file, answer)
+    if error is not None:
+        raise error
+    return answer.content
+
+
+def look_into(
+    files: Iterable[File],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Iterator[Look]:
+    """Hash files and look into their headers, in order, without holding more than a few chunks of them.
+
+    Args:
+        files: any number of them; taken as they are needed.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
+
+    >>> [look.reason for look in look_into([File.at("missing.png")])]
+    ['unreadable']
+    """
+    for outcome in _outcomes(files, {"ask": "header"}, limits, workers):
+        found = outcome.answer.fields
+        look = Look(outcome.image_id, outcome.size_bytes, outcome.modified_ns, reason=found.get("reason"))
+        yield look._replace(**Header(*found["header"])._asdict()) if "header" in found else look
+
+
+def _pixels_of(
+    files: Sequence[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
+) -> Iterator[NDArray[np.float32] | ImageError]:
+    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    located = (file if isinstance(file, File) else File.at(file) for file in files)
+    fields = {"ask": "pixels", "preprocessing": preprocessing.to_dict()}
+    for file, outcome in zip(files, _outcomes(located, fields, limits, workers), strict=True):
+        error = _error(file, outcome.answer)
+        yield error or np.frombuffer(outcome.answer.content, np.float32).reshape(shape)
+
+
+def _error(file: File | Path, answer: Answer) -> ImageError | None:
+    fields = answer.fields
+    return ImageError(fields["reason"], f"{file}: {fields['detail']}") if "reason" in fields else None
+
+
+def _outcomes(files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None) -> Iterator[_Outcome]:
+    """What became of each file, in order; a bounded number of them is looked at ahead."""
+    n_threads = workers or os.cpu_count() or 1
+    left = iter(files)
+    pending: deque[Future[list[_Outcome]]] = deque()
+    fields = fields | {"limits": asdict(limits)}
+    threads = ThreadPoolExecutor(n_threads)
+    try:
+        while True:
+            while len(pending) < 2 * n_threads and (chunk := list(islice(left, CHUNK))):
+                pending.append(threads.submit(_work_through, chunk, fields, limits))
+            if not pending:
+                return
+            yield from pending.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _work_through(files: Sequence[File], fields: dict[str, Any], limits: Limits) -> list[_Outcome]:
+    outcomes: list[_Outcome] = []
+    asked: deque[int] = deque()
+    with borrowed() as worker:
+
+        def take_answer() -> None:
+            row = asked.popleft()
+            outcomes[row] = outcomes[row]._replace(answer=worker.answer())
+
+        for file in files:
+            outcome, content = _read(file, limits)
+            outcomes.append(outcome)
+            if outcome.answer.fields:
+                continue
+            if len(asked) == IN_FLIGHT:
+                take_answer()
+            worker.ask(Request(fields, content))
+            asked.append(len(outcomes) - 1)
+        while asked:
+            take_answer()
+    return outcomes
+
+
+def _read(file: File, limits: Limits) -> tuple[_Outcome, bytes]:
+    """A file's contents, checked; the answer is empty where a decoder shall give it."""
+    try:
+        content, modified_ns = open_root(file.root).read(file.path, limits.size_bytes)
+    except ImageError as error:
+        return _Outcome(Answer.refusal(error.reason, str(error))), b""
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a zero byte.
+        return _Outcome(Answer.refusal("unreadable", str(error))), b""
+    image_id = hashlib.sha256(content).hexdigest()
+    answer = Answer({})
+    if file.image_id not in (None, image_id):
+        answer = Answer.refusal(CHANGED, f"its contents are no longer {file.image_id}")
+    return _Outcome(answer, image_id, len(content), modified_ns), content

@@ -1,0 +1,150 @@
+"""How an image becomes a model's input: one colour model, one size, numbers in [0, 1]."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.errors import ImageError
+from data.images import decode, map_range
+from data.limits import Limits
+
+_AREA = Image.Resampling.BOX
+#: Red, green and blue in grey (ITU-R 601-2), as in Pillow.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+#: How many times the model's size a decoder leaves, so that the area filter has something to average.
+_SPARE = 2
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input; part of the model, because another way gives other scores.
+
+    Args:
+        height, width: pixels after resizing with the area filter.
+        channels: 1 (grey) or 3 (RGB).
+        fit: "stretch" to the size, or keep the aspect ratio and "pad" with black.
+        binarize: None, or a level in (0, 1): after resizing, values above it become 1 and all others 0.
+        value_range: values of images of more than 8 bits that become 0 and 1, what lies beyond is clipped. None: the
+            range of their type, and for floats [0, 1] where all values lie in it, or else the image's own, which loses
+            how bright it is.
+
+    Raises:
+        ValueError: a value that is none of these.
+
+    >>> Preprocessing(28, 28, binarize=0.5, value_range=(0, 4095)).to_dict()
+    {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5, 'value_range': [0, 4095]}
+    """
+
+    height: int = 64
+    width: int = 64
+    channels: int = 1
+    fit: str = "stretch"
+    binarize: float | None = None
+    value_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"image size {self.height} x {self.width}: both must be positive")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}: 1 (grey) or 3 (RGB)")
+        if self.fit not in ("stretch", "pad"):
+            raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
+        if self.binarize is not None and not 0 < self.binarize < 1:
+            raise ValueError(f"binarize={self.binarize!r}: a number above 0 and below 1, or None for grey levels")
+        if self.value_range is not None:
+            # JSON knows no tuples.
+            object.__setattr__(self, "value_range", tuple(self.value_range))
+            low, high = self.value_range
+            if not (np.isfinite([low, high]).all() and low < high):
+                raise ValueError(f"value_range={low},{high}: two finite numbers, the lower one first")
+
+    @property
+    def n_values(self) -> int:
+        """Numbers in one image."""
+        return self.height * self.width * self.channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self) | {"value_range": None if self.value_range is None else list(self.value_range)}
+
+
+def read_pixels(content: bytes, preprocessing: Preprocessing, limits: Limits) -> NDArray[np.float32]:
+    """The bytes of a file as (h, w, c) float32 in [0, 1].
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    at_least = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
+    picture = decode(content, limits, at_least=at_least, value_range=preprocessing.value_range)
+    return _to_pixels(_fit(picture, preprocessing), preprocessing)
+
+
+def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """One image in memory as (h, w, c) float32 in [0, 1]: what `read_image` makes of a file with these values.
+
+    There is one difference: of colours with 16 bits a file gives Pillow only the upper 8.
+
+    Args:
+        values: (rows, columns), or with 1 or 3 channels behind; uint8 or uint16 over their whole range, other numbers
+            in [0, 1], unless the preprocessing has a range of values.
+        preprocessing: size, channels, fit, threshold and range.
+
+    Raises:
+        ImageError: values outside [0, 1], or NaN.
+        ValueError: another shape.
+
+    >>> prepare(np.full((20, 30), 255, np.uint8), Preprocessing(16, 16, channels=3))[0, 0].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
+        raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
+    if values.shape[2:] == (1,):
+        values = values[..., 0]
+    if values.dtype == np.uint8:
+        return _to_pixels(_fit(Image.fromarray(values), preprocessing), preprocessing)
+    unit = map_range(values, preprocessing.value_range or _full_range(values))
+    preprocessing = replace(preprocessing, value_range=None)
+    if unit.ndim == 2:
+        return _to_pixels(_fit(Image.fromarray(unit), preprocessing), preprocessing)
+    if preprocessing.channels == 1:
+        return prepare(np.clip(unit @ _LUMA, 0, 1), preprocessing)
+    # Pillow resizes floats in one channel only.
+    grey = replace(preprocessing, channels=1)
+    return np.concatenate([prepare(unit[..., channel], grey) for channel in range(3)], axis=2)
+
+
+def _full_range(values: NDArray[Any]) -> tuple[float, float]:
+    if values.dtype == np.uint16:
+        return 0, 65_535
+    if not (values.min() >= 0 and values.max() <= 1):
+        reason = "unsupported" if np.isfinite(values).all() else "non_finite"
+        raise ImageError(reason, f"values lie in [{values.min()}, {values.max()}], not [0, 1]")
+    return 0, 1
+
+
+def _fit(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    if preprocessing.channels == 1 and picture.mode == "RGB":
+        picture = picture.convert("L")
+    size = (preprocessing.width, preprocessing.height)
+    if preprocessing.fit == "stretch":
+        return picture.resize(size, _AREA)
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    padded = Image.new(picture.mode, size)
+    padded.paste(picture.resize(inner, _AREA), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return padded
+
+
+def _to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    values = np.asarray(picture, np.float32)
+    # Averaging in floats can leave [0, 1] by a rounding.
+    values = np.clip(values, 0, 1) if picture.mode == "F" else values / np.float32(255)
+    if preprocessing.binarize is not None:
+        # Compared as float32, so that an 8-bit level that was written as a decimal is not above itself.
+        values = (values > np.float32(preprocessing.binarize)).astype(np.float32)
+    if values.ndim == 2:
+        values = np.repeat(values[..., None], preprocessing.channels, axis=2)
+    return values
