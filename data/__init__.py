@@ -2,7 +2,7 @@
 
 from data.cache import Cache, CachedPixels, cache_images
 from data.decoding import Images, Look, look_into, read_image, read_images, read_thumbnail
-from data.errors import ImageError, InputError
+from data.errors import CHANGED, ImageError, InputError
 from data.files import File
 from data.limits import Limits
 from data.manifest import Manifest, ingest
@@ -25,6 +25,7 @@ from data.store import atomic_path, read_scores, read_table, write_json, write_s
 
 __all__ = [
     "CALIBRATION_SCHEMA",
+    "CHANGED",
     "FLAGGED_SCHEMA",
     "MANIFEST_SCHEMA",
     "MEASURES",

@@ -2,27 +2,35 @@
 
 import hashlib
 import os
-import stat
+import time
+from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
+from numpy.typing import NDArray
 
 from data.decoding import Look, look_into
-from data.errors import InputError
+from data.errors import CHANGED, InputError
 from data.files import File
 from data.limits import Limits
+from data.listing import Listed, Listing, is_utf8, list_source
+from data.roots import open_root
 from data.schemas import MANIFEST_SCHEMA
 
-SPLITS = ("train", "validation", "calibration", "test")
-_TABLES = (".csv", ".parquet")
-_COLUMNS = ("path", "label", "split")
-_HIDDEN = {"thumbs.db", "desktop.ini"}
-_LABELS = {"": -1, "-1": -1, "0": 0, "1": 1}
+#: Rows that are in memory at a time.
+CHUNK_ROWS = 4096
+
+#: A file changed this shortly before it was read may change again without its time showing it.
+_CLOCK_NS = 2_000_000_000
+
+#: Of a file that was not read.
+_NO_KEY = 0
 
 
 @dataclass(frozen=True)
@@ -30,21 +38,24 @@ class Manifest:
     """Files of one batch.
 
     table: one row a file, ``MANIFEST_SCHEMA``, ordered by path.
-    root: the folder that ``relative_path`` starts from.
+    root: the folder, archive or URL that ``relative_path`` starts from.
     n_skipped: hidden files, links and special files that were passed over.
+    n_waiting: files that changed while they were looked at: they are for the next batch.
     """
 
     table: pa.Table
-    root: Path
+    root: str
     n_skipped: int = 0
+    n_waiting: int = 0
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     @property
-    def files(self) -> list[Path]:
-        """Full path of each row."""
-        return [self.root / path for path in self.table["relative_path"].to_pylist()]
+    def files(self) -> list[File]:
+        """The file of each row."""
+        paths, ids = (self.table[name].to_pylist() for name in ("relative_path", "image_id"))
+        return [File(self.root, path, image_id) for path, image_id in zip(paths, ids, strict=True)]
 
     @property
     def n_unusable(self) -> int:
@@ -54,17 +65,173 @@ class Manifest:
     def content_hash(self) -> str:
         """Hex SHA-256 over paths, contents, labels and parts: the same batch gives the same, wherever it lies."""
         digest = hashlib.sha256()
-        columns = (self.table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split"))
-        for row in zip(*columns, strict=True):
-            digest.update("\0".join(map(str, row)).encode() + b"\n")
+        _add_contents(digest, self.table)
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Entry:
-    relative_path: str
-    label: int = -1
-    split: str | None = None
+class Known:
+    """Rows of an earlier manifest of the same root: what has not changed since then is not read again.
+
+    Args:
+        tables: rows of the earlier manifest, in its order.
+        listed_ns: when its files were listed, in nanoseconds since 1970.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table], listed_ns: int) -> None:
+        self._rows = (row for table in tables for row in table.to_pylist())
+        self._row: dict[str, Any] | None = next(self._rows, None)
+        self._listed_ns = listed_ns
+
+    def row(self, listed: Listed) -> dict[str, Any] | None:
+        """The row of a file that is as it was; to be asked in the order of the paths."""
+        entry = listed.entry
+        while self._row is not None and self._row["relative_path"] < entry.path:
+            self._row = next(self._rows, None)
+        row = self._row
+        if row is None or entry.modified_ns is None or row["reason"] is not None:
+            return None
+        same = (row["relative_path"], row["size_bytes"], row["modified_ns"]) == entry[:3]
+        return row if same and entry.modified_ns < self._listed_ns - _CLOCK_NS else None
+
+
+class Scan:
+    """Lists, hashes and looks into the files of a source: manifest rows in the order of the paths, as they are made.
+
+    Iterating, once, gives tables of ``MANIFEST_SCHEMA``; memory does not grow with their number. What is counted is
+    known at the end: ``n_images``, ``n_skipped``, ``n_waiting``, ``n_known`` (not read again), ``reasons``,
+    ``content_hash``.
+
+    Args:
+        listing: what to look into.
+        known: an earlier manifest of the same root.
+        limits: of one image.
+        workers: that look into files; by default one a core.
+        min_age_s: younger files wait for the next batch: whoever writes them may not be done.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        *,
+        known: Known | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        workers: int | None = None,
+        min_age_s: float = 0,
+    ) -> None:
+        self.listing = listing
+        self.started_ns = time.time_ns()
+        self.reasons: Counter[str | None] = Counter()
+        self.n_skipped = self.n_waiting = self.n_known = 0
+        self._known = known or Known([], 0)
+        self._limits, self._workers, self._min_age_ns = limits, workers, int(min_age_s * 1e9)
+        self._digest = hashlib.sha256()
+        self._keys = array("Q")
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        entries = self._due()
+        while chunk := list(islice(entries, CHUNK_ROWS)):
+            rows = [row for row in self._rows(chunk) if row is not None]
+            self.reasons.update(row["reason"] for row in rows)
+            self._keys.extend(_key(row["image_id"]) for row in rows)
+            if rows:
+                table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+                _add_contents(self._digest, table)
+                yield table
+        self._check()
+
+    @property
+    def n_images(self) -> int:
+        """Rows so far."""
+        return self.reasons.total()
+
+    @property
+    def n_unusable(self) -> int:
+        """Rows with a reason so far."""
+        return self.n_images - self.reasons[None]
+
+    @property
+    def content_hash(self) -> str:
+        """As `Manifest.content_hash`."""
+        return self._digest.hexdigest()
+
+    def with_duplicates(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same tables again, when all have been made, now with ``duplicate_of``."""
+        first_copy = _first_copies(np.frombuffer(self._keys, np.uint64))
+        wanted = set(first_copy.values())
+        paths: dict[int, str] = {}
+        column = MANIFEST_SCHEMA.get_field_index("duplicate_of")
+        start = 0
+        for table in tables:
+            numbers = range(start, start + len(table))
+            paths |= {n: table["relative_path"][n - start].as_py() for n in wanted.intersection(numbers)}
+            originals = [paths.get(first_copy.get(n, -1)) for n in numbers]
+            yield table.set_column(column, MANIFEST_SCHEMA.field(column), pa.array(originals, pa.string()))
+            start += len(table)
+
+    def manifest(self) -> Manifest:
+        """All rows at once; InputError as `ingest`."""
+        table = pa.concat_tables(self.with_duplicates(list(self)))
+        return Manifest(table, self.listing.root, self.n_skipped, self.n_waiting)
+
+    def _due(self) -> Iterator[Listed]:
+        for listed in self.listing.entries:
+            modified_ns = listed.entry.modified_ns
+            if listed.entry.skipped:
+                self.n_skipped += 1
+            elif modified_ns is not None and self._min_age_ns and self.started_ns - modified_ns < self._min_age_ns:
+                self.n_waiting += 1
+            else:
+                yield listed
+
+    def _rows(self, chunk: list[Listed]) -> Iterator[dict[str, Any] | None]:
+        known = [self._known.row(listed) for listed in chunk]
+        root = self.listing.root
+        # A name that is not UTF-8 cannot stand in a table: its file is not looked into.
+        files = [File(root, x.entry.path) for x, row in zip(chunk, known, strict=True) if not row and _is_text(x)]
+        looks = look_into(files, limits=self._limits, workers=self._workers)
+        for listed, row in zip(chunk, known, strict=True):
+            if row is not None:
+                self.n_known += 1
+                look = Look(**{name: row[name] for name in Look._fields})
+            elif _is_text(listed):
+                look = next(looks)
+                if self._has_changed(listed, look):
+                    self.n_waiting += 1
+                    yield None
+                    continue
+            else:
+                look = Look(reason="unreadable")
+            yield _row(listed, look)
+
+    def _has_changed(self, listed: Listed, look: Look) -> bool:
+        """Whether a file is another than it was when it was listed, or has gone."""
+        entry = listed.entry
+        if look.reason == CHANGED:
+            return True
+        if look.size_bytes is None:
+            return entry.size_bytes is not None and self._is_gone(entry.path)
+        return (look.size_bytes, look.modified_ns) != entry[1:3] and entry.size_bytes is not None
+
+    def _is_gone(self, path: str) -> bool:
+        try:
+            open_root(self.listing.root).look(path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _check(self) -> None:
+        source, skipped = self.listing.source, self.n_skipped
+        if not self.n_images:
+            waiting = f", {self.n_waiting} still being written" if self.n_waiting else ""
+            raise InputError(f"{source} holds no files ({skipped} hidden or linked{waiting}). Put images into it.")
+        if not self.reasons[None]:
+            counts = ", ".join(f"{n} {reason}" for reason, n in self.reasons.most_common())
+            raise InputError(
+                f"{source} holds no usable image, only {self.n_images} other files ({counts}). "
+                "Give a folder with PNG, JPEG, TIFF, BMP or WebP images."
+            )
 
 
 def ingest(
@@ -72,19 +239,20 @@ def ingest(
     *,
     root: Path | str | None = None,
     skip: Path | None = None,
-    limits: Limits = Limits(),  # noqa: B008 - immutable
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     workers: int | None = None,
 ) -> Manifest:
     """List, hash and look into the headers of the files of a batch; pixels are not decoded.
 
     Args:
-        source: a folder (walked to the bottom, links not followed), a CSV or Parquet manifest with the
-            column ``path`` and, if known, ``label`` (0 normal, 1 anomalous, empty or -1 unknown) and
-            ``split`` (train, validation, calibration, test), or one image.
+        source: a folder (walked to the bottom, links not followed), a zip or tar archive, a CSV or Parquet manifest
+            with the column ``path`` and, if known, ``label`` (0 normal, 1 anomalous, empty or -1 unknown) and
+            ``split`` (train, validation, calibration, test), a pattern such as ``in/**/*.png``, or one image; each
+            may be a URL that fsspec knows.
         root: the folder that a manifest's paths start from and may not leave; the manifest's own by default.
         skip: a folder below the source that is passed over, for example the one that results are written to.
-        limits: on each image.
-        workers: decoder processes; by default one a core.
+        limits: of one image; what is larger is refused before its pixels are touched.
+        workers: that look into files; by default one a core.
 
     Raises:
         InputError: nothing to work on: no such file, no file in it, or not one image among them.
@@ -96,134 +264,38 @@ def ingest(
     >>> ingest(folder).table.select(["relative_path", "format", "width_px", "reason"]).to_pylist()
     [{'relative_path': 'a.png', 'format': 'PNG', 'width_px': 20, 'reason': None}]
     """
-    source = Path(source)
-    entries, root, n_skipped = _list(source, None if root is None else Path(root), skip)
-    if os.fsencode(root).decode("utf-8", "replace") != str(root):
-        raise InputError(f"the folder {str(root)!r} has a name that is not UTF-8. Rename it.")
-    looks = look_into((File(str(root), entry.relative_path) for entry in entries), limits=limits, workers=workers)
-    rows = [_row(entry, look) for entry, look in zip(entries, looks, strict=True)]
-    if all(row["reason"] is not None for row in rows):
-        found = Counter(row["reason"] for row in rows)
-        counts = ", ".join(f"{n} {reason}" for reason, n in found.most_common())
-        raise InputError(
-            f"{source} holds no usable image, only {len(rows)} other files ({counts}). "
-            "Give a folder with PNG, JPEG, TIFF, BMP or WebP images."
-        )
-    return Manifest(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), root, n_skipped)
+    listing = list_source(str(source), None if root is None else str(root), skip)
+    return Scan(listing, limits=limits, workers=workers).manifest()
 
 
-def _list(source: Path, root: Path | None, skip: Path | None) -> tuple[list[_Entry], Path, int]:
-    if not source.exists():
-        raise InputError(f"{source} does not exist. Give a folder, a CSV or Parquet manifest, or an image.")
-    is_table = source.is_file() and source.suffix.lower() in _TABLES
-    if root is not None and not is_table:
-        raise InputError(f"root={root} goes with a CSV or Parquet manifest, and {source} is none. Leave it out.")
-    if is_table:
-        root = (root or source.parent).resolve()
-        return _listed(source, root), root, 0
-    if source.is_dir():
-        paths, n_skipped = _walk(source, skip)
-        if not paths:
-            raise InputError(f"{source} holds no files ({n_skipped} hidden or linked). Put images into it.")
-        return [_Entry(path) for path in paths], source.resolve(), n_skipped
-    # A link that was asked for by name is followed.
-    source = source.resolve()
-    return [_Entry(source.name)], source.parent, 0
+def _first_copies(keys: NDArray[np.uint64]) -> dict[int, int]:
+    """Row number of each repeated content -> that of its first. Contents without a key are not compared."""
+    order = np.argsort(keys, kind="stable")
+    # A stable sort: the first of each run of equal keys is the first in the table too.
+    is_first = np.ones(len(keys), bool)
+    is_first[1:] = keys[order][1:] != keys[order][:-1]
+    first = order[np.maximum.accumulate(np.where(is_first, np.arange(len(keys)), 0))]
+    repeated = ~is_first & (keys[order] != _NO_KEY)
+    return dict(zip(order[repeated].tolist(), first[repeated].tolist(), strict=True))
 
 
-def _walk(folder: Path, skip: Path | None) -> tuple[list[str], int]:
-    skip = skip.resolve() if skip is not None else None
-    paths: list[str] = []
-    n_skipped = 0
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
-        kept = [name for name in folders if not _passed_over(Path(parent) / name, skip)]
-        n_skipped += len(folders) - len(kept)
-        folders[:] = kept
-        for name in files:
-            path = Path(parent) / name
-            if _hidden(name) or not stat.S_ISREG(path.lstat().st_mode):
-                n_skipped += 1
-            else:
-                paths.append(path.relative_to(folder).as_posix())
-    return sorted(paths), n_skipped
+def _row(listed: Listed, look: Look) -> dict[str, Any]:
+    # Escaped where it is not UTF-8.
+    shown = os.fsencode(listed.entry.path).decode("utf-8", "backslashreplace")
+    row = dict.fromkeys(MANIFEST_SCHEMA.names) | look._asdict()
+    return row | {"relative_path": shown, "label": listed.label, "split": listed.split}
 
 
-def _passed_over(folder: Path, skip: Path | None) -> bool:
-    return _hidden(folder.name) or folder.is_symlink() or folder.resolve() == skip
+def _is_text(listed: Listed) -> bool:
+    return is_utf8(listed.entry.path)
 
 
-def _refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be listed ({error.strerror}). Grant access or leave it out.") from error
+def _key(image_id: str | None) -> int:
+    """Sixteen of the hash's digits, which is enough for a note."""
+    return _NO_KEY if image_id is None else int(image_id[:16], 16)
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _HIDDEN
-
-
-def _row(entry: _Entry, look: Look) -> dict[str, object]:
-    row: dict[str, object] = dict.fromkeys(MANIFEST_SCHEMA.names)
-    # A name that is not UTF-8 cannot stand in a table; its row shows it escaped.
-    shown = os.fsencode(entry.relative_path).decode("utf-8", "backslashreplace")
-    row |= {"relative_path": shown, "label": entry.label, "split": entry.split}
-    if shown != entry.relative_path:
-        return row | {"reason": "unreadable"}
-    return row | {name: value for name, value in look._asdict().items() if name in row}
-
-
-def _listed(source: Path, root: Path) -> list[_Entry]:
-    table = _read_table(source)
-    if "path" not in table.columns:
-        raise InputError(f"{source} has no column 'path'. Name the column of the files 'path'.")
-    if table.empty:
-        raise InputError(f"{source} lists no files. Add a row for each image.")
-    paths = table["path"].map(lambda path: _inside(path, root))
-    _check_rows(source, table["path"][paths.isna()], f"leave {root}", "Keep to that folder, or give another root")
-    _check_rows(source, paths[paths.duplicated()], "are repeated", "List each file once")
-    labels = table["label"] if "label" in table else pd.Series("", index=table.index)
-    # Spreadsheets and pandas write a column of whole numbers with gaps as 0.0 and 1.0.
-    labels = labels.str.strip().str.removesuffix(".0")
-    _check_rows(source, labels[~labels.isin(list(_LABELS))], "are no labels", "Use 0, 1, or nothing")
-    splits = table["split"].str.strip() if "split" in table else pd.Series("", index=table.index)
-    _check_rows(source, splits[~splits.isin(["", *SPLITS])], "are no splits", f"Use {', '.join(SPLITS)}, or nothing")
-    entries = (_Entry(p, _LABELS[n], s or None) for p, n, s in zip(paths, labels, splits, strict=True))
-    return sorted(entries, key=lambda entry: entry.relative_path)
-
-
-def _read_table(source: Path) -> pd.DataFrame:
-    try:
-        if source.suffix.lower() == ".csv":
-            # Strict: a row with a field too many is an error, not shifted. All text: a file may be called NA.
-            texts = csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
-            table = csv.read_csv(source, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=texts)
-        else:
-            table = pq.read_table(source, columns=[name for name in pq.read_schema(source).names if name in _COLUMNS])
-        table = table.select([name for name in table.column_names if name in _COLUMNS]).to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{source} is not a readable manifest ({error}). Give CSV (UTF-8) or Parquet.") from error
-    return pd.DataFrame({name: table[name].map(_text) for name in table})
-
-
-def _text(value: object) -> str:
-    return "" if value is None or value != value else str(value)
-
-
-def _inside(path: str, root: Path) -> str | None:
-    """`path` relative to `root` in POSIX form, or None where it points out of it, links included."""
-    if not path or "\0" in path:
-        return None
-    try:
-        relative = Path(os.path.normpath(root / path)).relative_to(root)
-        (root / relative).resolve().relative_to(root)
-    except (ValueError, OSError, RuntimeError):
-        return None
-    return None if relative == Path() else relative.as_posix()
-
-
-def _check_rows(source: Path, bad: "pd.Series[str]", what: str, remedy: str) -> None:
-    if len(bad):
-        raise InputError(f"{source}: {len(bad)} values {what}: {_first(bad)}. {remedy}.")
-
-
-def _first(values: "pd.Series[str]", shown: int = 5) -> str:
-    text = ", ".join(repr(value) for value in values.iloc[:shown])
-    return text if len(values) <= shown else f"{text} and {len(values) - shown} more"
+def _add_contents(digest: Any, table: pa.Table) -> None:
+    columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split"))
+    for row in zip(*columns, strict=True):
+        digest.update("\0".join(map(str, row)).encode() + b"\n")

@@ -34,12 +34,15 @@ MANIFEST_SCHEMA = pa.schema(
         ("relative_path", pa.string()),
         ("image_id", pa.string()),
         ("size_bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
         ("format", pa.string()),
+        ("mode", pa.string()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
         ("label", pa.int8()),
         ("split", pa.string()),
         ("reason", pa.string()),
+        ("duplicate_of", pa.string()),
         *((name, pa.float64()) for name in QUALITY),
     ]
 )

@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data import QUALITY, Cache, CachedPixels, Manifest, Preprocessing, cache_images, image_quality, write_table
+from data import (
+    CHANGED,
+    QUALITY,
+    Cache,
+    CachedPixels,
+    Manifest,
+    Preprocessing,
+    cache_images,
+    image_quality,
+    write_table,
+)
 from flows.card import write_card
 from flows.errors import UsageError
 from flows.ingestion import publish_manifest
@@ -134,7 +144,9 @@ def _decode(manifest: Manifest, options: TrainOptions, batch_id: str) -> Cache:
 def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Manifest, Normals]:
     """The manifest with reasons and parts, and the decoded images with theirs."""
     first = first_of_each(manifest.table)
-    unreadable = {image_id: reason for image_id, reason in zip(first, cache.reasons, strict=True) if reason}
+    # A file that has changed by now is not the one that was parted.
+    found = ("unreadable" if reason == CHANGED else reason for reason in cache.reasons)
+    unreadable = {image_id: reason for image_id, reason in zip(first, found, strict=True) if reason}
     usable = [image_id for image_id in first if image_id not in unreadable]
     check_enough(options.normal, len(usable), len(manifest))
     part_of = assign_parts(manifest.table, usable, options)

@@ -68,5 +68,5 @@ def content_id(letter: str, manifest: Manifest, *settings: object) -> str:
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
     """Write a manifest to its place."""
-    metadata = {**run.metadata, "nelbo.root": str(manifest.root)}
+    metadata = {**run.metadata, "nelbo.root": manifest.root}
     write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)

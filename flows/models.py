@@ -7,14 +7,14 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data import MEASURES, QUALITY, Images, Manifest, Preprocessing, image_quality, read_images, read_table
+from data import MEASURES, QUALITY, File, Images, Manifest, Preprocessing, image_quality, read_images, read_table
 from flows.errors import UsageError
 from flows.settings import DecodingSettings
 from flows.workspace import Workspace
@@ -109,7 +109,7 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
     table = read_table(path)
-    return Manifest(table, Path(os.fsdecode(table.schema.metadata[b"nelbo.root"])))
+    return Manifest(table, table.schema.metadata[b"nelbo.root"].decode())
 
 
 class Scored(NamedTuple):
@@ -123,7 +123,7 @@ class Scored(NamedTuple):
     reasons: list[str | None]
 
 
-def score_files(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Scored]:
+def score_files(model: "vae_core.Model", files: Sequence[File], decoding: DecodingSettings) -> Iterator[Scored]:
     """Decode and score files, chunk by chunk, in order."""
     vae_core = import_vae_core()
     n_values = Preprocessing(**model.preprocessing).n_values
@@ -157,7 +157,7 @@ class Look(NamedTuple):
     reconstruction: np.ndarray
 
 
-def look_again(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Look | None]:
+def look_again(model: "vae_core.Model", files: Sequence[File], decoding: DecodingSettings) -> Iterator[Look | None]:
     """A second look at a few files, in order; None for one that cannot be read any more."""
     for images in map(partial(_supported, model), _decoded(model, files, decoding)):
         score = import_vae_core().score(model, images.pixels)
@@ -175,7 +175,7 @@ def _supported(model: "vae_core.Model", images: Images) -> Images:
     )
 
 
-def _decoded(model: "vae_core.Model", files: list[Path], decoding: DecodingSettings) -> Iterator[Images]:
+def _decoded(model: "vae_core.Model", files: Sequence[File], decoding: DecodingSettings) -> Iterator[Images]:
     """Files in chunks that fit in memory."""
     preprocessing = Preprocessing(**model.preprocessing)
     size = max(4, _CHUNK_PIXELS // (preprocessing.height * preprocessing.width))

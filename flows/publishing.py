@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, SHARD_SCHEMA, read_table, write_scores, write_table
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, SHARD_SCHEMA, Manifest, read_table, write_scores, write_table
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import find_drift, write_drift
 from flows.heatmap import heatmap_png
@@ -82,7 +82,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
     drift = find_drift(joined, calibration, workspace, target.batch_id, options) if calibration else None
     flagged = table.filter(pc.is_in(table["verdict"].cast(pa.string()), pa.array(["anomalous", "review"])))
     flagged = _with_heatmaps(flagged, model, calibration, manifest.root, options)
-    metadata = {**run.metadata, "nelbo.root": str(manifest.root), **write_drift(drift)}
+    metadata = {**run.metadata, "nelbo.root": manifest.root, **write_drift(drift)}
     batch = (target.model_id, target.batch_id)
     write_table(flagged, workspace.flagged(*batch), FLAGGED_SCHEMA, metadata, workspace.staging)
     write_scores(table, workspace.scores(*batch), metadata, workspace.staging)
@@ -142,10 +142,10 @@ def _n_discoveries(table: pa.Table, fdr: float | None) -> int | None:
 
 
 def _with_heatmaps(
-    flagged: pa.Table, model: Any, calibration: Calibration | None, root: Path, decoding: DecodingSettings
+    flagged: pa.Table, model: Any, calibration: Calibration | None, root: str, decoding: DecodingSettings
 ) -> pa.Table:
     """The same rows with a picture each; null where the file has gone since it was scored."""
-    files = [root / path for path in flagged["relative_path"].to_pylist()]
+    files = Manifest(flagged, root).files
     # Without a calibration nothing is flagged.
     top = calibration.heatmap_top if calibration else 1.0
     looks = look_again(model, files, decoding)

@@ -3,7 +3,6 @@
 import base64
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import ImageError, Limits, atomic_path, read_table, read_thumbnail
+from data import File, ImageError, Limits, atomic_path, read_table, read_thumbnail
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import read_drift
 from flows.errors import UsageError
@@ -88,7 +87,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     calibration_id = table["calibration_id"][0].as_py()
     calibration = read_calibration(workspace, calibration_id) if calibration_id else None
     model = load_model(workspace, model_id)
-    root = Path(table.schema.metadata[b"nelbo.root"].decode())
+    root = table.schema.metadata[b"nelbo.root"].decode()
     evaluation, n_left_out = evaluate_batch(table, calibration)
     counts = _counts(table)
     context = {
@@ -158,10 +157,10 @@ def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:
     return histogram(scores, calibration.normal_scores, threshold.value, threshold.review)
 
 
-def _cards(flagged: pa.Table, model: Any, root: Path, decoding: DecodingSettings) -> list[Card]:
+def _cards(flagged: pa.Table, model: Any, root: str, decoding: DecodingSettings) -> list[Card]:
     """Pictures of flagged images: the original upright, what the model makes of it, where it differs."""
     rows = flagged.to_pylist()
-    files = [root / row["relative_path"] for row in rows]
+    files = [File(root, row["relative_path"], row["image_id"]) for row in rows]
     cards = []
     for row, file, look in zip(rows, files, look_again(model, files, decoding), strict=True):
         # The file may have gone since it was scored; the heatmap is still there.
@@ -172,7 +171,7 @@ def _cards(flagged: pa.Table, model: Any, root: Path, decoding: DecodingSettings
     return cards
 
 
-def _thumbnail(file: Path, limits: Limits) -> str:
+def _thumbnail(file: File, limits: Limits) -> str:
     try:
         return _url("image/jpeg", read_thumbnail(file, _THUMBNAIL_PX, limits))
     except ImageError:
@@ -209,10 +208,10 @@ def _model_card(workspace: Workspace, model_id: str) -> str | None:
     return card.relative_to(workspace.root).as_posix() if card.exists() else None
 
 
-def _facts(table: pa.Table, root: Path) -> dict[str, str]:
+def _facts(table: pa.Table, root: str) -> dict[str, str]:
     metadata = table.schema.metadata
     return {
-        "images from": str(root),
+        "images from": root,
         "scored at (UTC)": f"{pc.max(table['scored_at_utc']).as_py():%Y-%m-%d %H:%M:%S}",
         "run": metadata[b"nelbo.run_id"].decode(),
         "scored by nelbo": metadata[b"nelbo.code_version"].decode(),

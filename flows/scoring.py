@@ -91,13 +91,13 @@ def score_shard(shard: Shard) -> None:
     manifest = read_manifest(workspace, shard.target.batch_id)
     table = manifest.table.slice(shard.start, shard.size)
     model = load_model(workspace, shard.target.model_id)
-    paths = Manifest(table, manifest.root).files
+    files = Manifest(table, manifest.root).files
     reasons: list[str | None] = table["reason"].to_pylist()
     # What the manifest found unusable is not opened again.
     usable = [row for row, reason in enumerate(reasons) if reason is None]
-    found = {name: np.full(len(paths), np.nan) for name in (*MEASURES, *QUALITY)}
+    found = {name: np.full(len(files), np.nan) for name in (*MEASURES, *QUALITY)}
     done = 0
-    for chunk in score_files(model, [paths[row] for row in usable], shard.options):
+    for chunk in score_files(model, [files[row] for row in usable], shard.options):
         rows = usable[done : done + len(chunk.reasons)]
         done += len(rows)
         for name, values in chunk.columns.items():
@@ -109,6 +109,6 @@ def score_shard(shard: Shard) -> None:
     columns |= {name: pa.array(values, from_pandas=True) for name, values in found.items()}
     columns |= {
         "reason": pa.array(reasons, pa.string()),
-        "scored_at_utc": pa.array([datetime.now(UTC)] * len(paths), pa.timestamp("us", tz="UTC")),
+        "scored_at_utc": pa.array([datetime.now(UTC)] * len(files), pa.timestamp("us", tz="UTC")),
     }
     write_table(pa.table(columns), shard.path, SHARD_SCHEMA)

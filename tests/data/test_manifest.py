@@ -50,7 +50,7 @@ def test_a_second_look_is_identical_and_contents_name_the_batch(tmp_path: Path) 
 def test_one_file(tmp_path: Path) -> None:
     manifest = ingest(png(tmp_path / "x.png"))
     assert manifest.table["relative_path"].to_pylist() == ["x.png"]
-    assert manifest.root == tmp_path
+    assert manifest.root == str(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
