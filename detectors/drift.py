@@ -251,7 +251,7 @@ def _slow_change(
     stream = np.concatenate(read)
     p_values = _online_p_values(stream, calibration, random)
     log_wealth = _log_wealth(p_values)
-    # What it won before and has lost again is over: a process that has recovered is no cause for alarm.
+    # What it won before and has lost again is no news of this batch.
     start = len(stream) - len(read[-1])
     peak = start + int(log_wealth[start:].argmax())
     where = f"over {len(batches)} batches up to this one" if len(batches) > 1 else "within this batch"

@@ -24,7 +24,7 @@ from detectors.errors import NotCalibratedError
 from detectors.parts import part_sizes
 from detectors.promise import check_size, n_needed
 from detectors.record import Record, parse, plain
-from detectors.threshold import conformal_threshold
+from detectors.threshold import Threshold, conformal_threshold
 from detectors.verdict import decision_function, p_values
 
 if TYPE_CHECKING:
@@ -267,6 +267,12 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     def fpr_(self) -> float:
         """The false-positive rate that the threshold promises."""
         return self._calibrated().fpr
+
+    @property
+    def promise_(self) -> str:
+        """What the threshold promises, in words, with the range that so many calibration images support."""
+        calibration = self._calibrated()
+        return Threshold.from_normals(calibration.scores, calibration.fpr).describe()
 
     @property
     def calibration_scores_(self) -> NDArray[np.float64]:

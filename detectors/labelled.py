@@ -64,7 +64,7 @@ def labelled_threshold(
     """
     check_objective(objective, target)
     truth, values = check_pairs(labels, scores)
-    if truth.min(initial=1) == truth.max(initial=0):
+    if truth.min(initial=1) == 1 or truth.max(initial=0) == 0:
         raise CalibrationError(
             f"objective={objective} needs normal and anomalous images, got {int((truth == 0).sum())} and "
             f"{int((truth == 1).sum())}. Add labels 0 and 1, or calibrate on normals with fpr."

@@ -15,7 +15,7 @@ from flows.calibrations import calibration_of, describe, read_calibration, write
 from flows.errors import UsageError
 from flows.ingestion import content_id, publish_manifest, read_source
 from flows.metrics import as_json
-from flows.models import SEEN_DIGITS, describe_model, load_model, read_manifest, score_files
+from flows.models import SEEN_DIGITS, load_model, read_manifest, score_files, seen_in_training
 from flows.parts import check_calibration_size, check_parts, first_of_each
 from flows.progress import progress
 from flows.run import Run
@@ -178,7 +178,7 @@ def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[
         table = _labelled(table)
     elif n_anomalous := table.filter(pc.equal(table["label"], 1)).num_rows:
         raise InputError(f"{n_anomalous} images are labelled anomalous; --normal takes normal ones. Leave them out.")
-    seen = _seen_in_training(request.model_id, workspace)
+    seen = seen_in_training(workspace, request.model_id)
     first = first_of_each(table)
     keep = [row for image_id, row in first.items() if image_id[:SEEN_DIGITS] not in seen]
     n_seen = len(first) - len(keep)
@@ -201,14 +201,6 @@ def _labelled(table: pa.Table) -> pa.Table:
         if image_id and label_of.setdefault(image_id, label) != label:
             raise InputError(f"{path} is labelled {label}, and the same image {label_of[image_id]}. Leave one out.")
     return table.filter(pc.is_in(pc.fill_null(table["split"], "test"), pa.array(["calibration", "test"])))
-
-
-def _seen_in_training(model_id: str, workspace: Workspace) -> set[str]:
-    """Beginnings of the content hashes of the images that the model was trained or stopped on."""
-    seen = describe_model(workspace, model_id)["training"].get("seen")
-    if seen is None:
-        log.warning("%s does not say what it was trained on: overlap with those images is not checked", model_id)
-    return set(seen or ())
 
 
 def _score(model: Any, manifest: Manifest, decoding: DecodingSettings) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from flows.errors import UsageError
 from flows.run import Run, code_version
 from flows.statistic import Statistic
 from flows.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 _FILES = ("calibration.json", "scores.parquet")
@@ -139,15 +142,23 @@ def calibration_of(workspace: Workspace, model_id: str, name: str | None = None)
 def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
     """All calibrations of a model, the oldest first."""
     ids = sorted(path.parent.name for path in workspace.calibrations.glob("c*/calibration.json"))
-    found = (read_calibration(workspace, calibration_id) for calibration_id in ids)
-    mine = (calibration for calibration in found if calibration.model_id == model_id)
+    mine = []
+    for calibration_id in ids:
+        try:
+            calibration = read_calibration(workspace, calibration_id)
+        except UsageError as error:
+            # One that is damaged must not hide the others.
+            log.warning("%s", error)
+            continue
+        if calibration.model_id == model_id:
+            mine.append(calibration)
     return sorted(mine, key=lambda calibration: (calibration.made_at_utc, calibration.calibration_id))
 
 
 def describe(calibration: Calibration) -> dict[str, Any]:
     """What is printed of a calibration wherever its threshold is; ``review_share`` is of normal images."""
     threshold = calibration.threshold
-    supported, share = threshold.supported, threshold.supported_review
+    supported = threshold.supported
     return {
         "calibration_id": calibration.calibration_id,
         "statistic": calibration.statistic.name,
@@ -157,10 +168,20 @@ def describe(calibration: Calibration) -> dict[str, Any]:
         "fpr": threshold.fpr,
         "fpr_low": supported.low if supported else None,
         "fpr_high": supported.high if supported else None,
-        "review_share": share.value if share else None,
+        "review_share": _review_share(calibration),
         "n_calibration": threshold.n_calibration,
         "promise": threshold.describe(),
     }
+
+
+def _review_share(calibration: Calibration) -> float | None:
+    """Expected share of normal images sent to people: by the calibration's law, or as judged where labels chose."""
+    if calibration.threshold.review is None:
+        return None
+    if calibration.threshold.supported_review is not None:
+        return calibration.threshold.supported_review.value
+    counts = ((calibration.judged or {}).get("confusion") or {}).get("normal")
+    return counts["review"] / sum(counts.values()) if counts and any(counts.values()) else None
 
 
 def scored_rows(path: Path) -> pa.Table:

@@ -143,6 +143,11 @@ def _check_calibrate(given: dict[str, Any], compare: bool, batch: str | None) ->
         raise typer.BadParameter(f"--compare changes nothing, and --{stray[0].replace('_', '-')} would. Leave one out.")
     if batch is not None and not compare:
         raise typer.BadParameter("--batch goes with --compare.")
+    others = [name for name in stray if name != "use"]
+    if given["use"] is not None and others:
+        raise typer.BadParameter(f"--use makes nothing new, and --{others[0].replace('_', '-')} would. Leave one out.")
+    if given["costs"] is not None and given["objective"] not in (None, "cost"):
+        raise typer.BadParameter(f"--costs goes with --objective cost, not {given['objective']}.")
     of_normals = [name for name in ("fpr", "confidence", "contamination", "review_fpr") if name in stray]
     of_labels = [name for name in ("objective", "target", "costs", "review_recall") if name in stray]
     if given["labels"] is not None and of_normals:
@@ -171,6 +176,9 @@ def score(
     prefect: UsePrefect = None,
 ) -> None:
     """Score images: verdicts, heatmaps of the flagged ones, and a report."""
+    if uncalibrated and (fdr is not None or calibration is not None):
+        name = "--fdr" if fdr is not None else "--calibration"
+        raise typer.BadParameter(f"--uncalibrated gives no verdicts, and {name} asks for some. Leave one out.")
     given = {
         "images": images,
         "model": model,

@@ -8,6 +8,7 @@ import pyarrow as pa
 from detectors import evaluate
 from flows.calibrations import Calibration, calibrations_of, describe, scored_rows
 from flows.errors import UsageError
+from flows.models import unseen_in_training
 from flows.workspace import Workspace
 
 
@@ -49,7 +50,7 @@ def compare_calibrations(workspace: Workspace, model_id: str, batch_id: str | No
     current = workspace.calibration(model_id)
     verdicts = {calibration.calibration_id: calibration.judge(table).verdict for calibration in calibrations}
     by_current = verdicts.get(str(current))
-    judged = _judged(table, calibrations)
+    judged = _judged(unseen_in_training(table, workspace, model_id), calibrations)
     rows = []
     for calibration in calibrations:
         found = verdicts[calibration.calibration_id]
@@ -73,7 +74,7 @@ def _last_batch(workspace: Workspace, model_id: str) -> str:
 
 
 def _judged(table: pa.Table, calibrations: list[Calibration]) -> pa.Table:
-    """The labelled rows that no calibration was made from, so that all are judged on the same."""
+    """Of rows new to the model, the labelled ones that no calibration was made from: all are judged alike."""
     table = table.filter(np.asarray(table["label"]) >= 0)
     for calibration in calibrations:
         table = calibration.unseen(table)

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,27 @@ def read_drift(table: pa.Table) -> dict[str, Any] | None:
 
 
 def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limit: int) -> list[np.ndarray]:
-    """Anomaly scores of the batches published last under the same model, the oldest first."""
+    """Anomaly scores of the batches published last under the same model, the oldest first.
+
+    Only of those since the calibration was made, which says what is normal now; and without those that raised the
+    alarm, or one odd batch would raise it for all that follow.
+    """
     published = workspace.scores(calibration.model_id, batch_id)
+    since = datetime.fromisoformat(calibration.made_at_utc).timestamp()
     times = {path: _modified(path) for path in published.parents[1].glob("batch_id=*/scores.parquet")}
-    paths = sorted((path for path in times if path != published), key=lambda path: times[path])
-    scores = []
-    for path in paths[len(paths) - min(limit, len(paths)) :]:
+    paths = (path for path, time in times.items() if path != published and time >= since)
+    scores: list[np.ndarray] = []
+    for path in sorted(paths, key=lambda path: times[path], reverse=True):
+        if len(scores) == limit:
+            break
         try:
-            scores.append(calibration.statistic.scores(_without_order(scored_rows(path))))
+            rows = scored_rows(path)
         except InputError as error:
             log.warning("drift is looked for without one of the earlier batches: %s", error)
+            continue
+        found = read_drift(rows)
+        if found is None or not found["alarm"]:
+            scores.insert(0, calibration.statistic.scores(_without_order(rows)))
     return scores
 
 

@@ -7,15 +7,23 @@ import pyarrow.compute as pc
 
 from detectors import Evaluation, evaluate
 from flows.calibrations import Calibration
+from flows.models import unseen_in_training
+from flows.workspace import Workspace
 
 
-def evaluate_batch(table: pa.Table, calibration: Calibration | None) -> tuple[Evaluation | None, int]:
-    """Metrics of a batch's labelled rows, and how many of these had a part in the calibration.
+def evaluate_batch(
+    table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
+) -> tuple[Evaluation | None, int]:
+    """Metrics of a batch's labelled rows, and how many of these had a part in the training or the calibration.
 
-    No threshold is judged on what chose it: those rows are left out.
+    Nothing is judged on what made it: those rows are left out.
     """
     known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
-    fresh = known if calibration is None else calibration.unseen(known)
+    if not known.num_rows:
+        return None, 0
+    fresh = unseen_in_training(known, workspace, model_id)
+    if calibration is not None:
+        fresh = calibration.unseen(fresh)
     n_left_out = known.num_rows - fresh.num_rows
     if not fresh.num_rows:
         return None, n_left_out

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data import MEASURES, QUALITY, File, Images, Manifest, Preprocessing, image_quality, read_images, read_table
 from flows.errors import UsageError
@@ -21,6 +24,8 @@ from flows.workspace import Workspace
 
 if TYPE_CHECKING:
     import vae_core
+
+log = logging.getLogger(__name__)
 
 _importing = threading.Lock()
 _loading = threading.Lock()
@@ -101,6 +106,20 @@ def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
         raise UsageError(
             f"{path} is damaged ({error!r}). Restore it from a copy, or delete the folder and train again."
         ) from error
+
+
+def seen_in_training(workspace: Workspace, model_id: str) -> set[str]:
+    """Beginnings of the content hashes of the images that the model was trained or stopped on."""
+    seen = describe_model(workspace, model_id)["training"].get("seen")
+    if seen is None:
+        log.warning("%s does not say what it was trained on: overlap with those images is not checked", model_id)
+    return set(seen or ())
+
+
+def unseen_in_training(table: pa.Table, workspace: Workspace, model_id: str) -> pa.Table:
+    """The rows of images that the model may be judged on: it was neither trained nor stopped on them."""
+    seen = pa.array(seen_in_training(workspace, model_id), pa.string())
+    return table.filter(pc.invert(pc.is_in(pc.utf8_slice_codeunits(table["image_id"], 0, SEEN_DIGITS), seen)))
 
 
 def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:

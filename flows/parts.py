@@ -111,8 +111,10 @@ def check_calibration_size(n: int, options: CalibrationSettings) -> None:
     if options.joint is None and not options.contamination:
         check_size(n, options.fpr, options.confidence)
     elif n < calibration_needs(options):
-        why = f"joint={options.joint}, which takes half of them," if options.joint else "what contamination trims"
+        why = ["" if options.confidence is None else f" at confidence={options.confidence}"]
+        why += [f" after contamination={options.contamination} is trimmed" if options.contamination else ""]
+        why += [f" with joint={options.joint}, which takes half of the images," if options.joint else ""]
         raise CalibrationError(
-            f"fpr={options.fpr} with {why} needs at least {calibration_needs(options)} calibration images, got {n}. "
+            f"fpr={options.fpr}{''.join(why)} needs at least {calibration_needs(options)} calibration images, got {n}. "
             "Add normal images, or ask for a larger fpr."
         )

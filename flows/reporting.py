@@ -88,7 +88,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     calibration = read_calibration(workspace, calibration_id) if calibration_id else None
     model = load_model(workspace, model_id)
     root = table.schema.metadata[b"nelbo.root"].decode()
-    evaluation, n_left_out = evaluate_batch(table, calibration)
+    evaluation, n_left_out = evaluate_batch(table, calibration, workspace, model_id)
     counts = _counts(table)
     context = {
         "batch_id": batch_id,
@@ -141,10 +141,12 @@ def _headline(counts: dict[str, int], calibration: Calibration | None) -> str:
     return f"{text}; at the promised {100 * threshold.fpr:.3g} %, {expected}."
 
 
-def _discoveries(table: pa.Table, fdr: float | None) -> int | None:
+def _discoveries(table: pa.Table, fdr: float | None) -> list[str] | None:
+    """Paths of the images that may be listed at that rate, the strangest first."""
     if fdr is None or table["q_value"].null_count == table.num_rows:
         return None
-    return int(pc.sum(pc.less_equal(table["q_value"], fdr)).as_py() or 0)
+    rows = table.filter(pc.less_equal(table["q_value"], fdr)).sort_by([("anomaly_score", "descending")])
+    return rows["relative_path"].to_pylist()
 
 
 def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:

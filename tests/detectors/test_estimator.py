@@ -296,6 +296,7 @@ def test_three_states(detector: NelboDetector, uncalibrated: NelboDetector, fres
     assert not hasattr(uncalibrated, "threshold_")
     assert len(uncalibrated.score_samples(fresh)) == len(uncalibrated.elbo(fresh)) == N_FRESH
     assert hasattr(detector, "threshold_")
+    assert re.fullmatch(r"false-alarm rate promised: \S+ %, between .* and .* % with \d+ images", detector.promise_)
 
 
 def test_calibrate(uncalibrated: NelboDetector, normal: np.ndarray, fresh: np.ndarray) -> None:

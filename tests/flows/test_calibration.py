@@ -13,7 +13,7 @@ from synthetic import write_images
 from data import InputError, read_table
 from detectors import CalibrationError
 from flows.calibrations import read_calibration
-from flows.comparison import compare_calibrations
+from flows.comparison import compare_calibrations, list_calibrations
 from flows.execution import execute
 from flows.settings import CalibrateOptions, ScoreOptions, TrainOptions
 from flows.workspace import Workspace
@@ -129,7 +129,7 @@ def test_statistics_joined(more: Path, workspace: Path, rule: str) -> None:
 
 
 def test_too_few_to_join(more: Path, workspace: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"joint=fisher, which takes half of them, needs at least 198 .* got 60"):
+    with pytest.raises(CalibrationError, match=r"joint=fisher, which takes half of the images, needs at least 198 .* got 60"):
         calibrate(workspace, normal=str(more / "normal"), fpr=0.01, joint="fisher")
 
 
@@ -266,6 +266,9 @@ def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, traine
         (["--labels", "L"], "takes one of: --normal DIR with --fpr; --labels CSV with --objective"),
         (["--use", "c0123456789abcdef"], "calibration 'c0123456789abcdef' is not in workspace"),
         (["--use", "../x"], "id '../x': expected a letter"),
+        (["--use", "c0123456789abcdef", "--fpr", "0.1"], "--use makes nothing new, and --fpr would."),
+        (["--labels", "L", "--objective", "f1", "--costs", "[[0, 1], [1, 0]]"], "--costs goes with --objective cost"),
+        (["--labels", "D", "--objective", "f1"], "needs normal and anomalous images, got 0 and 0"),
         (["--compare", "--fpr", "0.1"], "--compare changes nothing, and --fpr would."),
         (["--batch", "b1"], "--batch goes with --compare."),
         (["--compare", "--batch", "b1"], "batch 'b1' is not scored with model"),
@@ -281,8 +284,48 @@ def test_refusals(trained: Trained, more: Path, nelbo: Callable[..., Any], argum
     assert len(err.splitlines()) == 1
 
 
+def test_no_verdicts_and_what_asks_for_some(images: Path, trained: Trained, nelbo: Callable[..., Any]) -> None:
+    for option in (["--fdr", "0.1"], ["--calibration", "c0123456789abcdef"]):
+        code, _, err = nelbo("score", images / "new", "--uncalibrated", *option, "--workspace", trained[0])
+        assert code == 2
+        assert f"{option[0]} asks for some" in err
+
+
+def test_too_few_says_all_that_is_asked_for(more: Path, workspace: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"fpr=0.001 at confidence=0.9 with joint=fisher, which takes half"):
+        calibrate(workspace, normal=str(more / "normal"), fpr=0.001, confidence=0.9, joint="fisher")
+
+
+def test_a_damaged_calibration_hides_no_other(
+    more: Path, workspace: Path, trained: Trained, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = calibrate(workspace, normal=str(more / "normal"), fpr=0.2)["calibration_id"]
+    (workspace / "calibrations" / other / "scores.parquet").write_bytes(b"PAR1")
+    model_id, first = trained[1]["model_id"], trained[1]["calibration_id"]
+    listed = list_calibrations(Workspace.at(str(workspace)), model_id)
+    assert [row["calibration_id"] for row in listed] == [first]
+    assert other in caplog.text
+
+
+def test_nothing_is_judged_on_what_was_trained_on(images: Path, more: Path, workspace: Path) -> None:
+    """A batch with the training images in it, labelled: they are scored, and left out of the metrics."""
+    rows = [f"{path},0" for path in sorted((images / "normal").iterdir())]
+    rows += [f"{path},1" for path in sorted((more / "labelled" / "bad").iterdir())]
+    source = more / "all.csv"
+    source.write_text("path,label\n" + "\n".join(rows) + "\n")
+    scored = score(source, workspace, root="/")
+    assert (scored["metrics"]["n_normal"], scored["metrics"]["n_anomalous"]) == (0, 12)
+    assert "80 labelled images are left out" in Path(scored["report"]).read_text()
+    compared = compare_calibrations(Workspace.at(str(workspace)), scored["model_id"], scored["batch_id"])
+    assert {row["n_judged"] for row in compared["calibrations"]} == {12}
+
+
 def test_a_list_at_a_false_discovery_rate(images: Path, workspace: Path) -> None:
     scored = score(images / "new", workspace, fdr=0.3)
     q = read_table(Path(scored["scores"]))["q_value"].drop_null().to_numpy()
     assert scored["n_discoveries"] == (q <= 0.3).sum() > 0
-    assert f"{scored['n_discoveries']} images have q at most 0.3" in Path(scored["report"]).read_text()
+    page = Path(scored["report"]).read_text()
+    assert f"{scored['n_discoveries']} images have q at most 0.3" in page
+    table = read_table(Path(scored["scores"])).to_pandas()
+    listed = table[table["q_value"] <= 0.3].sort_values("anomaly_score", ascending=False)["relative_path"]
+    assert "".join(f"<li>{path}</li>" for path in listed) in page

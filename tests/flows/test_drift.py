@@ -1,6 +1,7 @@
 """Drift as it is seen from the commands: on real images in another light, over batches, and in what is written."""
 
 import json
+import os
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -107,15 +108,40 @@ def test_slow_change_adds_up_over_batches(workspace: Path, tmp_path: Path) -> No
         folder = tmp_path / str(i)
         write_images(folder, 10, seed=30 + i)
         write_images(folder, 6, seed=60 + i, blot=True)
-        scored = score(folder, workspace)
+        # With so small an alpha no batch raises the alarm itself and is left out for that.
+        scored = score(folder, workspace, drift_alpha=1e-12)
         p_values.append({test["name"]: test["p_value"] for test in drift_of(scored)["tests"]}["martingale"])
-        again = score(folder, workspace)
+        again = score(folder, workspace, drift_alpha=1e-12)
         assert drift_of(again)["tests"] == drift_of(scored)["tests"]
     assert p_values[-1] < p_values[0]
     damaged = workspace / "scores" / f"model_id={scored['model_id']}" / f"batch_id={scored['batch_id']}"
     (damaged / "scores.parquet").write_bytes(b"PAR1")
     write_images(tmp_path / "last", 10, seed=90)
     assert drift_of(score(tmp_path / "last", workspace))["tests"][2]["name"] == "martingale"
+
+
+def test_an_odd_batch_is_over_when_it_is_over(workspace: Path, tmp_path: Path) -> None:
+    """What raised the alarm says nothing of the batches after it, however odd it was."""
+    write_images(tmp_path / "odd", 60, seed=40, blot=True)
+    assert score(tmp_path / "odd", workspace)["drift"]["alarm"]
+    for i in range(4):
+        write_images(tmp_path / str(i), 30, seed=41 + i)
+        assert not score(tmp_path / str(i), workspace)["drift"]["alarm"]
+
+
+def test_batches_from_before_a_calibration_say_nothing_of_it(workspace: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        write_images(tmp_path / str(i), 40, seed=50 + i, blot=True)
+        # None is left out for its own alarm.
+        scored = score(tmp_path / str(i), workspace, drift_alpha=1e-12)
+        os.utime(scored["scores"], (1, 1))
+    write_images(tmp_path / "accepted", 60, seed=60, blot=True)
+    execute("calibrate", CalibrateOptions(normal=str(tmp_path / "accepted"), workspace=str(workspace)), prefect=False)
+    write_images(tmp_path / "next", 40, seed=61, blot=True)
+    found = drift_of(score(tmp_path / "next", workspace))
+    (finding,) = (test["finding"] for test in found["tests"] if test["name"] == "martingale")
+    assert "within this batch" in finding
+    assert "martingale" not in {test["name"] for test in found["tests"] if test["fired"]}
 
 
 def test_looks_are_compared_with_those_behind_the_calibration(workspace: Path, tmp_path: Path) -> None:
