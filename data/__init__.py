@@ -4,6 +4,7 @@ from data.cache import Cache, CachedPixels, cache_images
 from data.errors import ImageError, InputError
 from data.images import Images, Preprocessing, decode, prepare, read_image, read_images
 from data.manifest import Manifest, ingest
+from data.places import COMMIT, Place, check_url, modified, open_place, publish_folder, remove_folder
 from data.quality import image_quality
 from data.schemas import (
     CALIBRATION_SCHEMA,
@@ -22,6 +23,7 @@ from data.store import atomic_path, read_scores, read_table, write_json, write_s
 
 __all__ = [
     "CALIBRATION_SCHEMA",
+    "COMMIT",
     "FLAGGED_SCHEMA",
     "MANIFEST_SCHEMA",
     "MEASURES",
@@ -37,17 +39,23 @@ __all__ = [
     "Images",
     "InputError",
     "Manifest",
+    "Place",
     "Preprocessing",
     "atomic_path",
     "cache_images",
+    "check_url",
     "decode",
     "image_quality",
     "ingest",
+    "modified",
+    "open_place",
     "prepare",
+    "publish_folder",
     "read_image",
     "read_images",
     "read_scores",
     "read_table",
+    "remove_folder",
     "split_by_content",
     "write_json",
     "write_scores",

@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-WorkspacePath = Annotated[str | None, typer.Option("--workspace", help="Folder of all outputs. [default: ./workspace]")]
+WorkspacePath = Annotated[
+    str | None, typer.Option("--workspace", help="Folder or URL of all outputs. [default: ./workspace]")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; logs go to stderr.")]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value; repeatable.")]
@@ -342,15 +344,15 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except Exception as error:
-        from flows.errors import bad_input
+        from flows.errors import bad_input, store_errors, without_credentials
 
         if isinstance(error, bad_input()):
             code, hint = 2, ""
-        elif isinstance(error, OSError | FloatingPointError | RuntimeError):
+        elif isinstance(error, (*store_errors(), FloatingPointError, RuntimeError)):
             # Numbers that overflowed will do so again.
             again = "" if isinstance(error, FloatingPointError) else " It is safe to run the same command again."
             code, hint = 1, again
         else:
             raise
-        typer.echo(f"nelbo: {' '.join(str(error).split())}{hint}", err=True)
+        typer.echo(f"nelbo: {without_credentials(' '.join(str(error).split()))}{hint}", err=True)
     sys.exit(code if isinstance(code, int) else 0)

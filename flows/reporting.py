@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import ImageError, atomic_path, decode, read_table
+from data import ImageError, atomic_path, decode, modified, read_table
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import read_drift
 from flows.errors import UsageError
@@ -65,7 +65,7 @@ def _model_of(workspace: Workspace, options: ReportOptions) -> str:
     if options.model is not None:
         return workspace.model(options.model)
     scored = [
-        (path.stat().st_mtime, model)
+        (modified(path), model)
         for model in workspace.model_ids()
         if (path := workspace.scores(model, options.batch)).exists()
     ]
@@ -210,7 +210,7 @@ def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
 
 def _model_card(workspace: Workspace, model_id: str) -> str | None:
     card = workspace.card(model_id)
-    return card.relative_to(workspace.root).as_posix() if card.exists() else None
+    return f"{card.parent.name}/{card.name}" if card.exists() else None
 
 
 def _facts(table: pa.Table, root: Path) -> dict[str, str]:

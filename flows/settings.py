@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,6 +30,7 @@ from pydantic_settings import (
 )
 
 from flows.errors import UsageError
+from flows.workspace import check_workspace
 
 ENV_PREFIX = "NELBO_"
 
@@ -47,7 +49,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workspace: Text = Field("./workspace", description="Folder of everything that nelbo writes.")
+    workspace: Annotated[Text, AfterValidator(check_workspace)] = Field(
+        "./workspace", description="Folder or URL of everything that nelbo writes."
+    )
 
 
 class DecodingSettings(BaseModel):
