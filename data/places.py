@@ -5,12 +5,13 @@ to appear whole has a file that is uploaded last and says so.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
@@ -109,19 +110,31 @@ def remove_folder(folder: Place) -> None:
             folder.fs.rm(folder.path, recursive=True)
 
 
-def open_parquet(source: Place) -> pq.ParquetFile:
-    """A Parquet file to read from; of an object only what is asked for is fetched."""
+def read_parquet(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file; of an object only the columns asked for are fetched, unless it is replaced meanwhile."""
     if isinstance(source, Path):
-        return pq.ParquetFile(source)
-    return pq.ParquetFile(source.path, filesystem=source.fs, pre_buffer=True)
+        return pq.ParquetFile(source).read(columns)
+    try:
+        # Readahead would fetch the columns in between, too.
+        with source.fs.open(source.path, "rb", cache_type="none") as file:
+            return pq.ParquetFile(file, pre_buffer=True).read(columns)
+    except OSError as error:
+        if not _replaced(error):
+            raise
+    # One answer of the store is of one object.
+    return pq.ParquetFile(pa.BufferReader(source.fs.cat_file(source.path))).read(columns)
 
 
-def read_whole(read: Callable[[], Result]) -> Result:
+def read_unchanged(read: Callable[[], Result]) -> Result:
     """What `read` returns, read again where an object was replaced between two of its pieces."""
     for _ in range(_READS - 1):
         try:
             return read()
         except OSError as error:
-            if type(error).__name__ != "FileExpired":
+            if not _replaced(error):
                 raise
     return read()
+
+
+def _replaced(error: OSError) -> bool:
+    return type(error).__name__ == "FileExpired"

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.places import Place, open_parquet, open_place, read_whole, upload
+from data.places import Place, open_place, read_parquet, read_unchanged, upload
 from data.schemas import SCHEMA_VERSION, SCORES_SCHEMA
 
 ROW_GROUP_ROWS = 65_536
@@ -106,7 +106,7 @@ def write_scores(
 def read_table(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one Parquet file, refusing one that is missing, broken or of an unknown schema version."""
     try:
-        table = read_whole(lambda: open_parquet(source).read(columns))
+        table = read_parquet(source, columns)
     except FileNotFoundError as error:
         raise InputError(f"{source} does not exist.") from error
     except pa.ArrowException as error:
@@ -131,6 +131,6 @@ def read_scores(source: Place | str) -> pa.Table:
     partitions = ds.partitioning(pa.schema([("model_id", pa.string()), ("batch_id", pa.string())]), flavor="hive")
     filesystem = None if isinstance(source, Path) else source.fs
     path = source if isinstance(source, Path) else source.path
-    return read_whole(
+    return read_unchanged(
         lambda: ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=partitions).to_table()
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from flows.output import print_comparison, print_demo, print_result, print_rows
+from flows.output import print_comparison, print_demo, print_pruned, print_result, print_rows
 
 app = typer.Typer(
     name="nelbo",
@@ -204,6 +204,38 @@ def report(
 
 
 @app.command()
+def prune(
+    older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="Such as 90d, 12h or 4w.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Delete; without it, only say what would be.")] = False,
+    models: Annotated[bool, typer.Option("--models", help="Models and calibrations that nothing uses, too.")] = False,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Say which old batches, runs and leftovers may go, or delete them with --apply."""
+    given = {"older_than": older_than, "apply": apply, "models": models, "workspace": workspace}
+    result = _execute("prune", given, config, assignments, prefect)
+    if as_json:
+        print_result(result, as_json)
+    else:
+        print_pruned(result)
+
+
+@app.command()
+def compact(
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Join the rows of each month's runs into one file."""
+    _run("compact", {"workspace": workspace}, config, assignments, prefect, as_json)
+
+
+@app.command()
 def models(
     workspace: WorkspacePath = None,
     as_json: Json = False,
@@ -300,15 +332,21 @@ def _run(
     prefect: bool | None,
     as_json: bool,
 ) -> dict[str, Any]:
+    result = _execute(name, given, config, assignments, prefect)
+    print_result(result, as_json)
+    return result
+
+
+def _execute(
+    name: str, given: dict[str, Any], config: Path | None, assignments: list[str] | None, prefect: bool | None
+) -> dict[str, Any]:
     from flows import settings
     from flows.execution import execute
 
     _log_to_stderr()
     kind: type[settings.Options] = getattr(settings, f"{name.capitalize()}Options")
     options = settings.make_options(kind, given, config, assignments or ())
-    result = execute(name, options, prefect)
-    print_result(result, as_json)
-    return result
+    return execute(name, options, prefect)
 
 
 def _workspace(path: str | None, config: Path | None, assignments: list[str] | None) -> Any:

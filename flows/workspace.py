@@ -124,12 +124,12 @@ class Workspace:
 
     def model_ids(self) -> list[str]:
         """Models in the workspace."""
-        return sorted(path.parent.name for path in self.models.glob(f"*/{COMMIT}") if _ID.fullmatch(path.parent.name))
+        return sorted(path.parent.name for path in self.models.glob(f"*/{COMMIT}") if is_id(path.parent.name))
 
     def calibration_ids(self) -> list[str]:
         """Calibrations in the workspace, of all models."""
         names = (path.parent.name for path in self.calibrations.glob(f"c*/{COMMIT}"))
-        return sorted(name for name in names if _ID.fullmatch(name))
+        return sorted(name for name in names if is_id(name))
 
     def model(self, name: str) -> str:
         """The id of the model that `name` means: ``latest``, or an id itself."""
@@ -161,6 +161,14 @@ class Workspace:
             latest = self._latest()
             calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
             write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
+
+    def forget(self, model_id: str) -> None:
+        """Take a model's current calibration out of ``latest.json``."""
+        with self._lock():
+            latest = self._latest()
+            if model_id in latest.get("calibrations", {}):
+                calibrations = {name: kept for name, kept in latest["calibrations"].items() if name != model_id}
+                write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
 
     def promoted(self) -> str | None:
         """The id that ``latest`` means, or None."""
@@ -251,9 +259,14 @@ def check_workspace(name: str) -> str:
     return name
 
 
+def is_id(text: str) -> bool:
+    """Whether a name is an id; whatever else lies in a workspace is none of ours."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_id(text: str) -> str:
     """The same text, if it can be a folder's name on every system and in every reader."""
-    if not _ID.fullmatch(text):
+    if not is_id(text):
         raise UsageError(f"id {text!r}: expected a letter, then letters, digits, '-' or '_', 100 at most.")
     return text
 
