@@ -226,28 +226,33 @@ def _newest(place: Place) -> tuple[float, int]:
 def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
     """Models that are neither latest nor behind a kept batch, and calibrations that no kept model or batch uses."""
     used = {name.partition("/")[0] for name in kept} | {workspace.promoted()}
-    going = [model_id for model_id in workspace.model_ids() if model_id not in used]
+    going = [model_id for model_id in _ids(workspace, "models/*/model.json") if model_id not in used]
     in_use = {workspace.calibration(model_id) for model_id in workspace.model_ids() if model_id not in going}
     for name in kept:
         model_id, _, batch_id = name.partition("/")
         in_use |= set(
             read_table(workspace.scores(model_id, batch_id), ["calibration_id"])["calibration_id"].to_pylist()
         )
-    for calibration_id in workspace.calibration_ids():
+    for calibration_id in _ids(workspace, "calibrations/*/calibration.json"):
         if calibration_id not in in_use:
-            files = ("calibration.json", "scores.parquet")
+            files = ("scores.parquet", "calibration.json")
             yield from _whole(workspace, "calibration", calibration_id, f"calibrations/{calibration_id}", files)
     for model_id in going:
         about = (f"history/{model_id}.parquet", f"cards/{model_id}.md", f"cards/{model_id}.svg")
-        files = ("model.json", "weights.safetensors")
+        files = ("weights.safetensors", "model.json")
         yield from _whole(workspace, "model", model_id, f"models/{model_id}", files, about)
+
+
+def _ids(workspace: Workspace, pattern: str) -> list[str]:
+    """Folders by the file that is deleted last, so that one that was half deleted is found again."""
+    return [place.parent.name for place, *_ in _found(workspace, pattern) if is_id(place.parent.name)]
 
 
 def _whole(
     workspace: Workspace, kind: str, name: str, folder: str, files: tuple[str, ...], about: tuple[str, ...] = ()
 ) -> Iterator[Old]:
-    """A folder that readers find by its checksums, which go first, with what else is kept of it."""
-    paths = [f"{folder}/{file}" for file in (COMMIT, *files)] + list(about)
+    """A folder that readers find by its checksums, which go first; then what else is kept of it, and the rest."""
+    paths = [f"{folder}/{COMMIT}", *about, *(f"{folder}/{file}" for file in files)]
     found = [path for path in paths if _plain(workspace.root, path) and (workspace.root / path).is_file()]
     times = [modified(workspace.root / path) for path in found]
     sizes = [(workspace.root / path).stat().st_size for path in found]
