@@ -29,7 +29,7 @@ _READS = 5
 
 
 def check_url(text: str) -> None:
-    """Refuse credentials, queries and patterns in a URL; the message repeats none of it.
+    """Refuse credentials, queries, patterns and chains in a URL; the message repeats none of it.
 
     Raises:
         InputError: credentials belong to the environment, where logs and rows do not see them.
@@ -42,8 +42,8 @@ def check_url(text: str) -> None:
             f"a {scheme}:// URL has a user, a query or a fragment in it. Give it as {scheme}://bucket/prefix; "
             "credentials come from the environment of the store's own tools, such as AWS_PROFILE or AWS_ACCESS_KEY_ID."
         )
-    if set(rest) & set("*[]"):
-        raise InputError(f"{text}: expected a URL without *, [ and ].")
+    if not rest.strip("/") or "::" in text or set(rest) & set("*[]"):
+        raise InputError("expected a URL such as s3://bucket/prefix, without ::, *, [ and ].")
 
 
 def open_place(name: str) -> Place:
@@ -59,7 +59,7 @@ def open_place(name: str) -> Place:
     check_url(name)
     if "://" not in name:
         return Path(name).absolute()
-    if name.startswith("file://"):
+    if name.startswith(("file://", "local://")):
         parts = urlsplit(name)
         if parts.netloc not in ("", "localhost"):
             raise InputError(f"{name}: expected three slashes, as in file:///folder.")

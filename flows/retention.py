@@ -133,7 +133,8 @@ def _plain(root: Place, path: str) -> bool:
 
 def _found(workspace: Workspace, pattern: str) -> Iterator[tuple[Place, str, float, int]]:
     """Regular files of a pattern: where, path below the workspace, time and size."""
-    prefix = len(str(workspace.root)) + 1
+    # A bucket's own name ends in a slash.
+    prefix = len(str(workspace.root).rstrip("/")) + 1
     places: list[Place] = list(workspace.root.glob(pattern))
     for place in sorted(places, key=str):
         path = str(place)[prefix:]

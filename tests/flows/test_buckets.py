@@ -17,12 +17,30 @@ import pyarrow as pa
 import pytest
 from buckets import s3_server
 
-from data import SCORES_SCHEMA, InputError, atomic_path, open_place, read_scores, read_table, write_scores, write_table
-from flows import models
+from data import (
+    RUNS_SCHEMA,
+    SCORES_SCHEMA,
+    InputError,
+    atomic_path,
+    open_place,
+    read_scores,
+    read_table,
+    write_scores,
+    write_table,
+)
+from flows import models, retention
 from flows import workspace as workspaces
 from flows.errors import UsageError
 from flows.execution import execute
-from flows.settings import CalibrateOptions, IngestOptions, ReportOptions, ScoreOptions, TrainOptions
+from flows.settings import (
+    CalibrateOptions,
+    CompactOptions,
+    IngestOptions,
+    PruneOptions,
+    ReportOptions,
+    ScoreOptions,
+    TrainOptions,
+)
 from flows.workspace import Workspace
 
 Trained = tuple[Path, dict[str, Any]]
@@ -197,6 +215,28 @@ def test_readers_see_the_old_rows_or_the_new_ones() -> None:
     assert not failures
 
 
+def test_prune_and_compact(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace.at("s3://bucket").prepare()
+    for kind in ("scores", "flagged"):
+        s3.pipe_file(f"bucket/{kind}/model_id=m1/batch_id=b1/{kind}.parquet", b"x")
+    s3.pipe_file("bucket/_staging/r1/shard.parquet", b"x")
+    s3.pipe_file("bucket/mine.txt", b"mine")
+    for number in range(3):
+        row = dict.fromkeys(RUNS_SCHEMA.names) | {"run_id": f"r20201001T000000-{number:08x}"}
+        table = pa.Table.from_pylist([row], RUNS_SCHEMA)
+        write_table(table, workspace.runs / f"{row['run_id']}.parquet", RUNS_SCHEMA)
+    joined = execute("compact", CompactOptions(workspace="s3://bucket"), prefect=False)
+    assert joined == {"n_months": 1, "n_files": 3, "n_rows": 3}
+    (month,) = s3.find("bucket/runs")
+    assert read_table(open_place(f"s3://{month}")).num_rows == 3
+    options = PruneOptions(workspace="s3://bucket", older_than="12h", apply=True)
+    assert execute("prune", options, prefect=False)["n"] == 0
+    monkeypatch.setattr(retention.time, "time", lambda real=time.time: real() + 86_400)
+    done = execute("prune", options, prefect=False)
+    assert [item["kind"] for item in done["items"]][:2] == ["scores", "flagged"]
+    assert s3.find("bucket") == ["bucket/mine.txt"]
+
+
 def test_an_upload_that_is_not_finished_leaves_what_was_there(s3: Any) -> None:
     target = open_place("s3://bucket/a.txt")
     with atomic_path(target) as file:
@@ -261,6 +301,8 @@ def test_what_is_wrong_with_a_store_is_said_in_a_line(
         assert "s3cr3t" not in err
 
     refused("s3://no-such-bucket/x", "s3://no-such-bucket/x cannot be reached", "bucket does not exist")
+    refused("memory://", "expected a URL such as")
+    refused("zip://a.zip::s3://bucket", "without ::")
     refused("nonsense://x/y", "Give a local path or a URL")
     refused("file://host/x", "three slashes")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:s3cr3t@127.0.0.1:9")
