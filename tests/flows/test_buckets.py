@@ -314,6 +314,41 @@ def test_what_is_wrong_with_a_store_is_said_in_a_line(
     refused("s3://bucket/x", "s3://bucket/x cannot be reached", "Could not connect")
 
 
+def test_a_store_that_fails_midway_is_said_in_a_line(
+    images: Path, bucket: str, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import EndpointConnectionError
+
+    from flows import scoring
+
+    def gone(*_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="http://me:s3cr3t@127.0.0.1:9/bucket?token=s3cr3t")
+
+    monkeypatch.setattr(scoring, "publish", gone)
+    code, _, err = nelbo("score", images / "new", "--workspace", bucket, "--no-prefect")
+    assert code == 1
+    assert "http://127.0.0.1:9/bucket" in err
+    assert "safe to run the same command again" in err
+    assert "s3cr3t" not in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("s3")
+def test_access_denied_is_said_in_a_line(
+    images: Path, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    async def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "_call_s3", denied)
+        code, _, err = nelbo("ingest", images / "new", "--workspace", "s3://bucket/x", "--no-prefect")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "cannot be reached (Access Denied)" in err
+
+
 def test_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"].__dict__["_registry"], "s3", raising=False)
