@@ -65,7 +65,8 @@ def open_file_system(url: str) -> tuple[Any, str]:
             "the environment."
         )
     try:
-        return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
+        # Other processes write there, too: listings must be fresh.
+        return cast(tuple[Any, str], fsspec.core.url_to_fs(url, use_listings_cache=False))
     except ImportError as error:
         raise InputError(f"{parts.scheme}:// needs a package that is not installed ({error}).") from error
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,21 +14,28 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from data.errors import InputError
+from data.places import Place, open_place, read_parquet, read_unchanged, upload
 from data.schemas import SCHEMA_VERSION, SCORES_SCHEMA
 
 ROW_GROUP_ROWS = 65_536
 
 
 @contextmanager
-def atomic_path(target: Path, staging: Path | None = None) -> Iterator[Path]:
-    """A path to write to that becomes `target` when the block ends well, and vanishes when it does not.
+def atomic_path(target: Place, staging: Place | None = None) -> Iterator[Path]:
+    """A local path to write to that becomes `target` when the block ends well, and vanishes when it does not.
 
     Args:
-        target: the file to make or replace; its folder is made.
+        target: the file to make or replace; its folder is made. An object is uploaded when the block ends.
         staging: a folder on the same file system for the unfinished file; by default the target's own.
     """
+    if not isinstance(target, Path):
+        with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
+            unfinished = Path(aside) / target.name
+            yield unfinished
+            upload(unfinished, target)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = staging or target.parent
+    folder = staging if isinstance(staging, Path) else target.parent
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
@@ -49,7 +57,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(content: Mapping[str, Any], target: Path, staging: Path | None = None) -> None:
+def write_json(content: Mapping[str, Any], target: Place, staging: Place | None = None) -> None:
     """Write `content` to `target` as sorted, indented JSON, atomically."""
     with atomic_path(target, staging) as unfinished:
         text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -58,11 +66,11 @@ def write_json(content: Mapping[str, Any], target: Path, staging: Path | None = 
 
 def write_table(
     table: pa.Table,
-    target: Path,
+    target: Place,
     schema: pa.Schema,
     metadata: Mapping[str, str] | None = None,
-    staging: Path | None = None,
-) -> Path:
+    staging: Place | None = None,
+) -> Place:
     """Write `table` to `target` as one Parquet file (zstd) of exactly `schema`, atomically.
 
     Args:
@@ -82,8 +90,8 @@ def write_table(
 
 
 def write_scores(
-    table: pa.Table, target: Path, metadata: Mapping[str, str] | None = None, staging: Path | None = None
-) -> Path:
+    table: pa.Table, target: Place, metadata: Mapping[str, str] | None = None, staging: Place | None = None
+) -> Place:
     """Publish the score rows of one batch at `target`, atomically; the columns are ``SCORES_SCHEMA``.
 
     >>> import tempfile
@@ -95,10 +103,10 @@ def write_scores(
     return write_table(table, target, SCORES_SCHEMA, metadata, staging)
 
 
-def read_table(source: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one Parquet file, refusing one that is missing, broken or of an unknown schema version."""
     try:
-        table = pq.ParquetFile(source).read(columns)
+        table = read_parquet(source, columns)
     except FileNotFoundError as error:
         raise InputError(f"{source} does not exist.") from error
     except pa.ArrowException as error:
@@ -112,13 +120,17 @@ def read_table(source: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return table
 
 
-def read_scores(source: Path | str) -> pa.Table:
-    """Score rows of one published file, or of all batches below a folder (``workspace/scores``).
+def read_scores(source: Place | str) -> pa.Table:
+    """Score rows of one published file, or of all batches below a folder or URL (``workspace/scores``).
 
     A folder's rows carry two columns more, ``model_id`` and ``batch_id``, taken from its partitions.
     """
-    source = Path(source)
+    source = open_place(source) if isinstance(source, str) else source
     if not source.is_dir():
         return read_table(source)
     partitions = ds.partitioning(pa.schema([("model_id", pa.string()), ("batch_id", pa.string())]), flavor="hive")
-    return ds.dataset(source, format="parquet", partitioning=partitions).to_table()
+    filesystem = None if isinstance(source, Path) else source.fs
+    path = source if isinstance(source, Path) else source.path
+    return read_unchanged(
+        lambda: ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=partitions).to_table()
+    )

@@ -4,14 +4,23 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import CALIBRATION_SCHEMA, MEASURES, read_table, write_json, write_table
+from data import (
+    CALIBRATION_SCHEMA,
+    COMMIT,
+    MEASURES,
+    Place,
+    publish_folder,
+    read_table,
+    remove_folder,
+    write_json,
+    write_table,
+)
 from detectors import Threshold, p_values, q_values, trim, verdicts
 from flows.errors import UsageError
 from flows.run import Run, code_version
@@ -74,17 +83,17 @@ def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Work
     digest.update(json.dumps(scores.to_pydict(), sort_keys=True).encode())
     calibration_id = "c" + digest.hexdigest()[:16]
     folder = workspace.calibrations / calibration_id
-    if folder.exists():
+    if (folder / COMMIT).exists():
         read_calibration(workspace, calibration_id)
         return calibration_id
     made = {"made_at_utc": f"{run.started_at_utc:%Y-%m-%dT%H:%M:%SZ}", "code_version": code_version()}
-    unfinished = workspace.staging / f"{run.run_id}-{calibration_id}"
+    unfinished = workspace.local_staging / f"{run.run_id}-{calibration_id}"
     content = {**content, **made, "format_version": FORMAT_VERSION, "calibration_id": calibration_id}
     write_json(content, unfinished / "calibration.json")
     write_table(scores, unfinished / "scores.parquet", CALIBRATION_SCHEMA, run.metadata)
-    write_json({name: _sha256(unfinished / name) for name in _FILES}, unfinished / "checksums.json")
-    workspace.calibrations.mkdir(parents=True, exist_ok=True)
-    unfinished.rename(folder)
+    write_json({name: _sha256(unfinished / name) for name in _FILES}, unfinished / COMMIT)
+    publish_folder(unfinished, folder)
+    remove_folder(unfinished)
     return calibration_id
 
 
@@ -93,7 +102,7 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
     folder = workspace.calibrations / calibration_id
     remedy = "Restore it from a copy, or delete it and calibrate again."
     try:
-        checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        checksums = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
         damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
         content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, AttributeError) as error:
@@ -141,9 +150,8 @@ def calibration_of(workspace: Workspace, model_id: str, name: str | None = None)
 
 def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
     """All calibrations of a model, the oldest first."""
-    ids = sorted(path.parent.name for path in workspace.calibrations.glob("c*/calibration.json"))
     mine = []
-    for calibration_id in ids:
+    for calibration_id in workspace.calibration_ids():
         try:
             calibration = read_calibration(workspace, calibration_id)
         except UsageError as error:
@@ -184,11 +192,11 @@ def _review_share(calibration: Calibration) -> float | None:
     return counts["review"] / sum(counts.values()) if counts and any(counts.values()) else None
 
 
-def scored_rows(path: Path) -> pa.Table:
+def scored_rows(path: Place) -> pa.Table:
     """The rows of a published batch that have a score, with what any calibration needs."""
     table = read_table(path, ["relative_path", "image_id", "label", "anomaly_score", *MEASURES])
     return table.filter(pc.is_valid(table["anomaly_score"]))
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Place) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -4,14 +4,13 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import pyarrow as pa
 
-from data import atomic_path, read_table
+from data import Place, atomic_path, read_table
 from flows.curves import render_curves, with_commas
 from flows.errors import UsageError
 from flows.rendering import template
@@ -48,7 +47,7 @@ SHOWN_EPOCHS = 11
 _COLUMNS = {"nelbo": 1, "distortion": 1, "rate": 1, "sigma": 4, "val_nelbo": 1}
 
 
-def write_card(workspace: Workspace, model_id: str) -> Path:
+def write_card(workspace: Workspace, model_id: str) -> Place:
     """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
     target = workspace.card(model_id)
     picture = target.with_suffix(".svg")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from flows.output import print_comparison, print_demo, print_result, print_rows
+from flows.output import print_comparison, print_demo, print_pruned, print_result, print_rows
 
 app = typer.Typer(
     name="nelbo",
@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-WorkspacePath = Annotated[str | None, typer.Option("--workspace", help="Folder of all outputs. [default: ./workspace]")]
+WorkspacePath = Annotated[
+    str | None, typer.Option("--workspace", help="Folder or URL of all outputs. [default: ./workspace]")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; logs go to stderr.")]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value; repeatable.")]
@@ -210,6 +212,38 @@ def report(
 
 
 @app.command()
+def prune(
+    older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="Such as 90d, 12h or 4w.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Delete; without it, only say what would be.")] = False,
+    models: Annotated[bool, typer.Option("--models", help="Models and calibrations that nothing uses, too.")] = False,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Say which old batches, runs and leftovers may go, or delete them with --apply."""
+    given = {"older_than": older_than, "apply": apply, "models": models, "workspace": workspace}
+    result = _execute("prune", given, config, assignments, prefect)
+    if as_json:
+        print_result(result, as_json)
+    else:
+        print_pruned(result)
+
+
+@app.command()
+def compact(
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Join the rows of each month's runs into one file."""
+    _run("compact", {"workspace": workspace}, config, assignments, prefect, as_json)
+
+
+@app.command()
 def models(
     workspace: WorkspacePath = None,
     as_json: Json = False,
@@ -306,15 +340,21 @@ def _run(
     prefect: bool | None,
     as_json: bool,
 ) -> dict[str, Any]:
+    result = _execute(name, given, config, assignments, prefect)
+    print_result(result, as_json)
+    return result
+
+
+def _execute(
+    name: str, given: dict[str, Any], config: Path | None, assignments: list[str] | None, prefect: bool | None
+) -> dict[str, Any]:
     from flows import settings
     from flows.execution import execute
 
     _log_to_stderr()
     kind: type[settings.Options] = getattr(settings, f"{name.capitalize()}Options")
     options = settings.make_options(kind, given, config, assignments or ())
-    result = execute(name, options, prefect)
-    print_result(result, as_json)
-    return result
+    return execute(name, options, prefect)
 
 
 def _workspace(path: str | None, config: Path | None, assignments: list[str] | None) -> Any:
@@ -350,15 +390,15 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except Exception as error:
-        from flows.errors import bad_input
+        from flows.errors import bad_input, store_errors, without_credentials
 
         if isinstance(error, bad_input()):
             code, hint = 2, ""
-        elif isinstance(error, OSError | FloatingPointError | RuntimeError):
+        elif isinstance(error, (*store_errors(), FloatingPointError, RuntimeError)):
             # Numbers that overflowed will do so again.
             again = "" if isinstance(error, FloatingPointError) else " It is safe to run the same command again."
             code, hint = 1, again
         else:
             raise
-        typer.echo(f"nelbo: {' '.join(str(error).split())}{hint}", err=True)
+        typer.echo(f"nelbo: {without_credentials(' '.join(str(error).split()))}{hint}", err=True)
     sys.exit(code if isinstance(code, int) else 0)

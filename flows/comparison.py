@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data import Place, modified
 from detectors import evaluate
 from flows.calibrations import Calibration, calibrations_of, describe, scored_rows
 from flows.errors import UsageError
@@ -67,10 +68,10 @@ def compare_calibrations(workspace: Workspace, model_id: str, batch_id: str | No
 
 
 def _last_batch(workspace: Workspace, model_id: str) -> str:
-    paths = list(workspace.scores(model_id, "b").parents[1].glob("batch_id=*/scores.parquet"))
+    paths: list[Place] = list(workspace.scores(model_id, "b").parents[1].glob("batch_id=*/scores.parquet"))
     if not paths:
         raise UsageError(f"model {model_id} has scored no batch to compare on. Score one with: nelbo score DIR")
-    return max(paths, key=lambda path: path.stat().st_mtime).parent.name.removeprefix("batch_id=")
+    return max(paths, key=modified).parent.name.removeprefix("batch_id=")
 
 
 def _judged(table: pa.Table, calibrations: list[Calibration]) -> pa.Table:

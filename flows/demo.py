@@ -23,7 +23,7 @@ def run_demo(options: TrainOptions, prefect: bool | None) -> dict[str, Any]:
         options: of training; ``normal`` and ``root`` are filled in here.
     """
     root = _images()
-    folder = Workspace.at(options.workspace).prepare().root / "demo"
+    folder = Workspace.at(options.workspace).prepare().local / "demo"
     folder.mkdir(exist_ok=True)
     normals, cells = folder / "normals.csv", folder / "cells.csv"
     table = protocol(root / "labels.csv")

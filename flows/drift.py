@@ -4,14 +4,13 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import QUALITY, InputError, read_table
+from data import QUALITY, InputError, Place, modified, read_table
 from detectors import detect_drift
 from flows.calibrations import Calibration, scored_rows
 from flows.settings import ScoreOptions
@@ -104,9 +103,9 @@ def _without_order(rows: pa.Table) -> pa.Table:
     return rows.sort_by("image_id")
 
 
-def _modified(path: Path) -> float:
+def _modified(path: Place) -> float:
     try:
-        return path.stat().st_mtime
+        return modified(path)
     except FileNotFoundError:
         # Pruned meanwhile.
         return 0.0

@@ -1,5 +1,6 @@
 """What is the caller's to mend: exit code 2 and one line."""
 
+import re
 import sys
 
 
@@ -14,3 +15,26 @@ def bad_input() -> tuple[type[Exception], ...]:
 
     core = sys.modules.get("vae_core")
     return (UsageError, InputError, CalibrationError, *((core.BundleError,) if core else ()))
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What disks and object stores raise; the packages of stores that are not loaded have raised nothing."""
+    found: list[type[Exception]] = [OSError]
+    for module, name in (
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+        ("aiohttp", "ClientError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+    ):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+def without_credentials(text: str) -> str:
+    """A message without users, passwords and queries of the URLs in it: a store's address may hold some.
+
+    >>> without_credentials("no answer: http://me:secret@host/bucket?token=abc")
+    'no answer: http://host/bucket'
+    """
+    return re.sub(r"(\w+://)(?:[^/@\s]*@)?([^?\s\"']*)(?:\?[^\s\"']*)?", r"\1\2", text)

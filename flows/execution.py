@@ -11,7 +11,7 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
     """Run the composition of a command; what it prints.
 
     Args:
-        name: ingest, train, calibrate, score or report.
+        name: ingest, train, calibrate, score, report, prune or compact.
         options: of that command.
         prefect: True or False decide; None looks whether an API is configured. A hidden server is never started.
     """
@@ -64,7 +64,7 @@ def _check_api() -> None:
 
 
 def _composition(name: str) -> Any:
-    from flows import calibration, ingestion, reporting, scoring, training
+    from flows import calibration, compaction, ingestion, reporting, retention, scoring, training
 
     return {
         "ingest": ingestion.ingest_batch,
@@ -72,4 +72,6 @@ def _composition(name: str) -> Any:
         "calibrate": calibration.recalibrate,
         "score": scoring.score_batch,
         "report": reporting.report_batch,
+        "prune": retention.prune_workspace,
+        "compact": compaction.compact_workspace,
     }[name]

@@ -19,6 +19,7 @@ from data import (
     Cache,
     CachedPixels,
     Manifest,
+    Place,
     Preprocessing,
     cache_images,
     image_quality,
@@ -27,7 +28,7 @@ from data import (
 from flows.card import write_card
 from flows.errors import UsageError
 from flows.ingestion import publish_manifest
-from flows.models import SEEN_DIGITS, import_vae_core, read_manifest
+from flows.models import SEEN_DIGITS, import_vae_core, keep_bundle, read_manifest
 from flows.parts import assign_parts, check_enough, first_of_each, with_parts
 from flows.progress import progress
 from flows.run import Run, code_version
@@ -91,7 +92,7 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     for warning in training.warnings:
         log.warning("%s", warning)
     facts = _facts(training, normals, manifest, options, batch_id)
-    model_id = import_vae_core().save_bundle(training.model, workspace.models, facts, workspace.staging)
+    model_id = keep_bundle(training.model, workspace, facts)
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
         _write_history(training.history, workspace.history(model_id), workspace, run)
@@ -281,7 +282,7 @@ def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
     return "p" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _write_history(history: dict[str, list[float]], target: Path, workspace: Workspace, run: Run) -> None:
+def _write_history(history: dict[str, list[float]], target: Place, workspace: Workspace, run: Run) -> None:
     columns = {"epoch": pa.array(range(1, len(history["loss"]) + 1), pa.int32())}
     columns |= {name: pa.array(values, pa.float64()) for name, values in sorted(history.items())}
     table = pa.table(columns)

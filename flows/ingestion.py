@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data import MANIFEST_SCHEMA, Manifest, ingest, write_table
@@ -51,10 +52,11 @@ def freeze_batch(options: IngestOptions, run: Run) -> Batch:
 
 def read_source(source: str, options: IngestOptions | TrainOptions | CalibrateOptions) -> Manifest:
     """Ingest what an option names. A workspace that lies in the folder is no part of it."""
+    workspace = Workspace.at(options.workspace).root
     return ingest(
         source,
         root=options.root,
-        skip=Workspace.at(options.workspace).root,
+        skip=workspace if isinstance(workspace, Path) else None,
         limits=options.limits,
         workers=options.workers,
     )

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data import read_table
-from flows.models import describe_model, import_vae_core
+from flows.errors import UsageError
+from flows.models import describe_model, import_vae_core, read_bundle
 from flows.run import code_version
 from flows.workspace import Workspace
 
@@ -77,7 +78,7 @@ def verify(workspace: Workspace, model: str) -> dict[str, Any]:
     from flows.calibrations import read_calibration
 
     model_id = workspace.model(model)
-    import_vae_core().load_bundle(workspace.models / model_id)
+    read_bundle(workspace.models / model_id)
     calibration_id = workspace.calibration(model_id)
     if calibration_id is not None:
         read_calibration(workspace, calibration_id)
@@ -108,7 +109,7 @@ def doctor(workspace: Workspace, prefect_api: str | None) -> dict[str, Any]:
         "engines": ["keras"] if backend else [],
         "prefect_api": prefect_api,
         "workspace": str(workspace.root),
-        "workspace_writable": _writable(workspace.root),
+        "workspace_writable": _writable(workspace),
         "missing": missing,
     }
 
@@ -120,7 +121,14 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _writable(folder: Path) -> bool:
+def _writable(workspace: Workspace) -> bool:
     """Whether files could be made there, or the folder itself in the nearest one that exists."""
+    folder = workspace.root
+    if not isinstance(folder, Path):
+        try:
+            workspace.prepare()
+        except UsageError:
+            return False
+        return True
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)

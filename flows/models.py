@@ -17,7 +17,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import MEASURES, QUALITY, File, Images, Manifest, Preprocessing, image_quality, read_images, read_table
+from data import (
+    COMMIT,
+    MEASURES,
+    QUALITY,
+    File,
+    Images,
+    Manifest,
+    Place,
+    Preprocessing,
+    image_quality,
+    publish_folder,
+    read_images,
+    read_table,
+)
 from flows.errors import UsageError
 from flows.settings import DecodingSettings
 from flows.workspace import Workspace
@@ -37,6 +50,9 @@ SEEN_DIGITS = 16
 _CHUNK_PIXELS = 256 * 64 * 64
 
 
+_BUNDLE = ("model.json", "weights.safetensors", COMMIT)
+
+
 def load_model(workspace: Workspace, model_id: str) -> "vae_core.Model":
     """A model of the workspace, verified; one object for all threads of the process."""
     with _loading:
@@ -44,13 +60,45 @@ def load_model(workspace: Workspace, model_id: str) -> "vae_core.Model":
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path) -> "vae_core.Model":
+def _load(folder: Place) -> "vae_core.Model":
     vae_core = import_vae_core()
-    model = vae_core.load_bundle(folder)
+    model = read_bundle(folder)
     # Compiles now, as a part of start-up: scoring no images runs one padded batch.
     config = model.config
     vae_core.score(model, np.empty((0, config.height, config.width, config.channels), np.float32), maps=False)
     return model
+
+
+def read_bundle(folder: Place) -> "vae_core.Model":
+    """A model, every file of it checked; one in an object store is fetched to a private folder for that."""
+    vae_core = import_vae_core()
+    if isinstance(folder, Path):
+        return vae_core.load_bundle(folder)
+    with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
+        local = Path(aside) / folder.name
+        local.mkdir()
+        try:
+            for name in _BUNDLE:
+                # The check says what is missing.
+                with contextlib.suppress(FileNotFoundError):
+                    folder.fs.get_file((folder / name).path, str(local / name))
+            return vae_core.load_bundle(local)
+        except vae_core.BundleError as error:
+            raise vae_core.BundleError(str(error).replace(str(local), str(folder))) from error
+
+
+def keep_bundle(model: "vae_core.Model", workspace: Workspace, facts: dict[str, Any]) -> str:
+    """Publish a model's folder, whole; an equal one that is there already is verified and kept. Its id."""
+    vae_core = import_vae_core()
+    if isinstance(workspace.models, Path):
+        return vae_core.save_bundle(model, workspace.models, facts, workspace.local_staging)
+    with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
+        model_id = vae_core.save_bundle(model, Path(aside), facts)
+        if model_id in workspace.model_ids():
+            read_bundle(workspace.models / model_id)
+        else:
+            publish_folder(Path(aside) / model_id, workspace.models / model_id)
+    return model_id
 
 
 def import_vae_core() -> Any:

@@ -13,15 +13,19 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from flows.calibration import recalibrate
+from flows.compaction import compact_workspace
 from flows.errors import bad_input
 from flows.ingestion import ingest_batch
 from flows.reporting import report_batch
+from flows.retention import prune_workspace
 from flows.runner import Item, Result, Runner
 from flows.scoring import score_batch
 from flows.settings import (
     AnyOptions,
     CalibrateOptions,
+    CompactOptions,
     IngestOptions,
+    PruneOptions,
     ReportOptions,
     ScoreOptions,
     TrainOptions,
@@ -98,3 +102,5 @@ train = _make_flow("train", TrainOptions, train_model)
 calibrate = _make_flow("calibrate", CalibrateOptions, recalibrate)
 score = _make_flow("score", ScoreOptions, score_batch)
 report = _make_flow("report", ReportOptions, report_batch)
+prune = _make_flow("prune", PruneOptions, prune_workspace)
+compact = _make_flow("compact", CompactOptions, compact_workspace)

@@ -35,6 +35,15 @@ def print_comparison(result: dict[str, Any], as_json: bool) -> None:
     _table([[name, *(_text(column[name]) for column in columns)] for name in columns[0]], [""] * (1 + len(columns)))
 
 
+def print_pruned(result: dict[str, Any]) -> None:
+    """What was deleted, or would be, with sizes."""
+    if result["items"]:
+        columns = ("kind", "name", "size_bytes", "modified_utc")
+        _table([[_text(item[name]) for name in columns] for item in result["items"]], list(columns))
+    done = "deleted" if result["applied"] else "would be deleted; say --apply to do it"
+    typer.echo(f"{result['n']:,} items, {result['size_bytes'] / 1e6:,.1f} MB, {done}")
+
+
 def print_demo(result: dict[str, Any]) -> None:
     """The demonstration in a short table."""
     trained, scored = result["train"], result["score"]

@@ -1,14 +1,13 @@
 """The step that ends a batch: shards joined, decided on, and put in their place at once."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, SHARD_SCHEMA, Manifest, read_table, write_scores, write_table
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, SHARD_SCHEMA, Manifest, Place, read_table, write_scores, write_table
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import find_drift, write_drift
 from flows.heatmap import heatmap_png
@@ -28,7 +27,7 @@ class Target:
     calibration_id: str | None
     run_id: str
 
-    def staging(self, options: ScoreOptions) -> Path:
+    def staging(self, options: ScoreOptions) -> Place:
         """Where the batch waits until it is whole."""
         return Workspace.at(options.workspace).staging / self.run_id
 
@@ -43,7 +42,7 @@ class Shard:
     size: int
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Where its scores wait for the rest of the batch."""
         return self.target.staging(self.options) / f"shard-{self.start:09d}.parquet"
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import File, ImageError, Limits, atomic_path, read_table, read_thumbnail
+from data import File, ImageError, Limits, atomic_path, modified, read_table, read_thumbnail
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import read_drift
 from flows.errors import UsageError
@@ -64,7 +64,7 @@ def _model_of(workspace: Workspace, options: ReportOptions) -> str:
     if options.model is not None:
         return workspace.model(options.model)
     scored = [
-        (path.stat().st_mtime, model)
+        (modified(path), model)
         for model in workspace.model_ids()
         if (path := workspace.scores(model, options.batch)).exists()
     ]
@@ -207,7 +207,7 @@ def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
 
 def _model_card(workspace: Workspace, model_id: str) -> str | None:
     card = workspace.card(model_id)
-    return card.relative_to(workspace.root).as_posix() if card.exists() else None
+    return f"{card.parent.name}/{card.name}" if card.exists() else None
 
 
 def _facts(table: pa.Table, root: str) -> dict[str, str]:

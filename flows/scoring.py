@@ -1,13 +1,12 @@
 """Steps and composition of ``score``: a batch of images in, verdicts in Parquet out."""
 
-import shutil
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from data import MEASURES, QUALITY, SHARD_SCHEMA, Manifest, write_table
+from data import MEASURES, QUALITY, SHARD_SCHEMA, Manifest, remove_folder, write_table
 from flows.calibrations import calibration_of
 from flows.drift import drift_facts
 from flows.errors import UsageError
@@ -39,7 +38,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
         images_per_s = batch.n_images / (run.seconds - scoring_started)
         published = runner.call(publish, shards, run)
     finally:
-        shutil.rmtree(target.staging(options), ignore_errors=True)
+        remove_folder(target.staging(options))
     reported = runner.call(write_report, options, batch.batch_id, model_id)
     counts = {
         "n_images": published.n_images,

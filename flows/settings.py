@@ -5,12 +5,14 @@ Each flow has one options model, put together from groups of settings; unknown k
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,6 +32,7 @@ from pydantic_settings import (
 
 from data.limits import Limits
 from flows.errors import UsageError
+from flows.workspace import check_workspace
 
 ENV_PREFIX = "NELBO_"
 
@@ -37,6 +40,21 @@ ENV_PREFIX = "NELBO_"
 def _rows(value: Any) -> Any:
     """A matrix, or the text of one in JSON."""
     return json.loads(value) if isinstance(value, str) else value
+
+
+_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
+
+
+def duration_s(text: str) -> int:
+    """Seconds of a number of hours, days or weeks.
+
+    >>> duration_s("90d"), duration_s("12h")
+    (7776000, 43200)
+    """
+    found = re.fullmatch(r"([1-9]\d{0,5})([hdw])", text, re.ASCII)
+    if found is None:
+        raise UsageError(f"older_than={text!r}: expected hours, days or weeks, such as 12h, 90d or 4w.")
+    return int(found[1]) * _SECONDS[found[2]]
 
 
 #: Paths and ids; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8.
@@ -48,7 +66,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workspace: Text = Field("./workspace", description="Folder of everything that nelbo writes.")
+    workspace: Annotated[Text, AfterValidator(check_workspace)] = Field(
+        "./workspace", description="Folder or URL of everything that nelbo writes."
+    )
 
 
 class DecodingSettings(BaseModel):
@@ -231,6 +251,29 @@ class ReportOptions(Options, DecodingSettings):
     batch: Text
     model: Text | None = None
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
+
+
+class PruneOptions(Options):
+    """Of the flow and command ``prune``."""
+
+    older_than: Text
+    apply: bool = False
+    models: bool = False
+
+    @property
+    def older_than_s(self) -> int:
+        """The age in seconds."""
+        return duration_s(self.older_than)
+
+    @field_validator("older_than")
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        duration_s(value)
+        return value
+
+
+class CompactOptions(Options):
+    """Of the flow and command ``compact``."""
 
 
 class Settings(

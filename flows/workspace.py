@@ -1,6 +1,7 @@
 """Where everything lies: the folders of a workspace, and which model and calibration are current."""
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -9,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data import write_json
-from flows.errors import UsageError
+from data import COMMIT, InputError, Place, check_url, open_place, write_json
+from flows.errors import UsageError, store_errors, without_credentials
 
 #: Ids become folder names; they start with a letter so that hive readers keep them strings.
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
@@ -21,95 +23,113 @@ _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder of manifests, models, calibrations, scores and reports."""
+    """A folder of manifests, models, calibrations, scores and reports, on a disk or in an object store."""
 
-    root: Path
+    root: Place
 
     @classmethod
-    def at(cls, path: str) -> "Workspace":
-        """The workspace at a local path; it need not exist."""
-        if "://" in path:
-            raise UsageError(f"workspace={path} is a URL, and this version writes to local folders. Give a path.")
-        return cls(Path(path).absolute())
+    def at(cls, name: str) -> "Workspace":
+        """The workspace at a local path or an fsspec URL; it need not exist, but its bucket must."""
+        return cls(_open(name))
 
     def prepare(self) -> "Workspace":
-        """Make the folder and see that it can be written to, before any work is done."""
+        """See that it can be written to, before any work is done; a local one's folder is made."""
+        probe = self.staging / f".probe.{uuid.uuid4().hex}"
         try:
-            self.staging.mkdir(parents=True, exist_ok=True)
-            probe = self.staging / f".probe.{uuid.uuid4().hex}"
-            probe.touch()
+            self.local_staging.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
             probe.unlink()
-        except OSError as error:
+        except store_errors() as error:
             raise UsageError(
-                f"workspace {self.root} cannot be written ({error.strerror}). "
+                f"workspace {self.root} cannot be written ({_why(error)}). "
                 "Choose another with --workspace, or change its permissions."
             ) from error
         return self
 
     @property
-    def staging(self) -> Path:
+    def local(self) -> Path:
+        """A folder on this machine for what needs a disk: the workspace itself, or a private one for its URL."""
+        if isinstance(self.root, Path):
+            return self.root
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "nelbo" / ("w" + hashlib.sha256(str(self.root).encode()).hexdigest()[:16])
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def local_staging(self) -> Path:
+        """Unfinished files that need a disk."""
+        return self.local / "_staging"
+
+    @property
+    def staging(self) -> Place:
         """Unfinished files; readers never look there."""
         return self.root / "_staging"
 
     @property
-    def models(self) -> Path:
+    def models(self) -> Place:
         """One folder a model."""
         return self.root / "models"
 
     @property
-    def calibrations(self) -> Path:
+    def calibrations(self) -> Place:
         """One folder a calibration."""
         return self.root / "calibrations"
 
     @property
-    def runs(self) -> Path:
+    def runs(self) -> Place:
         """One small file a run."""
         return self.root / "runs"
 
     @property
-    def latest(self) -> Path:
+    def latest(self) -> Place:
         """The model last promoted, and each model's current calibration."""
         return self.root / "latest.json"
 
-    def manifest(self, batch_id: str) -> Path:
+    def manifest(self, batch_id: str) -> Place:
         """The files of a batch."""
         return self.root / "manifests" / f"batch_id={check_id(batch_id)}" / "manifest.parquet"
 
-    def history(self, model_id: str) -> Path:
+    def history(self, model_id: str) -> Place:
         """A model's training, one row an epoch."""
         return self.root / "history" / f"{check_id(model_id)}.parquet"
 
-    def card(self, model_id: str) -> Path:
+    def card(self, model_id: str) -> Place:
         """A model's page for people."""
         return self.root / "cards" / f"{check_id(model_id)}.md"
 
     def checkpoint(self, training_id: str) -> Path:
-        """Folder of an unfinished training."""
-        return self.root / "checkpoints" / check_id(training_id)
+        """Folder of an unfinished training, on this machine."""
+        return self.local / "checkpoints" / check_id(training_id)
 
     def cache(self, cache_id: str) -> Path:
-        """Folder of decoded training images that are kept."""
-        return self.root / "cache" / check_id(cache_id)
+        """Folder of decoded training images that are kept, on this machine."""
+        return self.local / "cache" / check_id(cache_id)
 
-    def scores(self, model_id: str, batch_id: str) -> Path:
+    def scores(self, model_id: str, batch_id: str) -> Place:
         """The verdicts of a batch."""
         return self._published("scores", model_id, batch_id)
 
-    def flagged(self, model_id: str, batch_id: str) -> Path:
+    def flagged(self, model_id: str, batch_id: str) -> Place:
         """Those of them that are anomalous or for review, with heatmaps."""
         return self._published("flagged", model_id, batch_id)
 
-    def report(self, batch_id: str) -> Path:
+    def report(self, batch_id: str) -> Place:
         """The page of a batch."""
         return self.root / "reports" / f"{check_id(batch_id)}.html"
 
-    def _published(self, kind: str, model_id: str, batch_id: str) -> Path:
-        partition = Path(f"model_id={check_id(model_id)}") / f"batch_id={check_id(batch_id)}"
+    def _published(self, kind: str, model_id: str, batch_id: str) -> Place:
+        partition = f"model_id={check_id(model_id)}/batch_id={check_id(batch_id)}"
         return self.root / kind / partition / f"{kind}.parquet"
 
     def model_ids(self) -> list[str]:
         """Models in the workspace."""
-        return sorted(path.parent.name for path in self.models.glob("*/model.json") if _ID.fullmatch(path.parent.name))
+        return sorted(path.parent.name for path in self.models.glob(f"*/{COMMIT}") if is_id(path.parent.name))
+
+    def calibration_ids(self) -> list[str]:
+        """Calibrations in the workspace, of all models."""
+        names = (path.parent.name for path in self.calibrations.glob(f"c*/{COMMIT}"))
+        return sorted(name for name in names if is_id(name))
 
     def model(self, name: str) -> str:
         """The id of the model that `name` means: ``latest``, or an id itself."""
@@ -130,8 +150,8 @@ class Workspace:
         """The id of the calibration to use with a model: `name`, or the current one; None if there is none."""
         if name is None:
             return self._latest().get("calibrations", {}).get(model_id)
-        if not (self.calibrations / check_id(name)).is_dir():
-            known = sorted(path.name for path in self.calibrations.glob("c*"))
+        known = self.calibration_ids()
+        if check_id(name) not in known:
             raise UsageError(f"calibration {name!r} is not in workspace {self.root}, which has {_some(known)}.")
         return name
 
@@ -141,6 +161,14 @@ class Workspace:
             latest = self._latest()
             calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
             write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
+
+    def forget(self, model_id: str) -> None:
+        """Take a model's current calibration out of ``latest.json``."""
+        with self._lock():
+            latest = self._latest()
+            if model_id in latest.get("calibrations", {}):
+                calibrations = {name: kept for name, kept in latest["calibrations"].items() if name != model_id}
+                write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
 
     def promoted(self) -> str | None:
         """The id that ``latest`` means, or None."""
@@ -153,7 +181,13 @@ class Workspace:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """One writer of ``latest.json`` at a time, among processes too; the system frees it if one is killed."""
+        """One writer of ``latest.json`` at a time, among processes too; the system frees it if one is killed.
+
+        Object stores have no locks: there the last writer wins.
+        """
+        if not isinstance(self.root, Path):
+            yield
+            return
         self.root.mkdir(parents=True, exist_ok=True)
         folder = os.open(self.root, os.O_RDONLY)
         try:
@@ -174,9 +208,65 @@ class Workspace:
         return latest
 
 
+@lru_cache(maxsize=16)
+def _open(name: str) -> Place:
+    """The root of a workspace; a store is asked once a process whether it can be reached."""
+    check_workspace(name)
+    try:
+        root = open_place(name)
+        if not isinstance(root, Path):
+            root.fs.ls(root.path)
+    except InputError as error:
+        raise UsageError(f"workspace: {error}") from error
+    except ImportError as error:
+        scheme = name.partition("://")[0]
+        extra = "nelbo[s3]" if scheme in ("s3", "s3a") else _package(str(error), scheme)
+        raise UsageError(
+            f"workspace {name} needs a package that is missing. Get it with: pip install '{extra}'"
+        ) from error
+    except store_errors() as error:
+        # A prefix that is still empty is not found either; only a store's own answer has a cause.
+        if isinstance(error, FileNotFoundError) and error.__cause__ is None:
+            return root
+        raise UsageError(
+            f"workspace {name} cannot be reached ({_why(error)}). Check the bucket's name, the network, and the "
+            "credentials in the environment."
+        ) from error
+    return root
+
+
+def _package(message: str, scheme: str) -> str:
+    """What fsspec says must be installed for a store that nelbo has no extra of its own for."""
+    found = re.search(r"[Ii]nstall (\w+)", message)
+    return found[1] if found else f"fsspec[{scheme}]"
+
+
+def _why(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return without_credentials(" ".join(text.split()))
+
+
+def check_workspace(name: str) -> str:
+    """The same name, if it holds no credentials.
+
+    Raises:
+        UsageError: it does, and they would end up in logs, rows and Prefect's database.
+    """
+    try:
+        check_url(name)
+    except InputError as error:
+        raise UsageError(f"workspace: {error}") from error
+    return name
+
+
+def is_id(text: str) -> bool:
+    """Whether a name is an id; whatever else lies in a workspace is none of ours."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_id(text: str) -> str:
     """The same text, if it can be a folder's name on every system and in every reader."""
-    if not _ID.fullmatch(text):
+    if not is_id(text):
         raise UsageError(f"id {text!r}: expected a letter, then letters, digits, '-' or '_', 100 at most.")
     return text
 

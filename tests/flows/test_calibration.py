@@ -129,7 +129,9 @@ def test_statistics_joined(more: Path, workspace: Path, rule: str) -> None:
 
 
 def test_too_few_to_join(more: Path, workspace: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"joint=fisher, which takes half of the images, needs at least 198 .* got 60"):
+    with pytest.raises(
+        CalibrationError, match=r"joint=fisher, which takes half of the images, needs at least 198 .* got 60"
+    ):
         calibrate(workspace, normal=str(more / "normal"), fpr=0.01, joint="fisher")
 
 

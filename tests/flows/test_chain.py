@@ -16,7 +16,15 @@ from PIL import Image
 from data import FLAGGED_SCHEMA, SCORES_SCHEMA, InputError, read_scores, read_table
 from detectors import p_values, q_values
 from flows.execution import execute
-from flows.settings import CalibrateOptions, IngestOptions, ReportOptions, ScoreOptions, TrainOptions
+from flows.settings import (
+    CalibrateOptions,
+    CompactOptions,
+    IngestOptions,
+    PruneOptions,
+    ReportOptions,
+    ScoreOptions,
+    TrainOptions,
+)
 from flows.workspace import Workspace
 
 Trained = tuple[Path, dict[str, Any]]
@@ -351,7 +359,9 @@ def test_flows_have_the_options_as_parameters() -> None:
     for name in flows.__all__:
         kind = {
             "calibrate": CalibrateOptions,
+            "compact": CompactOptions,
             "ingest": IngestOptions,
+            "prune": PruneOptions,
             "report": ReportOptions,
             "score": ScoreOptions,
             "train": TrainOptions,
@@ -360,5 +370,7 @@ def test_flows_have_the_options_as_parameters() -> None:
         assert flow.name == name
         schema = flow.parameters.model_dump()
         assert set(schema["properties"]) == set(kind.model_fields)
-        assert set(schema["required"]) == {field for field, info in kind.model_fields.items() if info.is_required()}
+        assert set(schema.get("required", ())) == {
+            field for field, info in kind.model_fields.items() if info.is_required()
+        }
     assert schema["properties"]["image_size"]["default"] == [64, 64]

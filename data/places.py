@@ -1,0 +1,139 @@
+"""Files and folders on local disks and on object stores (fsspec URLs), as one kind of path.
+
+Object stores have neither rename nor folders: an object appears when its upload is complete, and a folder that has
+to appear whole has a file that is uploaded last and says so.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from data.errors import InputError
+
+#: A local path, or an object or prefix in a store.
+Place: TypeAlias = Path | UPath
+
+Result = TypeVar("Result")
+
+#: The file of a folder on an object store that is uploaded last: without it the folder is not there.
+COMMIT = "checksums.json"
+
+_READS = 5
+
+
+def check_url(text: str) -> None:
+    """Refuse credentials, queries, patterns and chains in a URL; the message repeats none of it.
+
+    Raises:
+        InputError: credentials belong to the environment, where logs and rows do not see them.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return
+    if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
+        raise InputError(
+            f"a {scheme}:// URL has a user, a query or a fragment in it. Give it as {scheme}://bucket/prefix; "
+            "credentials come from the environment of the store's own tools, such as AWS_PROFILE or AWS_ACCESS_KEY_ID."
+        )
+    if not rest.strip("/") or "::" in text or set(rest) & set("*[]"):
+        raise InputError("expected a URL such as s3://bucket/prefix, without ::, *, [ and ].")
+
+
+def open_place(name: str) -> Place:
+    """The place that a path or an fsspec URL names; nothing is looked up.
+
+    Raises:
+        InputError: the URL holds credentials, or of a store that is not known.
+        ImportError: what talks to this store is not installed.
+
+    >>> open_place("file:///tmp/a b"), open_place("memory://bucket/a").name
+    (PosixPath('/tmp/a b'), 'a')
+    """
+    check_url(name)
+    if "://" not in name:
+        return Path(name).absolute()
+    if name.startswith(("file://", "local://")):
+        parts = urlsplit(name)
+        if parts.netloc not in ("", "localhost"):
+            raise InputError(f"{name}: expected three slashes, as in file:///folder.")
+        return Path(unquote(parts.path)).absolute()
+    try:
+        # Listings must be as fresh as a disk's: other processes write, too.
+        place = UPath(name.rstrip("/"), use_listings_cache=False)
+        # Now, not midway, is when a package is found to be missing.
+        _ = place.fs
+    except ValueError as error:
+        raise InputError(f"{name}: {error}. Give a local path or a URL such as s3://bucket/prefix.") from error
+    return place
+
+
+def modified(place: Place) -> float:
+    """When a file was last written, in seconds since 1970.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    if isinstance(place, Path):
+        return place.stat().st_mtime
+    return place.fs.modified(place.path).timestamp()
+
+
+def upload(source: Path, target: UPath) -> None:
+    """Put a local file under its key in one completed upload: before that, readers see what was there."""
+    target.fs.put_file(str(source), target.path)
+
+
+def publish_folder(unfinished: Path, folder: Place) -> None:
+    """Make a local folder of files appear whole at its place: by a rename, or ``checksums.json`` uploaded last."""
+    if isinstance(folder, Path):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.rename(folder)
+        return
+    for file in sorted(unfinished.iterdir(), key=lambda file: file.name == COMMIT):
+        upload(file, folder / file.name)
+
+
+def remove_folder(folder: Place) -> None:
+    """Remove a folder and what is in it, as far as it is there; links are not followed."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            folder.fs.rm(folder.path, recursive=True)
+
+
+def read_parquet(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file; of an object only the columns asked for are fetched, unless it is replaced meanwhile."""
+    if isinstance(source, Path):
+        return pq.ParquetFile(source).read(columns)
+    try:
+        # Readahead would fetch the columns in between, too.
+        with source.fs.open(source.path, "rb", cache_type="none") as file:
+            return pq.ParquetFile(file, pre_buffer=True).read(columns)
+    except OSError as error:
+        if not _replaced(error):
+            raise
+    # One answer of the store is of one object.
+    return pq.ParquetFile(pa.BufferReader(source.fs.cat_file(source.path))).read(columns)
+
+
+def read_unchanged(read: Callable[[], Result]) -> Result:
+    """What `read` returns, read again where an object was replaced between two of its pieces."""
+    for _ in range(_READS - 1):
+        try:
+            return read()
+        except OSError as error:
+            if not _replaced(error):
+                raise
+    return read()
+
+
+def _replaced(error: OSError) -> bool:
+    return type(error).__name__ == "FileExpired"
