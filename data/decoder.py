@@ -3,6 +3,7 @@
 `data.workers` starts it by its file. It answers messages on stdin with messages on stdout until stdin ends.
 """
 
+import json
 import os
 import queue
 import resource
@@ -10,8 +11,13 @@ import signal
 import sys
 import threading
 import types
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from data.limits import Limits
+    from data.preprocessing import Preprocessing
 
 #: Address space in bytes: enough for the largest image that may be allowed, too little to bring a machine down.
 MEMORY = 8 << 30
@@ -23,42 +29,58 @@ def serve(requests: int, answers: int) -> None:
     Args:
         requests, answers: file descriptors.
     """
-    from data.messages import read_message, write_message
+    from data.messages import BUFFER, read_message, write_message
 
-    waiting: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue(maxsize=1)
+    waiting: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
 
     def read() -> None:
-        try:
-            while True:
-                waiting.put(read_message(requests))
-        except EOFError:
-            waiting.put(None)
+        with open(requests, "rb", BUFFER) as pipe:
+            try:
+                while True:
+                    waiting.put(read_message(pipe))
+            except EOFError:
+                waiting.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    write_message(answers, {"ready": True})
+    write_message(answers, b"ready")
     while (request := waiting.get()) is not None:
-        fields, content = request
+        head, content = request
+        question = _question(head)
         # Not handled: only the system itself can stop a library that has lost its way.
-        signal.setitimer(signal.ITIMER_REAL, fields["limits"]["seconds"])
-        answer = _answer(fields, content)
+        signal.setitimer(signal.ITIMER_REAL, question.limits.seconds)
+        fields, result = _answer(question, content)
         signal.setitimer(signal.ITIMER_REAL, 0)
         del request, content
-        write_message(answers, *answer)
+        write_message(answers, json.dumps(fields).encode(), result)
 
 
-def _answer(fields: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
+class _Question(NamedTuple):
+    limits: "Limits"
+    preprocessing: "Preprocessing | None"
+    side_px: int | None
+
+
+@lru_cache(maxsize=1)
+def _question(head: bytes) -> _Question:
+    from data.limits import Limits
+    from data.preprocessing import Preprocessing
+
+    fields = json.loads(head)
+    wanted = fields.get("preprocessing")
+    return _Question(Limits(**fields["limits"]), wanted and Preprocessing(**wanted), fields.get("side_px"))
+
+
+def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
     from data.errors import ImageError
     from data.images import read_header, thumbnail
-    from data.limits import Limits
-    from data.preprocessing import Preprocessing, read_pixels
+    from data.preprocessing import read_pixels
 
-    limits = Limits(**fields["limits"])
     try:
-        if fields["ask"] == "header":
-            return {"header": read_header(content, limits)}, b""
-        if fields["ask"] == "thumbnail":
-            return {}, thumbnail(content, fields["side_px"], limits)
-        return {}, read_pixels(content, Preprocessing(**fields["preprocessing"]), limits).tobytes()
+        if question.preprocessing is not None:
+            return {}, read_pixels(content, question.preprocessing, question.limits).tobytes()
+        if question.side_px is not None:
+            return {}, thumbnail(content, question.side_px, question.limits)
+        return {"header": read_header(content, question.limits)}, b""
     except ImageError as error:
         return {"reason": error.reason, "detail": str(error)[:1000]}, b""
     except MemoryError:

@@ -1,6 +1,7 @@
 """Files to pixels or headers: read and checked here, decoded in processes that may die of it."""
 
 import hashlib
+import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,7 +111,7 @@ def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     located = file if isinstance(file, File) else File.at(file)
-    answer = next(_outcomes([located], {"ask": "thumbnail", "side_px": side_px}, limits, 1)).answer
+    answer = next(_outcomes([located], {"side_px": side_px}, limits, 1)).answer
     error = _error(file, answer)
     if error is not None:
         raise error
@@ -133,7 +134,7 @@ def look_into(
     >>> [look.reason for look in look_into([File.at("missing.png")])]
     ['unreadable']
     """
-    for outcome in _outcomes(files, {"ask": "header"}, limits, workers):
+    for outcome in _outcomes(files, {}, limits, workers):
         found = outcome.answer.fields
         look = Look(outcome.image_id, outcome.size_bytes, outcome.modified_ns, reason=found.get("reason"))
         yield look._replace(**Header(*found["header"])._asdict()) if "header" in found else look
@@ -144,7 +145,7 @@ def _pixels_of(
 ) -> Iterator[NDArray[np.float32] | ImageError]:
     shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
     located = (file if isinstance(file, File) else File.at(file) for file in files)
-    fields = {"ask": "pixels", "preprocessing": preprocessing.to_dict()}
+    fields = {"preprocessing": preprocessing.to_dict()}
     for file, outcome in zip(files, _outcomes(located, fields, limits, workers), strict=True):
         error = _error(file, outcome.answer)
         yield error or np.frombuffer(outcome.answer.content, np.float32).reshape(shape)
@@ -160,12 +161,12 @@ def _outcomes(files: Iterable[File], fields: dict[str, Any], limits: Limits, wor
     n_threads = workers or os.cpu_count() or 1
     left = iter(files)
     pending: deque[Future[list[_Outcome]]] = deque()
-    fields = fields | {"limits": asdict(limits)}
+    head = json.dumps(fields | {"limits": asdict(limits)}).encode()
     threads = ThreadPoolExecutor(n_threads)
     try:
         while True:
             while len(pending) < 2 * n_threads and (chunk := list(islice(left, CHUNK))):
-                pending.append(threads.submit(_work_through, chunk, fields, limits))
+                pending.append(threads.submit(_work_through, chunk, head, limits))
             if not pending:
                 return
             yield from pending.popleft().result()
@@ -173,7 +174,7 @@ def _outcomes(files: Iterable[File], fields: dict[str, Any], limits: Limits, wor
         threads.shutdown(cancel_futures=True)
 
 
-def _work_through(files: Sequence[File], fields: dict[str, Any], limits: Limits) -> list[_Outcome]:
+def _work_through(files: Sequence[File], head: bytes, limits: Limits) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     asked: deque[int] = deque()
     with borrowed() as worker:
@@ -189,7 +190,7 @@ def _work_through(files: Sequence[File], fields: dict[str, Any], limits: Limits)
                 continue
             if len(asked) == IN_FLIGHT:
                 take_answer()
-            worker.ask(Request(fields, content))
+            worker.ask(Request(head, content))
             asked.append(len(outcomes) - 1)
         while asked:
             take_answer()

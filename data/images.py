@@ -174,8 +174,12 @@ def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
     width, height = at_least
     if _orientation(image) in _SWAPPED:
         width, height = height, width
-    if min(image.width // width, image.height // height) > 1:
-        image.draft(None, (width, height))
+    for scale in (8, 4, 2):
+        # Whole blocks only: a part of one would come out as a whole pixel, and stretch the image.
+        is_whole = image.width % scale == image.height % scale == 0
+        if is_whole and image.width >= scale * width and image.height >= scale * height:
+            image.draft(None, (image.width // scale, image.height // scale))
+            return
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -1,57 +1,53 @@
-"""Messages between this process and its decoders: lengths, fields as JSON, raw bytes, through a pipe."""
+"""Messages between this process and its decoders, through a pipe: two lengths, a head of JSON, raw bytes."""
 
-import json
 import os
 import struct
-from typing import Any
+from typing import BinaryIO
 
 _LENGTHS = struct.Struct(">IQ")
 
+#: Bytes that are read at a time: a message is mostly there at once, and waking up costs more than copying.
+BUFFER = 1 << 18
 
-def write_message(pipe: int, fields: dict[str, Any], content: bytes = b"") -> None:
+
+def write_message(pipe: int, head: bytes, content: bytes = b"") -> None:
     """Write all of a message.
 
     Args:
         pipe: a file descriptor.
-        fields: what JSON can hold.
+        head: JSON.
         content: raw bytes.
 
     Raises:
         BrokenPipeError: nobody reads any more.
 
     >>> reader, writer = os.pipe()
-    >>> write_message(writer, {"reason": None}, b"ab")
-    >>> read_message(reader)
-    ({'reason': None}, b'ab')
+    >>> write_message(writer, b"{}", b"ab")
+    >>> with open(reader, "rb") as file:
+    ...     read_message(file)
+    (b'{}', b'ab')
     """
-    head = json.dumps(fields).encode()
-    # One copy of a small file is cheaper than waking the reader twice.
-    parts = [_LENGTHS.pack(len(head), len(content)) + head, content]
-    while parts:
-        written = os.writev(pipe, parts)
-        while parts and written >= len(parts[0]):
-            written -= len(parts.pop(0))
-        if parts:
-            parts[0] = memoryview(parts[0])[written:]  # type: ignore[call-overload]
+    left = [memoryview(_LENGTHS.pack(len(head), len(content)) + head), memoryview(content)]
+    while left:
+        written = os.writev(pipe, left)
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if left:
+            left[0] = left[0][written:]
 
 
-def read_message(pipe: int) -> tuple[dict[str, Any], bytes]:
-    """The next message.
+def read_message(pipe: BinaryIO) -> tuple[bytes, bytes]:
+    """The head and the content of the next message.
 
     Raises:
         EOFError: the other side has ended.
     """
     n_head, n_content = _LENGTHS.unpack(_read(pipe, _LENGTHS.size))
-    fields = json.loads(bytes(_read(pipe, n_head)))
-    return fields, bytes(_read(pipe, n_content))
+    return _read(pipe, n_head), _read(pipe, n_content)
 
 
-def _read(pipe: int, n_bytes: int) -> bytearray:
-    buffer = bytearray(n_bytes)
-    free = memoryview(buffer)
-    while free:
-        n_read = os.readv(pipe, [free])
-        if not n_read:
-            raise EOFError
-        free = free[n_read:]
-    return buffer
+def _read(pipe: BinaryIO, n_bytes: int) -> bytes:
+    found = pipe.read(n_bytes)
+    if len(found) < n_bytes:
+        raise EOFError
+    return found

@@ -145,6 +145,6 @@ def _to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np
     if preprocessing.binarize is not None:
         # Compared as float32, so that an 8-bit level that was written as a decimal is not above itself.
         values = (values > np.float32(preprocessing.binarize)).astype(np.float32)
-    if values.ndim == 2:
-        values = np.repeat(values[..., None], preprocessing.channels, axis=2)
-    return values
+    if values.ndim == 3:
+        return values
+    return values[..., None] if preprocessing.channels == 1 else np.repeat(values[..., None], 3, axis=2)

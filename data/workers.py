@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from fcntl import fcntl
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.messages import read_message, write_message
+from data.messages import BUFFER, read_message, write_message
 
 #: The decoder's own file, so that it comes from where this one does.
 COMMAND = (sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("decoder.py")))
@@ -23,9 +24,9 @@ _SET_PIPE_SIZE, _PIPE_BYTES = 1031, 1 << 20
 
 
 class Request(NamedTuple):
-    """A question to a decoder: fields of its message, and the bytes of a file."""
+    """A question to a decoder: what is wanted, as JSON, and the bytes of a file."""
 
-    fields: dict[str, Any]
+    head: bytes
     content: bytes
 
 
@@ -66,11 +67,11 @@ class Worker:
             RuntimeError: no process can be started.
         """
         try:
-            answer = Answer(*read_message(self._answers))
+            head, content = read_message(self._answers)
         except EOFError:
             return self._replace()
         self._waiting.popleft()
-        return answer
+        return Answer(json.loads(head), content)
 
     def close(self) -> None:
         """End the process, once."""
@@ -90,7 +91,9 @@ class Worker:
         # numpy's threads would take address space, and there is nothing here for them to do.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         questions, self._questions = os.pipe()
-        self._answers, answers = os.pipe()
+        self._reader, answers = os.pipe()
+        # The descriptor is closed as such: in a forked child the file object may be locked for ever.
+        self._answers = open(self._reader, "rb", BUFFER, closefd=False)  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603 - our own file
             COMMAND, stdin=questions, stdout=answers, stderr=subprocess.DEVNULL, env=environment
         )
@@ -110,12 +113,12 @@ class Worker:
 
     def _disconnect(self) -> None:
         os.close(self._questions)
-        os.close(self._answers)
+        os.close(self._reader)
 
     def _send(self, request: Request) -> None:
         # If it has died, that shows when its answer is read.
         with contextlib.suppress(BrokenPipeError):
-            write_message(self._questions, request.fields, request.content)
+            write_message(self._questions, *request)
 
     def _replace(self) -> Answer:
         status = self._process.wait()
@@ -132,7 +135,8 @@ class Worker:
         if again:
             return self.answer()
         if status == -signal.SIGALRM:
-            return Answer.refusal("timeout", f"decoding took more than {request.fields['limits']['seconds']} seconds")
+            seconds = json.loads(request.head)["limits"]["seconds"]
+            return Answer.refusal("timeout", f"decoding took more than {seconds} seconds")
         return Answer.refusal("unreadable", f"the decoder died of it (status {status})")
 
 

@@ -4,6 +4,7 @@ Each flow has one options model, put together from groups of settings; unknown k
 """
 
 import json
+import math
 import os
 import re
 import tomllib
@@ -123,6 +124,14 @@ class ModelSettings(BaseModel):
     def _range(cls, value: Any) -> Any:
         """[0, 4095], or its numbers with a comma between them."""
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("value_range")
+    @classmethod
+    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        # NaN is not below anything.
+        if value is not None and not -math.inf < value[0] < value[1] < math.inf:
+            raise ValueError("expected two finite numbers, the lower one first")
+        return value
 
 
 class TrainingSettings(BaseModel):

@@ -1,13 +1,14 @@
 """Every mode becomes the pixels that a person would see; what cannot, says why."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import ImageError, Limits, Preprocessing, read_image, read_images
+from data import ImageError, Limits, Preprocessing, prepare, read_image, read_images
 from data.images import decode
 
 GREY = Preprocessing(16, 16, 1)
@@ -191,3 +192,157 @@ def test_binarize_refuses(level: float) -> None:
 def test_preprocessing_refuses(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad)).replace("height", "image size")):
         Preprocessing(**bad)
+
+
+def written(kind: str, picture: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def stored(content: bytes, path: Path, preprocessing: Preprocessing = RGB) -> np.ndarray:
+    path.write_bytes(content)
+    return read_image(path, preprocessing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "picture", "options", "colour"),
+    [
+        ("PNG", Image.new("1", (20, 20), 1), {"transparency": 255}, (0, 0, 0)),
+        ("PNG", Image.new("L", (20, 20), 90), {"transparency": 90}, (0, 0, 0)),
+        ("PNG", Image.new("L", (20, 20), 90), {"transparency": 91}, (90, 90, 90)),
+        ("PNG", Image.new("RGB", (20, 20), (9, 8, 7)), {"transparency": (9, 8, 7)}, (0, 0, 0)),
+        ("PNG", Image.new("LA", (20, 20), (200, 0)), {}, (0, 0, 0)),
+        ("TIFF", Image.new("LA", (20, 20), (200, 255)), {}, (200, 200, 200)),
+        ("TIFF", Image.new("RGBA", (20, 20), (255, 0, 0, 128)), {}, (128, 0, 0)),
+        ("TIFF", Image.new("YCbCr", (20, 20), (76, 85, 255)), {}, (254, 0, 0)),
+        ("TIFF", Image.new("RGB", (20, 20), (9, 8, 7)), {"compression": "tiff_deflate"}, (9, 8, 7)),
+        ("JPEG", Image.new("CMYK", (20, 20), (0, 255, 255, 0)), {}, (254, 0, 0)),
+        ("WEBP", Image.new("RGBA", (20, 20), (255, 0, 0, 0)), {"lossless": True}, (0, 0, 0)),
+        ("GIF", Image.new("P", (20, 20), 0), {"transparency": 0}, (0, 0, 0)),
+        ("PPM", Image.new("1", (20, 20), 1), {}, (255, 255, 255)),
+    ],
+    ids=str,
+)
+def test_colours_as_a_person_sees_them(
+    tmp_path: Path, kind: str, picture: Image.Image, options: dict[str, object], colour: tuple[int, int, int]
+) -> None:
+    pixels = stored(written(kind, picture, **options), tmp_path / "x")
+    np.testing.assert_allclose(pixels * 255, np.broadcast_to(colour, (16, 16, 3)), atol=1.5)
+
+
+def test_sixteen_bits_with_a_transparent_value(tmp_path: Path) -> None:
+    values = np.full((16, 16), 13_107, np.uint16)
+    values[:8] = 40_000
+    pixels = stored(written("PNG", Image.fromarray(values), transparency=40_000), tmp_path / "x", GREY)
+    np.testing.assert_allclose(pixels[:8], 0)
+    np.testing.assert_allclose(pixels[8:], 0.2, atol=1e-6)
+
+
+def test_an_embedded_profile_is_not_applied(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    pixels = stored(written("PNG", Image.new("RGB", (20, 20), (90, 80, 70)), icc_profile=profile), tmp_path / "x")
+    np.testing.assert_allclose(pixels[0, 0] * 255, [90, 80, 70], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_the_first_of_several_frames(tmp_path: Path, kind: str) -> None:
+    first, second = (Image.new("RGB", (20, 20), (value, value, value)) for value in (200, 10))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    pixels = stored(written(kind, first, save_all=True, append_images=[second], **options), tmp_path / "x")
+    np.testing.assert_allclose(pixels * 255, 200, atol=1)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 999])
+def test_an_orientation_that_there_is_not(tmp_path: Path, orientation: int) -> None:
+    values = np.zeros((16, 16), np.uint8)
+    values[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = stored(written("PNG", Image.fromarray(values), exif=exif), tmp_path / "x", GREY)
+    np.testing.assert_array_equal(pixels[..., 0] * 255, values)
+
+
+FLOATS = np.linspace(-50, 150, 256, dtype=np.float32).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("values", "value_range", "expected"),
+    [
+        (FLOATS, None, (FLOATS + 50) / 200),
+        (FLOATS, (0, 100), np.clip(FLOATS / 100, 0, 1)),
+        (FLOATS / 400 + 0.25, None, FLOATS / 400 + 0.25),
+        (FLOATS / 400 + 0.25, (0, 2), (FLOATS / 400 + 0.25) / 2),
+        (np.full((16, 16), 7, np.float32), None, np.zeros((16, 16))),
+        (np.full((16, 16), 1_000, np.uint16), None, np.full((16, 16), 1_000 / 65_535)),
+        (np.full((16, 16), 1_000, np.uint16), (0, 4_000), np.full((16, 16), 0.25)),
+        (np.full((16, 16), 9_000, np.uint16), (0, 4_095), np.ones((16, 16))),
+        (np.full((16, 16), 1_000, np.int32), None, np.full((16, 16), 1_000 / 65_535)),
+        (np.arange(256, dtype=np.int32).reshape(16, 16) * 1000, None, np.arange(256).reshape(16, 16) / 255),
+        (np.full((16, 16), 51, np.uint8), (0, 4_095), np.full((16, 16), 0.2)),
+    ],
+)
+def test_deep_images_keep_their_range(
+    tmp_path: Path, values: np.ndarray, value_range: tuple[float, float] | None, expected: np.ndarray
+) -> None:
+    preprocessing = Preprocessing(16, 16, value_range=value_range)
+    pixels = stored(written("TIFF", Image.fromarray(values)), tmp_path / "x", preprocessing)
+    np.testing.assert_allclose(pixels[..., 0], expected, atol=2e-6)
+    if values.dtype in (np.uint8, np.uint16):
+        np.testing.assert_array_equal(prepare(values, preprocessing), pixels)
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Edges, a gradient and texture, in colour."""
+    y, x = np.mgrid[:height, :width]
+    random = np.random.default_rng(0).normal(0, 6, (height, width))
+    grey = 120 + 60 * (x > width / 3) - 50 * (y > height / 2) + 40 * np.sin(x / 37) + random
+    return Image.fromarray(np.clip(np.stack([grey, grey * 0.8, 255 - grey], -1), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("preprocessing", [GREY, RGB, Preprocessing(16, 24, 1, "pad")])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
+    tmp_path: Path, preprocessing: Preprocessing, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = written("JPEG", scene(904, 504), quality=90, exif=exif)
+    with Image.open(io.BytesIO(content)) as opened:
+        full = opened.convert("RGB")
+    at_least = (2 * preprocessing.width, 2 * preprocessing.height)
+    size = decode(content, Limits(), at_least=at_least).size
+    assert at_least[0] <= size[0] <= 226
+    assert at_least[1] <= size[1] <= 226
+    assert (size[0] > size[1]) == (orientation == 1)
+    reference = written("PNG", full, exif=exif)
+    difference = np.abs(
+        stored(content, tmp_path / "x", preprocessing) - stored(reference, tmp_path / "y", preprocessing)
+    )
+    # In grey levels. The decoder's blocks are not those of the area filter, least of all where colours are subsampled.
+    assert difference.mean() * 255 < 2
+    assert difference.max() * 255 < 16
+
+
+@pytest.mark.parametrize("size", [(62, 100), (901, 504)])
+def test_a_small_jpeg_is_decoded_as_it_is(tmp_path: Path, size: tuple[int, int]) -> None:
+    """And one that does not consist of whole blocks."""
+    content = written("JPEG", scene(*size))
+    with Image.open(io.BytesIO(content)) as opened:
+        expected = np.asarray(opened.convert("L").resize((16, 16), Image.Resampling.BOX), np.float32) / np.float32(255)
+    np.testing.assert_array_equal(stored(content, tmp_path / "x", GREY)[..., 0], expected)
+
+
+@pytest.mark.parametrize("bad", [(1, 1), (2, 1), (0, float("nan")), (0, float("inf"))])
+def test_value_range_refuses(bad: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="value_range="):
+        Preprocessing(value_range=bad)
+
+
+def test_value_range_survives_json() -> None:
+    preprocessing = Preprocessing(value_range=(0, 4095))
+    again = Preprocessing(**json.loads(json.dumps(preprocessing.to_dict())))
+    assert again == preprocessing
+    assert again.to_dict() == preprocessing.to_dict()

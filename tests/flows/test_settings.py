@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from data import Limits
 from flows.errors import UsageError
+from flows.fitting import make_preprocessing
 from flows.settings import IngestOptions, ScoreOptions, Settings, TrainOptions, make_options
 
 
@@ -35,6 +37,13 @@ def test_image_size(text: str, size: tuple[int, int], monkeypatch: pytest.Monkey
     assert make_options(TrainOptions, {"normal": "x"}).image_size == size
 
 
+def test_value_range_and_limits() -> None:
+    options = make_options(TrainOptions, {"normal": "x"}, None, ["value_range=0, 4095", "min_side_px=8", "max_bytes=9"])
+    assert options.value_range == (0, 4095)
+    assert make_preprocessing(options).value_range == (0, 4095)
+    assert options.limits == Limits(side_px=8, size_bytes=9)
+
+
 def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The defaults, written out, come back; so does each through the environment."""
     given = {"normal": "x", "images": "x"}
@@ -65,6 +74,10 @@ def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         ("channels=2", "channels='2'"),
         ("image_size=1x2x3", "image_size"),
         ("image_size=big", "image_size"),
+        ("value_range=5", "value_range"),
+        ("value_range=5,1", "the lower one first"),
+        ("value_range=0,nan", "the lower one first"),
+        ("max_seconds=0", "max_seconds='0'"),
         ("fpr=1", "fpr='1'"),
         ("engine=onnx", "engine='onnx'"),
     ],
