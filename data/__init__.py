@@ -1,7 +1,7 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
 
 from data.cache import Cache, CachedPixels, cache_images
-from data.errors import ImageError, InputError
+from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceError
 from data.images import Images, Preprocessing, decode, prepare, read_image, read_images
 from data.manifest import Manifest, ingest
 from data.quality import image_quality
@@ -18,10 +18,23 @@ from data.schemas import (
     STATISTICS,
 )
 from data.splits import split_by_content
-from data.store import atomic_path, read_scores, read_table, write_json, write_scores, write_table
+from data.store import (
+    atomic_path,
+    iter_rows,
+    read_metadata,
+    read_rows,
+    read_scores,
+    read_table,
+    remove_folder,
+    table_writer,
+    write_json,
+    write_scores,
+    write_table,
+)
 
 __all__ = [
     "CALIBRATION_SCHEMA",
+    "CHANGED",
     "FLAGGED_SCHEMA",
     "MANIFEST_SCHEMA",
     "MEASURES",
@@ -37,18 +50,25 @@ __all__ = [
     "Images",
     "InputError",
     "Manifest",
+    "MissingError",
     "Preprocessing",
+    "SpaceError",
     "atomic_path",
     "cache_images",
     "decode",
     "image_quality",
     "ingest",
+    "iter_rows",
     "prepare",
     "read_image",
     "read_images",
+    "read_metadata",
+    "read_rows",
     "read_scores",
     "read_table",
+    "remove_folder",
     "split_by_content",
+    "table_writer",
     "write_json",
     "write_scores",
     "write_table",

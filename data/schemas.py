@@ -5,7 +5,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: Why a file has no score.
 REASONS = (
@@ -34,12 +34,15 @@ MANIFEST_SCHEMA = pa.schema(
         ("relative_path", pa.string()),
         ("image_id", pa.string()),
         ("size_bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
         ("format", pa.string()),
+        ("mode", pa.string()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
         ("label", pa.int8()),
         ("split", pa.string()),
         ("reason", pa.string()),
+        ("duplicate_of", pa.string()),
         *((name, pa.float64()) for name in QUALITY),
     ]
 )
@@ -135,6 +138,7 @@ RUNS_SCHEMA = pa.schema(
         ("n_images", pa.int64()),
         ("n_scored", pa.int64()),
         ("n_not_scored", pa.int64()),
+        ("n_waiting", pa.int64()),
         ("n_anomalous", pa.int64()),
         ("n_review", pa.int64()),
         ("fpr", pa.float64()),
