@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import SCHEMA_VERSION, SCORES_SCHEMA, InputError, atomic_path, read_scores, read_table, write_json, write_scores
+from data import (
+    SCHEMA_VERSION,
+    SCORES_SCHEMA,
+    InputError,
+    atomic_path,
+    read_scores,
+    read_table,
+    write_json,
+    write_scores,
+)
 
 
 def rows(n: int) -> list[dict[str, object]]:

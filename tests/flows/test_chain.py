@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, InputError, read_scores, read_table
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, InputError, SpaceError, read_scores, read_table
 from detectors import p_values, q_values
 from flows.execution import execute
 from flows.settings import CalibrateOptions, IngestOptions, ReportOptions, ScoreOptions, TrainOptions
@@ -232,7 +232,7 @@ def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
 
 
 def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import publishing
+    from flows import publishing, scoring
 
     before = score(images / "new", workspace)
     kept = rows(before["scores"])
@@ -240,10 +240,15 @@ def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypat
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "write_scores", fail)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(publishing, "heatmap_png", fail)
+    with pytest.raises(SpaceError, match="Free space and run the same command again"):
         score(images / "new", workspace)
     assert rows(before["scores"]).equals(kept)
+    # What is scored already is taken up by the next run.
+    assert len(list((workspace / "_staging").rglob("*.parquet"))) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(scoring, "score_files", fail)
+    assert rows(score(images / "new", workspace)["scores"]).equals(kept)
     assert list((workspace / "_staging").iterdir()) == []
 
 
