@@ -2,10 +2,11 @@
 
 from data.cache import Cache, CachedPixels, cache_images
 from data.decoding import Images, Look, look_into, read_image, read_images, read_thumbnail
-from data.errors import CHANGED, ImageError, InputError
+from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceError
 from data.files import File
 from data.limits import Limits
-from data.manifest import Manifest, ingest
+from data.listing import list_source
+from data.manifest import Known, Manifest, Scan, ingest
 from data.places import COMMIT, Place, check_url, modified, open_place, publish_folder, remove_folder
 from data.preprocessing import Preprocessing, prepare
 from data.quality import image_quality
@@ -22,7 +23,18 @@ from data.schemas import (
     STATISTICS,
 )
 from data.splits import split_by_content
-from data.store import atomic_path, read_scores, read_table, write_json, write_scores, write_table
+from data.store import (
+    atomic_path,
+    iter_rows,
+    read_metadata,
+    read_rows,
+    read_scores,
+    read_table,
+    table_writer,
+    write_json,
+    write_scores,
+    write_table,
+)
 
 __all__ = [
     "CALIBRATION_SCHEMA",
@@ -43,16 +55,22 @@ __all__ = [
     "ImageError",
     "Images",
     "InputError",
+    "Known",
     "Limits",
     "Look",
     "Manifest",
+    "MissingError",
     "Place",
     "Preprocessing",
+    "Scan",
+    "SpaceError",
     "atomic_path",
     "cache_images",
     "check_url",
     "image_quality",
     "ingest",
+    "iter_rows",
+    "list_source",
     "look_into",
     "modified",
     "open_place",
@@ -60,11 +78,14 @@ __all__ = [
     "publish_folder",
     "read_image",
     "read_images",
+    "read_metadata",
+    "read_rows",
     "read_scores",
     "read_table",
     "read_thumbnail",
     "remove_folder",
     "split_by_content",
+    "table_writer",
     "write_json",
     "write_scores",
     "write_table",

@@ -41,12 +41,14 @@ class Manifest:
     root: the folder, archive or URL that ``relative_path`` starts from.
     n_skipped: hidden files, links and special files that were passed over.
     n_waiting: files that changed while they were looked at: they are for the next batch.
+    listed_ns: when its files were listed, in nanoseconds since 1970; 0 where that is not known.
     """
 
     table: pa.Table
     root: str
     n_skipped: int = 0
     n_waiting: int = 0
+    listed_ns: int = 0
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -171,7 +173,7 @@ class Scan:
     def manifest(self) -> Manifest:
         """All rows at once; InputError as `ingest`."""
         table = pa.concat_tables(self.with_duplicates(list(self)))
-        return Manifest(table, self.listing.root, self.n_skipped, self.n_waiting)
+        return Manifest(table, self.listing.root, self.n_skipped, self.n_waiting, self.started_ns)
 
     def _due(self) -> Iterator[Listed]:
         for listed in self.listing.entries:

@@ -5,13 +5,13 @@ to appear whole has a file that is uploaded last and says so.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
@@ -109,19 +109,21 @@ def remove_folder(folder: Place) -> None:
             folder.fs.rm(folder.path, recursive=True)
 
 
-def read_parquet(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file; of an object only the columns asked for are fetched, unless it is replaced meanwhile."""
+@contextmanager
+def open_parquet(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, its pages verified as far as they have checksums.
+
+    Args:
+        whole: fetch all of an object at once; otherwise only what is read of it is fetched.
+    """
     if isinstance(source, Path):
-        return pq.ParquetFile(source).read(columns)
-    try:
-        # Readahead would fetch the columns in between, too.
-        with source.fs.open(source.path, "rb", cache_type="none") as file:
-            return pq.ParquetFile(file, pre_buffer=True).read(columns)
-    except OSError as error:
-        if not _replaced(error):
-            raise
-    # One answer of the store is of one object.
-    return pq.ParquetFile(pa.BufferReader(source.fs.cat_file(source.path))).read(columns)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            yield file
+        return
+    # Readahead would fetch the columns in between, too.
+    stream = BytesIO(source.fs.cat_file(source.path)) if whole else source.fs.open(source.path, cache_type="none")
+    with stream, pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=True) as file:
+        yield file
 
 
 def read_unchanged(read: Callable[[], Result]) -> Result:
@@ -130,10 +132,11 @@ def read_unchanged(read: Callable[[], Result]) -> Result:
         try:
             return read()
         except OSError as error:
-            if not _replaced(error):
+            if not was_replaced(error):
                 raise
     return read()
 
 
-def _replaced(error: OSError) -> bool:
+def was_replaced(error: OSError) -> bool:
+    """Whether reading failed because an object was replaced between two of its pieces."""
     return type(error).__name__ == "FileExpired"

@@ -5,7 +5,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: Why a file has no score.
 REASONS = (
@@ -138,6 +138,7 @@ RUNS_SCHEMA = pa.schema(
         ("n_images", pa.int64()),
         ("n_scored", pa.int64()),
         ("n_not_scored", pa.int64()),
+        ("n_waiting", pa.int64()),
         ("n_anomalous", pa.int64()),
         ("n_review", pa.int64()),
         ("fpr", pa.float64()),

@@ -1,23 +1,35 @@
 """Files that appear whole or not at all: Parquet and JSON, written aside and moved into place."""
 
+import contextlib
+import errno
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from data.errors import InputError
-from data.places import Place, open_place, read_parquet, read_unchanged, upload
+from data.errors import InputError, MissingError, SpaceError
+from data.places import Place, open_parquet, open_place, read_unchanged, upload, was_replaced
 from data.schemas import SCHEMA_VERSION, SCORES_SCHEMA
+from data.versions import upgrade
 
 ROW_GROUP_ROWS = 65_536
+
+#: A row group is closed earlier when its rows take more than this: pictures are larger than numbers.
+ROW_GROUP_BYTES = 64 << 20
+
+_READABLE = tuple(str(version) for version in range(1, SCHEMA_VERSION + 1))
+
+#: The disk is full, the user's share of it is, or the file is longer than is allowed here.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -27,25 +39,51 @@ def atomic_path(target: Place, staging: Place | None = None) -> Iterator[Path]:
     Args:
         target: the file to make or replace; its folder is made. An object is uploaded when the block ends.
         staging: a folder on the same file system for the unfinished file; by default the target's own.
+
+    Raises:
+        SpaceError: the block or the move found no space left.
     """
     if not isinstance(target, Path):
         with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
             unfinished = Path(aside) / target.name
-            yield unfinished
+            with _space_for(target, unfinished):
+                yield unfinished
             upload(unfinished, target)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     folder = staging if isinstance(staging, Path) else target.parent
-    folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-        _sync_folder(target.parent)
+        with _space_for(target, unfinished):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+            _sync_folder(target.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _space_for(target: Place, unfinished: Path) -> Iterator[None]:
+    """Lack of space in the block becomes a `SpaceError`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, SpaceError) or error.errno not in _NO_SPACE:
+            raise
+        raise SpaceError(_no_space(error, target, unfinished)) from error
+
+
+def _no_space(error: OSError, target: Place, unfinished: Path) -> str:
+    with contextlib.suppress(OSError):
+        written, free = unfinished.stat().st_size, shutil.disk_usage(unfinished.parent).free
+        return (
+            f"{target} cannot be written ({error.strerror} after {written:,} bytes; {free:,} bytes are free there). "
+            "Free space and run the same command again."
+        )
+    return f"{target} cannot be written ({error.strerror}). Free space and run the same command again."
 
 
 def _sync_folder(folder: Path) -> None:
@@ -64,6 +102,78 @@ def write_json(content: Mapping[str, Any], target: Place, staging: Place | None 
         unfinished.write_text(text + "\n", encoding="utf-8")
 
 
+class TableWriter:
+    """One Parquet file (zstd) of exactly one schema, written in row groups as rows come in."""
+
+    def __init__(self, file: BinaryIO, name: str, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
+        texts = {"nelbo.schema_version": str(SCHEMA_VERSION), **metadata}
+        # Checksums: a reader that verifies them finds a damaged page. The others ignore them.
+        self._file = pq.ParquetWriter(
+            file, schema.with_metadata(texts), compression="zstd", write_page_checksum=True, write_statistics=True
+        )
+        self._name, self._schema = name, schema
+        self._pending: list[pa.Table] = []
+        self.n_rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows: columns in any order; a missing, further or ill-typed one is a ValueError."""
+        if set(table.column_names) != set(self._schema.names):
+            missing = sorted(set(self._schema.names) - set(table.column_names))
+            unknown = sorted(set(table.column_names) - set(self._schema.names))
+            raise ValueError(f"{self._name}: columns do not fit the schema; missing {missing}, unknown {unknown}")
+        self._pending.append(table.select(self._schema.names).cast(self._schema))
+        self.n_rows += table.num_rows
+        if sum(part.nbytes for part in self._pending) >= ROW_GROUP_BYTES:
+            self._flush()
+        elif (n := sum(part.num_rows for part in self._pending)) >= ROW_GROUP_ROWS:
+            self._flush(n - n % ROW_GROUP_ROWS)
+
+    def _flush(self, n: int | None = None) -> None:
+        """Write the first n pending rows."""
+        rows = pa.concat_tables(self._pending) if self._pending else self._schema.empty_table()
+        self._file.write_table(rows.slice(0, n), row_group_size=ROW_GROUP_ROWS)
+        self._pending = [] if n is None else [rows.slice(n)]
+
+    def close(self) -> None:
+        """Write what is left, and the end of the file."""
+        if self._pending:
+            self._flush()
+        self._file.close()
+
+    def discard(self) -> None:
+        """Give the file up."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+@contextmanager
+def table_writer(
+    target: Place, schema: pa.Schema, metadata: Mapping[str, str] | None = None, staging: Place | None = None
+) -> Iterator[TableWriter]:
+    """A Parquet file that grows by rows and becomes `target` when the block ends well; see `atomic_path`.
+
+    Args:
+        metadata: texts kept in the file beside the schema version.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "numbers.parquet"
+    >>> schema = pa.schema([("n", pa.int64())])
+    >>> with table_writer(target, schema) as writer:
+    ...     writer.write(pa.table({"n": [1, 2]}))
+    ...     writer.write(pa.table({"n": [3]}))
+    >>> read_table(target)["n"].to_pylist()
+    [1, 2, 3]
+    """
+    with atomic_path(target, staging) as unfinished, unfinished.open("wb") as file:
+        writer = TableWriter(file, target.name, schema, metadata or {})
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.discard()
+            raise
+
+
 def write_table(
     table: pa.Table,
     target: Place,
@@ -77,15 +187,8 @@ def write_table(
         table: its columns in any order; a missing, further or ill-typed one is a ValueError.
         metadata: texts kept in the file beside the schema version.
     """
-    if set(table.column_names) != set(schema.names):
-        missing = sorted(set(schema.names) - set(table.column_names))
-        unknown = sorted(set(table.column_names) - set(schema.names))
-        raise ValueError(f"{target.name}: columns do not fit the schema; missing {missing}, unknown {unknown}")
-    table = table.select(schema.names).cast(schema)
-    texts = {"nelbo.schema_version": str(SCHEMA_VERSION), **(metadata or {})}
-    table = table.replace_schema_metadata(texts)
-    with atomic_path(target, staging) as unfinished:
-        pq.write_table(table, unfinished, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    with table_writer(target, schema, metadata, staging) as writer:
+        writer.write(table)
     return target
 
 
@@ -104,20 +207,85 @@ def write_scores(
 
 
 def read_table(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one Parquet file, refusing one that is missing, broken or of an unknown schema version."""
+    """Read one Parquet file of this or an older schema version, as one of this version.
+
+    Raises:
+        MissingError: it does not exist.
+        InputError: it is broken, damaged, or of an unknown schema version.
+    """
     try:
-        table = read_parquet(source, columns)
+        with _opened(source) as file:
+            return _read(file, range(file.num_row_groups), columns)
+    except OSError as error:
+        if not was_replaced(error):
+            raise
+    # One answer of the store is of one object.
+    with _opened(source, whole=True) as file:
+        return _read(file, range(file.num_row_groups), columns)
+
+
+def read_rows(source: Place, start: int, size: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows `start` to `start` + `size` of a file, read without the others; else as `read_table`."""
+    with _opened(source) as file:
+        groups: list[int] = []
+        first = end = 0
+        for group in range(file.num_row_groups):
+            begin, end = end, end + file.metadata.row_group(group).num_rows
+            if begin < start + size and start < end:
+                first = first if groups else begin
+                groups.append(group)
+        return _read(file, groups, columns).slice(start - first, size)
+
+
+def iter_rows(source: Place, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """All rows of a file in order, `size` at a time, the last ones fewer; else as `read_table`."""
+    with _opened(source) as file:
+        rows = _read(file, [], columns)
+        for group in range(file.num_row_groups):
+            rows = pa.concat_tables([rows, _read(file, [group], columns)])
+            whole = rows.num_rows - rows.num_rows % size
+            yield from (rows.slice(start, size) for start in range(0, whole, size))
+            rows = rows.slice(whole)
+        if rows.num_rows:
+            yield rows
+
+
+def read_metadata(source: Place) -> dict[str, str]:
+    """What a file says of itself, its schema version among it; else as `read_table`."""
+    with _opened(source) as file:
+        return _texts(file)
+
+
+@contextmanager
+def _opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
+    try:
+        with open_parquet(source, whole) as file:
+            found = _texts(file).get("nelbo.schema_version", "none")
+            if found not in _READABLE:
+                raise InputError(
+                    f"{source} has schema version {found}, this nelbo reads 1 to {SCHEMA_VERSION}. "
+                    "Read it with the version that wrote it."
+                )
+            yield file
     except FileNotFoundError as error:
-        raise InputError(f"{source} does not exist.") from error
-    except pa.ArrowException as error:
+        raise MissingError(f"{source} does not exist.") from error
+    except (pa.ArrowException, OSError) as error:
+        # An error of the system has a number, and is not the file's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise InputError(f"{source} is not a readable Parquet file ({error}). Make it again.") from error
-    found = (table.schema.metadata or {}).get(b"nelbo.schema_version", b"none").decode()
-    if found != str(SCHEMA_VERSION):
-        raise InputError(
-            f"{source} has schema version {found}, this nelbo reads {SCHEMA_VERSION}. "
-            "Read it with the version that wrote it."
-        )
-    return table
+
+
+def _texts(file: pq.ParquetFile) -> dict[str, str]:
+    return {key.decode(): text.decode() for key, text in (file.schema_arrow.metadata or {}).items()}
+
+
+def _read(file: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str] | None) -> pa.Table:
+    version = int(_texts(file)["nelbo.schema_version"])
+    if version == SCHEMA_VERSION:
+        return file.read_row_groups(list(groups), columns)
+    table = upgrade(file.read_row_groups(list(groups)), version)
+    return table if columns is None else table.select(columns)
 
 
 def read_scores(source: Place | str) -> pa.Table:
@@ -128,9 +296,12 @@ def read_scores(source: Place | str) -> pa.Table:
     source = open_place(source) if isinstance(source, str) else source
     if not source.is_dir():
         return read_table(source)
-    partitions = ds.partitioning(pa.schema([("model_id", pa.string()), ("batch_id", pa.string())]), flavor="hive")
+    ids = pa.schema([("model_id", pa.string()), ("batch_id", pa.string())])
+    # The schema is named: the first file may be of an older version, with fewer columns.
+    schema = pa.unify_schemas([SCORES_SCHEMA, ids])
+    partitions = ds.partitioning(ids, flavor="hive")
     filesystem = None if isinstance(source, Path) else source.fs
     path = source if isinstance(source, Path) else source.path
     return read_unchanged(
-        lambda: ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=partitions).to_table()
+        lambda: ds.dataset(path, schema, "parquet", filesystem=filesystem, partitioning=partitions).to_table()
     )

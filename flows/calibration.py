@@ -13,9 +13,9 @@ from data import CALIBRATION_SCHEMA, MEASURES, QUALITY, STATISTICS, InputError, 
 from detectors import Threshold, check_objective, check_statistics, evaluate, verdicts
 from flows.calibrations import calibration_of, describe, read_calibration, write_calibration
 from flows.errors import UsageError
-from flows.ingestion import content_id, publish_manifest, read_source
+from flows.ingestion import content_id, publish_manifest, read_manifest, scan_source
 from flows.metrics import as_json
-from flows.models import SEEN_DIGITS, load_model, read_manifest, score_files, seen_in_training
+from flows.models import SEEN_DIGITS, load_model, score_files, seen_in_training
 from flows.parts import check_calibration_size, check_parts, first_of_each
 from flows.progress import progress
 from flows.run import Run
@@ -124,7 +124,7 @@ def _current(workspace: Workspace, model_id: str, name: str | None) -> str:
 
 def freeze_calibration_images(source: str, request: Request, options: CalibrateOptions, run: Run) -> Request:
     """Ingest the images, check that they are enough, publish their manifest; the request with its batch's id."""
-    manifest = read_source(source, options)
+    manifest = scan_source(source, options).manifest()
     workspace = Workspace.at(options.workspace)
     check_parts(source, manifest.table)
     held_out, _ = _held_out(manifest.table, request, workspace)

@@ -69,8 +69,16 @@ class Calibration:
     def judge(self, table: pa.Table) -> Judgement:
         """Scores, p- and q-values and verdicts of the rows of one batch, all of them scored."""
         scores = self.statistic.scores(table)
-        p = p_values(scores, self.normal_scores)
-        return Judgement(scores, p, q_values(p), verdicts(scores, self.threshold.value, self.threshold.review))
+        p = self.p_values(scores)
+        return Judgement(scores, p, q_values(p), self.verdicts(scores))
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """(n,) of anomaly scores."""
+        return p_values(scores, self.normal_scores)
+
+    def verdicts(self, scores: np.ndarray) -> np.ndarray:
+        """(n,) words."""
+        return verdicts(scores, self.threshold.value, self.threshold.review)
 
     def unseen(self, table: pa.Table) -> pa.Table:
         """The rows of images that had no part in it: those on which it may be judged."""

@@ -390,13 +390,15 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except Exception as error:
+        from data import SpaceError
         from flows.errors import bad_input, store_errors, without_credentials
 
         if isinstance(error, bad_input()):
             code, hint = 2, ""
         elif isinstance(error, (*store_errors(), FloatingPointError, RuntimeError)):
-            # Numbers that overflowed will do so again.
-            again = "" if isinstance(error, FloatingPointError) else " It is safe to run the same command again."
+            # Numbers that overflowed will do so again, and a full disk asks for space first.
+            said = isinstance(error, FloatingPointError | SpaceError)
+            again = "" if said else " It is safe to run the same command again."
             code, hint = 1, again
         else:
             raise

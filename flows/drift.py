@@ -27,15 +27,15 @@ def find_drift(
     """A batch against its calibration, the batches before it, and the look of the images behind the calibration.
 
     Args:
-        rows: of the batch, with measures, ``QUALITY`` and size; those without a score are left out.
+        rows: of the scored images: ``anomaly_score``, ``QUALITY``, size, and ``image_id`` or what sorts like it.
 
     Returns:
         ``alarm``; ``alpha``; ``findings``, a sentence for each test that fired; ``tests``, all of them.
     """
-    scored = _without_order(rows.filter(pc.is_valid(rows["nelbo_nats"])))
+    scored = _without_order(rows)
     promised = calibration.threshold.fpr is not None
     found = detect_drift(
-        calibration.statistic.scores(scored),
+        scored["anomaly_score"].to_numpy(),
         calibration.normal_scores,
         threshold=calibration.threshold.value if promised else None,
         earlier=_earlier(calibration, workspace, batch_id, options.drift_batches),

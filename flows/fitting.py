@@ -27,8 +27,8 @@ from data import (
 )
 from flows.card import write_card
 from flows.errors import UsageError
-from flows.ingestion import publish_manifest
-from flows.models import SEEN_DIGITS, import_vae_core, keep_bundle, read_manifest
+from flows.ingestion import publish_manifest, read_manifest
+from flows.models import SEEN_DIGITS, import_vae_core, keep_bundle
 from flows.parts import assign_parts, check_enough, first_of_each, with_parts
 from flows.progress import progress
 from flows.run import Run, code_version

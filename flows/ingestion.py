@@ -1,74 +1,189 @@
 """Steps and composition of ``ingest``: freeze the list of files of a batch."""
 
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data import MANIFEST_SCHEMA, Manifest, ingest, write_table
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import (
+    CHANGED,
+    MANIFEST_SCHEMA,
+    InputError,
+    Known,
+    Manifest,
+    Preprocessing,
+    Scan,
+    image_quality,
+    iter_rows,
+    list_source,
+    modified,
+    read_images,
+    read_metadata,
+    read_table,
+    table_writer,
+    write_table,
+)
+from flows.errors import UsageError
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import CalibrateOptions, IngestOptions, TrainOptions
 from flows.workspace import Workspace, check_id
 
+#: Rows of a manifest that are in memory at a time.
+_ROWS = 4096
+
+#: Newest manifests among which one of the same root is looked for.
+_EARLIER = 100
+
+_LISTED = "nelbo.listed_ns"
+
 
 @dataclass(frozen=True)
 class Batch:
-    """A frozen batch: its manifest is written and does not change under the steps that follow."""
+    """A frozen batch: its manifest is written and does not change under the steps that follow.
+
+    n_known: files that are as they were in an earlier manifest, and were not read again.
+    n_duplicates: files with the contents of another.
+    """
 
     batch_id: str
     n_images: int
     n_unusable: int
     n_skipped: int
+    n_waiting: int
+    n_known: int
+    n_duplicates: int
 
 
 def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     """Write the manifest of a folder, without scoring; what the command prints."""
     run = Run("ingest", options)
-    batch = runner.call(freeze_batch, options, run)
+    batch = runner.call(freeze_batch, options, run, True)
     workspace = Workspace.at(options.workspace)
-    run.record(workspace, batch_id=batch.batch_id, n_images=batch.n_images)
+    run.record(workspace, batch_id=batch.batch_id, n_images=batch.n_images, n_waiting=batch.n_waiting)
     return {
         "batch_id": batch.batch_id,
         "run_id": run.run_id,
         "n_images": batch.n_images,
         "n_unusable": batch.n_unusable,
         "n_skipped": batch.n_skipped,
+        "n_waiting": batch.n_waiting,
+        "n_known": batch.n_known,
+        "n_duplicates": batch.n_duplicates,
         "manifest": str(workspace.manifest(batch.batch_id)),
         "seconds": round(run.seconds, 3),
     }
 
 
-def freeze_batch(options: IngestOptions, run: Run) -> Batch:
-    """Ingest ``options.images`` and publish the manifest; the batch's id comes from its contents unless given."""
+def freeze_batch(options: IngestOptions, run: Run, decode: bool = False) -> Batch:
+    """Ingest ``options.images`` and publish the manifest; the batch's id comes from its contents unless given.
+
+    Args:
+        decode: look at the pixels too, for their quality and for damage that the header does not show; scoring does
+            so later anyway.
+    """
     if options.batch_id is not None:
         check_id(options.batch_id)
-    manifest = read_source(options.images, options)
-    workspace = Workspace.at(options.workspace).prepare()
-    batch_id = options.batch_id or content_id("b", manifest)
-    publish_manifest(manifest, workspace, batch_id, run)
-    return Batch(batch_id, len(manifest), manifest.n_unusable, manifest.n_skipped)
+    scan = scan_source(options.images, options)
+    with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
+        # Duplicates, and the batch's id, are known when all files are.
+        rough = Path(aside) / "manifest.parquet"
+        with table_writer(rough, MANIFEST_SCHEMA) as writer:
+            for table in scan:
+                writer.write(table)
+        workspace = Workspace.at(options.workspace).prepare()
+        batch_id = options.batch_id or _id("b", scan.content_hash)
+        metadata = _metadata(scan.listing.root, run, scan.started_ns)
+        n_unusable = n_duplicates = 0
+        with table_writer(workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
+            for table in scan.with_duplicates(iter_rows(rough, _ROWS)):
+                table = _looked_at(table, scan.listing.root, options) if decode else table
+                n_unusable += len(table) - table["reason"].null_count
+                n_duplicates += len(table) - table["duplicate_of"].null_count
+                writer.write(table)
+    return Batch(batch_id, scan.n_images, n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates)
 
 
-def read_source(source: str, options: IngestOptions | TrainOptions | CalibrateOptions) -> Manifest:
-    """Ingest what an option names. A workspace that lies in the folder is no part of it."""
-    workspace = Workspace.at(options.workspace).root
-    return ingest(
-        source,
-        root=options.root,
-        skip=workspace if isinstance(workspace, Path) else None,
-        limits=options.limits,
-        workers=options.workers,
-    )
+def scan_source(source: str, options: IngestOptions | TrainOptions | CalibrateOptions) -> Scan:
+    """What an option names, ready to be gone through. A workspace that lies in the folder is no part of it."""
+    workspace = Workspace.at(options.workspace)
+    skip = workspace.root if isinstance(workspace.root, Path) else None
+    listing = list_source(source, options.root, skip)
+    return Scan(listing, known=_known(workspace, listing.root), limits=options.limits, workers=options.workers)
 
 
 def content_id(letter: str, manifest: Manifest, *settings: object) -> str:
     """An id that the same files with the same settings always get; the letter tells kinds of batches apart."""
-    content = "\0".join([manifest.content_hash(), *map(str, settings)])
-    return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
+    return _id(letter, manifest.content_hash(), *settings)
+
+
+def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
+    """The frozen manifest of a batch."""
+    path = workspace.manifest(batch_id)
+    if not path.exists():
+        raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
+    said = read_metadata(path)
+    return Manifest(read_table(path), said["nelbo.root"], listed_ns=int(said.get(_LISTED, 0)))
 
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
     """Write a manifest to its place."""
-    metadata = {**run.metadata, "nelbo.root": manifest.root}
+    metadata = _metadata(manifest.root, run, manifest.listed_ns)
     write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
+
+
+def _id(letter: str, content_hash: str, *settings: object) -> str:
+    content = "\0".join([content_hash, *map(str, settings)])
+    return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _metadata(root: str, run: Run, listed_ns: int) -> dict[str, str]:
+    return {**run.metadata, "nelbo.root": root, _LISTED: str(listed_ns)}
+
+
+def _known(workspace: Workspace, root: str) -> Known | None:
+    """The newest manifest of the same root, whatever it was made for."""
+    for path in _newest(workspace)[:_EARLIER]:
+        try:
+            said = read_metadata(path)
+        except InputError:
+            # Damaged, or of a later version: its files are read again.
+            continue
+        if said.get("nelbo.root") == root and said.get(_LISTED, "").isdigit():
+            return Known(iter_rows(path, _ROWS), int(said[_LISTED]))
+    return None
+
+
+def _newest(workspace: Workspace) -> list[Any]:
+    times = {}
+    for path in workspace.manifest("b").parents[1].glob("batch_id=*/manifest.parquet"):
+        try:
+            times[path] = modified(path)
+        except FileNotFoundError:
+            continue
+    return sorted(times, key=lambda path: times[path], reverse=True)
+
+
+def _looked_at(table: pa.Table, root: str, options: IngestOptions) -> pa.Table:
+    """The same rows with what decoding says of those that are sound so far."""
+    rows = np.flatnonzero(np.asarray(pc.is_null(table["reason"])))
+    files = Manifest(table, root).files
+    images = read_images([files[row] for row in rows], Preprocessing(), limits=options.limits, workers=options.workers)
+    reasons = table["reason"].to_pylist()
+    for row, reason in zip(rows, images.reasons, strict=True):
+        # One that has changed has another row in the next batch; of this one it is only known that it is gone.
+        reasons[row] = "unreadable" if reason == CHANGED else reason
+    sound = rows[[reason is None for reason in images.reasons]]
+    columns = {"reason": pa.array(reasons, pa.string())}
+    for name, values in image_quality(images.pixels).items():
+        filled = np.full(len(table), np.nan)
+        filled[sound] = values
+        columns[name] = pa.array(filled, from_pandas=True)
+    for name, column in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), MANIFEST_SCHEMA.field(name), column)
+    return table

@@ -23,13 +23,11 @@ from data import (
     QUALITY,
     File,
     Images,
-    Manifest,
     Place,
     Preprocessing,
     image_quality,
     publish_folder,
     read_images,
-    read_table,
 )
 from flows.errors import UsageError
 from flows.settings import DecodingSettings
@@ -168,15 +166,6 @@ def unseen_in_training(table: pa.Table, workspace: Workspace, model_id: str) -> 
     """The rows of images that the model may be judged on: it was neither trained nor stopped on them."""
     seen = pa.array(seen_in_training(workspace, model_id), pa.string())
     return table.filter(pc.invert(pc.is_in(pc.utf8_slice_codeunits(table["image_id"], 0, SEEN_DIGITS), seen)))
-
-
-def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
-    """The frozen manifest of a batch."""
-    path = workspace.manifest(batch_id)
-    if not path.exists():
-        raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
-    table = read_table(path)
-    return Manifest(table, table.schema.metadata[b"nelbo.root"].decode())
 
 
 class Scored(NamedTuple):

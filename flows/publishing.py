@@ -1,5 +1,6 @@
 """The step that ends a batch: shards joined, decided on, and put in their place at once."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,50 +8,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, SHARD_SCHEMA, Manifest, Place, read_table, write_scores, write_table
+from data import (
+    CHANGED,
+    FLAGGED_SCHEMA,
+    MEASURES,
+    QUALITY,
+    SCORES_SCHEMA,
+    SHARD_SCHEMA,
+    Manifest,
+    read_metadata,
+    read_table,
+    table_writer,
+)
+from detectors import q_values
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import find_drift, write_drift
 from flows.heatmap import heatmap_png
-from flows.models import load_model, look_again, read_manifest
+from flows.models import load_model, look_again
 from flows.run import Run
-from flows.settings import DecodingSettings, ScoreOptions
+from flows.settings import DecodingSettings
+from flows.shards import Shard, plan_shards
 from flows.statistic import Statistic
 from flows.workspace import Workspace
 
-
-@dataclass(frozen=True)
-class Target:
-    """What a batch is scored with, and as."""
-
-    batch_id: str
-    model_id: str
-    calibration_id: str | None
-    run_id: str
-
-    def staging(self, options: ScoreOptions) -> Place:
-        """Where the batch waits until it is whole."""
-        return Workspace.at(options.workspace).staging / self.run_id
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A run of rows of a manifest, scored as one piece of work."""
-
-    target: Target
-    options: ScoreOptions
-    start: int
-    size: int
-
-    @property
-    def path(self) -> Place:
-        """Where its scores wait for the rest of the batch."""
-        return self.target.staging(self.options) / f"shard-{self.start:09d}.parquet"
+_NUMBERS = ("image_id", *MEASURES, *QUALITY, "width_px", "height_px")
 
 
 @dataclass(frozen=True)
 class Published:
     """What there is to say of a published batch; n_discoveries, promise, fpr and drift are None where there are none.
 
+    n_waiting: files that changed after they were listed; they have no row.
     n_discoveries: images with q <= ``fdr``.
     promise: of the calibration, in words.
     drift: see `flows.drift.find_drift`.
@@ -60,6 +48,7 @@ class Published:
     n_scored: int
     n_anomalous: int
     n_review: int
+    n_waiting: int
     n_discoveries: int | None
     fpr: float | None
     promise: str | None
@@ -67,77 +56,96 @@ class Published:
 
 
 def publish(shards: list[Shard], run: Run) -> Published:
-    """Join the shards, decide, and put the batch in its place: flagged rows first, all rows last."""
+    """Decide on the whole batch, and put it in its place: flagged rows first, all rows last, which is the commit.
+
+    A first pass over the shards takes the few numbers that need the whole batch; a second one writes the rows.
+    """
     options, target = shards[0].options, shards[0].target
     workspace = Workspace.at(options.workspace)
-    manifest = read_manifest(workspace, target.batch_id)
-    joined = pa.concat_tables([read_table(shard.path) for shard in shards])
-    for column in ("relative_path", "image_id"):
-        if not joined[column].equals(manifest.table[column]):
-            raise RuntimeError(f"batch {target.batch_id} was ingested anew with other files while it was scored")
+    if plan_shards(options, target, sum(shard.size for shard in shards)) != shards:
+        raise RuntimeError(f"batch {target.batch_id} was ingested anew with other files while it was scored")
     model = load_model(workspace, target.model_id)
     calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
-    table = _decide(joined, calibration, model.config, target, options.engine)
-    drift = find_drift(joined, calibration, workspace, target.batch_id, options) if calibration else None
-    flagged = table.filter(pc.is_in(table["verdict"].cast(pa.string()), pa.array(["anomalous", "review"])))
-    flagged = _with_heatmaps(flagged, model, calibration, manifest.root, options)
-    metadata = {**run.metadata, "nelbo.root": manifest.root, **write_drift(drift)}
-    batch = (target.model_id, target.batch_id)
-    write_table(flagged, workspace.flagged(*batch), FLAGGED_SCHEMA, metadata, workspace.staging)
-    write_scores(table, workspace.scores(*batch), metadata, workspace.staging)
+    statistic = calibration.statistic if calibration else Statistic(model.config.statistic)
+    batch = pa.concat_tables(_numbers(read_table(shard.path, _NUMBERS), statistic) for shard in shards)
+    q = q_values(calibration.p_values(batch["anomaly_score"].to_numpy())) if calibration else None
+    drift = find_drift(batch, calibration, workspace, target.batch_id, options) if calibration else None
+    manifest = workspace.manifest(target.batch_id)
+    root = read_metadata(manifest)["nelbo.root"]
+    metadata = {**run.metadata, "nelbo.root": root, **write_drift(drift)}
+    ids, staging = (target.model_id, target.batch_id), target.staging(options)
+    constants = {
+        "statistic": statistic.name,
+        "likelihood": model.config.likelihood,
+        "engine": options.engine,
+        "run_id": target.run_id,
+        "calibration_id": target.calibration_id,
+    }
+    counts: Counter[str] = Counter()
+    # Left in the order opposite to that of entering: the scores last.
+    with (
+        table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores,
+        table_writer(workspace.flagged(*ids), FLAGGED_SCHEMA, metadata, staging) as flagged,
+    ):
+        done = 0
+        for shard in shards:
+            rows = _without_waiting(read_table(shard.path))
+            n_scored = rows.num_rows - rows["nelbo_nats"].null_count
+            decided = _decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
+            done += n_scored
+            decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
+            columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
+            table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
+            scores.write(table)
+            words = table["verdict"].cast(pa.string())
+            counts.update(words.to_pylist())
+            raised = table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
+            flagged.write(_with_heatmaps(raised, model, calibration, root, options))
+        if not scores.n_rows:
+            raise RuntimeError(f"every file of batch {target.batch_id} has changed since it was listed")
     return Published(
-        n_images=table.num_rows,
-        n_scored=table.num_rows - table["anomaly_score"].null_count,
-        n_anomalous=_count(table, "anomalous"),
-        n_review=_count(table, "review"),
-        n_discoveries=_n_discoveries(table, options.fdr) if calibration else None,
+        n_images=scores.n_rows,
+        n_scored=batch.num_rows,
+        n_anomalous=counts["anomalous"],
+        n_review=counts["review"],
+        n_waiting=sum(shard.size for shard in shards) - scores.n_rows,
+        n_discoveries=int((q <= options.fdr).sum()) if q is not None and options.fdr is not None else None,
         fpr=calibration.threshold.fpr if calibration else None,
         promise=calibration.threshold.describe() if calibration else None,
         drift=drift,
     )
 
 
-def _decide(joined: pa.Table, calibration: Calibration | None, config: Any, target: Target, engine: str) -> pa.Table:
-    """Score rows with thresholds, p- and q-values and verdicts; q-values need the whole batch."""
-    n = joined.num_rows
-    scored = np.asarray(pc.is_valid(joined["nelbo_nats"]))
-    rows = joined.filter(pa.array(scored))
-    decided = {name: np.full(n, np.nan) for name in ("anomaly_score", "threshold", "p_value", "q_value")}
-    verdict = np.full(n, None, object)
+def _without_waiting(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.not_equal(pc.fill_null(rows["reason"], ""), CHANGED))
+
+
+def _numbers(rows: pa.Table, statistic: Statistic) -> pa.Table:
+    """What decisions on the whole batch need of a shard's scored rows: a few numbers each."""
+    rows = rows.filter(pc.is_valid(rows["nelbo_nats"]))
+    # The first 16 digits sort as the whole does, in 8 bytes.
+    order = np.array([int(image_id[:16], 16) for image_id in rows["image_id"].to_pylist()], np.uint64)
+    columns = {name: rows[name] for name in (*QUALITY, "width_px", "height_px")}
+    return pa.table({"image_id": order, "anomaly_score": statistic.scores(rows), **columns})
+
+
+def _decide(
+    rows: pa.Table, statistic: Statistic, calibration: Calibration | None, q: np.ndarray | None
+) -> dict[str, pa.Array]:
+    """Columns with scores, thresholds, p- and q-values and verdicts; null where there is nothing to decide."""
+    scored = np.asarray(pc.is_valid(rows["nelbo_nats"]))
+    found = statistic.scores(rows.filter(pa.array(scored)))
+    decided = {name: np.full(len(scored), np.nan) for name in ("anomaly_score", "threshold", "p_value", "q_value")}
+    verdict = np.full(len(scored), None, object)
     verdict[~scored] = "not_scored"
-    if calibration is None:
-        statistic = config.statistic
-        decided["anomaly_score"][scored] = Statistic(statistic).scores(rows)
-    else:
-        statistic = calibration.statistic.name
-        judged = calibration.judge(rows)
-        decided["anomaly_score"][scored] = judged.anomaly_score
+    decided["anomaly_score"][scored] = found
+    if calibration is not None:
         decided["threshold"][scored] = calibration.threshold.value
-        decided["p_value"][scored] = judged.p_value
-        decided["q_value"][scored] = judged.q_value
-        verdict[scored] = judged.verdict
-    constants = {
-        "statistic": statistic,
-        "likelihood": config.likelihood,
-        "engine": engine,
-        "run_id": target.run_id,
-        "calibration_id": target.calibration_id,
-    }
-    columns = {name: joined[name] for name in SHARD_SCHEMA.names}
-    columns |= {name: pa.array(values, from_pandas=True) for name, values in decided.items()}
-    columns |= {"verdict": pa.array(verdict, pa.string())}
-    columns |= {name: pa.array([value] * n, pa.string()) for name, value in constants.items()}
-    return pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
-
-
-def _count(table: pa.Table, word: str) -> int:
-    return int(pc.sum(pc.equal(table["verdict"].cast(pa.string()), word)).as_py() or 0)
-
-
-def _n_discoveries(table: pa.Table, fdr: float | None) -> int | None:
-    if fdr is None:
-        return None
-    return int(pc.sum(pc.less_equal(table["q_value"], fdr)).as_py() or 0)
+        decided["p_value"][scored] = calibration.p_values(found)
+        decided["q_value"][scored] = q
+        verdict[scored] = calibration.verdicts(found)
+    columns = {name: pa.array(values, from_pandas=True) for name, values in decided.items()}
+    return {**columns, "verdict": pa.array(verdict, pa.string())}
 
 
 def _with_heatmaps(

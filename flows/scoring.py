@@ -1,23 +1,30 @@
 """Steps and composition of ``score``: a batch of images in, verdicts in Parquet out."""
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from data import MEASURES, QUALITY, SHARD_SCHEMA, Manifest, remove_folder, write_table
+from data import MEASURES, QUALITY, SHARD_SCHEMA, Manifest, read_metadata, read_rows, remove_folder, write_table
 from flows.calibrations import calibration_of
 from flows.drift import drift_facts
 from flows.errors import UsageError
-from flows.ingestion import freeze_batch
-from flows.models import load_model, read_manifest, score_files
-from flows.publishing import Shard, Target, publish
+from flows.ingestion import Batch, freeze_batch
+from flows.models import load_model, score_files
+from flows.publishing import Published, publish
 from flows.reporting import write_report
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import IngestOptions, ScoreOptions
+from flows.shards import Shard, Target, plan_shards
 from flows.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+#: How often other jobs may finish the same batch first before this one gives up.
+_ATTEMPTS = 5
 
 
 def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
@@ -31,14 +38,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     ingest_options = IngestOptions(**options.model_dump(include=set(IngestOptions.model_fields)))
     batch = runner.call(freeze_batch, ingest_options, run)
     target = Target(batch.batch_id, model_id, calibration_id, run.run_id)
-    scoring_started = run.seconds
-    try:
-        shards = plan_shards(options, target, batch.n_images)
-        runner.map(score_shard, shards, [shard.size for shard in shards])
-        images_per_s = batch.n_images / (run.seconds - scoring_started)
-        published = runner.call(publish, shards, run)
-    finally:
-        remove_folder(target.staging(options))
+    published, images_per_s = _score_and_publish(options, target, batch, runner, run)
     reported = runner.call(write_report, options, batch.batch_id, model_id)
     counts = {
         "n_images": published.n_images,
@@ -46,6 +46,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
         "n_not_scored": published.n_images - published.n_scored,
         "n_anomalous": published.n_anomalous,
         "n_review": published.n_review,
+        "n_waiting": published.n_waiting,
     }
     ids = {"batch_id": batch.batch_id, "model_id": model_id, "calibration_id": calibration_id}
     run.record(workspace, **ids, **counts, fpr=published.fpr, images_per_s=images_per_s, **drift_facts(published.drift))
@@ -66,6 +67,28 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     }
 
 
+def _score_and_publish(
+    options: ScoreOptions, target: Target, batch: Batch, runner: Runner, run: Run
+) -> tuple[Published, float]:
+    """What was published, and the images scored a second. Shards of a run that fails stay for the next one."""
+    for left in reversed(range(_ATTEMPTS)):
+        started = run.seconds
+        try:
+            shards = plan_shards(options, target, batch.n_images)
+            n_scored = sum(runner.map(score_shard, shards, [shard.size for shard in shards]))
+            images_per_s = n_scored / (run.seconds - started)
+            published = runner.call(publish, shards, run)
+        except FileNotFoundError:
+            # Another job on this batch has published it and tidied up: the shards that both share are gone.
+            if not left:
+                raise
+            log.info("another job has just published batch %s: what it removed is scored again", target.batch_id)
+            continue
+        remove_folder(target.staging(options))
+        return published, images_per_s
+    raise AssertionError("the last attempt returns or raises")
+
+
 def _calibration_id(workspace: Workspace, model_id: str, options: ScoreOptions) -> str | None:
     if options.uncalibrated:
         return None
@@ -78,19 +101,15 @@ def _calibration_id(workspace: Workspace, model_id: str, options: ScoreOptions) 
     return calibration.calibration_id
 
 
-def plan_shards(options: ScoreOptions, target: Target, n: int) -> list[Shard]:
-    """The batch in shards of ``shard_size``; by default a fiftieth of it, between 256 and 4,096 images."""
-    size = options.shard_size or min(4096, max(256, -(-n // 50)))
-    return [Shard(target, options, start, min(size, n - start)) for start in range(0, n, size)]
-
-
-def score_shard(shard: Shard) -> None:
-    """Decode and score a shard's files and write its rows to the staging folder."""
+def score_shard(shard: Shard) -> int:
+    """Decode and score a shard's files and write its rows to the staging folder; how many were scored now."""
+    if shard.is_finished:
+        return 0
     workspace = Workspace.at(shard.options.workspace)
-    manifest = read_manifest(workspace, shard.target.batch_id)
-    table = manifest.table.slice(shard.start, shard.size)
+    manifest = workspace.manifest(shard.target.batch_id)
+    table = read_rows(manifest, shard.start, shard.size)
     model = load_model(workspace, shard.target.model_id)
-    files = Manifest(table, manifest.root).files
+    files = Manifest(table, read_metadata(manifest)["nelbo.root"]).files
     reasons: list[str | None] = table["reason"].to_pylist()
     # What the manifest found unusable is not opened again.
     usable = [row for row, reason in enumerate(reasons) if reason is None]
@@ -111,3 +130,4 @@ def score_shard(shard: Shard) -> None:
         "scored_at_utc": pa.array([datetime.now(UTC)] * len(files), pa.timestamp("us", tz="UTC")),
     }
     write_table(pa.table(columns), shard.path, SHARD_SCHEMA)
+    return len(files)

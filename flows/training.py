@@ -1,16 +1,17 @@
 """Steps and composition of ``train``: normals in, a model with a calibrated threshold out."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.compute as pc
 
-from data import InputError, Manifest, read_table
+from data import InputError, read_table
 from flows.calibration import Request, calibrate_model, check_calibration
 from flows.calibrations import Calibration, describe, read_calibration
 from flows.card import read_card
 from flows.fitting import Fitted, clean_up, fit, model_config, train_config
-from flows.ingestion import content_id, publish_manifest, read_source
+from flows.ingestion import content_id, publish_manifest, scan_source
 from flows.parts import assign_parts, calibration_needs, check_enough, check_parts, first_of_each, without_test
 from flows.run import Run
 from flows.runner import Runner
@@ -81,7 +82,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     model_config(options)
     train_config(options)
     check_calibration(options)
-    manifest = read_source(options.normal, options)
+    manifest = scan_source(options.normal, options).manifest()
     check_parts(options.normal, manifest.table)
     table = without_test(manifest.table)
     anomalous = table.filter(pc.equal(table["label"], 1))
@@ -95,7 +96,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     check_enough(options.normal, len(usable), table.num_rows)
     assign_parts(table, usable, options)
     workspace = Workspace.at(options.workspace).prepare()
-    kept = Manifest(table, manifest.root, manifest.n_skipped)
+    kept = replace(manifest, table=table)
     # Another seed, rate or limit parts the same files differently.
     batch_id = content_id("t", kept, options.seed, options.fpr, options.limits)
     publish_manifest(kept, workspace, batch_id, run)

@@ -66,6 +66,10 @@ class Workspace:
         """Unfinished files; readers never look there."""
         return self.root / "_staging"
 
+    def unfinished(self, model_id: str, batch_id: str) -> Place:
+        """Folder of a batch that is being scored."""
+        return self.staging / f"shards.{check_id(model_id)}.{check_id(batch_id)}"
+
     @property
     def models(self) -> Place:
         """One folder a model."""

@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import SCORES_SCHEMA, InputError, atomic_path, read_scores, read_table, write_json, write_scores
+from data import (
+    SCHEMA_VERSION,
+    SCORES_SCHEMA,
+    InputError,
+    atomic_path,
+    read_scores,
+    read_table,
+    write_json,
+    write_scores,
+)
 
 
 def rows(n: int) -> list[dict[str, object]]:
@@ -50,7 +59,7 @@ def test_file_says_its_version_and_is_compressed(tmp_path: Path) -> None:
     target = tmp_path / "scores.parquet"
     write_scores(pa.Table.from_pylist(rows(3), schema=SCORES_SCHEMA), target, {"nelbo.run_id": "r1"})
     file = pq.ParquetFile(target)
-    assert file.schema_arrow.metadata[b"nelbo.schema_version"] == b"2"
+    assert file.schema_arrow.metadata[b"nelbo.schema_version"] == str(SCHEMA_VERSION).encode()
     assert file.schema_arrow.metadata[b"nelbo.run_id"] == b"r1"
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     assert file.schema_arrow.equals(SCORES_SCHEMA, check_metadata=False)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, InputError, read_scores, read_table
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, InputError, SpaceError, read_scores, read_table
 from detectors import p_values, q_values
 from flows.execution import execute
 from flows.settings import (
@@ -208,16 +208,18 @@ def test_calibration_on_labels(images: Path, workspace: Path, tmp_path: Path, ob
     # p-values are against the normal ones among those that chose.
     assert pc.min(table["p_value"]).as_py() == pytest.approx(1 / 11)
     assert "no promised rate" in Path(scored["report"]).read_text()
-    # All of these images had a part in the calibration: none may judge it.
+    # All of these images had a part in the training or the calibration: none may judge it.
     labelled = score(tmp_path / "list.csv", workspace, root=str(images / "new"))
     assert "metrics" not in labelled
-    assert "All 26 labelled images had a part in the calibration" in Path(labelled["report"]).read_text()
+    assert (
+        "All 26 labelled images had a part in the training or the calibration" in Path(labelled["report"]).read_text()
+    )
 
 
 def test_ingest_alone(images: Path, tmp_path: Path) -> None:
     options = IngestOptions(images=str(images / "new"), workspace=str(tmp_path / "w"))
     result = execute("ingest", options, prefect=False)
-    assert (result["n_images"], result["n_unusable"], result["n_skipped"]) == (28, 1, 1)
+    assert (result["n_images"], result["n_unusable"], result["n_skipped"]) == (28, 2, 1)
     assert read_table(Path(result["manifest"])).num_rows == 28
     assert result["batch_id"][0] == "b"
 
@@ -240,7 +242,7 @@ def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
 
 
 def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import publishing
+    from flows import publishing, scoring
 
     before = score(images / "new", workspace)
     kept = rows(before["scores"])
@@ -248,10 +250,15 @@ def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypat
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "write_scores", fail)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(publishing, "heatmap_png", fail)
+    with pytest.raises(SpaceError, match="Free space and run the same command again"):
         score(images / "new", workspace)
     assert rows(before["scores"]).equals(kept)
+    # What is scored already is taken up by the next run.
+    assert len(list((workspace / "_staging").rglob("*.parquet"))) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(scoring, "score_files", fail)
+    assert rows(score(images / "new", workspace)["scores"]).equals(kept)
     assert list((workspace / "_staging").iterdir()) == []
 
 

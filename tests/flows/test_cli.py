@@ -217,7 +217,7 @@ def test_a_failure_midway_is_one_line_too(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "write_scores", fail)
+    monkeypatch.setattr(publishing, "table_writer", fail)
     code, out, err = nelbo("score", images / "new", "--workspace", workspace, "--no-prefect")
     assert (code, out) == (1, "")
     assert "No space left" in err

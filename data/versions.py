@@ -1,0 +1,36 @@
+"""Files of older schema versions, read as files of this one."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.schemas import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
+
+_KINDS = (CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA)
+
+
+def upgrade(table: pa.Table, version: int) -> pa.Table:
+    """The rows of a whole file with the columns that its kind has now; what nobody wrote down then is null.
+
+    Versions have only added columns so far, so a file is of the smallest kind that has all of its columns. A file of
+    no kind (a training's history, a shard) is returned as it is.
+
+    Args:
+        table: all columns of the file.
+        version: of its schema, below ``SCHEMA_VERSION``.
+
+    >>> old = pa.table({"run_id": ["r1"], "command": ["score"], "n_images": pa.array([3], pa.int64())})
+    >>> upgrade(old, 2).select(["n_images", "n_waiting"]).to_pylist()
+    [{'n_images': 3, 'n_waiting': None}]
+    """
+    kinds = [schema for schema in _KINDS if set(table.column_names) <= set(schema.names)]
+    if not kinds:
+        return table
+    schema = min(kinds, key=len)
+    if version == 1 and "statistic" in table.column_names:
+        # What was thresholded stood in the first column only.
+        is_peak = pc.equal(table["statistic"].cast(pa.string()), "peak")
+        table = table.append_column("peak", pc.if_else(is_peak, table["anomaly_score"], None).cast(pa.float64()))
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
