@@ -1,0 +1,201 @@
+"""Scores a batch over and over in forks of this process, and kills them: run by ``tests/flows/test_exactly_once.py``.
+
+Everything is real but the network: files are listed, hashed, decided on and published; scores are made of the
+contents' hash. A fork is killed with SIGKILL at the n-th time that it opens, moves or removes a file of the workspace.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import flows.publishing
+import flows.scoring
+from data import MEASURES, QUALITY, InputError, read_table
+from flows.models import Scored
+from flows.reporting import Reported
+from flows.runner import Direct
+from flows.settings import ScoreOptions
+
+SHARD = 5
+_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mkdir"}
+
+
+def stub_scores(_model: Any, files: list[Any], _decoding: Any) -> Iterator[Scored]:
+    """Numbers made of the hash, some of them far above any threshold; leaves a line for each file."""
+    values = np.array([int(file.image_id[:8], 16) / 2**32 for file in files])
+    columns = {name: np.where(values > 0.8, 1000 * values, values - 10) for name in (*MEASURES, *QUALITY)}
+    with Path(os.environ["SCORED"]).open("a") as log:
+        log.writelines(f"{file.path}\n" for file in files)
+    yield Scored(columns, [None] * len(files))
+
+
+def score(workspace: Path, images: Path) -> None:
+    options = ScoreOptions(images=str(images), workspace=str(workspace), shard_size=SHARD, workers=1)
+    flows.scoring.score_batch(options, Direct())
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Its exit code, or minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        except OSError as error:
+            sys.stderr.write(json.dumps({"error": str(error), "type": type(error).__name__}) + "\n")
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die_at(n: int, workspace: Path) -> Callable[[], int]:
+    """Kill this process at the n-th event in the workspace; returns what counts the events."""
+    seen = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event in _EVENTS and arguments and str(arguments[0]).startswith(str(workspace)):
+            seen += 1
+            if seen == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    return lambda: seen
+
+
+def count_events(workspace: Path, images: Path) -> int:
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        count = die_at(-1, workspace)
+        score(workspace, images)
+        os.write(writer, str(count()).encode())
+
+    assert in_fork(work) == 0
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        return int(answer.read())
+
+
+def rows(workspace: Path, kind: str = "scores") -> list[dict[str, Any]]:
+    (path,) = workspace.glob(f"{kind}/*/*/{kind}.parquet")
+    table = read_table(path).drop_columns(["run_id", "scored_at_utc"])
+    return table.to_pylist()
+
+
+def n_finished(workspace: Path) -> int:
+    """Files in shards that lie whole in the staging folder."""
+    found = 0
+    for path in workspace.glob("_staging/shards.*/*.parquet"):
+        try:
+            found += read_table(path).num_rows
+        except InputError:
+            continue
+    return found
+
+
+def n_scored() -> int:
+    log = Path(os.environ["SCORED"])
+    n = len(log.read_text().splitlines()) if log.exists() else 0
+    log.unlink(missing_ok=True)
+    return n
+
+
+def killed(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any]:
+    """A run killed at its n-th event, then the same run again."""
+    if before:
+        assert in_fork(lambda: score(workspace, images)) == 0
+    old = rows(workspace) if before else None
+
+    def work() -> None:
+        die_at(n, workspace)
+        score(workspace, images)
+
+    code = in_fork(work)
+    published = list(workspace.glob("scores/*/*/scores.parquet"))
+    seen = rows(workspace) if published else None
+    n_scored()
+    finished = n_finished(workspace)
+    again = in_fork(lambda: score(workspace, images))
+    return {
+        "code": code,
+        "seen": seen,
+        "old": old,
+        "finished": finished,
+        "again": again,
+        "scored_again": n_scored(),
+        "rows": rows(workspace),
+        "flagged": rows(workspace, "flagged"),
+        "left": sorted(path.name for path in (workspace / "_staging").rglob("*") if path.is_file()),
+    }
+
+
+def race(workspace: Path, images: Path) -> dict[str, Any]:
+    """Two runs at once."""
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                score(workspace, images)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return {"codes": codes, "rows": rows(workspace), "flagged": rows(workspace, "flagged")}
+
+
+def full_disk(workspace: Path, images: Path, limit: int) -> dict[str, Any]:
+    """A run whose files may not be longer than that, then one on a disk with room."""
+    assert in_fork(lambda: score(workspace, images)) == 0
+    old = rows(workspace)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        score(workspace, images)
+
+    code = in_fork(work)
+    left = rows(workspace)
+    again = in_fork(lambda: score(workspace, images))
+    return {"code": code, "old": old, "left": left, "again": again, "rows": rows(workspace)}
+
+
+def main() -> None:
+    model, images, aside = (Path(argument) for argument in sys.argv[1:4])
+    stub = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
+    flows.scoring.load_model = flows.publishing.load_model = lambda *_: stub  # type: ignore[assignment,return-value]
+    flows.scoring.score_files = stub_scores  # type: ignore[assignment]
+    flows.scoring.write_report = lambda *_: Reported("", None)  # type: ignore[assignment]
+    flows.publishing.look_again = lambda _model, files, _decoding: iter([None] * len(files))  # type: ignore[assignment]
+    os.environ["SCORED"] = str(aside / "scored.txt")
+
+    def fresh(name: str) -> Path:
+        return Path(shutil.copytree(model, aside / name))
+
+    what, numbers = sys.argv[4], [int(word) for word in sys.argv[5:]]
+    if what == "count":
+        found: Any = {"events": count_events(fresh("count"), images), "rows": rows(aside / "count")}
+        found["flagged"] = rows(aside / "count", "flagged")
+    elif what == "kill":
+        found = [killed(fresh(f"kill{i}"), images, n, i % 2 == 1) for i, n in enumerate(numbers)]
+    elif what == "race":
+        found = [race(fresh(f"race{i}"), images) for i in numbers]
+    else:
+        found = [full_disk(fresh(f"full{limit}"), images, limit) for limit in numbers]
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
