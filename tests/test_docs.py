@@ -34,6 +34,14 @@ def test_contract_lists_every_column(heading: str, schema: pa.Schema) -> None:
     assert columns(heading) == declared(schema)
 
 
+@pytest.mark.parametrize("heading", ["scores", "manifests", "runs"])
+def test_contract_says_of_every_column_when_it_is_null_and_what_it_means(heading: str) -> None:
+    section = CONTRACT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    of_columns = [row for row in rows if row[0].strip(" `") in [name for name, _ in columns(heading)]]
+    assert all(len(row) == 5 and row[3].strip() and row[4].strip() for row in of_columns)
+
+
 def test_contract_of_flagged_and_calibrations() -> None:
     assert FLAGGED_SCHEMA.names == [*SCORES_SCHEMA.names, "heatmap_png"]
     assert "`heatmap_png`" in CONTRACT
@@ -55,12 +63,15 @@ def test_examples_of_the_contract_run(
     execute("score", ScoreOptions(images=str(images / "new"), workspace=str(workspace)), prefect=False)
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"```python\n(.*?)```", CONTRACT, re.DOTALL)
-    assert len(examples) == 2
+    found = {}
     for example in examples:
         scope: dict[str, Any] = {}
         exec(example, scope)  # noqa: S102 - our own document
-        found = scope.get("scores", scope.get("table"))
-        assert len(found) == 28
+        found[re.search(r"(?:import|from) (\w+)", example)[1]] = scope.get("scores", scope.get("table"))  # type: ignore[index]
+    assert set(found) == {"pandas", "duckdb", "polars", "data"}
+    n_anomalous = (found["pandas"]["verdict"] == "anomalous").sum()
+    assert len(found["pandas"]) == len(found["data"]) == found["polars"]["n"].sum() == 28
+    assert len(found["duckdb"]) == found["polars"]["n_anomalous"].sum() == n_anomalous > 0
 
 
 def test_readme_is_short_and_names_the_licence() -> None:
