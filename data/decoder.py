@@ -5,17 +5,16 @@
 
 import json
 import os
-import queue
 import resource
 import signal
 import sys
-import threading
 import types
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from data.files import Folder
     from data.limits import Limits
     from data.preprocessing import Preprocessing
 
@@ -24,67 +23,81 @@ MEMORY = 8 << 30
 
 
 def serve(requests: int, answers: int) -> None:
-    """Answer requests in order; the next one is read while one is being worked on.
+    """Answer requests in order.
 
     Args:
         requests, answers: file descriptors.
     """
     from data.messages import BUFFER, read_message, write_message
 
-    waiting: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        with open(requests, "rb", BUFFER) as pipe:
-            try:
-                while True:
-                    waiting.put(read_message(pipe))
-            except EOFError:
-                waiting.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
     write_message(answers, b"ready")
-    while (request := waiting.get()) is not None:
-        head, content = request
-        question = _question(head)
-        # Not handled: only the system itself can stop a library that has lost its way.
-        signal.setitimer(signal.ITIMER_REAL, question.limits.seconds)
-        fields, result = _answer(question, content)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        del request, content
-        write_message(answers, json.dumps(fields).encode(), result)
+    with open(requests, "rb", BUFFER) as pipe:
+        while True:
+            try:
+                head, content = read_message(pipe)
+            except EOFError:
+                return
+            question = _question(head)
+            # Not handled: only the system itself can stop a library that has lost its way.
+            signal.setitimer(signal.ITIMER_REAL, question.limits.seconds)
+            fields, result = _answer(question, content)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            write_message(answers, json.dumps(fields).encode(), result)
 
 
 class _Question(NamedTuple):
+    """What is asked of each file; root: the local folder that it is in, None where its contents are sent."""
+
     limits: "Limits"
     preprocessing: "Preprocessing | None"
     side_px: int | None
+    root: "Folder | None"
 
 
 @lru_cache(maxsize=1)
 def _question(head: bytes) -> _Question:
+    from data.files import Folder
     from data.limits import Limits
     from data.preprocessing import Preprocessing
 
     fields = json.loads(head)
-    wanted = fields.get("preprocessing")
-    return _Question(Limits(**fields["limits"]), wanted and Preprocessing(**wanted), fields.get("side_px"))
+    wanted, root = fields.get("preprocessing"), fields.get("root")
+    return _Question(
+        Limits(**fields["limits"]),
+        wanted and Preprocessing(**wanted),
+        fields.get("side_px"),
+        None if root is None else Folder(Path(root)),
+    )
 
 
 def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
     from data.errors import ImageError
+    from data.reading import read_checked, refusal
+
+    facts: dict[str, Any] = {}
+    if question.root is not None:
+        path, image_id = json.loads(content)
+        facts, content = read_checked(question.root, path, image_id, question.limits.size_bytes)
+        if "reason" in facts:
+            return facts, b""
+    try:
+        found, result = _decoded(question, content)
+    except ImageError as error:
+        found, result = refusal(error.reason, str(error)), b""
+    except MemoryError:
+        found, result = refusal("too_large", "decoding needs too much memory"), b""
+    return facts | found, result
+
+
+def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
     from data.images import read_header, thumbnail
     from data.preprocessing import read_pixels
 
-    try:
-        if question.preprocessing is not None:
-            return {}, read_pixels(content, question.preprocessing, question.limits).tobytes()
-        if question.side_px is not None:
-            return {}, thumbnail(content, question.side_px, question.limits)
-        return {"header": read_header(content, question.limits)}, b""
-    except ImageError as error:
-        return {"reason": error.reason, "detail": str(error)[:1000]}, b""
-    except MemoryError:
-        return {"reason": "too_large", "detail": "decoding needs too much memory"}, b""
+    if question.preprocessing is not None:
+        return {}, read_pixels(content, question.preprocessing, question.limits).tobytes()
+    if question.side_px is not None:
+        return {}, thumbnail(content, question.side_px, question.limits)
+    return {"header": read_header(content, question.limits)}, b""
 
 
 def _confine() -> int:

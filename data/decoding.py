@@ -1,26 +1,26 @@
 """Files to pixels or headers: read and checked here, decoded in processes that may die of it."""
 
-import hashlib
 import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import CHANGED, ImageError
-from data.files import File
+from data.errors import ImageError
+from data.files import File, Folder, Root
 from data.images import Header
 from data.limits import Limits
 from data.preprocessing import Preprocessing
+from data.reading import read_checked
 from data.roots import open_root
-from data.workers import IN_FLIGHT, Answer, Request, borrowed
+from data.workers import Answer, Request, Worker, borrowed
 
 #: Files that one thread works through with one decoder at a time.
 CHUNK = 16
@@ -55,13 +55,6 @@ class Look(NamedTuple):
     width_px: int | None = None
     height_px: int | None = None
     reason: str | None = None
-
-
-class _Outcome(NamedTuple):
-    answer: Answer
-    image_id: str | None = None
-    size_bytes: int | None = None
-    modified_ns: int | None = None
 
 
 def read_images(
@@ -111,7 +104,7 @@ def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     located = file if isinstance(file, File) else File.at(file)
-    answer = next(_outcomes([located], {"side_px": side_px}, limits, 1)).answer
+    answer = next(_answers([located], {"side_px": side_px}, limits, 1))
     error = _error(file, answer)
     if error is not None:
         raise error
@@ -134,9 +127,9 @@ def look_into(
     >>> [look.reason for look in look_into([File.at("missing.png")])]
     ['unreadable']
     """
-    for outcome in _outcomes(files, {}, limits, workers):
-        found = outcome.answer.fields
-        look = Look(outcome.image_id, outcome.size_bytes, outcome.modified_ns, reason=found.get("reason"))
+    for answer in _answers(files, {}, limits, workers):
+        found = answer.fields
+        look = Look(**{name: found.get(name) for name in ("image_id", "size_bytes", "modified_ns", "reason")})
         yield look._replace(**Header(*found["header"])._asdict()) if "header" in found else look
 
 
@@ -146,9 +139,9 @@ def _pixels_of(
     shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
     located = (file if isinstance(file, File) else File.at(file) for file in files)
     fields = {"preprocessing": preprocessing.to_dict()}
-    for file, outcome in zip(files, _outcomes(located, fields, limits, workers), strict=True):
-        error = _error(file, outcome.answer)
-        yield error or np.frombuffer(outcome.answer.content, np.float32).reshape(shape)
+    for file, answer in zip(files, _answers(located, fields, limits, workers), strict=True):
+        error = _error(file, answer)
+        yield error or np.frombuffer(answer.content, np.float32).reshape(shape)
 
 
 def _error(file: File | Path, answer: Answer) -> ImageError | None:
@@ -156,17 +149,17 @@ def _error(file: File | Path, answer: Answer) -> ImageError | None:
     return ImageError(fields["reason"], f"{file}: {fields['detail']}") if "reason" in fields else None
 
 
-def _outcomes(files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None) -> Iterator[_Outcome]:
+def _answers(files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None) -> Iterator[Answer]:
     """What became of each file, in order; a bounded number of them is looked at ahead."""
     n_threads = workers or os.cpu_count() or 1
     left = iter(files)
-    pending: deque[Future[list[_Outcome]]] = deque()
-    head = json.dumps(fields | {"limits": asdict(limits)}).encode()
+    pending: deque[Future[list[Answer]]] = deque()
+    fields = fields | {"limits": asdict(limits)}
     threads = ThreadPoolExecutor(n_threads)
     try:
         while True:
             while len(pending) < 2 * n_threads and (chunk := list(islice(left, CHUNK))):
-                pending.append(threads.submit(_work_through, chunk, head, limits))
+                pending.append(threads.submit(_work_through, chunk, fields, limits))
             if not pending:
                 return
             yield from pending.popleft().result()
@@ -174,40 +167,25 @@ def _outcomes(files: Iterable[File], fields: dict[str, Any], limits: Limits, wor
         threads.shutdown(cancel_futures=True)
 
 
-def _work_through(files: Sequence[File], head: bytes, limits: Limits) -> list[_Outcome]:
-    outcomes: list[_Outcome] = []
-    asked: deque[int] = deque()
+def _work_through(files: Sequence[File], fields: dict[str, Any], limits: Limits) -> list[Answer]:
+    answers: list[Answer] = []
     with borrowed() as worker:
-
-        def take_answer() -> None:
-            row = asked.popleft()
-            outcomes[row] = outcomes[row]._replace(answer=worker.answer())
-
-        for file in files:
-            outcome, content = _read(file, limits)
-            outcomes.append(outcome)
-            if outcome.answer.fields:
-                continue
-            if len(asked) == IN_FLIGHT:
-                take_answer()
-            worker.ask(Request(head, content))
-            asked.append(len(outcomes) - 1)
-        while asked:
-            take_answer()
-    return outcomes
+        for name, group in groupby(files, lambda file: file.root):
+            root = open_root(name)
+            if isinstance(root, Folder):
+                # The decoder reads these itself: no bytes of theirs go through this process.
+                head = json.dumps(fields | {"root": name}).encode()
+                answers += worker.ask([Request(head, json.dumps(file[1:]).encode()) for file in group])
+            else:
+                head = json.dumps(fields).encode()
+                answers += [_sent(worker, root, file, head, limits) for file in group]
+    return answers
 
 
-def _read(file: File, limits: Limits) -> tuple[_Outcome, bytes]:
-    """A file's contents, checked; the answer is empty where a decoder shall give it."""
-    try:
-        content, modified_ns = open_root(file.root).read(file.path, limits.size_bytes)
-    except ImageError as error:
-        return _Outcome(Answer.refusal(error.reason, str(error))), b""
-    except (OSError, ValueError) as error:
-        # ValueError: a path with a zero byte.
-        return _Outcome(Answer.refusal("unreadable", str(error))), b""
-    image_id = hashlib.sha256(content).hexdigest()
-    answer = Answer({})
-    if file.image_id not in (None, image_id):
-        answer = Answer.refusal(CHANGED, f"its contents are no longer {file.image_id}")
-    return _Outcome(answer, image_id, len(content), modified_ns), content
+def _sent(worker: Worker, root: Root, file: File, head: bytes, limits: Limits) -> Answer:
+    """Of a file that is read here: connections and archives are opened once, in this process."""
+    facts, content = read_checked(root, file.path, file.image_id, limits.size_bytes)
+    if "reason" in facts:
+        return Answer(facts)
+    (answer,) = worker.ask([Request(head, content)])
+    return Answer(facts | answer.fields, answer.content)

@@ -129,7 +129,8 @@ class Folder:
 
     def read(self, path: str, max_bytes: int) -> Content:
         """All of a regular file."""
-        with open_regular(self._path / path) as file:
+        # As text: joining paths takes as long as reading a small file.
+        with open_regular(f"{self._path}/{path}") as file:
             status = os.fstat(file.fileno())
             if status.st_size > max_bytes:
                 raise ImageError("too_large", f"{path} has {status.st_size} bytes, more than {max_bytes}")
@@ -149,7 +150,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _HIDDEN
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: Path | str) -> BufferedReader:
     """Open a local file to read, without waiting on a pipe or following a link that stands in its place.
 
     Raises:

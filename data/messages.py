@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Iterable
 from typing import BinaryIO
 
 _LENGTHS = struct.Struct(">IQ")
@@ -11,15 +12,7 @@ BUFFER = 1 << 18
 
 
 def write_message(pipe: int, head: bytes, content: bytes = b"") -> None:
-    """Write all of a message.
-
-    Args:
-        pipe: a file descriptor.
-        head: JSON.
-        content: raw bytes.
-
-    Raises:
-        BrokenPipeError: nobody reads any more.
+    """Write all of one message; see `write_messages`.
 
     >>> reader, writer = os.pipe()
     >>> write_message(writer, b"{}", b"ab")
@@ -27,7 +20,22 @@ def write_message(pipe: int, head: bytes, content: bytes = b"") -> None:
     ...     read_message(file)
     (b'{}', b'ab')
     """
-    left = [memoryview(_LENGTHS.pack(len(head), len(content)) + head), memoryview(content)]
+    write_messages(pipe, [(head, content)])
+
+
+def write_messages(pipe: int, messages: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write all of some messages at once.
+
+    Args:
+        pipe: a file descriptor.
+        messages: of each, the head, which is JSON, and the content, raw bytes.
+
+    Raises:
+        BrokenPipeError: nobody reads any more.
+    """
+    left = []
+    for head, content in messages:
+        left += [memoryview(_LENGTHS.pack(len(head), len(content)) + head), memoryview(content)]
     while left:
         written = os.writev(pipe, left)
         while left and written >= len(left[0]):

@@ -8,19 +8,20 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fcntl import fcntl
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.messages import BUFFER, read_message, write_message
+from data.messages import BUFFER, read_message, write_messages
+from data.reading import refusal
 
 #: The decoder's own file, so that it comes from where this one does.
 COMMAND = (sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("decoder.py")))
-#: Questions that a worker has at a time: the next one is there when it has answered.
-IN_FLIGHT = 2
-
 _SET_PIPE_SIZE, _PIPE_BYTES = 1031, 1 << 20
+#: Bytes of questions that are sent before an answer is read: any pipe takes them, so neither side waits for the other.
+_AT_ONCE = 1 << 15
 
 
 class Request(NamedTuple):
@@ -36,11 +37,6 @@ class Answer(NamedTuple):
     fields: dict[str, Any]
     content: bytes = b""
 
-    @classmethod
-    def refusal(cls, reason: str, detail: str) -> "Answer":
-        """Why there are no pixels."""
-        return cls({"reason": reason, "detail": detail})
-
 
 class Worker:
     """A decoder process and the questions that it has not answered; of one thread at a time."""
@@ -55,17 +51,19 @@ class Worker:
         """Of the process that runs now."""
         return self._process.pid
 
-    def ask(self, request: Request) -> None:
-        """Send a question; at most `IN_FLIGHT` may wait for their answer."""
-        self._waiting.append(request)
-        self._send(request)
-
-    def answer(self) -> Answer:
-        """The answer to the oldest question. A process that dies of it is replaced.
+    def ask(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers to questions, in order; a process that dies of one is replaced for the next.
 
         Raises:
             RuntimeError: no process can be started.
         """
+        if len(requests) > 1 and sum(map(len, chain.from_iterable(requests))) > _AT_ONCE:
+            return [answer for request in requests for answer in self.ask([request])]
+        self._waiting.extend(requests)
+        self._send(requests)
+        return [self._answer() for _ in requests]
+
+    def _answer(self) -> Answer:
         try:
             head, content = read_message(self._answers)
         except EOFError:
@@ -115,10 +113,10 @@ class Worker:
         os.close(self._questions)
         os.close(self._reader)
 
-    def _send(self, request: Request) -> None:
+    def _send(self, requests: Iterable[Request]) -> None:
         # If it has died, that shows when its answer is read.
         with contextlib.suppress(BrokenPipeError):
-            write_message(self._questions, *request)
+            write_messages(self._questions, requests)
 
     def _replace(self) -> Answer:
         status = self._process.wait()
@@ -130,14 +128,13 @@ class Worker:
         self._tried_again = request if again else None
         if not again:
             self._waiting.popleft()
-        for waiting in self._waiting:
-            self._send(waiting)
+        self._send(self._waiting)
         if again:
-            return self.answer()
+            return self._answer()
         if status == -signal.SIGALRM:
             seconds = json.loads(request.head)["limits"]["seconds"]
-            return Answer.refusal("timeout", f"decoding took more than {seconds} seconds")
-        return Answer.refusal("unreadable", f"the decoder died of it (status {status})")
+            return Answer(refusal("timeout", f"decoding took more than {seconds} seconds"))
+        return Answer(refusal("unreadable", f"the decoder died of it (status {status})"))
 
 
 _open: set[Worker] = set()

@@ -1,0 +1,219 @@
+"""Files in, Parquet out: decoding beside bare Pillow and bare OpenCV, listing and hashing, memory, writing verdicts.
+
+    python benchmarks/ingest.py [MTD]
+
+prints the tables of ``docs/benchmarks.md``. OpenCV is installed into an environment of its own, with the registry of
+pip's own configuration. MTD is a folder of JPEGs (magnetic tiles, Huang et al. 2020); without it that row is missing.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data import MEASURES, QUALITY, Preprocessing, atomic_path, read_images
+from data.files import Folder
+from data.listing import list_source
+from data.manifest import Scan
+
+SIDE, THREADS, ROUNDS = 64, 2, 7
+SIZES = (10_000, 100_000)
+
+OPENCV = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+import cv2
+cv2.setNumThreads(1)
+side, threads = int(sys.argv[1]), int(sys.argv[2])
+paths = sys.stdin.read().splitlines()
+
+def read(path):
+    return cv2.resize(cv2.imread(path, cv2.IMREAD_GRAYSCALE), (side, side), interpolation=cv2.INTER_AREA)
+
+started = time.perf_counter()
+with ThreadPoolExecutor(threads) as pool:
+    n = sum(1 for _ in pool.map(read, paths))
+print(n / (time.perf_counter() - started))
+"""
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--memory"]:
+        print(json.dumps(memory(int(sys.argv[2]), Path(sys.argv[3]))))
+        return
+    sets = {"ELPV, PNG": sorted(Path(str(files("elpv_dataset") / "data" / "images")).glob("*.png"))}
+    if len(sys.argv) > 1:
+        sets["MTD, JPEG"] = sorted(Path(sys.argv[1]).rglob("*.jpg"))
+    with tempfile.TemporaryDirectory() as aside:
+        python = opencv(Path(aside))
+        rates = {name: decoding(name, paths, python) for name, paths in sets.items()}
+        for name, paths in sets.items():
+            listing(name, paths)
+        at_size(sets["ELPV, PNG"], Path(aside), rates["ELPV, PNG"])
+
+
+def opencv(aside: Path) -> Path:
+    venv.create(aside / "opencv", with_pip=True)
+    python = aside / "opencv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "opencv-python-headless"], check=True)
+    return python
+
+
+def decoding(name: str, paths: list[Path], python: Path) -> float:
+    """Images a second of each, side by side in every round; the median of ours."""
+    preprocessing = Preprocessing(SIDE, SIDE)
+
+    def bare(path: Path) -> np.ndarray:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
+
+    def pillow() -> float:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return rate(lambda: list(pool.map(bare, paths)), len(paths))
+
+    def cv2() -> float:
+        command = [python, "-c", OPENCV, str(SIDE), str(THREADS)]
+        done = subprocess.run(command, input="\n".join(map(str, paths)), capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    def ours() -> float:
+        return rate(lambda: read_images(paths, preprocessing, workers=THREADS), len(paths))
+
+    ways = {"nelbo": ours, "Pillow": pillow, "OpenCV": cv2}
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(ROUNDS + 1):
+        for way, measure in ways.items():
+            found[way].append(measure())
+    # The first round fills the page cache and starts the decoders.
+    found = {way: rates[1:] for way, rates in found.items()}
+    medians = {way: statistics.median(rates) for way, rates in found.items()}
+    ratios = [own / max(rest) for own, *rest in zip(*found.values(), strict=True)]
+    cells = " | ".join(f"{medians[way]:,.0f} ({min(found[way]):,.0f}-{max(found[way]):,.0f})" for way in ways)
+    print(f"| {name} | {cells} | {statistics.median(ratios):.2f} |")
+    return medians["nelbo"]
+
+
+def rate(work: Callable[[], Any], n: int) -> float:
+    started = time.perf_counter()
+    work()
+    return n / (time.perf_counter() - started)
+
+
+def listing(name: str, paths: list[Path]) -> None:
+    """Walking and hashing, and ingest as it is (headers too), as shares of decoding by as many threads."""
+    folder = Path(os.path.commonpath(paths))
+
+    def walk_and_hash() -> int:
+        root = Folder(folder)
+        entries = [entry.path for entry in root.walk() if not entry.skipped]
+        return len([hashlib.sha256(root.read(path, 1 << 30).data).hexdigest() for path in entries])
+
+    def ingest() -> int:
+        return sum(map(len, Scan(list_source(str(folder)), workers=1)))
+
+    def decode() -> int:
+        return len(read_images(paths, Preprocessing(SIDE, SIDE), workers=1).reasons)
+
+    found: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for work in (walk_and_hash, ingest, decode):
+            started = time.perf_counter()
+            n = work()
+            found.setdefault(work.__name__, []).append((time.perf_counter() - started) / n)
+    hashing, ingesting, decoded = (statistics.median(times) for times in found.values())
+    print(f"| {name} | {1e6 * hashing:.0f} | {hashing / decoded:.1%} | {ingesting / decoded:.1%} |")
+
+
+def at_size(paths: list[Path], aside: Path, decoded: float) -> None:
+    """Peak memory of a whole scoring run but for the network, and what writing its verdicts takes."""
+    workspace = calibrated(paths, aside)
+    found = {}
+    for n in SIZES:
+        folder = aside / f"images{n}"
+        for i in range(n):
+            source = paths[i % len(paths)]
+            target = folder / f"{i // 1000:03d}" / f"{i:06d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.hardlink_to(source) if source.stat().st_dev == aside.stat().st_dev else copy(source, target)
+        command = [sys.executable, __file__, "--memory", str(n), str(workspace)]
+        done = subprocess.run(
+            [*command], capture_output=True, text=True, check=True, env={**os.environ, "IMAGES": str(folder)}
+        )
+        found[n] = json.loads(done.stdout)
+        row = found[n]
+        share = row["publish_s"] / (n / decoded)
+        print(f"| {n:,} | {row['peak_mib']:,.0f} | {row['seconds']:.0f} | {row['publish_s']:.1f} | {share:.1%} |")
+
+
+def copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as unfinished:
+        unfinished.write_bytes(source.read_bytes())
+
+
+def calibrated(paths: list[Path], aside: Path) -> Path:
+    from flows.execution import execute
+    from flows.settings import TrainOptions
+
+    for path in paths[:200]:
+        (aside / "normal").mkdir(exist_ok=True)
+        copy(path, aside / "normal" / path.name)
+    options = TrainOptions(normal=str(aside / "normal"), workspace=str(aside / "w"), image_size=(16, 16), epochs=1)
+    execute("train", options, prefect=False)
+    return aside / "w"
+
+
+def memory(n: int, workspace: Path) -> dict[str, float]:
+    """One scoring run without a network: scores come from the contents' hash. Decoders are processes of their own."""
+    import flows.publishing
+    import flows.scoring
+    from flows.models import Scored
+    from flows.reporting import Reported
+    from flows.runner import Direct
+    from flows.settings import ScoreOptions
+
+    def scores(_model: Any, chunk: list[Any], _decoding: Any) -> Iterator[Scored]:
+        values = np.array([int(file.image_id[:8], 16) / 2**32 for file in chunk])
+        yield Scored(dict.fromkeys((*MEASURES, *QUALITY), values), [None] * len(chunk))
+
+    stub = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
+    flows.scoring.load_model = flows.publishing.load_model = lambda *_: stub  # type: ignore[assignment,return-value]
+    flows.scoring.score_files = scores  # type: ignore[assignment]
+    flows.scoring.write_report = lambda *_: Reported("", None)  # type: ignore[assignment]
+    flows.publishing.look_again = lambda _model, files, _decoding: iter([None] * len(files))  # type: ignore[assignment]
+    publish, took = flows.scoring.publish, []
+
+    def timed(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        result = publish(*arguments)
+        took.append(time.perf_counter() - started)
+        return result
+
+    flows.scoring.publish = timed
+    started = time.perf_counter()
+    options = ScoreOptions(images=os.environ["IMAGES"], workspace=str(workspace), batch_id=f"n{n}", workers=THREADS)
+    result = flows.scoring.score_batch(options, Direct())
+    assert result["n_images"] == n
+    return {
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "seconds": time.perf_counter() - started,
+        "publish_s": took[0],
+    }
+
+
+if __name__ == "__main__":
+    main()
