@@ -2,6 +2,7 @@
 
 from data.cache import Cache, CachedPixels, cache_images
 from data.decoding import Images, Look, look_into, read_image, read_images, read_thumbnail
+from data.duplicates import near_duplicates
 from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceError
 from data.files import File
 from data.limits import Limits
@@ -73,6 +74,7 @@ __all__ = [
     "list_source",
     "look_into",
     "modified",
+    "near_duplicates",
     "open_place",
     "prepare",
     "publish_folder",

@@ -23,6 +23,7 @@ from data import (
     Preprocessing,
     cache_images,
     image_quality,
+    near_duplicates,
     write_table,
 )
 from flows.card import write_card
@@ -88,10 +89,11 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     publish_manifest(manifest, workspace, batch_id, run)
     if manifest.n_unusable:
         log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
+    n_alike = _warn_of_copies(normals)
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     for warning in training.warnings:
         log.warning("%s", warning)
-    facts = _facts(training, normals, manifest, options, batch_id)
+    facts = _facts(training, normals, manifest, options, batch_id) | {"n_near_duplicates": n_alike}
     model_id = keep_bundle(training.model, workspace, facts)
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
@@ -160,6 +162,22 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     )
     table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache.pixels)
     return Manifest(table, manifest.root), normals
+
+
+def _warn_of_copies(normals: Normals) -> int:
+    """The number of pairs of images that look alike but are in different parts; they are left where they are."""
+    parts, paths = normals.parts, normals.paths
+    pairs = [(one, other) for one, other in near_duplicates(normals.pixels) if parts[one] != parts[other]]
+    if pairs:
+        (one, other), *_ = pairs
+        log.warning(
+            "%d pairs of images look alike and are in different parts (first: %s, %s). What is promised on copies of "
+            "what was trained on is promised too much: leave them out, or name their parts in a manifest.",
+            len(pairs),
+            paths[one],
+            paths[other],
+        )
+    return len(pairs)
 
 
 def _with_quality(table: pa.Table, usable: list[str], pixels: CachedPixels) -> pa.Table:

@@ -173,3 +173,18 @@ def test_spatial_model_through_the_whole_chain(normals: Path) -> None:
     result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
     assert result["n_scored"] == 40
     assert Workspace.at(str(normals / "w")).card(trained["model_id"]).exists()
+
+
+def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = sorted((normals / "in").iterdir())
+    parts = dict.fromkeys((path.name for path in paths), "") | {paths[0].name: "train"}
+    Image.open(paths[0]).save(normals / "in" / "copy.webp", quality=95)
+    lines = [f"{name},{part}" for name, part in (parts | {"copy.webp": "validation"}).items()]
+    (normals / "in" / "list.csv").write_text("path,split\n" + "\n".join(lines) + "\n")
+    given = options(normals, image_size=(32, 32)).model_copy(update={"normal": str(normals / "in" / "list.csv")})
+    trained = execute("train", given, prefect=False)
+    assert f"1 pairs of images look alike and are in different parts (first: copy.webp, {paths[0].name})" in caplog.text
+    workspace = Workspace.at(given.workspace)
+    description = json.loads((workspace.models / trained["model_id"] / "model.json").read_text())
+    assert description["training"]["n_near_duplicates"] == 1
+    assert "1 pairs of images look alike" in workspace.card(trained["model_id"]).read_text()
