@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, InputError, SpaceError, read_scores, read_table
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, File, InputError, SpaceError, read_scores, read_table
 from detectors import p_values, q_values
 from flows.execution import execute
 from flows.settings import (
@@ -335,8 +335,8 @@ def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypat
 
     real = scoring.score_files
 
-    def fail_on_the_second(model: Any, files: list[Path], decoding: Any) -> Any:
-        if any("blot" in file.name for file in files):
+    def fail_on_the_second(model: Any, files: list[File], decoding: Any) -> Any:
+        if any("blot" in file.path for file in files):
             raise OSError(5, "Input/output error")
         return real(model, files, decoding)
 
