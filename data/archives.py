@@ -37,7 +37,6 @@ _BROKEN = (
     lzma.LZMAError,
     EOFError,
     RuntimeError,
-    NotImplementedError,
 )
 
 #: Bytes unpacked at a time, and what is left free on the disk.

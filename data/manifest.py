@@ -147,11 +147,6 @@ class Scan:
         return self.reasons.total()
 
     @property
-    def n_unusable(self) -> int:
-        """Rows with a reason so far."""
-        return self.n_images - self.reasons[None]
-
-    @property
     def content_hash(self) -> str:
         """As `Manifest.content_hash`."""
         return self._digest.hexdigest()

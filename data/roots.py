@@ -13,7 +13,7 @@ import fsspec
 
 from data.archives import Archive, is_archive
 from data.errors import ImageError, InputError
-from data.files import Content, Entry, File, Folder, Root, is_hidden, open_regular
+from data.files import Content, Entry, Folder, Root, is_hidden, open_regular
 
 #: Where file systems keep the time of the last change.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -36,11 +36,6 @@ def open_root(name: str, skip: Path | None = None) -> Root:
     if is_archive(name) and path.is_file():
         return _open_archive(name, path.stat().st_mtime_ns)
     return Folder(path, skip)
-
-
-def read_file(file: File, max_bytes: int) -> bytes:
-    """All of a file; see `Root.read` for errors."""
-    return open_root(file.root).read(file.path, max_bytes).data
 
 
 def is_url(name: str) -> bool:

@@ -46,7 +46,8 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
         "n_not_scored": published.n_images - published.n_scored,
         "n_anomalous": published.n_anomalous,
         "n_review": published.n_review,
-        "n_waiting": published.n_waiting,
+        # Changed while they were listed, or between that and being scored.
+        "n_waiting": batch.n_waiting + published.n_waiting,
     }
     ids = {"batch_id": batch.batch_id, "model_id": model_id, "calibration_id": calibration_id}
     run.record(workspace, **ids, **counts, fpr=published.fpr, images_per_s=images_per_s, **drift_facts(published.drift))

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import File, ImageError, InputError
+from data import ImageError, InputError
 from data.files import Folder
-from data.roots import open_file_system, open_root, read_file
+from data.roots import open_file_system, open_root
 
 FILES = {"a-b.png": b"1", "a/b.png": b"22", "a/c/d.png": b"333", "a.png": b"4444", "é ü.png": b"55555"}
 HIDDEN = {".hidden.png": b"x", "__MACOSX/._a.png": b"x", ".git/a.png": b"x"}
@@ -160,10 +160,10 @@ def test_an_unpacked_archive_that_fills_the_disk_is_refused(tmp_path: Path, monk
 
 def test_an_archive_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
     path = archive(tmp_path / "x.zip", {"a.png": b"1"})
-    assert read_file(File(path, "a.png"), 10) == b"1"
+    assert open_root(path).read("a.png", 10).data == b"1"
     archive(tmp_path / "x.zip", {"a.png": b"2"})
     os.utime(path, ns=(1, 1))
-    assert read_file(File(path, "a.png"), 10) == b"2"
+    assert open_root(path).read("a.png", 10).data == b"2"
 
 
 def test_a_file_that_grows_while_it_is_read_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,26 @@ def test_a_file_that_changes_before_it_is_scored_waits(
     assert changing.name not in read_table(Path(scored["scores"]))["relative_path"].to_pylist()
     again = score(folder, workspace)
     assert (again["n_images"], again["n_waiting"]) == (20, 0)
+
+
+def test_a_file_that_changes_while_it_is_listed_waits_too(
+    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
+    list_source = data.list_source
+
+    def late(*arguments: Any) -> Any:
+        listing = list_source(*arguments)
+        entries = list(listing.entries)
+        Image.new("L", (32, 32), 7).save(folder / entries[3].entry.path)
+        return replace(listing, entries=iter(entries))
+
+    monkeypatch.setattr("flows.ingestion.list_source", late)
+    scored = score(folder, workspace)
+    assert (scored["n_images"], scored["n_waiting"]) == (19, 1)
+    (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
+    assert row["n_waiting"] == 1
 
 
 def test_training_from_an_archive(images: Path, tmp_path: Path) -> None:
