@@ -60,7 +60,7 @@ class Tail:
     def log_p(self, scores: ArrayLike) -> Array:
         """(m,) natural logarithms of the upper tail probabilities, at most 0."""
         values = check_scores(scores)
-        result = np.interp(values, self._knots, self._log_p)
+        result = _interpolate(values, self._knots, self._log_p)
         result -= np.maximum(values - self._knots[-1], 0) / self._upper_scale
         below = values < self._knots[0]
         missing = -np.expm1(self._log_p[0]) * np.exp((values[below] - self._knots[0]) / self._lower_scale)
@@ -121,6 +121,15 @@ def check_statistics(statistics: Sequence[str], known: Mapping[str, object] | Se
             f"statistics {', '.join(statistics) or 'none'}: expected different ones of {', '.join(known)}, "
             f"each as it is or with {TWO_SIDED} at its end"
         )
+
+
+def _interpolate(x: Array, knots: Array, values: Array) -> Array:
+    """As numpy.interp, whose slopes overflow between knots that are nearer than 1e-307."""
+    left = np.clip(np.searchsorted(knots, x, "right") - 1, 0, len(knots) - 1)
+    right = np.minimum(left + 1, len(knots) - 1)
+    width = np.where(right > left, knots[right] - knots[left], 1.0)
+    share = np.clip((x - knots[left]) / width, 0, 1)
+    return (1 - share) * values[left] + share * values[right]
 
 
 def _end(ordered: Array, n_tail: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import betabinom, cauchy
 from sklearn.metrics import roc_auc_score
@@ -12,6 +12,7 @@ values = st.lists(st.integers(-3, 3).map(float) | st.floats(-1e3, 1e3), min_size
 
 
 @given(values, values)
+@example([0.0] * 11 + [-1.0] * 10 + [-2.225073858507e-311], [0.0] * 20 + [-2.2250738585e-313])
 def test_a_tail_never_rises_and_is_a_probability(reference: list[float], scores: list[float]) -> None:
     log_p = Tail(reference).log_p(np.sort(scores))
     assert (log_p <= 0).all()
