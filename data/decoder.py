@@ -91,10 +91,12 @@ def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]
 
 def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
     from data.images import read_header, thumbnail
-    from data.preprocessing import read_pixels
+    from data.preprocessing import read_picture
 
     if question.preprocessing is not None:
-        return {}, read_pixels(content, question.preprocessing, question.limits).tobytes()
+        picture = read_picture(content, question.preprocessing, question.limits)
+        # As they are: numbers in [0, 1] would be four times the bytes to send.
+        return {"mode": picture.mode}, picture.tobytes()
     if question.side_px is not None:
         return {}, thumbnail(content, question.side_px, question.limits)
     return {"header": read_header(content, question.limits)}, b""

@@ -17,7 +17,7 @@ from data.errors import ImageError
 from data.files import File, Folder, Root
 from data.images import Header
 from data.limits import Limits
-from data.preprocessing import Preprocessing
+from data.preprocessing import Preprocessing, to_pixels
 from data.reading import read_checked
 from data.roots import open_root
 from data.workers import Answer, Request, Worker, borrowed
@@ -93,8 +93,7 @@ def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits =
     row = next(_pixels_of([file], preprocessing, limits, 1))
     if isinstance(row, ImageError):
         raise row
-    # A copy, because the bytes of a message are read-only.
-    return row.copy()
+    return row
 
 
 def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -> bytes:  # noqa: B008
@@ -136,12 +135,18 @@ def look_into(
 def _pixels_of(
     files: Sequence[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
 ) -> Iterator[NDArray[np.float32] | ImageError]:
-    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
     located = (file if isinstance(file, File) else File.at(file) for file in files)
     fields = {"preprocessing": preprocessing.to_dict()}
     for file, answer in zip(files, _answers(located, fields, limits, workers), strict=True):
         error = _error(file, answer)
-        yield error or np.frombuffer(answer.content, np.float32).reshape(shape)
+        yield error or _pixels(answer, preprocessing)
+
+
+def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    mode = answer.fields["mode"]
+    shape = (preprocessing.height, preprocessing.width, *((3,) if mode == "RGB" else ()))
+    values = np.frombuffer(answer.content, np.float32 if mode == "F" else np.uint8)
+    return to_pixels(values.reshape(shape), preprocessing)
 
 
 def _error(file: File | Path, answer: Answer) -> ImageError | None:

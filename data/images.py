@@ -1,6 +1,7 @@
 """From the bytes of a file to an upright picture of a plain mode."""
 
 import io
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,10 @@ _SWAPPED = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
 
 
+#: Left, upper, right and lower edge in pixels.
+Box = tuple[float, float, float, float]
+
+
 class Header(NamedTuple):
     """What a file says of itself before its pixels are decoded: Pillow's names, and the size of the stored array."""
 
@@ -58,7 +63,7 @@ def read_header(content: bytes, limits: Limits) -> Header:
     Raises:
         ImageError: not an image of a supported format, or too large or too small.
     """
-    with _open(content, limits) as image:
+    with _open(_without_ballast(content), limits) as image:
         return Header(image.format or "", image.mode, *image.size)
 
 
@@ -68,8 +73,11 @@ def decode(
     *,
     at_least: tuple[int, int] | None = None,
     value_range: tuple[float, float] | None = None,
-) -> Image.Image:
+) -> tuple[Image.Image, Box | None]:
     """The upright first frame: mode L or RGB (8 bit a channel), or F in [0, 1] (deeper grey images).
+
+    With it the part that is the picture, for `Image.resize`; None is all of it. A JPEG that comes smaller ends within
+    its last pixels.
 
     Transparent parts lie on black, palettes and CMYK become RGB, embedded colour profiles are not applied.
 
@@ -83,27 +91,34 @@ def decode(
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     try:
+        content = _without_ballast(content)
+        if content.startswith(png.SIGNATURE):
+            _check_size(*png.size(content), limits)
+            # Pillow is slower, and takes a stream that ends early for a picture with a black rest.
+            pixels = png.decode(content)
+            if png.is_plain(content):
+                return Image.fromarray(pixels), None
+            del pixels
         with _open(content, limits) as image:
+            box = None
             if at_least is not None and image.format in ("JPEG", "MPO"):
-                _reduce(image, at_least)
+                box = _reduce(image, at_least)
             image.load()
-            return _plain(_upright(image), value_range or _own_range(image))
+            return _plain(_upright(image), value_range or _own_range(image)), box
     except ImageError:
         raise
     except MemoryError as error:
         raise ImageError("too_large", "decoding needs too much memory") from error
     except (OSError, SyntaxError, EOFError) as error:
-        # Pillow reports truncation in words only.
-        reason = "truncated" if "truncated" in str(error).lower() else "unreadable"
-        raise ImageError(reason, str(error)) from error
+        raise ImageError(_damage(error), str(error)) from error
     except Exception as error:
         # Hostile bytes make decoders raise nearly anything; each costs that one image.
-        raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
+        raise ImageError(_damage(error), f"{type(error).__name__}: {error}") from error
 
 
 def thumbnail(content: bytes, side_px: int, limits: Limits) -> bytes:
     """A JPEG of the picture, at most that large; see `decode` for errors."""
-    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px))
+    picture, _ = decode(content, limits, at_least=(2 * side_px, 2 * side_px))
     if picture.mode == "F":
         picture = Image.fromarray((np.asarray(picture) * 255).round().astype(np.uint8))
     picture.thumbnail((side_px, side_px))
@@ -136,9 +151,17 @@ def map_range(values: NDArray[Any], value_range: tuple[float, float] | None) -> 
     return np.clip((values.astype(np.float64) - low) / (high - low or 1), 0, 1).astype(np.float32)
 
 
+def _damage(error: Exception) -> str:
+    """The reason; decoders tell truncation in words only: Pillow in the first of these, libpng in the others."""
+    words = ("truncated", "not enough image data", "too small")
+    return "truncated" if any(word in str(error).lower() for word in words) else "unreadable"
+
+
+def _without_ballast(content: bytes) -> bytes:
+    return png.picture_chunks(content) if content.startswith(png.SIGNATURE) else content
+
+
 def _open(content: bytes, limits: Limits) -> Image.Image:
-    if content.startswith(png.SIGNATURE):
-        content = png.picture_chunks(content)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
@@ -155,12 +178,15 @@ def _open(content: bytes, limits: Limits) -> Image.Image:
     return image
 
 
-def _check(image: Image.Image, content: bytes, limits: Limits) -> None:
-    width, height = image.size
+def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
         raise ImageError("too_large", f"{width} x {height} px is more than {limits.pixels} pixels")
-    if min(image.size) < limits.side_px:
+    if min(width, height) < limits.side_px:
         raise ImageError("too_small", f"{width} x {height} px has a side under {limits.side_px}")
+
+
+def _check(image: Image.Image, content: bytes, limits: Limits) -> None:
+    _check_size(*image.size, limits)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         # Nikon and Sony show a small preview first, and have the picture in a directory of its own.
@@ -169,17 +195,22 @@ def _check(image: Image.Image, content: bytes, limits: Limits) -> None:
             raise ImageError("unsupported", "camera raw is not decoded")
 
 
-def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
-    """Let the decoder halve a JPEG up to three times, where it stays large enough."""
+def _reduce(image: Image.Image, at_least: tuple[int, int]) -> Box | None:
+    """Let the decoder halve a JPEG up to three times, where it stays large enough; the part that is then the image."""
     width, height = at_least
-    if _orientation(image) in _SWAPPED:
+    orientation = _orientation(image)
+    if orientation in _SWAPPED:
         width, height = height, width
     for scale in (8, 4, 2):
-        # Whole blocks only: a part of one would come out as a whole pixel, and stretch the image.
+        # A part of a block comes out as a whole pixel; where that lies in a turned image, is more than it is worth.
         is_whole = image.width % scale == image.height % scale == 0
-        if is_whole and image.width >= scale * width and image.height >= scale * height:
-            image.draft(None, (image.width // scale, image.height // scale))
-            return
+        if not is_whole and orientation not in (None, 1):
+            continue
+        part = (image.width / scale, image.height / scale)
+        if part[0] >= width and part[1] >= height:
+            image.draft(None, (math.floor(part[0]), math.floor(part[1])))
+            return None if is_whole else (0, 0, *part)
+    return None
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import ImageError
-from data.images import decode, map_range
+from data.images import Box, decode, map_range
 from data.limits import Limits
 
 _AREA = Image.Resampling.BOX
@@ -71,15 +71,35 @@ class Preprocessing:
         return asdict(self) | {"value_range": None if self.value_range is None else list(self.value_range)}
 
 
-def read_pixels(content: bytes, preprocessing: Preprocessing, limits: Limits) -> NDArray[np.float32]:
-    """The bytes of a file as (h, w, c) float32 in [0, 1].
+def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> Image.Image:
+    """The bytes of a file as a picture of the model's size, of mode L, RGB or F; for `to_pixels`.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     at_least = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
-    picture = decode(content, limits, at_least=at_least, value_range=preprocessing.value_range)
-    return _to_pixels(_fit(picture, preprocessing), preprocessing)
+    picture, box = decode(content, limits, at_least=at_least, value_range=preprocessing.value_range)
+    return _fit(picture, preprocessing, box)
+
+
+def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The values of a picture of the model's size as (h, w, c) float32 in [0, 1].
+
+    Args:
+        values: (h, w) or (h, w, 3) uint8, or (h, w) float32 in [0, 1].
+        preprocessing: channels and threshold.
+
+    >>> to_pixels(np.full((2, 2), 51, np.uint8), Preprocessing(2, 2, channels=3))[0, 0].tolist()
+    [0.20000000298023224, 0.20000000298023224, 0.20000000298023224]
+    """
+    # Averaging in floats can leave [0, 1] by a rounding.
+    unit = np.divide(values, 255, dtype=np.float32) if values.dtype == np.uint8 else np.clip(values, 0, 1)
+    if preprocessing.binarize is not None:
+        # Compared as float32, so that an 8-bit level that was written as a decimal is not above itself.
+        unit = (unit > np.float32(preprocessing.binarize)).astype(np.float32)
+    if unit.ndim == 3:
+        return unit
+    return unit[..., None] if preprocessing.channels == 1 else np.repeat(unit[..., None], 3, axis=2)
 
 
 def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -104,16 +124,20 @@ def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.fl
     if values.shape[2:] == (1,):
         values = values[..., 0]
     if values.dtype == np.uint8:
-        return _to_pixels(_fit(Image.fromarray(values), preprocessing), preprocessing)
+        return _pixels_of(Image.fromarray(values), preprocessing)
     unit = map_range(values, preprocessing.value_range or _full_range(values))
     preprocessing = replace(preprocessing, value_range=None)
     if unit.ndim == 2:
-        return _to_pixels(_fit(Image.fromarray(unit), preprocessing), preprocessing)
+        return _pixels_of(Image.fromarray(unit), preprocessing)
     if preprocessing.channels == 1:
         return prepare(np.clip(unit @ _LUMA, 0, 1), preprocessing)
     # Pillow resizes floats in one channel only.
     grey = replace(preprocessing, channels=1)
     return np.concatenate([prepare(unit[..., channel], grey) for channel in range(3)], axis=2)
+
+
+def _pixels_of(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    return to_pixels(np.asarray(_fit(picture, preprocessing)), preprocessing)
 
 
 def _full_range(values: NDArray[Any]) -> tuple[float, float]:
@@ -125,26 +149,15 @@ def _full_range(values: NDArray[Any]) -> tuple[float, float]:
     return 0, 1
 
 
-def _fit(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _fit(picture: Image.Image, preprocessing: Preprocessing, box: Box | None = None) -> Image.Image:
     if preprocessing.channels == 1 and picture.mode == "RGB":
         picture = picture.convert("L")
     size = (preprocessing.width, preprocessing.height)
     if preprocessing.fit == "stretch":
-        return picture.resize(size, _AREA)
-    scale = min(size[0] / picture.width, size[1] / picture.height)
-    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return picture.resize(size, _AREA, box)
+    width, height = box[2:] if box else picture.size
+    scale = min(size[0] / width, size[1] / height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     padded = Image.new(picture.mode, size)
-    padded.paste(picture.resize(inner, _AREA), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    padded.paste(picture.resize(inner, _AREA, box), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
     return padded
-
-
-def _to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    values = np.asarray(picture, np.float32)
-    # Averaging in floats can leave [0, 1] by a rounding.
-    values = np.clip(values, 0, 1) if picture.mode == "F" else values / np.float32(255)
-    if preprocessing.binarize is not None:
-        # Compared as float32, so that an 8-bit level that was written as a decimal is not above itself.
-        values = (values > np.float32(preprocessing.binarize)).astype(np.float32)
-    if values.ndim == 3:
-        return values
-    return values[..., None] if preprocessing.channels == 1 else np.repeat(values[..., None], 3, axis=2)

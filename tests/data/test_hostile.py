@@ -81,6 +81,21 @@ def split_pixels() -> bytes:
     return PngImagePlugin._MAGIC + b"".join([*parts, chunk(b"IEND", end)])
 
 
+def too_few_rows(mode: str) -> bytes:
+    """Sound chunks, whose sound zlib stream ends after half of the pixels."""
+    header, pixels, end = (data for kind, data in chunks_of(encode(NOISE.convert(mode), "PNG")) if kind != b"PLTE")
+    rows = zlib.decompress(pixels)
+    palette = chunk(b"PLTE", bytes(range(256)) * 3) if mode == "P" else b""
+    half = chunk(b"IDAT", zlib.compress(rows[: len(rows) // 2]))
+    return PngImagePlugin._MAGIC + chunk(b"IHDR", header) + palette + half + chunk(b"IEND", end)
+
+
+def too_many_rows() -> bytes:
+    header, pixels, end = (data for _, data in chunks_of(encode(NOISE, "PNG")))
+    more = zlib.compress(zlib.decompress(pixels) + bytes(1000))
+    return PngImagePlugin._MAGIC + chunk(b"IHDR", header) + chunk(b"IDAT", more) + chunk(b"IEND", end)
+
+
 def wrong_checksum(kind: bytes) -> bytes:
     parts = [chunk(name, data, 7 if name == kind else None) for name, data in chunks_of(encode(NOISE, "PNG"))]
     return PngImagePlugin._MAGIC + b"".join(parts)
@@ -127,6 +142,11 @@ CASES: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "short physical size": (lambda: png(chunk(b"pHYs", b"\0")), None),
     "junk behind the end": (lambda: png() + b"junk" * 99, None),
     "PNG cut in the pixels": (lambda: encode(NOISE, "PNG")[:3000], "truncated"),
+    "grey PNG of too few rows": (lambda: too_few_rows("L"), "truncated"),
+    "colour PNG of too few rows": (lambda: too_few_rows("RGB"), "truncated"),
+    "PNG with a palette and too few rows": (lambda: too_few_rows("P"), "truncated"),
+    "transparent PNG of too few rows": (lambda: too_few_rows("RGBA"), "truncated"),
+    "PNG with more rows than its header says": (too_many_rows, None),
     "PNG of its signature alone": (lambda: PngImagePlugin._MAGIC, "unreadable"),
     "JPEG cut in half": (lambda: JPEG[: len(JPEG) // 2], "truncated"),
     "JPEG with broken EXIF": (lambda: jpeg_with(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"), None),

@@ -85,7 +85,7 @@ def test_exif_orientation(tmp_path: Path) -> None:
         picture = Image.fromarray(np.ascontiguousarray(array))
         exif = Image.Exif()
         exif[0x0112] = orientation
-        decoded = decode(save(tmp_path / f"{orientation}.png", picture, exif=exif).read_bytes(), Limits())
+        decoded, _ = decode(save(tmp_path / f"{orientation}.png", picture, exif=exif).read_bytes(), Limits())
         np.testing.assert_array_equal(np.asarray(decoded), upright, err_msg=str(orientation))
 
 
@@ -255,6 +255,17 @@ def test_the_first_of_several_frames(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(pixels * 255, 200, atol=1)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (301, 200)])
+def test_a_plain_png_is_what_pillow_makes_of_it(mode: str, size: tuple[int, int]) -> None:
+    """Lossless, so that another decoder changes no score."""
+    content = written("PNG", scene(*size).convert(mode))
+    decoded, box = decode(content, Limits())
+    assert (decoded.mode, box) == (mode, None)
+    with Image.open(io.BytesIO(content)) as opened:
+        np.testing.assert_array_equal(np.asarray(decoded), np.asarray(opened))
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 999])
 def test_an_orientation_that_there_is_not(tmp_path: Path, orientation: int) -> None:
     values = np.zeros((16, 16), np.uint8)
@@ -313,7 +324,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
     with Image.open(io.BytesIO(content)) as opened:
         full = opened.convert("RGB")
     at_least = (2 * preprocessing.width, 2 * preprocessing.height)
-    size = decode(content, Limits(), at_least=at_least).size
+    size = decode(content, Limits(), at_least=at_least)[0].size
     assert at_least[0] <= size[0] <= 226
     assert at_least[1] <= size[1] <= 226
     assert (size[0] > size[1]) == (orientation == 1)
@@ -326,10 +337,31 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
     assert difference.max() * 255 < 16
 
 
-@pytest.mark.parametrize("size", [(62, 100), (901, 504)])
-def test_a_small_jpeg_is_decoded_as_it_is(tmp_path: Path, size: tuple[int, int]) -> None:
-    """And one that does not consist of whole blocks."""
-    content = written("JPEG", scene(*size))
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_a_part_of_a_block_is_a_part_of_a_pixel(tmp_path: Path, fit: str) -> None:
+    """Beside the same image stretched over the whole pixels, which is how a decoder means it that knows no parts."""
+    # 3/8 of the last column and of the last row are in the image.
+    picture = scene(507, 131).convert("L")
+    preprocessing = Preprocessing(8, 31, 1, fit)
+    content = written("JPEG", picture, quality=95)
+    reduced, box = decode(content, Limits(), at_least=(62, 16))
+    assert (reduced.size, box) == ((64, 17), (0, 0, 507 / 8, 131 / 8))
+    found = stored(content, tmp_path / "x", preprocessing)
+    exact = stored(written("PNG", picture), tmp_path / "y", preprocessing)
+    stretched = stored(written("PNG", reduced), tmp_path / "z", preprocessing)
+    assert np.abs(found - exact).mean() < 0.8 * np.abs(stretched - exact).mean()
+    assert np.abs(found - exact).mean() * 255 < 3
+
+
+def test_a_turned_jpeg_of_partial_blocks_is_decoded_as_it_is() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded, box = decode(written("JPEG", scene(901, 504), exif=exif), Limits(), at_least=(32, 32))
+    assert (decoded.size, box) == ((504, 901), None)
+
+
+def test_a_small_jpeg_is_decoded_as_it_is(tmp_path: Path) -> None:
+    content = written("JPEG", scene(62, 100))
     with Image.open(io.BytesIO(content)) as opened:
         expected = np.asarray(opened.convert("L").resize((16, 16), Image.Resampling.BOX), np.float32) / np.float32(255)
     np.testing.assert_array_equal(stored(content, tmp_path / "x", GREY)[..., 0], expected)
