@@ -3,9 +3,6 @@
 #: A file that is no longer what its manifest says: it waits for the next batch.
 CHANGED = "changed"
 
-#: A file that is no longer what its manifest says: it waits for the next batch.
-CHANGED = "changed"
-
 
 class InputError(ValueError):
     """The folder, manifest or file that was given cannot be used at all."""

@@ -8,6 +8,10 @@ class UsageError(ValueError):
     """A command, an option, the configuration or the workspace cannot be used as given."""
 
 
+class NotYetError(UsageError):
+    """There is nothing to work with yet: no model, or no scored batch. A scheduled run says so and ends well."""
+
+
 def bad_input() -> tuple[type[Exception], ...]:
     """All errors of that kind. They are imported when one is at hand: the command line's help stays fast."""
     from data import InputError

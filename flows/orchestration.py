@@ -66,6 +66,12 @@ class PrefectRunner:
         else:
             create_table_artifact(content, key=key)
 
+    def rename(self, name: str) -> None:
+        """The name of the flow run."""
+
+    def announce(self, event: str, subject: str, **facts: Any) -> None:
+        """A Prefect event."""
+
 
 def _task(step: Callable[..., Any]) -> Task[..., Any]:
     # No cache: it would not see that an output file is gone. The published files are the checkpoints.

@@ -21,6 +21,12 @@ class Runner(Protocol):
     def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
         """Markdown or a table for people to look at; the key has lower-case letters and dashes."""
 
+    def rename(self, name: str) -> None:
+        """What the run works on, once that is known."""
+
+    def announce(self, event: str, subject: str, **facts: Any) -> None:
+        """Tell whoever listens that something has happened to a batch or a model; facts are what JSON holds."""
+
 
 class Direct:
     """Steps in this process, one after the other."""
@@ -40,3 +46,9 @@ class Direct:
 
     def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
         """Nowhere: whoever runs directly has the files."""
+
+    def rename(self, name: str) -> None:
+        """Nothing: there is no list of runs."""
+
+    def announce(self, event: str, subject: str, **facts: Any) -> None:
+        """To nobody: events need a server."""

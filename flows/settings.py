@@ -230,6 +230,9 @@ class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, C
     normal: Text
     root: Text | None = None
     promote: bool = True
+    gate: Text | None = Field(
+        None, description="Held-out images on which a new model must not do worse to be promoted."
+    )
 
 
 class CalibrateOptions(Options, DecodingSettings, CalibrationSettings, LabelSettings):
@@ -247,11 +250,15 @@ class ScoreOptions(Options, DecodingSettings, ScoringSettings):
     """Of the flow and command ``score``."""
 
     images: Text
+    new: bool = Field(False, description="Without a batch id: only what no earlier batch of that folder holds.")
+    min_age_s: float = Field(10.0, ge=0, le=86_400, description="With new: files changed more recently than that wait.")
     model: Text = "latest"
     calibration: Text | None = None
     uncalibrated: bool = False
     batch_id: Text | None = None
     root: Text | None = None
+    runner: Literal["local", "dask"] = Field("local", description="Where shards are scored.")
+    dask_address: Text | None = Field(None, description="Of a Dask scheduler: tcp://host:8786.")
 
 
 class ReportOptions(Options, DecodingSettings):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data import COMMIT, InputError, Place, check_url, open_place, write_json
-from flows.errors import UsageError, store_errors, without_credentials
+from flows.errors import NotYetError, UsageError, store_errors, without_credentials
 
 #: Ids become folder names; they start with a letter so that hive readers keep them strings.
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
@@ -141,7 +141,7 @@ class Workspace:
         if name == "latest":
             promoted = self.promoted()
             if promoted is None:
-                raise UsageError(f"workspace {self.root} has no latest model. Make one with: nelbo train --normal DIR")
+                raise NotYetError(f"workspace {self.root} has no latest model. Make one with: nelbo train --normal DIR")
             name = promoted
         if name not in known:
             raise UsageError(
