@@ -311,6 +311,67 @@ def doctor(
     print_result(inventory.doctor(_workspace(workspace, config, assignments), execution.prefect_api()), as_json)
 
 
+Landing = Annotated[str | None, typer.Option("--images", metavar="DIR", help="Landing folder of new images.")]
+Accepted = Annotated[str | None, typer.Option("--normal", metavar="DIR", help="Normal images to learn from.")]
+Gate = Annotated[
+    str | None, typer.Option("--gate", metavar="DIR", help="Held-out images on which a new model must not do worse.")
+]
+
+
+@app.command()
+def serve(
+    images: Landing = None,
+    normal: Accepted = None,
+    gate: Gate = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Runs at the same time.")] = 2,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Run the scheduled deployments from this process, until it is stopped; needs a Prefect server, and no pool."""
+    deployments = _planned(
+        {"images": images, "normal": normal, "gate": gate, "workspace": workspace}, config, assignments
+    )
+    from flows import deployments as project
+
+    print_rows("deployments", project.describe(deployments), as_json)
+    project.run(deployments, limit)
+
+
+@app.command()
+def deploy(
+    pool: Annotated[str, typer.Option("--pool", help="Prefect work pool whose workers run them.")],
+    images: Landing = None,
+    normal: Accepted = None,
+    gate: Gate = None,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Register the scheduled deployments for the workers of a Prefect work pool."""
+    deployments = _planned(
+        {"images": images, "normal": normal, "gate": gate, "workspace": workspace}, config, assignments
+    )
+    from flows import deployments as project
+
+    print_rows("deployments", project.register(deployments, pool), as_json)
+
+
+def _planned(given: dict[str, Any], config: Path | None, assignments: list[str] | None) -> Any:
+    """Deployments for the places that are named; what cannot be made without others is said."""
+    from flows.execution import check_api
+
+    check_api()
+    from flows.deployments import plan
+
+    deployments, left_out = plan(given, config, assignments or ())
+    for name, option in left_out.items():
+        typer.echo(f"nelbo: {name} is left out: it needs {option}", err=True)
+    return deployments
+
+
 @app.command()
 def demo(
     workspace: WorkspacePath = None,
@@ -352,8 +413,7 @@ def _execute(
     from flows.execution import execute
 
     _log_to_stderr()
-    kind: type[settings.Options] = getattr(settings, f"{name.capitalize()}Options")
-    options = settings.make_options(kind, given, config, assignments or ())
+    options = settings.make_options(settings.OPTIONS[name], given, config, assignments or ())
     return execute(name, options, prefect)
 
 

@@ -1,7 +1,11 @@
 """What is the caller's to mend: exit code 2 and one line."""
 
+import errno
 import re
 import sys
+
+#: Of a disk that will not be otherwise in a minute.
+_FINAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class UsageError(ValueError):
@@ -33,6 +37,21 @@ def store_errors() -> tuple[type[Exception], ...]:
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))
     return tuple(found)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether storage may answer if it is asked again: it was busy, slow or cut off, and did not say no."""
+    from data import SpaceError
+
+    said_no = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError, SpaceError)
+    if not isinstance(error, store_errors()) or isinstance(error, (*said_no, *bad_input())):
+        return False
+    if isinstance(error, OSError) and error.errno in _FINAL:
+        return False
+    # botocore's way to say what the store answered; 4xx is an answer, but for "slow down".
+    answer = getattr(error, "response", None)
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) if isinstance(answer, dict) else 500
+    return status >= 500 or status in (408, 429)
 
 
 def without_credentials(text: str) -> str:

@@ -18,7 +18,7 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
     if prefect is None:
         prefect = prefect_api() is not None
     if prefect:
-        _check_api()
+        check_api()
         from flows import orchestration
 
         return dict(getattr(orchestration, name)(**options.model_dump()))
@@ -46,13 +46,19 @@ def _prefect_api() -> str | None:
         ) from error
 
 
-def _check_api() -> None:
+def check_api() -> None:
+    """Refuse to go on without a Prefect API that answers.
+
+    Raises:
+        UsageError: none is configured, it does not answer, or it wants another password.
+    """
     import httpx
 
     api = _prefect_api()
     if api is None:
         raise UsageError(
-            "--prefect needs a Prefect API, and none is configured. Set PREFECT_API_URL, or leave --prefect out."
+            "this needs a Prefect API, and none is configured. Set PREFECT_API_URL, for example to "
+            "http://127.0.0.1:4200/api after: prefect server start. A command with --prefect works without it, too."
         )
     try:
         httpx.get(f"{api}/health", timeout=10).raise_for_status()
@@ -60,6 +66,24 @@ def _check_api() -> None:
         raise UsageError(
             f"the Prefect API at {prefect_api()} does not answer ({type(error).__name__}). "
             "Start it, or run without it: --no-prefect."
+        ) from error
+    _check_password()
+
+
+def _check_password() -> None:
+    # Health is told to everybody.
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise UsageError(
+            f"the Prefect API at {prefect_api()} refuses the password. Set PREFECT_API_AUTH_STRING to what its "
+            "PREFECT_SERVER_API_AUTH_STRING is (user:password), or run without it: --no-prefect."
         ) from error
 
 

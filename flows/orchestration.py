@@ -2,19 +2,34 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
 from prefect.flows import Flow
+from prefect.futures import as_completed
+from prefect.logging.handlers import APILogHandler
+from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from prefect.tasks import Task
+from prefect.tasks import Task, exponential_backoff
 
 from flows.calibration import recalibrate
 from flows.compaction import compact_workspace
-from flows.errors import bad_input
+from flows.errors import NotYetError, bad_input, is_transient
 from flows.ingestion import ingest_batch
 from flows.reporting import report_batch
 from flows.retention import prune_workspace
@@ -32,6 +47,13 @@ from flows.settings import (
     check_options,
 )
 from flows.training import train_model
+
+_PACKAGES = ("flows", "vae_core", "detectors", "data")
+
+#: Times that a step is tried again when storage fails, the first after about this many seconds.
+_RETRIES, _RETRY_S = 3, 2
+#: Updates of the progress of a run: each is a call to the server.
+_UPDATES = 20
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -54,28 +76,111 @@ class PrefectRunner:
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
         """One task run for each item; all are waited for, and the first failure is raised."""
-        del sizes
-        futures = _task(step).map(items)
-        futures.wait()
-        return futures.result()
+        made = _task(step)
+        name = made.name.replace("_", " ")
+        futures = [
+            made.with_options(task_run_name=f"{name} {i} of {len(items)}").submit(item)
+            for i, item in enumerate(items, start=1)
+        ]
+        size_of = dict(zip((future.task_run_id for future in futures), sizes, strict=True))
+        with _progress(sum(sizes)) as advance:
+            for future in as_completed(futures):
+                advance(size_of[future.task_run_id])
+        return [future.result() for future in futures]
 
     def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
         """An artifact of the flow run."""
-        if isinstance(content, str):
-            create_markdown_artifact(content, key=key)
-        else:
+        if not isinstance(content, str):
             create_table_artifact(content, key=key)
+        elif content.startswith("data:image/"):
+            create_image_artifact(content, key=key)
+        else:
+            create_markdown_artifact(content, key=key)
 
     def rename(self, name: str) -> None:
         """The name of the flow run."""
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            get_client(sync_client=True).set_flow_run_name(context.flow_run.id, name)
 
     def announce(self, event: str, subject: str, **facts: Any) -> None:
-        """A Prefect event."""
+        """A Prefect event about a batch or a model."""
+        resource = {"prefect.resource.id": f"nelbo.{subject}", "prefect.resource.name": subject}
+        emit_event(event, resource, payload=facts)
 
 
 def _task(step: Callable[..., Any]) -> Task[..., Any]:
-    # No cache: it would not see that an output file is gone. The published files are the checkpoints.
-    return task(name=step.__name__, cache_policy=NO_CACHE, persist_result=False)(step)
+    return task(
+        name=step.__name__,
+        # No cache: it would not see that an output file is gone. The published files are the checkpoints.
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=_RETRIES,
+        retry_delay_seconds=exponential_backoff(_RETRY_S),
+        retry_jitter_factor=1.0,
+        retry_condition_fn=_may_pass,
+    )(step)
+
+
+def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed step is worth another try; what is wrong with input, code or numbers stays wrong."""
+    try:
+        state.result()
+    except Exception as error:
+        return is_transient(error)
+    return False
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress artifact; yields the function that moves it on by n images."""
+    artifact = cast(UUID, create_progress_artifact(0.0, key="progress", description=f"{total:,} images"))
+    done = shown = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, shown
+        done += n
+        if done == total or done - shown >= total / _UPDATES:
+            update_progress_artifact(artifact, 100 * done / max(1, total))
+            shown = done
+
+    yield advance
+
+
+class _Handler(APILogHandler):
+    """What nelbo says while a flow runs, beside the run in Prefect's UI; outside of one there is nowhere to show it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if FlowRunContext.get() or TaskRunContext.get():
+            super().emit(record)
+
+
+def _log_to_api() -> None:
+    for name in _PACKAGES:
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, _Handler) for handler in logger.handlers):
+            logger.addHandler(_Handler())
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+
+
+def _run(
+    kind: type[AnyOptions], composition: Callable[[AnyOptions, Runner], dict[str, Any]], parameters: dict[str, Any]
+) -> dict[str, Any] | State[Any]:
+    _log_to_api()
+    context = FlowRunContext.get()
+    deployed = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+    try:
+        result = composition(check_options(kind, parameters), PrefectRunner())
+    except NotYetError as error:
+        if not deployed:
+            raise
+        result = {"skipped": str(error)}
+    if "skipped" in result and deployed:
+        # A night in which there is nothing to do is no failure, and no success to celebrate either.
+        logging.getLogger(__name__).warning("nothing done: %s", result["skipped"])
+        return Completed(name="Skipped", message=result["skipped"])
+    return result
 
 
 def _make_flow(
@@ -83,8 +188,8 @@ def _make_flow(
 ) -> Flow[..., dict[str, Any]]:
     """A flow whose flat keyword parameters are the fields of `kind`, with their types and defaults."""
 
-    def run(**parameters: Any) -> dict[str, Any]:
-        return composition(check_options(kind, parameters), PrefectRunner())
+    def run(**parameters: Any) -> dict[str, Any] | State[Any]:
+        return _run(kind, composition, parameters)
 
     signature = [
         inspect.Parameter(
@@ -100,7 +205,7 @@ def _make_flow(
     run.__doc__ = composition.__doc__
     # Two shards at a time: one is decoded while the other is computed.
     runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=2))
-    return flow(name=name, task_runner=runner, persist_result=False)(run)
+    return cast(Flow[..., dict[str, Any]], flow(name=name, task_runner=runner, persist_result=False)(run))
 
 
 ingest = _make_flow("ingest", IngestOptions, ingest_batch)
@@ -110,3 +215,8 @@ score = _make_flow("score", ScoreOptions, score_batch)
 report = _make_flow("report", ReportOptions, report_batch)
 prune = _make_flow("prune", PruneOptions, prune_workspace)
 compact = _make_flow("compact", CompactOptions, compact_workspace)
+
+#: Flows by name.
+FLOWS: dict[str, Flow[..., dict[str, Any]]] = {
+    made.name: made for made in (ingest, train, calibrate, score, report, prune, compact)
+}

@@ -264,7 +264,7 @@ class ScoreOptions(Options, DecodingSettings, ScoringSettings):
 class ReportOptions(Options, DecodingSettings):
     """Of the flow and command ``report``."""
 
-    batch: Text
+    batch: Text | None = None
     model: Text | None = None
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
 
@@ -290,6 +290,18 @@ class PruneOptions(Options):
 
 class CompactOptions(Options):
     """Of the flow and command ``compact``."""
+
+
+#: Of the flows and commands by name.
+OPTIONS: dict[str, type[Options]] = {
+    "ingest": IngestOptions,
+    "train": TrainOptions,
+    "calibrate": CalibrateOptions,
+    "score": ScoreOptions,
+    "report": ReportOptions,
+    "prune": PruneOptions,
+    "compact": CompactOptions,
+}
 
 
 class Settings(

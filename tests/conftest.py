@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 from synthetic import write_images
 
@@ -15,6 +16,10 @@ from synthetic import write_images
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# A busy machine is no failure.
+settings.register_profile("nelbo", deadline=None)
+settings.load_profile("nelbo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -256,9 +256,7 @@ def test_a_cold_process_is_as_quiet(images: Path, workspace: Path) -> None:
 def test_prefect_that_is_not_there(images: Path, workspace: Path) -> None:
     line = ["ingest", images / "new", "--workspace", workspace]
     asked = command(*line, "--prefect")
-    assert_refused(
-        (asked.returncode, asked.stdout, asked.stderr), "--prefect needs a Prefect API, and none is configured"
-    )
+    assert_refused((asked.returncode, asked.stdout, asked.stderr), "this needs a Prefect API, and none is configured")
     address = "http://user:secret@127.0.0.1:9/api"
     down = command(*line, PREFECT_API_URL=address)
     assert_refused(

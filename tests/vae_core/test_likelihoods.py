@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 from scipy.integrate import quad
@@ -69,7 +69,6 @@ def test_discretised_logistic_by_hand() -> None:
         assert found == pytest.approx(math.log(0.6224593312018546), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(st.floats(-0.5, 1.5), st.floats(-7, 2))
 def test_256_levels_share_a_probability_of_one(mean: float, log_scale: float) -> None:
     levels = (np.arange(256) / 255).reshape(256, 1, 1, 1)

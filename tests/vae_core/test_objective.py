@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import ops
@@ -32,7 +32,6 @@ def test_kl_sums_over_latents_and_keeps_images() -> None:
 finite = st.floats(-20, 20, width=32)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (3, 4), elements=finite), arrays(np.float32, (3, 4), elements=finite))
 def test_kl_is_never_negative(z_mean: np.ndarray, z_log_var: np.ndarray) -> None:
     values = np.asarray(kl_divergence(z_mean, z_log_var))

@@ -1,0 +1,252 @@
+"""Deployments on real servers: scheduled and started by events, while flows, workers and servers are killed."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from servers import PASSWORD, Prefect, end, free_port, postgresql, prefect_server, wait_for
+from synthetic import write_images
+
+from data import read_table
+from flows.execution import execute
+from flows.settings import ScoreOptions
+
+pytestmark = pytest.mark.slow
+
+Trained = tuple[Path, dict[str, Any]]
+PROJECT = Path(__file__).parents[2] / "prefect.yaml"
+N = 60
+
+
+def rows(workspace: Path) -> dict[str, list[dict[str, Any]]]:
+    """Batch -> its rows, but for when and by which run they were made."""
+    paths = sorted(workspace.glob("scores/*/*/scores.parquet"))
+    own = ("run_id", "scored_at_utc")
+    return {path.parent.name.partition("=")[2]: read_table(path).drop_columns(own).to_pylist() for path in paths}
+
+
+def copy_of(trained: Trained, folder: Path) -> Path:
+    """A workspace with the same model and nothing scored."""
+    shutil.copytree(trained[0], folder)
+    clear(folder)
+    return folder
+
+
+def clear(workspace: Path) -> None:
+    for name in ("scores", "flagged", "manifests", "landing", "_staging"):
+        shutil.rmtree(workspace / name, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A landing folder that nobody writes to any more."""
+    folder = tmp_path_factory.mktemp("landing")
+    write_images(folder / "a", N - 6, seed=31)
+    write_images(folder / "b", 6, seed=32, blot=True)
+    for path in folder.rglob("*.png"):
+        os.utime(path, (1e9, 1e9))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def direct(trained: Trained, landed: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of a run without Prefect."""
+    workspace = copy_of(trained, tmp_path_factory.mktemp("direct") / "w")
+    execute("score", ScoreOptions(images=str(landed), workspace=str(workspace)), prefect=False)
+    (found,) = rows(workspace).values()
+    assert len(found) == N
+    return found
+
+
+def project(server: Prefect, trained: Trained, landed: Path, hourly: str) -> Path:
+    """The deployments of prefect.yaml, with places of this test, registered by Prefect's own command; the workspace."""
+    home = server.folder / "srv"
+    home.mkdir(exist_ok=True)
+    workspace = copy_of(trained, home / "workspace")
+    text = PROJECT.read_text().replace("/srv/nelbo/landing", str(landed)).replace("/srv/nelbo", str(home))
+    text = text.replace("5 * * * *", hourly)
+    (server.folder / "prefect.yaml").write_text(text)
+    server.command("prefect", "work-pool", "create", "nelbo", "--type", "process")
+    server.command("prefect", "--no-prompt", "deploy", "--all")
+    return workspace
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "sqlite":
+        with prefect_server(folder / "prefect") as found:
+            yield found
+        return
+    with postgresql(folder / "postgresql") as database, prefect_server(folder / "prefect", database=database) as found:
+        yield found
+
+
+def test_a_scheduled_and_an_event_triggered_run(
+    server: Prefect, trained: Trained, landed: Path, direct: list[dict[str, Any]]
+) -> None:
+    workspace = project(server, trained, landed, hourly="* * * * *")
+    worker = server.worker("nelbo")
+    try:
+        scheduled = wait_for(
+            lambda: [run for run in server.runs("score/hourly") if run["state_type"] == "COMPLETED"],
+            "a scheduled run",
+            200,
+        )[0]
+        assert scheduled["auto_scheduled"]
+        (batch_id,) = rows(workspace)
+        assert rows(workspace)[batch_id] == direct
+        assert batch_id in scheduled["name"]
+
+        more = write_images(landed / "c", 4, seed=33)
+        for path in more:
+            os.utime(path, (1e9, 1e9))
+        deployment = server.get("deployments/name/score/hourly")
+        httpx.patch(
+            f"{server.api}/deployments/{deployment['id']}", json={"paused": True}, timeout=30
+        ).raise_for_status()
+        payload = f'{{"images": "{landed}"}}'
+        server.command(
+            "prefect", "event", "emit", "nelbo.batch.landed", "--resource-id", "camera", "--payload", payload
+        )
+        (started,) = wait_for(lambda: server.runs("score/on-landing"), "the run that the event starts", 60)
+        assert server.ended(started["id"])["state_type"] == "COMPLETED"
+        every = [row["relative_path"] for batch in rows(workspace).values() for row in batch]
+        assert sorted(every) == sorted(str(path.relative_to(landed)) for path in landed.rglob("*.png"))
+
+        # Nothing new: a run that says so.
+        idle = server.ended(server.submit("score/hourly"))
+        assert (idle["state_type"], idle["state_name"]) == ("COMPLETED", "Skipped")
+        refused = httpx.post(
+            f"{server.api}/deployments/{deployment['id']}/create_flow_run", json={"parameters": {"fdr": "high"}}
+        )
+        assert refused.status_code == 422 or refused.status_code == 409
+        events = server.ask("events/filter", filter={"event": {"prefix": ["nelbo."]}})["events"]
+        assert {event["event"] for event in events} >= {"nelbo.batch.landed", "nelbo.scores.ready"}
+    finally:
+        end(worker)
+        for path in (landed / "c").glob("*"):
+            path.unlink()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Prefect]:
+    with prefect_server(tmp_path / "prefect") as found:
+        yield found
+
+
+def in_the_middle(workspace: Path) -> None:
+    """Wait until some shards are finished and others are not."""
+    wait_for(lambda: len(list(workspace.glob("_staging/shards.*/*.parquet"))) >= 3, "three shards", 180)
+
+
+def assert_published_once(workspace: Path, direct: list[dict[str, Any]]) -> None:
+    (found,) = rows(workspace).values()
+    assert found == direct
+    assert not list(workspace.glob("_staging/shards.*"))
+
+
+def test_flows_workers_and_servers_are_killed(
+    sqlite: Prefect, trained: Trained, landed: Path, direct: list[dict[str, Any]]
+) -> None:
+    workspace = project(sqlite, trained, landed, hourly="0 0 1 1 *")
+    worker = sqlite.worker("nelbo")
+    try:
+        # The flow's own process.
+        run_id = sqlite.submit("score/hourly", batch_id="flow", shard_size=1)
+        in_the_middle(workspace)
+        pid = int(str(sqlite.run(run_id)["infrastructure_pid"]).rpartition(":")[2])
+        os.kill(pid, signal.SIGKILL)
+        assert sqlite.ended(run_id)["state_type"] == "CRASHED"
+        assert not rows(workspace)
+        finished = {path: path.stat().st_mtime_ns for path in workspace.glob("_staging/shards.*/*.parquet")}
+        # A second report of the crash can come within some seconds, and would take a retry back.
+        again = wait_for(lambda: retried(sqlite, run_id), "the retry")
+        assert again["state_type"] == "COMPLETED"
+        assert finished
+        assert_published_once(workspace, direct)
+        clear(workspace)
+
+        # The worker: its flow goes on alone, or a new worker's retry ends it.
+        run_id = sqlite.submit("score/hourly", batch_id="worker", shard_size=1)
+        in_the_middle(workspace)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+        worker = sqlite.worker("nelbo")
+        if sqlite.ended(run_id)["state_type"] != "COMPLETED":
+            assert retried(sqlite, run_id)["state_type"] == "COMPLETED"
+        assert_published_once(workspace, direct)
+        clear(workspace)
+
+        # The server, for 20 seconds.
+        run_id = sqlite.submit("score/hourly", batch_id="server", shard_size=1)
+        in_the_middle(workspace)
+        sqlite.stop()
+        with pytest.raises(AssertionError):
+            wait_for(lambda: rows(workspace), "nothing", 20)
+        sqlite.start()
+        if sqlite.ended(run_id)["state_type"] != "COMPLETED":
+            assert retried(sqlite, run_id)["state_type"] == "COMPLETED"
+        assert_published_once(workspace, direct)
+    finally:
+        end(worker)
+
+
+def retried(server: Prefect, run_id: str) -> dict[str, Any]:
+    server.command("prefect", "flow-run", "retry", run_id)
+    return server.ended(run_id)
+
+
+def test_passwords(trained: Trained, landed: Path, tmp_path: Path) -> None:
+    workspace = copy_of(trained, tmp_path / "w")
+    line = ("nelbo", "score", landed, "--workspace", workspace)
+    with prefect_server(tmp_path / "prefect", password=PASSWORD) as server:
+        for given in ("ada:byron", ""):
+            bad = server.command(*line, check=False, PREFECT_API_AUTH_STRING=given)
+            assert bad.returncode == 2
+            assert re.search(r"refuses the password. Set PREFECT_API_AUTH_STRING", bad.stderr)
+            assert "byron" not in bad.stderr
+            assert len(bad.stderr.splitlines()) == 1
+        server.command(*line)
+        assert len(server.ask("flow_runs/filter")) == 1
+    assert len(rows(workspace)) == 1
+
+
+def test_served_without_a_pool(trained: Trained, landed: Path, direct: list[dict[str, Any]], sqlite: Prefect) -> None:
+    workspace = copy_of(trained, sqlite.folder / "w")
+    line = ["nelbo", "serve", "--images", str(landed), "--workspace", str(workspace)]
+    serving = subprocess.Popen(
+        line, env=sqlite.environment, cwd=sqlite.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: sqlite.ask("deployments/filter"), "the deployments")
+        wait_for(lambda: len(sqlite.ask("deployments/filter")) == 4, "all of them")
+        assert sqlite.ended(sqlite.submit("score/hourly"))["state_type"] == "COMPLETED"
+        assert_published_once(workspace, direct)
+        serving.send_signal(signal.SIGINT)
+        out, err = serving.communicate(timeout=60)
+        assert "score/on-landing" in out
+        assert "train/weekly is left out: it needs --normal" in err
+        assert all(deployment["paused"] for deployment in sqlite.ask("deployments/filter"))
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+def test_a_server_that_is_down(trained: Trained, landed: Path, tmp_path: Path) -> None:
+    workspace = copy_of(trained, tmp_path / "w")
+    server = Prefect(tmp_path, port=free_port())
+    for line in (("score", landed), ("serve", "--images", landed), ("deploy", "--pool", "p", "--images", landed)):
+        down = server.command("nelbo", *line, "--workspace", workspace, check=False)
+        assert (down.returncode, down.stdout) == (2, "")
+        assert "does not answer" in down.stderr
+        assert len(down.stderr.splitlines()) == 1
+    server.command("nelbo", "score", landed, "--workspace", workspace, "--no-prefect")
+    assert len(rows(workspace)) == 1

@@ -1,0 +1,197 @@
+"""Real servers for tests, in processes of their own on loopback: Prefect, its workers, PostgreSQL."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+PASSWORD = "ada:lovelace"  # noqa: S105 - of a server that lives for a test
+_BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """What the condition gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
+    return found
+
+
+@dataclass
+class Prefect:
+    """A ``prefect server``, and what is run against it."""
+
+    folder: Path
+    database: str | None = None
+    password: str | None = None
+    port: int = field(default_factory=free_port)
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of clients and workers."""
+        quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        own = {"PREFECT_HOME": str(self.folder / "home"), "PREFECT_API_URL": self.api}
+        secret = {"PREFECT_API_AUTH_STRING": self.password} if self.password else {}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "NELBO_"))}
+        return kept | quiet | own | secret | {"PATH": f"{_BIN}:{os.environ['PATH']}"}
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        settings = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3"}
+        if self.database:
+            settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database
+        if self.password:
+            settings["PREFECT_SERVER_API_AUTH_STRING"] = self.password
+        command = [_BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=self.environment | settings, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(self._answers, f"the server, see {self.folder / 'server.log'}")
+
+    def stop(self) -> None:
+        end(self.process)
+
+    def command(self, *line: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of this environment, ``nelbo`` or ``prefect``, to its end."""
+        done = subprocess.run(
+            [str(part) for part in line],
+            env=self.environment | environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def worker(self, pool: str) -> subprocess.Popen[bytes]:
+        """A worker of a pool; the caller ends it."""
+        settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
+        with (self.folder / "worker.log").open("ab") as log:
+            return subprocess.Popen(
+                [_BIN / "prefect", "worker", "start", "--pool", pool],
+                env=self.environment | settings,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """The answer of the API to a filter, or to whatever takes a POST."""
+        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30, auth=self._auth)
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        answer = httpx.get(f"{self.api}/{path}", timeout=30, auth=self._auth)
+        answer.raise_for_status()
+        return answer.json()
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        """Flow runs of a deployment, the oldest first."""
+        flow, name = deployment.split("/")
+        found = self.ask(
+            "flow_runs/filter", flows={"name": {"any_": [flow]}}, deployments={"name": {"any_": [name]}}, limit=200
+        )
+        return sorted(found, key=lambda run: run["created"])
+
+    def submit(self, deployment: str, **parameters: Any) -> str:
+        """Start a run of a deployment now; its id."""
+        found = self.get(f"deployments/name/{deployment}")
+        return str(self.ask(f"deployments/{found['id']}/create_flow_run", parameters=parameters)["id"])
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return self.get(f"flow_runs/{run_id}")
+
+    def ended(self, run_id: str, seconds: float = 240) -> dict[str, Any]:
+        """A flow run once it is in a final state."""
+
+        def final() -> Any:
+            try:
+                run = self.run(run_id)
+            except httpx.HTTPError:
+                return None
+            return run if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+        return wait_for(final, f"the end of run {run_id}, see {self.folder / 'worker.log'}", seconds)
+
+    @property
+    def _auth(self) -> tuple[str, str] | None:
+        if self.password is None:
+            return None
+        user, _, secret = self.password.partition(":")
+        return user, secret
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "server.log").read_text()
+        try:
+            return httpx.get(f"{self.api}/ready", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that has a session of its own, with all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def prefect_server(folder: Path, **options: Any) -> Iterator[Prefect]:
+    server = Prefect(folder, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """The address, as Prefect takes it, of a fresh PostgreSQL that listens on loopback only."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    programs = found[-1].parent if found else Path(shutil.which("initdb") or "initdb").parent
+    # It refuses to run as root.
+    user = "postgres" if os.getuid() == 0 else None
+    folder.mkdir(parents=True)
+    if user:
+        shutil.chown(folder, user)
+    data, port = folder / "data", free_port()
+
+    def call(program: str, *arguments: object) -> None:
+        subprocess.run(
+            [programs / program, *map(str, arguments)], check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL
+        )
+
+    call("initdb", "-D", data, "-U", "nelbo", "--auth=trust", "--no-sync")
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync=off"
+    call("pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    try:
+        yield f"postgresql+asyncpg://nelbo@127.0.0.1:{port}/postgres"
+    finally:
+        call("pg_ctl", "-D", data, "-m", "immediate", "stop")
