@@ -7,7 +7,7 @@ from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceErro
 from data.files import File
 from data.limits import Limits
 from data.listing import list_source
-from data.manifest import Known, Manifest, Scan, ingest
+from data.manifest import Contents, Known, Manifest, Scan, ingest
 from data.places import COMMIT, Place, check_url, modified, open_place, publish_folder, remove_folder
 from data.preprocessing import Preprocessing, prepare
 from data.quality import image_quality
@@ -52,6 +52,7 @@ __all__ = [
     "STATISTICS",
     "Cache",
     "CachedPixels",
+    "Contents",
     "File",
     "ImageError",
     "Images",

@@ -66,9 +66,51 @@ class Manifest:
 
     def content_hash(self) -> str:
         """Hex SHA-256 over paths, contents, labels and parts: the same batch gives the same, wherever it lies."""
-        digest = hashlib.sha256()
-        _add_contents(digest, self.table)
-        return digest.hexdigest()
+        contents = Contents()
+        contents.add(self.table)
+        return contents.hash
+
+
+class Contents:
+    """What a batch amounts to, noted as its rows go by: 8 bytes a row are kept.
+
+    reasons: how often each stands in a row; None is a usable file.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str | None] = Counter()
+        self._digest = hashlib.sha256()
+        self._keys = array("Q")
+
+    def add(self, table: pa.Table) -> None:
+        """The next rows, in the order of the paths."""
+        self.reasons.update(table["reason"].to_pylist())
+        self._keys.extend(map(_key, table["image_id"].to_pylist()))
+        columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split"))
+        for row in zip(*columns, strict=True):
+            self._digest.update("\0".join(map(str, row)).encode() + b"\n")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def hash(self) -> str:
+        """As `Manifest.content_hash`."""
+        return self._digest.hexdigest()
+
+    def with_duplicates(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same rows again, when all have been noted, now with ``duplicate_of``."""
+        first_copy = _first_copies(np.frombuffer(self._keys, np.uint64))
+        wanted = set(first_copy.values())
+        paths: dict[int, str] = {}
+        column = MANIFEST_SCHEMA.get_field_index("duplicate_of")
+        start = 0
+        for table in tables:
+            numbers = range(start, start + len(table))
+            paths |= {n: table["relative_path"][n - start].as_py() for n in wanted.intersection(numbers)}
+            originals = [paths.get(first_copy.get(n, -1)) for n in numbers]
+            yield table.set_column(column, MANIFEST_SCHEMA.field(column), pa.array(originals, pa.string()))
+            start += len(table)
 
 
 class Known:
@@ -100,15 +142,16 @@ class Scan:
     """Lists, hashes and looks into the files of a source: manifest rows in the order of the paths, as they are made.
 
     Iterating, once, gives tables of ``MANIFEST_SCHEMA``; memory does not grow with their number. What is counted is
-    known at the end: ``n_images``, ``n_skipped``, ``n_waiting``, ``n_known`` (not read again), ``reasons``,
-    ``content_hash``.
+    known at the end: ``contents``, ``n_skipped``, ``n_known`` (not read again), and ``waiting``, the paths of those
+    that have no row yet.
 
     Args:
         listing: what to look into.
         known: an earlier manifest of the same root.
         limits: of one image.
         workers: that look into files; by default one a core.
-        min_age_s: younger files wait for the next batch: whoever writes them may not be done.
+        min_age_s: files that were changed within that time wait for the next batch: whoever writes them may not be
+            done. A time that lies further ahead is that of a clock which is wrong, and does not wait.
     """
 
     def __init__(
@@ -122,52 +165,31 @@ class Scan:
     ) -> None:
         self.listing = listing
         self.started_ns = time.time_ns()
-        self.reasons: Counter[str | None] = Counter()
-        self.n_skipped = self.n_waiting = self.n_known = 0
+        self.contents = Contents()
+        self.waiting: list[str] = []
+        self.n_skipped = self.n_known = 0
         self._known = known or Known([], 0)
         self._limits, self._workers, self._min_age_ns = limits, workers, int(min_age_s * 1e9)
-        self._digest = hashlib.sha256()
-        self._keys = array("Q")
 
     def __iter__(self) -> Iterator[pa.Table]:
         entries = self._due()
         while chunk := list(islice(entries, CHUNK_ROWS)):
             rows = [row for row in self._rows(chunk) if row is not None]
-            self.reasons.update(row["reason"] for row in rows)
-            self._keys.extend(_key(row["image_id"]) for row in rows)
             if rows:
                 table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
-                _add_contents(self._digest, table)
+                self.contents.add(table)
                 yield table
-        self._check()
 
     @property
-    def n_images(self) -> int:
-        """Rows so far."""
-        return self.reasons.total()
-
-    @property
-    def content_hash(self) -> str:
-        """As `Manifest.content_hash`."""
-        return self._digest.hexdigest()
-
-    def with_duplicates(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The same tables again, when all have been made, now with ``duplicate_of``."""
-        first_copy = _first_copies(np.frombuffer(self._keys, np.uint64))
-        wanted = set(first_copy.values())
-        paths: dict[int, str] = {}
-        column = MANIFEST_SCHEMA.get_field_index("duplicate_of")
-        start = 0
-        for table in tables:
-            numbers = range(start, start + len(table))
-            paths |= {n: table["relative_path"][n - start].as_py() for n in wanted.intersection(numbers)}
-            originals = [paths.get(first_copy.get(n, -1)) for n in numbers]
-            yield table.set_column(column, MANIFEST_SCHEMA.field(column), pa.array(originals, pa.string()))
-            start += len(table)
+    def n_waiting(self) -> int:
+        """Files that have no row yet."""
+        return len(self.waiting)
 
     def manifest(self) -> Manifest:
         """All rows at once; InputError as `ingest`."""
-        table = pa.concat_tables(self.with_duplicates(list(self)))
+        tables = list(self)
+        self.check()
+        table = pa.concat_tables(self.contents.with_duplicates(tables))
         return Manifest(table, self.listing.root, self.n_skipped, self.n_waiting, self.started_ns)
 
     def _due(self) -> Iterator[Listed]:
@@ -175,8 +197,9 @@ class Scan:
             modified_ns = listed.entry.modified_ns
             if listed.entry.skipped:
                 self.n_skipped += 1
-            elif modified_ns is not None and self._min_age_ns and self.started_ns - modified_ns < self._min_age_ns:
-                self.n_waiting += 1
+            # By the time now: a long listing comes upon files that were written after it began.
+            elif modified_ns is not None and abs(time.time_ns() - modified_ns) < self._min_age_ns:
+                self.waiting.append(_shown(listed))
             else:
                 yield listed
 
@@ -193,7 +216,7 @@ class Scan:
             elif _is_text(listed):
                 look = next(looks)
                 if self._has_changed(listed, look):
-                    self.n_waiting += 1
+                    self.waiting.append(_shown(listed))
                     yield None
                     continue
             else:
@@ -218,15 +241,20 @@ class Scan:
             return False
         return False
 
-    def _check(self) -> None:
-        source, skipped = self.listing.source, self.n_skipped
-        if not self.n_images:
+    def check(self) -> None:
+        """When all rows have been made: that there is something to work on.
+
+        Raises:
+            InputError: not a file, or not one usable image among them.
+        """
+        source, skipped, reasons = self.listing.source, self.n_skipped, self.contents.reasons
+        if not self.contents:
             waiting = f", {self.n_waiting} still being written" if self.n_waiting else ""
             raise InputError(f"{source} holds no files ({skipped} hidden or linked{waiting}). Put images into it.")
-        if not self.reasons[None]:
-            counts = ", ".join(f"{n} {reason}" for reason, n in self.reasons.most_common())
+        if not reasons[None]:
+            counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             raise InputError(
-                f"{source} holds no usable image, only {self.n_images} other files ({counts}). "
+                f"{source} holds no usable image, only {len(self.contents)} other files ({counts}). "
                 "Give a folder with PNG, JPEG, TIFF, BMP or WebP images."
             )
 
@@ -277,10 +305,13 @@ def _first_copies(keys: NDArray[np.uint64]) -> dict[int, int]:
 
 
 def _row(listed: Listed, look: Look) -> dict[str, Any]:
-    # Escaped where it is not UTF-8.
-    shown = os.fsencode(listed.entry.path).decode("utf-8", "backslashreplace")
     row = dict.fromkeys(MANIFEST_SCHEMA.names) | look._asdict()
-    return row | {"relative_path": shown, "label": listed.label, "split": listed.split}
+    return row | {"relative_path": _shown(listed), "label": listed.label, "split": listed.split}
+
+
+def _shown(listed: Listed) -> str:
+    """The path, escaped where it is not UTF-8."""
+    return os.fsencode(listed.entry.path).decode("utf-8", "backslashreplace")
 
 
 def _is_text(listed: Listed) -> bool:
@@ -290,9 +321,3 @@ def _is_text(listed: Listed) -> bool:
 def _key(image_id: str | None) -> int:
     """Sixteen of the hash's digits, which is enough for a note."""
     return _NO_KEY if image_id is None else int(image_id[:16], 16)
-
-
-def _add_contents(digest: Any, table: pa.Table) -> None:
-    columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split"))
-    for row in zip(*columns, strict=True):
-        digest.update("\0".join(map(str, row)).encode() + b"\n")

@@ -22,6 +22,9 @@ def read_checked(root: Root, path: str, image_id: str | None, max_bytes: int) ->
         content, modified_ns = root.read(path, max_bytes)
     except ImageError as error:
         return refusal(error.reason, str(error)), b""
+    except FileNotFoundError as error:
+        # One that was there before has changed as much as a file can.
+        return refusal("unreadable" if image_id is None else CHANGED, str(error)), b""
     except (OSError, ValueError) as error:
         # ValueError: a path with a zero byte.
         return refusal("unreadable", str(error)), b""

@@ -169,6 +169,13 @@ def score(
         float | None, typer.Option("--fdr", help="Count the images that may be listed at this false discovery rate.")
     ] = None,
     batch_id: BatchId = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Only what no earlier batch of that folder holds; nothing if that is nothing.")
+    ] = False,
+    min_age: Annotated[
+        float | None,
+        typer.Option("--min-age", metavar="SECONDS", help="With --new: younger files wait. [default: 10]"),
+    ] = None,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any is found.")] = False,
     root: Root = None,
     workspace: WorkspacePath = None,
@@ -181,6 +188,8 @@ def score(
     if uncalibrated and (fdr is not None or calibration is not None):
         name = "--fdr" if fdr is not None else "--calibration"
         raise typer.BadParameter(f"--uncalibrated gives no verdicts, and {name} asks for some. Leave one out.")
+    if min_age is not None and not new:
+        raise typer.BadParameter("--min-age goes with --new.")
     given = {
         "images": images,
         "model": model,
@@ -188,11 +197,13 @@ def score(
         "uncalibrated": uncalibrated,
         "fdr": fdr,
         "batch_id": batch_id,
+        "new": new,
+        "min_age_s": min_age,
         "root": root,
         "workspace": workspace,
     }
     result = _run("score", given, config, assignments, prefect, as_json)
-    if fail_on_anomaly and result["n_anomalous"]:
+    if fail_on_anomaly and result.get("n_anomalous_in_batches", result["n_anomalous"]):
         raise typer.Exit(3)
 
 

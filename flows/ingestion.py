@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from data import (
     CHANGED,
     MANIFEST_SCHEMA,
+    Contents,
     InputError,
     Known,
     Manifest,
@@ -31,16 +33,16 @@ from data import (
 from flows.errors import UsageError
 from flows.run import Run
 from flows.runner import Runner
-from flows.settings import CalibrateOptions, IngestOptions, TrainOptions
+from flows.settings import CalibrateOptions, IngestOptions, ScoreOptions, TrainOptions
 from flows.workspace import Workspace, check_id
 
 #: Rows of a manifest that are in memory at a time.
-_ROWS = 4096
+ROWS = 4096
 
 #: Newest manifests among which one of the same root is looked for.
 _EARLIER = 100
 
-_LISTED = "nelbo.listed_ns"
+LISTED = "nelbo.listed_ns"
 
 
 @dataclass(frozen=True)
@@ -96,25 +98,52 @@ def freeze_batch(options: IngestOptions, run: Run, decode: bool = False) -> Batc
         with table_writer(rough, MANIFEST_SCHEMA) as writer:
             for table in scan:
                 writer.write(table)
-        workspace = Workspace.at(options.workspace).prepare()
-        batch_id = options.batch_id or _id("b", scan.content_hash)
-        metadata = _metadata(scan.listing.root, run, scan.started_ns)
-        n_unusable = n_duplicates = 0
-        with table_writer(workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
-            for table in scan.with_duplicates(iter_rows(rough, _ROWS)):
-                table = _looked_at(table, scan.listing.root, options) if decode else table
-                n_unusable += len(table) - table["reason"].null_count
-                n_duplicates += len(table) - table["duplicate_of"].null_count
-                writer.write(table)
-    return Batch(batch_id, scan.n_images, n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates)
+        scan.check()
+        tables = scan.contents.with_duplicates(iter_rows(rough, ROWS))
+        if decode:
+            tables = (_looked_at(table, scan.listing.root, options) for table in tables)
+        return keep_batch(scan, scan.contents, tables, options, run)
 
 
-def scan_source(source: str, options: IngestOptions | TrainOptions | CalibrateOptions) -> Scan:
-    """What an option names, ready to be gone through. A workspace that lies in the folder is no part of it."""
+def keep_batch(
+    scan: Scan, contents: Contents, tables: Iterable[pa.Table], options: IngestOptions | ScoreOptions, run: Run
+) -> Batch:
+    """Publish the manifest of all or some of the files that were listed.
+
+    Args:
+        scan: gone through.
+        contents: noted of the rows; the batch's id comes from it unless one is given.
+        tables: the rows, with their duplicates.
+    """
+    workspace = Workspace.at(options.workspace).prepare()
+    batch_id = options.batch_id or _id("b", contents.hash)
+    metadata = manifest_metadata(scan.listing.root, run, scan.started_ns)
+    n_unusable = n_duplicates = 0
+    with table_writer(workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
+        for table in tables:
+            n_unusable += len(table) - table["reason"].null_count
+            n_duplicates += len(table) - table["duplicate_of"].null_count
+            writer.write(table)
+    return Batch(batch_id, len(contents), n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates)
+
+
+def scan_source(
+    source: str,
+    options: IngestOptions | TrainOptions | CalibrateOptions | ScoreOptions,
+    known: Known | None = None,
+    min_age_s: float = 0,
+) -> Scan:
+    """What an option names, ready to be gone through. A workspace that lies in the folder is no part of it.
+
+    Args:
+        known: what is not read again; by default the newest manifest of the same root.
+        min_age_s: younger files wait.
+    """
     workspace = Workspace.at(options.workspace)
     skip = workspace.root if isinstance(workspace.root, Path) else None
     listing = list_source(source, options.root, skip)
-    return Scan(listing, known=_known(workspace, listing.root), limits=options.limits, workers=options.workers)
+    known = known or _known(workspace, listing.root)
+    return Scan(listing, known=known, limits=options.limits, workers=options.workers, min_age_s=min_age_s)
 
 
 def content_id(letter: str, manifest: Manifest, *settings: object) -> str:
@@ -128,12 +157,12 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
     said = read_metadata(path)
-    return Manifest(read_table(path), said["nelbo.root"], listed_ns=int(said.get(_LISTED, 0)))
+    return Manifest(read_table(path), said["nelbo.root"], listed_ns=int(said.get(LISTED, 0)))
 
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
     """Write a manifest to its place."""
-    metadata = _metadata(manifest.root, run, manifest.listed_ns)
+    metadata = manifest_metadata(manifest.root, run, manifest.listed_ns)
     write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
 
 
@@ -142,26 +171,28 @@ def _id(letter: str, content_hash: str, *settings: object) -> str:
     return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _metadata(root: str, run: Run, listed_ns: int) -> dict[str, str]:
-    return {**run.metadata, "nelbo.root": root, _LISTED: str(listed_ns)}
+def manifest_metadata(root: str, run: Run, listed_ns: int) -> dict[str, str]:
+    """What a manifest, or a ledger, says of itself."""
+    return {**run.metadata, "nelbo.root": root, LISTED: str(listed_ns)}
 
 
 def _known(workspace: Workspace, root: str) -> Known | None:
-    """The newest manifest of the same root, whatever it was made for."""
-    for path in _newest(workspace)[:_EARLIER]:
+    """The newest manifest or ledger of the same root, whatever it was made for."""
+    for path in _newest(workspace, root)[:_EARLIER]:
         try:
             said = read_metadata(path)
         except InputError:
             # Damaged, or of a later version: its files are read again.
             continue
-        if said.get("nelbo.root") == root and said.get(_LISTED, "").isdigit():
-            return Known(iter_rows(path, _ROWS), int(said[_LISTED]))
+        if said.get("nelbo.root") == root and said.get(LISTED, "").isdigit():
+            return Known(iter_rows(path, ROWS), int(said[LISTED]))
     return None
 
 
-def _newest(workspace: Workspace) -> list[Any]:
+def _newest(workspace: Workspace, root: str) -> list[Any]:
+    # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
     times = {}
-    for path in workspace.manifest("b").parents[1].glob("batch_id=*/manifest.parquet"):
+    for path in [workspace.ledger(root), *workspace.manifest("b").parents[1].glob("batch_id=*/manifest.parquet")]:
         try:
             times[path] = modified(path)
         except FileNotFoundError:

@@ -34,11 +34,15 @@ from flows.workspace import Workspace
 _NUMBERS = ("image_id", *MEASURES, *QUALITY, "width_px", "height_px")
 
 
+class AllChangedError(RuntimeError):
+    """Not one file of a batch is as it was when it was listed."""
+
+
 @dataclass(frozen=True)
 class Published:
     """What there is to say of a published batch; n_discoveries, promise, fpr and drift are None where there are none.
 
-    n_waiting: files that changed after they were listed; they have no row.
+    n_waiting: files that changed, or went, after they were listed; they have no row.
     n_discoveries: images with q <= ``fdr``.
     promise: of the calibration, in words.
     drift: see `flows.drift.find_drift`.
@@ -102,7 +106,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
             raised = table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
             flagged.write(_with_heatmaps(raised, model, calibration, root, options))
         if not scores.n_rows:
-            raise RuntimeError(f"every file of batch {target.batch_id} has changed since it was listed")
+            raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
     return Published(
         n_images=scores.n_rows,
         n_scored=batch.num_rows,

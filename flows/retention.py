@@ -13,6 +13,7 @@ from typing import Any
 
 from data import COMMIT, Place, modified, read_table, remove_folder
 from flows.compaction import MONTH_FILE, RUN_FILE
+from flows.landing import unfinished_batches
 from flows.models import describe_model
 from flows.runner import Runner
 from flows.settings import PruneOptions
@@ -157,8 +158,8 @@ def _singles(workspace: Workspace, folder: str, pattern: str) -> Iterator[Old]:
 
 
 def _manifests(workspace: Workspace, kept_batches: set[str]) -> Iterator[Old]:
-    """Those that no scored batch, calibration or model goes back to."""
-    used = kept_batches | set(_sources(workspace))
+    """Those that no scored batch, calibration or model goes back to, and no landing folder's next run."""
+    used = kept_batches | set(_sources(workspace)) | set(unfinished_batches(workspace))
     for place, path, when, size in _found(workspace, "manifests/batch_id=*/manifest.parquet"):
         batch_id = place.parent.name.removeprefix("batch_id=")
         if is_id(batch_id) and batch_id not in used:

@@ -1,7 +1,9 @@
 """Steps and composition of ``score``: a batch of images in, verdicts in Parquet out."""
 
 import logging
+import platform
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from flows.calibrations import calibration_of
 from flows.drift import drift_facts
 from flows.errors import UsageError
 from flows.ingestion import Batch, freeze_batch
+from flows.landing import drop_batch, finish_batch, freeze_new, unfinished_batch
 from flows.models import load_model, score_files
-from flows.publishing import Published, publish
+from flows.publishing import AllChangedError, Published, publish
 from flows.reporting import write_report
 from flows.run import Run
 from flows.runner import Runner
@@ -33,13 +36,51 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     workspace = Workspace.at(options.workspace)
     model_id = workspace.model(options.model)
     calibration_id = _calibration_id(workspace, model_id, options)
+    if options.new and options.batch_id is None:
+        return _score_new(options, model_id, calibration_id, runner)
     # A damaged model is found before anything is written.
     load_model(workspace, model_id)
     ingest_options = IngestOptions(**options.model_dump(include=set(IngestOptions.model_fields)))
     batch = runner.call(freeze_batch, ingest_options, run)
-    target = Target(batch.batch_id, model_id, calibration_id, run.run_id)
+    return _score_frozen(options, Target(batch.batch_id, model_id, calibration_id, run.run_id), batch, runner, run)
+
+
+def _score_new(options: ScoreOptions, model_id: str, calibration_id: str | None, runner: Runner) -> dict[str, Any]:
+    """What no earlier batch of the folder holds, after the batch that an earlier run has left unfinished."""
+    done: list[dict[str, Any]] = []
+
+    def score(batch: Batch, run: Run) -> None:
+        target = Target(batch.batch_id, model_id, calibration_id, run.run_id)
+        try:
+            result = _score_frozen(options, target, batch, runner, run)
+        except AllChangedError:
+            runner.call(drop_batch, options, batch.batch_id, model_id)
+        else:
+            runner.call(finish_batch, options, batch.batch_id, model_id)
+            done.append(result)
+
+    left = runner.call(unfinished_batch, options)
+    if left is not None:
+        score(left, Run("score", options))
+    run = Run("score", options)
+    batch = runner.call(freeze_new, options, run)
+    if batch.n_images:
+        score(batch, run)
+    if not done:
+        counts = dict.fromkeys(("n_images", "n_scored", "n_not_scored", "n_anomalous", "n_review"), 0)
+        waiting = {"n_waiting": batch.n_waiting + batch.n_images, "n_skipped": batch.n_skipped}
+        return {"skipped": f"nothing new in {options.images}", "batch_id": None, **counts, **waiting, "batches": []}
+    of_both = sum(result["n_anomalous"] for result in done)
+    return {**done[-1], "batches": [result["batch_id"] for result in done], "n_anomalous_in_batches": of_both}
+
+
+def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: Runner, run: Run) -> dict[str, Any]:
+    """All steps after the first, and what there is to print of them."""
+    workspace = Workspace.at(options.workspace)
+    # Loading is none of the time that images take.
+    load_model(workspace, target.model_id)
     published, images_per_s = _score_and_publish(options, target, batch, runner, run)
-    reported = runner.call(write_report, options, batch.batch_id, model_id)
+    reported = runner.call(write_report, options, target.batch_id, target.model_id)
     counts = {
         "n_images": published.n_images,
         "n_scored": published.n_scored,
@@ -49,7 +90,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
         # Changed while they were listed, or between that and being scored.
         "n_waiting": batch.n_waiting + published.n_waiting,
     }
-    ids = {"batch_id": batch.batch_id, "model_id": model_id, "calibration_id": calibration_id}
+    ids = {"batch_id": target.batch_id, "model_id": target.model_id, "calibration_id": target.calibration_id}
     run.record(workspace, **ids, **counts, fpr=published.fpr, images_per_s=images_per_s, **drift_facts(published.drift))
     return {
         **ids,
@@ -59,8 +100,8 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
         **({"n_discoveries": published.n_discoveries} if options.fdr is not None else {}),
         "promise": published.promise,
         "drift": published.drift and {name: published.drift[name] for name in ("alarm", "findings")},
-        "scores": str(workspace.scores(model_id, batch.batch_id)),
-        "flagged": str(workspace.flagged(model_id, batch.batch_id)),
+        "scores": str(workspace.scores(target.model_id, target.batch_id)),
+        "flagged": str(workspace.flagged(target.model_id, target.batch_id)),
         "report": reported.path,
         "seconds": round(run.seconds, 3),
         "images_per_s": round(images_per_s, 1),
@@ -110,7 +151,9 @@ def score_shard(shard: Shard) -> int:
     manifest = workspace.manifest(shard.target.batch_id)
     table = read_rows(manifest, shard.start, shard.size)
     model = load_model(workspace, shard.target.model_id)
-    files = Manifest(table, read_metadata(manifest)["nelbo.root"]).files
+    root = read_metadata(manifest)["nelbo.root"]
+    _check_root(root)
+    files = Manifest(table, root).files
     reasons: list[str | None] = table["reason"].to_pylist()
     # What the manifest found unusable is not opened again.
     usable = [row for row, reason in enumerate(reasons) if reason is None]
@@ -123,6 +166,8 @@ def score_shard(shard: Shard) -> int:
             found[name][rows] = values
         for row, reason in zip(rows, chunk.reasons, strict=True):
             reasons[row] = reason
+    # Again: had it gone meanwhile, images would stand there as unreadable.
+    _check_root(root)
     columns = {name: table[name] for name in ("relative_path", "image_id", "label", "width_px", "height_px")}
     # from_pandas: NaN, a file without a score, becomes null.
     columns |= {name: pa.array(values, from_pandas=True) for name, values in found.items()}
@@ -132,3 +177,12 @@ def score_shard(shard: Shard) -> int:
     }
     write_table(pa.table(columns), shard.path, SHARD_SCHEMA)
     return len(files)
+
+
+def _check_root(root: str) -> None:
+    """That a batch's folder or archive is there: without it, each of its files would seem to be unreadable or gone."""
+    if "://" not in root and not Path(root).exists():
+        raise UsageError(
+            f"{root} is not there on {platform.node()}, and images in it are to be scored. Mount it, or make it "
+            "visible there under the same path; then run the same command again."
+        )

@@ -122,6 +122,10 @@ class Workspace:
         """The page of a batch."""
         return self.root / "reports" / f"{check_id(batch_id)}.html"
 
+    def ledger(self, root: str) -> Place:
+        """What of a landing folder has been taken into a batch."""
+        return self.root / "landing" / f"l{hashlib.sha256(root.encode()).hexdigest()[:16]}.parquet"
+
     def _published(self, kind: str, model_id: str, batch_id: str) -> Place:
         partition = f"model_id={check_id(model_id)}/batch_id={check_id(batch_id)}"
         return self.root / kind / partition / f"{kind}.parquet"
@@ -161,14 +165,14 @@ class Workspace:
 
     def use_calibration(self, model_id: str, calibration_id: str) -> None:
         """Make a calibration its model's current one."""
-        with self._lock():
+        with self.lock():
             latest = self._latest()
             calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
             write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
 
     def forget(self, model_id: str) -> None:
         """Take a model's current calibration out of ``latest.json``."""
-        with self._lock():
+        with self.lock():
             latest = self._latest()
             if model_id in latest.get("calibrations", {}):
                 calibrations = {name: kept for name, kept in latest["calibrations"].items() if name != model_id}
@@ -180,25 +184,30 @@ class Workspace:
 
     def promote(self, model_id: str) -> None:
         """Make a model the one that ``latest`` means."""
-        with self._lock():
+        with self.lock():
             write_json({**self._latest(), "model_id": model_id}, self.latest, self.staging)
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One writer of ``latest.json`` at a time, among processes too; the system frees it if one is killed.
+    def lock(self, name: str | None = None) -> Iterator[None]:
+        """One at a time, among processes too; the system frees the lock if its holder is killed.
 
         Object stores have no locks: there the last writer wins.
+
+        Args:
+            name: a file below the workspace that stands for the lock, and is left there; None is the lock of
+                ``latest.json``.
         """
         if not isinstance(self.root, Path):
             yield
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.root, os.O_RDONLY)
+        place = self.root / (name or "")
+        (place.parent if name else place).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT if name else os.O_RDONLY, 0o666)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
     def _latest(self) -> dict[str, Any]:
         try:

@@ -75,7 +75,7 @@ def test_only_what_is_new_or_changed_is_read_again(tmp_path: Path, read: list[st
     assert read == ["1.png", "2.png", "25.png", "a/0.png", "notes.txt"]
     assert second.n_known == 3
     assert table.equals(ingest(folder).table)
-    assert second.content_hash == ingest(folder).content_hash()
+    assert second.contents.hash == ingest(folder).content_hash()
 
 
 def test_a_file_written_as_it_was_listed_is_not_trusted(tmp_path: Path, read: list[str]) -> None:
@@ -100,7 +100,7 @@ def test_a_file_that_changes_between_two_looks_waits(tmp_path: Path) -> None:
     scan = Scan(Listing(str(folder), str(folder), iter(entries)))
     (table,) = scan
     assert table["relative_path"].to_pylist() == ["a.png"]
-    assert (scan.n_waiting, scan.n_images) == (3, 1)
+    assert (scan.waiting, len(scan.contents)) == (["b.png", "c.png", "d.png"], 1)
 
 
 def test_young_files_wait_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -108,14 +108,34 @@ def test_young_files_wait_where_it_is_asked_for(tmp_path: Path) -> None:
     write(folder, {"young.png": png(2)}, time.time_ns() - 10**9)
     scan = scan_of(folder, min_age_s=60)
     assert [row for table in scan for row in table["relative_path"].to_pylist()] == ["old.png"]
-    assert scan.n_waiting == 1
+    assert scan.waiting == ["young.png"]
     assert len(ingest(folder)) == 2
+
+
+def test_a_clock_that_is_ahead_does_not_wait_for_ever(tmp_path: Path) -> None:
+    now = time.time_ns()
+    folder = write(tmp_path, {"hour.png": png(1)}, now + 3600 * 10**9)
+    write(folder, {"second.png": png(2)}, now + 10**9)
+    scan = scan_of(folder, min_age_s=60)
+    assert [row for table in scan for row in table["relative_path"].to_pylist()] == ["hour.png"]
+    assert scan.waiting == ["second.png"]
+
+
+def test_a_file_written_long_after_the_listing_began_is_young(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"old.png": png(1)})
+    scan = scan_of(folder, min_age_s=60)
+    scan.started_ns -= 3600 * 10**9
+    write(folder, {"young.png": png(2)}, time.time_ns())
+    assert sum(map(len, scan)) == 1
+    assert scan.waiting == ["young.png"]
 
 
 def test_all_waiting_is_said(tmp_path: Path) -> None:
     folder = write(tmp_path, {"young.png": png(2)}, time.time_ns())
+    scan = scan_of(folder, min_age_s=60)
+    assert list(scan) == []
     with pytest.raises(InputError, match=r"holds no files \(0 hidden or linked, 1 still being written\)"):
-        list(scan_of(folder, min_age_s=60))
+        scan.check()
 
 
 def test_duplicates_name_the_first_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

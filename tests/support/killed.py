@@ -1,9 +1,11 @@
-"""Scores a batch over and over in forks of this process, and kills them: run by ``tests/flows/test_exactly_once.py``.
+"""Scores a batch over and over in forks of this process, and kills them: run by ``tests/flows/test_exactly_once.py``
+and ``test_landing.py``.
 
 Everything is real but the network: files are listed, hashed, decided on and published; scores are made of the
 contents' hash. A fork is killed with SIGKILL at the n-th time that it opens, moves or removes a file of the workspace.
 """
 
+import hashlib
 import json
 import os
 import resource
@@ -16,10 +18,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import flows.publishing
 import flows.scoring
 from data import MEASURES, QUALITY, InputError, read_table
+from data.reading import read_checked
+from data.roots import open_root
 from flows.models import Scored
 from flows.reporting import Reported
 from flows.runner import Direct
@@ -31,15 +36,34 @@ _EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mk
 
 def stub_scores(_model: Any, files: list[Any], _decoding: Any) -> Iterator[Scored]:
     """Numbers made of the hash, some of them far above any threshold; leaves a line for each file."""
+    checked = [read_checked(open_root(file.root), file.path, file.image_id, 1 << 30)[0] for file in files]
+    reasons = [facts.get("reason") for facts in checked]
     values = np.array([int(file.image_id[:8], 16) / 2**32 for file in files])
+    values[[reason is not None for reason in reasons]] = np.nan
     columns = {name: np.where(values > 0.8, 1000 * values, values - 10) for name in (*MEASURES, *QUALITY)}
     with Path(os.environ["SCORED"]).open("a") as log:
         log.writelines(f"{file.path}\n" for file in files)
-    yield Scored(columns, [None] * len(files))
+    yield Scored(columns, reasons)
 
 
-def score(workspace: Path, images: Path) -> None:
-    options = ScoreOptions(images=str(images), workspace=str(workspace), shard_size=SHARD, workers=1)
+def stubs() -> list[tuple[Any, str, Any]]:
+    """What stands in for the network: module, name, value."""
+    model = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
+
+    def write_report(*_: Any) -> Reported:
+        return Reported("", None)
+
+    return [
+        (flows.scoring, "load_model", lambda *_: model),
+        (flows.publishing, "load_model", lambda *_: model),
+        (flows.scoring, "score_files", stub_scores),
+        (flows.scoring, "write_report", write_report),
+        (flows.publishing, "look_again", lambda _model, files, _decoding: iter([None] * len(files))),
+    ]
+
+
+def score(workspace: Path, images: Path, new: bool = False) -> None:
+    options = ScoreOptions(images=str(images), workspace=str(workspace), shard_size=SHARD, workers=1, new=new)
     flows.scoring.score_batch(options, Direct())
 
 
@@ -73,12 +97,12 @@ def die_at(n: int, workspace: Path) -> Callable[[], int]:
     return lambda: seen
 
 
-def count_events(workspace: Path, images: Path) -> int:
+def count_events(workspace: Path, images: Path, new: bool = False) -> int:
     reader, writer = os.pipe()
 
     def work() -> None:
         count = die_at(-1, workspace)
-        score(workspace, images)
+        score(workspace, images, new)
         os.write(writer, str(count()).encode())
 
     assert in_fork(work) == 0
@@ -142,19 +166,80 @@ def killed(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any
 
 def race(workspace: Path, images: Path) -> dict[str, Any]:
     """Two runs at once."""
+    codes = two_at_once(lambda: score(workspace, images))
+    return {"codes": codes, "rows": rows(workspace), "flagged": rows(workspace, "flagged")}
+
+
+def two_at_once(work: Callable[[], None]) -> list[int]:
+    """Their exit codes."""
     children = []
     for _ in range(2):
         child = os.fork()
         if not child:
             code = 1
             try:
-                score(workspace, images)
+                work()
                 code = 0
             finally:
                 os._exit(code)
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return {"codes": codes, "rows": rows(workspace), "flagged": rows(workspace, "flagged")}
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def landed(folder: Path, what: str) -> None:
+    """Files that have just come into a folder, or changed in it, and are not young any more."""
+    for i in range(7):
+        path = folder / f"{what}{i}.png"
+        Image.new("L", (8, 8), 30 * i).save(path)
+        path.write_bytes(path.read_bytes() + what.encode())
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    changed = folder / "early0.png"
+    changed.write_bytes(changed.read_bytes() + what.encode())
+    os.utime(changed, (1_700_000_000, 1_700_000_000))
+
+
+def batches(workspace: Path) -> dict[str, list[list[str]]]:
+    """Path and contents of the files of each published batch."""
+    found = {}
+    for path in workspace.glob("scores/*/*/scores.parquet"):
+        table = read_table(path, ["relative_path", "image_id"])
+        found[path.parent.name] = [list(row.values()) for row in table.to_pylist()]
+    return found
+
+
+def landing(workspace: Path, folder: Path, n: int | None) -> dict[str, Any]:
+    """A folder that one run has been over, then one that is killed at its n-th event (None: two at once), and more."""
+    folder.mkdir()
+    landed(folder, "early")
+    assert in_fork(lambda: score(workspace, folder, True)) == 0
+    landed(folder, "then")
+    expected = contents(folder)
+    if n is None:
+        codes = two_at_once(lambda: score(workspace, folder, True))
+    else:
+
+        def work() -> None:
+            die_at(n, workspace)
+            score(workspace, folder, True)
+
+        codes = [in_fork(work)]
+    seen = batches(workspace)
+    landed(folder, "later")
+    expected += [row for row in contents(folder) if row not in expected]
+    again = [in_fork(lambda: score(workspace, folder, True)) for _ in range(2)]
+    return {"codes": codes, "seen": seen, "again": again, "expected": expected, "batches": batches(workspace)}
+
+
+def contents(folder: Path) -> list[list[str]]:
+    return [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(folder.iterdir())]
+
+
+def count_landing(workspace: Path, folder: Path) -> int:
+    folder.mkdir()
+    landed(folder, "early")
+    assert in_fork(lambda: score(workspace, folder, True)) == 0
+    landed(folder, "then")
+    return count_events(workspace, folder, True)
 
 
 def full_disk(workspace: Path, images: Path, limit: int) -> dict[str, Any]:
@@ -174,11 +259,8 @@ def full_disk(workspace: Path, images: Path, limit: int) -> dict[str, Any]:
 
 def main() -> None:
     model, images, aside = (Path(argument) for argument in sys.argv[1:4])
-    stub = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
-    flows.scoring.load_model = flows.publishing.load_model = lambda *_: stub  # type: ignore[assignment,return-value]
-    flows.scoring.score_files = stub_scores  # type: ignore[assignment]
-    flows.scoring.write_report = lambda *_: Reported("", None)  # type: ignore[assignment]
-    flows.publishing.look_again = lambda _model, files, _decoding: iter([None] * len(files))  # type: ignore[assignment]
+    for module, name, value in stubs():
+        setattr(module, name, value)
     os.environ["SCORED"] = str(aside / "scored.txt")
 
     def fresh(name: str) -> Path:
@@ -190,6 +272,11 @@ def main() -> None:
         found["flagged"] = rows(aside / "count", "flagged")
     elif what == "kill":
         found = [killed(fresh(f"kill{i}"), images, n, i % 2 == 1) for i, n in enumerate(numbers)]
+    elif what == "count_landing":
+        found = count_landing(fresh("count"), aside / "counted")
+    elif what == "land":
+        # 0 is no kill, but two at once.
+        found = [landing(fresh(f"land{i}"), aside / f"in{i}", n or None) for i, n in enumerate(numbers)]
     elif what == "race":
         found = [race(fresh(f"race{i}"), images) for i in numbers]
     else:
