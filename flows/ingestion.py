@@ -68,6 +68,11 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     batch = runner.call(freeze_batch, options, run, True)
     workspace = Workspace.at(options.workspace)
     run.record(workspace, batch_id=batch.batch_id, n_images=batch.n_images, n_waiting=batch.n_waiting)
+    runner.rename(batch.batch_id)
+    about = {"images": options.images, "workspace": options.workspace}
+    runner.announce(
+        "nelbo.batch.landed", f"batch.{batch.batch_id}", batch_id=batch.batch_id, n_images=batch.n_images, **about
+    )
     return {
         "batch_id": batch.batch_id,
         "run_id": run.run_id,

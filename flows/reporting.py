@@ -31,10 +31,16 @@ _THUMBNAIL_PX = 192
 
 @dataclass(frozen=True)
 class Reported:
-    """Where the page is, and the metrics on it where the batch has labels."""
+    """Where the page is, and what else shows it.
+
+    metrics: None where the batch has no labels.
+    histogram: a data URL of the plot on it; empty where nothing was scored.
+    """
 
     path: str
     metrics: dict[str, Any] | None
+    headline: str = ""
+    histogram: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "drift": read_drift(table),
         "histogram": _histogram(table, calibration),
         "plot": (WIDTH, HEIGHT),
+        "alone": False,
         "scale": _png_url(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0))),
         "cards": _cards(flagged.slice(0, SHOWN_FLAGGED), model, root, options),
         "n_flagged": flagged.num_rows,
@@ -127,7 +134,15 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     with atomic_path(target, workspace.staging) as unfinished:
         # File names and reasons are untrusted text: the template escapes everything.
         unfinished.write_text(template("report.html.j2").render(context), encoding="utf-8")
-    return Reported(str(target), as_json(evaluation))
+    return Reported(str(target), as_json(evaluation), context["headline"], _histogram_url(context))
+
+
+def _histogram_url(context: dict[str, Any]) -> str:
+    """The plot by itself, with the colours that the page else gives it."""
+    if context["histogram"] is None:
+        return ""
+    plot = template("histogram.svg.j2").render(context | {"alone": True})
+    return _url("image/svg+xml", plot.encode())
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

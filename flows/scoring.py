@@ -17,7 +17,7 @@ from flows.ingestion import Batch, freeze_batch
 from flows.landing import drop_batch, finish_batch, freeze_new, unfinished_batch
 from flows.models import load_model, score_files
 from flows.publishing import AllChangedError, Published, publish
-from flows.reporting import write_report
+from flows.reporting import Reported, write_report
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import IngestOptions, ScoreOptions
@@ -76,6 +76,7 @@ def _score_new(options: ScoreOptions, model_id: str, calibration_id: str | None,
 
 def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: Runner, run: Run) -> dict[str, Any]:
     """All steps after the first, and what there is to print of them."""
+    runner.rename(f"{target.batch_id} with {target.model_id}")
     workspace = Workspace.at(options.workspace)
     # Loading is none of the time that images take.
     load_model(workspace, target.model_id)
@@ -92,7 +93,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
     }
     ids = {"batch_id": target.batch_id, "model_id": target.model_id, "calibration_id": target.calibration_id}
     run.record(workspace, **ids, **counts, fpr=published.fpr, images_per_s=images_per_s, **drift_facts(published.drift))
-    return {
+    result = {
         **ids,
         "run_id": run.run_id,
         **counts,
@@ -107,6 +108,29 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "images_per_s": round(images_per_s, 1),
         **({"metrics": reported.metrics} if reported.metrics else {}),
     }
+    _tell(result, reported, options, runner)
+    return result
+
+
+def _tell(result: dict[str, Any], reported: Reported, options: ScoreOptions, runner: Runner) -> None:
+    """What people see beside the run, and what others may wait for."""
+    paths = {name: result[name] for name in ("scores", "flagged", "report")}
+    shown = {name: value for name, value in result.items() if isinstance(value, str | int | float)}
+    runner.show("summary", [{"what": name, "value": value} for name, value in shown.items()])
+    findings = result["drift"]["findings"] if result["drift"] else []
+    lines = [f"# {reported.headline}", result["promise"] or "", *findings]
+    links = [
+        f"* {name}: [{path}]({Path(path).as_uri() if '://' not in path else path})" for name, path in paths.items()
+    ]
+    runner.show("report", "\n\n".join(filter(None, [*lines, "\n".join(links)])))
+    if reported.histogram:
+        runner.show("scores", reported.histogram)
+    ids = {name: result[name] for name in ("batch_id", "model_id", "calibration_id", "run_id")}
+    about = {**ids, "workspace": options.workspace, "images": options.images}
+    counts = {name: value for name, value in result.items() if name.startswith("n_")}
+    runner.announce("nelbo.scores.ready", f"batch.{result['batch_id']}", **about, **counts, **paths)
+    if result["drift"] and result["drift"]["alarm"]:
+        runner.announce("nelbo.drift.detected", f"batch.{result['batch_id']}", **about, findings=findings)
 
 
 def _score_and_publish(

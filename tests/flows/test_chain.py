@@ -1,11 +1,14 @@
 """The chain on files: ingest, train, calibrate, score, report, directly and through Prefect."""
 
+import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -324,8 +327,18 @@ def test_prefect_saw_the_runs_and_their_tasks(images: Path, workspace: Path) -> 
     assert all(run.state is not None and run.state.is_completed() for run in flow_runs)
     newest = max(flow_runs, key=lambda run: run.created)
     assert newest.parameters["shard_size"] == 10
-    names = sorted(run.name.rsplit("-", 1)[0] for run in task_runs if run.flow_run_id == newest.id)
-    assert names == ["freeze_batch", "publish", "score_shard", "score_shard", "score_shard", "write_report"]
+    names = sorted(re.sub(r"-\w{3}$", "", run.name) for run in task_runs if run.flow_run_id == newest.id)
+    shards = [f"score shard {i} of 3" for i in (1, 2, 3)]
+    assert names == ["freeze_batch", "publish", *shards, "write_report"]
+    (scored,) = (workspace / "scores").glob("*/*")
+    ids = [part.partition("=")[2] for part in (scored.name, scored.parent.name)]
+    assert newest.name == f"{ids[0]} with {ids[1]}"
+    artifacts = latest_artifacts()
+    assert artifacts["progress"] == 100
+    assert {row["what"]: row["value"] for row in json.loads(artifacts["summary"])}["n_images"] == 28
+    assert f"[{workspace}/reports/{ids[0]}.html](file://{workspace}/reports/{ids[0]}.html)" in artifacts["report"]
+    plot = base64.b64decode(artifacts["scores"].removeprefix("data:image/svg+xml;base64,"))
+    assert ElementTree.fromstring(plot).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own
 
 
 @pytest.mark.slow
@@ -337,15 +350,34 @@ def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypat
 
     def fail_on_the_second(model: Any, files: list[File], decoding: Any) -> Any:
         if any("blot" in file.path for file in files):
-            raise OSError(5, "Input/output error")
+            raise PermissionError(13, "Permission denied")
         return real(model, files, decoding)
 
     monkeypatch.setattr(scoring, "score_files", fail_on_the_second)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(OSError, match="Permission denied"):
         execute(
             "score", ScoreOptions(images=str(images / "new"), workspace=str(workspace), shard_size=10), prefect=True
         )
     assert not (workspace / "scores").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_storage_that_fails_once_is_asked_again(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import orchestration, scoring
+
+    real, failures = scoring.score_files, [OSError(5, "Input/output error"), TimeoutError("slow")]
+
+    def fail_twice(model: Any, files: list[File], decoding: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(model, files, decoding)
+
+    monkeypatch.setattr(scoring, "score_files", fail_twice)
+    monkeypatch.setattr(orchestration, "_RETRY_S", 0)
+    options = ScoreOptions(images=str(images / "new"), workspace=str(workspace))
+    assert execute("score", options, prefect=True)["n_images"] == 28
+    assert not failures
 
 
 @pytest.mark.slow
