@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import File, ImageError, Limits, atomic_path, modified, read_table, read_thumbnail
+from data import File, ImageError, Limits, Place, atomic_path, modified, read_table, read_thumbnail
 from flows.calibrations import Calibration, read_calibration
 from flows.drift import read_drift
-from flows.errors import UsageError
+from flows.errors import NotYetError, UsageError
 from flows.heatmap import colours, png
 from flows.histogram import HEIGHT, WIDTH, histogram
 from flows.metrics import as_json, evaluate_batch
@@ -22,7 +22,7 @@ from flows.rendering import template
 from flows.run import Run, code_version
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
-from flows.workspace import Workspace
+from flows.workspace import Workspace, is_id
 
 SHOWN_FLAGGED = 200
 SHOWN_NOT_SCORED = 200
@@ -52,28 +52,37 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     """Write the page of a scored batch again; what the command prints."""
     run = Run("report", options)
     workspace = Workspace.at(options.workspace)
-    model_id = _model_of(workspace, options)
-    reported = runner.call(write_report, options, options.batch, model_id)
-    run.record(workspace, batch_id=options.batch, model_id=model_id)
-    result = {"batch_id": options.batch, "model_id": model_id, "run_id": run.run_id, "report": reported.path}
+    batch_id, model_id = _asked(workspace, options)
+    reported = runner.call(write_report, options, batch_id, model_id)
+    run.record(workspace, batch_id=batch_id, model_id=model_id)
+    result = {"batch_id": batch_id, "model_id": model_id, "run_id": run.run_id, "report": reported.path}
     return result | ({"metrics": reported.metrics} if reported.metrics else {})
 
 
-def _model_of(workspace: Workspace, options: ReportOptions) -> str:
-    """The model asked for, or the one that scored the batch last."""
-    if options.model is not None:
-        return workspace.model(options.model)
-    scored = [
-        (modified(path), model)
-        for model in workspace.model_ids()
-        if (path := workspace.scores(model, options.batch)).exists()
-    ]
-    if not scored:
-        raise UsageError(
-            f"batch {options.batch!r} has no scores in workspace {workspace.root}. "
-            "List batches with: nelbo batches, or score it with: nelbo score DIR"
-        )
-    return max(scored)[1]
+def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
+    """The batch and the model asked for; of what is not said, the one that was scored, or scored with, last."""
+    batch_id = options.batch
+    models = workspace.model_ids() if options.model is None else [workspace.model(options.model)]
+    paths = [path for model in models for path in _scored(workspace, model, batch_id)]
+    if paths:
+        newest = max(paths, key=modified)
+        return newest.parent.name.removeprefix("batch_id="), newest.parents[1].name.removeprefix("model_id=")
+    by = "" if options.model is None else f" with model {models[0]}"
+    if batch_id is None:
+        raise NotYetError(f"no batch is scored yet in workspace {workspace.root}{by}. Score one with: nelbo score DIR")
+    raise UsageError(
+        f"batch {batch_id!r} has no scores in workspace {workspace.root}{by}. "
+        "List batches with: nelbo batches, or score it with: nelbo score DIR"
+    )
+
+
+def _scored(workspace: Workspace, model_id: str, batch_id: str | None) -> list[Place]:
+    """Scores of a model: of one batch if it has them, or of all."""
+    if batch_id is not None:
+        path = workspace.scores(model_id, batch_id)
+        return [path] if path.exists() else []
+    found = workspace.scores(model_id, "b").parents[1].glob("batch_id=*/scores.parquet")
+    return [path for path in found if is_id(path.parent.name.removeprefix("batch_id="))]
 
 
 def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id: str) -> Reported:

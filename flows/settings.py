@@ -264,7 +264,7 @@ class ScoreOptions(Options, DecodingSettings, ScoringSettings):
 class ReportOptions(Options, DecodingSettings):
     """Of the flow and command ``report``."""
 
-    batch: Text
+    batch: Text | None = None
     model: Text | None = None
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
 
