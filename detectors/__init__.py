@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from detectors.delong import PairedTest, delong_interval, delong_test
 from detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
 from detectors.errors import CalibrationError, NotCalibratedError
+from detectors.gate import Finding, Gate, Judged, gate
 from detectors.interval import Interval, binomial_interval
 from detectors.joint import Joint, check_statistics
 from detectors.labelled import check_objective, labelled_threshold
@@ -38,8 +39,11 @@ __all__ = [
     "Drift",
     "DriftTest",
     "Evaluation",
+    "Finding",
+    "Gate",
     "Interval",
     "Joint",
+    "Judged",
     "NelboDetector",
     "NotCalibratedError",
     "PairedTest",
@@ -60,6 +64,7 @@ __all__ = [
     "evaluate",
     "f1",
     "f1_all_anomalous",
+    "gate",
     "holm",
     "labelled_threshold",
     "martingale",

@@ -146,7 +146,7 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     if n_left_out:
         log.info("%d images that the model was trained on are left out", n_left_out)
     model = load_model(workspace, request.model_id)
-    rows = _score(model, Manifest(table, manifest.root), options)
+    rows = measure(model, Manifest(table, manifest.root), options, "scoring calibration images")
     if request.split is None:
         publish_manifest(_with_quality(manifest, rows), workspace, request.batch_id, run)
     rows = _split(rows, request, options)
@@ -203,10 +203,10 @@ def _labelled(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_in(pc.fill_null(table["split"], "test"), pa.array(["calibration", "test"])))
 
 
-def _score(model: Any, manifest: Manifest, decoding: DecodingSettings) -> pa.Table:
-    """Rows of the readable files, with their measures and what they look like."""
+def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: str) -> pa.Table:
+    """Rows of the readable files, with their measures and what they look like; the title is for the progress bar."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, *QUALITY)}
-    with progress("scoring calibration images", len(manifest)) as advance:
+    with progress(title, len(manifest)) as advance:
         for chunk in score_files(model, manifest.files, decoding):
             for name, values in chunk.columns.items():
                 columns[name].append(values)

@@ -58,6 +58,10 @@ def train(
     normal: Annotated[str, typer.Option("--normal", metavar="DIR", help="Normal images: folder or manifest.")],
     fpr: Fpr = None,
     promote: Annotated[bool, typer.Option(help="Make it the model that latest means.")] = True,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", metavar="DIR|CSV", help="Promote it only if it is no worse on these held-out images."),
+    ] = None,
     root: Root = None,
     workspace: WorkspacePath = None,
     as_json: Json = False,
@@ -66,7 +70,7 @@ def train(
     prefect: UsePrefect = None,
 ) -> None:
     """Train a model on normal images and calibrate it on held-out ones."""
-    given = {"normal": normal, "fpr": fpr, "promote": promote, "root": root, "workspace": workspace}
+    given = {"normal": normal, "fpr": fpr, "promote": promote, "gate": gate, "root": root, "workspace": workspace}
     _run("train", given, config, assignments, prefect, as_json)
 
 
@@ -209,7 +213,7 @@ def score(
 
 @app.command()
 def report(
-    batch: Annotated[str, typer.Option("--batch", help="Batch id.")],
+    batch: Annotated[str | None, typer.Option("--batch", help="Batch id. [default: scored last]")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Model id. [default: scored it last]")] = None,
     workspace: WorkspacePath = None,
     as_json: Json = False,

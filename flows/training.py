@@ -11,6 +11,7 @@ from flows.calibration import Request, calibrate_model, check_calibration
 from flows.calibrations import Calibration, describe, read_calibration
 from flows.card import read_card
 from flows.fitting import Fitted, clean_up, fit, model_config, train_config
+from flows.gate import Gated, freeze_gate, judge_candidate
 from flows.ingestion import content_id, publish_manifest, scan_source
 from flows.parts import assign_parts, calibration_needs, check_enough, check_parts, first_of_each, without_test
 from flows.run import Run
@@ -22,10 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
-    """Ingest, split, train, calibrate, promote; what the command prints."""
+    """Ingest, split, train, calibrate, promote if a gate lets it pass; what the command prints."""
     run = Run("train", options)
     workspace = Workspace.at(options.workspace)
     batch_id = runner.call(freeze_normals, options, run)
+    gate_id = None if options.gate is None else runner.call(freeze_gate, options, batch_id, run)
     log.info(
         "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
         options.preset,
@@ -51,11 +53,36 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
             options.fpr,
             calibration_needs(options),
         )
-    if options.promote:
-        workspace.promote(fitted.model_id)
+    gated = None if gate_id is None else _judge(options, gate_id, fitted.model_id, runner)
+    promoted = options.promote and (gated is None or gated.passed)
+    if promoted:
+        _promote(workspace, fitted.model_id, calibration, runner)
     # Only now: killed before this, the same command has nothing to train again.
     runner.call(clean_up, options, batch_id)
-    return _result(run, workspace, batch_id, fitted, calibration)
+    verdict = {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
+    return _result(run, workspace, batch_id, fitted, calibration) | verdict
+
+
+def _judge(options: TrainOptions, gate_id: str, model_id: str, runner: Runner) -> Gated:
+    gated = runner.call(judge_candidate, options, gate_id, model_id)
+    runner.show("gate", gated.to_markdown())
+    for finding in gated.failed:
+        log.warning("model %s is not promoted, latest stays %s: %s", model_id, gated.serving_id, finding)
+    return gated
+
+
+def _promote(workspace: Workspace, model_id: str, calibration: Calibration | None, runner: Runner) -> None:
+    """Make it the model that ``latest`` means, and say so if that is news."""
+    before = workspace.promoted()
+    workspace.promote(model_id)
+    if model_id != before:
+        runner.announce(
+            "nelbo.model.promoted",
+            model_id,
+            workspace=str(workspace.root),
+            calibration_id=calibration.calibration_id if calibration else None,
+            replaces=before,
+        )
 
 
 def _result(

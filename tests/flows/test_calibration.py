@@ -14,6 +14,7 @@ from data import InputError, read_table
 from detectors import CalibrationError
 from flows.calibrations import read_calibration
 from flows.comparison import compare_calibrations, list_calibrations
+from flows.errors import NotYetError
 from flows.execution import execute
 from flows.settings import CalibrateOptions, ScoreOptions, TrainOptions
 from flows.workspace import Workspace
@@ -48,6 +49,13 @@ def score(images: Path, workspace: Path, **options: Any) -> dict[str, Any]:
     result = execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
     assert json.dumps(result)
     return result
+
+
+def test_without_a_model_there_is_nothing_to_calibrate_yet(more: Path, tmp_path: Path) -> None:
+    for given in ({"normal": str(more / "normal")}, {"use": "c0"}):
+        with pytest.raises(NotYetError, match="no latest model. Make one with: nelbo train --normal DIR"):
+            calibrate(tmp_path / "w", **given)
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_band_for_review(images: Path, more: Path, workspace: Path) -> None:

@@ -113,6 +113,7 @@ def test_unknown_names(nelbo: Nelbo, images: Path, workspace: Path, trained: Tra
     assert_refused(nelbo("score", images / "new", "--batch-id", "../../x", *at), "id '../../x'")
     assert_refused(nelbo("score", images / "new", "--set", "fps=0.1", *at), "unknown key 'fps'", "fpr")
     assert_refused(nelbo("report", "--batch", "b123", *at), "batch 'b123' has no scores", "nelbo batches")
+    assert_refused(nelbo("report", *at), "no batch is scored yet in workspace", "nelbo score DIR")
     assert_refused(nelbo("verify", "--model", "m1", "--workspace", workspace), "model 'm1'")
     assert_refused(
         nelbo("score", images / "new", "--workspace", workspace / "nothing", "--no-prefect"), "no latest model"

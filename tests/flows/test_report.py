@@ -1,5 +1,6 @@
 """The page as a browser sees it."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from flows import reporting
+from flows.errors import NotYetError, UsageError
 from flows.execution import execute
 from flows.heatmap import colours
 from flows.histogram import HEIGHT, WIDTH, histogram
@@ -68,7 +70,7 @@ def test_page_shows_what_training_warned_of(
     def page(*warnings: str) -> str:
         told = {"training": {"warnings": list(warnings)} if warnings else {}}
         monkeypatch.setattr(reporting, "describe_model", lambda *_: told)
-        return Path(reporting.write_report(options, options.batch, result["model_id"]).path).read_text()
+        return Path(reporting.write_report(options, result["batch_id"], result["model_id"]).path).read_text()
 
     card.parent.mkdir(exist_ok=True)
     card.touch()
@@ -80,6 +82,31 @@ def test_page_shows_what_training_warned_of(
     html = page()
     assert "Warnings" not in html
     assert "model card" not in html
+
+
+def test_the_batch_scored_last_is_reported_unless_another_is_named(
+    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
+    at, other = {"workspace": str(workspace)}, trained[1]["model_id"]
+    with pytest.raises(NotYetError, match=r"no batch is scored yet in workspace .*nelbo score DIR"):
+        execute("report", ReportOptions(**at), prefect=False)
+    with pytest.raises(NotYetError, match=f"no batch is scored yet .* with model {other}"):
+        execute("report", ReportOptions(model=other, **at), prefect=False)
+    for now, name in enumerate(("zebra", "apple", "mango")):
+        execute("score", ScoreOptions(images=str(images / "new" / "b"), batch_id=name, **at), prefect=False)
+        (scores,) = workspace.glob(f"scores/*/batch_id={name}/scores.parquet")
+        # Clocks of file systems are coarse.
+        os.utime(scores, (1_000_000 + now, 1_000_000 + now))
+    # What somebody has put beside the batches is none.
+    shutil.copytree(scores.parent, scores.parents[1] / "batch_id=a.bak")
+    for named, expected in ((None, "mango"), ("apple", "apple")):
+        for model in (None, "latest"):
+            result = execute("report", ReportOptions(batch=named, model=model, **at), prefect=False)
+            assert (result["batch_id"], result["model_id"]) == (expected, other)
+            assert Path(result["report"]).name == f"{expected}.html"
+    with pytest.raises(UsageError, match=f"batch 'pear' has no scores .* with model {other}"):
+        execute("report", ReportOptions(batch="pear", model="latest", **at), prefect=False)
 
 
 @pytest.fixture
