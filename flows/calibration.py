@@ -64,6 +64,7 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
         load_model(workspace, model_id)
         request = runner.call(freeze_calibration_images, source, request, options, run)
         calibrated = runner.call(calibrate_model, request, options, run)
+    runner.rename(f"{calibrated.calibration_id} of {model_id}")
     calibration = read_calibration(workspace, calibrated.calibration_id)
     run.record(
         workspace,

@@ -59,6 +59,7 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     run = Run("report", options)
     workspace = Workspace.at(options.workspace)
     batch_id, model_id = _asked(workspace, options)
+    runner.rename(f"{batch_id} with {model_id}")
     reported = runner.call(write_report, options, batch_id, model_id)
     run.record(workspace, batch_id=batch_id, model_id=model_id)
     result = {"batch_id": batch_id, "model_id": model_id, "run_id": run.run_id, "report": reported.path}

@@ -39,6 +39,7 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
         options.fpr,
     )
     fitted = runner.call(fit, options, batch_id, run)
+    runner.rename(f"{fitted.model_id} from {batch_id}")
     runner.show("model-card", read_card(workspace, fitted.model_id))
     runner.show("training-history", read_table(workspace.history(fitted.model_id)).to_pylist())
     calibration = None
@@ -78,7 +79,8 @@ def _promote(workspace: Workspace, model_id: str, calibration: Calibration | Non
     if model_id != before:
         runner.announce(
             "nelbo.model.promoted",
-            model_id,
+            f"model.{model_id}",
+            model_id=model_id,
             workspace=str(workspace.root),
             calibration_id=calibration.calibration_id if calibration else None,
             replaces=before,

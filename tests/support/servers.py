@@ -102,14 +102,19 @@ class Prefect:
 
     def ask(self, path: str, **body: Any) -> Any:
         """The answer of the API to a filter, or to whatever takes a POST."""
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30, auth=self._auth)
-        answer.raise_for_status()
-        return answer.json()
+        return self.call("POST", path, body).raise_for_status().json()
 
     def get(self, path: str) -> Any:
-        answer = httpx.get(f"{self.api}/{path}", timeout=30, auth=self._auth)
-        answer.raise_for_status()
-        return answer.json()
+        return self.call("GET", path).raise_for_status().json()
+
+    def call(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """An answer; SQLite, busy with something else, is asked again, as Prefect's own client does."""
+        for _ in range(30):
+            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30, auth=self._auth)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
+        return answer
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """Flow runs of a deployment, the oldest first."""
