@@ -111,9 +111,7 @@ def test_a_scheduled_and_an_event_triggered_run(
         for path in more:
             os.utime(path, (1e9, 1e9))
         deployment = server.get("deployments/name/score/hourly")
-        httpx.patch(
-            f"{server.api}/deployments/{deployment['id']}", json={"paused": True}, timeout=30
-        ).raise_for_status()
+        server.call("PATCH", f"deployments/{deployment['id']}", {"paused": True}).raise_for_status()
         payload = f'{{"images": "{landed}"}}'
         server.command(
             "prefect", "event", "emit", "nelbo.batch.landed", "--resource-id", "camera", "--payload", payload
