@@ -53,7 +53,7 @@ def score(images: Path, workspace: Path, **options: Any) -> dict[str, Any]:
 
 def test_without_a_model_there_is_nothing_to_calibrate_yet(more: Path, tmp_path: Path) -> None:
     for given in ({"normal": str(more / "normal")}, {"use": "c0"}):
-        with pytest.raises(NotYetError, match="has no latest model"):
+        with pytest.raises(NotYetError, match=r"no latest model. Make one with: nelbo train --normal DIR"):
             calibrate(tmp_path / "w", **given)
     assert not (tmp_path / "w").exists()
 
