@@ -196,8 +196,9 @@ def _known(workspace: Workspace, root: str) -> Known | None:
 
 def _newest(workspace: Workspace, root: str) -> list[Any]:
     # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
+    ledger, manifests = workspace.ledger(root), workspace.manifest("b").parents[1]
     times = {}
-    for path in [workspace.ledger(root), *workspace.manifest("b").parents[1].glob("batch_id=*/manifest.parquet")]:
+    for path in [*ledger.parent.glob(ledger.name), *manifests.glob("batch_id=*/manifest.parquet")]:
         try:
             times[path] = modified(path)
         except FileNotFoundError:

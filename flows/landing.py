@@ -40,7 +40,8 @@ from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-_UNFINISHED = "nelbo.unfinished"
+#: Metadata: the batch that is frozen and not published; empty if there is none.
+UNFINISHED = "nelbo.unfinished"
 
 
 def unfinished_batch(options: ScoreOptions) -> Batch | None:
@@ -50,7 +51,7 @@ def unfinished_batch(options: ScoreOptions) -> Batch | None:
         InputError: there is no such folder.
     """
     ledger = _ledger(options)
-    batch_id = ledger.said().get(_UNFINISHED)
+    batch_id = ledger.said().get(UNFINISHED)
     return ledger.frozen(batch_id) if batch_id else None
 
 
@@ -65,9 +66,9 @@ def freeze_new(options: ScoreOptions, run: Run) -> Batch:
     ledger = _ledger(options)
     with ledger.lock(), tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
         said = ledger.said()
-        if said.get(_UNFINISHED):
+        if said.get(UNFINISHED):
             # Another job has taken it just now; the two share the work.
-            return ledger.frozen(said[_UNFINISHED])
+            return ledger.frozen(said[UNFINISHED])
         known = Known(ledger.rows(), int(said[LISTED])) if said else None
         scan = scan_source(options.images, options, known, options.min_age_s)
         present, new = (Path(aside) / name for name in ("present.parquet", "new.parquet"))
@@ -75,7 +76,7 @@ def freeze_new(options: ScoreOptions, run: Run) -> Batch:
         if not contents:
             return Batch("", 0, 0, scan.n_skipped, scan.n_waiting, scan.n_known, 0)
         batch = keep_batch(scan, contents, contents.with_duplicates(iter_rows(new, ROWS)), options, run)
-        about = manifest_metadata(ledger.root, run, scan.started_ns) | {_UNFINISHED: batch.batch_id}
+        about = manifest_metadata(ledger.root, run, scan.started_ns) | {UNFINISHED: batch.batch_id}
         # A taken file that waits now, touched or being changed, stays known as it was.
         ledger.write(_merged(iter_rows(present, ROWS), ledger.rows_of(scan.waiting)), about)
     return batch
@@ -98,7 +99,7 @@ def unfinished_batches(workspace: Workspace) -> Iterator[str]:
     """Batches of all landing folders whose manifests are still needed."""
     for path in workspace.ledger("").parent.glob("*.parquet"):
         try:
-            yield read_metadata(path).get(_UNFINISHED, "")
+            yield read_metadata(path).get(UNFINISHED, "")
         except InputError:
             log.warning("%s cannot be read: the next run on that folder will say so", path)
 
@@ -230,7 +231,7 @@ def _close(options: ScoreOptions, batch_id: str, published: Any) -> None:
     ledger = Ledger(workspace, read_metadata(manifest)["nelbo.root"])
     with ledger.lock():
         said = ledger.said()
-        if said.pop(_UNFINISHED, None) != batch_id:
+        if said.pop(UNFINISHED, None) != batch_id:
             # Another job on the same batch was faster.
             return
         # Of the writer's version from now on.
@@ -238,4 +239,4 @@ def _close(options: ScoreOptions, batch_id: str, published: Any) -> None:
         paths = read_table(manifest, ["relative_path"])["relative_path"]
         missing = paths.filter(pc.invert(pc.is_in(paths, published)))
         rows = (table.filter(pc.invert(pc.is_in(table["relative_path"], missing))) for table in ledger.rows())
-        ledger.write(rows, {**said, _UNFINISHED: ""})
+        ledger.write(rows, {**said, UNFINISHED: ""})

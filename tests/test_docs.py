@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -46,6 +47,21 @@ def test_contract_of_flagged_and_calibrations() -> None:
     assert FLAGGED_SCHEMA.names == [*SCORES_SCHEMA.names, "heatmap_png"]
     assert "`heatmap_png`" in CONTRACT
     assert [name for name, _ in columns("calibration scores")] + list(MEASURES) == CALIBRATION_SCHEMA.names
+
+
+def test_contract_of_ledgers(tmp_path: Path) -> None:
+    from flows.ingestion import manifest_metadata
+    from flows.landing import UNFINISHED
+    from flows.run import Run
+    from flows.settings import ScoreOptions
+    from flows.workspace import Workspace
+
+    section = CONTRACT.split("\n## landing\n")[1].split("\n## ")[0]
+    keys = re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
+    run = Run("score", ScoreOptions(images="in"))
+    assert sorted([*keys, *run.metadata]) == sorted([*manifest_metadata("/in", run, 0), UNFINISHED])
+    digits = hashlib.sha256(b"/in").hexdigest()[:16]
+    assert Workspace(tmp_path).ledger("/in") == tmp_path / "landing" / f"l{digits}.parquet"
 
 
 def test_contract_lists_every_reason_and_verdict() -> None:

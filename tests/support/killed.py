@@ -193,9 +193,10 @@ def landed(folder: Path, what: str) -> None:
         Image.new("L", (8, 8), 30 * i).save(path)
         path.write_bytes(path.read_bytes() + what.encode())
         os.utime(path, (1_700_000_000, 1_700_000_000))
-    changed = folder / "early0.png"
-    changed.write_bytes(changed.read_bytes() + what.encode())
-    os.utime(changed, (1_700_000_000, 1_700_000_000))
+    if what == "then":
+        changed = folder / "early0.png"
+        changed.write_bytes(changed.read_bytes() + b"changed")
+        os.utime(changed, (1_700_000_000, 1_700_000_000))
 
 
 def batches(workspace: Path) -> dict[str, list[list[str]]]:
@@ -212,8 +213,8 @@ def landing(workspace: Path, folder: Path, n: int | None) -> dict[str, Any]:
     folder.mkdir()
     landed(folder, "early")
     assert in_fork(lambda: score(workspace, folder, True)) == 0
-    landed(folder, "then")
     expected = contents(folder)
+    landed(folder, "then")
     if n is None:
         codes = two_at_once(lambda: score(workspace, folder, True))
     else:
