@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -177,26 +178,27 @@ def prefect_server(folder: Path, **options: Any) -> Iterator[Prefect]:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The address, as Prefect takes it, of a fresh PostgreSQL that listens on loopback only."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     programs = found[-1].parent if found else Path(shutil.which("initdb") or "initdb").parent
-    # It refuses to run as root.
+    # It refuses to run as root, and another user may not enter the folders of pytest.
     user = "postgres" if os.getuid() == 0 else None
-    folder.mkdir(parents=True)
-    if user:
-        shutil.chown(folder, user)
-    data, port = folder / "data", free_port()
+    port = free_port()
 
-    def call(program: str, *arguments: object) -> None:
-        subprocess.run(
-            [programs / program, *map(str, arguments)], check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL
-        )
+    with tempfile.TemporaryDirectory(prefix="nelbo-postgresql-") as aside:
+        if user:
+            shutil.chown(aside, user)
+        data = f"{aside}/data"
 
-    call("initdb", "-D", data, "-U", "nelbo", "--auth=trust", "--no-sync")
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync=off"
-    call("pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
-    try:
-        yield f"postgresql+asyncpg://nelbo@127.0.0.1:{port}/postgres"
-    finally:
-        call("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        def call(program: str, *arguments: str) -> None:
+            command = [programs / program, "-D", data, *arguments]
+            subprocess.run(command, check=True, user=user, cwd=aside, stdout=subprocess.DEVNULL)
+
+        call("initdb", "-U", "nelbo", "--auth=trust", "--no-sync")
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync=off"
+        call("pg_ctl", "-w", "-l", f"{aside}/log", "-o", options, "start")
+        try:
+            yield f"postgresql+asyncpg://nelbo@127.0.0.1:{port}/postgres"
+        finally:
+            call("pg_ctl", "-m", "immediate", "stop")
