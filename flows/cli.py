@@ -169,6 +169,12 @@ def score(
         float | None, typer.Option("--fdr", help="Count the images that may be listed at this false discovery rate.")
     ] = None,
     batch_id: BatchId = None,
+    runner: Annotated[
+        str | None, typer.Option("--runner", help="Where shards are scored: local or dask. [default: local]")
+    ] = None,
+    dask_address: Annotated[
+        str | None, typer.Option("--dask-address", help="With --runner dask: tcp://host:8786 of its scheduler.")
+    ] = None,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any is found.")] = False,
     root: Root = None,
     workspace: WorkspacePath = None,
@@ -188,6 +194,8 @@ def score(
         "uncalibrated": uncalibrated,
         "fdr": fdr,
         "batch_id": batch_id,
+        "runner": runner,
+        "dask_address": dask_address,
         "root": root,
         "workspace": workspace,
     }

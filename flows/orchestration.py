@@ -13,6 +13,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from flows.calibration import recalibrate
+from flows.cluster import carry_out
 from flows.compaction import compact_workspace
 from flows.errors import bad_input
 from flows.ingestion import ingest_batch
@@ -84,7 +85,7 @@ def _make_flow(
     """A flow whose flat keyword parameters are the fields of `kind`, with their types and defaults."""
 
     def run(**parameters: Any) -> dict[str, Any]:
-        return composition(check_options(kind, parameters), PrefectRunner())
+        return carry_out(composition, check_options(kind, parameters), PrefectRunner(), _task)
 
     signature = [
         inspect.Parameter(
