@@ -3,6 +3,7 @@
 Workers get paths, ids and options, never images or credentials: they read and write the workspace themselves.
 """
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -166,17 +167,30 @@ def _connect(address: str, in_flow: bool) -> Iterator["Client"]:
     # The first of these sends Prefect tasks, too, and with them the flow run that they belong to.
     kind = PrefectDaskClient if in_flow else distributed.Client
     try:
+        asyncio.run(_knock(address))
         with warnings.catch_warnings():
             # Of other versions: looked into below.
             warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
             client = kind(address, timeout=_ANSWER_S, set_as_default=False)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        # The last two: without certificates for tls://, and with a protocol of another version.
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
-            f"no Dask scheduler answers at {address} ({type(error).__name__}). "
+            f"no Dask scheduler answers at {address} ({why}). "
             "Start one (dask scheduler), check the address, or score here with --runner local."
         ) from error
     with client:
         yield client
+
+
+async def _knock(address: str) -> None:
+    """Shake hands with a scheduler; the client itself waits for ever where a port is open and nobody speaks Dask."""
+    from distributed import Security
+    from distributed.comm import connect
+
+    arguments = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=_ANSWER_S, **arguments), _ANSWER_S)
+    comm.abort()
 
 
 def _check(client: "Client", options: ScoreOptions) -> None:
@@ -191,7 +205,7 @@ def _check(client: "Client", options: ScoreOptions) -> None:
         raise UsageError(f"the Dask scheduler at {address} has no workers. Start some: dask worker {address}")
     try:
         _compare(f"the Dask scheduler at {address}", client.run_on_scheduler(_versions))
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise _not_installed(f"the Dask scheduler at {address}", error) from error
     for worker, found in _ask(client, workers, _versions):
         _compare(worker, found)
@@ -233,15 +247,16 @@ def _ask(
     answers = client.run(question, *args, workers=list(workers), on_error="return")
     for address, answer in answers.items():
         name = f"the Dask worker at {address}"
-        if isinstance(answer, ModuleNotFoundError):
-            raise _not_installed(name, answer) from answer
-        if isinstance(answer, Exception):
+        if isinstance(answer, OSError):
             raise answer
+        if isinstance(answer, Exception):
+            # The scheduler passes on what a worker cannot import as a text.
+            raise _not_installed(name, answer) from answer
         yield name, answer
 
 
-def _not_installed(where: str, error: ModuleNotFoundError) -> UsageError:
-    return UsageError(f"{where} has no nelbo ({error}). Install there what is installed here.")
+def _not_installed(where: str, error: Exception) -> UsageError:
+    return UsageError(f"{where} cannot run nelbo ({error}). Install there what is installed here.")
 
 
 def _compare(where: str, found: Mapping[str, str]) -> None:

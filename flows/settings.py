@@ -64,7 +64,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 def _scheduler_address(text: str) -> str:
     if re.fullmatch(r"(tcp|tls)://[^/@\s]+:\d+", text) is None:
-        raise ValueError("expected tcp://host:8786 or tls://host:8786")
+        raise UsageError(f"dask_address={text}: expected tcp://host:8786, or tls://host:8786.")
     return text
 
 
