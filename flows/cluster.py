@@ -64,9 +64,9 @@ def carry_out(
     Raises:
         UsageError: the cluster cannot be reached, or cannot do this work.
     """
-    address = getattr(options, "dask_address", None)
-    if not isinstance(options, ScoreOptions) or address is None:
+    if not isinstance(options, ScoreOptions) or options.dask_address is None:
         return composition(options, here)
+    address = options.dask_address
     workspace = Workspace.at(options.workspace)
     # No model is said before anything is written or anybody is asked.
     workspace.model(options.model)

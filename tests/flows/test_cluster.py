@@ -91,28 +91,29 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(workspace: Path) -> list[dict[str, Any]]:
-    (path,) = workspace.glob("scores/*/*/scores.parquet")
+@pytest.fixture(scope="module")
+def workspace(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all batches here, so that each process loads its model once."""
+    return Path(shutil.copytree(trained[0], tmp_path_factory.mktemp("shared") / "workspace"))
+
+
+def rows(workspace: Path, batch_id: str) -> list[dict[str, Any]]:
+    (path,) = workspace.glob(f"scores/*/batch_id={batch_id}/scores.parquet")
     return read_table(path).drop_columns(["run_id", "scored_at_utc"]).to_pylist()
 
 
 @pytest.fixture(scope="module")
-def here(trained: Trained, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def here(workspace: Path, batch: Path) -> list[dict[str, Any]]:
     """Rows of the run on this machine."""
-    workspace = Path(shutil.copytree(trained[0], tmp_path_factory.mktemp("here") / "workspace"))
-    execute("score", ScoreOptions(images=str(batch), workspace=str(workspace), shard_size=6), prefect=False)
-    found = rows(workspace)
+    local = ScoreOptions(images=str(batch), workspace=str(workspace), batch_id="here", shard_size=6)
+    execute("score", local, prefect=False)
+    found = rows(workspace, "here")
     assert len(found) == N
     assert {row["verdict"] for row in found} == {"normal", "anomalous", "not_scored"}
     return found
 
 
-@pytest.fixture
-def workspace(trained: Trained, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-
-
-def options(batch: Path, workspace: Path | str, dask: DaskCluster, **more: Any) -> ScoreOptions:
+def options(batch: Path, workspace: Path, dask: DaskCluster, **more: Any) -> ScoreOptions:
     place = {"images": str(batch), "workspace": str(workspace), "runner": "dask", "dask_address": dask.address}
     return ScoreOptions(**{"shard_size": 6, **place, **more})
 
@@ -130,12 +131,10 @@ def test_the_same_rows_and_one_model_a_worker(
     monkeypatch.chdir(workspace.parent)
     images = os.path.relpath(batch)
     at = ["--workspace", "workspace", "--set", "shard_size=6", "--runner", "dask", "--dask-address", dask.address]
-    before = sum(loaded(dask))
-    for _ in range(2):
-        code, _, err = nelbo("score", images, *at, "--no-prefect", "--json")
+    for batch_id in ("first", "second"):
+        code, _, err = nelbo("score", images, *at, "--batch-id", batch_id, "--no-prefect", "--json")
         assert (code, err) == (0, "")
-        assert rows(workspace) == here
-    assert before == 0
+        assert rows(workspace, batch_id) == here
     assert loaded(dask) == [1, 1]
     assert not [path for path in (workspace / "_staging").rglob("*") if path.is_file()]
 
@@ -145,10 +144,10 @@ def loaded(dask: DaskCluster) -> list[int]:
         return sorted(client.run(loads).values())
 
 
-def first_shards(workspace: Path, n: int) -> list[Path]:
+def first_shards(workspace: Path, batch_id: str, n: int) -> list[Path]:
     """The first n shards that are finished, when they are there."""
     deadline = time.monotonic() + 60
-    while len(found := list(workspace.glob("_staging/shards.*/[!.]*.parquet"))) < n:
+    while len(found := list(workspace.glob(f"_staging/shards.*.{batch_id}/[!.]*.parquet"))) < n:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return found
@@ -162,17 +161,17 @@ def test_a_worker_killed_in_the_middle(
     killed = []
 
     def kill() -> None:
-        killed.append(len(first_shards(workspace, 1)))
+        killed.append(len(first_shards(workspace, "killed", 1)))
         os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     # Shards of one image: the killer comes in time.
-    result = execute("score", options(batch, workspace, dask, shard_size=1), prefect=False)
+    result = execute("score", options(batch, workspace, dask, batch_id="killed", shard_size=1), prefect=False)
     killer.join()
     assert killed[0] < N
     assert (result["n_images"], result["n_waiting"]) == (N, 0)
-    assert rows(workspace) == here
+    assert rows(workspace, "killed") == here
 
 
 @pytest.mark.slow
@@ -192,11 +191,11 @@ def test_through_prefect(
     quiet = settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path})
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "ERROR")
     with prefect_test_harness(server_startup_timeout=60), quiet:
-        execute("score", options(batch, workspace, dask), prefect=True)
+        execute("score", options(batch, workspace, dask, batch_id="flow"), prefect=True)
         with get_client(sync_client=True) as client:
             (flow_run,) = client.read_flow_runs()
             task_runs = client.read_task_runs()
-    assert rows(workspace) == here
+    assert rows(workspace, "flow") == here
     mapped = [run for run in task_runs if run.name.startswith("score_shards")]
     assert len(mapped) == N // 6
     assert {run.flow_run_id for run in task_runs} == {flow_run.id}
@@ -221,6 +220,7 @@ def test_what_workers_do_not_see(
     on = ["--no-prefect", "--runner", "dask", "--dask-address", dask.address]
     monkeypatch.chdir(workspace.parent)
     # Each process has a folder of its own under this name.
+    on += ["--batch-id", "unseen"]
     elsewhere = nelbo("score", batch, "--workspace", "/proc/self/cwd/workspace", *on)
     assert_refused(elsewhere, "the Dask worker at tcp://127.0.0.1:", "does not see the workspace /proc/self/cwd")
     files = fsspec.filesystem("memory")
@@ -230,7 +230,7 @@ def test_what_workers_do_not_see(
     finally:
         files.rm("/cluster", recursive=True)
     assert_refused(elsewhere, "the Dask worker at tcp://127.0.0.1:", "cannot read a.png of memory://cluster")
-    assert not list(workspace.glob("scores/*/*/*"))
+    assert not list(workspace.glob("manifests/batch_id=unseen"))
     assert not [path for path in (workspace / "_staging").rglob("*") if path.is_file()]
 
 
@@ -269,16 +269,16 @@ def test_other_versions_gpus_no_workers_and_a_lost_scheduler(
         # With one that has a GPU, the other is not asked, and does nothing.
         dask.add_workers(1, "--resources", "GPU=1")
         (gpu,) = [address for address, facts in dask.workers().items() if facts["resources"]]
-        assert nelbo("score", batch, *at, "--set", "shard_size=6")[0] == 0
-        assert rows(workspace) == here
+        assert nelbo("score", batch, *at, "--batch-id", "gpu", "--set", "shard_size=6")[0] == 0
+        assert rows(workspace, "gpu") == here
         with dask.client() as client:
             found = client.run(loads)
         assert found.pop(gpu) == 1
         assert list(found.values()) == [0]
-        killer = threading.Thread(target=lambda: (first_shards(workspace, 1), dask.scheduler.kill()))
+        killer = threading.Thread(target=lambda: (first_shards(workspace, "lost", 1), dask.scheduler.kill()))
         killer.start()
         started = time.monotonic()
-        code, out, err = nelbo("score", batch, *at, "--set", "shard_size=1")
+        code, out, err = nelbo("score", batch, *at, "--batch-id", "lost", "--set", "shard_size=1")
         killer.join()
         assert (code, out) == (1, "")
         (line,) = err.splitlines()
