@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from dask_cluster import DaskCluster
+from dask_cluster import DaskCluster, nothing
 from synthetic import write_images
 
 from flows.cluster import Cluster
@@ -23,7 +23,7 @@ from flows.execution import execute
 from flows.runner import Direct, Runner
 from flows.settings import ScoreOptions, TrainOptions
 
-ROUNDS, TASKS, N = 3, (10, 100), 4000
+ROUNDS, TASKS, N = 3, (10, 100), 2000
 
 
 def main() -> None:
@@ -54,8 +54,14 @@ def median(work: Callable[[], Any]) -> float:
     return statistics.median(timed(work) for _ in range(ROUNDS))
 
 
+def seconds(runner: Runner, n: int) -> float:
+    """Of n tasks that do nothing."""
+    # Workers and threads are warm.
+    runner.map(nothing, [1, 2], [1, 1])
+    return median(lambda: runner.map(nothing, list(range(n)), [1] * n))
+
+
 def tasks(dask: DaskCluster) -> None:
-    """Seconds of n tasks that do nothing, divided by n."""
     from prefect import flow
     from prefect.logging import disable_run_logger
     from prefect.task_runners import ThreadPoolTaskRunner
@@ -64,27 +70,22 @@ def tasks(dask: DaskCluster) -> None:
     from flows.orchestration import PrefectRunner, _task
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
-    def in_flow(runner: Runner, n: int) -> float:
-        # Workers and threads are warm.
-        runner.map(abs, [1, 2], [1, 1])
-        return median(lambda: runner.map(abs, list(range(n)), [1] * n))
+    def in_flow(address: str | None, n: int) -> float:
+        if address is None:
+            return seconds(PrefectRunner(), n)
+        with PrefectDaskClient(address, set_as_default=False) as client:
+            return seconds(Cluster(client, PrefectRunner(), _task), n)
 
-    with (
-        disable_run_logger(),
-        dask.client() as client,
-        PrefectDaskClient(dask.address, set_as_default=False) as prefect_client,
-    ):
-        on_dask = Cluster(client, Direct())
-        on_dask.map(abs, [1, 2], [1, 1])
-        print("| ms a task | " + " | ".join(map(str, TASKS)) + " |\n|---|---|---|")
+    with disable_run_logger(), dask.client() as client:
         kinds: dict[str, Callable[[int], float]] = {
-            "here": lambda n: median(lambda: Direct().map(abs, list(range(n)), [1] * n)),
-            "Dask": lambda n: median(lambda: on_dask.map(abs, list(range(n)), [1] * n)),
-            "Prefect, threads": lambda n: in_flow(PrefectRunner(), n),
-            "Prefect, Dask": lambda n: in_flow(Cluster(prefect_client, PrefectRunner(), _task), n),
+            "here": lambda n: seconds(Direct(), n),
+            "Dask": lambda n: seconds(Cluster(client, Direct()), n),
+            "Prefect, threads": lambda n: in_flow(None, n),
+            "Prefect, Dask": lambda n: in_flow(dask.address, n),
         }
-        for name, seconds in kinds.items():
-            print(f"| {name} | " + " | ".join(f"{1000 * seconds(n) / n:.2f}" for n in TASKS) + " |", flush=True)
+        print("| ms a task | " + " | ".join(map(str, TASKS)) + " |\n|---|---|---|")
+        for name, cost in kinds.items():
+            print(f"| {name} | {' | '.join(f'{1000 * cost(n) / n:.2f}' for n in TASKS)} |", flush=True)
 
 
 def images(folder: Path, dask: DaskCluster) -> None:

@@ -99,3 +99,8 @@ def double(number: int) -> int:
     if number == 3:
         raise UsageError(f"twice {number} is refused")
     return 2 * number
+
+
+def nothing(number: int) -> int:
+    """A step that costs nothing."""
+    return number
