@@ -23,7 +23,7 @@ from flows.execution import execute
 from flows.runner import Direct, Runner
 from flows.settings import ScoreOptions, TrainOptions
 
-ROUNDS, TASKS, N = 3, (10, 100), 2000
+ROUNDS, TASKS, N = 3, (10, 100), 1000
 
 
 def main() -> None:
@@ -104,10 +104,8 @@ def images(folder: Path, dask: DaskCluster) -> None:
 
     print("| where | images/s |\n|---|---|")
     print(f"| here, a decoder a core | {rate(ScoreOptions(**score))} |", flush=True)
-    print(f"| here, one decoder | {rate(ScoreOptions(**score, workers=1))} |", flush=True)
     print(f"| 2 Dask workers, one decoder each | {rate(ScoreOptions(**remote, workers=1))} |", flush=True)
     dask.remove_worker()
-    print(f"| 1 Dask worker, one decoder | {rate(ScoreOptions(**remote, workers=1))} |", flush=True)
     print(f"| 1 Dask worker, a decoder a core | {rate(ScoreOptions(**remote))} |", flush=True)
 
 
