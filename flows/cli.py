@@ -180,6 +180,12 @@ def score(
         float | None,
         typer.Option("--min-age", metavar="SECONDS", help="With --new: younger files wait. [default: 10]"),
     ] = None,
+    runner: Annotated[
+        str | None, typer.Option("--runner", help="Where shards are scored: local or dask. [default: local]")
+    ] = None,
+    dask_address: Annotated[
+        str | None, typer.Option("--dask-address", help="With --runner dask: tcp://host:8786 of its scheduler.")
+    ] = None,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any is found.")] = False,
     root: Root = None,
     workspace: WorkspacePath = None,
@@ -203,6 +209,8 @@ def score(
         "batch_id": batch_id,
         "new": new,
         "min_age_s": min_age,
+        "runner": runner,
+        "dask_address": dask_address,
         "root": root,
         "workspace": workspace,
     }

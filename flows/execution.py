@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flows.cluster import carry_out
 from flows.errors import UsageError
 from flows.runner import Direct
 from flows.settings import Options
@@ -22,7 +23,7 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
         from flows import orchestration
 
         return dict(getattr(orchestration, name)(**options.model_dump()))
-    return _composition(name)(options, Direct())
+    return carry_out(_composition(name), options, Direct())
 
 
 def prefect_api() -> str | None:

@@ -28,6 +28,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
 
 from flows.calibration import recalibrate
+from flows.cluster import carry_out
 from flows.compaction import compact_workspace
 from flows.errors import NotYetError, bad_input, is_transient
 from flows.ingestion import ingest_batch
@@ -171,7 +172,7 @@ def _run(
     context = FlowRunContext.get()
     deployed = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
     try:
-        result = composition(check_options(kind, parameters), PrefectRunner())
+        result = carry_out(composition, check_options(kind, parameters), PrefectRunner(), _task)
     except NotYetError as error:
         if not deployed:
             raise

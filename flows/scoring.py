@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from flows.reporting import Reported, write_report
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import IngestOptions, ScoreOptions
-from flows.shards import Shard, Target, plan_shards
+from flows.shards import Shard, Target, chunks, plan_shards
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ def _score_and_publish(
         started = run.seconds
         try:
             shards = plan_shards(options, target, batch.n_images)
-            n_scored = sum(runner.map(score_shard, shards, [shard.size for shard in shards]))
+            parts = chunks(shards)
+            n_scored = sum(runner.map(score_shards, parts, [sum(shard.size for shard in part) for part in parts]))
             images_per_s = n_scored / (run.seconds - started)
             published = runner.call(publish, shards, run)
         except FileNotFoundError:
@@ -165,6 +167,11 @@ def _calibration_id(workspace: Workspace, model_id: str, options: ScoreOptions) 
             "Calibrate it with: nelbo calibrate --normal DIR, or ask for numbers only with --uncalibrated."
         )
     return calibration.calibration_id
+
+
+def score_shards(shards: Sequence[Shard]) -> int:
+    """Score a few shards, one after the other; how many files were scored now."""
+    return sum(map(score_shard, shards))
 
 
 def score_shard(shard: Shard) -> int:

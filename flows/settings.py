@@ -62,6 +62,12 @@ def duration_s(text: str) -> int:
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
+def _scheduler_address(text: str) -> str:
+    if re.fullmatch(r"(tcp|tls)://[^/@\s]+:\d+", text) is None:
+        raise UsageError(f"dask_address={text}: expected tcp://host:8786, or tls://host:8786.")
+    return text
+
+
 class Options(BaseModel):
     """Base of all options."""
 
@@ -216,6 +222,15 @@ class ScoringSettings(BaseModel):
     drift_batches: int = Field(30, ge=0, le=1000, description="Earlier batches that slow drift is looked for in.")
 
 
+class ClusterSettings(BaseModel):
+    """Where the work of a batch is done."""
+
+    runner: Literal["local", "dask"] = Field("local", description="Where shards are scored.")
+    dask_address: Annotated[str, AfterValidator(_scheduler_address)] | None = Field(
+        None, description="Of a Dask scheduler: tcp://host:8786."
+    )
+
+
 class IngestOptions(Options, DecodingSettings):
     """Of the flow and command ``ingest``."""
 
@@ -246,7 +261,7 @@ class CalibrateOptions(Options, DecodingSettings, CalibrationSettings, LabelSett
     root: Text | None = None
 
 
-class ScoreOptions(Options, DecodingSettings, ScoringSettings):
+class ScoreOptions(Options, DecodingSettings, ScoringSettings, ClusterSettings):
     """Of the flow and command ``score``."""
 
     images: Text
@@ -257,8 +272,17 @@ class ScoreOptions(Options, DecodingSettings, ScoringSettings):
     uncalibrated: bool = False
     batch_id: Text | None = None
     root: Text | None = None
-    runner: Literal["local", "dask"] = Field("local", description="Where shards are scored.")
-    dask_address: Text | None = Field(None, description="Of a Dask scheduler: tcp://host:8786.")
+
+    @model_validator(mode="after")
+    def _cluster(self) -> "ScoreOptions":
+        if self.runner == "dask" and self.dask_address is None:
+            raise UsageError("runner=dask needs the address of a Dask scheduler: --dask-address tcp://host:8786.")
+        if self.runner != "dask" and self.dask_address is not None:
+            raise UsageError(
+                f"dask_address={self.dask_address} goes with runner=dask, not {self.runner}. "
+                "Say --runner dask, or leave the address out."
+            )
+        return self
 
 
 class ReportOptions(Options, DecodingSettings):
@@ -312,6 +336,7 @@ class Settings(
     TrainingSettings,
     CalibrationSettings,
     ScoringSettings,
+    ClusterSettings,
 ):
     """All that a configuration file, the environment or ``--set`` may say."""
 

@@ -328,7 +328,7 @@ def test_prefect_saw_the_runs_and_their_tasks(images: Path, workspace: Path) -> 
     newest = max(flow_runs, key=lambda run: run.created)
     assert newest.parameters["shard_size"] == 10
     names = sorted(re.sub(r"-\w{3}$", "", run.name) for run in task_runs if run.flow_run_id == newest.id)
-    shards = [f"score shard {i} of 3" for i in (1, 2, 3)]
+    shards = [f"score shards {i} of 3" for i in (1, 2, 3)]
     assert names == ["freeze_batch", "publish", *shards, "write_report"]
     (scored,) = (workspace / "scores").glob("*/*")
     ids = [part.partition("=")[2] for part in (scored.name, scored.parent.name)]

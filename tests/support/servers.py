@@ -75,6 +75,14 @@ class Prefect:
     def stop(self) -> None:
         end(self.process)
 
+    def clean_up(self) -> None:
+        """End every process of this environment, flows that their workers have left behind among them."""
+        for process in Path("/proc").glob("[0-9]*"):
+            # Not ours, or gone.
+            with suppress(OSError):
+                if f"PREFECT_HOME={self.folder / 'home'}".encode() in (process / "environ").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+
     def command(self, *line: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment, ``nelbo`` or ``prefect``, to its end."""
         done = subprocess.run(
@@ -175,6 +183,7 @@ def prefect_server(folder: Path, **options: Any) -> Iterator[Prefect]:
         yield server
     finally:
         server.stop()
+        server.clean_up()
 
 
 @contextmanager

@@ -1,0 +1,106 @@
+"""Dask schedulers and workers on this machine for tests, in processes of their own that others cannot reach."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class DaskCluster:
+    """A scheduler on a free port of the loopback, and workers that can be added and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{port}"
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.scheduler = self._start("scheduler", "--port", str(port))
+
+    def add_workers(self, n: int, *arguments: str, path: Path | None = None) -> None:
+        """Start workers of one thread each, which import from `path` first, and wait for the scheduler to know them."""
+        before = len(self.workers())
+        for _ in range(n):
+            place = ["--local-directory", str(self._folder)]
+            self._start("worker", self.address, "--nthreads", "1", *place, *arguments, path=path)
+        deadline = time.monotonic() + 60
+        while len(self.workers()) < before + n:
+            assert all(process.poll() is None for process in self._processes)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def remove_worker(self) -> None:
+        """End the worker that was started last, and wait for the scheduler to know that."""
+        before = len(self.workers())
+        process = self._processes.pop()
+        process.terminate()
+        process.wait(30)
+        deadline = time.monotonic() + 30
+        while len(self.workers()) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def workers(self) -> dict[str, Any]:
+        """What the scheduler says of its workers."""
+        with self.client() as client:
+            return dict(client.scheduler_info()["workers"])
+
+    def client(self) -> Any:
+        """A client of the test's own."""
+        from distributed import Client
+
+        return Client(self.address, timeout=30, set_as_default=False)
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the workers, by address."""
+        with self.client() as client:
+            return dict(client.run(os.getpid))
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in reversed(self._processes):
+            # A nanny ends its worker when it is asked to, and not when it is killed.
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _start(self, kind: str, *arguments: str, path: Path | None = None) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "dask", kind, "--host", "127.0.0.1", *arguments]
+        paths = [path, os.environ.get("PYTHONPATH"), Path(__file__).parent]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(one) for one in paths if one)}
+        with (self._folder / f"{kind}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "--no-dashboard"], stdout=log, stderr=log, cwd=self._folder, env=environment
+            )
+        self._processes.append(process)
+        return process
+
+
+def loads() -> int:
+    """How often this process has loaded a model."""
+    from flows.models import _load
+
+    return _load.cache_info().misses
+
+
+def double(number: int) -> int:
+    """A step that refuses 3."""
+    from flows.errors import UsageError
+
+    if number == 3:
+        raise UsageError(f"twice {number} is refused")
+    return 2 * number
+
+
+def nothing(number: int) -> int:
+    """A step that costs nothing."""
+    return number
