@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ INSTALLATION = ["python3.11 -m venv .venv && . .venv/bin/activate", "pip install
 
 #: A flow that is alive and works on something that takes long.
 SLEEPER = """
-import time
 from prefect import flow
 
 @flow
@@ -79,7 +77,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prefect
 def test_every_command_works(newcomer: tuple[Prefect, str]) -> None:
     server, printed = newcomer
     assert "Flow run finished successfully" in printed
-    (first,) = server.runs("score/hourly")[:1]
+    (first,) = (run for run in server.runs("score/hourly") if not run["auto_scheduled"])
     assert (first["state_type"], first["name"].partition(" with ")[1]) == ("COMPLETED", " with ")
     (started,) = wait_for(lambda: server.runs("score/on-landing"), "the run that the event starts", 60)
     # The first run has taken all there is.
@@ -114,11 +112,9 @@ def test_the_automations_do_what_they_say(newcomer: tuple[Prefect, str], tmp_pat
     wait_for(beats, "its heartbeat", 60)
     killed.kill()
     killed.wait()
-    before = time.monotonic()
     server.command("prefect", "event", "emit", "nelbo.drift.detected", "--resource-id", "nelbo.batch.b1")
     wait_for(lambda: [run for run in server.runs("train/weekly") if not run["auto_scheduled"]], "a candidate", 60)
     wait_for(lambda: of_flow(server, "sleeper")["state_type"] == "CRASHED", "the crash to be seen", 150)
-    assert time.monotonic() - before > 5
 
 
 def of_flow(server: Prefect, name: str) -> Any:

@@ -118,10 +118,15 @@ class Prefect:
 
     def call(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """An answer; SQLite, busy with something else, is asked again, as Prefect's own client does."""
-        for _ in range(30):
-            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30, auth=self._auth)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
+        for left in reversed(range(30)):
+            try:
+                answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30, auth=self._auth)
+            except httpx.TransportError:
+                if not left:
+                    raise
+            else:
+                if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                    break
             time.sleep(1)
         return answer
 
