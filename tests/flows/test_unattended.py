@@ -236,7 +236,7 @@ def test_served_without_a_pool(trained: Trained, landed: Path, direct: list[dict
         assert sqlite.ended(sqlite.submit("score/hourly"))["state_type"] == "COMPLETED"
         assert_published_once(workspace, direct)
         serving.send_signal(signal.SIGINT)
-        out, err = serving.communicate(timeout=60)
+        out, err = serving.communicate(timeout=180)
         assert "score/on-landing" in out
         assert "train/weekly is left out: it needs --normal" in err
         assert all(deployment["paused"] for deployment in sqlite.ask("deployments/filter"))
