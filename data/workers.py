@@ -22,6 +22,8 @@ COMMAND = (sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("d
 _SET_PIPE_SIZE, _PIPE_BYTES = 1031, 1 << 20
 #: Bytes of questions that are sent before an answer is read: any pipe takes them, so neither side waits for the other.
 _AT_ONCE = 1 << 15
+#: Processes that are started before it is given up, where each is killed before it is ready.
+_STARTS = 5
 #: Memory that the decoder has freed stays its own for the next image, up to 64 MiB: getting it anew costs a tenth.
 KEEP = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 
@@ -88,6 +90,22 @@ class Worker:
         self._disconnect()
 
     def _start(self) -> None:
+        """Start a process and wait until it is ready; one that was killed meanwhile says nothing of the next one."""
+        for left in reversed(range(_STARTS)):
+            self._spawn()
+            try:
+                read_message(self._answers)
+            except EOFError:
+                self.close()
+                if left and self._process.returncode < 0:
+                    continue
+                raise RuntimeError(
+                    f"the decoder does not start: {' '.join(COMMAND)} ended with status {self._process.returncode}. "
+                    "Run that command to see why."
+                ) from None
+            return
+
+    def _spawn(self) -> None:
         # numpy's threads would take address space, and there is nothing here for them to do.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", **KEEP}
         questions, self._questions = os.pipe()
@@ -102,14 +120,6 @@ class Worker:
         _open.add(self)
         with contextlib.suppress(OSError):
             fcntl(self._questions, _SET_PIPE_SIZE, _PIPE_BYTES)
-        try:
-            read_message(self._answers)
-        except EOFError:
-            self.close()
-            raise RuntimeError(
-                f"the decoder does not start: {' '.join(COMMAND)} ended with status {self._process.returncode}. "
-                "Run that command to see why."
-            ) from None
 
     def _disconnect(self) -> None:
         os.close(self._questions)

@@ -118,17 +118,19 @@ def test_a_worker_killed_between_images_is_replaced(tmp_path: Path) -> None:
 def test_workers_killed_at_any_time_lose_nothing(tmp_path: Path) -> None:
     files = pictures(tmp_path, 200)
     levels(files[:1], workers=1)
-    stop = threading.Event()
+    stop, kills = threading.Event(), list[float]()
 
     def kill() -> None:
-        while not stop.wait(0.5):
+        # Longer than one takes to start on a busy machine, or none would ever be ready.
+        while not stop.wait(1.5):
+            kills.append(time.monotonic())
             for worker in list(workers._open):
                 os.kill(worker.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        for _ in range(6):
+        while len(kills) < 5:
             assert levels(files, workers=2) == (list(range(200)), [None] * 200)
     finally:
         stop.set()
@@ -204,6 +206,19 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_decoder_that_is_killed_while_it_starts_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.close_all()
+    mark = tmp_path / "started"
+    once = f"import os, sys; os.path.exists({str(mark)!r}) or (open({str(mark)!r}, 'x'), os.kill(os.getpid(), 9))"
+    command = f"{once}; os.execv(sys.executable, {list(workers.COMMAND)!r})"
+    monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-W", "ignore", "-c", command))
+    assert levels(pictures(tmp_path, 3), workers=1) == ([0, 1, 2], [None] * 3)
+    assert mark.exists()
+    workers.close_all()
 
 
 def test_a_decoder_that_cannot_start_is_no_fault_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

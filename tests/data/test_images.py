@@ -222,7 +222,7 @@ def stored(content: bytes, path: Path, preprocessing: Preprocessing = RGB) -> np
         ("GIF", Image.new("P", (20, 20), 0), {"transparency": 0}, (0, 0, 0)),
         ("PPM", Image.new("1", (20, 20), 1), {}, (255, 255, 255)),
     ],
-    ids=str,
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
 )
 def test_colours_as_a_person_sees_them(
     tmp_path: Path, kind: str, picture: Image.Image, options: dict[str, object], colour: tuple[int, int, int]
