@@ -9,14 +9,17 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
 
+# Two files at a time; the fast ones first.
+PARALLEL := --numprocesses=2 --dist=loadfile
 test: .venv/test.installed
-	PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 $(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 # All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers.
 BACKENDS := tensorflow jax
 test-backends: .venv/test.installed
 	for backend in $(BACKENDS); do \
-	    KERAS_BACKEND=$$backend JAX_ENABLE_X64=1 $(BIN)/pytest tests/vae_core vae_core || exit 1; \
+	    KERAS_BACKEND=$$backend JAX_ENABLE_X64=1 $(BIN)/pytest $(PARALLEL) tests/vae_core vae_core || exit 1; \
 	done
 
 check: .venv/check.installed .venv/test.installed

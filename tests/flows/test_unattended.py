@@ -233,6 +233,10 @@ def test_served_without_a_pool(trained: Trained, landed: Path, direct: list[dict
     try:
         wait_for(lambda: sqlite.ask("deployments/filter"), "the deployments")
         wait_for(lambda: len(sqlite.ask("deployments/filter")) == 4, "all of them")
+        # Nothing to report yet: said, and no failure.
+        early = sqlite.ended(sqlite.submit("report/daily"))
+        assert (early["state_type"], early["state_name"]) == ("COMPLETED", "Skipped")
+        assert "no batch is scored yet" in early["state"]["message"]
         assert sqlite.ended(sqlite.submit("score/hourly"))["state_type"] == "COMPLETED"
         assert_published_once(workspace, direct)
         serving.send_signal(signal.SIGINT)
