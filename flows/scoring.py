@@ -121,7 +121,8 @@ def _tell(result: dict[str, Any], reported: Reported, options: ScoreOptions, run
     findings = result["drift"]["findings"] if result["drift"] else []
     lines = [f"# {reported.headline}", result["promise"] or "", *findings]
     links = [
-        f"* {name}: [{path}]({Path(path).as_uri() if '://' not in path else path})" for name, path in paths.items()
+        f"* {name}: [{path}]({Path(path).absolute().as_uri() if '://' not in path else path})"
+        for name, path in paths.items()
     ]
     runner.show("report", "\n\n".join(filter(None, [*lines, "\n".join(links)])))
     if reported.histogram:
