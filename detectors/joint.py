@@ -128,7 +128,7 @@ def _interpolate(x: Array, knots: Array, values: Array) -> Array:
     left = np.clip(np.searchsorted(knots, x, "right") - 1, 0, len(knots) - 1)
     right = np.minimum(left + 1, len(knots) - 1)
     width = np.where(right > left, knots[right] - knots[left], 1.0)
-    share = np.clip((x - knots[left]) / width, 0, 1)
+    share = (np.clip(x, knots[left], knots[right]) - knots[left]) / width
     return (1 - share) * values[left] + share * values[right]
 
 

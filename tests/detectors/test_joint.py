@@ -13,6 +13,8 @@ values = st.lists(st.integers(-3, 3).map(float) | st.floats(-1e3, 1e3), min_size
 
 @given(values, values)
 @example([0.0] * 11 + [-1.0] * 10 + [-2.225073858507e-311], [0.0] * 20 + [-2.2250738585e-313])
+@example([0.0] * 11 + [1.0] * 9 + [2.2250738585e-313], [0.0] * 20 + [-1.0])
+@example([0.0] * 10 + [1.0] * 10 + [2.2250738585e-313], [0.0] * 20 + [-1.0, 5.0])
 def test_a_tail_never_rises_and_is_a_probability(reference: list[float], scores: list[float]) -> None:
     log_p = Tail(reference).log_p(np.sort(scores))
     assert (log_p <= 0).all()

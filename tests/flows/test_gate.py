@@ -79,8 +79,9 @@ def test_an_equal_candidate_is_promoted(held_out: Path, workspace: Path, trained
     (event,) = listener.events
     assert event == (
         "nelbo.model.promoted",
-        result["model_id"],
+        f"model.{result['model_id']}",
         {
+            "model_id": result["model_id"],
             "workspace": str(workspace),
             "calibration_id": result["calibration_id"],
             "replaces": trained[1]["model_id"],
