@@ -255,7 +255,9 @@ def test_other_versions_gpus_no_workers_and_a_lost_scheduler(
     (tmp_path / "old" / "keras-3.0.0.dist-info").mkdir(parents=True)
     (tmp_path / "old" / "keras-3.0.0.dist-info" / "METADATA").write_text("Name: keras\nVersion: 3.0.0\n")
     (tmp_path / "none" / "flows").mkdir(parents=True)
-    (tmp_path / "none" / "flows" / "__init__.py").touch()
+    # As where nelbo is not installed; an editable installation would find a module that is only left out.
+    missing = """raise ModuleNotFoundError("No module named 'flows.cluster'")"""
+    (tmp_path / "none" / "flows" / "__init__.py").write_text(missing)
     (tmp_path / "dask").mkdir()
     dask = DaskCluster(tmp_path / "dask")
     at = ["--workspace", workspace, "--no-prefect", "--runner", "dask", "--dask-address", dask.address]
