@@ -9,11 +9,11 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
 
-# Two files at a time; the fast ones first.
+# Fast tests first, two files at a time; then real training, servers and browsers, which need the machine for themselves.
 PARALLEL := --numprocesses=2 --dist=loadfile
 test: .venv/test.installed
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
-	$(BIN)/pytest $(PARALLEL) -m slow
+	$(BIN)/pytest -m slow
 
 # All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers.
 BACKENDS := tensorflow jax
