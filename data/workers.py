@@ -25,7 +25,7 @@ _AT_ONCE = 1 << 15
 #: Processes that are started before it is given up, where each is killed before it is ready.
 _STARTS = 5
 #: Memory that the decoder has freed stays its own for the next image, up to 64 MiB: getting it anew costs a tenth.
-KEEP = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
+_KEEP = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 
 
 class Request(NamedTuple):
@@ -107,7 +107,7 @@ class Worker:
 
     def _spawn(self) -> None:
         # numpy's threads would take address space, and there is nothing here for them to do.
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", **KEEP}
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", **_KEEP}
         questions, self._questions = os.pipe()
         self._reader, answers = os.pipe()
         # The descriptor is closed as such: in a forked child the file object may be locked for ever.

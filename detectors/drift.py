@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import betabinom, ks_2samp
+from scipy.stats import ks_2samp
 
 from detectors.checks import check_scores
+from detectors.promise import false_alarm_probability
 
 #: Share of the capital that the martingale spreads anew over its three bets before each score.
 JUMP = 0.01
@@ -229,18 +230,11 @@ def _flagged(batch: NDArray[np.float64], calibration: NDArray[np.float64], thres
     """
     m, n, n_flagged = len(batch), len(calibration), int((batch > threshold).sum())
     above, at_least = int((calibration > threshold).sum()), int((calibration >= threshold).sum())
-    few = _tail(range(int((batch >= threshold).sum()) + 1), m, n, min(above + 1, at_least))
-    many = _tail(range(n_flagged, m + 1), m, n, max(above + 1, at_least))
+    few = false_alarm_probability(range(int((batch >= threshold).sum()) + 1), m, n, min(above + 1, at_least))
+    many = false_alarm_probability(range(n_flagged, m + 1), m, n, max(above + 1, at_least))
     expected = m * (above + 1) / (n + 1)
     p_value = min(1.0, 2 * min(few, many))
     return _Finding(FLAGGED, p_value, f"{n_flagged} of {m} images flagged, {expected:.1f} expected")
-
-
-def _tail(counts: range, m: int, n: int, rank: int) -> float:
-    """P(K in counts), K of m fresh scores lying above the calibration score that is `rank`-th from the top of n."""
-    if not 0 < rank <= n:
-        return float((m if rank else 0) in counts)
-    return min(1.0, float(betabinom.pmf(np.arange(counts.start, counts.stop), m, rank, n + 1 - rank).sum()))
 
 
 def _slow_change(

@@ -8,11 +8,11 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import betabinom, binom
+from scipy.stats import binom
 
 from detectors.checks import check_pairs
 from detectors.delong import delong_test
-from detectors.promise import n_above
+from detectors.promise import false_alarm_probability, n_above
 from detectors.threshold import Threshold
 from detectors.verdict import verdicts
 
@@ -160,8 +160,8 @@ def _tail(alarms: NDArray[np.bool_], threshold: Threshold) -> float:
     if threshold.fpr is None:
         return 0.0
     m, n = len(alarms), threshold.n_calibration
-    j = n_above(n, threshold.fpr, threshold.confidence)
-    return min(1.0, float(betabinom.pmf(np.arange(alarms.sum(), m + 1), m, j, n + 1 - j).sum()))
+    rank = n_above(n, threshold.fpr, threshold.confidence)
+    return false_alarm_probability(range(int(alarms.sum()), m + 1), m, n, rank)
 
 
 def _auroc(truth: NDArray[np.int64], candidate: Judged, serving: Judged) -> Finding:

@@ -9,8 +9,9 @@ Source: Vovk 2012, "Conditional validity of inductive conformal predictors", sec
 import bisect
 import math
 
+import numpy as np
 from scipy.special import betainc
-from scipy.stats import beta
+from scipy.stats import beta, betabinom
 
 from detectors.errors import CalibrationError
 from detectors.interval import Interval
@@ -109,3 +110,16 @@ def check_rates(fpr: float, confidence: float | None = None) -> None:
         raise ValueError(f"fpr={fpr}: expected a rate between {MIN_FPR:g} and 1, for example 0.05")
     if confidence is not None and not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: expected a number between 0 and 1, for example 0.95")
+
+
+def false_alarm_probability(counts: range, m: int, n: int, rank: int) -> float:
+    """P(K in counts), K of m fresh normal scores above the calibration score that is `rank`-th from the top of n.
+
+    K is beta-binomial (m, rank, n + 1 - rank), whatever the scores' distribution, if it is continuous.
+
+    >>> round(false_alarm_probability(range(1, 2), 1, 99, 5), 6)
+    0.05
+    """
+    if not 0 < rank <= n:
+        return float((m if rank else 0) in counts)
+    return min(1.0, float(betabinom.pmf(np.arange(counts.start, counts.stop), m, rank, n + 1 - rank).sum()))

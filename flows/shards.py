@@ -15,7 +15,7 @@ from flows.workspace import Workspace
 #: Columns of the manifest that a shard's rows depend on.
 _CONTENT = ("relative_path", "image_id", "size_bytes", "label", "width_px", "height_px", "reason")
 
-#: Pieces of work that a batch is cut into at most. Each is a task run: up to 0.15 s, and 20 kB of Prefect's database.
+#: Pieces of work that a batch is cut into at most. Each is a task run: half a second, 20 kB of Prefect's database.
 _MAX_CHUNKS = 100
 
 
