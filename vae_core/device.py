@@ -1,5 +1,6 @@
 """The choices that depend on backend and device."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,9 @@ from contextlib import contextmanager
 import keras
 
 from vae_core.config import TrainConfig
+
+#: Of <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def jit_compile() -> bool | str:
@@ -20,6 +24,18 @@ def jit_compile() -> bool | str:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc, where it is the C library, keep freed memory for the next step instead of handing it back.
+
+    By default an array above 32 MB comes fresh from the system, page by page, in every step: where the CPU is
+    virtual that takes longer than the arithmetic. The process stays as large as it once was.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from keras import ops
 
 from vae_core.architecture import build_decoder, build_encoder
 from vae_core.config import TrainConfig, VAEConfig
+from vae_core.device import keep_freed_memory
 from vae_core.layers import Sampling, make_likelihood, reparameterise
 from vae_core.likelihoods import Tensor, sum_per_image
 from vae_core.objective import kl_divergence, kl_per_latent, rate_map
@@ -23,6 +24,7 @@ class VAE(keras.Model):
 
     def __init__(self, config: VAEConfig, seed: int = 0, objective: TrainConfig | None = None) -> None:
         super().__init__(name="vae")
+        keep_freed_memory()
         self.config = config
         self.objective = objective or TrainConfig()
         self.likelihood = make_likelihood(config)
