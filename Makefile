@@ -39,7 +39,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/demo.installed: EXTRAS := cpu,demo
-.venv/test.installed: EXTRAS := cpu,jax,demo,cluster,test
+.venv/test.installed: EXTRAS := cpu,jax,demo,cluster,dashboard,test
 .venv/check.installed: EXTRAS := check
 .venv/%.installed: pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) '.[$(EXTRAS)]'

@@ -235,6 +235,22 @@ def report(
 
 
 @app.command()
+def dashboard(
+    workspace: WorkspacePath = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; others than this machine need a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8501,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Serve the web pages over the workspace, until stopped."""
+    from flows.dashboard.server import serve_dashboard
+
+    serve_dashboard(str(_workspace(workspace, config, assignments).root), host, port)
+
+
+@app.command()
 def prune(
     older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="Such as 90d, 12h or 4w.")],
     apply: Annotated[bool, typer.Option("--apply", help="Delete; without it, only say what would be.")] = False,

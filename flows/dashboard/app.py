@@ -1,0 +1,35 @@
+"""The script that Streamlit runs for each visitor: who may see the pages, and which there are."""
+
+import sys
+from functools import partial
+
+import streamlit as st
+
+from flows.dashboard import batch, compare, image, overview, review
+from flows.dashboard.tables import Tables
+from flows.workspace import Workspace
+
+
+@st.cache_resource
+def tables() -> Tables:
+    """One connection for all visitors; the workspace is the command line's, so no visitor can name another."""
+    return Tables(Workspace.at(sys.argv[1]))
+
+
+def main() -> None:
+    """Draw the page that the address names."""
+    st.set_page_config("nelbo", layout="wide")
+    pages = [
+        st.Page(partial(page.draw, tables()), title=title, url_path=path, default=path == "overview")
+        for page, title, path in (
+            (overview, "Overview", "overview"),
+            (batch, "Batch", "batch"),
+            (image, "Image", "image"),
+            (review, "Review", "review"),
+            (compare, "Compare", "compare"),
+        )
+    ]
+    st.navigation(pages).run()
+
+
+main()
