@@ -24,6 +24,8 @@ INSTALLATION = ["python3.11 -m venv .venv && . .venv/bin/activate", "pip install
 
 #: A flow that is alive and works on something that takes long.
 SLEEPER = """
+import time
+
 from prefect import flow
 
 @flow
