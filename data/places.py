@@ -85,9 +85,16 @@ def modified(place: Place) -> float:
     return place.fs.modified(place.path).timestamp()
 
 
-def upload(source: Path, target: UPath) -> None:
-    """Put a local file under its key in one completed upload: before that, readers see what was there."""
-    target.fs.put_file(str(source), target.path)
+def upload(source: Path, target: UPath, exclusive: bool = False) -> None:
+    """Put a local file under its key in one completed upload: before that, readers see what was there.
+
+    Args:
+        exclusive: only where there is nothing; the store decides between two that upload at once.
+
+    Raises:
+        FileExistsError: there was something.
+    """
+    target.fs.put_file(str(source), target.path, **({"mode": "create"} if exclusive else {}))
 
 
 def publish_folder(unfinished: Path, folder: Place) -> None:

@@ -33,14 +33,16 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def atomic_path(target: Place, staging: Place | None = None) -> Iterator[Path]:
+def atomic_path(target: Place, staging: Place | None = None, exclusive: bool = False) -> Iterator[Path]:
     """A local path to write to that becomes `target` when the block ends well, and vanishes when it does not.
 
     Args:
         target: the file to make or replace; its folder is made. An object is uploaded when the block ends.
         staging: a folder on the same file system for the unfinished file; by default the target's own.
+        exclusive: make it and never replace it, whoever else makes it at the same time.
 
     Raises:
+        FileExistsError: `target` was to be made only, and is there.
         SpaceError: the block or the move found no space left.
     """
     if not isinstance(target, Path):
@@ -48,7 +50,7 @@ def atomic_path(target: Place, staging: Place | None = None) -> Iterator[Path]:
             unfinished = Path(aside) / target.name
             with _space_for(target, unfinished):
                 yield unfinished
-            upload(unfinished, target)
+            upload(unfinished, target, exclusive)
         return
     folder = staging if isinstance(staging, Path) else target.parent
     unfinished = folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
@@ -59,7 +61,11 @@ def atomic_path(target: Place, staging: Place | None = None) -> Iterator[Path]:
             yield unfinished
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
-            unfinished.replace(target)
+            if exclusive:
+                # Unlike a rename, a second name for a file is refused where there is one already.
+                target.hardlink_to(unfinished)
+            else:
+                unfinished.replace(target)
             _sync_folder(target.parent)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -148,7 +154,11 @@ class TableWriter:
 
 @contextmanager
 def table_writer(
-    target: Place, schema: pa.Schema, metadata: Mapping[str, str] | None = None, staging: Place | None = None
+    target: Place,
+    schema: pa.Schema,
+    metadata: Mapping[str, str] | None = None,
+    staging: Place | None = None,
+    exclusive: bool = False,
 ) -> Iterator[TableWriter]:
     """A Parquet file that grows by rows and becomes `target` when the block ends well; see `atomic_path`.
 
@@ -164,7 +174,7 @@ def table_writer(
     >>> read_table(target)["n"].to_pylist()
     [1, 2, 3]
     """
-    with atomic_path(target, staging) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(target, staging, exclusive) as unfinished, unfinished.open("wb") as file:
         writer = TableWriter(file, target.name, schema, metadata or {})
         try:
             yield writer
@@ -180,14 +190,15 @@ def write_table(
     schema: pa.Schema,
     metadata: Mapping[str, str] | None = None,
     staging: Place | None = None,
+    exclusive: bool = False,
 ) -> Place:
-    """Write `table` to `target` as one Parquet file (zstd) of exactly `schema`, atomically.
+    """Write `table` to `target` as one Parquet file (zstd) of exactly `schema`, atomically; see `atomic_path`.
 
     Args:
         table: its columns in any order; a missing, further or ill-typed one is a ValueError.
         metadata: texts kept in the file beside the schema version.
     """
-    with table_writer(target, schema, metadata, staging) as writer:
+    with table_writer(target, schema, metadata, staging, exclusive) as writer:
         writer.write(table)
     return target
 
