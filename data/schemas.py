@@ -148,3 +148,23 @@ RUNS_SCHEMA = pa.schema(
         ("drift_p_value", pa.float64()),
     ]
 )
+
+#: What a reviewer makes of an image: the same words as the verdicts that they confirm or overrule.
+DECISIONS = ("normal", "anomalous")
+
+#: One row for each decision of a person on a flagged image.
+REVIEWS_SCHEMA = pa.schema(
+    [
+        ("review_id", pa.string()),
+        ("reviewed_at_utc", _utc),
+        ("reviewer", pa.string()),
+        ("decision", pa.string()),
+        ("note", pa.string()),
+        ("image_id", pa.string()),
+        ("relative_path", pa.string()),
+        ("model_id", pa.string()),
+        ("batch_id", pa.string()),
+        ("calibration_id", pa.string()),
+        ("anomaly_score", pa.float64()),
+    ]
+)

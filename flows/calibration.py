@@ -11,13 +11,25 @@ import pyarrow.compute as pc
 
 from data import CALIBRATION_SCHEMA, MEASURES, QUALITY, STATISTICS, InputError, Manifest, split_by_content
 from detectors import Threshold, check_objective, check_statistics, evaluate, verdicts
-from flows.calibrations import calibration_of, describe, read_calibration, write_calibration
+from flows.calibrations import (
+    REVIEWS,
+    Calibration,
+    calibration_of,
+    caution,
+    describe,
+    normal_rows,
+    part_rows,
+    read_calibration,
+    reference_rows,
+    write_calibration,
+)
 from flows.errors import UsageError
 from flows.ingestion import content_id, publish_manifest, read_manifest, scan_source
 from flows.metrics import as_json
 from flows.models import SEEN_DIGITS, load_model, score_files, seen_in_training
 from flows.parts import check_calibration_size, check_parts, first_of_each
 from flows.progress import progress
+from flows.reviews import reviewed_rows
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import CalibrateOptions, CalibrationSettings, DecodingSettings, LabelSettings, TrainOptions
@@ -45,7 +57,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A calibration in the workspace, and how many images it left out because the model had seen them."""
+    """A calibration in the workspace, and how many images it left out.
+
+    The model had seen them; or they were reviewed, and the workspace has no score of them by this model.
+    """
 
     calibration_id: str
     n_left_out: int
@@ -59,6 +74,8 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     source, request = _request(options, model_id)
     if source is None:
         calibrated = Calibrated(_current(workspace, model_id, options.use), 0)
+    elif options.labels == REVIEWS:
+        calibrated = runner.call(calibrate_from_reviews, request, options, run)
     else:
         # A damaged model is found before anything is written.
         load_model(workspace, model_id)
@@ -79,6 +96,7 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
         **describe(calibration),
         "n_left_out": calibrated.n_left_out,
         **({"judged": calibration.judged} if calibration.judged else {}),
+        **({"caution": caution(calibration)} if options.labels == REVIEWS else {}),
         "run_id": run.run_id,
         "seconds": round(run.seconds, 3),
     }
@@ -89,8 +107,8 @@ def _request(options: CalibrateOptions, model_id: str) -> tuple[str | None, Requ
     given = [name for name in ("normal", "labels", "use") if getattr(options, name) is not None]
     if len(given) != 1 or (options.labels is None) != (options.objective is None):
         raise UsageError(
-            "calibrate takes one of: --normal DIR with --fpr; --labels CSV with --objective; --use ID for a "
-            "calibration that is there already."
+            "calibrate takes one of: --normal DIR with --fpr; --labels CSV (or: reviews) with --objective; --use ID "
+            "for a calibration that is there already."
         )
     check_calibration(options, options.statistic)
     labels = None
@@ -155,20 +173,84 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     rows = rows.append_column("anomaly_score", pa.array(statistic.scores(rows), pa.float64()))
     threshold = _threshold(rows, request, options)
     normal = rows.filter(pc.not_equal(rows["label"], 1))
-    content = {
-        "model_id": request.model_id,
-        "batch_id": request.batch_id,
-        "statistic": statistic.name,
-        "joint": {"rule": options.joint, "statistics": list(options.joint_statistics)} if options.joint else None,
-        "threshold": threshold.to_dict(),
+    calibration_id = _keep(
+        rows,
+        statistic,
+        threshold,
+        workspace,
+        run,
+        model_id=request.model_id,
+        batch_id=request.batch_id,
         # Twice what few normal images exceed: a defect has room above it.
-        "heatmap_top": 2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
+        heatmap_top=2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
+        labels_from=None if request.labels is None else "manifest",
+    )
+    return Calibrated(calibration_id, n_left_out)
+
+
+def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run) -> Calibrated:
+    """Move the threshold of the model's current calibration to where the decisions of reviewers want it.
+
+    What is normal stays as it was. Reviewed images were picked by their scores, so p-values, drift and the colours of
+    heatmaps go on being measured against the held-out normal images behind the current calibration.
+    """
+    workspace = Workspace.at(options.workspace)
+    current = calibration_of(workspace, request.model_id)
+    if current is None:
+        raise UsageError(
+            f"model {request.model_id} has no calibration, which reviews could move the threshold of. "
+            "Make one with: nelbo calibrate --normal DIR"
+        )
+    _check_statistic(current, options)
+    rows, n_left_out = reviewed_rows(workspace, request.model_id)
+    # The tails of a joint statistic are the current calibration's, too.
+    rows = _split(rows, request, options.model_copy(update={"joint": None}))
+    rows = rows.append_column("anomaly_score", pa.array(current.statistic.scores(rows), pa.float64()))
+    threshold = _threshold(rows, request, options)
+    found_anomalous = rows.filter(pc.equal(rows["label"], 1))["image_id"].combine_chunks()
+    normal = normal_rows(workspace, current)
+    normal = normal.filter(pc.invert(pc.is_in(normal["image_id"], found_anomalous)))
+    parts = (rows, normal, reference_rows(workspace, current))
+    calibration_id = _keep(
+        pa.concat_tables(part.select(CALIBRATION_SCHEMA.names).cast(CALIBRATION_SCHEMA) for part in parts),
+        current.statistic,
+        threshold,
+        workspace,
+        run,
+        model_id=request.model_id,
+        batch_id=current.batch_id,
+        heatmap_top=current.heatmap_top,
+        labels_from=REVIEWS,
+    )
+    return Calibrated(calibration_id, n_left_out)
+
+
+def _check_statistic(current: Calibration, options: CalibrateOptions) -> None:
+    """Another statistic than the one whose flags were reviewed would need other reviews."""
+    asked = options.statistic if options.joint is None else f"joint_{options.joint}"
+    if asked not in (None, current.statistic.name):
+        raise UsageError(
+            f"statistic {asked} does not go with reviews of what {current.statistic.name} flagged. Leave it out, or "
+            "calibrate with it on normal images first."
+        )
+
+
+def _keep(
+    rows: pa.Table, statistic: Statistic, threshold: Threshold, workspace: Workspace, run: Run, **about: Any
+) -> str:
+    """Write a calibration and make it its model's current one; its id."""
+    joint = statistic.joint
+    content = {
+        **about,
+        "statistic": statistic.name,
+        "joint": {"rule": joint.rule, "statistics": list(joint.statistics)} if joint else None,
+        "threshold": threshold.to_dict(),
         "judged": _judge(rows, threshold),
     }
     calibration_id = write_calibration(content, rows.select(CALIBRATION_SCHEMA.names), workspace, run)
-    workspace.use_calibration(request.model_id, calibration_id)
+    workspace.use_calibration(content["model_id"], calibration_id)
     log.info("%s", threshold.describe())
-    return Calibrated(calibration_id, n_left_out)
+    return calibration_id
 
 
 def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[pa.Table, int]:
@@ -264,11 +346,11 @@ def _with_reference(ids: list[str], parts: list[str], labels: list[int]) -> list
 def _statistic(rows: pa.Table, name: str, options: CalibrationSettings) -> Statistic:
     if options.joint is None:
         return Statistic(name)
-    return Statistic.joined(_part(rows, "reference"), options.joint_statistics, options.joint)
+    return Statistic.joined(part_rows(rows, "reference"), options.joint_statistics, options.joint)
 
 
 def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings) -> Threshold:
-    chosen = _part(rows, "calibration")
+    chosen = part_rows(rows, "calibration")
     scores = chosen["anomaly_score"].to_numpy()
     labels = request.labels
     if labels is None:
@@ -292,18 +374,14 @@ def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings) -
         counts = Counter(chosen["label"].to_pylist())
         raise UsageError(
             f"{error} (Of the labelled images {counts[0]} normal and {counts[1]} anomalous ones choose the threshold; "
-            f"{_part(rows, 'test').num_rows} judge it.)"
+            f"{part_rows(rows, 'test').num_rows} judge it.)"
         ) from error
 
 
 def _judge(rows: pa.Table, threshold: Threshold) -> dict[str, Any] | None:
     """The threshold on the labelled images that did not choose it."""
-    others = _part(rows, "test")
+    others = part_rows(rows, "test")
     if not others.num_rows:
         return None
     scores = others["anomaly_score"].to_numpy()
     return as_json(evaluate(others["label"].to_numpy(), scores, verdicts(scores, threshold.value, threshold.review)))
-
-
-def _part(rows: pa.Table, part: str) -> pa.Table:
-    return rows.filter(pc.equal(rows["split"], part))

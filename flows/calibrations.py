@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 _FILES = ("calibration.json", "scores.parquet")
 
+#: Where labels came from that are decisions of people on flagged images; what ``--labels`` says instead of a file's
+#: name (a file of that name is ``./reviews``).
+REVIEWS = "reviews"
+
 
 class Judgement(NamedTuple):
     """What a calibration makes of scored images; each (n,)."""
@@ -53,6 +57,7 @@ class Calibration:
     image_ids: of every image that had a part in it.
     heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
     judged: metrics on labelled images that did not choose the threshold; None without any.
+    labels_from: where the labels that chose the threshold came from: "manifest" or "reviews"; None if none did.
     """
 
     calibration_id: str
@@ -64,6 +69,7 @@ class Calibration:
     image_ids: pa.Array
     heatmap_top: float
     judged: dict[str, Any] | None
+    labels_from: str | None
     made_at_utc: str
 
     def judge(self, table: pa.Table) -> Judgement:
@@ -120,17 +126,18 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
         raise UsageError(f"{folder}: {what}. {remedy}")
     table = read_table(folder / "scores.parquet")
     threshold = Threshold(**content["threshold"])
-    chosen = table.filter(pc.and_(pc.equal(table["split"], "calibration"), pc.not_equal(table["label"], 1)))
     return Calibration(
         calibration_id,
         content["model_id"],
         content["batch_id"],
         _statistic(content, table),
         threshold,
-        trim(chosen["anomaly_score"].to_numpy(), threshold.contamination),
+        trim(_normals(table)["anomaly_score"].to_numpy(), threshold.contamination),
         table["image_id"].combine_chunks(),
         content["heatmap_top"],
         content["judged"],
+        # Earlier versions did not write it down.
+        content.get("labels_from"),
         content["made_at_utc"],
     )
 
@@ -138,8 +145,37 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
 def _statistic(content: dict[str, Any], table: pa.Table) -> Statistic:
     if content["joint"] is None:
         return Statistic(content["statistic"])
-    reference = table.filter(pc.equal(table["split"], "reference"))
-    return Statistic.joined(reference, content["joint"]["statistics"], content["joint"]["rule"])
+    return Statistic.joined(part_rows(table, "reference"), content["joint"]["statistics"], content["joint"]["rule"])
+
+
+def _normals(table: pa.Table) -> pa.Table:
+    """The rows that p-values are against: those that chose the threshold, or reviews did and they are kept apart."""
+    kept = part_rows(table, "normal")
+    chosen = part_rows(table, "calibration")
+    return kept if kept.num_rows else chosen.filter(pc.not_equal(chosen["label"], 1))
+
+
+def part_rows(rows: pa.Table, part: str) -> pa.Table:
+    """The rows of one part of a calibration: what its column ``split`` says."""
+    return rows.filter(pc.equal(rows["split"], part))
+
+
+def normal_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The held-out normal images that a calibration's p-values are against, as rows of another one that keeps them."""
+    rows = _normals(_rows(workspace, calibration)).sort_by("anomaly_score")
+    # Without those that were trimmed: they have the highest scores.
+    rows = rows.slice(0, len(calibration.normal_scores))
+    split = pa.array(["normal"] * rows.num_rows, pa.string())
+    return rows.set_column(rows.schema.get_field_index("split"), "split", split)
+
+
+def reference_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The images behind the tails of a calibration's joint statistic; none for a single one."""
+    return part_rows(_rows(workspace, calibration), "reference")
+
+
+def _rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    return read_table(workspace.calibrations / calibration.calibration_id / "scores.parquet")
 
 
 def calibration_of(workspace: Workspace, model_id: str, name: str | None = None) -> Calibration | None:
@@ -179,6 +215,7 @@ def describe(calibration: Calibration) -> dict[str, Any]:
         "calibration_id": calibration.calibration_id,
         "statistic": calibration.statistic.name,
         "objective": threshold.objective,
+        "labels_from": calibration.labels_from,
         "threshold": threshold.value,
         "review": threshold.review,
         "fpr": threshold.fpr,
@@ -191,13 +228,30 @@ def describe(calibration: Calibration) -> dict[str, Any]:
 
 
 def _review_share(calibration: Calibration) -> float | None:
-    """Expected share of normal images sent to people: by the calibration's law, or as judged where labels chose."""
-    if calibration.threshold.review is None:
+    """Expected share of normal images sent to people: by the calibration's law, or as judged where labels chose.
+
+    Where reviews chose, the images that judge were flagged before; those that p-values are against were not picked.
+    """
+    threshold = calibration.threshold
+    if threshold.review is None:
         return None
-    if calibration.threshold.supported_review is not None:
-        return calibration.threshold.supported_review.value
+    if threshold.supported_review is not None:
+        return threshold.supported_review.value
+    if calibration.labels_from == REVIEWS:
+        return float((calibration.verdicts(calibration.normal_scores) == "review").mean())
     counts = ((calibration.judged or {}).get("confusion") or {}).get("normal")
     return counts["review"] / sum(counts.values()) if counts and any(counts.values()) else None
+
+
+def caution(calibration: Calibration) -> str:
+    """What has to be said of a threshold that reviews chose."""
+    scores = calibration.normal_scores
+    n_above = int((scores > calibration.threshold.value).sum())
+    return (
+        "reviewed images were flagged before: the normal ones among them are the hardest, and anomalies that were not "
+        "flagged are missing, so no rate here (judged) is one over all images. Of the "
+        f"{len(scores):,} held-out normal images that p-values are against, {n_above:,} lie above the threshold"
+    )
 
 
 def scored_rows(path: Place) -> pa.Table:

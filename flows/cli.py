@@ -90,7 +90,12 @@ def calibrate(
         str | None, typer.Option("--joint", help="Join several statistics: fisher, cauchy or minimum.")
     ] = None,
     statistic: Annotated[str | None, typer.Option("--statistic", help="Another statistic than the model's.")] = None,
-    labels: Annotated[str | None, typer.Option("--labels", metavar="CSV", help="Manifest with labels 0 and 1.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", metavar="CSV|reviews", help="Manifest with labels 0 and 1, or what reviewers decided."
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option("--objective", help="With --labels: f1, f_beta, youden, cost, recall, fpr or precision."),
@@ -159,6 +164,8 @@ def _check_calibrate(given: dict[str, Any], compare: bool, batch: str | None) ->
     if given["labels"] is not None and of_normals:
         name = of_normals[0].replace("_", "-")
         raise typer.BadParameter(f"--{name} goes with --normal; labels promise no rate. Leave one of the two out.")
+    if given["labels"] == "reviews" and given["root"] is not None:
+        raise typer.BadParameter("--root goes with a manifest, and --labels reviews is none. Leave one of the two out.")
     if given["labels"] is None and of_labels:
         raise typer.BadParameter(f"--{of_labels[0].replace('_', '-')} goes with --labels.")
 
@@ -278,7 +285,7 @@ def compact(
     assignments: Assignments = None,
     prefect: UsePrefect = None,
 ) -> None:
-    """Join the rows of each month's runs into one file."""
+    """Join the rows of each month's runs, and all reviews, into one file each."""
     _run("compact", {"workspace": workspace}, config, assignments, prefect, as_json)
 
 

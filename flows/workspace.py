@@ -86,6 +86,11 @@ class Workspace:
         return self.root / "runs"
 
     @property
+    def reviews(self) -> Place:
+        """One small file a decision of a reviewer."""
+        return self.root / "reviews"
+
+    @property
     def latest(self) -> Place:
         """The model last promoted, and each model's current calibration."""
         return self.root / "latest.json"

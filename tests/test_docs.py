@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
-from data.schemas import MEASURES, REASONS, VERDICTS
+from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, REVIEWS_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
+from data.schemas import DECISIONS, MEASURES, REASONS, VERDICTS
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = (ROOT / "docs" / "data_contract.md").read_text(encoding="utf-8")
@@ -29,13 +29,19 @@ def declared(schema: pa.Schema) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("heading", "schema"), [("scores", SCORES_SCHEMA), ("manifests", MANIFEST_SCHEMA), ("runs", RUNS_SCHEMA)]
+    ("heading", "schema"),
+    [
+        ("scores", SCORES_SCHEMA),
+        ("manifests", MANIFEST_SCHEMA),
+        ("reviews", REVIEWS_SCHEMA),
+        ("runs", RUNS_SCHEMA),
+    ],
 )
 def test_contract_lists_every_column(heading: str, schema: pa.Schema) -> None:
     assert columns(heading) == declared(schema)
 
 
-@pytest.mark.parametrize("heading", ["scores", "manifests", "runs"])
+@pytest.mark.parametrize("heading", ["scores", "manifests", "reviews", "runs"])
 def test_contract_says_of_every_column_when_it_is_null_and_what_it_means(heading: str) -> None:
     section = CONTRACT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
@@ -65,7 +71,7 @@ def test_contract_of_ledgers(tmp_path: Path) -> None:
 
 
 def test_contract_lists_every_reason_and_verdict() -> None:
-    for word in (*REASONS, *VERDICTS):
+    for word in (*REASONS, *VERDICTS, *DECISIONS):
         assert f"`{word}`" in CONTRACT
 
 

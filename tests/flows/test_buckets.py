@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 from buckets import s3_server
+from reviewing import review
 
 from data import (
     RUNS_SCHEMA,
@@ -32,6 +34,7 @@ from flows import models, retention
 from flows import workspace as workspaces
 from flows.errors import UsageError
 from flows.execution import execute
+from flows.reviews import read_reviews, record_review
 from flows.settings import (
     CalibrateOptions,
     CompactOptions,
@@ -226,7 +229,7 @@ def test_prune_and_compact(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         table = pa.Table.from_pylist([row], RUNS_SCHEMA)
         write_table(table, workspace.runs / f"{row['run_id']}.parquet", RUNS_SCHEMA)
     joined = execute("compact", CompactOptions(workspace="s3://bucket"), prefect=False)
-    assert joined == {"n_months": 1, "n_files": 3, "n_rows": 3}
+    assert joined == {"n_months": 1, "n_files": 3, "n_rows": 3, "n_reviews": 0}
     (month,) = s3.find("bucket/runs")
     assert read_table(open_place(f"s3://{month}")).num_rows == 3
     options = PruneOptions(workspace="s3://bucket", older_than="12h", apply=True)
@@ -235,6 +238,19 @@ def test_prune_and_compact(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     done = execute("prune", options, prefect=False)
     assert [item["kind"] for item in done["items"]][:2] == ["scores", "flagged"]
     assert s3.find("bucket") == ["bucket/mine.txt"]
+
+
+def test_a_review_is_an_object_that_is_never_overwritten(s3: Any) -> None:
+    workspace = Workspace.at("s3://bucket/reviewed")
+    with ThreadPoolExecutor(4) as threads:
+        written = list(threads.map(lambda i: record_review(workspace, review(1, reviewer=f"R{i}")), range(4)))
+    assert written.count(True) == 1
+    assert read_reviews(workspace)["reviewer"].to_pylist() == [f"R{written.index(True)}"]
+    record_review(workspace, review(2))
+    assert execute("compact", CompactOptions(workspace="s3://bucket/reviewed"), prefect=False)["n_reviews"] == 2
+    assert not record_review(workspace, review(2, note="again"))
+    assert read_reviews(workspace)["review_id"].to_pylist() == ["v1", "v2"]
+    assert len(s3.find("bucket/reviewed/reviews")) == 1
 
 
 def test_an_upload_that_is_not_finished_leaves_what_was_there(s3: Any) -> None:

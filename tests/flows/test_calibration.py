@@ -273,7 +273,7 @@ def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, traine
         (["--labels", "L", "--objective", "auc"], "objective='auc': Input should be 'f1'"),
         (["--labels", "L", "--objective", "f1", "--review-fpr", "0.1"], "--review-fpr goes with --normal"),
         (["--normal", "D", "--target", "0.1"], "--target goes with --labels."),
-        (["--labels", "L"], "takes one of: --normal DIR with --fpr; --labels CSV with --objective"),
+        (["--labels", "L"], "takes one of: --normal DIR with --fpr; --labels CSV (or: reviews) with --objective"),
         (["--use", "c0123456789abcdef"], "calibration 'c0123456789abcdef' is not in workspace"),
         (["--use", "../x"], "id '../x': expected a letter"),
         (["--use", "c0123456789abcdef", "--fpr", "0.1"], "--use makes nothing new, and --fpr would."),

@@ -264,13 +264,13 @@ def runs(tmp_path: Path) -> Path:
 
 def test_a_month_becomes_a_file(runs: Path) -> None:
     expected = sorted(run_ids(runs))
-    assert compact(runs) == {"n_months": 2, "n_files": 8, "n_rows": 8}
+    assert compact(runs) == {"n_months": 2, "n_files": 8, "n_rows": 8, "n_reviews": 0}
     names = sorted(path.name for path in (runs / "runs").iterdir())
     assert [name[:14] for name in names] == ["month-2026-10-", "month-2026-11-"]
     assert run_ids(runs) == expected
-    assert compact(runs) == {"n_months": 0, "n_files": 0, "n_rows": 0}
+    assert compact(runs) == {"n_months": 0, "n_files": 0, "n_rows": 0, "n_reviews": 0}
     add_run(runs, datetime(2026, 11, 20, tzinfo=UTC), 9)
-    assert compact(runs) == {"n_months": 1, "n_files": 2, "n_rows": 4}
+    assert compact(runs) == {"n_months": 1, "n_files": 2, "n_rows": 4, "n_reviews": 0}
     assert len(run_ids(runs)) == 9
     assert len(list((runs / "runs").iterdir())) == 2
 

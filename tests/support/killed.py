@@ -31,7 +31,7 @@ from flows.runner import Direct
 from flows.settings import ScoreOptions
 
 SHARD = 5
-_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mkdir"}
+_EVENTS = {"open", "os.link", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mkdir"}
 
 
 def stub_scores(_model: Any, files: list[Any], _decoding: Any) -> Iterator[Scored]:
