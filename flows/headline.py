@@ -23,14 +23,14 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     """
     n_scored = counts["scored"]
     if not n_scored:
-        return f"None of {counts['images']:,} images could be scored."
+        return f"0 of {counts['images']:,} images could be scored."
     if threshold is None:
         return f"{n_scored:,} of {counts['images']:,} images scored, without verdicts: the model is not calibrated."
     text = f"{counts['anomalous']:,} of {n_scored:,} images anomalous"
     if threshold.review is not None:
         text += f", {counts['review']:,} for review"
     if threshold.fpr is None:
-        return f"{text}; no rate of false alarms is promised."
+        return f"{text}; no promised rate of false alarms."
     return f"{text}; at the promised {100 * threshold.fpr:.3g} % {_false_alarms(threshold.fpr * n_scored)}."
 
 
