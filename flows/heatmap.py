@@ -26,7 +26,7 @@ _INFERNO = np.array(
 _STOPS = np.linspace(0, 1, len(_INFERNO))
 
 #: How much of the original the top of the scale hides.
-OPACITY = 0.85
+OPACITY = 0.7
 
 
 def colours(values: NDArray[np.floating], top: float) -> NDArray[np.uint8]:

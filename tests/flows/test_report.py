@@ -28,23 +28,28 @@ from flows.settings import ReportOptions, ScoreOptions
 
 CHROMIUM = shutil.which("chromium")
 ATTACK = "<img src=x onerror=alert(1)>.png"
+LONG = "long_blot_" * 20
 
 
 @pytest.fixture(scope="module")
 def page_file(
     trained: tuple[Path, dict[str, Any]], images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """A report with labels, a file whose name is an attack, and one that is gone by now."""
+    """A report with labels, files whose names are attacks or far too long, and one that is gone by now."""
     folder = tmp_path_factory.mktemp("report")
     workspace = shutil.copytree(trained[0], folder / "workspace")
     new = Path(shutil.copytree(images / "new", folder / "new"))
     shutil.copy(new / "b" / "blot_3_000.png", new / ATTACK)
-    (new / "{{ 7 * 7 }}.txt").write_text("not an image")
+    shutil.copy(new / "b" / "blot_3_001.png", new / f"{LONG}.png")
+    for name in ("{{ 7 * 7 }}.txt", f"{LONG}.txt"):
+        (new / name).write_text("not an image")
     rows = [
         f'"{path.relative_to(new).as_posix()}",{int("blot" in path.name or path.name == ATTACK)}'
         for path in new.rglob("*.png")
     ]
-    (new / "list.csv").write_text("path,label\n" + "\n".join([*rows, "{{ 7 * 7 }}.txt,", "gone.png,"]) + "\n")
+    (new / "list.csv").write_text(
+        "path,label\n" + "\n".join([*rows, "{{ 7 * 7 }}.txt,", f"{LONG}.txt,", "gone.png,"]) + "\n"
+    )
     result = execute("score", ScoreOptions(images=str(new / "list.csv"), workspace=str(workspace)), prefect=False)
     return Path(result["report"]), result
 
