@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.curves import Axis
+from flows.curves import Axis, four_digits
 
 WIDTH, HEIGHT = 720, 240
 _BINS = 48
@@ -80,5 +80,5 @@ def histogram(
 
 
 def _describe(edges: NDArray[np.floating], i: int, share: float, n: int) -> str:
-    upper = "and above" if i == _BINS - 1 else f"to {edges[i + 1]:,.4g}"
-    return f"{edges[i]:,.4g} {upper}: {round(share * n)} images"
+    upper = "and above" if i == _BINS - 1 else f"to {four_digits(edges[i + 1])}"
+    return f"{four_digits(edges[i])} {upper}: {round(share * n)} images"

@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 
 
 class Metric(NamedTuple):
-    """One measure as text: its name, its value, its 95 % interval, and how that was found."""
+    """One measure as text: its name, its value, its 95 % interval, and how that was found or what to know of it."""
 
     name: str
     value: str
@@ -60,23 +60,21 @@ class Metric(NamedTuple):
 
 def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
     """The measures that there are, in words and numbers."""
-    bootstrap = "stratified bootstrap"
+    bootstrap, constant = "stratified bootstrap", evaluation.f1_all_anomalous
+    beside = "" if constant is None else f"; calling every image anomalous gives {_number(constant)}"
     measured = (
         ("realised false-alarm rate", evaluation.realised_fpr, _percent, "exact binomial"),
         ("share of the anomalous found", evaluation.recall, _percent, "exact binomial"),
         ("share found at the promised rate on these normal images", evaluation.recall_at_fpr, _percent, bootstrap),
-        ("F1", evaluation.f1, _number, bootstrap),
+        ("F1", evaluation.f1, _number, bootstrap + beside),
         ("AUROC", evaluation.auroc, _number, ""),
         ("average precision", evaluation.average_precision, _number, f"{bootstrap}; depends on the share of anomalies"),
     )
-    found = [
+    return [
         Metric(name, text(share.value), f"{text(share.low)} to {text(share.high)}", remark)
         for name, share, text, remark in measured
         if share is not None
     ]
-    if evaluation.f1_all_anomalous is not None:
-        found.append(Metric("F1 of calling every image anomalous", _number(evaluation.f1_all_anomalous), "", ""))
-    return found
 
 
 def _percent(share: float) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from data import File, Place, Preprocessing, atomic_path, modified, read_table
 from flows.calibrations import Calibration, read_calibration
 from flows.card import escape_markdown, read_card
-from flows.curves import render_curves
+from flows.curves import four_digits, render_curves, with_commas
 from flows.drift import read_drift
 from flows.errors import NotYetError, UsageError, bad_input
 from flows.headline import chance, headline
@@ -113,6 +113,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     page = numbers | {
         "batch_id": batch_id,
         "model_id": model_id,
+        "number": with_commas,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0)))),
         "cards": _cards(flagged.slice(0, SHOWN_FLAGGED), model, root, options),
         "n_flagged": flagged.num_rows,
@@ -163,6 +164,7 @@ def _numbers(
         "drift": read_drift(table),
         "histogram": _histogram(table, calibration),
         "plot": (WIDTH, HEIGHT),
+        "digits": four_digits,
         "alone": False,
         "evaluation": evaluation,
         "metrics": describe_evaluation(evaluation) if evaluation else [],
