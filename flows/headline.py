@@ -39,22 +39,23 @@ def chance(counts: Mapping[str, int], threshold: Threshold | None) -> str:
 
     >>> threshold = Threshold.from_normals(range(1, 1000), fpr=0.01)
     >>> print(chance({"scored": 2624, "anomalous": 80}, threshold))
-    More than chance: with no defects, so many or more would come about in at most 1 of 10,000 batches.
+    More anomalous images than chance gives: with no defects, as many or more come in at most 1 of 10,000 batches.
     >>> print(chance({"scored": 2624, "anomalous": 37}, threshold))
-    Chance alone can explain it: with no defects, so many or more would come about in about 14 of 100 batches.
+    Chance alone can explain the anomalous images: with no defects, as many or more come in about 14 of 100 batches.
     >>> print(chance({"scored": 2624, "anomalous": 12}, threshold))
-    No more than chance would give.
+    No more anomalous images than chance would give.
     """
     probability = None if threshold is None else threshold.chance(counts["anomalous"], counts["scored"])
     if probability is None or not counts["scored"]:
         return ""
     if probability > 0.5:
-        return "No more than chance would give."
+        return "No more anomalous images than chance would give."
     if probability > _RARE:
-        share = f"about {100 * probability:.0f} of 100"
-        return f"Chance alone can explain it: with no defects, so many or more would come about in {share} batches."
-    share = f"at most 1 of {10 ** math.floor(-math.log10(max(probability, _RAREST))):,}"
-    return f"More than chance: with no defects, so many or more would come about in {share} batches."
+        opening, share = "Chance alone can explain the anomalous images", f"about {100 * probability:.0f} of 100"
+    else:
+        rarity = 10 ** math.floor(-math.log10(max(probability, _RAREST)))
+        opening, share = "More anomalous images than chance gives", f"at most 1 of {rarity:,}"
+    return f"{opening}: with no defects, as many or more come in {share} batches."
 
 
 def _false_alarms(expected: float) -> str:

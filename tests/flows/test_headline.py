@@ -45,11 +45,11 @@ def test_the_more_are_flagged_the_less_it_is_chance() -> None:
     said = [chance(counts(100, n), threshold) for n in range(101)]
     openings = [sentence.split(":")[0] for sentence in said]
     assert list(dict.fromkeys(openings)) == [
-        "No more than chance would give.",
-        "Chance alone can explain it",
-        "More than chance",
+        "No more anomalous images than chance would give.",
+        "Chance alone can explain the anomalous images",
+        "More anomalous images than chance gives",
     ]
-    assert openings.count("More than chance") > 80
+    assert openings.count("More anomalous images than chance gives") > 80
     for n, sentence in enumerate(said):
         probability = threshold.chance(n, 100)
         assert probability is not None

@@ -72,7 +72,7 @@ def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) ->
         assert text in html
     assert html.count("<figure") == result["n_anomalous"]
     # A quarter of the batch has a blot.
-    assert '<p class="chance">More than chance: ' in html
+    assert '<p class="chance">More anomalous images than chance gives: ' in html
     for text in (code_version(), version("keras"), "engine keras"):
         assert text in html.split("What was run</h2>")[1]
 
@@ -90,7 +90,7 @@ def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]])
     summary = shown["report"]
     n_flagged = f"{result['n_anomalous']} of {result['n_scored']} images anomalous"
     assert summary.startswith(f"# {n_flagged}; at the promised 5 % about 1 false alarm would be normal.\n")
-    assert "More than chance: " in summary
+    assert "More anomalous images than chance gives: " in summary
     counts = ("n_images", "n_anomalous", "n_review", "n_scored", "n_not_scored")
     images, anomalous, review, scored, not_scored = (result[name] for name in counts)
     assert f"| {images} | {anomalous} | {review} | {scored - anomalous - review} | {not_scored} |" in summary
