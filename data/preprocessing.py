@@ -66,6 +66,19 @@ class Preprocessing:
         """Numbers in one image."""
         return self.height * self.width * self.channels
 
+    def part_filled(self, width: float, height: float) -> tuple[int, int, int, int]:
+        """Where an upright image of this size lies in the input: left, upper, right and lower edge in pixels.
+
+        >>> Preprocessing(64, 64, fit="pad").part_filled(200, 100), Preprocessing(64, 64).part_filled(200, 100)
+        ((0, 16, 64, 48), (0, 0, 64, 64))
+        """
+        if self.fit == "stretch":
+            return (0, 0, self.width, self.height)
+        scale = min(self.width / width, self.height / height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        left, upper = (self.width - inner[0]) // 2, (self.height - inner[1]) // 2
+        return (left, upper, left + inner[0], upper + inner[1])
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self) | {"value_range": None if self.value_range is None else list(self.value_range)}
@@ -152,12 +165,11 @@ def _full_range(values: NDArray[Any]) -> tuple[float, float]:
 def _fit(picture: Image.Image, preprocessing: Preprocessing, box: Box | None = None) -> Image.Image:
     if preprocessing.channels == 1 and picture.mode == "RGB":
         picture = picture.convert("L")
+    left, upper, right, lower = preprocessing.part_filled(*(box[2:] if box else picture.size))
+    fitted = picture.resize((right - left, lower - upper), _AREA, box)
     size = (preprocessing.width, preprocessing.height)
-    if preprocessing.fit == "stretch":
-        return picture.resize(size, _AREA, box)
-    width, height = box[2:] if box else picture.size
-    scale = min(size[0] / width, size[1] / height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if fitted.size == size:
+        return fitted
     padded = Image.new(picture.mode, size)
-    padded.paste(picture.resize(inner, _AREA, box), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    padded.paste(fitted, (left, upper))
     return padded

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from detectors.checks import check_labels, check_scores
 from detectors.interval import Interval
 from detectors.labelled import EQUAL_COSTS, labelled_threshold
-from detectors.promise import check_rates, check_size, n_above, rate_law
+from detectors.promise import check_rates, check_size, false_alarm_probability, n_above, rate_law
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,19 @@ class Threshold:
         n = self.n_calibration
         between = n_above(n, self.review_fpr, self.confidence) - n_above(n, self.fpr, self.confidence)
         return rate_law(between, n) if between else Interval(0.0, 0.0, 0.0)
+
+    def chance(self, n_anomalous: int, n_images: int) -> float | None:
+        """Probability that so many of so many fresh normal images, or more, are above `value`; None without a promise.
+
+        The noise of the calibration counts, too: with few images behind it the threshold may lie low by chance.
+
+        >>> round(Threshold.from_normals(range(1, 100), fpr=0.05).chance(12, 100), 3)
+        0.034
+        """
+        if self.fpr is None:
+            return None
+        rank = n_above(self.n_calibration, self.fpr, self.confidence)
+        return false_alarm_probability(range(n_anomalous, n_images + 1), n_images, self.n_calibration, rank)
 
     def describe(self) -> str:
         """The promise in words, with what this calibration set really supports."""

@@ -119,3 +119,13 @@ def _summary(curve: Curve) -> str:
 def with_commas(value: float, decimals: int = 0) -> str:
     """1,234.5, with a minus that is not a hyphen."""
     return f"{value:,.{decimals}f}".replace("-", "\u2212")
+
+
+def four_digits(value: float) -> str:
+    """A number with about four digits that count, never as a power of ten.
+
+    >>> four_digits(12345.6), four_digits(10.9), four_digits(0.0)
+    ('12,346', '10.90', '0')
+    """
+    decimals = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return with_commas(value, min(8, max(0, decimals)))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.curves import Axis, four_digits
+
 WIDTH, HEIGHT = 720, 240
 _BINS = 48
 
@@ -20,13 +22,14 @@ class Bar(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Bars of the batch, outline of the calibration scores, places of threshold and review band, ticks on the axis."""
+    """Bars of the batch, outline of the calibration scores, places of threshold and review band, ticks on both axes."""
 
     bars: list[Bar]
     outline: str
     threshold_x: float | None
     review_x: float | None
-    ticks: list[tuple[float, str]]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
     overflow: int
 
 
@@ -56,32 +59,26 @@ def histogram(
         return counts / max(1, len(values))
 
     batch, normal = shares(scores), shares(calibration)
-    top = max(batch.max(), normal.max(), 1e-9)
+    x = Axis(low, high, 0, WIDTH)
+    y = Axis(0, float(max(batch.max(), normal.max(), 1e-9)), HEIGHT, 0)
     step = WIDTH / _BINS
     bars = [
-        Bar(
-            i * step,
-            HEIGHT * (1 - share / top),
-            step - 1,
-            HEIGHT * share / top,
-            _describe(edges, i, share, len(scores)),
-        )
-        for i, share in enumerate(batch)
+        Bar(i * step, top, step - 1, HEIGHT - top, _describe(edges, i, share, len(scores)))
+        for i, (share, top) in enumerate(zip(batch, y.at(batch).tolist(), strict=True))
         if share
     ]
-    outline = f"M0,{HEIGHT} " + " ".join(f"V{HEIGHT * (1 - share / top):.1f} h{step:.3f}" for share in normal)
-    scale = WIDTH / (high - low)
-    ticks = [(scale * (value - low), f"{value:,.3g}") for value in np.linspace(low, high, 7)]
+    outline = f"M0,{HEIGHT} " + " ".join(f"V{top:.1f} h{step:.3f}" for top in y.at(normal))
     return Histogram(
         bars,
         outline if len(calibration) else "",
-        None if threshold is None else scale * (threshold - low),
-        None if review is None else scale * max(0.0, review - low),
-        ticks,
+        None if threshold is None else float(x.at(threshold)),
+        None if review is None else float(x.at(max(review, low))),
+        x.ticks(7),
+        [(at, f"{text} %") for at, text in Axis(0, 100 * y.high, HEIGHT, 0).ticks(6)],
         int((scores > high).sum()),
     )
 
 
 def _describe(edges: NDArray[np.floating], i: int, share: float, n: int) -> str:
-    upper = "and above" if i == _BINS - 1 else f"to {edges[i + 1]:,.4g}"
-    return f"{edges[i]:,.4g} {upper}: {round(share * n)} images"
+    upper = "and above" if i == _BINS - 1 else f"to {four_digits(edges[i + 1])}"
+    return f"{four_digits(edges[i])} {upper}: {round(share * n)} images"

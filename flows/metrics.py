@@ -1,6 +1,6 @@
-"""How the verdicts of a batch compare with its labels."""
+"""How the verdicts of a batch compare with its labels, in numbers and in words."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,3 +47,39 @@ def as_json(evaluation: Evaluation | None) -> dict[str, Any] | None:
 
 def _plain(value: Any) -> Any:
     return {name: _plain(inner) for name, inner in value._asdict().items()} if hasattr(value, "_asdict") else value
+
+
+class Metric(NamedTuple):
+    """One measure as text: its name, its value, its 95 % interval, and how that was found or what to know of it."""
+
+    name: str
+    value: str
+    interval: str
+    remark: str
+
+
+def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
+    """The measures that there are, in words and numbers."""
+    bootstrap, constant = "stratified bootstrap", evaluation.f1_all_anomalous
+    beside = "" if constant is None else f"; calling every image anomalous gives {_number(constant)}"
+    measured = (
+        ("realised false-alarm rate", evaluation.realised_fpr, _percent, "exact binomial"),
+        ("share of the anomalous found", evaluation.recall, _percent, "exact binomial"),
+        ("share found at the promised rate on these normal images", evaluation.recall_at_fpr, _percent, bootstrap),
+        ("F1", evaluation.f1, _number, bootstrap + beside),
+        ("AUROC", evaluation.auroc, _number, ""),
+        ("average precision", evaluation.average_precision, _number, f"{bootstrap}; depends on the share of anomalies"),
+    )
+    return [
+        Metric(name, text(share.value), f"{text(share.low)} to {text(share.high)}", remark)
+        for name, share, text, remark in measured
+        if share is not None
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"

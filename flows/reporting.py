@@ -1,24 +1,30 @@
 """Steps and composition of ``report``: one self-contained HTML page for a batch."""
 
-import base64
-import io
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup, escape
 from PIL import Image
 
-from data import File, ImageError, Limits, Place, atomic_path, modified, read_table, read_thumbnail
+from data import File, Place, Preprocessing, atomic_path, modified, read_table
 from flows.calibrations import Calibration, read_calibration
+from flows.card import escape_markdown, read_card
+from flows.curves import four_digits, render_curves, with_commas
 from flows.drift import read_drift
-from flows.errors import NotYetError, UsageError
+from flows.errors import NotYetError, UsageError, bad_input
+from flows.headline import chance, headline
 from flows.heatmap import colours, png
-from flows.histogram import HEIGHT, WIDTH, histogram
-from flows.metrics import as_json, evaluate_batch
+from flows.histogram import HEIGHT, WIDTH, Histogram, histogram
+from flows.metrics import as_json, describe_evaluation, evaluate_batch
 from flows.models import describe_model, load_model, look_again
-from flows.rendering import template
+from flows.pictures import Pictures, data_url, picture
+from flows.rendering import markdown, template
 from flows.run import Run, code_version
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
@@ -26,7 +32,8 @@ from flows.workspace import Workspace, is_id
 
 SHOWN_FLAGGED = 200
 SHOWN_NOT_SCORED = 200
-_THUMBNAIL_PX = 192
+#: What all pictures of a page take at most; in base64 they are a third larger, and a page should stay below 5 MB.
+_PICTURE_BYTES = 3_500_000
 
 
 @dataclass(frozen=True)
@@ -34,24 +41,23 @@ class Reported:
     """Where the page is, and what else shows it.
 
     metrics: None where the batch has no labels.
+    summary: the page's numbers as Markdown.
     histogram: a data URL of the plot on it; empty where nothing was scored.
     """
 
     path: str
     metrics: dict[str, Any] | None
-    headline: str = ""
+    summary: str = ""
     histogram: str = ""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A flagged image on the page; pictures are data URLs, empty where the file is gone."""
+    """A flagged image on the page."""
 
     path: str
     row: dict[str, Any]
-    original: str
-    reconstruction: str
-    heatmap: str
+    pictures: Pictures
 
 
 def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
@@ -62,6 +68,7 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     runner.rename(f"{batch_id} with {model_id}")
     reported = runner.call(write_report, options, batch_id, model_id)
     run.record(workspace, batch_id=batch_id, model_id=model_id)
+    show_reported(reported, {"report": reported.path}, runner)
     result = {"batch_id": batch_id, "model_id": model_id, "run_id": run.run_id, "report": reported.path}
     return result | ({"metrics": reported.metrics} if reported.metrics else {})
 
@@ -100,32 +107,18 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
     table = read_table(path)
     flagged = read_table(workspace.flagged(model_id, batch_id)).sort_by([("anomaly_score", "descending")])
-    calibration_id = table["calibration_id"][0].as_py()
-    calibration = read_calibration(workspace, calibration_id) if calibration_id else None
     model = load_model(workspace, model_id)
     root = table.schema.metadata[b"nelbo.root"].decode()
-    evaluation, n_left_out = evaluate_batch(table, calibration, workspace, model_id)
-    counts = _counts(table)
-    context = {
+    numbers = _numbers(table, workspace, model_id, options)
+    page = numbers | {
         "batch_id": batch_id,
         "model_id": model_id,
-        "headline": _headline(counts, calibration),
-        "counts": counts,
-        "calibration": calibration,
-        "promise": calibration.threshold.describe() if calibration else None,
-        "discoveries": _discoveries(table, options.fdr),
-        "fdr": options.fdr,
-        "drift": read_drift(table),
-        "histogram": _histogram(table, calibration),
-        "plot": (WIDTH, HEIGHT),
-        "alone": False,
-        "scale": _png_url(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0))),
+        "number": with_commas,
+        "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0)))),
         "cards": _cards(flagged.slice(0, SHOWN_FLAGGED), model, root, options),
         "n_flagged": flagged.num_rows,
         "not_scored": _not_scored(table),
         "n_shown": SHOWN_NOT_SCORED,
-        "evaluation": evaluation,
-        "n_left_out": n_left_out,
         "config": model.config.to_dict(),
         "training_warnings": describe_model(workspace, model_id)["training"].get("warnings", []),
         "model_card": _model_card(workspace, model_id),
@@ -134,36 +127,55 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     target = workspace.report(batch_id)
     with atomic_path(target, workspace.staging) as unfinished:
         # File names and reasons are untrusted text: the template escapes everything.
-        unfinished.write_text(template("report.html.j2").render(context), encoding="utf-8")
-    return Reported(str(target), as_json(evaluation), context["headline"], _histogram_url(context))
+        unfinished.write_text(template("report.html.j2").render(page), encoding="utf-8")
+    summary = template("report.md.j2", autoescape=False, finalize=escape_markdown).render(numbers)
+    return Reported(str(target), as_json(numbers["evaluation"]), summary, _histogram_url(numbers))
 
 
-def _histogram_url(context: dict[str, Any]) -> str:
-    """The plot by itself, with the colours that the page else gives it."""
-    if context["histogram"] is None:
-        return ""
-    plot = template("histogram.svg.j2").render(context | {"alone": True})
-    return _url("image/svg+xml", plot.encode())
+def show_reported(reported: Reported, paths: Mapping[str, str], runner: Runner) -> None:
+    """The page's numbers and its plot where people see the run, with links to the files."""
+    links = [
+        f"* {name}: [{path}]({Path(path).absolute().as_uri() if '://' not in path else path})"
+        for name, path in paths.items()
+    ]
+    runner.show("report", "\n".join([reported.summary, *links]))
+    if reported.histogram:
+        runner.show("scores", reported.histogram)
+
+
+def _numbers(
+    table: pa.Table, workspace: Workspace, model_id: str, options: ReportOptions | ScoreOptions
+) -> dict[str, Any]:
+    """What there is to say of a batch, on its page and beside the run."""
+    calibration_id = table["calibration_id"][0].as_py()
+    calibration = read_calibration(workspace, calibration_id) if calibration_id else None
+    threshold = calibration.threshold if calibration else None
+    counts = _counts(table)
+    evaluation, n_left_out = evaluate_batch(table, calibration, workspace, model_id)
+    return {
+        "calibration": calibration,
+        "statistic": table["statistic"][0].as_py(),
+        "counts": counts,
+        "headline": headline(counts, threshold),
+        "chance": chance(counts, threshold),
+        "promise": threshold.describe() if threshold else None,
+        "discoveries": _discoveries(table, options.fdr),
+        "fdr": options.fdr,
+        "drift": read_drift(table),
+        "histogram": _histogram(table, calibration),
+        "plot": (WIDTH, HEIGHT),
+        "digits": four_digits,
+        "alone": False,
+        "evaluation": evaluation,
+        "metrics": describe_evaluation(evaluation) if evaluation else [],
+        "n_left_out": n_left_out,
+    }
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
     found = table["verdict"].cast(pa.string()).to_pylist()
     words = {name: found.count(name) for name in ("anomalous", "review", "normal", "not_scored")}
     return words | {"images": len(found), "scored": len(found) - words["not_scored"]}
-
-
-def _headline(counts: dict[str, int], calibration: Calibration | None) -> str:
-    n_scored = counts["scored"]
-    if calibration is None:
-        return f"{n_scored:,} of {counts['images']:,} images scored, without verdicts: the model is not calibrated."
-    threshold = calibration.threshold
-    text = f"{counts['anomalous']:,} of {n_scored:,} scored images are anomalous"
-    if threshold.review is not None:
-        text += f", {counts['review']:,} for review"
-    if threshold.fpr is None:
-        return f"{text}; no promised rate."
-    expected = f"about {threshold.fpr * n_scored:,.0f} false alarms would be normal"
-    return f"{text}; at the promised {100 * threshold.fpr:.3g} %, {expected}."
 
 
 def _discoveries(table: pa.Table, fdr: float | None) -> list[str] | None:
@@ -174,7 +186,7 @@ def _discoveries(table: pa.Table, fdr: float | None) -> list[str] | None:
     return rows["relative_path"].to_pylist()
 
 
-def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:
+def _histogram(table: pa.Table, calibration: Calibration | None) -> Histogram | None:
     scores = table["anomaly_score"].drop_null().to_numpy()
     if not len(scores):
         return None
@@ -184,45 +196,28 @@ def _histogram(table: pa.Table, calibration: Calibration | None) -> Any:
     return histogram(scores, calibration.normal_scores, threshold.value, threshold.review)
 
 
+def _histogram_url(numbers: dict[str, Any]) -> str:
+    """The plot by itself, with the colours that the page else gives it."""
+    if numbers["histogram"] is None:
+        return ""
+    plot = template("histogram.svg.j2").render(numbers | {"alone": True})
+    return data_url("image/svg+xml", plot.encode())
+
+
 def _cards(flagged: pa.Table, model: Any, root: str, decoding: DecodingSettings) -> list[Card]:
-    """Pictures of flagged images: the original upright, what the model makes of it, where it differs."""
+    """Flagged images with their pictures, which share what a page may take."""
     rows = flagged.to_pylist()
     files = [File(root, row["relative_path"], row["image_id"]) for row in rows]
-    cards = []
-    for row, file, look in zip(rows, files, look_again(model, files, decoding), strict=True):
-        # The file may have gone since it was scored; the heatmap is still there.
-        original = _thumbnail(file, decoding.limits) if look else ""
-        reconstruction = _jpeg_url(_picture(look.reconstruction)) if look else ""
-        heatmap = _url("image/png", row.pop("heatmap_png"))
-        cards.append(Card(row["relative_path"], row, original, reconstruction, heatmap))
-    return cards
-
-
-def _thumbnail(file: File, limits: Limits) -> str:
-    try:
-        return _url("image/jpeg", read_thumbnail(file, _THUMBNAIL_PX, limits))
-    except ImageError:
-        return ""
-
-
-def _picture(pixels: np.ndarray) -> Image.Image:
-    """(h, w, c) in [0, 1] as an 8-bit picture."""
-    values = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
-
-
-def _jpeg_url(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return _url("image/jpeg", buffer.getvalue())
-
-
-def _png_url(picture: Image.Image) -> str:
-    return _url("image/png", png(picture))
-
-
-def _url(kind: str, content: bytes | None) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}" if content else ""
+    preprocessing = Preprocessing(**model.preprocessing)
+    n_bytes = _PICTURE_BYTES // (len(Pictures._fields) * max(1, len(rows)))
+    return [
+        Card(
+            row["relative_path"],
+            row,
+            picture(file, look, row.pop("heatmap_png"), preprocessing, decoding.limits, n_bytes),
+        )
+        for row, file, look in zip(rows, files, look_again(model, files, decoding), strict=True)
+    ]
 
 
 def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
@@ -230,9 +225,13 @@ def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
     return rows.select(["relative_path", "reason"]).to_pylist()
 
 
-def _model_card(workspace: Workspace, model_id: str) -> str | None:
-    card = workspace.card(model_id)
-    return f"{card.parent.name}/{card.name}" if card.exists() else None
+def _model_card(workspace: Workspace, model_id: str) -> Markup:
+    """The model's card with its curves; why there is none, where what it is made from has gone."""
+    try:
+        curves = data_url("image/svg+xml", render_curves(read_table(workspace.history(model_id))).encode())
+        return markdown(read_card(workspace, model_id, curves), level=3)
+    except bad_input() as error:
+        return escape(error)
 
 
 def _facts(table: pa.Table, root: str) -> dict[str, str]:
@@ -241,7 +240,15 @@ def _facts(table: pa.Table, root: str) -> dict[str, str]:
         "images from": root,
         "scored at (UTC)": f"{pc.max(table['scored_at_utc']).as_py():%Y-%m-%d %H:%M:%S}",
         "run": metadata[b"nelbo.run_id"].decode(),
-        "scored by nelbo": metadata[b"nelbo.code_version"].decode(),
-        "page by nelbo": code_version(),
         "config hash": metadata[b"nelbo.config_hash"].decode()[:16],
+        "scored by": f"nelbo {metadata[b'nelbo.code_version'].decode()}, engine {table['engine'][0].as_py()}",
+        "page made by": f"nelbo {code_version()}, {_backend()}",
     }
+
+
+def _backend() -> str:
+    """Keras and what it computes with, with versions."""
+    import keras
+
+    name = keras.backend.backend()
+    return f"Keras {keras.__version__}, {name} {importlib.import_module(name).__version__}"

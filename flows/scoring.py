@@ -18,7 +18,7 @@ from flows.ingestion import Batch, freeze_batch
 from flows.landing import drop_batch, finish_batch, freeze_new, unfinished_batch
 from flows.models import load_model, score_files
 from flows.publishing import AllChangedError, Published, publish
-from flows.reporting import Reported, write_report
+from flows.reporting import Reported, show_reported, write_report
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import IngestOptions, ScoreOptions
@@ -118,21 +118,15 @@ def _tell(result: dict[str, Any], reported: Reported, options: ScoreOptions, run
     paths = {name: result[name] for name in ("scores", "flagged", "report")}
     shown = {name: value for name, value in result.items() if isinstance(value, str | int | float)}
     runner.show("summary", [{"what": name, "value": value} for name, value in shown.items()])
-    findings = result["drift"]["findings"] if result["drift"] else []
-    lines = [f"# {reported.headline}", result["promise"] or "", *findings]
-    links = [
-        f"* {name}: [{path}]({Path(path).absolute().as_uri() if '://' not in path else path})"
-        for name, path in paths.items()
-    ]
-    runner.show("report", "\n\n".join(filter(None, [*lines, "\n".join(links)])))
-    if reported.histogram:
-        runner.show("scores", reported.histogram)
+    show_reported(reported, paths, runner)
     ids = {name: result[name] for name in ("batch_id", "model_id", "calibration_id", "run_id")}
     about = {**ids, "workspace": options.workspace, "images": options.images}
     counts = {name: value for name, value in result.items() if name.startswith("n_")}
     runner.announce("nelbo.scores.ready", f"batch.{result['batch_id']}", **about, **counts, **paths)
     if result["drift"] and result["drift"]["alarm"]:
-        runner.announce("nelbo.drift.detected", f"batch.{result['batch_id']}", **about, findings=findings)
+        runner.announce(
+            "nelbo.drift.detected", f"batch.{result['batch_id']}", **about, findings=result["drift"]["findings"]
+        )
 
 
 def _score_and_publish(

@@ -169,3 +169,18 @@ def test_trimming_takes_the_highest(values: list[float], share: float) -> None:
 def test_contamination_is_a_share(bad: float) -> None:
     with pytest.raises(ValueError, match=f"contamination={bad}"):
         trim([1.0], bad)
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_chance_counts_the_noise_of_the_calibration(confidence: float | None, random: np.random.Generator) -> None:
+    """Oracle: how often as many of 60 fresh scores are above the threshold, over thousands of calibrations."""
+    draws, n, m = 20_000, 59, 60
+    values = random.random((draws, n + m))
+    threshold = Threshold.from_normals(values[0, :n], fpr=0.05, confidence=confidence)
+    rank = int((values[0, :n] >= threshold.value).sum())
+    limits = np.sort(values[:, :n], axis=1)[:, n - rank]
+    n_above = (values[:, n:] > limits[:, None]).sum(axis=1)
+    for n_anomalous in (0, 1, 3, 6, 10):
+        found = threshold.chance(n_anomalous, m)
+        assert found == pytest.approx((n_above >= n_anomalous).mean(), abs=0.015)
+    assert Threshold.from_labels([0, 0, 1, 1], [1, 2, 3, 4], "f1").chance(3, m) is None

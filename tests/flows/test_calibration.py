@@ -79,7 +79,7 @@ def test_a_band_for_review(images: Path, more: Path, workspace: Path) -> None:
     flagged = read_table(Path(scored["flagged"]))
     assert flagged.num_rows == scored["n_anomalous"] + scored["n_review"]
     page = Path(scored["report"]).read_text()
-    assert f"{scored['n_anomalous']} of 26 scored images are anomalous, {scored['n_review']} for review; at" in page
+    assert f"{scored['n_anomalous']} of 26 images anomalous, {scored['n_review']} for review; at" in page
     assert page.count("· for review") == scored["n_review"]
     assert 'class="band"' in page
     (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
