@@ -13,6 +13,7 @@ from detectors.gate import Finding, Gate, Judged, gate
 from detectors.interval import Interval, binomial_interval
 from detectors.joint import Joint, check_statistics
 from detectors.labelled import check_objective, labelled_threshold
+from detectors.mcnemar import mcnemar_test
 from detectors.metrics import (
     Confusion,
     Evaluation,
@@ -26,7 +27,7 @@ from detectors.metrics import (
 )
 from detectors.parts import part_sizes
 from detectors.pixels import aupro, pixel_auroc
-from detectors.promise import check_size, n_needed, supported_fpr
+from detectors.promise import check_size, false_alarm_range, n_needed, supported_fpr
 from detectors.threshold import Threshold, conformal_threshold, trim
 from detectors.verdict import decision_function, p_values, q_values, verdicts
 
@@ -64,10 +65,12 @@ __all__ = [
     "evaluate",
     "f1",
     "f1_all_anomalous",
+    "false_alarm_range",
     "gate",
     "holm",
     "labelled_threshold",
     "martingale",
+    "mcnemar_test",
     "n_needed",
     "p_values",
     "part_sizes",

@@ -14,10 +14,10 @@ _WIDTH = float(norm.ppf(0.975))
 
 
 class PairedTest(NamedTuple):
-    """Two models on the same images.
+    """Two models, or two calibrations, on the same images.
 
-    a, b: AUROC of each, with its interval.
-    difference: AUROC of a minus that of b, with its interval.
+    a, b: AUROC, or a share, of each, with its interval.
+    difference: that of a minus that of b, with its interval.
     p_value: two-sided, of no difference.
     """
 

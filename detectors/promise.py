@@ -8,6 +8,7 @@ Source: Vovk 2012, "Conditional validity of inductive conformal predictors", sec
 
 import bisect
 import math
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import betainc
@@ -123,3 +124,18 @@ def false_alarm_probability(counts: range, m: int, n: int, rank: int) -> float:
     if not 0 < rank <= n:
         return float((m if rank else 0) in counts)
     return min(1.0, float(betabinom.pmf(np.arange(counts.start, counts.stop), m, rank, n + 1 - rank).sum()))
+
+
+@lru_cache(maxsize=4096)
+def false_alarm_range(m: int, n: int, rank: int, level: float = 0.95) -> tuple[int, int]:
+    """The fewest and the most of m fresh normal scores that chance alone puts above the threshold, at that level.
+
+    The central range of the law of `false_alarm_probability`: it counts the chance in the calibration, too.
+
+    >>> false_alarm_range(100, 199, 10), false_alarm_range(100, 9999, 500)
+    ((1, 11), (1, 10))
+    """
+    below = np.cumsum(betabinom.pmf(np.arange(m + 1), m, rank, n + 1 - rank))
+    tail = (1 - level) / 2
+    low, high = np.searchsorted(below, [tail, 1 - tail])
+    return int(low), min(m, int(high))

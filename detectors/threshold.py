@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from detectors.checks import check_labels, check_scores
 from detectors.interval import Interval
 from detectors.labelled import EQUAL_COSTS, labelled_threshold
-from detectors.promise import check_rates, check_size, false_alarm_probability, n_above, rate_law
+from detectors.promise import (
+    check_rates,
+    check_size,
+    false_alarm_probability,
+    false_alarm_range,
+    n_above,
+    rate_law,
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,19 @@ class Threshold:
         n = self.n_calibration
         between = n_above(n, self.review_fpr, self.confidence) - n_above(n, self.fpr, self.confidence)
         return rate_law(between, n) if between else Interval(0.0, 0.0, 0.0)
+
+    def false_alarms(self, m: int) -> Interval | None:
+        """How many of m normal images are called anomalous: the mean, and 95 % of what chance makes of it.
+
+        None without a promise.
+
+        >>> Threshold.from_normals(range(199), fpr=0.05).false_alarms(100)
+        Interval(value=5.0, low=1, high=11)
+        """
+        if self.fpr is None:
+            return None
+        n, rank = self.n_calibration, n_above(self.n_calibration, self.fpr, self.confidence)
+        return Interval(m * rank / (n + 1), *false_alarm_range(m, n, rank))
 
     def chance(self, n_anomalous: int, n_images: int) -> float | None:
         """Probability that so many of so many fresh normal images, or more, are above `value`; None without a promise.
