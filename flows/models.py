@@ -147,7 +147,7 @@ def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
     path = workspace.models / model_id / "model.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        return {"config": description["config"], "training": description["training"]}
+        return {name: description[name] for name in ("config", "preprocessing", "training")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is damaged ({error!r}). Restore it from a copy, or delete the folder and train again."

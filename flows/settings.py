@@ -37,6 +37,9 @@ from flows.workspace import check_workspace
 
 ENV_PREFIX = "NELBO_"
 
+#: The dashboard's password: a secret, so it is in the environment alone and no setting.
+PASSWORD = "NELBO_DASHBOARD_PASSWORD"  # noqa: S105 - its name
+
 
 def _rows(value: Any) -> Any:
     """A matrix, or the text of one in JSON."""
@@ -377,7 +380,7 @@ def make_options(
     """
     _refuse_unknown(
         "the environment",
-        [key[len(ENV_PREFIX) :].lower() for key in os.environ if key.startswith(ENV_PREFIX)],
+        [key[len(ENV_PREFIX) :].lower() for key in os.environ if key.startswith(ENV_PREFIX) and key != PASSWORD],
     )
     said = dict(_assignment(text) for text in assignments)
     _refuse_unknown("--set", list(said))

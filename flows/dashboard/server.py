@@ -2,15 +2,18 @@
 
 import ipaddress
 import os
+import socket
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from flows.dashboard.palette import DARK, LIGHT, Palette
 from flows.errors import UsageError
+from flows.settings import PASSWORD
 from flows.workspace import Workspace
 
-PASSWORD = "NELBO_DASHBOARD_PASSWORD"  # noqa: S105
 _APP = Path(__file__).with_name("app.py")
 
 
@@ -22,7 +25,8 @@ def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -
         host: the address that it listens on; any but this machine's own needs a password in the environment.
 
     Raises:
-        UsageError: the extra is not installed, or the host is open to others and there is no password.
+        UsageError: the extra is not installed, the host is open to others and there is no password, or the port is
+            taken.
     """
     if missing := [name for name in ("streamlit", "duckdb") if find_spec(name) is None]:
         raise UsageError(
@@ -34,20 +38,46 @@ def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -
             f"--host {host} lets other machines see the dashboard, so it needs a password. "
             f"Set {PASSWORD} in its environment, or leave --host at 127.0.0.1."
         )
-    Workspace.at(workspace)
-    settings = {
-        "server.address": host,
-        "server.port": port,
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "server.enableStaticServing": "false",
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-        "client.showErrorDetails": "none",
+    root = Workspace.at(workspace).root
+    _check_free(host, port)
+    flags = [f"--{name}={value}" for name, value in _settings(host, port)]
+    command = [sys.executable, "-P", "-m", "streamlit", "run", *flags, str(_APP), "--", str(root)]
+    # Settings of other Streamlit apps, in the current folder or the environment, are none of this one's.
+    os.chdir(_APP.parent)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
+    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell, and what is run is ours
+
+
+def _settings(host: str, port: int) -> Iterator[tuple[str, str]]:
+    yield "server.address", host
+    yield "server.port", str(port)
+    yield "server.headless", "true"
+    yield "server.fileWatcherType", "none"
+    yield "server.enableStaticServing", "false"
+    yield "server.enableCORS", "true"
+    yield "server.enableXsrfProtection", "true"
+    if _is_loopback(host):
+        # Under any other name, somebody's web page has got at this machine's address.
+        yield from (("server.allowedHosts", name) for name in ("localhost", "127.0.0.1", "::1"))
+    yield "browser.gatherUsageStats", "false"
+    yield "client.toolbarMode", "minimal"
+    yield "client.showErrorDetails", "none"
+    yield "theme.headingFontSizes", '["2rem", "1.4rem", "1.15rem"]'
+    yield "theme.paddingTop", "3rem"
+    for theme, palette in (("light", LIGHT), ("dark", DARK)):
+        for name, colour in _theme(palette).items():
+            yield f"theme.{theme}.{name}", colour
+
+
+def _theme(palette: Palette) -> dict[str, str]:
+    return {
+        "primaryColor": palette.accent,
+        "backgroundColor": palette.page,
+        "secondaryBackgroundColor": palette.card,
+        "textColor": palette.text,
+        "linkColor": palette.accent,
+        "borderColor": palette.line,
     }
-    flags = [f"--{name}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-P", "-m", "streamlit", "run", *flags, str(_APP), "--", workspace]
-    os.execv(sys.executable, command)  # noqa: S606 - no shell, and what is run is ours
 
 
 def _is_loopback(host: str) -> bool:
@@ -55,3 +85,17 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _check_free(host: str, port: int) -> None:
+    """That the server can listen there: Streamlit itself says so in many lines."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UsageError(
+            f"the dashboard cannot listen on {host} port {port} ({error.strerror}). "
+            "Choose another with --port, or end what listens there."
+        ) from error

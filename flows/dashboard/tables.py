@@ -1,29 +1,155 @@
+# ruff: noqa: S608 - what is put into SQL are names of ours; values are bound
 """The Parquet files of a workspace as SQL tables."""
 
+import glob
+import re
+import shutil
+import tempfile
+import threading
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
 
-from data import FLAGGED_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
-from flows.workspace import Workspace
+from data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
+from flows.compaction import KINDS
+from flows.workspace import Workspace, is_id
 
-#: Where the files of each table lie, and the columns that they have.
-_FILES = {
-    "scores": ("scores/model_id=*/batch_id=*/scores.parquet", SCORES_SCHEMA),
-    "flagged": ("flagged/model_id=*/batch_id=*/flagged.parquet", FLAGGED_SCHEMA),
-    "runs": ("runs/*.parquet", RUNS_SCHEMA),
+#: A published batch: the id of the model that scored it, and its own.
+Batch = tuple[str, str]
+
+#: Tables of one file a batch, which is replaced when the batch is scored again.
+_PUBLISHED = {"scores": SCORES_SCHEMA, "flagged": FLAGGED_SCHEMA}
+
+#: Tables of small files that never change.
+_APPENDED = KINDS
+
+#: How often files may change while a query reads them.
+_READS = 5
+
+_FILES = "read_parquet(?, union_by_name = true, hive_partitioning = {}, hive_types_autocast = false, filename = {})"
+
+_TABLES = {
+    "batches": r"""
+        SELECT regexp_extract(file, '/model_id=([^/]+)/', 1) AS model_id,
+               regexp_extract(file, '/batch_id=([^/]+)/', 1) AS batch_id
+        FROM (SELECT unnest(?) AS file) WHERE batch_id <> 'none'
+    """,
+    **{name: f"SELECT * FROM {_FILES.format('true', 'false')}" for name in _PUBLISHED},
+    # While files are joined into one, a row may stand in two.
+    **{name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in _APPENDED.items()},
 }
 
 
 class Tables:
-    """SQL over a workspace; each query sees the files as they are at that moment."""
+    """SQL over a workspace; each query sees the files as they are at that moment.
+
+    There are ``scores``, ``flagged``, ``runs`` and ``reviews`` with the columns of the data contract, ``model_id`` and
+    ``batch_id`` among them; and ``batches`` with only these two, a row for each published batch.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._connection = duckdb.connect()
+        self._lock = threading.Lock()
+        self._root = str(workspace.root)
+        folder = tempfile.mkdtemp(prefix="nelbo-dashboard-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._connection = _connect(workspace, folder)
+        # An empty file heads each list of files, and names all columns: older files lack some, and there may be none.
+        empty = Workspace(Path(folder, self._root.strip("/")))
+        self._empty = {name: str(getattr(empty, name)("none", "none")) for name in _PUBLISHED}
+        self._empty |= {name: str(empty.root / name / "none.parquet") for name in _APPENDED}
+        schemas = _PUBLISHED | {name: kind.schema for name, kind in _APPENDED.items()}
+        for name, schema in schemas.items():
+            write_table(schema.empty_table(), Path(self._empty[name]), schema)
+        for name in _APPENDED:
+            sql = f"CREATE TABLE {name}_ AS SELECT * FROM {_FILES.format('false', 'true')}"
+            self._connection.execute(sql, [[self._empty[name]]])
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pd.DataFrame:
-        """The rows of a query; for few rows, as all of them come into memory."""
-        return self._connection.cursor().execute(sql, parameters).df()
+    def query(self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batch] | None = None) -> pd.DataFrame:
+        """The rows of a query; for few rows, as all of them come into memory.
+
+        Args:
+            sql: begins with SELECT or FROM, and has ``?`` for values. A WITH goes into a subquery.
+            parameters: the values.
+            batches: those that ``scores``, ``flagged`` and ``batches`` are narrowed to: no other file is opened. None
+                is all of them.
+
+        Raises:
+            duckdb.Error: the query is wrong, or the files do not stop changing.
+        """
+        for left in reversed(range(_READS)):
+            try:
+                tables, files = self._tables(sql, batches)
+                return self._connection.cursor().execute(tables + sql, [*files, *parameters]).df()
+            except (duckdb.Error, OSError):
+                # A file was replaced or went between two looks at it; DuckDB has many words for that.
+                if not left:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _tables(self, sql: str, batches: Sequence[Batch] | None) -> tuple[str, list[list[str]]]:
+        """What goes before a query, for the tables that it names: their definitions, and the files for their ``?``."""
+        named = [name for name in _TABLES if re.search(rf"\b{name}\b", sql)]
+        files = []
+        for name in named:
+            if name in _APPENDED:
+                self._append(name)
+            else:
+                kind = "scores" if name == "batches" else name
+                files.append([self._empty[kind], *self._published(kind, batches)])
+        definitions = ", ".join(f"{name} AS NOT MATERIALIZED ({_TABLES[name]})" for name in named)
+        return f"WITH {definitions} " if named else "", files
+
+    def _published(self, kind: str, batches: Sequence[Batch] | None) -> list[str]:
+        """The files of batches; what somebody else has put beside them is none."""
+        ids = [("*", "*")] if batches is None else [batch for batch in batches if all(map(is_id, batch))]
+        files = self._list(
+            *(f"{kind}/model_id={model_id}/batch_id={batch_id}/{kind}.parquet" for model_id, batch_id in ids)
+        )
+        return [file for file in files if all(is_id(part.partition("=")[2]) for part in file.split("/")[-3:-1])]
+
+    def _append(self, name: str) -> None:
+        """Read the files that are new, and forget those that are gone: the others are in memory as they are."""
+        with self._lock:
+            cursor = self._connection.cursor()
+            known = {file for (file,) in cursor.execute(f"SELECT DISTINCT filename FROM {name}_").fetchall()}
+            found = set(self._list(f"{name}/*.parquet"))
+            if new := found - known:
+                sql = f"INSERT INTO {name}_ BY NAME SELECT * FROM {_FILES.format('false', 'true')}"
+                cursor.execute(sql, [[self._empty[name], *new]])
+            if gone := known - found:
+                cursor.execute(f"DELETE FROM {name}_ WHERE list_contains(?, filename)", [list(gone)])
+
+    def _list(self, *patterns: str) -> list[str]:
+        """Files below the workspace."""
+        if not patterns:
+            return []
+        root = glob.escape(self._root)
+        rows = self._connection.cursor().execute("FROM glob(?)", [[f"{root}/{pattern}" for pattern in patterns]])
+        return [file for (file,) in rows.fetchall()]
+
+
+def _connect(workspace: Workspace, folder: str) -> duckdb.DuckDBPyConnection:
+    """A database in memory that reads this workspace and a folder, and nothing else: no other file, no network."""
+    connection = duckdb.connect(
+        config={
+            "threads": 2,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+        }
+    )
+    root = workspace.root
+    if isinstance(root, Path):
+        allowed = [f"{root}/", f"{glob.escape(str(root))}/"]
+    else:
+        connection.register_filesystem(root.fs)
+        allowed = [f"{root.protocol}://"]
+    connection.execute("SET allowed_directories = ?", [[f"{folder}/", *allowed]])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection

@@ -1,0 +1,45 @@
+"""Ways from a row of a table to the pages of its image; their addresses name the row, and can be kept."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+#: The row of an image as addresses name it.
+_QUERY = {"model": "model_id", "batch": "batch_id", "image": "image_id", "path": "relative_path"}
+
+
+def link(row: Mapping[Any, Any], page: str, label: str) -> None:
+    """A link to an image on the page of that address."""
+    st.page_link(_page(page), label=label, query_params=_query(row), icon=":material/arrow_forward:")
+
+
+def show_rows(rows: pd.DataFrame, key: str, columns: Mapping[str, Any]) -> None:
+    """A table of images; choosing a row goes to its page.
+
+    Args:
+        rows: with ``model_id``, ``batch_id``, ``image_id`` and ``relative_path``.
+        columns: what is shown of them, and how: a heading, or Streamlit's column configuration.
+    """
+    shown = st.dataframe(
+        rows,
+        key=key,
+        hide_index=True,
+        height="content",
+        column_order=list(columns),
+        column_config=dict(columns),
+        on_select="rerun",
+        selection_mode="single-row",
+    )
+    if chosen := shown["selection"]["rows"]:
+        st.switch_page(_page("image"), query_params=_query(rows.iloc[chosen[0]].to_dict()))
+
+
+def _page(address: str) -> Any:
+    # Streamlit knows pages by their address.
+    return st.Page(lambda: None, title=address.title(), url_path=address)
+
+
+def _query(row: Mapping[Any, Any]) -> dict[str, str]:
+    return {name: str(row[column]) for name, column in _QUERY.items()}

@@ -1,0 +1,212 @@
+"""Workspaces of scored batches, made of random numbers by nelbo's own writers, without TensorFlow."""
+
+import hashlib
+import itertools
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, SCORES_SCHEMA, write_scores, write_table
+from detectors import Threshold, detect_drift
+from flows.calibrations import Calibration, read_calibration, write_calibration
+from flows.drift import drift_facts, write_drift
+from flows.heatmap import heatmap_png
+from flows.run import Run
+from flows.settings import CalibrateOptions, ScoreOptions
+from flows.workspace import Workspace
+
+MODEL = "m5c0fed000000000"
+START = datetime(2026, 10, 1, 6, tzinfo=UTC)
+
+
+def add_calibration(
+    workspace: Workspace,
+    *,
+    model_id: str = MODEL,
+    n: int = 199,
+    fpr: float = 0.05,
+    review_fpr: float | None = 0.15,
+    at: datetime = START,
+    seed: int = 0,
+) -> Calibration:
+    """A calibration on n normal images, made the model's current one."""
+    rows = _images([f"normal/{i:06d}.png" for i in range(n)])
+    rows |= _measures(np.random.default_rng(seed), np.zeros(n))
+    rows |= {"label": pa.array([0] * n, pa.int8()), "split": pa.array(["calibration"] * n)}
+    rows["anomaly_score"] = rows["peak"]
+    threshold = Threshold.from_normals(rows["peak"], fpr, review_fpr=review_fpr)
+    content = {
+        "model_id": model_id,
+        "batch_id": "t0",
+        "statistic": "peak",
+        "joint": None,
+        "threshold": threshold.to_dict(),
+        "heatmap_top": 2 * float(np.quantile(rows["peak"], 0.95)),
+        "judged": None,
+    }
+    run = Run("calibrate", CalibrateOptions(normal="normal"), started_at_utc=at)
+    table = pa.table(rows).select(CALIBRATION_SCHEMA.names)
+    calibration_id = write_calibration(content, table, workspace, run)
+    workspace.use_calibration(model_id, calibration_id)
+    ids = {"model_id": model_id, "calibration_id": calibration_id, "batch_id": "t0"}
+    run.record(workspace, **ids, n_images=n, fpr=fpr)
+    return read_calibration(workspace, calibration_id)
+
+
+def add_batch(
+    workspace: Workspace,
+    batch_id: str,
+    paths: Sequence[str],
+    calibration: Calibration | None,
+    *,
+    model_id: str = MODEL,
+    root: Path = Path("/nowhere"),
+    anomalous: float | Sequence[bool] = 0.03,
+    not_scored: float | Sequence[bool] = 0.01,
+    shift: float = 0.0,
+    labelled: bool = False,
+    at: datetime = START,
+    seed: int = 0,
+) -> pa.Table:
+    """Publish a batch with its run; the rows of its scores.
+
+    Args:
+        paths: of its images, below `root`.
+        calibration: decides; None leaves the rows without verdicts.
+        anomalous: share of the images with a defect, or which of them have one.
+        not_scored: the same of files that have no score.
+        shift: of all scores, in standard deviations of normal ones.
+        labelled: whether the rows say what is true.
+    """
+    random = np.random.default_rng(seed)
+    n = len(paths)
+    defect, lost = _choice(random, anomalous, n), _choice(random, not_scored, n)
+    run = Run(
+        "score",
+        ScoreOptions(images=str(root), workspace=str(workspace.root)),
+        run_id=f"r{at:%Y%m%dT%H%M%S}-{hashlib.sha256(batch_id.encode()).hexdigest()[:8]}",
+        started_at_utc=at,
+        started=time.perf_counter() - n / 200 - 3,
+    )
+    measures = _measures(random, defect * random.uniform(1, 8, n) + shift)
+    rows = _images(paths, root) | {name: pa.array(values, mask=lost) for name, values in measures.items()}
+    rows |= _decide(pa.table(measures), lost, calibration)
+    constants = {"statistic": "peak", "likelihood": "gaussian", "engine": "keras", "run_id": run.run_id}
+    rows |= {name: pa.array([value] * n) for name, value in constants.items()}
+    rows |= {
+        "reason": pa.array(random.choice(["truncated", "not_an_image", "too_large"], n, p=[0.6, 0.3, 0.1]), mask=~lost),
+        "label": pa.array(np.where(defect, 1, 0) if labelled else np.full(n, -1), pa.int8()),
+        "width_px": pa.array([64] * n, pa.int32()),
+        "height_px": pa.array([64] * n, pa.int32()),
+        "scored_at_utc": pa.array([at] * n, pa.timestamp("us", tz="UTC")),
+        "calibration_id": pa.array([calibration and calibration.calibration_id] * n, pa.string()),
+    }
+    table = pa.table(rows).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
+    drift = _drift(table, calibration)
+    metadata = {**run.metadata, "nelbo.root": str(root), **write_drift(drift)}
+    flagged = table.filter(pc.is_in(table["verdict"].cast(pa.string()), pa.array(["anomalous", "review"])))
+    flagged = flagged.append_column("heatmap_png", _heatmaps(flagged["relative_path"].to_pylist(), root))
+    write_table(flagged, workspace.flagged(model_id, batch_id), FLAGGED_SCHEMA, metadata, workspace.staging)
+    write_scores(table, workspace.scores(model_id, batch_id), metadata, workspace.staging)
+    verdicts = table["verdict"].cast(pa.string()).to_pylist()
+    run.record(
+        workspace,
+        batch_id=batch_id,
+        model_id=model_id,
+        calibration_id=calibration and calibration.calibration_id,
+        n_images=n,
+        n_scored=int((~lost).sum()),
+        n_not_scored=int(lost.sum()),
+        n_waiting=0,
+        n_anomalous=verdicts.count("anomalous"),
+        n_review=verdicts.count("review"),
+        fpr=calibration and calibration.threshold.fpr,
+        images_per_s=float(random.normal(200, 12)),
+        **drift_facts(drift),
+    )
+    return table
+
+
+def publish_for_ever(folder: str) -> None:
+    """Publish three batches again and again, until the process ends."""
+    workspace = Workspace.at(folder)
+    calibration = add_calibration(workspace)
+    for turn in itertools.count():
+        add_batch(workspace, f"b{turn % 3}", [f"line/{k:03d}.png" for k in range(300)], calibration, seed=turn)
+
+
+def _choice(random: np.random.Generator, share: float | Sequence[bool], n: int) -> np.ndarray:
+    return random.random(n) < share if isinstance(share, int | float) else np.asarray(share, bool)
+
+
+def _images(paths: Sequence[str], root: Path = Path("/nowhere")) -> dict[str, Any]:
+    """Paths with the hashes of their files; those that are not there have another one."""
+    files = [root / path for path in paths]
+    ids = [
+        hashlib.sha256(file.read_bytes() if file.is_file() else path.encode()).hexdigest()
+        for file, path in zip(files, paths, strict=True)
+    ]
+    return {"relative_path": pa.array(list(paths), pa.string()), "image_id": pa.array(ids, pa.string())}
+
+
+def _measures(random: np.random.Generator, strangeness: np.ndarray) -> dict[str, np.ndarray]:
+    """(n,) columns that go together as those of real images do, each higher where an image is stranger."""
+    n = len(strangeness)
+    peak = 2 + random.gamma(4, 0.6, n) + strangeness
+    rate = random.gamma(30, 1, n) + 2 * strangeness
+    distortion = -5000 + 60 * random.standard_normal(n) + 90 * strangeness
+    return {
+        "nelbo_nats": distortion + rate,
+        "distortion_nats": distortion,
+        "rate_nats": rate,
+        "bits_per_dim": (distortion + rate) / (64 * 64 * np.log(2)) + 8,
+        "z_mean_norm": np.sqrt(rate),
+        "z_log_var_sum": -2 * rate,
+        "worst_pixels_nats": distortion / 50 + 200,
+        "peak": peak,
+    }
+
+
+def _decide(measures: pa.Table, lost: np.ndarray, calibration: Calibration | None) -> dict[str, pa.Array]:
+    """Verdicts as the calibration makes them of the images with a score."""
+    n = measures.num_rows
+    decided: dict[str, np.ndarray] = {name: np.full(n, np.nan) for name in ("threshold", "p_value", "q_value")}
+    decided["anomaly_score"] = np.where(lost, np.nan, measures["peak"].to_numpy())
+    verdict = np.where(lost, "not_scored", None)
+    if calibration is not None:
+        judged = calibration.judge(measures.filter(pa.array(~lost)))
+        decided["threshold"][~lost] = calibration.threshold.value
+        decided["p_value"][~lost], decided["q_value"][~lost] = judged.p_value, judged.q_value
+        verdict[~lost] = judged.verdict
+    columns = {name: pa.array(values, from_pandas=True) for name, values in decided.items()}
+    return {**columns, "verdict": pa.array(verdict, pa.string())}
+
+
+def _drift(table: pa.Table, calibration: Calibration | None) -> dict[str, Any] | None:
+    """As `flows.drift.find_drift` has it, of the scores alone."""
+    if calibration is None:
+        return None
+    scores = table["anomaly_score"].drop_null().to_numpy()
+    found = detect_drift(scores, calibration.normal_scores, threshold=calibration.threshold.value)
+    tests = [{**test._asdict(), "fired": test in found.fired} for test in found.tests]
+    findings = [test.finding for test in found.fired]
+    return {"alarm": found.alarm, "alpha": found.alpha, "findings": findings, "tests": tests}
+
+
+def _heatmaps(paths: Sequence[str], root: Path) -> pa.Array:
+    """Of each picture, where it is dark: a blot is. Of files that are not there, one for all."""
+    absent = heatmap_png(np.eye(32) * 12, 12.0)
+    pictures = [
+        heatmap_png(np.maximum(0, 110.0 - np.asarray(Image.open(root / path).convert("L"))) / 6, 12.0)
+        if (root / path).is_file()
+        else absent
+        for path in paths
+    ]
+    return pa.array(pictures, pa.binary())
