@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from data import File, Place, Preprocessing, atomic_path, modified, read_table
-from flows.calibrations import Calibration, read_calibration
+from flows.calibrations import REVIEWS, Calibration, caution, read_calibration
 from flows.card import escape_markdown, read_card
 from flows.curves import four_digits, render_curves, with_commas
 from flows.drift import read_drift
@@ -158,7 +158,7 @@ def _numbers(
         "counts": counts,
         "headline": headline(counts, threshold),
         "chance": chance(counts, threshold),
-        "promise": threshold.describe() if threshold else None,
+        "promise": _promise(calibration) if calibration else None,
         "discoveries": _discoveries(table, options.fdr),
         "fdr": options.fdr,
         "drift": read_drift(table),
@@ -170,6 +170,11 @@ def _numbers(
         "metrics": describe_evaluation(evaluation) if evaluation else [],
         "n_left_out": n_left_out,
     }
+
+
+def _promise(calibration: Calibration) -> str:
+    text = calibration.threshold.describe()
+    return f"{text}; {caution(calibration)}" if calibration.labels_from == REVIEWS else text
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

@@ -6,11 +6,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import streamlit as st
 
-from data import Place, read_table
-from flows.calibrations import Calibration
+from data import Place
+from flows.calibrations import Calibration, normal_rows
 from flows.dashboard import charts
 from flows.dashboard.formats import number
 from flows.dashboard.links import link, show_rows
@@ -148,13 +147,12 @@ def _nearest(workspace: Workspace, row: Row, calibration: Calibration | None) ->
     if calibration is None or pd.isna(score):
         st.info("None: the image has no score, or no calibration.")
         return
-    table = read_table(workspace.calibrations / calibration.calibration_id / "scores.parquet")
-    normals = table.filter(pc.and_(pc.equal(table["split"], "calibration"), pc.not_equal(table["label"], 1)))
+    normals = normal_rows(workspace, calibration)
     distance = np.abs(normals["anomaly_score"].to_numpy() - score)
     nearest = normals.take(pa.array(np.argsort(distance, kind="stable")[:_N_NEAREST]))
     n_above = int((calibration.normal_scores >= score).sum())
     st.caption(
-        f"Normal images that the threshold comes from: {n_above:,} of {len(calibration.normal_scores):,} have at least "
+        f"Normal images that p is against: {n_above:,} of {len(calibration.normal_scores):,} have at least "
         "the score of this image."
     )
     manifest = workspace.manifest(calibration.batch_id)

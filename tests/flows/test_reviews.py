@@ -372,7 +372,9 @@ def test_reviews_move_the_threshold_and_nothing_else(workspace: Path, trained: T
     assert from_reviews(workspace, objective="youden", review_recall=1.0)["calibration_id"] == result["calibration_id"]
     # p-values and drift are those of before; verdicts are those of the new threshold.
     before = read_table(next(workspace.glob("scores/*/*/scores.parquet")))
-    after = read_table(Path(score(workspace, images / "new")["scores"]))
+    anew = score(workspace, images / "new")
+    assert "the normal ones among them are the hardest" in Path(anew["report"]).read_text()
+    after = read_table(Path(anew["scores"]))
     assert after["p_value"].equals(before["p_value"])
     assert drift_of(after)["scores"] == drift_of(before)["scores"]
     assert set(after["calibration_id"].to_pylist()) == {result["calibration_id"]}
