@@ -40,4 +40,5 @@ def main() -> None:
         ask_password()
 
 
-main()
+if __name__ == "__main__":
+    main()
