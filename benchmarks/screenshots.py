@@ -1,4 +1,4 @@
-"""The dashboard's pictures in ``docs/images/``, of a workspace of synthetic images.
+"""The pictures in ``docs/images/``, of synthetic images: the pages of the dashboard, and a report.
 
     python benchmarks/screenshots.py
 
@@ -9,26 +9,31 @@ import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from browser import Watched, chromium, dashboard
 from scored import MODEL, START, add_batch, add_calibration
 from synthetic import write_images
 
-from data import Preprocessing, write_json
+from data import Preprocessing, read_table, write_json
+from flows.execution import execute
+from flows.settings import CalibrateOptions, ScoreOptions, TrainOptions
 from flows.workspace import Workspace
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 N_BATCHES = 60
 LAST = f"model={MODEL}&batch=line-{N_BATCHES:03d}"
+_WAIT_MS = 3_000
 
-#: Name of the picture, colours, address, and the part of the page that is shown, in CSS pixels.
-PICTURES = (
-    ("overview", "light", "/", 1_080),
-    ("batch", "dark", f"/batch?{LAST}", 1_080),
-    ("review", "light", f"/review?{LAST}", 860),
-)
+
+class Picture(NamedTuple):
+    """A picture's name, the colours and the address of its page, and how much of that is shown, in CSS pixels."""
+
+    name: str
+    scheme: str
+    address: str
+    height: int
 
 
 def make_workspace(folder: Path) -> Path:
@@ -51,23 +56,51 @@ def make_workspace(folder: Path) -> Path:
     return folder / "workspace"
 
 
-def take(browser: Any, address: str) -> None:
-    """Write the pictures."""
-    for name, scheme, path, height in PICTURES:
-        context = browser.new_context(color_scheme=scheme, viewport={"width": 1_280, "height": height})
-        page = Watched(context.new_page())
-        page.open(address + path)
-        # Plots are drawn after the page has settled.
-        page.page.wait_for_timeout(3_000)
-        page.page.screenshot(path=IMAGES / f"dashboard-{name}.png", scale="css")
-        context.close()
+def make_small_workspace(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A model that was really trained, one batch, and a second calibration; what scoring said."""
+    write_images(folder / "normal", 120, seed=3)
+    write_images(folder / "new", 34, seed=4)
+    write_images(folder / "new", 6, seed=5, blot=True)
+    workspace = str(folder / "small")
+    small = {"workspace": workspace, "normal": str(folder / "normal")}
+    execute("train", TrainOptions(**small, image_size=(32, 32), epochs=40, fpr=0.05, review_fpr=0.2), prefect=False)
+    scored = execute("score", ScoreOptions(images=str(folder / "new"), workspace=workspace, batch_id="line-a"), False)
+    write_images(folder / "fresh", 60, seed=6)
+    fresh = small | {"normal": str(folder / "fresh")}
+    execute("calibrate", CalibrateOptions(**fresh, fpr=0.1), prefect=False)
+    return Path(workspace), scored
+
+
+def take(browser: Any, picture: Picture) -> None:
+    """Write a picture."""
+    context = browser.new_context(color_scheme=picture.scheme, viewport={"width": 1_280, "height": picture.height})
+    page = Watched(context.new_page())
+    page.open(picture.address) if picture.address.startswith("http") else page.page.goto(picture.address)
+    # Plots, and what the model says, are drawn after the page has settled.
+    page.page.wait_for_timeout(_WAIT_MS)
+    page.page.screenshot(path=IMAGES / f"{picture.name}.png", scale="css")
+    context.close()
+
+
+def main() -> None:
+    """Make the workspaces and write the pictures."""
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as aside, chromium() as browser:
+        folder = Path(aside)
+        with dashboard(make_workspace(folder), folder) as address:
+            take(browser, Picture("dashboard-overview", "light", address, 1_080))
+            take(browser, Picture("dashboard-batch", "dark", f"{address}/batch?{LAST}", 1_080))
+            take(browser, Picture("dashboard-review", "light", f"{address}/review?{LAST}", 860))
+        workspace, scored = make_small_workspace(folder)
+        take(browser, Picture("report", "light", Path(scored["report"]).as_uri(), 1_080))
+        batch = f"model={scored['model_id']}&batch={scored['batch_id']}"
+        worst = max(read_table(Path(scored["flagged"])).to_pylist(), key=lambda row: row["anomaly_score"])
+        with dashboard(workspace, folder) as address:
+            take(
+                browser, Picture("dashboard-image", "light", f"{address}/image?{batch}&image={worst['image_id']}", 960)
+            )
+            take(browser, Picture("dashboard-compare", "light", f"{address}/compare?{batch}", 1_080))
 
 
 if __name__ == "__main__":
-    IMAGES.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as aside,
-        dashboard(make_workspace(Path(aside)), Path(aside)) as address,
-        chromium() as browser,
-    ):
-        take(browser, address)
+    main()

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from detectors import Threshold
 
-#: Rarer than this by chance is called more than chance.
-_RARE = 0.01
+#: Rarer than this by chance is called more than chance; and what is between is not called chance, either.
+_RARE, _UNUSUAL = 0.01, 0.05
 _RAREST = 1e-6
 
 
@@ -51,7 +51,8 @@ def chance(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     if probability > 0.5:
         return "No more anomalous images than chance would give."
     if probability > _RARE:
-        opening, share = "Chance alone can explain the anomalous images", f"about {100 * probability:.0f} of 100"
+        can = "can" if probability > _UNUSUAL else "can hardly"
+        opening, share = f"Chance alone {can} explain the anomalous images", f"about {100 * probability:.0f} of 100"
     else:
         rarity = 10 ** math.floor(-math.log10(max(probability, _RAREST)))
         opening, share = "More anomalous images than chance gives", f"at most 1 of {rarity:,}"

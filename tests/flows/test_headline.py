@@ -47,6 +47,7 @@ def test_the_more_are_flagged_the_less_it_is_chance() -> None:
     assert list(dict.fromkeys(openings)) == [
         "No more anomalous images than chance would give.",
         "Chance alone can explain the anomalous images",
+        "Chance alone can hardly explain the anomalous images",
         "More anomalous images than chance gives",
     ]
     assert openings.count("More anomalous images than chance gives") > 80
