@@ -20,6 +20,8 @@ def test_protocol_has_the_published_sizes() -> None:
 
 
 @pytest.mark.slow
+# A training at full length: seven minutes on a busy machine without AVX-512.
+@pytest.mark.timeout(1800)
 def test_the_demo_sees_defects_in_real_cells(nelbo: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     code, out, _ = nelbo("demo", "--workspace", tmp_path / "w", "--no-prefect", "--json")
     assert code == 0
