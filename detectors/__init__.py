@@ -27,7 +27,7 @@ from detectors.metrics import (
 )
 from detectors.parts import part_sizes
 from detectors.pixels import aupro, pixel_auroc
-from detectors.promise import check_size, false_alarm_range, n_needed, supported_fpr
+from detectors.promise import check_size, false_alarm_interval, n_needed, supported_fpr
 from detectors.threshold import Threshold, conformal_threshold, trim
 from detectors.verdict import decision_function, p_values, q_values, verdicts
 
@@ -65,7 +65,7 @@ __all__ = [
     "evaluate",
     "f1",
     "f1_all_anomalous",
-    "false_alarm_range",
+    "false_alarm_interval",
     "gate",
     "holm",
     "labelled_threshold",

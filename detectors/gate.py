@@ -12,7 +12,6 @@ from scipy.stats import binom
 
 from detectors.checks import check_pairs
 from detectors.delong import delong_test
-from detectors.promise import false_alarm_probability, n_above
 from detectors.threshold import Threshold
 from detectors.verdict import verdicts
 
@@ -157,11 +156,8 @@ def _false_alarms(truth: NDArray[np.int64], candidate: Judged, serving: Judged) 
 
 def _tail(alarms: NDArray[np.bool_], threshold: Threshold) -> float:
     """Probability of as many false alarms, by what the threshold promises; 0 where it promises nothing."""
-    if threshold.fpr is None:
-        return 0.0
-    m, n = len(alarms), threshold.n_calibration
-    rank = n_above(n, threshold.fpr, threshold.confidence)
-    return false_alarm_probability(range(int(alarms.sum()), m + 1), m, n, rank)
+    chance = threshold.chance(int(alarms.sum()), len(alarms))
+    return 0.0 if chance is None else chance
 
 
 def _auroc(truth: NDArray[np.int64], candidate: Judged, serving: Judged) -> Finding:

@@ -127,15 +127,14 @@ def false_alarm_probability(counts: range, m: int, n: int, rank: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def false_alarm_range(m: int, n: int, rank: int, level: float = 0.95) -> tuple[int, int]:
-    """The fewest and the most of m fresh normal scores that chance alone puts above the threshold, at that level.
+def false_alarm_interval(m: int, n: int, rank: int) -> Interval:
+    """The number of `false_alarm_probability`: its mean, and the central 95 % of what chance makes of it.
 
-    The central range of the law of `false_alarm_probability`: it counts the chance in the calibration, too.
-
-    >>> false_alarm_range(100, 199, 10), false_alarm_range(100, 9999, 500)
-    ((1, 11), (1, 10))
+    >>> false_alarm_interval(100, 199, 10), false_alarm_interval(100, 199, 200)
+    (Interval(value=5.0, low=1, high=11), Interval(value=100.0, low=100, high=100))
     """
+    if rank > n:
+        return Interval(float(m), m, m)
     below = np.cumsum(betabinom.pmf(np.arange(m + 1), m, rank, n + 1 - rank))
-    tail = (1 - level) / 2
-    low, high = np.searchsorted(below, [tail, 1 - tail])
-    return int(low), min(m, int(high))
+    low, high = np.searchsorted(below, [0.025, 0.975])
+    return Interval(m * rank / (n + 1), int(low), min(m, int(high)))

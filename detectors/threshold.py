@@ -14,8 +14,8 @@ from detectors.labelled import EQUAL_COSTS, labelled_threshold
 from detectors.promise import (
     check_rates,
     check_size,
+    false_alarm_interval,
     false_alarm_probability,
-    false_alarm_range,
     n_above,
     rate_law,
 )
@@ -153,8 +153,8 @@ class Threshold:
         """
         if self.fpr is None:
             return None
-        n, rank = self.n_calibration, n_above(self.n_calibration, self.fpr, self.confidence)
-        return Interval(m * rank / (n + 1), *false_alarm_range(m, n, rank))
+        rank = n_above(self.n_calibration, self.fpr, self.confidence)
+        return false_alarm_interval(m, self.n_calibration, rank)
 
     def chance(self, n_anomalous: int, n_images: int) -> float | None:
         """Probability that so many of so many fresh normal images, or more, are above `value`; None without a promise.

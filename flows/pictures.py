@@ -48,7 +48,7 @@ def picture(
         return Pictures(heatmap=jpeg_url(heatmap, n_bytes) if heatmap else "")
     shown = {
         "original": original,
-        "reconstruction": uncover(_as_picture(look.reconstruction), original.size, preprocessing),
+        "reconstruction": uncover(as_picture(look.reconstruction), original.size, preprocessing),
     }
     if heatmap:
         shown["heatmap"] = uncover(heatmap, original.size, preprocessing)
@@ -82,7 +82,7 @@ def _thumbnail(file: File, limits: Limits) -> Image.Image | None:
         return None
 
 
-def _as_picture(pixels: NDArray[np.floating]) -> Image.Image:
+def as_picture(pixels: NDArray[np.floating]) -> Image.Image:
     """(h, w, c) in [0, 1] as an 8-bit picture."""
     values = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)

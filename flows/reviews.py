@@ -143,6 +143,12 @@ def _latest(reviews: pa.Table) -> pa.Table:
     return reviews.take(pa.array(sorted(last.values()), pa.int64()))
 
 
+def labels_of(decided: pa.Table) -> dict[str, int]:
+    """Content hash of each image -> 0 or 1, as `latest_reviews` says."""
+    columns = (decided[name].to_pylist() for name in ("image_id", "decision"))
+    return {image_id: DECISIONS.index(decision) for image_id, decision in zip(*columns, strict=True)}
+
+
 def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
     """Reviewed images that a model flagged, with what it made of them as its published batches say.
 
@@ -162,10 +168,7 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
     decided = _latest(reviews)
     if not decided.num_rows:
         raise NotYetError(f"workspace {workspace.root} has no reviews. Decide on flagged images in: nelbo dashboard")
-    label_of = {
-        image_id: DECISIONS.index(decision)
-        for image_id, decision in zip(decided["image_id"].to_pylist(), decided["decision"].to_pylist(), strict=True)
-    }
+    label_of = labels_of(decided)
     # A batch may have been scored anew since, with a threshold that flags fewer.
     shown = reviews.filter(pc.equal(reviews["model_id"], model_id))["image_id"]
     rows = _flagged(decided["image_id"].combine_chunks(), shown.combine_chunks(), workspace, model_id)

@@ -9,7 +9,7 @@ import streamlit as st
 from data import InputError, read_table
 from flows.dashboard.choice import choose_batch
 from flows.dashboard.formats import images, number
-from flows.dashboard.links import show_rows
+from flows.dashboard.links import choose_page, show_rows
 from flows.dashboard.style import say
 from flows.dashboard.tables import Batch, Tables
 from flows.dashboard.whatif import draw_what_if
@@ -109,9 +109,8 @@ def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
     if not n:
         st.info("Nothing matches: widen the filters.")
         return
-    n_pages = -(-n // _ROWS)
     # Another filter or order begins with its first page.
-    page = st.pagination(n_pages, key=f"page of {chosen} {chosen.values} {order}") if n_pages > 1 else 1
+    page = choose_page(n, _ROWS, f"page of {chosen} {chosen.values} {order}")
     sql = f"""
         SELECT relative_path, coalesce(scores.verdict, '') AS verdict, coalesce(scores.reason, '') AS reason,
                anomaly_score, p_value, q_value, round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion,

@@ -16,10 +16,11 @@ _REVIEW = "review from"
 
 _FONT = "Source Sans, sans-serif"
 
-#: When a batch was scored: in UTC, wherever the browser is.
-_TIME = alt.X(
-    "scored:T", title="scored (UTC)", scale=alt.Scale(type="utc"), axis=alt.Axis(format="%d %b %H:%M", tickCount=6)
-)
+
+def scored_at(column: str) -> alt.X:
+    """The axis of when something was scored: in UTC, wherever the browser is."""
+    axis = alt.Axis(format="%d %b %H:%M", tickCount=6)
+    return alt.X(f"{column}:T", title="scored (UTC)", scale=alt.Scale(type="utc"), axis=axis)
 
 
 def show(chart: alt.Chart | alt.LayerChart, title: str, description: str, height: int = 260) -> None:
@@ -50,7 +51,7 @@ def rates(batches: pd.DataFrame) -> Any:
     share = alt.Axis(format=".1~%")
     found = [word for word in _SHAPES if word in set(batches["chance"])]
     colour_of = {WITHIN: colours.batch, ABOVE: colours.mark}
-    base = alt.Chart(batches).encode(_TIME)
+    base = alt.Chart(batches).encode(scored_at("scored"))
     # A bar for each batch: its size decides how far chance reaches. Many of them make a band.
     band = base.mark_rule(color=colours.normal, opacity=0.3, strokeWidth=6).encode(
         alt.Y("low:Q", title="anomalous, share of scored images", axis=share), alt.Y2("high:Q")
@@ -82,7 +83,7 @@ def throughput(batches: pd.DataFrame) -> alt.Chart:
         alt.Chart(batches)
         .mark_line(color=palette().batch, point=alt.OverlayMarkDef(color=palette().batch, size=30))
         .encode(
-            _TIME,
+            scored_at("scored"),
             alt.Y("images_per_s:Q", title="images a second"),
             tooltip=[
                 alt.Tooltip("batch_id:N", title="batch"),

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from flows.dashboard.links import page_at
 from flows.dashboard.style import nothing
 from flows.dashboard.tables import Batch, Tables
 
@@ -37,9 +38,7 @@ def choose_batch(tables: Tables) -> Batch | None:
 
 def open_batch(batch: Batch) -> None:
     """Go to a batch's page; its address names the batch and can be kept."""
-    # Streamlit knows pages by their address.
-    page = st.Page(lambda: None, title="Batch", url_path="batch")
-    st.switch_page(page, query_params=dict(zip(("model", "batch"), batch, strict=True)))
+    st.switch_page(page_at("batch"), query_params=dict(zip(("model", "batch"), batch, strict=True)))
 
 
 def _name_in_address() -> None:

@@ -1,7 +1,5 @@
 """The page "Compare": two models, or two calibrations, on the same batch."""
 
-import math
-
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,12 +10,12 @@ from flows.agreement import against_truth, agreement, differing, flagged_shares,
 from flows.calibrations import Calibration, calibrations_of
 from flows.dashboard.choice import choose_batch
 from flows.dashboard.formats import images, percent
-from flows.dashboard.links import show_rows
+from flows.dashboard.links import choose_page, show_rows
 from flows.dashboard.literal import literal
 from flows.dashboard.style import nothing
 from flows.dashboard.tables import Tables
 from flows.errors import UsageError
-from flows.reviews import latest_reviews
+from flows.reviews import labels_of, latest_reviews
 from flows.workspace import Workspace
 
 _PAGE_ROWS = 25
@@ -115,9 +113,7 @@ def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibrati
 
 def _reviewed(workspace: Workspace, rows: pa.Table) -> pa.Table:
     """The same rows; what was decided last on each image is its label."""
-    decided = latest_reviews(workspace)
-    is_anomalous = pc.equal(decided["decision"], "anomalous").cast(pa.int8())
-    return with_truth(rows, dict(zip(decided["image_id"].to_pylist(), is_anomalous.to_pylist(), strict=True)))
+    return with_truth(rows, labels_of(latest_reviews(workspace)))
 
 
 def _words(test: PairedTest, is_area: bool) -> list[str]:
@@ -141,8 +137,7 @@ def _differing(rows: pa.Table, model_id: str, batch_id: str) -> None:
     if not found.num_rows:
         return
     st.caption("Choose a row to open it.")
-    n_pages = math.ceil(found.num_rows / _PAGE_ROWS)
-    page = st.pagination(n_pages, key="page") if n_pages > 1 else 1
+    page = choose_page(found.num_rows, _PAGE_ROWS, "page")
     # Only a page of them comes into pandas.
     shown = found.slice((page - 1) * _PAGE_ROWS, _PAGE_ROWS).to_pandas().assign(model_id=model_id, batch_id=batch_id)
     columns = {

@@ -1,10 +1,6 @@
-"""Numbers and times as people read them."""
+"""Numbers as people read them."""
 
 import math
-from datetime import datetime
-
-#: For the columns of tables; https://d3js.org/d3-format for plots.
-SCORE, RATE = "%.4g", "%.3g"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -28,15 +24,6 @@ def percent(share: float | None, digits: int = 3) -> str:
     ('5.12 %', '—')
     """
     return "—" if share is None or math.isnan(share) else f"{100 * share:.{digits}g} %"
-
-
-def when(time: datetime) -> str:
-    """To the minute.
-
-    >>> when(datetime(2026, 11, 5, 7, 30, 12))
-    '2026-11-05 07:30 UTC'
-    """
-    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def images(n: float) -> str:

@@ -191,9 +191,8 @@ def _history(tables: Tables, row: Row) -> None:
 
 def _chart(own: pd.DataFrame, statistic: str) -> Any:
     colours = palette()
-    axis = alt.Axis(format="%d %b %H:%M", tickCount=6)
     times = alt.Chart(own).encode(
-        alt.X("scored_at_utc:T", title="scored (UTC)", scale=alt.Scale(type="utc"), axis=axis),
+        charts.scored_at("scored_at_utc"),
         tooltip=[
             alt.Tooltip("batch_id:N", title="batch"),
             alt.Tooltip("anomaly_score:Q", title="score", format=",.4~g"),

@@ -12,7 +12,7 @@ _QUERY = {"model": "model_id", "batch": "batch_id", "image": "image_id", "path":
 
 def link(row: Mapping[Any, Any], page: str, label: str) -> None:
     """A link to an image on the page of that address."""
-    st.page_link(_page(page), label=label, query_params=_query(row), icon=":material/arrow_forward:")
+    st.page_link(page_at(page), label=label, query_params=_query(row), icon=":material/arrow_forward:")
 
 
 def show_rows(rows: pd.DataFrame, key: str, columns: Mapping[str, Any]) -> None:
@@ -33,10 +33,17 @@ def show_rows(rows: pd.DataFrame, key: str, columns: Mapping[str, Any]) -> None:
         selection_mode="single-row",
     )
     if chosen := shown["selection"]["rows"]:
-        st.switch_page(_page("image"), query_params=_query(rows.iloc[chosen[0]].to_dict()))
+        st.switch_page(page_at("image"), query_params=_query(rows.iloc[chosen[0]].to_dict()))
 
 
-def _page(address: str) -> Any:
+def choose_page(n: int, n_shown: int, key: str) -> int:
+    """The page, from 1, that the visitor chooses of a table of n rows; where one holds all there is no choice."""
+    n_pages = -(-n // n_shown)
+    return st.pagination(n_pages, key=key) if n_pages > 1 else 1
+
+
+def page_at(address: str) -> Any:
+    """The page of an address, to switch or to link to."""
     # Streamlit knows pages by their address.
     return st.Page(lambda: None, title=address.title(), url_path=address)
 

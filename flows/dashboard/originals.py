@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from data import CHANGED, File, ImageError, InputError, Place, Preprocessing, read_metadata, read_thumbnail
 from flows.errors import bad_input
 from flows.heatmap import uncover
 from flows.models import describe_model, load_model, look_again
+from flows.pictures import as_picture
 from flows.settings import DecodingSettings
 from flows.workspace import Workspace
 
@@ -102,5 +102,4 @@ def reconstruction(workspace: Workspace, model_id: str, file: File, size: tuple[
     look = next(look_again(model, [file], _DECODING))
     if look is None:
         raise NotShownError("The file has changed or gone since it was scored.")
-    values = (np.clip(look.reconstruction, 0, 1) * 255).round().astype(np.uint8)
-    return uncover(Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values), size, how)
+    return uncover(as_picture(look.reconstruction), size, how)

@@ -7,13 +7,13 @@ import pandas as pd
 import streamlit as st
 
 from detectors import Threshold
-from flows.calibrations import read_calibration
 from flows.dashboard import charts
+from flows.dashboard.calibrations import known_calibration
 from flows.dashboard.choice import open_batch
 from flows.dashboard.formats import images, number, percent
+from flows.dashboard.links import choose_page
 from flows.dashboard.style import nothing, say, utc
 from flows.dashboard.tables import Tables
-from flows.errors import UsageError
 
 _PERIODS = (50, 200, 1000)
 _ROWS = 10
@@ -91,17 +91,8 @@ def _chance(threshold: Threshold | None, m: int, n_anomalous: int) -> tuple[floa
 
 
 def _threshold(tables: Tables, calibration_id: str) -> Threshold | None:
-    """None where the calibration is gone, or damaged."""
-    try:
-        return _read_threshold(tables, calibration_id)
-    except UsageError:
-        return None
-
-
-@st.cache_data(show_spinner=False, max_entries=1000)
-def _read_threshold(_tables: Tables, calibration_id: str) -> Threshold:
-    """A calibration never changes."""
-    return read_calibration(_tables.workspace, calibration_id).threshold
+    calibration = known_calibration(tables, calibration_id)
+    return None if calibration is None else calibration.threshold
 
 
 def _newest(batches: pd.DataFrame) -> None:
@@ -132,8 +123,7 @@ def _rates(batches: pd.DataFrame) -> None:
 def _list(batches: pd.DataFrame) -> None:
     st.header("Batches")
     st.caption("The newest first; choose a row to open the batch.")
-    n_pages = -(-len(batches) // _ROWS)
-    page = st.pagination(n_pages, key="page") if n_pages > 1 else 1
+    page = choose_page(len(batches), _ROWS, "page")
     rows = batches.iloc[(page - 1) * _ROWS : page * _ROWS]
     columns: dict[str, Any] = {
         "scored": utc("scored"),

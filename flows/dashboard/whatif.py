@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from detectors import Interval, false_alarm_range
-from flows.calibrations import Calibration, read_calibration
+from detectors import Interval, false_alarm_interval
+from flows.calibrations import Calibration
 from flows.dashboard import charts
+from flows.dashboard.calibrations import known_calibration
 from flows.dashboard.formats import images, number, percent
 from flows.dashboard.style import say
 from flows.dashboard.tables import Batch, Tables
-from flows.errors import UsageError
 
 _BINS = 60
 _STEPS = 500
@@ -64,7 +64,7 @@ def draw_what_if(tables: Tables, batch: Batch) -> None:
     if not found["n"]:
         st.info("No file of this batch has a score; the reasons are below.")
         return
-    calibration = None if pd.isna(found["calibration_id"]) else _calibration(tables, found["calibration_id"])
+    calibration = None if pd.isna(found["calibration_id"]) else known_calibration(tables, found["calibration_id"])
     threshold = None if pd.isna(found["threshold"]) else float(found["threshold"])
     lowest = [found["low"], threshold, calibration.normal_scores[0] if calibration is not None else None]
     low = min(float(score) for score in lowest if score is not None)
@@ -128,10 +128,7 @@ def false_alarms(normal_scores: np.ndarray, threshold: float, m: int) -> Interva
     >>> false_alarms(np.arange(199.0), 189.0, 100)
     Interval(value=5.0, low=1, high=11)
     """
-    n, rank = len(normal_scores), 1 + int((normal_scores > threshold).sum())
-    if rank > n:
-        return Interval(float(m), m, m)
-    return Interval(m * rank / (n + 1), *false_alarm_range(m, n, rank))
+    return false_alarm_interval(m, len(normal_scores), 1 + int((normal_scores > threshold).sum()))
 
 
 def _bins(tables: Tables, batch: Batch, calibration: Calibration | None, scale: Scale) -> pd.DataFrame:
@@ -146,17 +143,3 @@ def _bins(tables: Tables, batch: Batch, calibration: Calibration | None, scale: 
     bins = pd.DataFrame({"left": scale.edges[:-1], "right": scale.edges[1:], "n": n, "batch": n / max(1, n.sum())})
     bins["normal"] = scale.bins(calibration.normal_scores) if calibration is not None else np.nan
     return bins
-
-
-def _calibration(tables: Tables, calibration_id: str) -> Calibration | None:
-    """None where it is gone, or damaged."""
-    try:
-        return _read_calibration(tables, calibration_id)
-    except UsageError:
-        return None
-
-
-@st.cache_resource(show_spinner=False, max_entries=100)
-def _read_calibration(_tables: Tables, calibration_id: str) -> Calibration:
-    """A calibration never changes."""
-    return read_calibration(_tables.workspace, calibration_id)
