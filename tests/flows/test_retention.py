@@ -42,7 +42,10 @@ def add_batch(root: Path, model_id: str, batch_id: str, days: float, calibration
 
 
 def add_model(root: Path, model_id: str, days: float, *calibration_ids: str) -> None:
-    write_json({"config": {}, "training": {"batch_id": f"t{model_id}"}}, root / "models" / model_id / "model.json")
+    write_json(
+        {"config": {}, "preprocessing": {}, "training": {"batch_id": f"t{model_id}"}},
+        root / "models" / model_id / "model.json",
+    )
     for name in ("weights.safetensors", "checksums.json"):
         (root / "models" / model_id / name).write_text("{}")
     age(root / "models" / model_id, days)
