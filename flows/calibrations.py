@@ -21,7 +21,7 @@ from data import (
     write_json,
     write_table,
 )
-from detectors import Threshold, p_values, q_values, trim, verdicts
+from detectors import Threshold, p_values, q_values, verdicts
 from flows.errors import UsageError
 from flows.run import Run, code_version
 from flows.statistic import Statistic
@@ -53,7 +53,8 @@ class Calibration:
     batch_id: manifest of the images behind it.
     statistic: what the threshold is compared with.
     threshold: with its promise.
-    normal_scores: (n,) sorted, of the held-out normal images that p-values are against.
+    normal_scores: (n,) sorted, of the held-out normal images that p-values are against. The threshold of a contaminated
+        set leaves its highest out, and these do not: only so p-values are never too small.
     image_ids: of every image that had a part in it.
     heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
     judged: metrics on labelled images that did not choose the threshold; None without any.
@@ -125,14 +126,13 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
         what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
         raise UsageError(f"{folder}: {what}. {remedy}")
     table = read_table(folder / "scores.parquet")
-    threshold = Threshold(**content["threshold"])
     return Calibration(
         calibration_id,
         content["model_id"],
         content["batch_id"],
         _statistic(content, table),
-        threshold,
-        trim(_normals(table)["anomaly_score"].to_numpy(), threshold.contamination),
+        Threshold(**content["threshold"]),
+        np.sort(_normals(table)["anomaly_score"].to_numpy()),
         table["image_id"].combine_chunks(),
         content["heatmap_top"],
         content["judged"],
@@ -162,9 +162,7 @@ def part_rows(rows: pa.Table, part: str) -> pa.Table:
 
 def normal_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
     """The held-out normal images that a calibration's p-values are against, as rows of another one that keeps them."""
-    rows = _normals(_rows(workspace, calibration)).sort_by("anomaly_score")
-    # Without those that were trimmed: they have the highest scores.
-    rows = rows.slice(0, len(calibration.normal_scores))
+    rows = _normals(_rows(workspace, calibration))
     split = pa.array(["normal"] * rows.num_rows, pa.string())
     return rows.set_column(rows.schema.get_field_index("split"), "split", split)
 

@@ -114,7 +114,8 @@ def _by_chance(calibration: Calibration | None, threshold: float, m: int) -> str
         return ""
     alarms = false_alarms(calibration.normal_scores, threshold, m)
     return (
-        f" If all were normal, about {number(alarms.value, 3)} would be ({percent(alarms.value / m)}), "
+        " If all were like the calibration images, "
+        f"about {number(alarms.value, 3)} would be ({percent(alarms.value / m)}), "
         f"and by chance {alarms.low:,} to {alarms.high:,} (95 %)."
     )
 

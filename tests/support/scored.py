@@ -33,6 +33,7 @@ def add_calibration(
     n: int = 199,
     fpr: float = 0.05,
     review_fpr: float | None = 0.15,
+    contamination: float = 0.0,
     at: datetime = START,
     seed: int = 0,
 ) -> Calibration:
@@ -41,7 +42,7 @@ def add_calibration(
     rows |= _measures(np.random.default_rng(seed), np.zeros(n))
     rows |= {"label": pa.array([0] * n, pa.int8()), "split": pa.array(["calibration"] * n)}
     rows["anomaly_score"] = rows["peak"]
-    threshold = Threshold.from_normals(rows["peak"], fpr, review_fpr=review_fpr)
+    threshold = Threshold.from_normals(rows["peak"], fpr, review_fpr=review_fpr, contamination=contamination)
     content = {
         "model_id": model_id,
         "batch_id": "t0",

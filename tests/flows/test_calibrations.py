@@ -1,0 +1,68 @@
+"""Calibrations as files: what is read of one is what was written, and its promises hold."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.stats import binomtest
+from scored import add_calibration
+
+from data import QUALITY, read_table
+from detectors import p_values, q_values
+from flows.calibrations import Calibration, normal_rows
+from flows.drift import find_drift
+from flows.settings import ScoreOptions
+from flows.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.at(str(tmp_path))
+
+
+def test_only_the_threshold_of_a_contaminated_set_is_trimmed(workspace: Workspace) -> None:
+    calibration = add_calibration(workspace, n=100, review_fpr=None, contamination=0.1)
+    assert calibration.threshold.n_calibration == 90
+    table = read_table(workspace.calibrations / calibration.calibration_id / "scores.parquet")
+    written = table["anomaly_score"].to_numpy()
+    np.testing.assert_array_equal(calibration.normal_scores, np.sort(written))
+    # Of the images themselves each has the p-value of its rank; the least is one of 101, trimmed or not.
+    found = calibration.judge(table)
+    np.testing.assert_allclose(np.sort(found.p_value), (1 + np.arange(1, 101)) / 101)
+    np.testing.assert_array_equal(found.p_value, p_values(written, written))
+    assert normal_rows(workspace, calibration).num_rows == 100
+
+
+def test_a_clean_set_that_was_trimmed_keeps_the_promises_of_q_and_drift(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worst case: 10 % of the calibration images are taken for anomalies, and none is one."""
+    # There is no manifest of the images to compare looks with.
+    caplog.set_level(logging.ERROR)
+    draws, m, n_anomalous, fdr, alarms, false_share = 60, 1000, 100, 0.1, 0, []
+    random = np.random.default_rng(0)
+    for seed in range(draws):
+        calibration = add_calibration(workspace, n=300, review_fpr=None, contamination=0.1, seed=seed)
+        batch = 2 + random.gamma(4, 0.6, m)
+        alarms += alarm(batch, calibration, workspace)
+        batch[:n_anomalous] += 20
+        listed = q_values(calibration.p_values(batch)) <= fdr
+        assert listed[:n_anomalous].all()
+        false_share.append(listed[n_anomalous:].sum() / listed.sum())
+    assert binomtest(alarms, draws, 0.01, "greater").pvalue > 0.001
+    assert np.mean(false_share) <= fdr * (1 - n_anomalous / m) + 3 * np.std(false_share) / np.sqrt(draws)
+
+
+def alarm(scores: np.ndarray, calibration: Calibration, workspace: Workspace) -> bool:
+    rows = pa.table(
+        {
+            "image_id": [f"{i:04d}" for i in range(len(scores))],
+            "anomaly_score": scores,
+            **{name: np.zeros(len(scores)) for name in QUALITY},
+            **{name: pa.array([64] * len(scores), pa.int32()) for name in ("width_px", "height_px")},
+        }
+    )
+    options = ScoreOptions(images="in", workspace=str(workspace.root))
+    return bool(find_drift(rows, calibration, workspace, "b0", options)["alarm"])
