@@ -6,19 +6,25 @@ prints the tables of ``docs/benchmarks.md``. The real scores are those that ``be
 """
 
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
-from data import STATISTICS
+from data import CALIBRATION_SCHEMA, MEASURES, STATISTICS
 from detectors import Joint, Threshold, detect_drift, p_values, q_values, verdicts
 from detectors.joint import RULES
-from flows.settings import CalibrationSettings
+from flows.calibrations import read_calibration, write_calibration
+from flows.run import Run
+from flows.settings import CalibrateOptions, CalibrationSettings
+from flows.workspace import Workspace
 
 SAVED = Path(__file__).parents[1] / "tests" / "detectors" / "elpv_scores.parquet"
 N_SCORES = 10_000_000
@@ -46,6 +52,36 @@ def at_size() -> None:
     timed("q-values", lambda: q_values(p))
     timed("verdicts", lambda: verdicts(batch, threshold.value, threshold.review))
     timed("drift", lambda: detect_drift(batch, calibration, threshold=threshold.value))
+
+
+def as_files() -> None:
+    """A calibration on ten million images, written to a workspace, read, and asked about as many."""
+    rows = _rows(N_SCORES)
+    threshold = Threshold.from_normals(rows["peak"], 0.01, review_fpr=0.05)
+    about = {"model_id": "m0", "batch_id": "t0", "statistic": "peak", "joint": None, "judged": None}
+    content = {**about, "threshold": threshold.to_dict(), "heatmap_top": 8.0}
+    run = Run("calibrate", CalibrateOptions(normal="normal"))
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace.at(folder)
+        calibration_id = timed("write", lambda: write_calibration(content, rows, workspace, run))
+        calibration = timed("read", lambda: read_calibration(workspace, calibration_id))
+    timed("judge", lambda: calibration.judge(rows))
+
+
+def _rows(n: int) -> pa.Table:
+    """Paths, hashes and numbers as a calibration keeps them."""
+    random = np.random.default_rng(0)
+    hashes = pa.py_buffer(random.bytes(32 * n).hex().encode())
+    ids = pa.StringArray.from_buffers(n, pa.py_buffer(np.arange(0, 64 * n + 1, 64, np.int32)), hashes)
+    numbers = pc.cast(pa.array(np.arange(n)), pa.string())
+    columns = {
+        "relative_path": pc.binary_join_element_wise("line/", numbers, ".png", ""),
+        "image_id": ids,
+        "label": np.zeros(n, np.int8),
+        "split": pa.repeat("calibration", n),
+        **{name: random.normal(size=n) for name in MEASURES},
+    }
+    return pa.table({**columns, "anomaly_score": columns["peak"]}).select(CALIBRATION_SCHEMA.names)
 
 
 def joined() -> None:
@@ -87,4 +123,5 @@ def _fisher_on_ranks(
 
 if __name__ == "__main__":
     at_size()
+    as_files()
     joined()

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 _FILES = ("calibration.json", "scores.parquet")
+_HASHED_ROWS = 65_536
+_DECIDING = ("image_id", "label", "split", "anomaly_score")
 
 #: Where labels came from that are decisions of people on flagged images; what ``--labels`` says instead of a file's
 #: name (a file of that name is ``./reviews``).
@@ -94,9 +96,7 @@ class Calibration:
 
 def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Workspace, run: Run) -> str:
     """Publish a calibration's folder, whole; an equal one that is there already is kept. Its id."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    digest.update(json.dumps(scores.to_pydict(), sort_keys=True).encode())
-    calibration_id = "c" + digest.hexdigest()[:16]
+    calibration_id = _id(content, scores)
     folder = workspace.calibrations / calibration_id
     if (folder / COMMIT).exists():
         read_calibration(workspace, calibration_id)
@@ -112,6 +112,14 @@ def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Work
     return calibration_id
 
 
+def _id(content: dict[str, Any], scores: pa.Table) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    # In pieces of one size: how the table is chunked is no difference.
+    for rows in scores.combine_chunks().to_batches(_HASHED_ROWS):
+        digest.update(rows.serialize())
+    return "c" + digest.hexdigest()[:16]
+
+
 def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
     """A calibration of the workspace, verified."""
     folder = workspace.calibrations / calibration_id
@@ -125,14 +133,15 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
     if damaged or content.get("format_version") != FORMAT_VERSION:
         what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
         raise UsageError(f"{folder}: {what}. {remedy}")
-    table = read_table(folder / "scores.parquet")
+    # The tails of a joint statistic need what else was measured.
+    table = read_table(folder / "scores.parquet", None if content["joint"] else _DECIDING)
     return Calibration(
         calibration_id,
         content["model_id"],
         content["batch_id"],
         _statistic(content, table),
         Threshold(**content["threshold"]),
-        np.sort(_normals(table)["anomaly_score"].to_numpy()),
+        np.sort(_normals(table.select(_DECIDING))["anomaly_score"].to_numpy()),
         table["image_id"].combine_chunks(),
         content["heatmap_top"],
         content["judged"],

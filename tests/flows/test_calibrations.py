@@ -1,25 +1,52 @@
 """Calibrations as files: what is read of one is what was written, and its promises hold."""
 
+import json
 import logging
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
-from scored import add_calibration
+from scored import START, add_calibration
 
 from data import QUALITY, read_table
 from detectors import p_values, q_values
-from flows.calibrations import Calibration, normal_rows
+from flows.calibrations import Calibration, normal_rows, write_calibration
 from flows.drift import find_drift
-from flows.settings import ScoreOptions
+from flows.run import Run
+from flows.settings import CalibrateOptions, ScoreOptions
 from flows.workspace import Workspace
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace.at(str(tmp_path))
+
+
+def test_an_id_is_that_of_the_contents(workspace: Workspace) -> None:
+    first = add_calibration(workspace, n=100)
+    assert add_calibration(workspace, n=100, at=START + timedelta(days=1)).made_at_utc == first.made_at_utc
+    folder = workspace.calibrations / first.calibration_id
+    written = json.loads((folder / "calibration.json").read_text())
+    content = {
+        name: value
+        for name, value in written.items()
+        if name not in {"made_at_utc", "code_version", "format_version", "calibration_id"}
+    }
+    rows = read_table(folder / "scores.parquet").replace_schema_metadata()
+    run = Run("calibrate", CalibrateOptions(normal="normal"))
+    # In other pieces the rows are the same; with one other number, or in another order, they are not.
+    pieces = pa.concat_tables([rows.slice(0, 37), rows.slice(37)])
+    changed = rows.set_column(2, "label", pa.array([1] + [0] * 99, pa.int8()))
+    ids = [
+        write_calibration(content, table, workspace, run)
+        for table in (pieces, changed, rows.take([*range(99, -1, -1)]))
+    ]
+    assert ids[0] == first.calibration_id
+    assert len(set(ids)) == 3
+    assert write_calibration({**content, "heatmap_top": 1.0}, rows, workspace, run) not in ids
 
 
 def test_only_the_threshold_of_a_contaminated_set_is_trimmed(workspace: Workspace) -> None:
