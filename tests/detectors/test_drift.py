@@ -123,10 +123,10 @@ def test_the_alarm_keeps_its_promise(rounded: bool, random: np.random.Generator)
         numbers = random.normal(size=size)
         return numbers.round(1) if rounded else numbers
 
-    alarms, draws = 0, 1200
+    alarms, least, draws = 0, [], 1200
     for seed in range(draws):
         calibration = normal(int(random.integers(91, 201)))
-        alarms += detect_drift(
+        found = detect_drift(
             normal(200),
             calibration,
             threshold=conformal_threshold(calibration, 0.05),
@@ -134,9 +134,15 @@ def test_the_alarm_keeps_its_promise(rounded: bool, random: np.random.Generator)
             statistics={name: normal(200) for name in STATISTICS},
             reference={name: normal(len(calibration)) for name in STATISTICS},
             seed=seed,
-        ).alarm
+        )
+        alarms += found.alarm
+        least.append(min(test.adjusted_p_value for test in found.tests))
+    n_at_5_percent = int((np.array(least) <= 0.05).sum())
     assert binomtest(alarms, draws, 0.01, "greater").pvalue > 1e-3
+    assert binomtest(n_at_5_percent, draws, 0.05, "greater").pvalue > 1e-3
+    # Not so careful that it would hardly be raised; at 1 % there are too few alarms to say more.
     assert alarms > 0
+    assert n_at_5_percent >= 0.015 * draws
 
 
 @pytest.mark.parametrize("n_kinds", [2, 3, 20])

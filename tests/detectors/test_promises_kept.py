@@ -140,8 +140,8 @@ LOOK = ("brightness", "contrast", "sharpness")
 
 
 def look_at(elpv: dict[str, np.ndarray], rows: np.ndarray, factor: float = 1.0) -> dict[str, np.ndarray]:
-    """All three are proportional to the light."""
-    return {name: factor * elpv[name][rows] for name in LOOK}
+    """The three are proportional to the light; all cells are of one size."""
+    return {**{name: factor * elpv[name][rows] for name in LOOK}, "size": np.full(len(rows), 300.0)}
 
 
 def test_real_batches_without_drift_raise_the_alarm_at_its_rate(
@@ -149,24 +149,29 @@ def test_real_batches_without_drift_raise_the_alarm_at_its_rate(
 ) -> None:
     """Random splits of normal cells into calibration, three earlier batches and one to judge."""
     normals, draws, n, m = np.flatnonzero(elpv["label"] == 0), 1000, 150, 150
-    alarms = 0
+    alarms, least = 0, []
     for seed in range(draws):
         calibration, *batches = np.split(random.permutation(normals)[: n + 4 * m], [n, n + m, n + 2 * m, n + 3 * m])
         *earlier, batch = (elpv["peak"][rows] for rows in batches)
         calibration_scores = elpv["peak"][calibration]
-        alarms += detect_drift(
+        found = detect_drift(
             batch,
             calibration_scores,
             threshold=conformal_threshold(calibration_scores, 0.05),
             earlier=earlier,
             statistics=look_at(elpv, batches[-1]),
             reference=look_at(elpv, calibration),
-            alpha=0.05,
             seed=seed,
-        ).alarm
-    # At most 5 %; and not so careful that it would never be raised.
-    assert binomtest(alarms, draws, 0.05, alternative="greater").pvalue > 0.001
-    assert alarms >= 0.005 * draws
+        )
+        assert len(found.tests) == 7
+        alarms += found.alarm
+        least.append(min(test.adjusted_p_value for test in found.tests))
+    n_at_5_percent = int((np.array(least) <= 0.05).sum())
+    assert binomtest(alarms, draws, 0.01, alternative="greater").pvalue > 0.001
+    assert binomtest(n_at_5_percent, draws, 0.05, alternative="greater").pvalue > 0.001
+    # Not so careful that it would hardly be raised; at 1 % there are too few alarms to say more.
+    assert alarms > 0
+    assert n_at_5_percent >= 0.01 * draws
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
