@@ -169,24 +169,29 @@ class Threshold:
         rank = n_above(self.n_calibration, self.fpr, self.confidence)
         return false_alarm_probability(range(n_anomalous, n_images + 1), n_images, self.n_calibration, rank)
 
-    def describe(self) -> str:
-        """The promise in words, with what this calibration set really supports."""
-        if self.supported is None:
-            why = (
-                f"the highest {_percent(self.contamination)} of the calibration images were taken for anomalous"
-                if self.objective == "trimmed"
-                else f"the threshold was chosen from labels ({self.objective})"
-            )
-            return f"false-alarm rate promised: none, because {why}"
-        surely = "" if self.confidence is None else f" with confidence {_percent(self.confidence)}"
-        text = (
-            f"false-alarm rate promised: {_percent(self.fpr)}{surely}, {_between(self.supported)} "
-            f"with {self.n_calibration:,} images"
-        )
-        if self.supported_review is not None:
-            share = self.supported_review
-            text += f"; for review another {_percent(share.value)} of normal images, {_between(share)}"
-        return text
+    def describe(self, review: Interval | None = None) -> str:
+        """The promise in words, with what this calibration set really supports.
+
+        Args:
+            review: share of normal images sent to people, as counted somewhere; of a promised rate it is known without.
+
+        >>> Threshold(2.0, None, "f1", 50, review=1.0).describe(Interval(0.1, 0.03, 0.22)).split("; ")[1]
+        'for review 10 % of normal images, between 3.0 and 22.0 %'
+        """
+        share = self.supported_review if review is None else review
+        if self.supported is not None:
+            surely = "" if self.confidence is None else f" with confidence {_percent(self.confidence)}"
+            rate = f"{_percent(self.fpr)}{surely}, {_between(self.supported)} with {self.n_calibration:,} images"
+        elif self.objective == "trimmed":
+            highest = _percent(self.contamination)
+            rate = f"none, because the highest {highest} of the calibration images were taken for anomalous"
+        else:
+            rate = f"none, because the threshold was chosen from labels ({self.objective})"
+        text = f"false-alarm rate promised: {rate}"
+        if share is None:
+            return text
+        another = "another " if self.supported is not None else ""
+        return f"{text}; for review {another}{_percent(share.value)} of normal images, {_between(share)}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -21,7 +21,7 @@ from data import (
     write_json,
     write_table,
 )
-from detectors import Threshold, p_values, q_values, verdicts
+from detectors import Interval, Threshold, binomial_interval, p_values, q_values, verdicts
 from flows.errors import UsageError
 from flows.run import Run, code_version
 from flows.statistic import Statistic
@@ -217,7 +217,7 @@ def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
 def describe(calibration: Calibration) -> dict[str, Any]:
     """What is printed of a calibration wherever its threshold is; ``review_share`` is of normal images."""
     threshold = calibration.threshold
-    supported = threshold.supported
+    supported, share = threshold.supported, review_share(calibration)
     return {
         "calibration_id": calibration.calibration_id,
         "statistic": calibration.statistic.name,
@@ -228,14 +228,19 @@ def describe(calibration: Calibration) -> dict[str, Any]:
         "fpr": threshold.fpr,
         "fpr_low": supported.low if supported else None,
         "fpr_high": supported.high if supported else None,
-        "review_share": _review_share(calibration),
+        "review_share": share.value if share else None,
         "n_calibration": threshold.n_calibration,
-        "promise": threshold.describe(),
+        "promise": promise(calibration),
     }
 
 
-def _review_share(calibration: Calibration) -> float | None:
-    """Expected share of normal images sent to people: by the calibration's law, or as judged where labels chose.
+def promise(calibration: Calibration) -> str:
+    """What a calibration's threshold promises, in words."""
+    return calibration.threshold.describe(review_share(calibration))
+
+
+def review_share(calibration: Calibration) -> Interval | None:
+    """Share of normal images sent to people: by the calibration's law, or as judged where labels chose.
 
     Where reviews chose, the images that judge were flagged before; those that p-values are against were not picked.
     """
@@ -243,11 +248,12 @@ def _review_share(calibration: Calibration) -> float | None:
     if threshold.review is None:
         return None
     if threshold.supported_review is not None:
-        return threshold.supported_review.value
+        return threshold.supported_review
     if calibration.labels_from == REVIEWS:
-        return float((calibration.verdicts(calibration.normal_scores) == "review").mean())
+        words = calibration.verdicts(calibration.normal_scores)
+        return binomial_interval(int((words == "review").sum()), len(words))
     counts = ((calibration.judged or {}).get("confusion") or {}).get("normal")
-    return counts["review"] / sum(counts.values()) if counts and any(counts.values()) else None
+    return binomial_interval(counts["review"], sum(counts.values())) if counts and any(counts.values()) else None
 
 
 def caution(calibration: Calibration) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from data import File, Place, Preprocessing, atomic_path, modified, read_table
-from flows.calibrations import REVIEWS, Calibration, caution, read_calibration
+from flows.calibrations import REVIEWS, Calibration, caution, promise, read_calibration
 from flows.card import escape_markdown, read_card
 from flows.curves import four_digits, render_curves, with_commas
 from flows.drift import read_drift
@@ -173,7 +173,7 @@ def _numbers(
 
 
 def _promise(calibration: Calibration) -> str:
-    text = calibration.threshold.describe()
+    text = promise(calibration)
     return f"{text}; {caution(calibration)}" if calibration.labels_from == REVIEWS else text
 
 

@@ -1,8 +1,9 @@
-"""Calibrations for pages that need one again and again: they never change, so each is read once."""
+"""Calibrations on pages: each is read once, as they never change, and its promise stands beside its threshold."""
 
 import streamlit as st
 
-from flows.calibrations import Calibration, read_calibration
+from flows.calibrations import Calibration, promise, read_calibration
+from flows.dashboard.literal import literal
 from flows.dashboard.tables import Tables
 from flows.errors import UsageError
 
@@ -13,6 +14,13 @@ def known_calibration(tables: Tables, calibration_id: str) -> Calibration | None
         return _read(tables, calibration_id)
     except UsageError:
         return None
+
+
+def show_promise(calibration: Calibration | None) -> None:
+    """One line beside a threshold: the rate that it promises, and between what it may lie; nothing if it is gone."""
+    if calibration is not None:
+        said = promise(calibration)
+        st.caption(literal(f"{said[0].upper()}{said[1:]}."))
 
 
 @st.cache_resource(show_spinner=False, max_entries=1000)

@@ -8,6 +8,7 @@ import streamlit as st
 from detectors import PairedTest
 from flows.agreement import against_truth, agreement, differing, flagged_shares, verdict_counts, with_truth
 from flows.calibrations import Calibration, calibrations_of
+from flows.dashboard.calibrations import show_promise
 from flows.dashboard.choice import choose_batch
 from flows.dashboard.formats import images, percent
 from flows.dashboard.links import choose_page, show_rows
@@ -60,7 +61,7 @@ def _choose(choices: list[Calibration]) -> tuple[Calibration, Calibration]:
     for column, side, first in zip(st.columns(2), "ab", (0, 1), strict=True):
         with column:
             chosen = st.selectbox(side.upper(), list(named), index=first, key=side, bind="query-params")
-            st.caption(named[chosen].threshold.describe())
+            show_promise(named[chosen])
     return named[st.session_state["a"]], named[st.session_state["b"]]
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 from data import Place
 from flows.calibrations import Calibration, normal_rows
 from flows.dashboard import charts
+from flows.dashboard.calibrations import show_promise
 from flows.dashboard.formats import number
 from flows.dashboard.links import link, show_rows
 from flows.dashboard.literal import literal
@@ -37,7 +38,7 @@ def draw(tables: Tables) -> None:
     calibration = calibration_of(workspace, row)
     scores = workspace.scores(row["model_id"], row["batch_id"])
     picture = original_of(scores, row)
-    _facts(row)
+    _facts(row, calibration)
     first, second, third = st.columns(3)
     with first:
         st.markdown("**Original**")
@@ -96,7 +97,7 @@ def _find(tables: Tables) -> None:
     show_rows(found, "found", columns)
 
 
-def _facts(row: Row) -> None:
+def _facts(row: Row, calibration: Calibration | None) -> None:
     st.code(row["relative_path"], language=None, wrap_lines=True)
     facts = {
         "Verdict": _word(row["verdict"]).replace("_", " "),
@@ -109,6 +110,7 @@ def _facts(row: Row) -> None:
     with st.container(horizontal=True, gap="medium"):
         for name, value in facts.items():
             st.metric(name, value, width="content")
+    show_promise(calibration)
     if pd.notna(row["reason"]):
         text = f"Not scored: {row['reason']}."
     else:

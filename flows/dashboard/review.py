@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from flows.dashboard.calibrations import show_promise
 from flows.dashboard.choice import choose_batch
 from flows.dashboard.formats import number
 from flows.dashboard.links import link
@@ -103,11 +104,13 @@ def _image(tables: Tables, row: Row) -> None:
         f"{row['verdict']}, score {number(row['anomaly_score'])} with the threshold at {number(row['threshold'])}, "
         f"p {number(row['p_value'], 3)}, q {number(row['q_value'], 3)}"
     )
+    calibration = calibration_of(tables.workspace, row)
+    show_promise(calibration)
     link(row, "image", "All about this image")
     picture = original_of(tables.workspace.scores(row["model_id"], row["batch_id"]), row)
     left, right = st.columns(2)
     with left:
-        show_heatmap(tables, row, picture, calibration_of(tables.workspace, row))
+        show_heatmap(tables, row, picture, calibration)
     with right:
         show(picture, f"original of {row['relative_path']}")
         _question(tables, row)

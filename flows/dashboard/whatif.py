@@ -9,7 +9,7 @@ import streamlit as st
 from detectors import Interval, false_alarm_interval
 from flows.calibrations import Calibration
 from flows.dashboard import charts
-from flows.dashboard.calibrations import known_calibration
+from flows.dashboard.calibrations import known_calibration, show_promise
 from flows.dashboard.formats import images, number, percent
 from flows.dashboard.style import say
 from flows.dashboard.tables import Batch, Tables
@@ -102,6 +102,7 @@ def _try(tables: Tables, batch: Batch, scored: Scored) -> None:
     n_above, n_beyond = (int(n) for n in tables.query(sql, [chosen, high], [batch]).iloc[0])
     above = f"{number(n_above)} of {number(scored.n)} scored images ({percent(n_above / scored.n)})"
     say(f"Above {number(chosen)}: {above}.{_by_chance(scored.calibration, chosen, scored.n)}")
+    show_promise(scored.calibration)
     beyond = f" The last bar holds {images(n_beyond)} with scores beyond the axis." if n_beyond else ""
     st.caption(
         "Nothing is written, and a threshold chosen on the batch that it judges promises nothing. One that does: "

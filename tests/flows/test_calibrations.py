@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from scipy.stats import binomtest
 from scored import START, add_calibration
 
 from data import QUALITY, read_table
-from detectors import p_values, q_values
-from flows.calibrations import Calibration, normal_rows, write_calibration
+from detectors import Threshold, binomial_interval, p_values, q_values
+from flows.calibrations import REVIEWS, Calibration, normal_rows, promise, review_share, write_calibration
 from flows.drift import find_drift
 from flows.run import Run
 from flows.settings import CalibrateOptions, ScoreOptions
@@ -47,6 +48,28 @@ def test_an_id_is_that_of_the_contents(workspace: Workspace) -> None:
     assert ids[0] == first.calibration_id
     assert len(set(ids)) == 3
     assert write_calibration({**content, "heatmap_top": 1.0}, rows, workspace, run) not in ids
+
+
+def test_the_share_for_review_is_counted_where_no_rate_is_promised(workspace: Workspace) -> None:
+    scores = np.arange(1, 201) / 10
+    threshold = Threshold(value=19.5, fpr=None, objective="f1", n_calibration=50, review=18.0, review_recall=0.99)
+    verdicts = {"normal": 40, "review": 9, "anomalous": 1}
+    from_table = replace(
+        add_calibration(workspace),
+        threshold=threshold,
+        normal_scores=scores,
+        judged={"confusion": {"normal": verdicts, "anomalous": verdicts}},
+        labels_from="manifest",
+    )
+    assert review_share(from_table) == binomial_interval(9, 50)
+    assert promise(from_table) == (
+        "false-alarm rate promised: none, because the threshold was chosen from labels (f1); "
+        "for review 18 % of normal images, between 8.6 and 31.4 %"
+    )
+    # What was reviewed was flagged before; 15 of 200 held-out images are between the two.
+    assert review_share(replace(from_table, labels_from=REVIEWS)) == binomial_interval(15, 200)
+    assert review_share(replace(from_table, judged=None)) is None
+    assert review_share(replace(from_table, threshold=replace(threshold, review=None))) is None
 
 
 def test_only_the_threshold_of_a_contaminated_set_is_trimmed(workspace: Workspace) -> None:

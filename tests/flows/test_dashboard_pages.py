@@ -211,6 +211,13 @@ def test_an_image_without_a_verdict_has_a_page(run: Callable[..., AppTest], scor
     assert "Nothing of this batch is flagged" in run("review", model=MODEL, batch="raw").info[0].value
 
 
+@pytest.mark.parametrize("name", ["image", "review", "batch"])
+def test_the_promise_stands_beside_the_threshold(run: Callable[..., AppTest], scores: pd.DataFrame, name: str) -> None:
+    page = run(name, **_address_of(scores.iloc[0]))
+    promised = "False-alarm rate promised: 5 %, between 2.4 and 8.4 % with 199 images; for review another 10 % of"
+    assert sum(literal(promised) in caption.value for caption in page.caption) == 1
+
+
 @pytest.mark.slow
 def test_page_says_that_a_file_has_changed(
     visit: Callable[..., Watched], workspace: Workspace, scores: pd.DataFrame
