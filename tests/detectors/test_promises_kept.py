@@ -11,10 +11,14 @@ from sklearn.metrics import roc_auc_score
 
 from data import STATISTICS
 from detectors import Joint, conformal_threshold, detect_drift, p_values, q_values
-from detectors.joint import RULES
+from detectors.joint import RULES, TWO_SIDED
+from flows.settings import CalibrationSettings
 
 #: Written by benchmarks/elpv_scores.py.
 SAVED = Path(__file__).with_name("elpv_scores.parquet")
+
+#: What is joined by default.
+MEMBERS = CalibrationSettings().joint_statistics
 
 
 @pytest.fixture(scope="module")
@@ -78,33 +82,57 @@ def test_joined_statistics_of_real_normals_follow_the_law(
 ) -> None:
     """Whatever the dependence: tails from one part, threshold from a second, alarms in a third."""
     normal = {name: elpv[name][elpv["label"] == 0] for name in STATISTICS}
-    members = ["peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels"]
     n, m, fpr, alarms = 150, 300, 0.05, []
     for _ in range(500):
         order = random.permutation(len(normal["peak"]))
-        joint = Joint({name: values[order[:n]] for name, values in normal.items()}, members, rule)
+        joint = Joint({name: values[order[:n]] for name, values in normal.items()}, MEMBERS, rule)
         rest = joint.scores({name: values[order[n : 2 * n + m]] for name, values in normal.items()})
         alarms.append((rest[n:] > conformal_threshold(rest[:n], fpr)).sum())
     check_law(np.array(alarms), m, n, fpr)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_real_defects_beyond_all_ranks_do_not_tie(elpv: dict[str, np.ndarray], rule: str) -> None:
-    """Against 100 reference images many defects have the last rank in every statistic; the tails tell them apart."""
-    normals = np.flatnonzero(elpv["label"] == 0)
-    reference, judged = normals[:100], np.concatenate([normals[100:], np.flatnonzero(elpv["label"] == 1)])
-    members = ["peak", "worst_pixels", "nelbo"]
-    joint = Joint({name: elpv[name][reference] for name in members}, members, rule)
-    scores = joint.scores({name: elpv[name][judged] for name in members})
-    ranks = np.log(np.stack([p_values(elpv[name][judged], elpv[name][reference]) for name in members]))
-    by_rank = {"fisher": -ranks.sum(axis=0), "minimum": -ranks.min(axis=0)}
-    by_rank["cauchy"] = np.mean(1 / np.tan(np.pi * np.exp(ranks)), axis=0)
-    tied = by_rank[rule] == by_rank[rule].max()
-    assert tied.sum() > 10
+def test_real_defects_beyond_all_ranks_do_not_tie(
+    elpv: dict[str, np.ndarray], rule: str, random: np.random.Generator
+) -> None:
+    """Against 100 reference images many defects have the last rank in every statistic; the tails tell them apart.
+
+    And AUROC does not fall for that, or by less than 0.001 (`docs/benchmarks.md`): paired differences over draws of the
+    reference images, with their standard error.
+    """
+    normals, defects = np.flatnonzero(elpv["label"] == 0), np.flatnonzero(elpv["label"] == 1)
+    differences, n_tied, n_distinct = [], 0, 0
+    for _ in range(30):
+        reference, others = np.split(random.permutation(normals), [100])
+        judged = np.concatenate([others, defects])
+        of_reference, of_judged = ({name: elpv[name][rows] for name in STATISTICS} for rows in (reference, judged))
+        scores = Joint(of_reference, MEMBERS, rule).scores(of_judged)
+        by_rank = joined_ranks(of_judged, of_reference, rule)
+        tied = by_rank == by_rank.max()
+        n_tied, n_distinct = n_tied + int(tied.sum()), n_distinct + len(np.unique(scores[tied]))
+        labels = elpv["label"][judged]
+        differences.append(roc_auc_score(labels, scores) - roc_auc_score(labels, by_rank))
     # Scores were saved with 32 bits, so that two images may be equal in all statistics.
-    assert len(np.unique(scores[tied])) > 0.9 * tied.sum()
-    labels = elpv["label"][judged]
-    assert roc_auc_score(labels, scores) >= roc_auc_score(labels, by_rank[rule]) - 0.01
+    assert n_distinct > 0.9 * n_tied > 300
+    error = np.std(differences) / math.sqrt(len(differences))
+    assert error < 0.001
+    assert np.mean(differences) > -0.001 - 3 * error
+
+
+def joined_ranks(measures: dict[str, np.ndarray], reference: dict[str, np.ndarray], rule: str) -> np.ndarray:
+    """The rule on p-values that are ranks, as it would be without fitted tails."""
+    p = []
+    for member in MEMBERS:
+        name = member.removesuffix(TWO_SIDED)
+        upper = p_values(measures[name], reference[name])
+        lower = p_values(-measures[name], -reference[name])
+        p.append(upper if name == member else np.minimum(1, 2 * np.minimum(upper, lower)))
+    if rule == "fisher":
+        return -np.log(p).sum(axis=0)
+    if rule == "minimum":
+        return -np.min(p, axis=0)
+    # A p of 1 would count as minus infinity.
+    return np.mean(1 / np.tan(np.pi * np.minimum(p, 0.99)), axis=0)
 
 
 @pytest.mark.parametrize(("n", "m", "fpr"), [(99, 60, 0.1), (152, 100, 0.05)])
