@@ -1,10 +1,10 @@
-# Two words for users (demo, test), three for developers (check, format, test-backends). Each installs what it needs
+# Two words for users (demo, test), five for developers (check, format, test-backends, bench, bench-smoke). Each installs what it needs
 # into .venv.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test test-backends check format clean
+.PHONY: demo test bench bench-smoke test-backends check format clean
 
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
@@ -14,6 +14,15 @@ PARALLEL := --numprocesses=2 --dist=loadfile
 test: .venv/test.installed
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 	$(BIN)/pytest -m slow
+
+# Every table of docs/benchmarks.md that issue from one machine: an hour or two. The small run only sees that none is broken;
+# it is a part of `make test`.
+BENCHMARKS := limits scoring end_to_end peers
+bench: .venv/test.installed
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+bench-smoke: .venv/test.installed
+	$(BIN)/pytest --numprocesses=2 --dist=load tests/benchmarks
 
 # All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers.
 BACKENDS := tensorflow jax
@@ -39,7 +48,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/demo.installed: EXTRAS := cpu,demo
-.venv/test.installed: EXTRAS := cpu,jax,demo,cluster,dashboard,test
+.venv/test.installed: EXTRAS := cpu,jax,openvino,onnx,demo,cluster,dashboard,test
 .venv/check.installed: EXTRAS := check
 .venv/%.installed: pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) '.[$(EXTRAS)]'

@@ -22,7 +22,7 @@ from vae_core.config import PRESETS
 from vae_core.device import jit_compile
 from vae_core.model import draw_eps
 from vae_core.network import VAE
-from vae_core.scoring import Scorer
+from vae_core.scorer import Scorer
 
 REPEATS = 5
 

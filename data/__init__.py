@@ -1,7 +1,7 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
 
 from data.cache import Cache, CachedPixels, cache_images
-from data.decoding import Images, Look, look_into, read_image, read_images, read_thumbnail
+from data.decoding import Images, Look, iter_images, look_into, read_image, read_images, read_thumbnail
 from data.duplicates import near_duplicates
 from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceError
 from data.files import File
@@ -75,6 +75,7 @@ __all__ = [
     "check_url",
     "image_quality",
     "ingest",
+    "iter_images",
     "iter_rows",
     "list_source",
     "look_into",

@@ -77,11 +77,28 @@ def read_images(
     >>> read_images([Path("missing.png")], Preprocessing(16, 16)).reasons
     ['unreadable']
     """
-    rows = list(_pixels_of(files, preprocessing, limits, workers))
-    pixels = [row for row in rows if not isinstance(row, ImageError)]
-    shape = (len(pixels), preprocessing.height, preprocessing.width, preprocessing.channels)
-    stacked = np.stack(pixels) if pixels else np.empty(shape, np.float32)
-    return Images(stacked, [row.reason if isinstance(row, ImageError) else None for row in rows])
+    return _images(list(_pixels_of(files, preprocessing, limits, workers)), preprocessing)
+
+
+def iter_images(
+    files: Iterable[File | Path],
+    preprocessing: Preprocessing,
+    size: int,
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Iterator[Images]:
+    """The same for any number of files, which are taken as they are needed; the next ones are decoded meanwhile.
+
+    Args:
+        size: files at a time; the last ones may be fewer.
+
+    >>> [images.reasons for images in iter_images(map(Path, ["a.png", "b.png", "c.png"]), Preprocessing(16, 16), 2)]
+    [['unreadable', 'unreadable'], ['unreadable']]
+    """
+    rows = _pixels_of(files, preprocessing, limits, workers)
+    while chunk := list(islice(rows, size)):
+        yield _images(chunk, preprocessing)
 
 
 def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits = Limits()) -> NDArray[np.float32]:  # noqa: B008
@@ -103,8 +120,8 @@ def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     located = file if isinstance(file, File) else File.at(file)
-    answer = next(_answers([located], {"side_px": side_px}, limits, 1))
-    error = _error(file, answer)
+    _, answer = next(_answers([located], {"side_px": side_px}, limits, 1))
+    error = _error(located, answer)
     if error is not None:
         raise error
     return answer.content
@@ -126,20 +143,25 @@ def look_into(
     >>> [look.reason for look in look_into([File.at("missing.png")])]
     ['unreadable']
     """
-    for answer in _answers(files, {}, limits, workers):
+    for _, answer in _answers(files, {}, limits, workers):
         found = answer.fields
         look = Look(**{name: found.get(name) for name in ("image_id", "size_bytes", "modified_ns", "reason")})
         yield look._replace(**Header(*found["header"])._asdict()) if "header" in found else look
 
 
+def _images(rows: Sequence[NDArray[np.float32] | ImageError], preprocessing: Preprocessing) -> Images:
+    pixels = [row for row in rows if not isinstance(row, ImageError)]
+    shape = (len(pixels), preprocessing.height, preprocessing.width, preprocessing.channels)
+    stacked = np.stack(pixels) if pixels else np.empty(shape, np.float32)
+    return Images(stacked, [row.reason if isinstance(row, ImageError) else None for row in rows])
+
+
 def _pixels_of(
-    files: Sequence[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
+    files: Iterable[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
 ) -> Iterator[NDArray[np.float32] | ImageError]:
     located = (file if isinstance(file, File) else File.at(file) for file in files)
-    fields = {"preprocessing": preprocessing.to_dict()}
-    for file, answer in zip(files, _answers(located, fields, limits, workers), strict=True):
-        error = _error(file, answer)
-        yield error or _pixels(answer, preprocessing)
+    for file, answer in _answers(located, {"preprocessing": preprocessing.to_dict()}, limits, workers):
+        yield _error(file, answer) or _pixels(answer, preprocessing)
 
 
 def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -149,25 +171,30 @@ def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]
     return to_pixels(values.reshape(shape), preprocessing)
 
 
-def _error(file: File | Path, answer: Answer) -> ImageError | None:
+def _error(file: File, answer: Answer) -> ImageError | None:
     fields = answer.fields
-    return ImageError(fields["reason"], f"{file}: {fields['detail']}") if "reason" in fields else None
+    if "reason" not in fields:
+        return None
+    return ImageError(fields["reason"], f"{file.root}/{file.path}: {fields['detail']}")
 
 
-def _answers(files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None) -> Iterator[Answer]:
+def _answers(
+    files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None
+) -> Iterator[tuple[File, Answer]]:
     """What became of each file, in order; a bounded number of them is looked at ahead."""
     n_threads = workers or os.cpu_count() or 1
     left = iter(files)
-    pending: deque[Future[list[Answer]]] = deque()
+    pending: deque[tuple[list[File], Future[list[Answer]]]] = deque()
     fields = fields | {"limits": asdict(limits)}
     threads = ThreadPoolExecutor(n_threads)
     try:
         while True:
             while len(pending) < 2 * n_threads and (chunk := list(islice(left, CHUNK))):
-                pending.append(threads.submit(_work_through, chunk, fields, limits))
+                pending.append((chunk, threads.submit(_work_through, chunk, fields, limits)))
             if not pending:
                 return
-            yield from pending.popleft().result()
+            chunk, answers = pending.popleft()
+            yield from zip(chunk, answers.result(), strict=True)
     finally:
         threads.shutdown(cancel_futures=True)
 

@@ -20,7 +20,7 @@ def image_quality(pixels: NDArray[np.floating]) -> dict[str, NDArray[np.float64]
     >>> {name: float(values[0]) for name, values in image_quality(step).items()}
     {'brightness': 0.5, 'contrast': 0.5, 'sharpness': 1.0}
     """
-    grey = np.asarray(pixels, np.float64).mean(axis=3)
+    grey = np.asarray(pixels).mean(axis=3, dtype=np.float64)
     inner = grey[:, 1:-1, 1:-1]
     around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     return {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectors.delong import PairedTest, delong_interval, delong_test
 from detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
-from detectors.errors import CalibrationError, NotCalibratedError
+from detectors.errors import CalibrationError
 from detectors.gate import Finding, Gate, Judged, gate
 from detectors.interval import Interval, binomial_interval
 from detectors.joint import Joint, check_statistics
@@ -32,7 +32,7 @@ from detectors.threshold import Threshold, conformal_threshold, trim
 from detectors.verdict import decision_function, p_values, q_values, verdicts
 
 if TYPE_CHECKING:
-    from detectors.estimator import NelboDetector
+    from detectors.estimator import NelboDetector, NotCalibratedError
 
 __all__ = [
     "CalibrationError",
@@ -84,12 +84,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`NelboDetector` when it is first asked for."""
-    if name != "NelboDetector":
+    """The estimator and its error when they are first asked for."""
+    if name not in ("NelboDetector", "NotCalibratedError"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from detectors.estimator import NelboDetector
+    from detectors import estimator
 
-    return NelboDetector
+    return getattr(estimator, name)
 
 
 def __dir__() -> list[str]:

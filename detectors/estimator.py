@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from detectors import inputs
-from detectors.errors import NotCalibratedError
 from detectors.parts import part_sizes
 from detectors.promise import check_size, n_needed
 from detectors.record import Record, parse, plain
@@ -40,6 +39,10 @@ _CHUNK_VALUES = 2**24
 Images = Sequence[Path] | NDArray[Any]
 #: (n, h, w, c) float32 in [0, 1]; of the type of any array, as vae_core says it.
 Pixels = Any
+
+
+class NotCalibratedError(NotFittedError):
+    """A fitted detector has scores, but no threshold yet: give `NelboDetector.calibrate` normal images."""
 
 
 class Calibration(NamedTuple):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import confusion_matrix_at_thresholds
 
 from detectors.checks import check_pairs
 from detectors.errors import CalibrationError
@@ -69,6 +68,9 @@ def labelled_threshold(
             f"objective={objective} needs normal and anomalous images, got {int((truth == 0).sum())} and "
             f"{int((truth == 1).sum())}. Add labels 0 and 1, or calibrate on normals with fpr."
         )
+    # It takes a second to load, which thresholds from normal images need not wait for.
+    from sklearn.metrics import confusion_matrix_at_thresholds
+
     tn, fp, fn, tp, candidates = confusion_matrix_at_thresholds(truth, values)
     # As floats, and with "flag nothing" in front.
     tn, fp, fn, tp = (

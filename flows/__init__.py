@@ -1,12 +1,12 @@
 """The chain: Prefect flows, settings, workspace, reports and the command line.
 
-The flows ``ingest``, ``train``, ``calibrate``, ``score``, ``report``, ``prune`` and ``compact`` are loaded when
-asked for, because Prefect takes a second to import.
+The flows ``ingest``, ``train``, ``calibrate``, ``score``, ``export``, ``report``, ``prune`` and ``compact`` are
+loaded when asked for, because Prefect takes a second to import.
 """
 
 from typing import Any
 
-__all__ = ["calibrate", "compact", "ingest", "prune", "report", "score", "train"]
+__all__ = ["calibrate", "compact", "export", "ingest", "prune", "report", "score", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,8 +26,9 @@ from flows.calibrations import (
 from flows.errors import UsageError
 from flows.ingestion import content_id, publish_manifest, read_manifest, scan_source
 from flows.metrics import as_json
-from flows.models import SEEN_DIGITS, load_model, score_files, seen_in_training
+from flows.models import SEEN_DIGITS, load_model, seen_in_training
 from flows.parts import check_calibration_size, check_parts, first_of_each
+from flows.pipeline import SCORED_SCHEMA, score_files
 from flows.progress import progress
 from flows.reviews import reviewed_rows
 from flows.run import Run
@@ -288,16 +289,16 @@ def _labelled(table: pa.Table) -> pa.Table:
 
 def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: str) -> pa.Table:
     """Rows of the readable files, with their measures and what they look like; the title is for the progress bar."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, *QUALITY)}
+    scored = [SCORED_SCHEMA.empty_table()]
     with progress(title, len(manifest)) as advance:
-        for chunk in score_files(model, manifest.files, decoding):
-            for name, values in chunk.columns.items():
-                columns[name].append(values)
-            advance(len(chunk.reasons))
+        for rows in score_files(model, manifest.files, decoding):
+            scored.append(rows)
+            advance(rows.num_rows)
     table = manifest.table.select(["relative_path", "image_id", "label", "split"])
-    for name, chunks in columns.items():
-        table = table.append_column(name, pa.array(np.concatenate(chunks or [np.empty(0)])))
-    return table.filter(pc.is_finite(table["nelbo_nats"]))
+    found = pa.concat_tables(scored)
+    for name in (*MEASURES, *QUALITY):
+        table = table.append_column(name, found[name])
+    return table.filter(pc.is_valid(table["nelbo_nats"]))
 
 
 def _with_quality(manifest: Manifest, rows: pa.Table) -> Manifest:

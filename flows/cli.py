@@ -180,6 +180,10 @@ def score(
         float | None, typer.Option("--fdr", help="Count the images that may be listed at this false discovery rate.")
     ] = None,
     batch_id: BatchId = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="keras, openvino, onnx, or auto: the fastest exported. [default: keras]"),
+    ] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Only what no earlier batch of that folder holds; nothing if that is nothing.")
     ] = False,
@@ -214,6 +218,7 @@ def score(
         "uncalibrated": uncalibrated,
         "fdr": fdr,
         "batch_id": batch_id,
+        "engine": engine,
         "new": new,
         "min_age_s": min_age,
         "runner": runner,
@@ -224,6 +229,37 @@ def score(
     result = _run("score", given, config, assignments, prefect, as_json)
     if fail_on_anomaly and result.get("n_anomalous_in_batches", result["n_anomalous"]):
         raise typer.Exit(3)
+
+
+@app.command()
+def export(
+    engine: Annotated[str, typer.Option("--engine", help="openvino or onnx; or keras, to check it before each run.")],
+    model: ModelName = "latest",
+    normal: Annotated[
+        str | None,
+        typer.Option("--normal", metavar="DIR", help="Images to compare on. [default: the calibration's]"),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", help="Largest difference, relative to |distortion| + rate. [default: 1e-05]"),
+    ] = None,
+    root: Root = None,
+    workspace: WorkspacePath = None,
+    as_json: Json = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    prefect: UsePrefect = None,
+) -> None:
+    """Make a model ready for a faster engine; refused if a score or a verdict changes."""
+    given = {
+        "engine": engine,
+        "model": model,
+        "normal": normal,
+        "tolerance": tolerance,
+        "root": root,
+        "workspace": workspace,
+    }
+    _run("export", given, config, assignments, prefect, as_json)
 
 
 @app.command()

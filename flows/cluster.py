@@ -32,15 +32,20 @@ _ANSWER_S = 10
 _LOOK_S = 30
 
 #: What has to be of the same version here, on the scheduler and on the workers: scores depend on it, or what is sent.
-_PACKAGES = {
+_PACKAGES: dict[str, tuple[str, ...]] = {
     "nelbo": ("nelbo",),
-    "keras": ("keras",),
-    "tensorflow": ("tensorflow", "tensorflow-cpu"),
     "pandas": ("pandas",),
     "pyarrow": ("pyarrow",),
     "numpy": ("numpy",),
     "prefect": ("prefect",),
     "distributed": ("distributed",),
+}
+
+#: The same, of the engine that scores.
+_OF_ENGINES: dict[str, dict[str, tuple[str, ...]]] = {
+    "keras": {"keras": ("keras",), "tensorflow": ("tensorflow", "tensorflow-cpu")},
+    "openvino": {"openvino": ("openvino",)},
+    "onnx": {"onnxruntime": ("onnxruntime",)},
 }
 
 #: Files among which one is looked for that can be read here, to ask the workers for it.
@@ -204,11 +209,11 @@ def _check(client: "Client", options: ScoreOptions) -> None:
     if not workers:
         raise UsageError(f"the Dask scheduler at {address} has no workers. Start some: dask worker {address}")
     try:
-        _compare(f"the Dask scheduler at {address}", client.run_on_scheduler(_versions))
+        _compare(f"the Dask scheduler at {address}", client.run_on_scheduler(_versions, options.engine), options)
     except ImportError as error:
         raise _not_installed(f"the Dask scheduler at {address}", error) from error
-    for worker, found in _ask(client, workers, _versions):
-        _compare(worker, found)
+    for worker, found in _ask(client, workers, _versions, options.engine):
+        _compare(worker, found, options)
     probe = Workspace.at(options.workspace).prepare().staging / f".probe.{uuid.uuid4().hex}"
     probe.write_bytes(b"")
     try:
@@ -259,16 +264,20 @@ def _not_installed(where: str, error: Exception) -> UsageError:
     return UsageError(f"{where} cannot run nelbo ({error}). Install there what is installed here.")
 
 
-def _compare(where: str, found: Mapping[str, str]) -> None:
-    for name, wanted in _versions().items():
+def _compare(where: str, found: Mapping[str, str], options: ScoreOptions) -> None:
+    for name, wanted in _versions(options.engine).items():
         if found[name] != wanted:
             raise UsageError(
                 f"{where} has {name} {found[name]}, and here is {wanted}. Install the same versions on all machines."
             )
 
 
-def _versions() -> dict[str, str]:
-    found = {name: _version(candidates) for name, candidates in _PACKAGES.items()}
+def _versions(engine: str) -> dict[str, str]:
+    packages = dict(_PACKAGES)
+    for name, needed in _OF_ENGINES.items():
+        if engine in (name, "auto"):
+            packages |= needed
+    found = {name: _version(candidates) for name, candidates in packages.items()}
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **found}
 
 

@@ -20,9 +20,9 @@ def bad_input() -> tuple[type[Exception], ...]:
     """All errors of that kind. They are imported when one is at hand: the command line's help stays fast."""
     from data import InputError
     from detectors import CalibrationError
+    from vae_core import BundleError, EngineError
 
-    core = sys.modules.get("vae_core")
-    return (UsageError, InputError, CalibrationError, *((core.BundleError,) if core else ()))
+    return (UsageError, InputError, CalibrationError, BundleError, EngineError)
 
 
 def store_errors() -> tuple[type[Exception], ...]:

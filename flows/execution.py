@@ -1,5 +1,6 @@
 """One command, through Prefect where an API is configured and directly where none is."""
 
+import importlib
 from typing import Any
 
 from flows.cluster import carry_out
@@ -7,12 +8,24 @@ from flows.errors import UsageError
 from flows.runner import Direct
 from flows.settings import Options
 
+#: Module and function behind each command.
+_COMPOSITIONS = {
+    "ingest": "ingestion.ingest_batch",
+    "train": "training.train_model",
+    "calibrate": "calibration.recalibrate",
+    "score": "scoring.score_batch",
+    "export": "exporting.export_model",
+    "report": "reporting.report_batch",
+    "prune": "retention.prune_workspace",
+    "compact": "compaction.compact_workspace",
+}
+
 
 def execute(name: str, options: Options, prefect: bool | None = None) -> dict[str, Any]:
     """Run the composition of a command; what it prints.
 
     Args:
-        name: ingest, train, calibrate, score, report, prune or compact.
+        name: ingest, train, calibrate, score, export, report, prune or compact.
         options: of that command.
         prefect: True or False decide; None looks whether an API is configured. A hidden server is never started.
     """
@@ -89,14 +102,6 @@ def _check_password() -> None:
 
 
 def _composition(name: str) -> Any:
-    from flows import calibration, compaction, ingestion, reporting, retention, scoring, training
-
-    return {
-        "ingest": ingestion.ingest_batch,
-        "train": training.train_model,
-        "calibrate": calibration.recalibrate,
-        "score": scoring.score_batch,
-        "report": reporting.report_batch,
-        "prune": retention.prune_workspace,
-        "compact": compaction.compact_workspace,
-    }[name]
+    """Imported when it is wanted: all of them together take a second."""
+    module, _, function = _COMPOSITIONS[name].partition(".")
+    return getattr(importlib.import_module(f"flows.{module}"), function)

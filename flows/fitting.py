@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import vae_core
 from data import (
     CHANGED,
     QUALITY,
@@ -29,7 +30,7 @@ from data import (
 from flows.card import write_card
 from flows.errors import UsageError
 from flows.ingestion import publish_manifest, read_manifest
-from flows.models import SEEN_DIGITS, import_vae_core, keep_bundle
+from flows.models import SEEN_DIGITS, import_keras, keep_bundle
 from flows.parts import assign_parts, check_enough, first_of_each, with_parts
 from flows.progress import progress
 from flows.run import Run, code_version
@@ -195,7 +196,7 @@ def _with_quality(table: pa.Table, usable: list[str], pixels: CachedPixels) -> p
 
 
 def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
-    vae_core = import_vae_core()
+    import_keras()
     import keras
 
     rows, validation = normals.rows("train"), normals.rows("validation")
@@ -260,7 +261,7 @@ def model_config(options: TrainOptions) -> Any:
         )
     height, width = options.image_size
     try:
-        return import_vae_core().VAEConfig(
+        return vae_core.VAEConfig(
             height=height,
             width=width,
             channels=options.channels,
@@ -278,7 +279,7 @@ def model_config(options: TrainOptions) -> Any:
 def train_config(options: TrainOptions) -> Any:
     """How the network is trained; a UsageError says what does not go together."""
     names = set(TrainingSettings.model_fields) - {"keep_cache"}
-    vae_core = import_vae_core()
+    import_keras()
     try:
         config = vae_core.TrainConfig(**options.model_dump(include=names))
         vae_core.check_together(model_config(options), config)

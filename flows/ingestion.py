@@ -33,7 +33,7 @@ from data import (
 from flows.errors import UsageError
 from flows.run import Run
 from flows.runner import Runner
-from flows.settings import CalibrateOptions, IngestOptions, ScoreOptions, TrainOptions
+from flows.settings import CalibrateOptions, ExportOptions, IngestOptions, ScoreOptions, TrainOptions
 from flows.workspace import Workspace, check_id
 
 #: Rows of a manifest that are in memory at a time.
@@ -134,7 +134,7 @@ def keep_batch(
 
 def scan_source(
     source: str,
-    options: IngestOptions | TrainOptions | CalibrateOptions | ScoreOptions,
+    options: IngestOptions | TrainOptions | CalibrateOptions | ExportOptions | ScoreOptions,
     known: Known | None = None,
     min_age_s: float = 0,
 ) -> Scan:

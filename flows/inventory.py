@@ -11,15 +11,18 @@ import pyarrow.compute as pc
 
 from data import read_table
 from flows.errors import UsageError
-from flows.models import describe_model, import_vae_core, read_bundle
+from flows.models import describe_model, import_keras, read_bundle, read_engine
 from flows.run import code_version
 from flows.workspace import Workspace
+from vae_core import ENGINES, is_installed
 
 _PACKAGES = (
     "keras",
     "tensorflow",
     "tensorflow-cpu",
     "jax",
+    "openvino",
+    "onnxruntime",
     "prefect",
     "scikit-learn",
     "pandas",
@@ -44,6 +47,7 @@ def models(workspace: Workspace) -> list[dict[str, Any]]:
                 "image_size": f"{config['height']}x{config['width']}x{config['channels']}",
                 "statistic": config["statistic"],
                 "n_train": training.get("n_train"),
+                "engines": ",".join(workspace.engines(model_id)),
             }
         )
     return rows
@@ -74,7 +78,7 @@ def _count(verdicts: Any, word: str) -> int:
 
 
 def verify(workspace: Workspace, model: str) -> dict[str, Any]:
-    """Check a model's bundle and its current calibration; the errors say what is damaged."""
+    """Check a model's bundle, its current calibration and its engines; the errors say what is damaged."""
     from flows.calibrations import read_calibration
 
     model_id = workspace.model(model)
@@ -82,7 +86,10 @@ def verify(workspace: Workspace, model: str) -> dict[str, Any]:
     calibration_id = workspace.calibration(model_id)
     if calibration_id is not None:
         read_calibration(workspace, calibration_id)
-    return {"model_id": model_id, "calibration_id": calibration_id, "ok": True}
+    engines = workspace.engines(model_id)
+    for engine in engines:
+        read_engine(workspace.engine(model_id, engine))
+    return {"model_id": model_id, "calibration_id": calibration_id, "engines": engines, "ok": True}
 
 
 def doctor(workspace: Workspace, prefect_api: str | None) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def doctor(workspace: Workspace, prefect_api: str | None) -> dict[str, Any]:
     if packages["tensorflow"] is None and packages["tensorflow-cpu"] is None:
         missing.append("TensorFlow: pip install 'nelbo[cpu]', or 'nelbo[gpu]' with an NVIDIA GPU")
     else:
-        import_vae_core()
+        import_keras()
         import keras
 
         backend, devices = keras.backend.backend(), list(keras.distribution.list_devices())
@@ -106,7 +113,7 @@ def doctor(workspace: Workspace, prefect_api: str | None) -> dict[str, Any]:
         "packages": packages,
         "backend": backend,
         "devices": devices,
-        "engines": ["keras"] if backend else [],
+        "engines": [name for name in ENGINES if (backend if name == "keras" else is_installed(name))],
         "prefect_api": prefect_api,
         "workspace": str(workspace.root),
         "workspace_writable": _writable(workspace),

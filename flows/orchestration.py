@@ -31,6 +31,7 @@ from flows.calibration import recalibrate
 from flows.cluster import carry_out
 from flows.compaction import compact_workspace
 from flows.errors import NotYetError, bad_input, is_transient
+from flows.exporting import export_model
 from flows.ingestion import ingest_batch
 from flows.reporting import report_batch
 from flows.retention import prune_workspace
@@ -40,6 +41,7 @@ from flows.settings import (
     AnyOptions,
     CalibrateOptions,
     CompactOptions,
+    ExportOptions,
     IngestOptions,
     PruneOptions,
     ReportOptions,
@@ -204,8 +206,8 @@ def _make_flow(
     run.__signature__ = inspect.Signature(signature, return_annotation=dict)  # type: ignore[attr-defined]
     run.__name__ = run.__qualname__ = name
     run.__doc__ = composition.__doc__
-    # Two shards at a time: one is decoded while the other is computed.
-    runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=2))
+    # One piece of work at a time: each decodes, computes and writes at once, and two would want twice the decoders.
+    runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=1))
     return cast(Flow[..., dict[str, Any]], flow(name=name, task_runner=runner, persist_result=False)(run))
 
 
@@ -213,11 +215,12 @@ ingest = _make_flow("ingest", IngestOptions, ingest_batch)
 train = _make_flow("train", TrainOptions, train_model)
 calibrate = _make_flow("calibrate", CalibrateOptions, recalibrate)
 score = _make_flow("score", ScoreOptions, score_batch)
+export = _make_flow("export", ExportOptions, export_model)
 report = _make_flow("report", ReportOptions, report_batch)
 prune = _make_flow("prune", PruneOptions, prune_workspace)
 compact = _make_flow("compact", CompactOptions, compact_workspace)
 
 #: Flows by name.
 FLOWS: dict[str, Flow[..., dict[str, Any]]] = {
-    made.name: made for made in (ingest, train, calibrate, score, report, prune, compact)
+    made.name: made for made in (ingest, train, calibrate, score, export, report, prune, compact)
 }

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data import File, ImageError, Limits, Preprocessing, read_thumbnail
 from flows.heatmap import overlay, uncover
-from flows.models import Look
+from flows.pipeline import Look
 
 #: Longest side of a picture.
 SIDE_PX = 192

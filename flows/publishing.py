@@ -1,7 +1,9 @@
 """The step that ends a batch: shards joined, decided on, and put in their place at once."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, tee
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,11 @@ from data import (
     table_writer,
 )
 from detectors import q_values
-from flows.calibrations import Calibration, read_calibration
+from flows.calibrations import Calibration, promise, read_calibration
 from flows.drift import find_drift, write_drift
 from flows.heatmap import heatmap_png
-from flows.models import load_model, look_again
+from flows.models import load_model
+from flows.pipeline import look_again
 from flows.run import Run
 from flows.settings import DecodingSettings
 from flows.shards import Shard, plan_shards
@@ -68,7 +71,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
     workspace = Workspace.at(options.workspace)
     if plan_shards(options, target, sum(shard.size for shard in shards)) != shards:
         raise RuntimeError(f"batch {target.batch_id} was ingested anew with other files while it was scored")
-    model = load_model(workspace, target.model_id)
+    model = load_model(workspace, target.model_id, options.engine)
     calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
     statistic = calibration.statistic if calibration else Statistic(model.config.statistic)
     batch = pa.concat_tables(_numbers(read_table(shard.path, _NUMBERS), statistic) for shard in shards)
@@ -91,20 +94,25 @@ def publish(shards: list[Shard], run: Run) -> Published:
         table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores,
         table_writer(workspace.flagged(*ids), FLAGGED_SCHEMA, metadata, staging) as flagged,
     ):
-        done = 0
-        for shard in shards:
-            rows = _without_waiting(read_table(shard.path))
-            n_scored = rows.num_rows - rows["nelbo_nats"].null_count
-            decided = _decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
-            done += n_scored
-            decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
-            columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
-            table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
-            scores.write(table)
-            words = table["verdict"].cast(pa.string())
-            counts.update(words.to_pylist())
-            raised = table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
-            flagged.write(_with_heatmaps(raised, model, calibration, root, options))
+
+        def raised() -> Iterator[pa.Table]:
+            """Write all rows, shard by shard, and hand on the flagged ones."""
+            done = 0
+            for shard in shards:
+                rows = _without_waiting(read_table(shard.path))
+                n_scored = rows.num_rows - rows["nelbo_nats"].null_count
+                decided = _decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
+                done += n_scored
+                decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
+                columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
+                table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
+                scores.write(table)
+                words = table["verdict"].cast(pa.string())
+                counts.update(words.to_pylist())
+                yield table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
+
+        for rows in _with_heatmaps(raised(), model, calibration, root, options):
+            flagged.write(rows)
         if not scores.n_rows:
             raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
     return Published(
@@ -115,7 +123,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
         n_waiting=sum(shard.size for shard in shards) - scores.n_rows,
         n_discoveries=int((q <= options.fdr).sum()) if q is not None and options.fdr is not None else None,
         fpr=calibration.threshold.fpr if calibration else None,
-        promise=calibration.threshold.describe() if calibration else None,
+        promise=promise(calibration) if calibration else None,
         drift=drift,
     )
 
@@ -153,12 +161,16 @@ def _decide(
 
 
 def _with_heatmaps(
-    flagged: pa.Table, model: Any, calibration: Calibration | None, root: str, decoding: DecodingSettings
-) -> pa.Table:
-    """The same rows with a picture each; null where the file has gone since it was scored."""
-    files = Manifest(flagged, root).files
+    flagged: Iterable[pa.Table], model: Any, calibration: Calibration | None, root: str, decoding: DecodingSettings
+) -> Iterator[pa.Table]:
+    """The same rows with a picture each; null where the file has gone since it was scored.
+
+    Files are looked at in whole batches, whichever shards they are of; only the rows of these are held meanwhile.
+    """
     # Without a calibration nothing is flagged.
     top = calibration.heatmap_top if calibration else 1.0
-    looks = look_again(model, files, decoding)
-    pictures = [None if look is None else heatmap_png(look.local_z, top) for look in looks]
-    return flagged.append_column("heatmap_png", pa.array(pictures, pa.binary()))
+    flagged, same = tee(flagged)
+    looks = look_again(model, (file for rows in same for file in Manifest(rows, root).files), decoding)
+    for rows in flagged:
+        pictures = [None if look is None else heatmap_png(look.local_z, top) for look in islice(looks, rows.num_rows)]
+        yield rows.append_column("heatmap_png", pa.array(pictures, pa.binary()))

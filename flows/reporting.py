@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,21 @@ from flows.calibrations import REVIEWS, Calibration, caution, promise, read_cali
 from flows.card import escape_markdown, read_card
 from flows.curves import four_digits, render_curves, with_commas
 from flows.drift import read_drift
+from flows.engines import load_to_look
 from flows.errors import NotYetError, UsageError, bad_input
 from flows.headline import chance, headline
 from flows.heatmap import colours, png
 from flows.histogram import HEIGHT, WIDTH, Histogram, histogram
 from flows.metrics import as_json, describe_evaluation, evaluate_batch
-from flows.models import describe_model, load_model, look_again
+from flows.models import describe_model
 from flows.pictures import Pictures, data_url, picture
+from flows.pipeline import look_again
 from flows.rendering import markdown, template
 from flows.run import Run, code_version
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
 from flows.workspace import Workspace, is_id
+from vae_core import ENGINES, Exported, Scorable
 
 SHOWN_FLAGGED = 200
 SHOWN_NOT_SCORED = 200
@@ -107,7 +111,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
     table = read_table(path)
     flagged = read_table(workspace.flagged(model_id, batch_id)).sort_by([("anomaly_score", "descending")])
-    model = load_model(workspace, model_id)
+    model = load_to_look(workspace, model_id, table["engine"][0].as_py() if table.num_rows else "keras")
     root = table.schema.metadata[b"nelbo.root"].decode()
     numbers = _numbers(table, workspace, model_id, options)
     page = numbers | {
@@ -122,7 +126,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "config": model.config.to_dict(),
         "training_warnings": describe_model(workspace, model_id)["training"].get("warnings", []),
         "model_card": _model_card(workspace, model_id),
-        "facts": _facts(table, root),
+        "facts": _facts(table, root, model),
     }
     target = workspace.report(batch_id)
     with atomic_path(target, workspace.staging) as unfinished:
@@ -209,7 +213,7 @@ def _histogram_url(numbers: dict[str, Any]) -> str:
     return data_url("image/svg+xml", plot.encode())
 
 
-def _cards(flagged: pa.Table, model: Any, root: str, decoding: DecodingSettings) -> list[Card]:
+def _cards(flagged: pa.Table, model: Scorable, root: str, decoding: DecodingSettings) -> list[Card]:
     """Flagged images with their pictures, which share what a page may take."""
     rows = flagged.to_pylist()
     files = [File(root, row["relative_path"], row["image_id"]) for row in rows]
@@ -239,7 +243,7 @@ def _model_card(workspace: Workspace, model_id: str) -> Markup:
         return escape(error)
 
 
-def _facts(table: pa.Table, root: str) -> dict[str, str]:
+def _facts(table: pa.Table, root: str, model: Scorable) -> dict[str, str]:
     metadata = table.schema.metadata
     return {
         "images from": root,
@@ -247,12 +251,15 @@ def _facts(table: pa.Table, root: str) -> dict[str, str]:
         "run": metadata[b"nelbo.run_id"].decode(),
         "config hash": metadata[b"nelbo.config_hash"].decode()[:16],
         "scored by": f"nelbo {metadata[b'nelbo.code_version'].decode()}, engine {table['engine'][0].as_py()}",
-        "page made by": f"nelbo {code_version()}, {_backend()}",
+        "page made by": f"nelbo {code_version()}, {_made_with(model)}",
     }
 
 
-def _backend() -> str:
-    """Keras and what it computes with, with versions."""
+def _made_with(model: Scorable) -> str:
+    """What computed the reconstructions, with its version; for Keras also what that computes with."""
+    if isinstance(model, Exported):
+        package = ENGINES[model.engine].package
+        return f"{package} {version(package)}"
     import keras
 
     name = keras.backend.backend()

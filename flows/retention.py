@@ -18,6 +18,7 @@ from flows.models import describe_model
 from flows.runner import Runner
 from flows.settings import PruneOptions
 from flows.workspace import Workspace, is_id
+from vae_core import ENGINES, exported_files
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +241,8 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
             files = ("scores.parquet", "calibration.json")
             yield from _whole(workspace, "calibration", calibration_id, f"calibrations/{calibration_id}", files)
     for model_id in going:
-        about = (f"history/{model_id}.parquet", f"cards/{model_id}.md", f"cards/{model_id}.svg")
+        engines = (f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in reversed(exported_files(name)))
+        about = (*engines, f"history/{model_id}.parquet", f"cards/{model_id}.md", f"cards/{model_id}.svg")
         files = ("weights.safetensors", "model.json")
         yield from _whole(workspace, "model", model_id, f"models/{model_id}", files, about)
 

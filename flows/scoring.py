@@ -2,21 +2,26 @@
 
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from data import MEASURES, QUALITY, SHARD_SCHEMA, Manifest, read_metadata, read_rows, remove_folder, write_table
+from data import MEASURES, QUALITY, SHARD_SCHEMA, File, Manifest, read_metadata, read_rows, remove_folder, write_table
+from flows.ahead import ahead
 from flows.calibrations import calibration_of
 from flows.drift import drift_facts
+from flows.engines import choose_engine
 from flows.errors import UsageError
 from flows.ingestion import Batch, freeze_batch
 from flows.landing import drop_batch, finish_batch, freeze_new, unfinished_batch
-from flows.models import load_model, score_files
+from flows.models import load_model
+from flows.pipeline import SCORED_SCHEMA, score_files
 from flows.publishing import AllChangedError, Published, publish
 from flows.reporting import Reported, show_reported, write_report
 from flows.run import Run
@@ -39,8 +44,8 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     calibration_id = _calibration_id(workspace, model_id, options)
     if options.new and options.batch_id is None:
         return _score_new(options, model_id, calibration_id, runner)
-    # A damaged model is found before anything is written.
-    load_model(workspace, model_id)
+    # A damaged model, or an engine that is off, is found before anything is written.
+    options = _with_engine(options, model_id)
     ingest_options = IngestOptions(**options.model_dump(include=set(IngestOptions.model_fields)))
     batch = runner.call(freeze_batch, ingest_options, run)
     return _score_frozen(options, Target(batch.batch_id, model_id, calibration_id, run.run_id), batch, runner, run)
@@ -80,7 +85,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
     runner.rename(f"{target.batch_id} with {target.model_id}")
     workspace = Workspace.at(options.workspace)
     # Loading is none of the time that images take.
-    load_model(workspace, target.model_id)
+    options = _with_engine(options, target.model_id)
     published, images_per_s = _score_and_publish(options, target, batch, runner, run)
     reported = runner.call(write_report, options, target.batch_id, target.model_id)
     counts = {
@@ -97,6 +102,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
     result = {
         **ids,
         "run_id": run.run_id,
+        "engine": options.engine,
         **counts,
         "n_skipped": batch.n_skipped,
         **({"n_discoveries": published.n_discoveries} if options.fdr is not None else {}),
@@ -111,6 +117,12 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
     }
     _tell(result, reported, options, runner)
     return result
+
+
+def _with_engine(options: ScoreOptions, model_id: str) -> ScoreOptions:
+    """The same, with the name of an engine that is loaded."""
+    engine = choose_engine(Workspace.at(options.workspace), model_id, options.engine)
+    return options.model_copy(update={"engine": engine})
 
 
 def _tell(result: dict[str, Any], reported: Reported, options: ScoreOptions, runner: Runner) -> None:
@@ -137,7 +149,7 @@ def _score_and_publish(
         started = run.seconds
         try:
             shards = plan_shards(options, target, batch.n_images)
-            parts = chunks(shards)
+            parts = chunks(shards, options.runner)
             n_scored = sum(runner.map(score_shards, parts, [sum(shard.size for shard in part) for part in parts]))
             images_per_s = n_scored / (run.seconds - started)
             published = runner.call(publish, shards, run)
@@ -165,44 +177,56 @@ def _calibration_id(workspace: Workspace, model_id: str, options: ScoreOptions) 
 
 
 def score_shards(shards: Sequence[Shard]) -> int:
-    """Score a few shards, one after the other; how many files were scored now."""
-    return sum(map(score_shard, shards))
-
-
-def score_shard(shard: Shard) -> int:
-    """Decode and score a shard's files and write its rows to the staging folder; how many were scored now."""
-    if shard.is_finished:
+    """Decode, score and write shards of a batch, in their order, all at once; how many files were scored now."""
+    shards = [shard for shard in shards if not shard.is_finished]
+    if not shards:
         return 0
-    workspace = Workspace.at(shard.options.workspace)
-    manifest = workspace.manifest(shard.target.batch_id)
-    table = read_rows(manifest, shard.start, shard.size)
-    model = load_model(workspace, shard.target.model_id)
+    options, target = shards[0].options, shards[0].target
+    workspace = Workspace.at(options.workspace)
+    model = load_model(workspace, target.model_id, options.engine)
+    manifest = workspace.manifest(target.batch_id)
     root = read_metadata(manifest)["nelbo.root"]
-    _check_root(root)
-    files = Manifest(table, root).files
-    reasons: list[str | None] = table["reason"].to_pylist()
-    # What the manifest found unusable is not opened again.
-    usable = [row for row, reason in enumerate(reasons) if reason is None]
-    found = {name: np.full(len(files), np.nan) for name in (*MEASURES, *QUALITY)}
-    done = 0
-    for chunk in score_files(model, [files[row] for row in usable], shard.options):
-        rows = usable[done : done + len(chunk.reasons)]
-        done += len(rows)
-        for name, values in chunk.columns.items():
-            found[name][rows] = values
-        for row, reason in zip(rows, chunk.reasons, strict=True):
-            reasons[row] = reason
-    # Again: had it gone meanwhile, images would stand there as unreadable.
-    _check_root(root)
-    columns = {name: table[name] for name in ("relative_path", "image_id", "label", "width_px", "height_px")}
-    # from_pandas: NaN, a file without a score, becomes null.
-    columns |= {name: pa.array(values, from_pandas=True) for name, values in found.items()}
+    first, last = shards[0], shards[-1]
+    rows = read_rows(manifest, first.start, last.start + last.size - first.start)
+    listed = [rows.slice(shard.start - first.start, shard.size) for shard in shards]
+    with closing(ahead(score_files(model, _usable(listed, root), options))) as scored:
+        for shard, table, found in zip(shards, listed, _cut(scored, listed), strict=True):
+            # Again: had it gone meanwhile, images would stand there as unreadable.
+            _check_root(root)
+            write_table(_with_scores(table, found), shard.path, SHARD_SCHEMA)
+    return sum(shard.size for shard in shards)
+
+
+def _usable(listed: Sequence[pa.Table], root: str) -> Iterator[File]:
+    """The files of some shards to open: not those that the manifest found unusable."""
+    for table in listed:
+        _check_root(root)
+        yield from Manifest(table.filter(pc.is_null(table["reason"])), root).files
+
+
+def _cut(scored: Iterator[pa.Table], listed: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    """Scored rows that come some at a time, as many together as each shard has usable files."""
+    rows = SCORED_SCHEMA.empty_table()
+    for table in listed:
+        n, parts = table["reason"].null_count, [rows]
+        while sum(part.num_rows for part in parts) < n:
+            parts.append(next(scored))
+        rows = pa.concat_tables(parts)
+        yield rows.slice(0, n)
+        rows = rows.slice(n)
+
+
+def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
+    """A shard's rows: files of the manifest with their scores; `scored` has the usable ones."""
+    usable = np.asarray(pc.is_null(listed["reason"]))
+    found = scored.take(pa.array(np.cumsum(usable) - 1, mask=~usable))
+    columns = {name: listed[name] for name in ("relative_path", "image_id", "label", "width_px", "height_px")}
+    columns |= {name: found[name] for name in (*MEASURES, *QUALITY)}
     columns |= {
-        "reason": pa.array(reasons, pa.string()),
-        "scored_at_utc": pa.array([datetime.now(UTC)] * len(files), pa.timestamp("us", tz="UTC")),
+        "reason": pc.coalesce(listed["reason"], found["reason"]),
+        "scored_at_utc": pa.array([datetime.now(UTC)] * len(usable), pa.timestamp("us", tz="UTC")),
     }
-    write_table(pa.table(columns), shard.path, SHARD_SCHEMA)
-    return len(files)
+    return pa.table(columns)
 
 
 def _check_root(root: str) -> None:

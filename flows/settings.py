@@ -46,6 +46,11 @@ def _rows(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def _names(value: Any) -> Any:
+    """A list, or its names with commas between them."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -167,6 +172,14 @@ class TrainingSettings(BaseModel):
     keep_cache: bool = Field(False, description="Keep the decoded images for the next training.")
 
 
+class PromotionSettings(BaseModel):
+    """What becomes of a model once it is trained."""
+
+    engines: Annotated[tuple[Literal["keras", "openvino", "onnx"], ...], NoDecode, BeforeValidator(_names)] = Field(
+        (), description="What it is exported for before it is promoted."
+    )
+
+
 class CalibrationSettings(BaseModel):
     """What is promised."""
 
@@ -179,16 +192,10 @@ class CalibrationSettings(BaseModel):
     joint: Literal["fisher", "cauchy", "minimum"] | None = Field(
         None, description="Rule that joins several statistics into the anomaly score."
     )
-    joint_statistics: Annotated[tuple[str, ...], NoDecode] = Field(
+    joint_statistics: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels"),
         description="Which ones.",
     )
-
-    @field_validator("joint_statistics", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        """A list, or its names with commas between them."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _together(self) -> "CalibrationSettings":
@@ -216,7 +223,9 @@ class LabelSettings(BaseModel):
 class ScoringSettings(BaseModel):
     """How a batch is worked through."""
 
-    engine: Literal["keras"] = Field("keras", description="What computes the scores.")
+    engine: Literal["auto", "keras", "openvino", "onnx"] = Field(
+        "keras", description="What computes the scores; auto takes the fastest that the model was exported for."
+    )
     shard_size: int | None = Field(
         None, ge=1, description="Images in a shard; by default a fiftieth of the batch, 256 to 4,096."
     )
@@ -242,7 +251,7 @@ class IngestOptions(Options, DecodingSettings):
     batch_id: Text | None = None
 
 
-class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, CalibrationSettings):
+class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, CalibrationSettings, PromotionSettings):
     """Of the flow and command ``train``."""
 
     normal: Text
@@ -296,6 +305,16 @@ class ReportOptions(Options, DecodingSettings):
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
 
 
+class ExportOptions(Options, DecodingSettings):
+    """Of the flow and command ``export``."""
+
+    model: Text = "latest"
+    engine: Literal["keras", "openvino", "onnx"]
+    normal: Text | None = Field(None, description="Images to compare with Keras on; by default the calibration's.")
+    root: Text | None = None
+    tolerance: float = Field(1e-5, gt=0, le=0.01, description="Largest difference, relative to |distortion| + rate.")
+
+
 class PruneOptions(Options):
     """Of the flow and command ``prune``."""
 
@@ -325,6 +344,7 @@ OPTIONS: dict[str, type[Options]] = {
     "train": TrainOptions,
     "calibrate": CalibrateOptions,
     "score": ScoreOptions,
+    "export": ExportOptions,
     "report": ReportOptions,
     "prune": PruneOptions,
     "compact": CompactOptions,
@@ -338,6 +358,7 @@ class Settings(
     ModelSettings,
     TrainingSettings,
     CalibrationSettings,
+    PromotionSettings,
     ScoringSettings,
     ClusterSettings,
 ):

@@ -15,8 +15,9 @@ from flows.workspace import Workspace
 #: Columns of the manifest that a shard's rows depend on.
 _CONTENT = ("relative_path", "image_id", "size_bytes", "label", "width_px", "height_px", "reason")
 
-#: Pieces of work that a batch is cut into at most. Each is a task run: half a second, 20 kB of Prefect's database.
-_MAX_CHUNKS = 100
+#: Pieces of work that a batch is cut into at most, by where it is done: many for the workers of a cluster, few where
+#: each only interrupts decoding and scoring. Each is a task run: half a second on Dask, 20 kB of Prefect's database.
+MAX_CHUNKS = {"local": 20, "dask": 100}
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def plan_shards(options: ScoreOptions, target: Target, n: int) -> list[Shard]:
     return shards
 
 
-def chunks(shards: Sequence[Shard]) -> list[tuple[Shard, ...]]:
-    """The shards in at most a hundred runs of them, in order: what is done as one piece of work."""
-    size = max(1, -(-len(shards) // _MAX_CHUNKS))
+def chunks(shards: Sequence[Shard], runner: str) -> list[tuple[Shard, ...]]:
+    """The shards in a few runs of them, in order: what is done as one piece of work."""
+    size = max(1, -(-len(shards) // MAX_CHUNKS[runner]))
     return [tuple(shards[start : start + size]) for start in range(0, len(shards), size)]
 
 

@@ -10,13 +10,14 @@ from data import InputError, read_table
 from flows.calibration import Request, calibrate_model, check_calibration
 from flows.calibrations import Calibration, describe, read_calibration
 from flows.card import read_card
+from flows.exporting import export_engine
 from flows.fitting import Fitted, clean_up, fit, model_config, train_config
 from flows.gate import Gated, freeze_gate, judge_candidate
 from flows.ingestion import content_id, publish_manifest, scan_source
 from flows.parts import assign_parts, calibration_needs, check_enough, check_parts, first_of_each, without_test
 from flows.run import Run
 from flows.runner import Runner
-from flows.settings import TrainOptions
+from flows.settings import DecodingSettings, ExportOptions, TrainOptions
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
             options.fpr,
             calibration_needs(options),
         )
+    made = _export(options, fitted, runner, run)
     gated = None if gate_id is None else _judge(options, gate_id, fitted.model_id, runner)
     promoted = options.promote and (gated is None or gated.passed)
     if promoted:
@@ -61,7 +63,18 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     # Only now: killed before this, the same command has nothing to train again.
     runner.call(clean_up, options, batch_id)
     verdict = {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
-    return _result(run, workspace, batch_id, fitted, calibration) | verdict
+    return _result(run, workspace, batch_id, fitted, calibration) | verdict | ({"engines": made} if made else {})
+
+
+def _export(options: TrainOptions, fitted: Fitted, runner: Runner, run: Run) -> list[str]:
+    """Make it ready for the engines that it is to be scored with, before it can become the latest; their names."""
+    common = {"workspace", *DecodingSettings.model_fields}
+    # Compared on what calibrated it, or else on all that it was made from.
+    images = set() if fitted.n_calibration else {"normal", "root"}
+    for engine in options.engines:
+        asked = ExportOptions(**options.model_dump(include=common | images), engine=engine)
+        runner.call(export_engine, asked, fitted.model_id, run)
+    return list(options.engines)
 
 
 def _judge(options: TrainOptions, gate_id: str, model_id: str, runner: Runner) -> Gated:

@@ -107,6 +107,15 @@ class Workspace:
         """A model's page for people."""
         return self.root / "cards" / f"{check_id(model_id)}.md"
 
+    def engine(self, model_id: str, engine: str) -> Place:
+        """Folder of a model that was made ready for an engine."""
+        return self.root / "engines" / check_id(model_id) / check_id(engine)
+
+    def engines(self, model_id: str) -> list[str]:
+        """Engines that a model was made ready for."""
+        places = (self.root / "engines" / check_id(model_id)).glob(f"*/{COMMIT}")
+        return sorted(place.parent.name for place in places)
+
     def checkpoint(self, training_id: str) -> Path:
         """Folder of an unfinished training, on this machine."""
         return self.local / "checkpoints" / check_id(training_id)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.model import Model
-from vae_core.scoring import Array, LogWeights, batch_size, check_finite, check_pixels
+from vae_core.scorer import LogWeights
+from vae_core.scoring import Array, check_finite, check_pixels, default_batch_size
 
 #: Images at a time; few, so that many of their draws are decoded together.
 _IMAGES = 8
@@ -95,8 +96,8 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
     """
     if n_samples < 1:
         raise ValueError(f"n_samples={n_samples}: expected 1 or more")
-    check_pixels(model.network, pixels)
-    size = min(_IMAGES, batch_size(model.config))
+    check_pixels(model.config, pixels)
+    size = min(_IMAGES, default_batch_size(model.config))
     chunk = max(1, min(n_samples, _CHUNK_VALUES // (size * int(np.prod(pixels.shape[1:])))))
     log_weights = model.log_weights()
     bounds = []

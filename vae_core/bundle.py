@@ -6,31 +6,29 @@ config, preprocessing and weights, so it names the content, and loading can tell
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from vae_core.checksums import BundleError, as_json, read_files, write_files
 from vae_core.config import VAEConfig
-from vae_core.model import Model
-from vae_core.network import VAE
+
+if TYPE_CHECKING:
+    from vae_core.model import Model
+    from vae_core.network import VAE
 
 FORMAT_VERSION = 1
 _FILES = ("model.json", "weights.safetensors")
 _EXTRA = ("eps", "usual_mean", "usual_std")
 
 
-class BundleError(ValueError):
-    """A bundle is damaged, incomplete, or of an unknown version."""
-
-
 def save_bundle(
-    model: Model, models: Path, training: Mapping[str, Any] | None = None, staging: Path | None = None
+    model: "Model", models: Path, training: Mapping[str, Any] | None = None, staging: Path | None = None
 ) -> str:
     """Write a model below the folder `models` and return its id, which is its folder's name.
 
@@ -46,6 +44,8 @@ def save_bundle(
         BundleError: a bundle of that id is there, and damaged.
 
     >>> import tempfile
+    >>> from vae_core import Model
+    >>> from vae_core.network import VAE
     >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
     >>> model = Model(config, VAE(config), np.zeros((1, 1, 1, 16), np.float32), ones, ones, {})
     >>> folder = Path(tempfile.mkdtemp())
@@ -66,17 +66,10 @@ def save_bundle(
         "training": dict(training or {}),
         **content,
     }
-    files = {"model.json": _json(description), "weights.safetensors": weights}
-    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=staging or models, prefix=".bundle-", ignore_cleanup_errors=True) as aside:
         unfinished = Path(aside) / model_id
-        unfinished.mkdir()
-        for name, data in {**files, "checksums.json": _json(checksums)}.items():
-            with (unfinished / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        write_files({"model.json": as_json(description), "weights.safetensors": weights}, unfinished)
         try:
             unfinished.rename(folder)
         except OSError:
@@ -97,12 +90,16 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_bundle(folder: Path) -> Model:
+def load_bundle(folder: Path) -> "Model":
     """Load a model after checking every checksum; nothing in a bundle is executed.
 
     Raises:
         BundleError: damaged, incomplete, or made for another version.
     """
+    # A bundle can be checked, and an exported one scored with, where there is no Keras.
+    from vae_core.model import Model
+    from vae_core.network import VAE
+
     description, tensors = _read(folder)
     try:
         config = VAEConfig(**description["config"])
@@ -116,25 +113,7 @@ def load_bundle(folder: Path) -> Model:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        checksums = json.loads((folder / "checksums.json").read_bytes())
-        files = {name: (folder / name).read_bytes() for name in _FILES}
-    except OSError as error:
-        raise BundleError(
-            f"{folder} is not a whole bundle: {error}. Restore it from a copy, or delete it and train again."
-        ) from error
-    except ValueError as error:
-        raise BundleError(
-            f"{folder}/checksums.json is not JSON: the bundle is damaged. Restore it from a copy."
-        ) from error
-    expected_sums = checksums if isinstance(checksums, dict) else {}
-    for name, data in files.items():
-        found, expected = hashlib.sha256(data).hexdigest(), expected_sums.get(name)
-        if found != expected:
-            raise BundleError(
-                f"{folder / name} has SHA-256 {found[:12]}…, checksums.json says {str(expected)[:12]}…: "
-                "the bundle is damaged. Restore it from a copy, or delete it and train again."
-            )
+    files = read_files(folder, _FILES, "bundle", "Restore it from a copy, or delete it and train again.")
     try:
         description = json.loads(files["model.json"])
         tensors = load(files["weights.safetensors"])
@@ -151,22 +130,18 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _model_id(content: Mapping[str, Any], weights: bytes) -> str:
-    return "m" + hashlib.sha256(_json(content) + weights).hexdigest()[:16]
+    return "m" + hashlib.sha256(as_json(content) + weights).hexdigest()[:16]
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _variables(network: VAE) -> dict[str, Any]:
+def _variables(network: "VAE") -> dict[str, Any]:
     return {variable.path: variable for variable in network.trainable_variables}
 
 
-def _weights(network: VAE) -> dict[str, np.ndarray]:
+def _weights(network: "VAE") -> dict[str, np.ndarray]:
     return {path: np.asarray(variable) for path, variable in _variables(network).items()}
 
 
-def _set_weights(network: VAE, tensors: Mapping[str, np.ndarray]) -> None:
+def _set_weights(network: "VAE", tensors: Mapping[str, np.ndarray]) -> None:
     variables = _variables(network)
     if set(variables) != set(tensors):
         raise ValueError(f"weights {sorted(set(variables) ^ set(tensors))[:5]} do not match the architecture")

@@ -14,6 +14,8 @@ LIKELIHOODS = (
     "continuous_bernoulli",
     "bernoulli",
 )
+#: Those that are probabilities of the levels of pixels; the others are densities over [0, 1].
+PROBABILITIES = ("discretised_logistic", "bernoulli")
 STATISTICS = ("nelbo", "peak")
 PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("constant", "cosine")
@@ -84,6 +86,11 @@ class VAEConfig:
                 f"sigma={self.sigma} does not go with likelihood {self.likelihood}; "
                 "leave it out, or try gaussian_fixed_sigma"
             )
+
+    @property
+    def is_density(self) -> bool:
+        """Whether the likelihood is a density over [0, 1], rather than a probability."""
+        return self.likelihood not in PROBABILITIES
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -26,6 +26,13 @@ def jit_compile() -> bool | str:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def has_accelerator() -> bool:
+    """Whether there is a device other than the CPU."""
+    if keras.backend.backend() == "tensorflow":
+        return jit_compile() is True
+    return any("cpu" not in device for device in _devices())
+
+
 def keep_freed_memory() -> None:
     """Have glibc, where it is the C library, keep freed memory for the next step instead of handing it back.
 

@@ -6,7 +6,7 @@ from vae_core.config import SIGMA_FLOOR
 from vae_core.likelihoods import Tensor
 from vae_core.network import VAE
 from vae_core.objective import kl_divergence
-from vae_core.scoring import Array, batch_size
+from vae_core.scoring import Array, default_batch_size
 
 #: Nats of rate, in the mean over images, below which the latents say next to nothing.
 COLLAPSED_RATE = 0.1
@@ -25,12 +25,12 @@ def diagnose(network: VAE, normals: Array) -> list[str]:
     """
     rates: list[float] = []
     near_floor: list[float] = []
-    likelihood, size = network.likelihood, batch_size(network.config)
+    likelihood, size = network.likelihood, default_batch_size(network.config)
     for start in range(0, len(normals), size):
         z_mean, z_log_var = network.encoder(normals[start : start + size])
         rates.extend(np.asarray(kl_divergence(z_mean, z_log_var)))
         # A probability cannot be made large by a small sigma: only densities have a floor that matters.
-        if likelihood.has_sigma and likelihood.is_density:
+        if likelihood.has_sigma and network.config.is_density:
             near_floor.append(_share_near_floor(likelihood.sigma(network.decoder(z_mean))))
     # Means over images, to be judged by; they are in no objective.
     rate, share = float(np.mean(rates)), float(np.mean(near_floor or [0]))

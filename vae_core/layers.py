@@ -4,9 +4,7 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from vae_core.config import SIGMA_FLOOR, VAEConfig
 from vae_core.likelihoods import (
@@ -64,12 +62,10 @@ class Likelihood(keras.layers.Layer):
     """p(x given z) as a layer: from [pixels, parameters] to nats a value.
 
     n_parameters: outputs that the decoder gives for each value.
-    is_density: over [0, 1], rather than a probability.
     has_sigma: whether there is a standard deviation to speak of.
     """
 
     n_parameters = 1
-    is_density = True
     has_sigma = False
 
     def build(self, input_shape: Any) -> None:
@@ -82,10 +78,6 @@ class Likelihood(keras.layers.Layer):
     def sigma(self, parameters: Tensor) -> Tensor:
         """Standard deviation in [0, 1] units, broadcasting against the pixels."""
         raise NotImplementedError
-
-    def supports(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-        """(n,) whether each image has values that the likelihood is defined for."""
-        return np.ones(len(pixels), bool)
 
 
 class _Gaussian(Likelihood):
@@ -162,7 +154,6 @@ class GaussianPixelSigma(_Gaussian):
 class DiscretisedLogistic(_LearnedScale):
     """Logistic distribution over the 256 levels of 8-bit images, with one learned scale."""
 
-    is_density = False
     has_sigma = True
     #: Standard deviation of a logistic distribution over its scale.
     WIDTH = math.pi / math.sqrt(3)
@@ -177,11 +168,6 @@ class DiscretisedLogistic(_LearnedScale):
     def sigma(self, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """Scalar: standard deviation before the levels are cut."""
         return self.WIDTH * ops.exp(self.log_scale)
-
-    def supports(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-        """Multiples of 1/255."""
-        levels = pixels * np.float32(255)
-        return (np.abs(levels - np.rint(levels)) < 1e-3).all(axis=(1, 2, 3))
 
 
 class ContinuousBernoulli(Likelihood):
@@ -199,8 +185,6 @@ class ContinuousBernoulli(Likelihood):
 class Bernoulli(Likelihood):
     """Bernoulli distribution of binarised images; the decoder gives logits."""
 
-    is_density = False
-
     def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """(n, h, w, c) nats a value."""
         return bernoulli_log_density(*inputs)
@@ -208,10 +192,6 @@ class Bernoulli(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         """Probability of a 1."""
         return ops.sigmoid(parameters)
-
-    def supports(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-        """0 or 1."""
-        return ((pixels == 0) | (pixels == 1)).all(axis=(1, 2, 3))
 
 
 _LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -12,7 +12,8 @@ from vae_core.architecture import latent_shape
 from vae_core.config import VAEConfig
 from vae_core.network import VAE
 from vae_core.pixels import PixelRows, to_unit
-from vae_core.scoring import Array, LogWeights, Score, Scorer, batch_size
+from vae_core.scorer import LogWeights, Scorer
+from vae_core.scoring import Array, score_batches
 
 #: Weight of the spread over all pixels in the spread of one pixel, counted in images: keeps the standard
 #: deviation of a pixel sane where few validation images were seen.
@@ -28,6 +29,7 @@ class Model:
     eps: (s, zh, zw, latents) standard normal noise, drawn once, shared by all images.
     usual_mean, usual_std: (h, w) nats a pixel, of the local negative ELBO over held-out normal images.
     preprocessing: how files become pixels; opaque here, kept with the model.
+    batch_size: images in one padded batch; None takes what suits the size of the input.
     """
 
     config: VAEConfig
@@ -36,11 +38,24 @@ class Model:
     usual_mean: NDArray[np.float32]
     usual_std: NDArray[np.float32]
     preprocessing: Mapping[str, Any]
-    _compiled: dict[Any, keras.Model] = field(default_factory=dict, repr=False, compare=False)
+    batch_size: int | None = None
+    _compiled: dict[Any, keras.Model] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def scorer(self, maps: bool) -> Scorer:
-        """The compiled scoring function, made once."""
-        return self._once(maps, lambda: Scorer(self.network, self.eps, self.usual_mean, self.usual_std, maps))
+    def graph(self, maps: bool, eps: Array | None = None) -> Scorer:
+        """The compiled scoring function, made once; or one with noise of the caller's, made for that.
+
+        Raises:
+            ValueError: noise of another shape than the latents'.
+        """
+        if eps is None:
+            return self._once(maps, lambda: self._scorer(self.eps, maps))
+        expected = latent_shape(self.config)
+        if eps.shape[1:] != expected or not len(eps):
+            raise ValueError(f"eps has shape {eps.shape}, expected (draws >= 1, {', '.join(map(str, expected))})")
+        return self._scorer(eps.astype(np.float32), maps)
+
+    def _scorer(self, eps: Array, maps: bool) -> Scorer:
+        return Scorer(self.network, eps, self.usual_mean, self.usual_std, maps, self.batch_size)
 
     def log_weights(self) -> LogWeights:
         """The compiled log weights of the importance-weighted bound, made once."""
@@ -50,35 +65,6 @@ class Model:
         if key not in self._compiled:
             self._compiled[key] = make()
         return self._compiled[key]
-
-
-def score(model: Model, pixels: Array, *, eps: Array | None = None, maps: bool = True) -> Score:
-    """Score images; the same image gets the same number, whatever stands beside it.
-
-    Args:
-        model: a trained model.
-        pixels: (n, h, w, c) float32 in [0, 1], preprocessed as the model says.
-        eps: (s, zh, zw, latents) standard normal noise instead of the model's own.
-        maps: also return the arrays of pixels (memory: 3 to 5 times the pixels').
-
-    Raises:
-        ValueError: wrong shape, pixels that are NaN or outside [0, 1].
-        FloatingPointError: a score is not finite.
-
-    >>> from vae_core import Model, VAEConfig
-    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
-    >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
-    >>> scored = score(untrained, np.zeros((2, 16, 16, 1), np.float32))
-    >>> scored.anomaly_map.shape, bool(np.allclose(scored.nelbo, scored.distortion + scored.rate))
-    ((2, 16, 16), True)
-    """
-    if eps is None:
-        return model.scorer(maps).score(pixels)
-    expected = latent_shape(model.config)
-    if eps.shape[1:] != expected or not len(eps):
-        raise ValueError(f"eps has shape {eps.shape}, expected (draws >= 1, {', '.join(map(str, expected))})")
-    scorer = Scorer(model.network, eps.astype(np.float32), model.usual_mean, model.usual_std, maps)
-    return scorer.score(pixels)
 
 
 def draw_eps(config: VAEConfig, seed: int) -> NDArray[np.float32]:
@@ -100,11 +86,11 @@ def usual_local_nelbo(
     """
     height, width = network.config.height, network.config.width
     scorer = Scorer(network, eps, np.zeros((height, width), np.float32), np.ones((height, width), np.float32), True)
-    size = batch_size(network.config)
+    size = scorer.batch_size
     total = np.zeros((height, width))
     squares = np.zeros((height, width))
     for start in range(0, len(normals), size):
-        scored = scorer.score(to_unit(normals[start : start + size]))
+        scored = score_batches(scorer, to_unit(normals[start : start + size]))
         local = np.asarray(scored.anomaly_map, np.float64) + np.asarray(scored.rate_map)
         total += local.sum(axis=0)
         squares += np.square(local).sum(axis=0)

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from keras import ops
 
-from vae_core.likelihoods import Tensor, sum_per_image
+from vae_core.likelihoods import Tensor, expm1, sum_per_image
 
 
 def kl_divergence(z_mean: Tensor, z_log_var: Tensor) -> Tensor:
@@ -41,26 +41,7 @@ def kl_divergence(z_mean: Tensor, z_log_var: Tensor) -> Tensor:
 def kl_per_latent(z_mean: Tensor, z_log_var: Tensor) -> Tensor:
     """The terms of `kl_divergence`, one for each latent: (n, ...) nats, each >= 0."""
     # expm1: near a variance of 1 the plain difference loses all its digits, and could fall below 0.
-    return 0.5 * (ops.square(z_mean) + (ops.expm1(z_log_var) - z_log_var))
-
-
-def bits_per_dim(nelbo: Tensor, n_values: int, *, density: bool = True) -> Tensor:
-    """Negative ELBO of 8-bit data in bits a value, per image.
-
-        nelbo / (n_values ln 2), plus 8 for a density
-
-    The 8 turns a density over [0, 1] into one over grey levels, each 1/256 wide.
-
-    Args:
-        nelbo: (n,) nats.
-        n_values: h * w * c.
-        density: whether the likelihood is a density over [0, 1] (Gaussian, continuous Bernoulli) or a probability
-            (discretised logistic, Bernoulli).
-
-    >>> float(bits_per_dim(0.0, 64)), float(bits_per_dim(64 * math.log(2), 64, density=False))
-    (8.0, 1.0)
-    """
-    return nelbo / (n_values * math.log(2)) + (8 if density else 0)
+    return 0.5 * (ops.square(z_mean) + (expm1(z_log_var) - z_log_var))
 
 
 def rate_map(z_mean: Tensor, z_log_var: Tensor, height: int, width: int) -> Tensor:

@@ -12,14 +12,35 @@ class PixelRows(Protocol):
     Their type is float (in [0, 1]), uint8 or uint16; the whole range of the latter two means [0, 1].
     """
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, h, w, c)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
 
     def __len__(self) -> int:
         """n."""
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
         """The images of a slice, or of an array of row numbers."""
+
+
+def supported(pixels: NDArray[np.floating[Any]], likelihood: str) -> NDArray[np.bool_]:
+    """(n,) whether each image, (n, h, w, c) in [0, 1], has only values that a likelihood is defined for.
+
+    >>> supported(np.array([0.0, 0.5, 1.0]).reshape(3, 1, 1, 1), "bernoulli").tolist()
+    [True, False, True]
+    """
+    if likelihood == "bernoulli":
+        defined = (pixels == 0) | (pixels == 1)
+    elif likelihood == "discretised_logistic":
+        levels = pixels * np.float32(255)
+        defined = np.abs(levels - np.rint(levels)) < 1e-3
+    else:
+        return np.ones(len(pixels), bool)
+    return defined.all(axis=(1, 2, 3))
 
 
 def to_unit(pixels: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,18 +1,18 @@
-"""Scores of images under a trained model: deterministic, and independent of the neighbours in a batch."""
+"""Scores of images under a trained model: deterministic, and independent of the neighbours in a batch.
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+Nothing here needs Keras: what computes a batch is a compiled graph.
+"""
 
-import keras
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
 import numpy as np
-from keras import ops
 from numpy.typing import NDArray
 
 from vae_core.config import VAEConfig
-from vae_core.device import jit_compile
-from vae_core.likelihoods import Tensor
-from vae_core.network import VAE
-from vae_core.objective import smooth
+from vae_core.pixels import supported
 
 #: Share of the pixels, the worst ones, whose distortion is kept apart.
 WORST_PIXELS = 0.1
@@ -50,98 +50,91 @@ class Score(NamedTuple):
     reconstruction: Array | None
 
 
-class Scorer(keras.Model):
-    """The whole scoring function as one compiled graph: pixels in, statistics out.
+class Graph(Protocol):
+    """A compiled scoring function.
 
-    Args:
-        network: the trained VAE.
-        eps: (s, zh, zw, latents) the model's noise.
-        usual_mean, usual_std: (h, w) mean and standard deviation of the local negative ELBO over held-out
-            normal images, in nats a pixel.
-        maps: also return arrays of pixels.
+    batch_size: images in one padded batch.
+    parallel: batches that it computes at once.
     """
 
-    def __init__(self, network: VAE, eps: Array, usual_mean: Array, usual_std: Array, maps: bool) -> None:
-        super().__init__(name="scorer")
-        self.network = network
-        self.eps = ops.convert_to_tensor(eps)
-        self.usual_mean = ops.convert_to_tensor(usual_mean)
-        self.usual_std = ops.convert_to_tensor(usual_std)
-        self.maps = maps
-        self.built = True
-        self.compile(jit_compile=jit_compile())
+    batch_size: int
+    parallel: int
 
-    def call(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Statistics of each image, and maps where they were asked for."""
-        config = self.network.config
-        draws = self.network.evaluate_draws(pixels, self.eps)
-        anomaly_map, rate = draws["anomaly_map"], draws["rate"]
-        distortion = ops.sum(anomaly_map, axis=(1, 2))
-        standardised = (anomaly_map + draws["rate_map"] - self.usual_mean) / self.usual_std
-        local_z = smooth(standardised, config.smoothing_px)
-        n_pixels = config.height * config.width
-        worst, _ = ops.top_k(ops.reshape(anomaly_map, (-1, n_pixels)), max(1, round(WORST_PIXELS * n_pixels)))
-        nelbo = distortion + rate
-        peak = ops.max(local_z, axis=(1, 2))
-        result = {
-            "anomaly_score": nelbo if config.statistic == "nelbo" else peak,
-            "nelbo": nelbo,
-            "distortion": distortion,
-            "rate": rate,
-            "z_mean_norm": ops.sqrt(ops.sum(ops.square(draws["z_mean"]), axis=(1, 2, 3))),
-            "z_log_var_sum": ops.sum(draws["z_log_var"], axis=(1, 2, 3)),
-            "worst_pixels": ops.sum(worst, axis=-1),
-            "peak": peak,
-        }
-        if self.maps:
-            result |= {
-                "anomaly_map": anomaly_map,
-                "rate_map": draws["rate_map"],
-                "local_z": local_z,
-                "reconstruction": draws["reconstruction"],
-            }
-        return result
-
-    def score(self, pixels: Array) -> Score:
-        """Score (n, h, w, c) pixels, in batches of one fixed shape, the last one padded.
-
-        Raises:
-            ValueError: the pixels' shape is not the model's, a value is NaN or outside [0, 1], or one that the
-                likelihood is not defined for.
-            FloatingPointError: a score is NaN or infinite.
-        """
-        check_pixels(self.network, pixels)
-        size = batch_size(self.network.config)
-        batches = [self._batch(pixels[start : start + size], size) for start in range(0, len(pixels), size)]
-        if not batches:
-            batches = [{key: value[:0] for key, value in self._batch(pixels, size).items()}]
-        columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-        for key in ("anomaly_score", "nelbo"):
-            check_finite(key, columns[key])
-        return Score(*(columns.get(name) for name in Score._fields))  # type: ignore[arg-type]
-
-    def _batch(self, pixels: Array, size: int) -> dict[str, Array]:
-        n = len(pixels)
-        padded = np.zeros((size, *pixels.shape[1:]), np.float32)
-        padded[:n] = pixels
-        return {key: np.asarray(value)[:n] for key, value in self.predict_on_batch(padded).items()}
+    def run(self, pixels: Array) -> dict[str, Array]:
+        """The columns of `Score` for one batch, (`batch_size`, h, w, c) float32."""
 
 
-class LogWeights(keras.Model):
-    """``VAE.log_weights`` as one compiled graph, for the importance-weighted bound; the noise is an input."""
+class Scorable(Protocol):
+    """A trained model, in Keras or exported."""
 
-    def __init__(self, network: VAE) -> None:
-        super().__init__(name="log_weights")
-        self.network = network
-        self.built = True
-        self.compile(jit_compile=jit_compile())
+    @property
+    def config(self) -> VAEConfig:
+        """The network's configuration."""
 
-    def call(self, inputs: dict[str, Tensor]) -> Tensor:
-        """(n, s) nats; images first, as Keras expects of a batch."""
-        return ops.transpose(self.network.log_weights(inputs["pixels"], inputs["eps"][0]))
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """How files become pixels."""
+
+    def graph(self, maps: bool, eps: Array | None = None) -> Graph:
+        """What scores a batch, with arrays of pixels or without; made once."""
 
 
-def batch_size(config: VAEConfig) -> int:
+def score(model: Scorable, pixels: Array, *, eps: Array | None = None, maps: bool = True) -> Score:
+    """Score images; the same image gets the same number, whatever stands beside it.
+
+    Args:
+        model: a trained model.
+        pixels: (n, h, w, c) float32 in [0, 1], preprocessed as the model says.
+        eps: (s, zh, zw, latents) standard normal noise instead of the model's own.
+        maps: also return the arrays of pixels (memory: 3 to 5 times the pixels').
+
+    Raises:
+        ValueError: wrong shape, pixels that are NaN or outside [0, 1], or that the likelihood is not defined for.
+        FloatingPointError: a score is not finite.
+
+    >>> from vae_core import Model, VAEConfig
+    >>> from vae_core.model import draw_eps
+    >>> from vae_core.network import VAE
+    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
+    >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
+    >>> scored = score(untrained, np.zeros((2, 16, 16, 1), np.float32))
+    >>> scored.anomaly_map.shape, bool(np.allclose(scored.nelbo, scored.distortion + scored.rate))
+    ((2, 16, 16), True)
+    """
+    check_pixels(model.config, pixels)
+    return score_batches(model.graph(maps, eps), pixels)
+
+
+def score_batches(graph: Graph, pixels: Array) -> Score:
+    """Score in batches of one fixed shape, the last one padded; no images run one batch, too, and give no scores.
+
+    Raises:
+        FloatingPointError: a score is NaN or infinite.
+    """
+
+    def run(start: int) -> dict[str, Array]:
+        return _padded(graph, pixels[start : start + graph.batch_size])
+
+    starts = range(0, max(len(pixels), 1), graph.batch_size)
+    if graph.parallel == 1:
+        batches = list(map(run, starts))
+    else:
+        with ThreadPoolExecutor(graph.parallel) as pool:
+            batches = list(pool.map(run, starts))
+    columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    for key in ("anomaly_score", "nelbo"):
+        check_finite(key, columns[key])
+    return Score(*(columns.get(name) for name in Score._fields))  # type: ignore[arg-type]
+
+
+def _padded(graph: Graph, pixels: Array) -> dict[str, Array]:
+    n = len(pixels)
+    padded = np.zeros((graph.batch_size, *pixels.shape[1:]), np.float32)
+    padded[:n] = pixels
+    return {key: value[:n] for key, value in graph.run(padded).items()}
+
+
+def default_batch_size(config: VAEConfig) -> int:
     """Images in one padded batch: 64 at 64 x 64, and as many pixels at other sizes (at least 4 images)."""
     return max(4, min(256, 64 * 64 * 64 // (config.height * config.width)))
 
@@ -150,15 +143,14 @@ class PixelsError(ValueError):
     """Images have values that a model's likelihood is not defined for."""
 
 
-def check_pixels(network: VAE, pixels: Array) -> None:
+def check_pixels(config: VAEConfig, pixels: Array) -> None:
     """Raise a ValueError for pixels that a network cannot take: shape, range, or values its likelihood excludes."""
-    config = network.config
     expected = (config.height, config.width, config.channels)
     if pixels.ndim != 4 or pixels.shape[1:] != expected:
         raise ValueError(f"pixels have shape {pixels.shape}, the model takes (n, {', '.join(map(str, expected))})")
     if not ((pixels >= 0) & (pixels <= 1)).all():
         raise ValueError("pixels lie outside [0, 1], or are NaN; divide 8-bit values by 255")
-    refuse_unsupported(config, [f"image {row}" for row in np.flatnonzero(~network.likelihood.supports(pixels))])
+    refuse_unsupported(config, [f"image {row}" for row in np.flatnonzero(~supported(pixels, config.likelihood))])
 
 
 def refuse_unsupported(config: VAEConfig, names: Sequence[str]) -> None:
@@ -184,3 +176,22 @@ def check_finite(what: str, values: Array) -> None:
             f"{what} of {len(bad)} images is NaN or infinite (first: image {bad[0]}). "
             "The model has diverged: train it again with a lower learning rate."
         )
+
+
+def bits_per_dim(nelbo: Array, n_values: int, *, density: bool = True) -> Array:
+    """Negative ELBO of 8-bit data in bits a value, per image.
+
+        nelbo / (n_values ln 2), plus 8 for a density
+
+    The 8 turns a density over [0, 1] into one over grey levels, each 1/256 wide.
+
+    Args:
+        nelbo: (n,) nats.
+        n_values: h * w * c.
+        density: whether the likelihood is a density over [0, 1] (Gaussian, continuous Bernoulli) or a probability
+            (discretised logistic, Bernoulli).
+
+    >>> float(bits_per_dim(np.zeros(1), 64)[0]), float(bits_per_dim(np.full(1, 64 * math.log(2)), 64, density=False)[0])
+    (8.0, 1.0)
+    """
+    return nelbo / (n_values * math.log(2)) + (8 if density else 0)

@@ -17,8 +17,8 @@ from vae_core.device import check_devices, data_parallel, jit_compile, make_dete
 from vae_core.diagnosis import diagnose
 from vae_core.model import Model, draw_eps, usual_local_nelbo
 from vae_core.network import VAE
-from vae_core.pixels import PixelRows, to_unit
-from vae_core.scoring import batch_size, refuse_unsupported
+from vae_core.pixels import PixelRows, supported, to_unit
+from vae_core.scoring import default_batch_size, refuse_unsupported
 
 #: Held-out images that a trained network is examined on.
 _EXAMINED = 64
@@ -190,13 +190,13 @@ def _check_images(name: str, images: PixelRows, network: VAE, names: Sequence[st
     if images.shape[1:] != (config.height, config.width, config.channels) or not len(images):
         expected = f"(n >= 1, {config.height}, {config.width}, {config.channels})"
         raise ValueError(f"{name} has shape {images.shape}, expected {expected}")
-    size = batch_size(config)
+    size = default_batch_size(config)
     unsupported: list[int] = []
     for start in range(0, len(images), size):
         pixels = to_unit(images[start : start + size])
         if not ((pixels >= 0) & (pixels <= 1)).all():
             raise ValueError(f"{name} lie outside [0, 1], or are NaN; divide 8-bit values by 255")
-        unsupported.extend(start + np.flatnonzero(~network.likelihood.supports(pixels)))
+        unsupported.extend(start + np.flatnonzero(~supported(pixels, config.likelihood)))
     refuse_unsupported(config, [repr(names[row]) if names else f"{name}, image {row}" for row in unsupported])
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from PIL import Image
 
 from data import CHANGED, File, ImageError, InputError, Place, Preprocessing, read_metadata, read_thumbnail
+from flows.engines import choose_engine
 from flows.errors import bad_input
 from flows.heatmap import uncover
-from flows.models import describe_model, load_model, look_again
+from flows.models import describe_model, load_model
 from flows.pictures import as_picture
+from flows.pipeline import look_again
 from flows.settings import DecodingSettings
 from flows.workspace import Workspace
 
@@ -96,7 +98,7 @@ def reconstruction(workspace: Workspace, model_id: str, file: File, size: tuple[
         raise NotShownError(f"The model {model_id} is not in the workspace any more.")
     try:
         # Loaded once for all visitors, and a few at most: load_model keeps them.
-        model = load_model(workspace, model_id)
+        model = load_model(workspace, model_id, choose_engine(workspace, model_id, "auto"))
     except bad_input() as error:
         raise NotShownError(f"The model cannot be loaded: {error}") from error
     look = next(look_again(model, [file], _DECODING))

@@ -16,7 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import ImageError, Limits, Preprocessing, look_into, read_image, read_images, read_thumbnail, workers
+from data import (
+    ImageError,
+    Limits,
+    Preprocessing,
+    iter_images,
+    look_into,
+    read_image,
+    read_images,
+    read_thumbnail,
+    workers,
+)
+from data.decoding import CHUNK
 from data.files import File
 
 GREY = Preprocessing(16, 16, 1)
@@ -71,6 +82,31 @@ def pictures(folder: Path, number: int) -> list[Path]:
 def levels(files: list[Path], **options: int) -> tuple[list[int], list[str | None]]:
     images = read_images(files, GREY, **options)  # type: ignore[arg-type]
     return np.rint(images.pixels[:, 0, 0, 0] * 255).astype(int).tolist(), images.reasons
+
+
+@pytest.mark.parametrize("size", [1, 7, 32, 1000])
+def test_some_at_a_time_are_the_same_images(tmp_path: Path, size: int) -> None:
+    files = [*pictures(tmp_path, 70), tmp_path / "none.png"]
+    expected = read_images(files, GREY, workers=2)
+    found = list(iter_images(iter(files), GREY, size, workers=2))
+    assert [len(images.reasons) for images in found[:-1]] == [size] * (len(found) - 1)
+    np.testing.assert_array_equal(np.concatenate([images.pixels for images in found]), expected.pixels)
+    assert [reason for images in found for reason in images.reasons] == expected.reasons
+
+
+def test_files_are_taken_as_they_are_needed_and_a_few_ahead(tmp_path: Path) -> None:
+    (path,), taken = pictures(tmp_path, 1), list[int]()
+
+    def endless() -> Iterator[Path]:
+        for i in itertools.count(1):
+            taken.append(i)
+            yield path
+
+    images = iter_images(endless(), GREY, 10, workers=2)
+    for _ in range(20):
+        assert next(images).reasons == [None] * 10
+    # Two chunks for each decoder, beyond the one that is taken from.
+    assert 200 < len(taken) <= 200 + 5 * CHUNK
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -22,6 +22,7 @@ from flows.execution import execute
 from flows.settings import (
     CalibrateOptions,
     CompactOptions,
+    ExportOptions,
     IngestOptions,
     PruneOptions,
     ReportOptions,
@@ -235,6 +236,30 @@ def test_report_again(images: Path, workspace: Path) -> None:
     assert Path(result["report"]).read_text() == page
 
 
+def test_shards_share_batches_and_give_the_same_rows(
+    images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vae_core
+
+    real, looked_at = vae_core.score, list[int]()
+
+    def counted(model: Any, pixels: np.ndarray, *, maps: bool = True) -> Any:
+        if maps:
+            looked_at.append(len(pixels))
+        return real(model, pixels, maps=maps)
+
+    monkeypatch.setattr(vae_core, "score", counted)
+    whole = score(images / "new", workspace, batch_id="whole")
+    of_whole, looked_at[:] = list(looked_at), []
+    pieces = score(images / "new", workspace, batch_id="pieces", shard_size=1)
+    # Once for the heatmaps of all shards, once for the page: not for each shard.
+    assert looked_at == of_whole == [whole["n_anomalous"]] * 2
+    assert whole["n_anomalous"] > 5
+    for name in ("scores", "flagged"):
+        assert rows(pieces[name]).to_pylist() == rows(whole[name]).to_pylist()
+    assert rows(pieces["flagged"])["heatmap_png"].null_count == 0
+
+
 def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
     result = score(images / "new", workspace)
     (row,) = read_table(workspace / "runs" / f"{result['run_id']}.parquet").to_pylist()
@@ -348,7 +373,8 @@ def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypat
 
     real = scoring.score_files
 
-    def fail_on_the_second(model: Any, files: list[File], decoding: Any) -> Any:
+    def fail_on_the_second(model: Any, files: Iterator[File], decoding: Any) -> Any:
+        files = list(files)
         if any("blot" in file.path for file in files):
             raise PermissionError(13, "Permission denied")
         return real(model, files, decoding)
@@ -368,7 +394,7 @@ def test_storage_that_fails_once_is_asked_again(images: Path, workspace: Path, m
 
     real, failures = scoring.score_files, [OSError(5, "Input/output error"), TimeoutError("slow")]
 
-    def fail_twice(model: Any, files: list[File], decoding: Any) -> Any:
+    def fail_twice(model: Any, files: Iterator[File], decoding: Any) -> Any:
         if failures:
             raise failures.pop()
         return real(model, files, decoding)
@@ -399,6 +425,7 @@ def test_flows_have_the_options_as_parameters() -> None:
         kind = {
             "calibrate": CalibrateOptions,
             "compact": CompactOptions,
+            "export": ExportOptions,
             "ingest": IngestOptions,
             "prune": PruneOptions,
             "report": ReportOptions,

@@ -57,7 +57,7 @@ def test_chain_in_json(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
     assert json.loads(nelbo("verify", *listing)[1])["ok"] is True
     found = json.loads(nelbo("doctor", *listing)[1])
     assert found["workspace_writable"] is True
-    assert found["engines"] == ["keras"]
+    assert found["engines"] == ["keras", "openvino", "onnx"]
 
 
 def test_for_people(nelbo: Nelbo, images: Path, workspace: Path) -> None:

@@ -23,19 +23,19 @@ from flows.errors import UsageError
 from flows.execution import execute
 from flows.runner import Direct
 from flows.settings import ScoreOptions, make_options
-from flows.shards import chunks
+from flows.shards import MAX_CHUNKS, chunks
 
 Nelbo = Callable[..., tuple[int, str, str]]
 Trained = tuple[Path, dict[str, Any]]
 N = 60
 
 
-@given(st.integers(0, 3000))
-def test_chunks_are_whole_shards_in_order(n: int) -> None:
+@given(st.integers(0, 3000), st.sampled_from(list(MAX_CHUNKS)))
+def test_chunks_are_whole_shards_in_order(n: int, runner: str) -> None:
     shards: Any = list(range(n))
-    found = chunks(shards)
+    found, most = chunks(shards, runner), MAX_CHUNKS[runner]
     assert [shard for chunk in found for shard in chunk] == shards
-    assert len(found) == n if n <= 100 else 50 <= len(found) <= 100
+    assert len(found) == n if n <= most else most // 2 <= len(found) <= most
     assert all(found)
 
 

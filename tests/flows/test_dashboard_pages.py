@@ -29,7 +29,8 @@ from flows.dashboard import review
 from flows.dashboard.literal import literal
 from flows.dashboard.originals import NotShownError, located, original, reconstruction
 from flows.dashboard.tables import Tables
-from flows.models import load_model, look_again
+from flows.models import load_model
+from flows.pipeline import look_again
 from flows.reviews import read_reviews, record_review
 from flows.settings import DecodingSettings
 from flows.workspace import Workspace

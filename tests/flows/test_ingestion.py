@@ -104,13 +104,13 @@ def test_a_file_that_changes_before_it_is_scored_waits(
     workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
     folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
     changing = sorted(folder.iterdir())[3]
-    read_images = data.decoding.read_images
+    iter_images = data.iter_images
 
     def late(*arguments: Any, **options: Any) -> Any:
         Image.new("L", (32, 32), 7).save(changing)
-        return read_images(*arguments, **options)
+        return iter_images(*arguments, **options)
 
-    monkeypatch.setattr("flows.models.read_images", late)
+    monkeypatch.setattr("flows.pipeline.iter_images", late)
     scored = score(folder, workspace)
     assert (scored["n_images"], scored["n_waiting"]) == (19, 1)
     assert changing.name not in read_table(Path(scored["scores"]))["relative_path"].to_pylist()

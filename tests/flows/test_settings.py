@@ -79,7 +79,7 @@ def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         ("value_range=0,nan", "the lower one first"),
         ("max_seconds=0", "max_seconds='0'"),
         ("fpr=1", "fpr='1'"),
-        ("engine=onnx", "engine='onnx'"),
+        ("engine=tensorrt", "engine='tensorrt'"),
     ],
 )
 def test_bad_assignments(assignment: str, message: str) -> None:

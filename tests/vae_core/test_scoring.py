@@ -10,7 +10,7 @@ from synthetic import stripes
 from vae_core import Model, gaussian_log_likelihood, kl_divergence, score
 from vae_core.model import draw_eps, usual_local_nelbo
 from vae_core.network import VAE
-from vae_core.scoring import batch_size
+from vae_core.scoring import default_batch_size
 
 
 def test_parts_add_up(model: Model, random: np.random.Generator) -> None:
@@ -54,7 +54,7 @@ def test_worst_pixels_are_the_top_tenth(model: Model, random: np.random.Generato
 
 
 def test_scores_repeat_to_the_bit_whatever_the_neighbours(model: Model, random: np.random.Generator) -> None:
-    n = 2 * batch_size(model.config) + 7
+    n = 2 * default_batch_size(model.config) + 7
     pixels = stripes(random, n)
     whole = score(model, pixels, maps=False)
     order = random.permutation(n)

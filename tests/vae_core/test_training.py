@@ -13,7 +13,7 @@ from vae_core.config import PRESETS
 from vae_core.diagnosis import diagnose
 from vae_core.network import VAE
 from vae_core.pixels import to_unit
-from vae_core.scoring import batch_size
+from vae_core.scoring import default_batch_size
 from vae_core.training import Epochs, _make_network
 
 CONFIG = VAEConfig(height=24, width=20)
@@ -273,4 +273,4 @@ def test_memory_does_not_grow_with_the_images(random: np.random.Generator) -> No
     pixels, validation = Counted(levels[:700]), Counted(levels[700:])
     train(pixels, validation, CONFIG, TrainConfig(epochs=1, batch_size=16))
     # 256 images of this size are scored at a time, and looked through before training.
-    assert pixels.most == validation.most == batch_size(CONFIG) == 256
+    assert pixels.most == validation.most == default_batch_size(CONFIG) == 256

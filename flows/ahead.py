@@ -1,0 +1,27 @@
+"""Work that is done one step ahead of its use, on a thread of its own."""
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar, cast
+
+Item = TypeVar("Item")
+
+_END = object()
+
+
+def ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+    """The same items; the next one is made on another thread while one is used, and no more than that.
+
+    An error of the maker is raised where its item would be taken. However it ends, the maker is closed once it has
+    ended what it is at.
+
+    >>> list(ahead(n * n for n in range(4)))
+    [0, 1, 4, 9]
+    """
+    # Left in the order opposite to that of entering: a generator cannot be closed while a thread is in it.
+    with closing(items), ThreadPoolExecutor(1, "ahead") as thread:
+        upcoming = thread.submit(next, items, _END)
+        while (item := upcoming.result()) is not _END:
+            upcoming = thread.submit(next, items, _END)
+            yield cast(Item, item)

@@ -1,0 +1,94 @@
+"""Files through a model, batch by batch: the next ones are decoded and prepared while one is computed."""
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+import vae_core
+from data import MEASURES, QUALITY, File, Images, Preprocessing, image_quality, iter_images
+from flows.ahead import ahead
+from flows.settings import DecodingSettings
+from vae_core import Scorable
+
+#: What scoring says of a file: numbers, null for a file without a score, or the reason why it has none.
+SCORED_SCHEMA = pa.schema([*((name, pa.float64()) for name in (*MEASURES, *QUALITY)), ("reason", pa.string())])
+
+
+def score_files(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Generator[pa.Table, None, None]:
+    """Decode and score files; rows of ``SCORED_SCHEMA`` in the files' order, some at a time.
+
+    Args:
+        files: any number of them; taken as they are needed, on another thread.
+    """
+    with closing(ahead(_prepared(model, files, decoding))) as batches:
+        for images, quality in batches:
+            yield _scored(model, images, quality)
+
+
+class Look(NamedTuple):
+    """Pictures of one image: ``local_z`` (h, w) in standard deviations, ``reconstruction`` (h, w, c)."""
+
+    local_z: np.ndarray
+    reconstruction: np.ndarray
+
+
+def look_again(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Iterator[Look | None]:
+    """A second look at files, in order; None for one that cannot be read any more.
+
+    Args:
+        files: any number of them; taken as they are needed, some batches ahead.
+    """
+    for images in _decoded(model, files, decoding, maps=True):
+        score = vae_core.score(model, images.pixels)
+        looks = map(Look, score.local_z, score.reconstruction)  # type: ignore[arg-type]
+        for reason in images.reasons:
+            yield next(looks) if reason is None else None
+
+
+def _prepared(
+    model: Scorable, files: Iterable[File], decoding: DecodingSettings
+) -> Generator[tuple[Images, dict[str, np.ndarray]], None, None]:
+    """Images with what they look like before any model."""
+    for images in _decoded(model, files, decoding, maps=False):
+        yield images, image_quality(images.pixels)
+
+
+def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings, maps: bool) -> Iterator[Images]:
+    """As many files at a time as are computed at once, without images that the likelihood is not defined for."""
+    files = iter(files)
+    if (first := next(files, None)) is None:
+        # Compiling takes longer than all else that there is to do with no files.
+        return
+    files = chain([first], files)
+    graph, preprocessing = model.graph(maps), Preprocessing(**model.preprocessing)
+    size = graph.batch_size * graph.parallel
+    for images in iter_images(files, preprocessing, size, limits=decoding.limits, workers=decoding.workers):
+        sound = vae_core.supported(images.pixels, model.config.likelihood)
+        found = iter(sound)
+        yield Images(
+            images.pixels[sound], [reason or (None if next(found) else "unsupported") for reason in images.reasons]
+        )
+
+
+def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> pa.Table:
+    score = vae_core.score(model, images.pixels, maps=False)
+    n_values = Preprocessing(**model.preprocessing).n_values
+    found = {
+        "nelbo_nats": score.nelbo,
+        "distortion_nats": score.distortion,
+        "rate_nats": score.rate,
+        "bits_per_dim": vae_core.bits_per_dim(score.nelbo, n_values, density=model.config.is_density),
+        "z_mean_norm": score.z_mean_norm,
+        "z_log_var_sum": score.z_log_var_sum,
+        "worst_pixels_nats": score.worst_pixels,
+        "peak": score.peak,
+        **quality,
+    }
+    readable = np.array([reason is None for reason in images.reasons])
+    place = pa.array(np.cumsum(readable) - 1, mask=~readable)
+    columns = {name: pa.array(found[name], pa.float64()).take(place) for name in (*MEASURES, *QUALITY)}
+    return pa.table(columns | {"reason": pa.array(images.reasons, pa.string())}, SCORED_SCHEMA)

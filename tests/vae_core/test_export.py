@@ -1,0 +1,236 @@
+"""Models made ready for engines: the same scores, checked when they are made, read and used."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import stripes
+
+import vae_core.exporting
+from vae_core import (
+    BundleError,
+    EngineError,
+    Exported,
+    Model,
+    VAEConfig,
+    difference,
+    export,
+    exported_files,
+    load_exported,
+    save_exported,
+    score,
+)
+from vae_core.checksums import write_files
+from vae_core.config import LIKELIHOODS, PRESETS
+from vae_core.model import draw_eps, usual_local_nelbo
+from vae_core.network import VAE
+
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="engines are made through TensorFlow; a bundle is the same for all"
+)
+ENGINES = ("openvino", "onnx")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_stopwatch() -> Iterator[None]:
+    """Speeds are measured once, which is enough to see that they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae_core.exporting, "_SECONDS", 0)
+        patch.setattr(vae_core.exporting, "_ROUNDS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(model: Model) -> dict[str, Exported]:
+    pixels = stripes(np.random.default_rng(5), 9)
+    return {engine: export(model, engine, pixels, model_id="m1") for engine in ENGINES}
+
+
+@needs_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "likelihood"),
+    [(preset, "gaussian_learned_sigma") for preset in PRESETS]
+    + [("conv_1x1x16", likelihood) for likelihood in LIKELIHOODS if likelihood != "gaussian_learned_sigma"],
+)
+def test_scores_of_solar_cells_are_the_same(preset: str, likelihood: str) -> None:
+    """Every preset and every likelihood on every engine, with all maps."""
+    pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
+    paths = sorted((Path(str(files("elpv_dataset"))) / "data" / "images").glob("*.png"))[:70]
+    pixels = np.stack([np.asarray(Image.open(path).convert("L").resize((48, 48))) for path in paths])[..., None]
+    pixels = (pixels / np.float32(255)).astype(np.float32)
+    if likelihood == "bernoulli":
+        pixels = (pixels > 0.5).astype(np.float32)
+    sigma = 0.1 if likelihood == "gaussian_fixed_sigma" else None
+    config = VAEConfig(height=48, width=48, preset=preset, likelihood=likelihood, sigma=sigma, noise_draws=2)
+    keras.utils.set_random_seed(3)
+    network, eps = VAE(config), draw_eps(config, 1)
+    model = Model(config, network, eps, *usual_local_nelbo(network, eps, pixels[:40]), {})
+    expected = score(model, pixels)
+    for engine in ENGINES:
+        found = score(export(model, engine, pixels[:8], model_id="m1"), pixels)
+        assert difference(found, expected) < 3e-6, engine
+        np.testing.assert_allclose(found.peak, expected.peak, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.z_mean_norm, expected.z_mean_norm, rtol=1e-5)
+        for name in ("anomaly_map", "rate_map", "local_z", "reconstruction"):
+            ours, theirs = getattr(found, name), getattr(expected, name)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max(), err_msg=name)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_written_and_read_it_is_the_same_to_the_bit_whatever_the_neighbours(
+    engine: str, exported: dict[str, Exported], model: Model, tmp_path: Path, random: np.random.Generator
+) -> None:
+    save_exported(exported[engine], tmp_path / engine)
+    assert {file.name for file in (tmp_path / engine).iterdir()} == set(exported_files(engine))
+    read = load_exported(tmp_path / engine)
+    assert replace(read, files={}, pixels=None, expected=None) == replace(
+        exported[engine], files={}, pixels=None, expected=None
+    )
+    np.testing.assert_array_equal(read.pixels, exported[engine].pixels)
+    pixels = stripes(random, 2 * read.batch_size + 7)
+    whole = score(read, pixels, maps=False)
+    assert difference(whole, score(model, pixels, maps=False)) < 1e-5
+    alone = score(read, pixels[-1:], maps=False)
+    again = score(exported[engine], pixels[::-1], maps=False)
+    for name in ("anomaly_score", "nelbo", "distortion", "rate"):
+        assert getattr(alone, name)[0] == getattr(whole, name)[-1]
+        np.testing.assert_array_equal(getattr(again, name)[::-1], getattr(whole, name))
+    assert whole.anomaly_map is None
+    assert score(read, pixels[:2]).reconstruction.shape == (2, 24, 20, 1)
+    assert score(read, pixels[:0]).nelbo.shape == (0,)
+    with pytest.raises(ValueError, match="noise built in"):
+        score(read, pixels, eps=model.eps)
+    with pytest.raises(ValueError, match="outside"):
+        score(read, pixels + 1)
+
+
+def test_keras_has_references_too(model: Model, tmp_path: Path) -> None:
+    pixels = np.rint(stripes(np.random.default_rng(5), 9) * 255).astype(np.uint8) / np.float32(255)
+    made = export(model, "keras", pixels, model_id="m1")
+    save_exported(made, tmp_path / "keras")
+    read = load_exported(tmp_path / "keras")
+    # 8-bit images are kept as such.
+    assert (tmp_path / "keras" / "references.safetensors").stat().st_size < pixels.nbytes
+    np.testing.assert_array_equal(read.pixels, pixels)
+    read.check(model)
+    with pytest.raises(ValueError, match="no graph of its own"):
+        read.graph(maps=False)
+
+
+def test_other_scores_are_refused_with_engine_versions_and_difference(model: Model) -> None:
+    made = export(model, "keras", stripes(np.random.default_rng(5), 9), model_id="m1")
+    off = replace(made, made_with="3.0.0", expected=made.expected._replace(nelbo=made.expected.nelbo * 1.01))
+    message = r"engine keras 3\.\d+\.\d+ scores the 9 reference images of model m1 .* version 3\.0\.0"
+    with pytest.raises(EngineError, match=message):
+        off.check(model)
+    with pytest.raises(EngineError, match="nan off"):
+        replace(made, expected=made.expected._replace(rate=made.expected.rate * np.nan)).check(model)
+    # An engine that cannot keep the tolerance is not made.
+    with pytest.raises(EngineError, match="off, relative to"):
+        export(model, "keras", made.pixels, model_id="m1", tolerance=-1.0)
+
+
+def rewrite(folder: Path, **changes: Any) -> Path:
+    """The same engine with other facts and fitting checksums, as an attacker or another version would write it."""
+    names = {path.name for path in folder.iterdir()} - {"checksums.json", "engine.json"}
+    description = json.loads((folder / "engine.json").read_text()) | changes
+    content = {name: (folder / name).read_bytes() for name in names}
+    write_files(content | {"engine.json": json.dumps(description).encode()}, folder.parent / "rewritten" / folder.name)
+    return folder.parent / "rewritten" / folder.name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 99}, "another version of nelbo"),
+        ({"engine": "torchscript"}, "not an engine"),
+        ({"config": {"height": 5}}, "not an engine"),
+        ({"config": 7}, "not an engine"),
+        ({"batch_size": 1 << 40}, "batch_size=1099511627776: expected 1 to 65536"),
+        ({"tolerance": 1e9}, "expected at most 0.01"),
+        ({"tolerance": "none"}, "not an engine"),
+        ({"images_per_s": {"keras": 0}}, "expected a positive number"),
+        ({"images_per_s": {}}, "not an engine"),
+    ],
+)
+def test_what_is_no_engine(changes: dict[str, Any], message: str, model: Model, tmp_path: Path) -> None:
+    save_exported(export(model, "keras", stripes(np.random.default_rng(5), 2), model_id="m1"), tmp_path / "keras")
+    with pytest.raises(BundleError, match=message):
+        load_exported(rewrite(tmp_path / "keras", **changes))
+
+
+def test_damage_and_files_that_are_missing(model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "keras"
+    save_exported(export(model, "keras", stripes(np.random.default_rng(5), 2), model_id="m1"), folder)
+    content = (folder / "references.safetensors").read_bytes()
+    (folder / "references.safetensors").write_bytes(content[:-1] + b"!")
+    with pytest.raises(BundleError, match=r"references.safetensors has SHA-256 .* the engine is damaged"):
+        load_exported(folder)
+    (folder / "references.safetensors").unlink()
+    with pytest.raises(BundleError, match="not a whole engine"):
+        load_exported(folder)
+    write_files({"engine.json": (folder / "engine.json").read_bytes(), "references.safetensors": b"x"}, tmp_path / "k")
+    with pytest.raises(BundleError, match="not what nelbo writes"):
+        load_exported(tmp_path / "k")
+
+
+def test_an_engine_that_is_not_installed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = stripes(np.random.default_rng(5), 2)
+    save_exported(export(model, "keras", pixels, model_id="m1"), tmp_path / "keras")
+    monkeypatch.setattr("vae_core.exported.is_installed", lambda _: False)
+    monkeypatch.setattr("vae_core.exporting.is_installed", lambda _: False)
+    with pytest.raises(EngineError, match=r"needs keras, which is not installed"):
+        load_exported(tmp_path / "keras")
+    with pytest.raises(EngineError, match="expected one of keras, openvino, onnx"):
+        export(model, "tensorrt", pixels, model_id="m1")
+    message = r"pip install 'nelbo\[onnx\]'" if keras.backend.backend() == "tensorflow" else "KERAS_BACKEND"
+    with pytest.raises(EngineError, match=message):
+        export(model, "onnx", pixels, model_id="m1")
+
+
+def test_no_references(model: Model) -> None:
+    with pytest.raises(ValueError, match="at least one reference image"):
+        export(model, "keras", np.empty((0, 24, 20, 1), np.float32), model_id="m1")
+
+
+@pytest.mark.parametrize(
+    ("speeds", "size"),
+    [
+        ({256: 100, 512: 150, 1024: 151}, 512),
+        ({256: 100, 512: 104}, 256),
+        ({256: 100, 512: 200, 1024: MemoryError("RESOURCE_EXHAUSTED: out of memory")}, 512),
+    ],
+)
+def test_on_an_accelerator_the_batch_doubles_while_that_pays(
+    speeds: dict[int, Any], size: int, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def images_per_s(scored_by: Any, _pixels: Any) -> float:
+        found = speeds[scored_by.batch_size or 256]
+        if isinstance(found, Exception):
+            raise found
+        return float(found)
+
+    monkeypatch.setattr(vae_core.exporting, "has_accelerator", lambda: True)
+    monkeypatch.setattr(vae_core.exporting, "_images_per_s", images_per_s)
+    made = export(model, "keras", stripes(np.random.default_rng(5), 2), model_id="m1")
+    assert made.batch_size == size
+
+
+def test_loading_needs_no_keras() -> None:
+    import subprocess
+
+    names = "load_exported score verify_bundle VAEConfig"
+    code = f"import sys, vae_core; [getattr(vae_core, name) for name in '{names}'.split()]; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "vae_core.exported" in loaded
+    assert not {"keras", "tensorflow", "jax", "openvino", "onnxruntime"} & set(loaded)

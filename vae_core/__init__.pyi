@@ -1,0 +1,66 @@
+from .bound import Bound, importance_weighted_bound
+from .bundle import load_bundle, save_bundle, verify_bundle
+from .checksums import BundleError
+from .config import TrainConfig, VAEConfig, check_together
+from .device import check_devices
+from .exported import (
+    ENGINES,
+    EngineError,
+    Exported,
+    difference,
+    exported_files,
+    is_installed,
+    load_exported,
+    save_exported,
+)
+from .exporting import export
+from .layers import Sampling
+from .likelihoods import (
+    bernoulli_log_likelihood,
+    continuous_bernoulli_log_likelihood,
+    discretised_logistic_log_likelihood,
+    gaussian_log_likelihood,
+)
+from .model import Model
+from .objective import kl_divergence, rate_map
+from .pixels import supported
+from .scoring import PixelsError, Scorable, Score, bits_per_dim, score
+from .training import Training, train
+
+__all__ = [
+    "ENGINES",
+    "Bound",
+    "BundleError",
+    "EngineError",
+    "Exported",
+    "Model",
+    "PixelsError",
+    "Sampling",
+    "Scorable",
+    "Score",
+    "TrainConfig",
+    "Training",
+    "VAEConfig",
+    "bernoulli_log_likelihood",
+    "bits_per_dim",
+    "check_devices",
+    "check_together",
+    "continuous_bernoulli_log_likelihood",
+    "difference",
+    "discretised_logistic_log_likelihood",
+    "export",
+    "exported_files",
+    "gaussian_log_likelihood",
+    "importance_weighted_bound",
+    "is_installed",
+    "kl_divergence",
+    "load_bundle",
+    "load_exported",
+    "rate_map",
+    "save_bundle",
+    "save_exported",
+    "score",
+    "supported",
+    "train",
+    "verify_bundle",
+]

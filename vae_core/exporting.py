@@ -1,0 +1,146 @@
+"""Making a model ready for an engine: compile, choose the batch, compare with Keras."""
+
+import importlib.util
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.device import has_accelerator
+from vae_core.exported import ENGINES, TOLERANCE, EngineError, Exported, is_installed
+from vae_core.model import Model
+from vae_core.scoring import Scorable, default_batch_size, score, score_batches
+
+#: A batch twice as large has to be faster by this share to be taken.
+_WORTH = 0.05
+#: Seconds that a speed is measured for, at least, and how often.
+_SECONDS, _ROUNDS = 0.2, 3
+
+
+def export(
+    model: Model, engine: str, pixels: NDArray[np.float32], *, model_id: str, tolerance: float = TOLERANCE
+) -> Exported:
+    """Compile a model's whole scoring function for an engine, and check it on reference images.
+
+    Args:
+        model: a trained model.
+        engine: "openvino", "onnx"; or "keras", for which only the batch size and the references are found.
+        pixels: (n, h, w, c) float32 in [0, 1], reference images; they are kept with the engine.
+        model_id: of the model's bundle.
+        tolerance: largest `difference` from Keras's scores.
+
+    Raises:
+        EngineError: the engine, or what translates to it, is not installed; or scores differ by more.
+        ValueError: pixels that the model cannot score, or none.
+
+    >>> from vae_core import VAEConfig
+    >>> from vae_core.model import draw_eps
+    >>> from vae_core.network import VAE
+    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
+    >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
+    >>> exported = export(untrained, "keras", np.zeros((3, 16, 16, 1), np.float32), model_id="m1")
+    >>> exported.engine, exported.expected.nelbo.shape, exported.batch_size
+    ('keras', (3,), 256)
+    """
+    if not len(pixels):
+        raise ValueError("pixels: expected at least one reference image, got none")
+    _check_installed(engine)
+    files = {} if engine == "keras" else _compile(model, engine)
+    exported = Exported(
+        engine,
+        version(ENGINES[engine].package),
+        model_id,
+        model.config,
+        model.preprocessing,
+        batch_size=default_batch_size(model.config),
+        tolerance=tolerance,
+        images_per_s={},
+        pixels=pixels,
+        expected=score(model, pixels, maps=False),
+        files=files,
+    )
+    if engine == "keras" and has_accelerator():
+        exported = replace(exported, batch_size=_fastest_batch(model, pixels))
+    scored_by = exported if files else replace(model, batch_size=exported.batch_size)
+    exported.check(scored_by)
+    speeds = {name: _images_per_s(made, pixels) for name, made in (("keras", model), (engine, scored_by))}
+    return replace(exported, images_per_s=speeds)
+
+
+def _check_installed(engine: str) -> None:
+    if engine not in ENGINES:
+        raise EngineError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}")
+    if engine == "keras":
+        return
+    if keras.backend.backend() != "tensorflow":
+        raise EngineError(
+            f"engine {engine} is made through TensorFlow, and KERAS_BACKEND is {keras.backend.backend()}. "
+            "Export with KERAS_BACKEND=tensorflow: a bundle is the same for all backends"
+        )
+    if not is_installed(engine) or importlib.util.find_spec("tf2onnx") is None:
+        raise EngineError(
+            f"engine {engine} needs {ENGINES[engine].package} and tf2onnx. Get them with: pip install 'nelbo[{engine}]'"
+        )
+
+
+def _compile(model: Model, engine: str) -> dict[str, bytes]:
+    """The contents of an engine's files, by name."""
+    config = model.config
+    pixels = keras.InputSpec(shape=(None, config.height, config.width, config.channels), dtype="float32", name="pixels")
+    with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
+        files: dict[str, bytes] = {}
+        for maps in (False, True):
+            written = Path(aside) / "graph.onnx"
+            with warnings.catch_warnings():
+                # Of NumPy and protobuf to tf2onnx.
+                warnings.simplefilter("ignore")
+                model.graph(maps).export(written, format="onnx", verbose=False, input_signature=[pixels])
+            if engine == "openvino":
+                import openvino
+
+                # Its own format is read in half the time, and cannot name further files.
+                openvino.save_model(
+                    openvino.Core().read_model(written), written.with_suffix(".xml"), compress_to_fp16=False
+                )
+            for name in ENGINES[engine].files(maps):
+                files[name] = written.with_suffix(Path(name).suffix).read_bytes()
+    return files
+
+
+def _fastest_batch(model: Model, pixels: NDArray[np.float32]) -> int:
+    """Images in a batch, doubled until throughput stops rising or memory ends."""
+    size = default_batch_size(model.config)
+    speed = _images_per_s(replace(model, batch_size=size), pixels)
+    while True:
+        try:
+            faster = _images_per_s(replace(model, batch_size=2 * size), pixels)
+        except Exception as error:
+            # The words of TensorFlow and of JAX: each has a class of its own.
+            if "ResourceExhausted" not in type(error).__name__ and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return size
+        if faster < (1 + _WORTH) * speed:
+            return size
+        size, speed = 2 * size, faster
+
+
+def _images_per_s(model: Scorable, pixels: NDArray[np.float32]) -> float:
+    """The median of a few measurements."""
+    graph = model.graph(maps=False)
+    n = graph.batch_size * graph.parallel
+    several = np.resize(pixels, (n, *pixels.shape[1:]))
+    score_batches(graph, several)
+    speeds = []
+    for _ in range(_ROUNDS):
+        done, started = 0, time.perf_counter()
+        while not done or time.perf_counter() - started < _SECONDS:
+            score_batches(graph, several)
+            done += n
+        speeds.append(done / (time.perf_counter() - started))
+    return float(np.median(speeds))

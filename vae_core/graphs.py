@@ -1,0 +1,76 @@
+"""Scoring functions compiled by OpenVINO and ONNX Runtime, from files without code.
+
+Each core computes a batch of its own: no core waits for another, and a score does not depend on how many there are.
+"""
+
+import os
+from queue import Empty, SimpleQueue
+
+from vae_core.scoring import Array
+
+
+class OpenVINOGraph:
+    """OpenVINO's own format, on the CPU, in 32 bits also where the CPU has units for fewer.
+
+    Args:
+        network: the content of an ``xml`` file.
+        weights: of the ``bin`` file beside it.
+        shape: (batch, h, w, c) of one batch.
+    """
+
+    def __init__(self, network: bytes, weights: bytes, shape: tuple[int, ...]) -> None:
+        import openvino
+
+        self.batch_size, self.parallel = shape[0], n_cores()
+        core = openvino.Core()
+        # From memory: a network cannot name further files.
+        model = core.read_model(network, weights)
+        model.reshape(list(shape))
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": self.parallel,
+            "INFERENCE_NUM_THREADS": self.parallel,
+        }
+        self._compiled = core.compile_model(model, "CPU", settings)
+        self._names = [output.get_any_name() for output in self._compiled.outputs]
+        # A request serves one thread at a time, and keeps its memory for the next.
+        self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+
+    def run(self, pixels: Array) -> dict[str, Array]:
+        """The columns of `Score` for one batch; several threads may call it at once."""
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        outputs = request.infer([pixels], share_inputs=True)
+        found = {name: outputs[i] for i, name in enumerate(self._names)}
+        self._idle.put(request)
+        return found
+
+
+class OnnxGraph:
+    """ONNX Runtime, on the CPU.
+
+    Args:
+        network: the content of an ``onnx`` file.
+        shape: (batch, h, w, c) of one batch.
+    """
+
+    def __init__(self, network: bytes, shape: tuple[int, ...]) -> None:
+        import onnxruntime
+
+        self.batch_size, self.parallel = shape[0], n_cores()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_free_dimension_override_by_name("batch", shape[0])
+        self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def run(self, pixels: Array) -> dict[str, Array]:
+        """The columns of `Score` for one batch; several threads may call it at once."""
+        return dict(zip(self._names, self._session.run(None, {"pixels": pixels}), strict=True))
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
