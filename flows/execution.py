@@ -1,6 +1,9 @@
 """One command, through Prefect where an API is configured and directly where none is."""
 
 import importlib
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from flows.cluster import carry_out
@@ -50,6 +53,8 @@ def prefect_api() -> str | None:
 
 
 def _prefect_api() -> str | None:
+    if not _may_be_configured():
+        return None
     try:
         from prefect.settings import get_current_settings
 
@@ -58,6 +63,16 @@ def _prefect_api() -> str | None:
         raise UsageError(
             "Prefect refuses its settings and says why above. Mend PREFECT_API_URL or the profile, or use --no-prefect."
         ) from error
+
+
+def _may_be_configured() -> bool:
+    """Whether there is anything that Prefect reads settings from; to ask Prefect itself takes two seconds."""
+    files = (".env", "prefect.toml", "pyproject.toml", Path.home() / ".prefect" / "profiles.toml")
+    return (
+        "prefect" in sys.modules
+        or any(name.upper().startswith("PREFECT_") for name in os.environ)
+        or any(Path(file).exists() for file in files)
+    )
 
 
 def check_api() -> None:

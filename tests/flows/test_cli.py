@@ -270,3 +270,31 @@ def test_prefect_that_is_not_there(images: Path, workspace: Path) -> None:
     # Prefect says its part first.
     assert_refused((broken.returncode, broken.stdout, broken.stderr.splitlines()[-1]), "PREFECT_API_URL")
     assert command(*line, "--no-prefect", PREFECT_API_URL=address).returncode == 0
+
+
+def test_prefect_is_loaded_only_where_it_may_be_configured(tmp_path: Path) -> None:
+    code = "import sys; from flows.execution import prefect_api; print(prefect_api(), 'prefect' in sys.modules)"
+    (tmp_path / "here").mkdir()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    plain |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def found(**more: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path / "here",
+            env=plain | more,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    address = "http://127.0.0.1:9/api"
+    assert found() == "None False"
+    assert found(PREFECT_API_URL=address) == f"{address} True"
+    (tmp_path / "here" / "prefect.toml").write_text(f'[api]\nurl = "{address}"\n')
+    assert found() == f"{address} True"
+    (tmp_path / "here" / "prefect.toml").unlink()
+    (tmp_path / ".prefect").mkdir(exist_ok=True)
+    profile = f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{address}"\n'
+    (tmp_path / ".prefect" / "profiles.toml").write_text(profile)
+    assert found() == f"{address} True"
