@@ -34,7 +34,7 @@ def elpv(side: int = 64) -> Dataset:
 
     Source: Deitsch et al. 2019; the split is the one of KDAD's evaluation (`train_test_split`, a quarter, seed 42).
     """
-    root = Path(str(files("elpv_dataset") / "data"))
+    root = _elpv_root()
     table = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
     normals = table.index[table["probability"] == 0].to_numpy()
     train, test = train_test_split(normals, test_size=0.25, random_state=42)
@@ -45,12 +45,21 @@ def elpv(side: int = 64) -> Dataset:
     return Dataset(pixels, validation, images.pixels[test], labels[test], table["type"].to_numpy()[test])
 
 
+def elpv_files() -> list[Path]:
+    """All 2,624 solar cells, PNG of 300 x 300 grey pixels."""
+    return sorted((_elpv_root() / "images").glob("*.png"))
+
+
 def fashion_mnist(normal: int) -> Dataset:
     """Clothes of 28 x 28 pixels: one class's training images are normal, all 10,000 test images are judged."""
     train, train_labels = _idx("train-images-idx3"), _idx("train-labels-idx1")
     test, test_labels = _idx("t10k-images-idx3"), _idx("t10k-labels-idx1")
     pixels, validation = _part(_unit(train[train_labels == normal]))
     return Dataset(pixels, validation, _unit(test), (test_labels != normal).astype(int), test_labels)
+
+
+def _elpv_root() -> Path:
+    return Path(str(files("elpv_dataset") / "data"))
 
 
 def _part(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

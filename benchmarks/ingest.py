@@ -16,17 +16,19 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
-from data import MEASURES, QUALITY, Preprocessing, atomic_path, read_images
+from data import Preprocessing, atomic_path, read_images
 from data.files import Folder
 from data.listing import list_source
 from data.manifest import Scan
@@ -181,20 +183,22 @@ def memory(n: int, workspace: Path) -> dict[str, float]:
     """One scoring run without a network: scores come from the contents' hash. Decoders are processes of their own."""
     import flows.publishing
     import flows.scoring
-    from flows.models import Scored
+    from flows.pipeline import SCORED_SCHEMA
     from flows.reporting import Reported
     from flows.runner import Direct
     from flows.settings import ScoreOptions
 
-    def scores(_model: Any, chunk: list[Any], _decoding: Any) -> Iterator[Scored]:
-        values = np.array([int(file.image_id[:8], 16) / 2**32 for file in chunk])
-        yield Scored(dict.fromkeys((*MEASURES, *QUALITY), values), [None] * len(chunk))
+    def scores(_model: Any, files: Iterable[Any], _decoding: Any) -> Generator[pa.Table, None, None]:
+        left = iter(files)
+        while some := list(islice(left, 64)):
+            values = pa.array([int(file.image_id[:8], 16) / 2**32 for file in some])
+            yield pa.table([*[values] * (len(SCORED_SCHEMA) - 1), pa.nulls(len(some), pa.string())], SCORED_SCHEMA)
 
     stub = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
     flows.scoring.load_model = flows.publishing.load_model = lambda *_: stub  # type: ignore[assignment,return-value]
     flows.scoring.score_files = scores  # type: ignore[assignment]
     flows.scoring.write_report = lambda *_: Reported("", None)  # type: ignore[assignment]
-    flows.publishing.look_again = lambda _model, files, _decoding: iter([None] * len(files))  # type: ignore[assignment]
+    flows.publishing.look_again = lambda _model, files, _decoding: (None for _ in files)  # type: ignore[assignment]
     publish, took = flows.scoring.publish, []
 
     def timed(*arguments: Any) -> Any:

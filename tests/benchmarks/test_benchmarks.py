@@ -1,0 +1,97 @@
+"""Benchmarks run: their tables come out whole on a small task. How fast is for people to read."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+Script = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Import a module of the folder, as its scripts do."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def rows(script: str) -> list[list[str]]:
+    """The cells of all rows that a small run prints, headings left out."""
+    command = [sys.executable, BENCHMARKS / script, "--smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.slow
+def test_limits() -> None:
+    found = rows("limits.py")
+    assert [row for row in found if not all(row)] == []
+    assert [row[0] for row in found if not row[0].startswith("matrix")] == [
+        "memory copy",
+        "decoding",
+        "writing Parquet",
+    ]
+    libraries = [row[2] for row in found if row[0] == "matrix product, float32"]
+    assert libraries[:2] == ["NumPy, 64 x 64", "TensorFlow, 64 x 64"]
+
+
+@pytest.mark.slow
+def test_scoring() -> None:
+    found = rows("scoring.py")
+    assert [row[2] for row in found] == ["predict", "keras", "openvino", "onnx"]
+    assert [row for row in found if not all(row)] == []
+    assert found[0][5] == "1.00"
+
+
+@pytest.mark.slow
+def test_end_to_end() -> None:
+    found = rows("end_to_end.py")
+    assert [row[0] for row in found] == ["40"]
+    assert [row for row in found if not all(row)] == []
+
+
+@pytest.mark.slow
+def test_peers() -> None:
+    found = rows("peers.py")
+    assert [row[0] for row in found] == ["nelbo, one epoch", "scikit-learn PCA", "scikit-learn IsolationForest"]
+    assert [row for row in found if not all(row)] == []
+
+
+def test_a_ceiling_is_that_of_the_fastest_library(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = script("limits")
+    products = {
+        "slow": lambda precision, side: limits.numpy_product(precision, 2 * side),
+        "fast": limits.numpy_product,
+        "missing": lambda _precision, _side: importlib.import_module("not_installed"),
+    }
+    monkeypatch.setattr(limits, "PRODUCTS", products)
+    ceiling = limits.matrix_ceiling("float32", sides=(128, 256))
+    assert ceiling.library == "fast"
+    assert ceiling.flops.low <= ceiling.flops.median <= ceiling.flops.high
+    monkeypatch.setattr(limits, "PRODUCTS", {"fast": limits.numpy_product})
+    assert limits.matrix_ceiling("bfloat16") is None
+
+
+def test_a_peer_that_fails_says_why(script: Script, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        np.save(tmp_path / f"{part}.npy", np.zeros((1, 16, 16, 1), np.float32))
+    peers = script("peers")
+    absent = peers.Peer("absent", "no_such_module", "Detector")
+    row = peers.cells(absent, tmp_path, tmp_path, data=None, rounds=1)
+    assert row == ["absent", "could not be installed or run: ModuleNotFoundError: No module named 'no_such_module'"]
+    killed = subprocess.CalledProcessError(-9, "python", stderr="a warning")
+    assert peers.reason(killed) == "killed by signal 9"
+
+
+def test_rates(script: Script) -> None:
+    assert doctest.testmod(script("rates")) == (0, 2)
