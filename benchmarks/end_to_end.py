@@ -18,13 +18,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from datasets import elpv_files
 
 from data import File, Preprocessing, iter_images
 from flows.runner import Direct
@@ -110,7 +110,7 @@ def trained(aside: Path, engine: str, n: int) -> str:
 
 def repeated(n: int, folder: Path) -> Path:
     """So many files, a thousand a folder; names of the same contents where the file system allows it."""
-    sources = sorted((Path(str(files("elpv_dataset"))) / "data" / "images").glob("*.png"))
+    sources = elpv_files()
     # Spread over the whole set, in which cells of a kind stand together.
     order = np.random.default_rng(0).permutation(len(sources))
     for i in range(n):

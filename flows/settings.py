@@ -51,6 +51,9 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
+#: What a model can be exported for, and scored with.
+EngineName = Literal["keras", "openvino", "onnx"]
+
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -175,7 +178,7 @@ class TrainingSettings(BaseModel):
 class PromotionSettings(BaseModel):
     """What becomes of a model once it is trained."""
 
-    engines: Annotated[tuple[Literal["keras", "openvino", "onnx"], ...], NoDecode, BeforeValidator(_names)] = Field(
+    engines: Annotated[tuple[EngineName, ...], NoDecode, BeforeValidator(_names)] = Field(
         (), description="What it is exported for before it is promoted."
     )
 
@@ -223,7 +226,7 @@ class LabelSettings(BaseModel):
 class ScoringSettings(BaseModel):
     """How a batch is worked through."""
 
-    engine: Literal["auto", "keras", "openvino", "onnx"] = Field(
+    engine: Literal["auto", EngineName] = Field(
         "keras", description="What computes the scores; auto takes the fastest that the model was exported for."
     )
     shard_size: int | None = Field(
@@ -309,7 +312,7 @@ class ExportOptions(Options, DecodingSettings):
     """Of the flow and command ``export``."""
 
     model: Text = "latest"
-    engine: Literal["keras", "openvino", "onnx"]
+    engine: EngineName
     normal: Text | None = Field(None, description="Images to compare with Keras on; by default the calibration's.")
     root: Text | None = None
     tolerance: float = Field(1e-5, gt=0, le=0.01, description="Largest difference, relative to |distortion| + rate.")

@@ -28,9 +28,7 @@ def jit_compile() -> bool | str:
 
 def has_accelerator() -> bool:
     """Whether there is a device other than the CPU."""
-    if keras.backend.backend() == "tensorflow":
-        return jit_compile() is True
-    return any("cpu" not in device for device in _devices())
+    return any("cpu" not in device.lower() for device in _devices())
 
 
 def keep_freed_memory() -> None:
@@ -109,9 +107,7 @@ def make_deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    elif any("cpu" not in device for device in _devices()) and (
-        "--xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", "")
-    ):
+    elif has_accelerator() and ("--xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", "")):
         raise ValueError(
             "deterministic=True: JAX on a GPU needs XLA_FLAGS=--xla_gpu_deterministic_ops=true in its environment "
             "before it starts. Set it, or leave deterministic out."

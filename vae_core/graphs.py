@@ -62,7 +62,6 @@ class OnnxGraph:
         self.batch_size, self.parallel = shape[0], n_cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        options.add_free_dimension_override_by_name("batch", shape[0])
         self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
