@@ -50,6 +50,21 @@ def elpv_files() -> list[Path]:
     return sorted((_elpv_root() / "images").glob("*.png"))
 
 
+def repeated_elpv(n: int, folder: Path) -> Path:
+    """So many solar cells, a thousand a folder: names of the same contents where the file system allows it."""
+    sources = elpv_files()
+    # Spread over the whole set, in which cells of a kind stand together.
+    order = np.random.default_rng(0).permutation(len(sources))
+    for i in range(n):
+        source, target = sources[order[i % len(sources)]], folder / f"{i // 1000:03d}" / f"{i:06d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            target.write_bytes(source.read_bytes())
+    return folder
+
+
 def fashion_mnist(normal: int) -> Dataset:
     """Clothes of 28 x 28 pixels: one class's training images are normal, all 10,000 test images are judged."""
     train, train_labels = _idx("train-images-idx3"), _idx("train-labels-idx1")

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from datasets import elpv_files
+from datasets import repeated_elpv
 
 from data import File, Preprocessing, iter_images
 from flows.runner import Direct
@@ -83,7 +83,7 @@ def main() -> None:
         workspace = trained(Path(aside), arguments.engine, 60 if arguments.smoke else 300)
         print("| " + " | ".join(["images", *COLUMNS]) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
         for n, rounds in runs.items():
-            folder = repeated(n, Path(aside) / f"images{n}")
+            folder = repeated_elpv(n, Path(aside) / f"images{n}")
             found = [measured(folder, workspace, arguments.engine) for _ in range(rounds)]
             print(row(n, found), flush=True)
 
@@ -101,26 +101,11 @@ def parser() -> argparse.ArgumentParser:
 def trained(aside: Path, engine: str, n: int) -> str:
     """A workspace with a model, exported where that is needed, in a process that is gone when images are scored."""
     workspace, nelbo = str(aside / "workspace"), [sys.executable, "-c", "from flows.cli import main; main()"]
-    train = ["train", "--normal", str(repeated(n, aside / "normal")), "--set", "epochs=3"]
+    train = ["train", "--normal", str(repeated_elpv(n, aside / "normal")), "--set", "epochs=3"]
     export = ["export", "--model", "latest", "--engine", engine]
     for command in [train] if engine == "keras" else [train, export]:
         subprocess.run([*nelbo, *command, "--workspace", workspace], check=True, capture_output=True)
     return workspace
-
-
-def repeated(n: int, folder: Path) -> Path:
-    """So many files, a thousand a folder; names of the same contents where the file system allows it."""
-    sources = elpv_files()
-    # Spread over the whole set, in which cells of a kind stand together.
-    order = np.random.default_rng(0).permutation(len(sources))
-    for i in range(n):
-        source, target = sources[order[i % len(sources)]], folder / f"{i // 1000:03d}" / f"{i:06d}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            target.hardlink_to(source)
-        except OSError:
-            target.write_bytes(source.read_bytes())
-    return folder
 
 
 def measured(folder: Path, workspace: str, engine: str) -> dict[str, float]:

@@ -16,19 +16,16 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
-from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from datasets import elpv_files, repeated_elpv
 from PIL import Image
 
-from data import Preprocessing, atomic_path, read_images
+from data import Preprocessing, read_images
 from data.files import Folder
 from data.listing import list_source
 from data.manifest import Scan
@@ -58,7 +55,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--memory"]:
         print(json.dumps(memory(int(sys.argv[2]), Path(sys.argv[3]))))
         return
-    sets = {"ELPV, PNG": sorted(Path(str(files("elpv_dataset") / "data" / "images")).glob("*.png"))}
+    sets = {"ELPV, PNG": elpv_files()}
     if len(sys.argv) > 1:
         sets["MTD, JPEG"] = sorted(Path(sys.argv[1]).rglob("*.jpg"))
     with tempfile.TemporaryDirectory() as aside:
@@ -66,7 +63,7 @@ def main() -> None:
         rates = {name: decoding(name, paths, python) for name, paths in sets.items()}
         for name, paths in sets.items():
             listing(name, paths)
-        at_size(sets["ELPV, PNG"], Path(aside), rates["ELPV, PNG"])
+        at_size(Path(aside), rates["ELPV, PNG"])
 
 
 def opencv(aside: Path) -> Path:
@@ -141,17 +138,12 @@ def listing(name: str, paths: list[Path]) -> None:
     print(f"| {name} | {1e6 * hashing:.0f} | {hashing / decoded:.1%} | {ingesting / decoded:.1%} |")
 
 
-def at_size(paths: list[Path], aside: Path, decoded: float) -> None:
+def at_size(aside: Path, decoded: float) -> None:
     """Peak memory of a whole scoring run but for the network, and what writing its verdicts takes."""
-    workspace = calibrated(paths, aside)
+    workspace = calibrated(aside)
     found = {}
     for n in SIZES:
-        folder = aside / f"images{n}"
-        for i in range(n):
-            source = paths[i % len(paths)]
-            target = folder / f"{i // 1000:03d}" / f"{i:06d}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.hardlink_to(source) if source.stat().st_dev == aside.stat().st_dev else copy(source, target)
+        folder = repeated_elpv(n, aside / f"images{n}")
         command = [sys.executable, __file__, "--memory", str(n), str(workspace)]
         done = subprocess.run(
             [*command], capture_output=True, text=True, check=True, env={**os.environ, "IMAGES": str(folder)}
@@ -162,43 +154,25 @@ def at_size(paths: list[Path], aside: Path, decoded: float) -> None:
         print(f"| {n:,} | {row['peak_mib']:,.0f} | {row['seconds']:.0f} | {row['publish_s']:.1f} | {share:.1%} |")
 
 
-def copy(source: Path, target: Path) -> None:
-    with atomic_path(target) as unfinished:
-        unfinished.write_bytes(source.read_bytes())
-
-
-def calibrated(paths: list[Path], aside: Path) -> Path:
+def calibrated(aside: Path) -> Path:
     from flows.execution import execute
     from flows.settings import TrainOptions
 
-    for path in paths[:200]:
-        (aside / "normal").mkdir(exist_ok=True)
-        copy(path, aside / "normal" / path.name)
-    options = TrainOptions(normal=str(aside / "normal"), workspace=str(aside / "w"), image_size=(16, 16), epochs=1)
+    normal = repeated_elpv(200, aside / "normal")
+    options = TrainOptions(normal=str(normal), workspace=str(aside / "w"), image_size=(16, 16), epochs=1)
     execute("train", options, prefect=False)
     return aside / "w"
 
 
 def memory(n: int, workspace: Path) -> dict[str, float]:
-    """One scoring run without a network: scores come from the contents' hash. Decoders are processes of their own."""
-    import flows.publishing
+    """One scoring run without a network."""
+    import stand_in
+
     import flows.scoring
-    from flows.pipeline import SCORED_SCHEMA
-    from flows.reporting import Reported
     from flows.runner import Direct
     from flows.settings import ScoreOptions
 
-    def scores(_model: Any, files: Iterable[Any], _decoding: Any) -> Generator[pa.Table, None, None]:
-        left = iter(files)
-        while some := list(islice(left, 64)):
-            values = pa.array([int(file.image_id[:8], 16) / 2**32 for file in some])
-            yield pa.table([*[values] * (len(SCORED_SCHEMA) - 1), pa.nulls(len(some), pa.string())], SCORED_SCHEMA)
-
-    stub = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
-    flows.scoring.load_model = flows.publishing.load_model = lambda *_: stub  # type: ignore[assignment,return-value]
-    flows.scoring.score_files = scores  # type: ignore[assignment]
-    flows.scoring.write_report = lambda *_: Reported("", None)  # type: ignore[assignment]
-    flows.publishing.look_again = lambda _model, files, _decoding: (None for _ in files)  # type: ignore[assignment]
+    stand_in.use()
     publish, took = flows.scoring.publish, []
 
     def timed(*arguments: Any) -> Any:

@@ -56,8 +56,7 @@ class Peer(NamedTuple):
     requirements: tuple[str, ...] = ()
 
 
-#: nelbo with each of its engines; one that is exported needs a class of its own in ``peers/own.py``.
-OWN = (Peer("nelbo, keras", "own", "Keras"),)
+OWN = (Peer("nelbo, keras", "own", "Keras"), Peer("nelbo, openvino", "own", "OpenVINO"))
 BRIEF = (Peer("nelbo, one epoch", "own", "Brief"),)
 PLAIN = (Peer("scikit-learn PCA", "plain", "Pca"), Peer("scikit-learn IsolationForest", "plain", "Forest"))
 FOREIGN = (

@@ -3,25 +3,38 @@
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from vae_core import TrainConfig, VAEConfig, score, train
+from vae_core import Scorable, TrainConfig, VAEConfig, export, score, train
 
 VALIDATION_SHARE = 0.15
+#: Images that what is exported is compared with Keras on.
+REFERENCES = 32
 
 
 class Keras:
     """The network as it was trained."""
+
+    engine = "keras"
 
     def __init__(self, side: int) -> None:
         self.config, self.settings = VAEConfig(height=side, width=side), TrainConfig()
 
     def fit(self, pixels: np.ndarray) -> tuple[int, int]:
         learnt, validation = train_test_split(pixels, test_size=VALIDATION_SHARE, random_state=0)
-        self.model, history, _ = train(learnt, validation, self.config, self.settings)
+        model, history, _ = train(learnt, validation, self.config, self.settings)
+        self.model: Scorable = model
+        if self.engine != "keras":
+            self.model = export(model, self.engine, pixels[:REFERENCES], model_id="peer")
         epochs = len(history["loss"])
         return epochs, epochs * len(learnt)
 
     def score(self, pixels: np.ndarray) -> np.ndarray:
         return score(self.model, pixels, maps=False).anomaly_score
+
+
+class OpenVINO(Keras):
+    """The same network, exported."""
+
+    engine = "openvino"
 
 
 class Brief(Keras):
