@@ -9,15 +9,15 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
 
-# Fast tests first, two files at a time; then real training, servers and browsers, which need the machine for themselves.
+# Two files at a time; fast tests first, then real training, servers and browsers.
 PARALLEL := --numprocesses=2 --dist=loadfile
 test: .venv/test.installed
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 # Every table of docs/benchmarks.md that issue from one machine: an hour or two. The small run only sees that none is broken;
 # it is a part of `make test`.
-BENCHMARKS := limits scoring end_to_end peers
+BENCHMARKS := limits scoring end_to_end peers scale
 bench: .venv/test.installed
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 

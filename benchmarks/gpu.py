@@ -8,13 +8,13 @@ those of the convolutions (two a multiply-add), three times the forward ones in 
 
 import argparse
 import platform
-import resource
 import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import layers, ops
+from rates import peak_mib
 
 from vae_core import TrainConfig, VAEConfig
 from vae_core.batches import Batches
@@ -105,7 +105,7 @@ def memory_mib() -> float:
 
         if tf.config.list_physical_devices("GPU"):
             return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return peak_mib()
 
 
 def main() -> None:

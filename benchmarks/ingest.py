@@ -9,7 +9,6 @@ pip's own configuration. MTD is a folder of JPEGs (magnetic tiles, Huang et al. 
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from datasets import elpv_files, repeated_elpv
 from PIL import Image
+from rates import peak_mib
 
 from data import Preprocessing, read_images
 from data.files import Folder
@@ -187,7 +187,7 @@ def memory(n: int, workspace: Path) -> dict[str, float]:
     result = flows.scoring.score_batch(options, Direct())
     assert result["n_images"] == n
     return {
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "seconds": time.perf_counter() - started,
         "publish_s": took[0],
     }

@@ -46,6 +46,12 @@ def measure(work: Callable[[], object], amount: float, repeats: int = REPEATS) -
     return Rate.of(amount, seconds)
 
 
+def peak_mib() -> float:
+    """The most memory that this process has held. The ``ru_maxrss`` of a process starts at its parent's."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def circumstances() -> str:
     """Date, processor, cores, and how busy the machine was in the last minute."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -110,9 +110,9 @@ def tasks(dask: DaskCluster, size: Size) -> None:
     with disable_run_logger(), dask.client() as client:
         kinds: dict[str, Callable[[int], float]] = {
             "here": lambda n: seconds(Direct(), n, size.rounds),
-            "Dask": lambda n: seconds(Cluster(client, Direct()), n, size.rounds),
-            "Prefect, threads": lambda n: in_flow(None, n),
-            "Prefect, Dask": lambda n: in_flow(dask.address, n),
+            "Dask, directly": lambda n: seconds(Cluster(client, Direct()), n, size.rounds),
+            "Prefect, two threads": lambda n: in_flow(None, n),
+            "Prefect on Dask": lambda n: in_flow(dask.address, n),
         }
         heads = [f"of {n} tasks" for n in size.tasks]
         print(f"\n| ms a task that does nothing | {' | '.join(heads)} |\n|---{'|---' * len(heads)}|")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from limits import MATRIX_SIDES, Ceiling, matrix_ceiling
-from rates import REPEATS, Rate, circumstances
+from rates import REPEATS, Rate, circumstances, peak_mib
 
 from vae_core import ENGINES, VAEConfig, is_installed, load_bundle, load_exported
 from vae_core.config import PRESETS
@@ -44,12 +44,13 @@ def work(kind: str, folder: Path, pipe: Connection) -> None:
     runs: dict[int, Run] = {}
     while (task := pipe.recv()) is not None:
         batch, n, times = task
+        pixels = np.random.default_rng(0).random((n, *_shape(model.config)), np.float32)
         if batch not in runs:
             runs[batch] = _run(kind, model, batch)
-        pixels = np.random.default_rng(0).random((n, *_shape(model.config)), np.float32)
-        runs[batch](pixels)
+            # Compiles.
+            runs[batch](pixels)
         pipe.send([_seconds(runs[batch], pixels) for _ in range(times)])
-    pipe.send(_peak_mib())
+    pipe.send(peak_mib())
 
 
 def _run(kind: str, model: Any, batch: int) -> Run:
@@ -63,12 +64,6 @@ def _seconds(run: Run, pixels: np.ndarray) -> float:
     started = time.perf_counter()
     run(pixels)
     return time.perf_counter() - started
-
-
-def _peak_mib() -> float:
-    """Not of getrusage, whose peak begins with that of the parent."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _shape(config: VAEConfig) -> tuple[int, int, int]:

@@ -5,7 +5,6 @@
 prints the tables of ``docs/benchmarks.md``. The real scores are those that ``benchmarks/elpv_scores.py`` saved.
 """
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rates import peak_mib
 from sklearn.metrics import roc_auc_score
 
 from data import CALIBRATION_SCHEMA, MEASURES, STATISTICS
@@ -37,8 +37,7 @@ def timed(name: str, step: Callable[[], Result]) -> Result:
     """Run a step and print its time and the peak memory of the process so far."""
     started = time.perf_counter()
     result = step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"| {name} | {time.perf_counter() - started:.1f} | {peak:,.0f} |")
+    print(f"| {name} | {time.perf_counter() - started:.1f} | {peak_mib():,.0f} |")
     return result
 
 

@@ -29,7 +29,9 @@ def rows(script: str) -> list[list[str]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    headings = {i + below for i, line in enumerate(lines) if line.startswith("|---") for below in (-1, 0)}
+    kept = [line for i, line in enumerate(lines) if i not in headings]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in kept]
 
 
 @pytest.mark.slow
@@ -64,6 +66,28 @@ def test_end_to_end() -> None:
 def test_peers() -> None:
     found = rows("peers.py")
     assert [row[0] for row in found] == ["nelbo, one epoch", "scikit-learn PCA", "scikit-learn IsolationForest"]
+    assert [row for row in found if not all(row)] == []
+
+
+@pytest.mark.slow
+def test_scale() -> None:
+    found = rows("scale.py")
+    assert [row[0] for row in found] == [
+        "a Dask worker starts",
+        "a client connects",
+        "here",
+        "Dask, directly",
+        "Prefect, two threads",
+        "Prefect on Dask",
+        "here, a decoder a core",
+        "1 Dask worker, a decoder a core",
+        "2 Dask workers, one decoder each",
+        "scores",
+        "flagged",
+        "manifests",
+        "1",
+        "2",
+    ]
     assert [row for row in found if not all(row)] == []
 
 
