@@ -44,6 +44,8 @@ class Size(NamedTuple):
 
 FULL = Size(rounds=3, tasks=(10, 100), images=2_000, sleeping_images=8_000, sleeping_workers=(1, 2, 4, 8, 16))
 SMOKE = Size(rounds=1, tasks=(4,), images=40, sleeping_images=40, sleeping_workers=(1, 2))
+#: Where workers, too, find what stands in for the network.
+HERE = Path(__file__).parent
 #: What a sleeping worker takes for an image.
 SECONDS_PER_IMAGE = 0.01
 
@@ -53,26 +55,28 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: whether it runs, not how fast")
     size = SMOKE if parser.parse_args().smoke else FULL
     print(f"{circumstances()}; medians of {size.rounds} rounds")
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as aside, closing(DaskCluster(Path(aside))) as dask:
         folder = Path(aside)
-        start_up_and_tasks(folder, size)
+        print("\n| start-up | s |\n|---|---|")
+        print(f"| a Dask worker starts | {timed(lambda: dask.add_workers(1, path=HERE)):.1f} |")
+        print(f"| a client connects | {median(lambda: dask.client().close(), size.rounds):.2f} |", flush=True)
         workspace = trained(folder)
-        images(folder, workspace, size)
-        sleeping(folder, workspace, size)
+        # The second worker comes with these.
+        images(folder, workspace, dask, size)
+        with_prefect(dask, size)
+        sleeping(folder, workspace, dask, size)
 
 
-def start_up_and_tasks(folder: Path, size: Size) -> None:
-    """What there is to pay before the first image, and for each piece of work."""
+def with_prefect(dask: DaskCluster, size: Size) -> None:
+    """What each piece of work costs, with a Prefect server to tell of it."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with closing(DaskCluster(folder)) as dask, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        print("\n| start-up | s |\n|---|---|")
-        print(f"| a Dask worker starts | {timed(lambda: dask.add_workers(1)):.1f} |")
-        dask.add_workers(1)
-        print(f"| a client connects | {median(lambda: dask.client().close(), size.rounds):.2f} |", flush=True)
-        with prefect_test_harness(server_startup_timeout=60):
-            tasks(dask, size)
+    with (
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        prefect_test_harness(server_startup_timeout=60),
+    ):
+        tasks(dask, size)
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -128,8 +132,8 @@ def trained(folder: Path) -> str:
     return workspace
 
 
-def images(folder: Path, workspace: str, size: Size) -> None:
-    """Images a second with decoder and model, and what they leave on the disk."""
+def images(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> None:
+    """Images a second with decoder and model, here, on the one worker and on two; and what they leave on the disk."""
     new = str(repeated_elpv(size.images, folder / "new"))
 
     def rate(**where: Any) -> float:
@@ -138,15 +142,13 @@ def images(folder: Path, workspace: str, size: Size) -> None:
         execute("score", options, prefect=False)
         return statistics.median(execute("score", options, prefect=False)["images_per_s"] for _ in range(size.rounds))
 
-    print("\n| images/s, decoded and scored | | share of here |\n|---|---|---|")
+    print("\n| where | images/s, decoded and scored | share of here |\n|---|---|---|")
     here = rate()
     print(f"| here, a decoder a core | {here:,.0f} | 1.00 |", flush=True)
-    with closing(DaskCluster(folder)) as dask:
-        remote: dict[str, Any] = {"runner": "dask", "dask_address": dask.address}
-        dask.add_workers(1)
-        found = {"1 Dask worker, a decoder a core": rate(**remote)}
-        dask.add_workers(1)
-        found["2 Dask workers, one decoder each"] = rate(**remote, workers=1)
+    remote: dict[str, Any] = {"runner": "dask", "dask_address": dask.address}
+    found = {"1 Dask worker, a decoder a core": rate(**remote)}
+    dask.add_workers(1, path=HERE)
+    found["2 Dask workers, one decoder each"] = rate(**remote, workers=1)
     for name, images_per_s in found.items():
         print(f"| {name} | {images_per_s:,.0f} | {images_per_s / here:.2f} |", flush=True)
     print("\n| in the workspace | bytes an image |\n|---|---|")
@@ -155,7 +157,7 @@ def images(folder: Path, workspace: str, size: Size) -> None:
         print(f"| {kind} | {sum(path.stat().st_size for path in places) / size.images:.1f} |", flush=True)
 
 
-def sleeping(folder: Path, workspace: str, size: Size) -> None:
+def sleeping(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> None:
     """The whole of scoring over more and more workers that sleep; efficiency is against one of them."""
     new = str(repeated_elpv(size.sleeping_images, folder / "sleeping"))
     # As many pieces of work as a batch at size has.
@@ -164,34 +166,35 @@ def sleeping(folder: Path, workspace: str, size: Size) -> None:
     print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
     stand_in.use()
     alone = 0.0
-    with closing(DaskCluster(folder)) as dask:
-        scheduler = psutil.Process(dask.scheduler.pid)
-        for n_workers in size.sleeping_workers:
-            dask.add_workers(n_workers - len(dask.workers()), path=Path(__file__).parent)
-            with dask.client() as client:
-                client.run(stand_in.use, SECONDS_PER_IMAGE)
-            options = ScoreOptions(
-                images=new,
-                workspace=workspace,
-                shard_size=shard_size,
-                runner="dask",
-                dask_address=dask.address,
-                batch_id=f"workers{n_workers}",
-            )
-            moved, busy = bytes_moved(), cpu_seconds(scheduler)
-            result = execute("score", options, prefect=False)
-            moved, busy = bytes_moved() - moved, cpu_seconds(scheduler) - busy
-            alone = alone or result["images_per_s"]
-            mapped = result["n_images"] / result["images_per_s"]
-            cells = [
-                f"{n_workers}",
-                f"{result['images_per_s']:,.0f}",
-                f"{result['images_per_s'] / (n_workers * alone):.0%}",
-                f"{result['seconds'] - mapped:.1f}",
-                f"{moved / result['n_images']:,.0f}",
-                f"{busy / result['seconds']:.0%}",
-            ]
-            print(f"| {' | '.join(cells)} |", flush=True)
+    scheduler = psutil.Process(dask.scheduler.pid)
+    for n_workers in size.sleeping_workers:
+        while len(dask.workers()) > n_workers:
+            dask.remove_worker()
+        dask.add_workers(n_workers - len(dask.workers()), path=HERE)
+        with dask.client() as client:
+            client.run(stand_in.use, SECONDS_PER_IMAGE)
+        options = ScoreOptions(
+            images=new,
+            workspace=workspace,
+            shard_size=shard_size,
+            runner="dask",
+            dask_address=dask.address,
+            batch_id=f"workers{n_workers}",
+        )
+        moved, busy = bytes_moved(), cpu_seconds(scheduler)
+        result = execute("score", options, prefect=False)
+        moved, busy = bytes_moved() - moved, cpu_seconds(scheduler) - busy
+        alone = alone or result["images_per_s"]
+        mapped = result["n_images"] / result["images_per_s"]
+        cells = [
+            f"{n_workers}",
+            f"{result['images_per_s']:,.0f}",
+            f"{result['images_per_s'] / (n_workers * alone):.0%}",
+            f"{result['seconds'] - mapped:.1f}",
+            f"{moved / result['n_images']:,.0f}",
+            f"{busy / result['seconds']:.0%}",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def bytes_moved() -> int:
