@@ -8,7 +8,7 @@ from data.files import File
 from data.limits import Limits
 from data.listing import list_source
 from data.manifest import Contents, Known, Manifest, Scan, ingest
-from data.places import COMMIT, Place, check_url, modified, open_place, publish_folder, remove_folder
+from data.places import COMMIT, Place, check_url, modified, open_place, publish_folder, read_unchanged, remove_folder
 from data.preprocessing import Preprocessing, prepare
 from data.quality import image_quality
 from data.schemas import (
@@ -91,6 +91,7 @@ __all__ = [
     "read_scores",
     "read_table",
     "read_thumbnail",
+    "read_unchanged",
     "remove_folder",
     "split_by_content",
     "table_writer",

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup, escape
 from PIL import Image
 
-from data import File, Place, Preprocessing, atomic_path, modified, read_table
+from data import File, Place, Preprocessing, atomic_path, iter_rows, modified, read_rows, read_table, read_unchanged
 from flows.calibrations import REVIEWS, Calibration, caution, promise, read_calibration
 from flows.card import escape_markdown, read_card
 from flows.curves import four_digits, render_curves, with_commas
@@ -36,6 +36,20 @@ from vae_core import ENGINES, Exported, Scorable
 
 SHOWN_FLAGGED = 200
 SHOWN_NOT_SCORED = 200
+#: Columns of scores that a page is made of: of a large batch the others are most.
+_COLUMNS = (
+    "relative_path",
+    "image_id",
+    "anomaly_score",
+    "q_value",
+    "verdict",
+    "reason",
+    "statistic",
+    "engine",
+    "label",
+    "scored_at_utc",
+    "calibration_id",
+)
 #: What all pictures of a page take at most; in base64 they are a third larger, and a page should stay below 5 MB.
 _PICTURE_BYTES = 3_500_000
 
@@ -109,8 +123,8 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     path = workspace.scores(model_id, batch_id)
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
-    table = read_table(path)
-    flagged = read_table(workspace.flagged(model_id, batch_id)).sort_by([("anomaly_score", "descending")])
+    table = read_table(path, _COLUMNS)
+    flagged, n_flagged = read_unchanged(lambda: _strangest(workspace.flagged(model_id, batch_id), SHOWN_FLAGGED))
     model = load_to_look(workspace, model_id, table["engine"][0].as_py() if table.num_rows else "keras")
     root = table.schema.metadata[b"nelbo.root"].decode()
     numbers = _numbers(table, workspace, model_id, options)
@@ -119,8 +133,8 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "model_id": model_id,
         "number": with_commas,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0)))),
-        "cards": _cards(flagged.slice(0, SHOWN_FLAGGED), model, root, options),
-        "n_flagged": flagged.num_rows,
+        "cards": _cards(flagged, model, root, options),
+        "n_flagged": n_flagged,
         "not_scored": _not_scored(table),
         "n_shown": SHOWN_NOT_SCORED,
         "config": model.config.to_dict(),
@@ -182,9 +196,9 @@ def _promise(calibration: Calibration) -> str:
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
-    found = table["verdict"].cast(pa.string()).to_pylist()
-    words = {name: found.count(name) for name in ("anomalous", "review", "normal", "not_scored")}
-    return words | {"images": len(found), "scored": len(found) - words["not_scored"]}
+    found = {row["values"]: row["counts"] for row in table["verdict"].cast(pa.string()).value_counts().to_pylist()}
+    words = {name: found.get(name, 0) for name in ("anomalous", "review", "normal", "not_scored")}
+    return words | {"images": table.num_rows, "scored": table.num_rows - words["not_scored"]}
 
 
 def _discoveries(table: pa.Table, fdr: float | None) -> list[str] | None:
@@ -211,6 +225,15 @@ def _histogram_url(numbers: dict[str, Any]) -> str:
         return ""
     plot = template("histogram.svg.j2").render(numbers | {"alone": True})
     return data_url("image/svg+xml", plot.encode())
+
+
+def _strangest(flagged: Place, n: int) -> tuple[pa.Table, int]:
+    """The flagged rows with the highest scores, in that order, and how many there are; other heatmaps are not kept."""
+    scores = read_table(flagged, ["anomaly_score"])["anomaly_score"].to_numpy()
+    least = np.partition(scores, -n)[-n] if len(scores) > n else -np.inf
+    some = (rows.filter(pc.greater_equal(rows["anomaly_score"], least)) for rows in iter_rows(flagged, n))
+    highest = pa.concat_tables([read_rows(flagged, 0, 0), *some])
+    return highest.sort_by([("anomaly_score", "descending")]).slice(0, n), len(scores)
 
 
 def _cards(flagged: pa.Table, model: Scorable, root: str, decoding: DecodingSettings) -> list[Card]:
