@@ -15,7 +15,7 @@ test: .venv/test.installed
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 	$(BIN)/pytest $(PARALLEL) -m slow
 
-# Every table of docs/benchmarks.md that issue from one machine: an hour or two. The small run only sees that none is broken;
+# Every table of docs/benchmarks.md that issue from one machine: hours. The small run only sees that none is broken;
 # it is a part of `make test`.
 BENCHMARKS := limits scoring end_to_end peers scale
 bench: .venv/test.installed

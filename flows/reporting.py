@@ -229,11 +229,11 @@ def _histogram_url(numbers: dict[str, Any]) -> str:
 
 def _strangest(flagged: Place, n: int) -> tuple[pa.Table, int]:
     """The flagged rows with the highest scores, in that order, and how many there are; other heatmaps are not kept."""
-    scores = read_table(flagged, ["anomaly_score"])["anomaly_score"].to_numpy()
-    least = np.partition(scores, -n)[-n] if len(scores) > n else -np.inf
-    some = (rows.filter(pc.greater_equal(rows["anomaly_score"], least)) for rows in iter_rows(flagged, n))
-    highest = pa.concat_tables([read_rows(flagged, 0, 0), *some])
-    return highest.sort_by([("anomaly_score", "descending")]).slice(0, n), len(scores)
+    highest, n_flagged = read_rows(flagged, 0, 0), 0
+    for rows in iter_rows(flagged, n):
+        highest = pa.concat_tables([highest, rows]).sort_by([("anomaly_score", "descending")]).slice(0, n)
+        n_flagged += rows.num_rows
+    return highest, n_flagged
 
 
 def _cards(flagged: pa.Table, model: Scorable, root: str, decoding: DecodingSettings) -> list[Card]:
