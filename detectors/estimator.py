@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: One to train on, one to validate on, and one more.
 MIN_IMAGES = 3
-DEFAULT_SIZE = (64, 64)
+DEFAULT_SIZE = (256, 256)
 #: Numbers of an image that are scored, or decoded, at a time.
 _CHUNK_VALUES = 2**24
 
@@ -68,7 +68,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
       range seen in fit, and half of it to spare on both sides, becomes [0, 1], and what lies beyond is clipped.
 
     Args:
-        image_size: of the network's input, in pixels: one side, (height, width), or None, which is 64 x 64 for paths
+        image_size: of the network's input, in pixels: one side, (height, width), or None, which is 256 x 256 for paths
             and images, and for rows as square as their number of features allows, with sides of at least 16. With a
             size, rows must have height x width x channels features.
         channels: 1 (grey) or 3 (RGB).
@@ -103,11 +103,11 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         image_size: int | tuple[int, int] | None = None,
         channels: int = 1,
         fpr: float = 0.05,
-        preset: str = "conv_1x1x16",
-        likelihood: str = "gaussian_learned_sigma",
+        preset: str = "auto",
+        likelihood: str = "auto",
         sigma: float | None = None,
         statistic: str = "peak",
-        smoothing_px: int = 5,
+        smoothing_px: int = 0,
         epochs: int = 150,
         patience: int = 20,
         batch_size: int = 32,

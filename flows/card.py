@@ -37,6 +37,7 @@ PRESETS = {
     "conv_1x1x16": "convolutions, 16 latents for the whole image",
     "conv_spatial": "convolutions, 8 latents for each 8 x 8 pixels",
     "resnet": "residual blocks, 16 latents for each 16 x 16 pixels",
+    "features": "features of a frozen backbone, whitened position by position, and 16 latents for all of them",
 }
 STATISTICS = {
     "nelbo": "the negative ELBO of the whole image",
@@ -92,6 +93,8 @@ def render_card(description: Mapping[str, Any], history: pa.Table, picture: str 
         "preset": PRESETS[config["preset"]],
         "likelihood": LIKELIHOODS[config["likelihood"]],
         "is_density": config["likelihood"] not in PROBABILITIES,
+        # Bundles of before there were any do not name one.
+        "backbone": config.get("backbone"),
         "statistic": STATISTICS[config["statistic"]],
         "changed": _changed(training["train_config"]),
         "unchanged": _unchanged(training["train_config"]),

@@ -467,7 +467,9 @@ def demo(
     from flows.settings import TrainOptions, make_options
 
     _log_to_stderr()
-    options = make_options(TrainOptions, {"normal": "elpv-dataset", "workspace": workspace}, config, assignments or ())
+    # Small, so that pixels are modelled: in minutes, and as well on these monocrystalline cells.
+    assignments = ["image_size=64", *(assignments or ())]
+    options = make_options(TrainOptions, {"normal": "elpv-dataset", "workspace": workspace}, config, assignments)
     result = run_demo(options, prefect)
     if as_json:
         print_result(result, as_json)

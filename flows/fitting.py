@@ -200,28 +200,36 @@ def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
     import keras
 
     rows, validation = normals.rows("train"), normals.rows("validation")
-    with progress(f"training on {len(rows)} images", options.epochs) as advance:
+    config, settings = model_config(options), train_config(options)
+    n_pretext = vae_core.n_pretext_epochs(config, settings)
+    with progress(f"training on {len(rows)} images", n_pretext + options.epochs) as advance:
         done = 0
 
-        def epoch_ended(epoch: int, _logs: Any) -> None:
-            nonlocal done
-            # A training that goes on begins further up.
-            advance(epoch + 1 - done)
-            done = epoch + 1
+        def ended(first: int) -> Any:
+            def epoch_ended(epoch: int, _logs: Any) -> None:
+                nonlocal done
+                # A training that goes on begins further up.
+                advance(first + epoch + 1 - done)
+                done = first + epoch + 1
+
+            return [keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)]
 
         try:
             return vae_core.train(
                 normals.pixels.take(rows),
                 normals.pixels.take(validation),
-                model_config(options),
-                train_config(options),
+                config,
+                settings,
                 preprocessing=make_preprocessing(options).to_dict(),
                 names=[normals.paths[row] for row in rows],
                 checkpoint=checkpoint,
-                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)],
+                callbacks=ended(n_pretext),
+                backbone_callbacks=ended(0),
             )
         except vae_core.PixelsError as error:
             raise UsageError(f"{options.normal}: {error}.") from error
+        except vae_core.BackboneError as error:
+            raise UsageError(f"{error}.") from error
 
 
 def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:
@@ -266,6 +274,7 @@ def model_config(options: TrainOptions) -> Any:
             width=width,
             channels=options.channels,
             preset=options.preset,
+            backbone=options.backbone,
             likelihood=options.likelihood,
             sigma=options.sigma,
             statistic=options.statistic,
@@ -279,6 +288,9 @@ def model_config(options: TrainOptions) -> Any:
 def train_config(options: TrainOptions) -> Any:
     """How the network is trained; a UsageError says what does not go together."""
     names = set(TrainingSettings.model_fields) - {"keep_cache"}
+    weights = options.backbone_weights
+    if weights is not None and not Path(weights).is_file():
+        raise UsageError(f"backbone_weights={weights}: there is no such file.")
     import_keras()
     try:
         config = vae_core.TrainConfig(**options.model_dump(include=names))

@@ -20,6 +20,8 @@ _QUALITIES = (85, 70, 50, 30, 10)
 class Pictures(NamedTuple):
     """Data URLs of one image, all of the shape of the upright original; empty where the file is gone.
 
+    A model of features reconstructs no image: that one is empty, then.
+
     Of a file that is gone the heatmap is left, in the shape of the model's input.
     """
 
@@ -46,10 +48,9 @@ def picture(
     heatmap = Image.open(io.BytesIO(heatmap_png)) if heatmap_png else None
     if look is None or original is None:
         return Pictures(heatmap=jpeg_url(heatmap, n_bytes) if heatmap else "")
-    shown = {
-        "original": original,
-        "reconstruction": uncover(as_picture(look.reconstruction), original.size, preprocessing),
-    }
+    shown = {"original": original}
+    if look.reconstruction is not None:
+        shown["reconstruction"] = uncover(as_picture(look.reconstruction), original.size, preprocessing)
     if heatmap:
         shown["heatmap"] = uncover(heatmap, original.size, preprocessing)
         shown["overlay"] = overlay(original, heatmap, preprocessing)

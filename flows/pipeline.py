@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from itertools import chain
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +30,13 @@ def score_files(model: Scorable, files: Iterable[File], decoding: DecodingSettin
 
 
 class Look(NamedTuple):
-    """Pictures of one image: ``local_z`` (h, w) in standard deviations, ``reconstruction`` (h, w, c)."""
+    """Pictures of one image: ``local_z`` (h, w) in standard deviations, ``reconstruction`` (h, w, c).
+
+    A model of features has no reconstruction of the image.
+    """
 
     local_z: np.ndarray
-    reconstruction: np.ndarray
+    reconstruction: np.ndarray | None
 
 
 def look_again(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Iterator[Look | None]:
@@ -44,7 +47,8 @@ def look_again(model: Scorable, files: Iterable[File], decoding: DecodingSetting
     """
     for images in _decoded(model, files, decoding, maps=True):
         score = vae_core.score(model, images.pixels)
-        looks = map(Look, score.local_z, score.reconstruction)  # type: ignore[arg-type]
+        pictures = repeat(None) if score.reconstruction is None else score.reconstruction
+        looks = map(Look, score.local_z, pictures)  # type: ignore[arg-type]
         for reason in images.reasons:
             yield next(looks) if reason is None else None
 
@@ -77,11 +81,14 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings,
 def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> pa.Table:
     score = vae_core.score(model, images.pixels, maps=False)
     n_values = Preprocessing(**model.preprocessing).n_values
+    config = model.config
     found = {
         "nelbo_nats": score.nelbo,
         "distortion_nats": score.distortion,
         "rate_nats": score.rate,
-        "bits_per_dim": vae_core.bits_per_dim(score.nelbo, n_values, density=model.config.is_density),
+        "bits_per_dim": vae_core.bits_per_dim(score.nelbo, n_values, density=config.is_density)
+        if config.is_pixels
+        else pa.nulls(len(score.nelbo), pa.float64()),
         "z_mean_norm": score.z_mean_norm,
         "z_log_var_sum": score.z_log_var_sum,
         "worst_pixels_nats": score.worst_pixels,

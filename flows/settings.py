@@ -108,7 +108,7 @@ class ModelSettings(BaseModel):
     """What is trained. Words and combinations are checked by ``vae_core.VAEConfig``, in one place."""
 
     image_size: Annotated[tuple[int, int], NoDecode] = Field(
-        (64, 64), description="Height and width in pixels: 64, or 48x64."
+        (256, 256), description="Height and width in pixels: 256, or 192x256."
     )
     # Texts, from --set and the environment, are numbers too.
     channels: Annotated[Literal[1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(value, value))] = Field(
@@ -119,11 +119,18 @@ class ModelSettings(BaseModel):
     value_range: Annotated[tuple[float, float] | None, NoDecode] = Field(
         None, description="Values of images of more than 8 bits that become black and white: 0,4095."
     )
-    preset: str = Field("conv_1x1x16", description="Architecture: conv_1x1x16, conv_spatial or resnet.")
-    likelihood: str = Field("gaussian_learned_sigma", description="p(x given z).")
+    preset: str = Field(
+        "auto", description="Architecture: features, conv_1x1x16, conv_spatial or resnet; auto is what suits the size."
+    )
+    backbone: Text | None = Field(None, description="Of the preset features: self_trained, or one with weights.")
+    likelihood: str = Field("auto", description="p(x given z); auto is what suits the preset.")
     sigma: float | None = Field(None, gt=0, description="Of the likelihood gaussian_fixed_sigma.")
     statistic: str = Field("peak", description="What is thresholded: peak or nelbo.")
-    smoothing_px: int = Field(5, description="Side of the box that smooths the map before its peak is taken.")
+    smoothing_px: int = Field(
+        0,
+        ge=0,
+        description="Side of the box that smooths the map before its peak is taken; 0 is what suits the preset.",
+    )
     noise_draws: int = Field(1, ge=1, le=1000, description="Draws of noise that a score is averaged over.")
 
     @field_validator("image_size", mode="before")
@@ -169,6 +176,8 @@ class TrainingSettings(BaseModel):
     flip: str = Field("none", description="Mirror images that are normal too: horizontal, vertical or both.")
     shift_px: int = Field(0, ge=0, description="Largest shift that keeps an image normal.")
     precision: str = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
+    pretext_steps: int = Field(1500, ge=1, description="Batches that the backbone self_trained learns from.")
+    backbone_weights: Text | None = Field(None, description="File of the weights of another backbone.")
     devices: int = Field(1, ge=1, description="Over which each batch is spread.")
     deterministic: bool = Field(False, description="Only operations that repeat to the bit.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of weights, splits and noise.")

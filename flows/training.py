@@ -29,13 +29,14 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     workspace = Workspace.at(options.workspace)
     batch_id = runner.call(freeze_normals, options, run)
     gate_id = None if options.gate is None else runner.call(freeze_gate, options, batch_id, run)
+    config = model_config(options)
     log.info(
         "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
-        options.preset,
+        config.preset,
         *options.image_size,
         options.channels,
         options.fit,
-        model_config(options).likelihood,
+        config.likelihood,
         options.statistic,
         options.fpr,
     )

@@ -1,3 +1,4 @@
+from .backbones import BackboneError
 from .bound import Bound, importance_weighted_bound
 from .bundle import load_bundle, save_bundle, verify_bundle
 from .checksums import BundleError
@@ -24,11 +25,13 @@ from .likelihoods import (
 from .model import Model
 from .objective import kl_divergence, rate_map
 from .pixels import supported
+from .pretext import n_pretext_epochs
 from .scoring import PixelsError, Scorable, Score, bits_per_dim, score
 from .training import Training, train
 
 __all__ = [
     "ENGINES",
+    "BackboneError",
     "Bound",
     "BundleError",
     "EngineError",
@@ -56,6 +59,7 @@ __all__ = [
     "kl_divergence",
     "load_bundle",
     "load_exported",
+    "n_pretext_epochs",
     "rate_map",
     "save_bundle",
     "save_exported",

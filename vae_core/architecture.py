@@ -11,25 +11,43 @@ from vae_core.config import VAEConfig
 from vae_core.likelihoods import Tensor
 
 #: Latents of ``conv_1x1x16``, and of each position of the maps of the other presets.
-LATENTS = {"conv_1x1x16": 16, "conv_spatial": 8, "resnet": 16}
+LATENTS = {"conv_1x1x16": 16, "conv_spatial": 8, "resnet": 16, "features": 16}
 #: Halvings of the presets with a map of latents.
 _HALVINGS = {"conv_spatial": 3, "resnet": 4}
+#: Channels of the features of any backbone.
+N_FEATURES = 192
 _FILTERS = (32, 64, 128, 128)
 _KERNEL = 4
 _LAST_SIDE = 4
 _GROUPS = 8
 
 
+#: Presets whose latents are of the whole image.
+_WHOLE = ("conv_1x1x16", "features")
+#: Of the network between features and latents.
+_FEATURE_FILTERS = 32
+_FEATURE_KERNEL = 4
+
+
 def latent_shape(config: VAEConfig) -> tuple[int, int, int]:
     """(zh, zw, c) of z: a map of positions, 1 x 1 where the latents have none."""
-    height, width = (1, 1) if config.preset == "conv_1x1x16" else _sides(config)[-1]
+    height, width = (1, 1) if config.preset in _WHOLE else _sides(config)[-1]
     return height, width, LATENTS[config.preset]
+
+
+def value_shape(config: VAEConfig) -> tuple[int, int, int]:
+    """(h, w, c) of what the likelihood is of: the pixels, or a map of features."""
+    if config.is_pixels:
+        return config.height, config.width, config.channels
+    return config.height // config.stride_px, config.width // config.stride_px, N_FEATURES
 
 
 def build_encoder(config: VAEConfig, seed: int = 0, precision: str = "float32") -> keras.Model:
     """pixels (n, h, w, c) -> z_mean, z_log_var, each (n, zh, zw, latents), in float32."""
-    pixels = keras.Input((config.height, config.width, config.channels), name="pixels")
+    pixels = keras.Input(value_shape(config), name="pixels")
     part = _Part(config, "encoder", seed, precision)
+    if config.preset == "features":
+        return _feature_encoder(pixels, part)
     x = pixels
     if config.preset == "resnet":
         x = part.conv(x, _filters(0), 3, "stem")
@@ -49,6 +67,8 @@ def build_decoder(config: VAEConfig, n_outputs: int, seed: int = 0, precision: s
     """z (n, zh, zw, latents) -> (n, h, w, n_outputs), unbounded, in float32: the encoder's mirror image."""
     z = keras.Input(latent_shape(config), name="z")
     part = _Part(config, "decoder", seed, precision)
+    if config.preset == "features":
+        return _feature_decoder(z, part, n_outputs)
     sides = _sides(config)
     depth = len(sides) - 1
     if config.preset == "conv_1x1x16":
@@ -72,21 +92,63 @@ def build_decoder(config: VAEConfig, n_outputs: int, seed: int = 0, precision: s
     return keras.Model(z, x, name="decoder")
 
 
+def _feature_encoder(features: Tensor, part: "_Part") -> keras.Model:
+    """Each position is mixed down to a few channels, then each 4 x 4 positions, then all."""
+    x = part.conv(features, _FEATURE_FILTERS, 1, "mix")
+    x = part.conv(x, _FEATURE_FILTERS, _FEATURE_KERNEL, "conv", strides=_FEATURE_KERNEL)
+    x = layers.Conv2D(
+        _FEATURE_FILTERS,
+        x.shape[1:3],
+        activation="silu",
+        kernel_initializer=part.weights(),
+        dtype=part.precision,
+        name="encoder_whole",
+    )(x)
+    heads = [
+        layers.Conv2D(LATENTS["features"], 1, kernel_initializer=part.weights(), name=name)(x)
+        for name in ("z_mean", "z_log_var")
+    ]
+    return keras.Model(features, heads, name="encoder")
+
+
+def _feature_decoder(z: Tensor, part: "_Part", n_outputs: int) -> keras.Model:
+    """Coarse positions from z, made finer twice. It begins with 0 for everything: a Gaussian a position."""
+    height, width, _ = value_shape(part.config)
+    coarse = (math.ceil(height / _FEATURE_KERNEL), math.ceil(width / _FEATURE_KERNEL))
+    x = layers.Conv2DTranspose(
+        _FEATURE_FILTERS // 2,
+        coarse,
+        activation="silu",
+        kernel_initializer=part.weights(),
+        dtype=part.precision,
+        name="decoder_whole",
+    )(z)
+    x = layers.UpSampling2D(2, interpolation="bilinear", dtype=part.precision)(x)
+    x = part.conv(x, _FEATURE_FILTERS // 2, 3, "conv")
+    x = layers.UpSampling2D(2, interpolation="bilinear", dtype=part.precision)(x)
+    surplus = tuple((0, _FEATURE_KERNEL * small - large) for small, large in zip(coarse, (height, width), strict=True))
+    if surplus != ((0, 0), (0, 0)):
+        x = layers.Cropping2D(surplus, name="decoder_crop")(x)
+    return keras.Model(
+        z, layers.Conv2D(n_outputs, 1, kernel_initializer="zeros", name="decoder_mix")(x), name="decoder"
+    )
+
+
 class _Part:
     """The blocks of an encoder or a decoder, in the order in which they draw their initial weights."""
 
     def __init__(self, config: VAEConfig, name: str, seed: int, precision: str) -> None:
         self.config, self.name, self.precision = config, name, precision
-        self.weights: Callable[[], keras.initializers.Initializer] = _initial_weights(seed).__next__
+        self.weights: Callable[[], keras.initializers.Initializer] = initial_weights(seed).__next__
 
     def conv(self, x: Tensor, filters: int, kernel: int, name: str, strides: int = 1) -> Tensor:
-        """A convolution that keeps the size, or halves it; with a rectifier in the plain presets."""
+        """A convolution that keeps the size, or divides it; with a nonlinearity but for residual blocks."""
         return layers.Conv2D(
             filters,
             kernel,
             strides=strides,
             padding="same",
-            activation=None if self.config.preset == "resnet" else "relu",
+            activation={"resnet": None, "features": "silu"}.get(self.config.preset, "relu"),
             kernel_initializer=self.weights(),
             dtype=self.precision,
             name=f"{self.name}_{name}",
@@ -135,7 +197,7 @@ def _sides(config: VAEConfig) -> list[tuple[int, int]]:
     return sides
 
 
-def _initial_weights(seed: int) -> Iterator[keras.initializers.Initializer]:
+def initial_weights(seed: int) -> Iterator[keras.initializers.Initializer]:
     """An initializer for each layer, seeded: Keras's own defaults draw from a generator that others use too."""
     random = np.random.default_rng(seed)
     while True:

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 
 from vae_core.architecture import latent_shape
-from vae_core.augmentation import mirror_and_shift, with_defects
+from vae_core.augmentation import mirror_and_shift
 from vae_core.config import TrainConfig, VAEConfig
+from vae_core.defects import with_defects
 from vae_core.pixels import PixelRows, to_unit
 
 

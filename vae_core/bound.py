@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vae_core.model import Model
 from vae_core.scorer import LogWeights
-from vae_core.scoring import Array, check_finite, check_pixels, default_batch_size
+from vae_core.scoring import Array, check_finite, check_pixels, default_batch_size, padded
 
 #: Images at a time; few, so that many of their draws are decoded together.
 _IMAGES = 8
@@ -119,7 +119,5 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
 
 def _evaluate(log_weights: LogWeights, batch: Array, eps: Array, size: int) -> NDArray[np.float64]:
     """(draws, n) nats, from one call of fixed shape."""
-    padded = np.zeros((size, *batch.shape[1:]), np.float32)
-    padded[: len(batch)] = batch
-    given = {"pixels": padded, "eps": np.broadcast_to(eps, (1, *eps.shape))}
+    given = {"pixels": padded(batch, size), "eps": np.broadcast_to(eps, (1, *eps.shape))}
     return np.asarray(log_weights.predict_on_batch(given), np.float64).T[:, : len(batch)]

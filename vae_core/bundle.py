@@ -21,6 +21,7 @@ from vae_core.config import VAEConfig
 if TYPE_CHECKING:
     from vae_core.model import Model
     from vae_core.network import VAE
+    from vae_core.representation import Representation
 
 FORMAT_VERSION = 1
 _FILES = ("model.json", "weights.safetensors")
@@ -52,7 +53,13 @@ def save_bundle(
     >>> load_bundle(folder / save_bundle(model, folder)).config == config
     True
     """
-    weights = save({**_weights(model.network), **{name: getattr(model, name) for name in _EXTRA}})
+    variables = _variables(model.network, model.representation)
+    weights = save(
+        {
+            **{path: np.asarray(variable) for path, variable in variables.items()},
+            **{name: getattr(model, name) for name in _EXTRA},
+        }
+    )
     content = {"config": model.config.to_dict(), "preprocessing": dict(model.preprocessing)}
     model_id = _model_id(content, weights)
     folder = models / model_id
@@ -97,19 +104,23 @@ def load_bundle(folder: Path) -> "Model":
         BundleError: damaged, incomplete, or made for another version.
     """
     # A bundle can be checked, and an exported one scored with, where there is no Keras.
+    from vae_core.backbones import assign_weights
     from vae_core.model import Model
     from vae_core.network import VAE
+    from vae_core.representation import Representation
 
     description, tensors = _read(folder)
     try:
         config = VAEConfig(**description["config"])
         network = VAE(config)
+        representation = None if config.is_pixels else Representation(config)
         extra = {name: tensors.pop(name) for name in _EXTRA}
-        _set_weights(network, tensors)
+        assign_weights(_variables(network, representation), tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} does not describe a model of this version: {error}. Train again.") from error
     eps, usual_mean, usual_std = (extra[name] for name in _EXTRA)
-    return Model(config, network, eps, usual_mean, usual_std, description["preprocessing"])
+    preprocessing = description["preprocessing"]
+    return Model(config, network, eps, usual_mean, usual_std, preprocessing, representation=representation)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -133,19 +144,9 @@ def _model_id(content: Mapping[str, Any], weights: bytes) -> str:
     return "m" + hashlib.sha256(as_json(content) + weights).hexdigest()[:16]
 
 
-def _variables(network: "VAE") -> dict[str, Any]:
-    return {variable.path: variable for variable in network.trainable_variables}
-
-
-def _weights(network: "VAE") -> dict[str, np.ndarray]:
-    return {path: np.asarray(variable) for path, variable in _variables(network).items()}
-
-
-def _set_weights(network: "VAE", tensors: Mapping[str, np.ndarray]) -> None:
-    variables = _variables(network)
-    if set(variables) != set(tensors):
-        raise ValueError(f"weights {sorted(set(variables) ^ set(tensors))[:5]} do not match the architecture")
-    for path, variable in variables.items():
-        if tuple(variable.shape) != tensors[path].shape:
-            raise ValueError(f"{path} has shape {tensors[path].shape}, expected {tuple(variable.shape)}")
-        variable.assign(tensors[path])
+def _variables(network: "VAE", representation: "Representation | None") -> dict[str, Any]:
+    """All that a score depends on, by the names that a bundle has for it."""
+    variables = {variable.path: variable for variable in network.trainable_variables}
+    if representation is not None:
+        variables |= {variable.path: variable for variable in representation.weights}
+    return variables

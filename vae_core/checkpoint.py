@@ -25,7 +25,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         path: the file; its folder is made.
         facts: what two trainings must have in common for one to go on where the other stopped.
-        early_stopping: whose state is kept too; it comes before this one in the list of callbacks.
+        early_stopping: whose state is kept too, if there is one; it comes before this one in the list of callbacks.
         rows: the history, one row a finished epoch; extended by another callback before this one.
     """
 
@@ -33,7 +33,7 @@ class Checkpoint(keras.callbacks.Callback):
         self,
         path: Path,
         facts: Mapping[str, Any],
-        early_stopping: keras.callbacks.EarlyStopping,
+        early_stopping: keras.callbacks.EarlyStopping | None,
         rows: list[dict[str, float]],
     ) -> None:
         super().__init__()
@@ -44,7 +44,9 @@ class Checkpoint(keras.callbacks.Callback):
     def restore(self, network: keras.Model) -> None:
         """Put the last finished epoch back into a compiled network; a file that does not fit it is passed over."""
         network.optimizer.build(network.trainable_variables)
-        targets = {"weights": network.weights, "optimizer": network.optimizer.variables, "best": network.weights}
+        targets = {"weights": network.weights, "optimizer": network.optimizer.variables}
+        if self.early_stopping is not None:
+            targets["best"] = network.weights
         try:
             with safe_open(self.path, framework="numpy") as file:
                 state = json.loads(file.metadata()["state"])
@@ -65,12 +67,14 @@ class Checkpoint(keras.callbacks.Callback):
             for variable, value in zip(targets[name], groups[name], strict=True):
                 variable.assign(value)
         self.rows[:] = rows
-        self.stopping = {**stopping, "best_weights": groups["best"]}
+        if self.early_stopping is not None:
+            self.stopping = {**stopping, "best_weights": groups["best"]}
 
     @property
     def has_stopped(self) -> bool:
         """Whether the training that is gone on from had run out of patience already."""
-        return bool(self.stopping) and self.stopping["wait"] >= self.early_stopping.patience
+        stopping = self.early_stopping
+        return stopping is not None and bool(self.stopping) and self.stopping["wait"] >= stopping.patience
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
         """Early stopping has just forgotten what it knew."""
@@ -79,17 +83,18 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Write the file."""
-        stopping = self.early_stopping
-        state = {
-            "facts": self.facts,
-            "rows": self.rows,
-            "stopping": {"best": float(stopping.best), "best_epoch": stopping.best_epoch, "wait": stopping.wait},
-        }
+        state: dict[str, Any] = {"facts": self.facts, "rows": self.rows, "stopping": {}}
         groups = {
             "weights": self.model.get_weights(),
             "optimizer": [np.asarray(variable) for variable in self.model.optimizer.variables],
-            "best": stopping.best_weights,
         }
+        if (stopping := self.early_stopping) is not None:
+            state["stopping"] = {
+                "best": float(stopping.best),
+                "best_epoch": stopping.best_epoch,
+                "wait": stopping.wait,
+            }
+            groups["best"] = stopping.best_weights
         arrays = {f"{name}.{i:04d}": np.asarray(a) for name, group in groups.items() for i, a in enumerate(group)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")

@@ -5,7 +5,19 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-PRESETS = ("conv_1x1x16", "conv_spatial", "resnet")
+PRESETS = ("conv_1x1x16", "conv_spatial", "resnet", "features")
+#: What a VAE in a feature space can look through: a network trained on the normal images themselves, and others whose
+#: weights the user brings, most of them by their names in ``keras.applications``.
+SELF_TRAINED = "self_trained"
+BACKBONES = (
+    SELF_TRAINED,
+    "efficientnet_lite0",
+    "EfficientNetV2B0",
+    "MobileNetV2",
+    "MobileNetV3Large",
+)
+#: Pixels along a side of what one position of a map of features covers.
+STRIDE_PX = 16
 LIKELIHOODS = (
     "gaussian_fixed_sigma",
     "gaussian_learned_sigma",
@@ -14,6 +26,12 @@ LIKELIHOODS = (
     "continuous_bernoulli",
     "bernoulli",
 )
+#: What suits the size, or the preset.
+AUTO = "auto"
+#: Shortest side that ``auto`` takes features for: fewer than eight positions along it say little of a place.
+_FEATURES_FROM_PX = 128
+#: Of whitened features; the others are of pixels.
+FEATURE_LIKELIHOODS = ("gaussian_pixel_sigma", "gaussian_learned_sigma")
 #: Those that are probabilities of the levels of pixels; the others are densities over [0, 1].
 PROBABILITIES = ("discretised_logistic", "bernoulli")
 STATISTICS = ("nelbo", "peak")
@@ -35,26 +53,33 @@ class VAEConfig:
         height, width: pixels of the input, 16 to 1,024 each.
         channels: 1 or 3.
         preset: the architecture: ``conv_1x1x16`` (convolutions, 16 latents for the whole image), ``conv_spatial``
-            (convolutions, 8 latents for each 8 x 8 pixels) or ``resnet`` (residual blocks, 16 latents for each
-            16 x 16 pixels).
+            (convolutions, 8 latents for each 8 x 8 pixels), ``resnet`` (residual blocks, 16 latents for each
+            16 x 16 pixels), or ``features`` (a backbone's feature maps, whitened, in the place of pixels; sides are
+            multiples of 32, from 64). ``auto`` becomes ``features`` where a backbone is given, and where the sides are
+            multiples of 32 from 128 and the likelihood is none of pixels alone; ``conv_1x1x16`` otherwise.
+        backbone: of the preset ``features``: ``self_trained`` on the normal images, or one whose weights are given,
+            of `BACKBONES`; None with any other preset.
         likelihood: p(x given z): ``gaussian_fixed_sigma``, ``gaussian_learned_sigma`` (one for all values),
             ``gaussian_pixel_sigma`` (one for each value, from the decoder), ``discretised_logistic`` (8-bit images),
-            ``continuous_bernoulli``, or ``bernoulli`` (binarised images).
+            ``continuous_bernoulli``, or ``bernoulli`` (binarised images). ``auto`` becomes ``gaussian_pixel_sigma`` for
+            features and ``gaussian_learned_sigma`` for pixels.
         sigma: standard deviation of ``gaussian_fixed_sigma``, in [0, 1] units; None with any other likelihood.
         statistic: the anomaly score; ``nelbo`` of the whole image, or the ``peak`` of its smoothed local
             negative ELBO, standardised per pixel on held-out normal images.
-        smoothing_px: side of the box that smooths the map before its peak is taken; odd.
+        smoothing_px: side of the box that smooths the map before its peak is taken: an odd number of pixels, or of
+            positions of a map of features, `stride_px` apart. 0 becomes 5 pixels, or 3 positions.
         noise_draws: draws of eps over which a score is averaged.
     """
 
-    height: int = 64
-    width: int = 64
+    height: int = 256
+    width: int = 256
     channels: int = 1
-    preset: str = "conv_1x1x16"
-    likelihood: str = "gaussian_learned_sigma"
+    preset: str = AUTO
+    backbone: str | None = None
+    likelihood: str = AUTO
     sigma: float | None = None
     statistic: str = "peak"
-    smoothing_px: int = 5
+    smoothing_px: int = 0
     noise_draws: int = 1
 
     def __post_init__(self) -> None:
@@ -65,17 +90,65 @@ class VAEConfig:
         if self.channels not in (1, 3):
             nearest = 1 if self.channels < 3 else 3
             raise ValueError(f"channels={self.channels}: expected 1 (grey) or 3 (RGB); try {nearest}")
-        _one_of("preset", self.preset, PRESETS)
+        _one_of("preset", self.preset, (AUTO, *PRESETS))
+        self._settle()
         _one_of("likelihood", self.likelihood, LIKELIHOODS)
         _one_of("statistic", self.statistic, STATISTICS)
         self._check_sigma()
-        if self.smoothing_px % 2 == 0 or not 1 <= self.smoothing_px <= min(self.height, self.width):
-            nearest = min(max(self.smoothing_px, 1), min(self.height, self.width) - 1) // 2 * 2 + 1
-            raise ValueError(
-                f"smoothing_px={self.smoothing_px}: expected odd and no larger than the image; try {nearest}"
-            )
+        if not self.is_pixels:
+            self._check_features()
+        elif self.backbone is not None:
+            raise ValueError(f"backbone={self.backbone!r} goes with the preset features, not {self.preset}")
+        self._check_smoothing()
         if self.noise_draws < 1:
             raise ValueError(f"noise_draws={self.noise_draws}: expected 1 or more; try 1")
+
+    def _settle(self) -> None:
+        """Put what suits the preset where nothing was asked for."""
+
+        def settle(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        if self.preset == AUTO:
+            settle("preset", "features" if self._suits_features() else "conv_1x1x16")
+        if not self.is_pixels and self.backbone is None:
+            settle("backbone", SELF_TRAINED)
+        if self.likelihood == AUTO:
+            settle("likelihood", "gaussian_learned_sigma" if self.is_pixels else "gaussian_pixel_sigma")
+        if not self.smoothing_px:
+            n = 5 if self.is_pixels else 3
+            settle("smoothing_px", self.stride_px * (n if n * self.stride_px <= min(self.height, self.width) else 1))
+
+    def _suits_features(self) -> bool:
+        """Whether ``auto`` is features."""
+        sides = (self.height, self.width)
+        large = all(side >= _FEATURES_FROM_PX and side % (2 * STRIDE_PX) == 0 for side in sides)
+        return self.backbone is not None or (large and self.likelihood in (AUTO, *FEATURE_LIKELIHOODS))
+
+    def _check_smoothing(self) -> None:
+        """Raise a ValueError for a box that is no odd number of positions, or larger than the image."""
+        unit = self.stride_px
+        largest = min(self.height, self.width) // unit
+        n, rest = divmod(self.smoothing_px, unit)
+        if rest or n % 2 == 0 or not 1 <= n <= largest:
+            nearest = unit * (min(max(n, 1), largest - 1) // 2 * 2 + 1)
+            odd = "odd" if unit == 1 else f"{unit} times an odd number"
+            raise ValueError(
+                f"smoothing_px={self.smoothing_px}: expected {odd} and no larger than the image; try {nearest}"
+            )
+
+    def _check_features(self) -> None:
+        _one_of("backbone", self.backbone or SELF_TRAINED, BACKBONES)
+        if self.likelihood not in FEATURE_LIKELIHOODS:
+            raise ValueError(
+                f"likelihood={self.likelihood!r} is of pixels, and the preset is features; try {FEATURE_LIKELIHOODS[0]}"
+            )
+        for name, side in (("height", self.height), ("width", self.width)):
+            unit = 2 * STRIDE_PX
+            if side % unit or side < 2 * unit:
+                nearest = unit * max(2, round(side / unit))
+                expected = f"a multiple of {unit}, from {2 * unit}"
+                raise ValueError(f"{name}={side} px: the preset features expects {expected}; try {nearest}")
 
     def _check_sigma(self) -> None:
         fixed = self.likelihood == "gaussian_fixed_sigma"
@@ -86,6 +159,16 @@ class VAEConfig:
                 f"sigma={self.sigma} does not go with likelihood {self.likelihood}; "
                 "leave it out, or try gaussian_fixed_sigma"
             )
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether the likelihood is of pixels, rather than of features."""
+        return self.preset != "features"
+
+    @property
+    def stride_px(self) -> int:
+        """Pixels along a side of what one value of the map of the local negative ELBO is about."""
+        return 1 if self.is_pixels else STRIDE_PX
 
     @property
     def is_density(self) -> bool:
@@ -120,6 +203,8 @@ class TrainConfig:
         shift_px: largest shift, each way, that keeps an image normal; edges are repeated.
         precision: of the arithmetic in training: ``float32``, or ``mixed_bfloat16`` (weights, posterior and likelihood
             stay float32). Scores are always computed in float32.
+        pretext_steps: batches of 32 crops that the backbone ``self_trained`` learns from.
+        backbone_weights: path of the weights of any other backbone; see `vae_core.backbones.load_weights`.
         devices: over which each batch is spread, by data parallelism.
         deterministic: ask the framework for operations that repeat to the bit, at some cost in speed. It holds
             for the whole process from then on.
@@ -141,12 +226,23 @@ class TrainConfig:
     flip: str = "none"
     shift_px: int = 0
     precision: str = "float32"
+    pretext_steps: int = 1500
+    backbone_weights: str | None = None
     devices: int = 1
     deterministic: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size", "learning_rate", "clip_norm", "beta", "devices"):
+        for name in (
+            "epochs",
+            "patience",
+            "batch_size",
+            "learning_rate",
+            "clip_norm",
+            "beta",
+            "pretext_steps",
+            "devices",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: expected a positive number")
@@ -177,6 +273,22 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
         raise ValueError(
             f"shift_px={train_config.shift_px}: expected less than the image's {smallest} pixels; try {smallest // 8}"
         )
+    weights = train_config.backbone_weights
+    if config.backbone in (None, SELF_TRAINED) and weights is not None:
+        raise ValueError(f"backbone_weights={weights!r} goes with a backbone of {', '.join(BACKBONES[1:])}")
+    if config.is_pixels:
+        return
+    if config.backbone != SELF_TRAINED and weights is None:
+        raise ValueError(
+            f"backbone={config.backbone!r} needs backbone_weights, the path of a file; nelbo downloads none. "
+            f"Or try {SELF_TRAINED}"
+        )
+    for name, none in (("denoising", 0), ("flip", "none"), ("shift_px", 0)):
+        if getattr(train_config, name) != none:
+            raise ValueError(
+                f"{name}={getattr(train_config, name)} changes pixels, and the preset features learns from features; "
+                f"try {none}, or the preset conv_1x1x16"
+            )
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -12,8 +12,9 @@ from vae_core.architecture import latent_shape
 from vae_core.config import VAEConfig
 from vae_core.network import VAE
 from vae_core.pixels import PixelRows, to_unit
-from vae_core.scorer import LogWeights, Scorer
-from vae_core.scoring import Array, score_batches
+from vae_core.representation import Representation
+from vae_core.scorer import LocalNelbo, LogWeights, Scorer
+from vae_core.scoring import Array, default_batch_size, padded
 
 #: Weight of the spread over all pixels in the spread of one pixel, counted in images: keeps the standard
 #: deviation of a pixel sane where few validation images were seen.
@@ -27,9 +28,11 @@ class Model:
     config: the network's configuration.
     network: the trained VAE.
     eps: (s, zh, zw, latents) standard normal noise, drawn once, shared by all images.
-    usual_mean, usual_std: (h, w) nats a pixel, of the local negative ELBO over held-out normal images.
+    usual_mean, usual_std: (h, w) nats a pixel, of the local negative ELBO over held-out normal images; of features
+        (gh, gw) nats a position.
     preprocessing: how files become pixels; opaque here, kept with the model.
     batch_size: images in one padded batch; None takes what suits the size of the input.
+    representation: pixels to whitened features, in the preset ``features``.
     """
 
     config: VAEConfig
@@ -39,6 +42,7 @@ class Model:
     usual_std: NDArray[np.float32]
     preprocessing: Mapping[str, Any]
     batch_size: int | None = None
+    representation: Representation | None = None
     _compiled: dict[Any, keras.Model] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def graph(self, maps: bool, eps: Array | None = None) -> Scorer:
@@ -55,11 +59,11 @@ class Model:
         return self._scorer(eps.astype(np.float32), maps)
 
     def _scorer(self, eps: Array, maps: bool) -> Scorer:
-        return Scorer(self.network, eps, self.usual_mean, self.usual_std, maps, self.batch_size)
+        return Scorer(self.network, eps, self.usual_mean, self.usual_std, maps, self.batch_size, self.representation)
 
     def log_weights(self) -> LogWeights:
         """The compiled log weights of the importance-weighted bound, made once."""
-        return self._once("log_weights", lambda: LogWeights(self.network))
+        return self._once("log_weights", lambda: LogWeights(self.network, self.representation))
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._compiled:
@@ -81,17 +85,22 @@ def usual_local_nelbo(
     The variance of a pixel is drawn towards the mean variance of all pixels by the weight of ten images, so
     that four validation images do not make a pixel's usual spread nearly nothing.
 
+    Args:
+        network: a trained VAE.
+        eps: (s, zh, zw, latents) the model's noise.
+        normals: (n, h, w, c) pixels, or the features in their place.
+
     Returns:
         Two (h, w) arrays, nats a pixel; the second is positive.
     """
-    height, width = network.config.height, network.config.width
-    scorer = Scorer(network, eps, np.zeros((height, width), np.float32), np.ones((height, width), np.float32), True)
-    size = scorer.batch_size
+    local_nelbo = LocalNelbo(network, eps)
+    size = default_batch_size(network.config)
+    height, width, _ = network.value_shape
     total = np.zeros((height, width))
     squares = np.zeros((height, width))
     for start in range(0, len(normals), size):
-        scored = score_batches(scorer, to_unit(normals[start : start + size]))
-        local = np.asarray(scored.anomaly_map, np.float64) + np.asarray(scored.rate_map)
+        some = to_unit(normals[start : start + size])
+        local = np.asarray(local_nelbo.predict_on_batch(padded(some, size)), np.float64)[: len(some)]
         total += local.sum(axis=0)
         squares += np.square(local).sum(axis=0)
     n = len(normals)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from vae_core.architecture import build_decoder, build_encoder
+from vae_core.architecture import build_decoder, build_encoder, value_shape
 from vae_core.config import TrainConfig, VAEConfig
 from vae_core.device import keep_freed_memory
 from vae_core.layers import Sampling, make_likelihood, reparameterise
@@ -15,6 +15,8 @@ from vae_core.objective import kl_divergence, kl_per_latent, rate_map
 
 class VAE(keras.Model):
     """Encoder, sampling, decoder and likelihood; its training loss is the mean nelbo unless told otherwise.
+
+    Pixels are, in the preset ``features``, the whitened features in their place: (n, gh, gw, channels).
 
     Args:
         config: sizes, preset and likelihood.
@@ -27,10 +29,12 @@ class VAE(keras.Model):
         keep_freed_memory()
         self.config = config
         self.objective = objective or TrainConfig()
+        #: Of one image, or of one map of features.
+        self.value_shape = value_shape(config)
         self.likelihood = make_likelihood(config)
         precision = self.objective.precision
         self.encoder = build_encoder(config, seed, precision)
-        self.decoder = build_decoder(config, config.channels * self.likelihood.n_parameters, seed, precision)
+        self.decoder = build_decoder(config, self.value_shape[-1] * self.likelihood.n_parameters, seed, precision)
         self.sampling = Sampling(seed, name="sampling")
         # Noise is usually given and the layer not called; unbuilt, it would make Keras fetch a batch to build it with.
         self.sampling.built = True
@@ -40,7 +44,7 @@ class VAE(keras.Model):
         )
         tracked = ["objective", "nelbo", "distortion", "rate", "finite"] + ["sigma"] * self.likelihood.has_sigma
         self.trackers = {name: keras.metrics.Mean(name) for name in tracked}
-        shape = (None, config.height, config.width, config.channels)
+        shape = (None, *self.value_shape)
         self.likelihood.build([shape, shape])
         self.build(shape)
 
@@ -119,7 +123,7 @@ class VAE(keras.Model):
         """What scoring needs, with the noise given instead of drawn.
 
         Args:
-            pixels: (n, h, w, c).
+            pixels: (n, h, w, c), or features.
             eps: (s, zh, zw, latents) standard normal draws, shared by all images.
 
         Returns:
@@ -137,7 +141,7 @@ class VAE(keras.Model):
             "anomaly_map": anomaly_map / n_draws,
             "reconstruction": reconstruction / n_draws,
             "rate": kl_divergence(z_mean, z_log_var),
-            "rate_map": rate_map(z_mean, z_log_var, self.config.height, self.config.width),
+            "rate_map": rate_map(z_mean, z_log_var, *self.value_shape[:2]),
             "z_mean": z_mean,
             "z_log_var": z_log_var,
         }

@@ -65,8 +65,7 @@ def rate_map(z_mean: Tensor, z_log_var: Tensor, height: int, width: int) -> Tens
     """
     rates = ops.sum(kl_per_latent(z_mean, z_log_var), axis=-1)
     _, rows, columns = rates.shape
-    down, across = _shares(height, rows), _shares(width, columns)
-    return ops.matmul(ops.matmul(ops.cast(down, rates.dtype), rates), ops.cast(across.T, rates.dtype))
+    return _resampled(rates, _shares(height, rows), _shares(width, columns))
 
 
 def _shares(n_pixels: int, n_positions: int) -> np.ndarray:
@@ -76,6 +75,48 @@ def _shares(n_pixels: int, n_positions: int) -> np.ndarray:
     position = np.arange(n_pixels) // side
     belongs = position[:, None] == np.arange(n_positions)
     return belongs / belongs.sum(axis=0)
+
+
+def spread(maps: Tensor, height: int, width: int) -> Tensor:
+    """Amounts at a grid of positions spread smoothly over the pixels below it; sums stay, per image.
+
+    Args:
+        maps: (n, gh, gw), gh <= height, gw <= width.
+        height, width: pixels.
+
+    Returns:
+        (n, height, width).
+
+    >>> import numpy as np
+    >>> np.asarray(spread(np.array([[[0.0, 8.0]]]), 1, 8))[0, 0].round(2).tolist()
+    [0.0, 0.0, 0.25, 0.75, 1.25, 1.75, 2.0, 2.0]
+    """
+    _, rows, columns = maps.shape
+    down, across = (weights / weights.sum(axis=0) for weights in (_between(height, rows), _between(width, columns)))
+    return _resampled(maps, down, across)
+
+
+def enlarge(maps: Tensor, height: int, width: int) -> Tensor:
+    """Values at a grid of positions, linearly in between, per image: (n, gh, gw) -> (n, height, width).
+
+    >>> import numpy as np
+    >>> np.asarray(enlarge(np.array([[[0.0, 8.0]]]), 1, 8))[0, 0].tolist()
+    [0.0, 0.0, 1.0, 3.0, 5.0, 7.0, 8.0, 8.0]
+    """
+    _, rows, columns = maps.shape
+    return _resampled(maps, _between(height, rows), _between(width, columns))
+
+
+def _between(n_pixels: int, n_positions: int) -> np.ndarray:
+    """(n_pixels, n_positions) weights of linear interpolation between the middles of the positions; rows sum to 1."""
+    place = (np.arange(n_pixels) + 0.5) * n_positions / n_pixels - 0.5
+    place = np.clip(place, 0, n_positions - 1)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(n_positions)))
+
+
+def _resampled(maps: Tensor, down: np.ndarray, across: np.ndarray) -> Tensor:
+    maps = ops.convert_to_tensor(maps)
+    return ops.matmul(ops.matmul(ops.cast(down, maps.dtype), maps), ops.cast(across.T, maps.dtype))
 
 
 def smooth(maps: Tensor, side: int) -> Tensor:

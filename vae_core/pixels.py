@@ -1,5 +1,6 @@
 """Pixels as they come: an array in memory, or whole-number rows of a file."""
 
+import hashlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,3 +53,9 @@ def to_unit(pixels: NDArray[Any]) -> NDArray[np.float32]:
     if pixels.dtype.kind != "u":
         return pixels.astype(np.float32, copy=False)
     return (pixels / np.float32(np.iinfo(pixels.dtype).max)).astype(np.float32, copy=False)
+
+
+def fingerprint(images: PixelRows, n_looked_at: int = 16) -> str:
+    """Tells sets of images apart by their number and a few of them."""
+    rows = np.linspace(0, len(images) - 1, n_looked_at).astype(int)
+    return f"{len(images)}:{hashlib.sha256(images[rows].tobytes()).hexdigest()}"

@@ -7,7 +7,7 @@ from keras import ops
 from vae_core.device import jit_compile
 from vae_core.likelihoods import Tensor
 from vae_core.network import VAE
-from vae_core.objective import smooth
+from vae_core.objective import enlarge, smooth, spread
 from vae_core.scoring import WORST_PIXELS, Array, default_batch_size
 
 
@@ -18,9 +18,10 @@ class Scorer(keras.Model):
         network: the trained VAE.
         eps: (s, zh, zw, latents) the model's noise.
         usual_mean, usual_std: (h, w) mean and standard deviation of the local negative ELBO over held-out
-            normal images, in nats a pixel.
+            normal images, in nats a pixel; of a feature space in nats a position.
         maps: also return arrays of pixels.
         batch_size: images in one padded batch; by default what suits the size of the input.
+        representation: pixels to the features that the network models; None where it models pixels.
     """
 
     #: The framework spreads one batch over the cores itself.
@@ -34,9 +35,10 @@ class Scorer(keras.Model):
         usual_std: Array,
         maps: bool,
         batch_size: int | None = None,
+        representation: keras.Model | None = None,
     ) -> None:
         super().__init__(name="scorer")
-        self.network = network
+        self.network, self.representation = network, representation
         # As NumPy arrays they become constants of the graph, and go with it where it is exported.
         self.eps, self.usual_mean, self.usual_std = eps, usual_mean, usual_std
         self.maps = maps
@@ -47,13 +49,14 @@ class Scorer(keras.Model):
     def call(self, pixels: Tensor) -> dict[str, Tensor]:
         """Statistics of each image, and maps where they were asked for."""
         config = self.network.config
-        draws = self.network.evaluate_draws(pixels, self.eps)
-        anomaly_map, rate = draws["anomaly_map"], draws["rate"]
-        distortion = ops.sum(anomaly_map, axis=(1, 2))
-        standardised = (anomaly_map + draws["rate_map"] - self.usual_mean) / self.usual_std
-        local_z = smooth(standardised, config.smoothing_px)
-        n_pixels = config.height * config.width
-        worst, _ = ops.top_k(ops.reshape(anomaly_map, (-1, n_pixels)), max(1, round(WORST_PIXELS * n_pixels)))
+        values = pixels if self.representation is None else self.representation(pixels)
+        draws = self.network.evaluate_draws(values, self.eps)
+        local, rate = draws["anomaly_map"], draws["rate"]
+        distortion = ops.sum(local, axis=(1, 2))
+        standardised = (local + draws["rate_map"] - self.usual_mean) / self.usual_std
+        local_z = smooth(standardised, config.smoothing_px // config.stride_px)
+        n_values = local.shape[1] * local.shape[2]
+        worst, _ = ops.top_k(ops.reshape(local, (-1, n_values)), max(1, round(WORST_PIXELS * n_values)))
         nelbo = distortion + rate
         peak = ops.max(local_z, axis=(1, 2))
         result = {
@@ -66,29 +69,46 @@ class Scorer(keras.Model):
             "worst_pixels": ops.sum(worst, axis=-1),
             "peak": peak,
         }
-        if self.maps:
-            result |= {
-                "anomaly_map": anomaly_map,
-                "rate_map": draws["rate_map"],
-                "local_z": local_z,
-                "reconstruction": draws["reconstruction"],
-            }
-        return result
+        if not self.maps:
+            return result
+        if config.is_pixels:
+            maps = {"anomaly_map": local, "rate_map": draws["rate_map"], "local_z": local_z}
+            return result | maps | {"reconstruction": draws["reconstruction"]}
+        size = config.height, config.width
+        maps = {"anomaly_map": spread(local, *size), "rate_map": spread(draws["rate_map"], *size)}
+        return result | maps | {"local_z": enlarge(local_z, *size)}
 
     def run(self, pixels: Array) -> dict[str, Array]:
         """The same for one padded batch of NumPy's."""
         return {name: np.asarray(value) for name, value in self.predict_on_batch(pixels).items()}
 
 
+class LocalNelbo(keras.Model):
+    """The local negative ELBO as one compiled graph: (n, h, w, c) pixels or features -> (n, h, w) nats."""
+
+    def __init__(self, network: VAE, eps: Array) -> None:
+        super().__init__(name="local_nelbo")
+        self.network, self.eps = network, eps
+        self.built = True
+        self.compile(jit_compile=jit_compile())
+
+    def call(self, values: Tensor) -> Tensor:
+        """Distortion and rate of each pixel or position."""
+        draws = self.network.evaluate_draws(values, self.eps)
+        return draws["anomaly_map"] + draws["rate_map"]
+
+
 class LogWeights(keras.Model):
     """``VAE.log_weights`` as one compiled graph, for the importance-weighted bound; the noise is an input."""
 
-    def __init__(self, network: VAE) -> None:
+    def __init__(self, network: VAE, representation: keras.Model | None = None) -> None:
         super().__init__(name="log_weights")
-        self.network = network
+        self.network, self.representation = network, representation
         self.built = True
         self.compile(jit_compile=jit_compile())
 
     def call(self, inputs: dict[str, Tensor]) -> Tensor:
         """(n, s) nats; images first, as Keras expects of a batch."""
-        return ops.transpose(self.network.log_weights(inputs["pixels"], inputs["eps"][0]))
+        pixels = inputs["pixels"]
+        values = pixels if self.representation is None else self.representation(pixels)
+        return ops.transpose(self.network.log_weights(values, inputs["eps"][0]))

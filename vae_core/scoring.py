@@ -27,13 +27,14 @@ class Score(NamedTuple):
     nelbo, distortion, rate: (n,) nats; nelbo is the sum of the others.
     z_mean_norm: (n,) Euclidean norm of the posterior mean.
     z_log_var_sum: (n,) sum of the log posterior variances.
-    worst_pixels: (n,) nats, distortion of the worst tenth of the pixels.
-    peak: (n,) maximum of `local_z`, in standard deviations.
-    anomaly_map: (n, h, w) nats a pixel, sums to the distortion.
+    worst_pixels: (n,) nats, distortion of the worst tenth of the pixels, or of the positions of a map of features.
+    peak: (n,) maximum of `local_z`, in standard deviations; of features, before that is enlarged to pixels.
+    anomaly_map: (n, h, w) nats a pixel, sums to the distortion; those of a position of features are spread smoothly.
     rate_map: (n, h, w) nats a pixel, sums to the rate: each latent position's, over the pixels below it.
     local_z: (n, h, w) local negative ELBO (the two maps' sum) in standard deviations from what is usual for that
         pixel, smoothed.
-    reconstruction: (n, h, w, c) the likelihood's mean. The four arrays of pixels are None unless asked for.
+    reconstruction: (n, h, w, c) the likelihood's mean; None for a likelihood of features. The four arrays of pixels are
+        None unless asked for.
     """
 
     anomaly_score: Array
@@ -113,7 +114,8 @@ def score_batches(graph: Graph, pixels: Array) -> Score:
     """
 
     def run(start: int) -> dict[str, Array]:
-        return _padded(graph, pixels[start : start + graph.batch_size])
+        some = pixels[start : start + graph.batch_size]
+        return {key: value[: len(some)] for key, value in graph.run(padded(some, graph.batch_size)).items()}
 
     starts = range(0, max(len(pixels), 1), graph.batch_size)
     if graph.parallel == 1:
@@ -127,11 +129,15 @@ def score_batches(graph: Graph, pixels: Array) -> Score:
     return Score(*(columns.get(name) for name in Score._fields))  # type: ignore[arg-type]
 
 
-def _padded(graph: Graph, pixels: Array) -> dict[str, Array]:
-    n = len(pixels)
-    padded = np.zeros((graph.batch_size, *pixels.shape[1:]), np.float32)
-    padded[:n] = pixels
-    return {key: value[:n] for key, value in graph.run(padded).items()}
+def padded(values: Array, n: int) -> NDArray[np.float32]:
+    """So many rows: the given ones, and zeros behind them.
+
+    >>> padded(np.ones((1, 2)), 2).tolist()
+    [[1.0, 1.0], [0.0, 0.0]]
+    """
+    rows = np.zeros((n, *values.shape[1:]), np.float32)
+    rows[: len(values)] = values
+    return rows
 
 
 def default_batch_size(config: VAEConfig) -> int:

@@ -1,7 +1,7 @@
 """Training on normal images."""
 
-import hashlib
 import math
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,8 @@ from vae_core.device import check_devices, data_parallel, jit_compile, make_dete
 from vae_core.diagnosis import diagnose
 from vae_core.model import Model, draw_eps, usual_local_nelbo
 from vae_core.network import VAE
-from vae_core.pixels import PixelRows, supported, to_unit
+from vae_core.pixels import PixelRows, fingerprint, supported, to_unit
+from vae_core.representation import Values, fit_representation
 from vae_core.scoring import default_batch_size, refuse_unsupported
 
 #: Held-out images that a trained network is examined on.
@@ -123,6 +124,7 @@ def train(
     names: Sequence[str] | None = None,
     checkpoint: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    backbone_callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Training:
     """Train a VAE on normal images and learn what is usual for each pixel.
 
@@ -131,15 +133,17 @@ def train(
             images of a few batches are read at a time, so a memory map may be larger than memory.
         validation: (m, h, w, c), other normal images: they stop the training, and give the usual local
             negative ELBO. Neither set may hold an image that a threshold is calibrated on.
-        config: the network; by default 64 x 64 grey.
+        config: the network; by default 256 x 256 grey, and of features.
         train_config: epochs, batches, seed.
         preprocessing: kept with the model, as it is.
         names: of the training images, for errors; by default their row numbers.
         checkpoint: a file written after every epoch. Where it is there already, and of the same training, training
             goes on after its last finished epoch and ends as if it had never stopped.
         callbacks: further Keras callbacks.
+        backbone_callbacks: the same, of the training of the backbone ``self_trained``.
 
     Raises:
+        BackboneError: the backbone's weights are not there, or not its own; a ValueError too.
         ValueError: an empty set, a shape that is not the network's, or more devices than there are.
         PixelsError: values that the likelihood is not defined for; a ValueError too.
         FloatingPointError: the loss became NaN or infinite; the message names the images of the batch.
@@ -155,19 +159,31 @@ def train(
     check_devices(train_config)
     if train_config.deterministic:
         make_deterministic()
-    with data_parallel(train_config.devices):
-        network = _make_network(config, train_config)
-        for name, images in (("pixels", pixels), ("validation", validation)):
-            _check_images(name, images, network, names if name == "pixels" else None)
-        rows = _fit(network, Batches(pixels, config, train_config), validation, names, checkpoint, callbacks)
-    trained, network = network, VAE(config)
-    # Scores come from one device, in float32, whatever the training was.
-    network.set_weights(trained.get_weights())
-    eps = draw_eps(config, train_config.seed)
-    usual_mean, usual_std = usual_local_nelbo(network, eps, validation)
-    model = Model(config, network, eps, usual_mean, usual_std, dict(preprocessing or {}))
+    if checkpoint is not None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    for name, images in (("pixels", pixels), ("validation", validation)):
+        _check_images(name, images, config, names if name == "pixels" else None)
+    folder = None if checkpoint is None else checkpoint.parent
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as features:
+        representation, values = None, Values(pixels, validation)
+        if not config.is_pixels:
+            kept = None if checkpoint is None else checkpoint.with_name(f"backbone-{checkpoint.name}")
+            representation, values = fit_representation(
+                pixels, validation, config, train_config, Path(features), kept, backbone_callbacks
+            )
+        with data_parallel(train_config.devices):
+            network = _make_network(config, train_config)
+            batches = Batches(values.train, config, train_config)
+            rows = _fit(network, batches, values.validation, names, checkpoint, callbacks)
+        trained, network = network, VAE(config)
+        # Scores come from one device, in float32, whatever the training was.
+        network.set_weights(trained.get_weights())
+        eps = draw_eps(config, train_config.seed)
+        usual = usual_local_nelbo(network, eps, values.validation)
+        warnings = diagnose(network, to_unit(values.validation[:_EXAMINED]))
+    model = Model(config, network, eps, *usual, dict(preprocessing or {}), representation=representation)
     history = {name: [row[name] for row in rows] for name in rows[0]}
-    return Training(model, history, diagnose(network, to_unit(validation[:_EXAMINED])))
+    return Training(model, history, warnings)
 
 
 def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
@@ -185,8 +201,7 @@ def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
     return network
 
 
-def _check_images(name: str, images: PixelRows, network: VAE, names: Sequence[str] | None) -> None:
-    config = network.config
+def _check_images(name: str, images: PixelRows, config: VAEConfig, names: Sequence[str] | None) -> None:
     if images.shape[1:] != (config.height, config.width, config.channels) or not len(images):
         expected = f"(n >= 1, {config.height}, {config.width}, {config.channels})"
         raise ValueError(f"{name} has shape {images.shape}, expected {expected}")
@@ -220,7 +235,7 @@ def _fit(
         facts = {
             "config": network.config.to_dict(),
             "train_config": settings.to_dict(),
-            "images": [_fingerprint(batches.pixels), _fingerprint(validation)],
+            "images": [fingerprint(batches.pixels), fingerprint(validation)],
             "backend": [keras.backend.backend(), keras.__version__],
         }
         kept = Checkpoint(checkpoint, facts, early_stopping, rows)
@@ -237,9 +252,3 @@ def _fit(
         verbose=0,
     )
     return rows
-
-
-def _fingerprint(images: PixelRows, n_looked_at: int = 16) -> str:
-    """Tells sets of images apart by their number and a few of them."""
-    rows = np.linspace(0, len(images) - 1, n_looked_at).astype(int)
-    return f"{len(images)}:{hashlib.sha256(images[rows].tobytes()).hexdigest()}"

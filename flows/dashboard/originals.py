@@ -91,7 +91,8 @@ def reconstruction(workspace: Workspace, model_id: str, file: File, size: tuple[
         size: width and height of the original as it is shown.
 
     Raises:
-        NotShownError: the model is gone or damaged, its backend is not installed, or the file has changed or gone.
+        NotShownError: the model is gone or damaged, its backend is not installed, it is of features, or the file has
+            changed or gone.
     """
     how = preprocessing_of(workspace, model_id)
     if model_id not in workspace.model_ids():
@@ -104,4 +105,6 @@ def reconstruction(workspace: Workspace, model_id: str, file: File, size: tuple[
     look = next(look_again(model, [file], _DECODING))
     if look is None:
         raise NotShownError("The file has changed or gone since it was scored.")
+    if look.reconstruction is None:
+        raise NotShownError("The model is of features, and reconstructs these, not the image.")
     return uncover(as_picture(look.reconstruction), size, how)

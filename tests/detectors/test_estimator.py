@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -275,8 +276,9 @@ def test_parameters_are_checked_in_fit(bad: dict[str, Any], message: str, normal
 
 
 def test_defaults_are_those_of_the_command_line() -> None:
-    params, network, training = NelboDetector().get_params(), VAEConfig().to_dict(), TrainConfig().to_dict()
-    for defaults in (network, training):
+    params = NelboDetector().get_params()
+    for config in (VAEConfig, TrainConfig):
+        defaults = {field.name: field.default for field in fields(config)}
         shared = set(params) & set(defaults)
         assert len(shared) >= 5
         assert {name: params[name] for name in shared} == {name: defaults[name] for name in shared}

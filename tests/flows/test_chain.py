@@ -439,4 +439,4 @@ def test_flows_have_the_options_as_parameters() -> None:
         assert set(schema.get("required", ())) == {
             field for field, info in kind.model_fields.items() if info.is_required()
         }
-    assert schema["properties"]["image_size"]["default"] == [64, 64]
+    assert schema["properties"]["image_size"]["default"] == [256, 256]

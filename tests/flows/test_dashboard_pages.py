@@ -341,10 +341,10 @@ def run(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTes
         importlib.import_module(f"flows.dashboard.{name}").draw(tables)
 
     def run(name: str, **query: str) -> AppTest:
-        page = AppTest.from_function(script, kwargs={"tables": Tables(own), "name": name})
+        page = AppTest.from_function(script, default_timeout=60, kwargs={"tables": Tables(own), "name": name})
         for key, value in query.items():
             page.query_params[key] = value
-        page.run(timeout=60)
+        page.run()
         assert not page.exception
         return page
 

@@ -188,3 +188,44 @@ def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: p
     description = json.loads((workspace.models / trained["model_id"] / "model.json").read_text())
     assert description["training"]["n_near_duplicates"] == 1
     assert "1 pairs of images look alike" in workspace.card(trained["model_id"]).read_text()
+
+
+@pytest.mark.slow
+def test_a_model_of_features_goes_the_whole_way(images: Path, tmp_path: Path) -> None:
+    """Trained, calibrated, exported, scored; the page has no picture that such a model cannot draw."""
+    chosen = {"image_size": (64, 64), "preset": "features", "pretext_steps": 60, "epochs": 10, "engines": ("onnx",)}
+    given = TrainOptions(normal=str(images / "normal"), workspace=str(tmp_path), **chosen)
+    trained = execute("train", given, prefect=False)
+    description = json.loads((tmp_path / "models" / trained["model_id"] / "model.json").read_text())
+    assert description["config"]["backbone"] == "self_trained"
+    card = (tmp_path / "cards" / f"{trained['model_id']}.md").read_text(encoding="utf-8")
+    assert "features, self\\_trained" in card
+    found = {}
+    for engine in ("keras", "onnx"):
+        score = ScoreOptions(images=str(images / "new"), workspace=str(tmp_path), engine=engine)
+        result = execute("score", score, prefect=False)
+        found[engine] = read_table(Path(result["scores"])).sort_by("relative_path")
+    scores = [table["anomaly_score"].to_numpy(zero_copy_only=False) for table in found.values()]
+    np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-3)
+    rows = found["keras"].to_pylist()
+    scored = [row for row in rows if row["verdict"] != "not_scored"]
+    assert all(row["bits_per_dim"] is None for row in rows)
+    assert {row["likelihood"] for row in scored} == {"gaussian_pixel_sigma"}
+    assert {row["verdict"] for row in scored if "blot" in row["relative_path"]} == {"anomalous"}
+    html = Path(result["report"]).read_text(encoding="utf-8")
+    assert "<div>heatmap<img" in html
+    assert "<div>reconstruction" not in html
+
+
+def test_weights_that_are_not_there_are_said_in_a_line(images: Path, tmp_path: Path) -> None:
+    chosen = {"image_size": (64, 64), "preset": "features", "backbone": "efficientnet_lite0"}
+    given = TrainOptions(
+        normal=str(images / "normal"),
+        workspace=str(tmp_path),
+        backbone_weights=str(tmp_path / "x.safetensors"),
+        **chosen,
+    )
+    with pytest.raises(UsageError, match=r"x\.safetensors: there is no such file"):
+        execute("train", given, prefect=False)
+    # Before anything is hashed or decoded.
+    assert not list(tmp_path.iterdir())

@@ -51,7 +51,7 @@ def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         plain = {name: given[name] for name in given if name in kind.model_fields}
         expected = make_options(kind, plain).model_dump()
         texts = {name: str(value) for name, value in expected.items() if name in Settings.model_fields and value}
-        texts["image_size"] = "64x64"
+        texts["image_size"] = "256x256"
         if "joint_statistics" in texts:
             texts["joint_statistics"] = ", ".join(expected["joint_statistics"])
         assert (

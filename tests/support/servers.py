@@ -77,11 +77,23 @@ class Prefect:
 
     def clean_up(self) -> None:
         """End every process of this environment, flows that their workers have left behind among them."""
+        for pid in self._processes():
+            # Gone meanwhile.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def is_working(self) -> bool:
+        """Whether a process of this environment runs a flow."""
+        return any(self._processes(b"PREFECT__FLOW_RUN_ID="))
+
+    def _processes(self, mark: bytes = b"") -> Iterator[int]:
+        """Ids of the processes of this environment, with a mark in their environments."""
         for process in Path("/proc").glob("[0-9]*"):
             # Not ours, or gone.
             with suppress(OSError):
-                if f"PREFECT_HOME={self.folder / 'home'}".encode() in (process / "environ").read_bytes():
-                    os.kill(int(process.name), signal.SIGKILL)
+                environment = (process / "environ").read_bytes()
+                if f"PREFECT_HOME={self.folder / 'home'}".encode() in environment and mark in environment:
+                    yield int(process.name)
 
     def command(self, *line: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment, ``nelbo`` or ``prefect``, to its end."""

@@ -5,8 +5,9 @@ import pytest
 from synthetic import stripes
 
 from vae_core import TrainConfig, VAEConfig
-from vae_core.augmentation import mirror_and_shift, with_defects
+from vae_core.augmentation import mirror_and_shift
 from vae_core.batches import Batches
+from vae_core.defects import break_image, with_defects
 
 CONFIG = VAEConfig(height=24, width=20)
 
@@ -114,9 +115,22 @@ def test_defects_are_local_and_leave_the_clean_image(random: np.random.Generator
     changed = (broken != clean).any(axis=-1)
     hit = changed.any(axis=(1, 2))
     assert 100 < hit.sum() < 200
-    for place in changed[hit]:
-        rows, columns = np.flatnonzero(place.any(1)), np.flatnonzero(place.any(0))
-        assert np.ptp(rows) < 0.35 * 40 + 1
-        assert np.ptp(columns) < 0.35 * 30 + 1
+    # Two of the largest ellipses cover a quarter each.
+    assert changed[hit].mean(axis=(1, 2)).max() < 0.5
     assert broken.min() >= 0
     assert broken.max() <= 1
+
+
+def test_every_kind_of_defect_is_where_it_is_said_to_be(random: np.random.Generator) -> None:
+    image, other = random.random((2, 48, 32, 3)).astype(np.float32)
+    sizes = []
+    for _ in range(200):
+        broken, where = break_image(image, other, random)
+        assert where.shape == (48, 32)
+        assert (np.abs(broken - image).max(axis=-1)[where] > 0).all()
+        assert broken.dtype == np.float32
+        sizes.append(where.mean())
+    # From thin cracks to large patches; now and then a shape falls outside, and nothing is there to find.
+    assert np.quantile(sizes, 0.25) < 0.02
+    assert np.quantile(sizes, 0.9) > 0.03
+    assert np.mean(np.array(sizes) > 0) > 0.8

@@ -32,7 +32,8 @@ def value(function: Any, *arguments: Any) -> float:
 
 
 def layer_of(name: str) -> Likelihood:
-    layer = make_likelihood(VAEConfig(likelihood=name, sigma=0.2 if "fixed" in name else None))
+    sigma = 0.2 if "fixed" in name else None
+    layer = make_likelihood(VAEConfig(height=64, width=64, likelihood=name, sigma=sigma))
     layer.build(None)
     return layer
 
@@ -203,7 +204,7 @@ def test_layers_are_the_public_functions(random: np.random.Generator) -> None:
 
 
 def test_sigma_never_falls_below_its_floor() -> None:
-    layer = GaussianLearnedSigma(name="likelihood")
+    layer = GaussianLearnedSigma()
     layer.build(None)
     layer.log_scale_over_gain.assign(-100.0)
     assert float(layer.sigma(None)) == pytest.approx(SIGMA_FLOOR, rel=1e-5)

@@ -6,13 +6,15 @@ import pytest
 from keras import ops
 
 from vae_core import Sampling, TrainConfig, VAEConfig, kl_divergence
-from vae_core.architecture import build_decoder, build_encoder, latent_shape
+from vae_core.architecture import build_decoder, build_encoder, latent_shape, value_shape
 from vae_core.config import PRESETS
 from vae_core.layers import GaussianLearnedSigma
 from vae_core.network import VAE
 
+PIXEL_PRESETS = [preset for preset in PRESETS if preset != "features"]
 
-@pytest.mark.parametrize("preset", PRESETS)
+
+@pytest.mark.parametrize("preset", PIXEL_PRESETS)
 @pytest.mark.parametrize(
     ("height", "width", "channels"), [(16, 16, 1), (64, 64, 3), (17, 31, 1), (100, 20, 3), (512, 16, 1)]
 )
@@ -26,13 +28,25 @@ def test_any_size_comes_back(preset: str, height: int, width: int, channels: int
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_largest_size(preset: str) -> None:
     config = VAEConfig(height=1024, width=1024, preset=preset)
-    z_mean, _ = build_encoder(config)(np.zeros((1, 1024, 1024, 1), np.float32))
-    assert build_decoder(config, 1)(z_mean).shape == (1, 1024, 1024, 1)
+    shape = value_shape(config)
+    assert shape == ((64, 64, 192) if preset == "features" else (1024, 1024, 1))
+    z_mean, _ = build_encoder(config)(np.zeros((1, *shape), np.float32))
+    assert build_decoder(config, 1)(z_mean).shape == (1, *shape[:2], 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (160, 416)])
+def test_any_map_of_features_comes_back(height: int, width: int) -> None:
+    config = VAEConfig(height=height, width=width, preset="features")
+    shape = value_shape(config)
+    z_mean, _ = build_encoder(config)(np.zeros((2, *shape), np.float32))
+    assert z_mean.shape == (2, *latent_shape(config))
+    assert build_decoder(config, 384)(z_mean).shape == (2, *shape[:2], 384)
 
 
 def test_latents_by_preset() -> None:
     shapes = {preset: latent_shape(VAEConfig(height=64, width=96, preset=preset)) for preset in PRESETS}
-    assert shapes == {"conv_1x1x16": (1, 1, 16), "conv_spatial": (8, 12, 8), "resnet": (4, 6, 16)}
+    whole = (1, 1, 16)
+    assert shapes == {"conv_1x1x16": whole, "conv_spatial": (8, 12, 8), "resnet": (4, 6, 16), "features": whole}
 
 
 @pytest.mark.parametrize("preset", ["conv_spatial", "resnet"])
@@ -144,7 +158,7 @@ def test_weights_of_images_leave_padding_out(random: np.random.Generator) -> Non
         ({"width": 2000}, "try 1024"),
         ({"channels": 4}, "channels=4.*try 3"),
         ({"channels": 2}, "try 1"),
-        ({"preset": "resnet18"}, "expected one of conv_1x1x16, conv_spatial, resnet; try resnet"),
+        ({"preset": "resnet18"}, "expected one of auto, conv_1x1x16, conv_spatial, resnet, features; try resnet"),
         ({"preset": "spatial"}, "try conv_spatial"),
         ({"likelihood": "bernouli"}, "try bernoulli"),
         ({"likelihood": "gaussian"}, "expected one of gaussian_fixed_sigma.*try gaussian"),
@@ -159,4 +173,23 @@ def test_weights_of_images_leave_padding_out(random: np.random.Generator) -> Non
 )
 def test_impossible_configurations(bad: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        VAEConfig(**bad)  # type: ignore[arg-type]
+        VAEConfig(**{"height": 64, "width": 64, **bad})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "preset"),
+    [
+        ({}, "features"),
+        ({"height": 128, "width": 160}, "features"),
+        ({"height": 64, "width": 64, "backbone": "self_trained"}, "features"),
+        ({"likelihood": "gaussian_learned_sigma"}, "features"),
+        ({"height": 96}, "conv_1x1x16"),
+        ({"width": 250}, "conv_1x1x16"),
+        ({"likelihood": "bernoulli"}, "conv_1x1x16"),
+        ({"preset": "resnet"}, "resnet"),
+    ],
+)
+def test_the_preset_that_suits(given: dict[str, object], preset: str) -> None:
+    config = VAEConfig(**given)  # type: ignore[arg-type]
+    assert config.preset == preset
+    assert VAEConfig(**config.to_dict()) == config
