@@ -1,10 +1,10 @@
-# Two words for users (demo, test), five for developers (check, format, test-backends, bench, bench-smoke). Each installs what it needs
-# into .venv.
+# Two words for users (demo, test), the others for developers: check, format, test-backends, bench, bench-smoke, quality,
+# quality-smoke. Each installs what it needs into .venv.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test bench bench-smoke test-backends check format clean
+.PHONY: demo test bench bench-smoke quality quality-smoke test-backends check format clean
 
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
@@ -23,6 +23,17 @@ bench: .venv/test.installed
 
 bench-smoke: .venv/test.installed
 	$(BIN)/pytest --numprocesses=2 --dist=load tests/benchmarks
+
+# How well it sees real defects: the tables of docs/benchmarks.md, a night's work; what is done already is kept in RESULTS. MTD names
+# the folder of the magnetic tiles, LITE0 the file that benchmarks/lite0.py makes. The small run is a part of `make test`.
+RESULTS ?= quality-results
+quality: .venv/test.installed
+	for script in quality learning_curves; do \
+	    $(BIN)/python benchmarks/$$script.py --results $(RESULTS) $(addprefix --mtd ,$(MTD)) $(addprefix --lite0 ,$(LITE0)) || exit 1; \
+	done
+
+quality-smoke: .venv/test.installed
+	$(BIN)/pytest tests/benchmarks/test_quality.py
 
 # All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers.
 BACKENDS := tensorflow jax

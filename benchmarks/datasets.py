@@ -1,16 +1,20 @@
 """Real images for benchmarks, read where their packages put them; none is part of nelbo.
 
 ELPV: ``pip install elpv-dataset`` (CC BY-NC-SA 4.0, evaluation only). Fashion-MNIST: Debian's
-``dataset-fashion-mnist`` (MIT).
+``dataset-fashion-mnist`` (MIT). MTD: a folder that the user names (no licence stated, evaluation only; its authors ask
+to be cited: Huang, Qiu and Yuan 2020, "Surface defect saliency of magnetic tile").
 """
 
 import gzip
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from PIL import Image, ImageDraw
+from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from data import Preprocessing, read_images
@@ -20,13 +24,19 @@ VALIDATION_SHARE = 0.15
 
 
 class Dataset(NamedTuple):
-    """Pixels (n, h, w, 1) float32 in [0, 1]; labels 0 normal, 1 anomalous; groups name the kinds of test images."""
+    """Pixels (n, h, w, 1) float32 in [0, 1]; labels 0 normal, 1 anomalous; groups name the kinds of test images.
+
+    masks: (n, h, w) booleans of the test images, where their defects are, if that is known.
+    areas: (n,) pixels of the test images as they came, if they differ.
+    """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    masks: np.ndarray | None = None
+    areas: np.ndarray | None = None
 
 
 def elpv(side: int = 64) -> Dataset:
@@ -35,12 +45,10 @@ def elpv(side: int = 64) -> Dataset:
     Source: Deitsch et al. 2019; the split is the one of KDAD's evaluation (`train_test_split`, a quarter, seed 42).
     """
     root = _elpv_root()
-    table = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
-    normals = table.index[table["probability"] == 0].to_numpy()
-    train, test = train_test_split(normals, test_size=0.25, random_state=42)
+    table, train, test = _elpv_split()
     test = np.concatenate([test, table.index[table["probability"] == 1]])
     images = read_images([root / path for path in table["path"]], Preprocessing(side, side))
-    pixels, validation = _part(images.pixels[train])
+    pixels, validation = parted(images.pixels[train])
     labels = (table["probability"] == 1).astype(int).to_numpy()
     return Dataset(pixels, validation, images.pixels[test], labels[test], table["type"].to_numpy()[test])
 
@@ -65,22 +73,102 @@ def repeated_elpv(n: int, folder: Path) -> Path:
     return folder
 
 
-def fashion_mnist(normal: int) -> Dataset:
+def scratched_elpv(side: int = 64) -> Dataset:
+    """The normal cells of `elpv`; each of its normal test cells is judged as it is, and with a scratch.
+
+    A scratch is a straight line, 1 px wide and 30 to 120 long on cells of 300 x 300, darker or brighter than its
+    surroundings by a fifth to a half of the range.
+    """
+    root = _elpv_root()
+    plain = elpv(side)
+    table, _, test = _elpv_split()
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as aside:
+        paths = [Path(aside, f"{row}.png") for row in test]
+        for row, path in zip(test, paths, strict=True):
+            _scratched(Image.open(root / table["path"][row]).convert("L"), random).save(path)
+        scratched = read_images(paths, Preprocessing(side, side)).pixels
+    normal = plain.test[plain.labels == 0]
+    kinds = table["type"].to_numpy()[test]
+    labels = np.repeat([0, 1], len(test))
+    return Dataset(
+        plain.train, plain.validation, np.concatenate([normal, scratched]), labels, np.concatenate([kinds, kinds])
+    )
+
+
+def mtd(root: Path, side: int = 64) -> Dataset:
+    """Magnetic tiles: 761 named normal ones for training, 191 and 392 defective ones of five kinds for testing.
+
+    Source: Huang, Qiu and Yuan 2020; the split is DifferNet's (Rudolph, Wandt and Rosenhahn 2021).
+    """
+    named = set((root / "train_normals.txt").read_text(encoding="utf-8").split())
+    normal, defective = sorted((root / "normal").glob("*.jpg")), sorted((root / "defect").rglob("*.jpg"))
+    train = [path for path in normal if path.name in named]
+    test = [path for path in normal if path.name not in named] + defective
+    n_normal = len(test) - len(defective)
+    pixels, validation = parted(read_images(train, Preprocessing(side, side)).pixels)
+    masks = np.zeros((len(test), side, side), bool)
+    for row, path in enumerate(defective, n_normal):
+        mask = Image.open(root / "masks" / path.parent.name / f"{path.stem}.png").convert("L")
+        masks[row] = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST)) >= 128
+    labels = np.repeat([0, 1], [n_normal, len(defective)])
+    groups = np.array(["normal"] * n_normal + [path.parent.name for path in defective])
+    judged = read_images(test, Preprocessing(side, side)).pixels
+    return Dataset(pixels, validation, judged, labels, groups, masks, np.array([_area(path) for path in test]))
+
+
+def fashion_mnist(normal: int, side: int = 28) -> Dataset:
     """Clothes of 28 x 28 pixels: one class's training images are normal, all 10,000 test images are judged."""
     train, train_labels = _idx("train-images-idx3"), _idx("train-labels-idx1")
     test, test_labels = _idx("t10k-images-idx3"), _idx("t10k-labels-idx1")
-    pixels, validation = _part(_unit(train[train_labels == normal]))
-    return Dataset(pixels, validation, _unit(test), (test_labels != normal).astype(int), test_labels)
+    pixels, validation = parted(_resized(train[train_labels == normal], side))
+    return Dataset(pixels, validation, _resized(test, side), (test_labels != normal).astype(int), test_labels)
+
+
+def outside_fashion_mnist(side: int = 28, n_train: int = 6000, n_test: int = 1000) -> Dataset:
+    """All clothes are normal; the same test images inverted, upside down or turned, and digits, are not.
+
+    The digits are scikit-learn's, of 8 x 8 pixels, brought to the same size.
+    """
+    random = np.random.default_rng(0)
+    train, test = _idx("train-images-idx3"), _idx("t10k-images-idx3")
+    pixels, validation = parted(_resized(random.permutation(train)[:n_train], side))
+    chosen = random.permutation(test)[:n_test]
+    digits = random.permutation(load_digits().images)[:n_test]
+    kinds = {
+        "normal": chosen,
+        "inverted": 255 - chosen,
+        "upside down": chosen[:, ::-1],
+        "turned": np.rot90(chosen, axes=(1, 2)),
+        "digits": np.rint(digits * (255 / 16)).astype(np.uint8),
+    }
+    groups = np.repeat(list(kinds), [len(images) for images in kinds.values()])
+    judged = np.concatenate([_resized(images, side) for images in kinds.values()])
+    return Dataset(pixels, validation, judged, (groups != "normal").astype(int), groups)
 
 
 def _elpv_root() -> Path:
     return Path(str(files("elpv_dataset") / "data"))
 
 
-def _part(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _elpv_split() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """All cells, and the rows of the normal ones: for training, and for testing."""
+    table = pd.read_csv(_elpv_root() / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
+    normals = table.index[table["probability"] == 0].to_numpy()
+    train, test = train_test_split(normals, test_size=0.25, random_state=42)
+    return table, train, test
+
+
+def parted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images to train on, and a share of them, drawn at random, to validate on."""
     order = np.random.default_rng(0).permutation(len(pixels))
     n_validation = int(np.ceil(VALIDATION_SHARE * len(pixels)))
     return pixels[order[n_validation:]], pixels[order[:n_validation]]
+
+
+def _area(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width * image.height
 
 
 def _idx(name: str) -> np.ndarray:
@@ -91,5 +179,21 @@ def _idx(name: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
 
 
-def _unit(pixels: np.ndarray) -> np.ndarray:
-    return pixels[..., None] / np.float32(255)
+def _resized(images: np.ndarray, side: int) -> np.ndarray:
+    """(n, side, side, 1) in [0, 1] of 8-bit grey images, enlarged bilinearly."""
+    if images.shape[1] != side:
+        size = (side, side)
+        images = np.stack([Image.fromarray(one).resize(size, Image.Resampling.BILINEAR) for one in images])
+    return images[..., None] / np.float32(255)
+
+
+def _scratched(cell: Image.Image, random: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(cell, np.float32)
+    height, width = pixels.shape
+    length, angle = random.uniform(0.1, 0.4) * width, random.uniform(0, np.pi)
+    middle = random.uniform(0.2, 0.8, 2) * (width, height)
+    reach = 0.5 * length * np.array([np.cos(angle), np.sin(angle)])
+    line = Image.new("1", cell.size)
+    ImageDraw.Draw(line).line([*(middle - reach), *(middle + reach)], fill=1)
+    change = random.choice([-1, 1]) * random.uniform(0.2, 0.5) * 255
+    return Image.fromarray(np.clip(pixels + change * np.asarray(line), 0, 255).astype(np.uint8))

@@ -40,7 +40,7 @@ def main() -> None:
     table.loc[normal, "part"] = parts
     table["part"] = table["part"].fillna("test")
     rows = {part: table.index[table["part"] == part].to_numpy() for part in ("train", "validation", "test")}
-    trained = train(pixels[rows["train"]], pixels[rows["validation"]], VAEConfig(), TrainConfig())
+    trained = train(pixels[rows["train"]], pixels[rows["validation"]], VAEConfig(height=64, width=64), TrainConfig())
     unseen = pixels[rows["test"]]
     scored = score(trained.model, unseen, maps=False)
     columns = {name: getattr(scored, name) for name in STATISTICS} | image_quality(unseen)

@@ -102,6 +102,7 @@ def trained(aside: Path, engine: str, n: int) -> str:
     """A workspace with a model, exported where that is needed, in a process that is gone when images are scored."""
     workspace, nelbo = str(aside / "workspace"), [sys.executable, "-c", "from flows.cli import main; main()"]
     train = ["train", "--normal", str(repeated_elpv(n, aside / "normal")), "--set", "epochs=3"]
+    train += ["--set", "image_size=64"]
     export = ["export", "--model", "latest", "--engine", engine]
     for command in [train] if engine == "keras" else [train, export]:
         subprocess.run([*nelbo, *command, "--workspace", workspace], check=True, capture_output=True)

@@ -58,7 +58,10 @@ class Peer(NamedTuple):
 
 OWN = (Peer("nelbo, keras", "own", "Keras"), Peer("nelbo, openvino", "own", "OpenVINO"))
 BRIEF = (Peer("nelbo, one epoch", "own", "Brief"),)
-PLAIN = (Peer("scikit-learn PCA", "plain", "Pca"), Peer("scikit-learn IsolationForest", "plain", "Forest"))
+PLAIN = (
+    Peer("scikit-learn PCA", "baselines", "Reconstruction"),
+    Peer("scikit-learn IsolationForest", "baselines", "Forest"),
+)
 FOREIGN = (
     Peer("alibi-detect OutlierVAE", "outlier_vae", "Outlier", ALIBI_DETECT),
     Peer("pyimgano vae_conv", "vae_conv", "Conv", PYIMGANO),
@@ -132,7 +135,7 @@ def compare(peers: tuple[Peer, ...], side: int, environments: Path, *, smoke: bo
     data = elpv(side)
     train = np.concatenate([data.train, data.validation])
     if smoke:
-        train, data = train[:40], Dataset(*(part[::20] for part in data))
+        train, data = train[:40], Dataset(*(part[::20] for part in data[:5]))
     print(f"\n{side} x {side} px, {len(train):,} training and {len(data.test):,} test images\n")
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     with tempfile.TemporaryDirectory() as aside:

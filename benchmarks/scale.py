@@ -130,7 +130,7 @@ def trained(folder: Path) -> str:
     """A workspace with a model of 64 x 64 pixels."""
     workspace = str(folder / "workspace")
     normal = str(repeated_elpv(100, folder / "normal"))
-    execute("train", TrainOptions(normal=normal, workspace=workspace, epochs=2), prefect=False)
+    execute("train", TrainOptions(normal=normal, workspace=workspace, image_size=(64, 64), epochs=2), prefect=False)
     return workspace
 
 

@@ -81,7 +81,7 @@ def epoch_of(model: keras.Model, data: object, epoch: int, batch_size: int | Non
 
 def compare(side: int, n: int, batch_size: int) -> list[str]:
     """Cells of one row."""
-    config, settings = VAEConfig(height=side, width=side), TrainConfig(batch_size=batch_size)
+    config, settings = VAEConfig(height=side, width=side, preset="conv_1x1x16"), TrainConfig(batch_size=batch_size)
     with tempfile.TemporaryDirectory() as folder:
         pixels = cached(Path(folder), n, side)
         ours, bare = VAE(config), Bare(config)

@@ -3,15 +3,13 @@
 import doctest
 import importlib
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from tables import BENCHMARKS, rows
 
 Script = Callable[[str], ModuleType]
 
@@ -21,17 +19,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """Import a module of the folder, as its scripts do."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
-
-
-def rows(script: str) -> list[list[str]]:
-    """The cells of all rows that a small run prints, headings left out."""
-    command = [sys.executable, BENCHMARKS / script, "--smoke"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    headings = {i + below for i, line in enumerate(lines) if line.startswith("|---") for below in (-1, 0)}
-    kept = [line for i, line in enumerate(lines) if i not in headings]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in kept]
 
 
 # The longest, so first.

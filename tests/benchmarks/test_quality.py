@@ -1,0 +1,149 @@
+"""The benchmark of quality runs, and what it computes with is right. How well nelbo does is for people to read."""
+
+import doctest
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tables import BENCHMARKS, rows
+
+from detectors.interval import Interval
+
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import quality
+
+    return quality
+
+
+@pytest.mark.slow
+def test_quality() -> None:
+    pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
+    found = rows("quality.py")
+    names = [row[0] for row in found]
+    assert names[:4] == [
+        f"nelbo, {preset}, {statistic}" for preset in ("features", "conv_1x1x16") for statistic in ("peak", "nelbo")
+    ]
+    assert {"darkest pixel", "1-NN on pixels", "size"} <= set(names)
+    assert [row for row in found if not all(row)] == []
+
+
+@pytest.mark.slow
+def test_mistakes(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
+    found = rows("mistakes.py", "--pictures", str(tmp_path))
+    assert [row[0] for row in found] == ["all", "mono", "poly"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ELPV, features, flagged.png",
+        "ELPV, features, missed.png",
+    ]
+
+
+def test_examples(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctest.testmod(quality).failed == 0
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import lite0
+
+    assert doctest.testmod(lite0) == (0, 1)
+
+
+def test_seeds_widen_an_interval(quality: ModuleType) -> None:
+    one = Interval(0.8, 0.7, 0.875)
+    same = quality.over_seeds([one, one, one])
+    assert same == pytest.approx(quality.over_seeds([one]))
+    apart = quality.over_seeds([one, Interval(0.9, 0.84, 0.94), Interval(0.7, 0.58, 0.8)])
+    assert apart.high - apart.low > same.high - same.low
+
+
+def test_kinds_are_held_against_normal_images_of_theirs_or_of_all(quality: ModuleType) -> None:
+    labels, groups = np.array([0, 0, 1, 1]), np.array(["mono", "poly", "mono", "poly"])
+    data = quality.Dataset(*[np.zeros(0)] * 3, labels, groups)
+    assert {name: rows.tolist() for name, rows in quality.kinds(data)} == {
+        "all": [True] * 4,
+        "mono": [True, False, True, False],
+        "poly": [False, True, False, True],
+    }
+    data = data._replace(groups=np.array(["normal", "normal", "crack", "fray"]))
+    assert dict(quality.kinds(data))["crack"].tolist() == [True, True, True, False]
+
+
+def test_what_is_known_is_not_found_out_again(quality: ModuleType, tmp_path: Path) -> None:
+    found = quality.Outcome({"peak": [1.0, 2.0]}, {"AUPRO": [0.5, 0.4, 0.6]}, 3.0, 4.0)
+    path = tmp_path / "one.json"
+    asked: list[Path] = []
+
+    def find(models: Path) -> Any:
+        asked.append(models)
+        return found
+
+    assert quality.outcome(path, find) == found
+    assert quality.outcome(path, find) == found
+    assert asked == [tmp_path / "models"]
+
+
+def test_magnetic_tiles_are_parted_as_they_are_named(
+    quality: ModuleType, tmp_path: Path, random: np.random.Generator
+) -> None:
+    """A folder like the real one: named normals train, others and all defects are judged, with their masks."""
+    for folder in ("normal", "defect/crack", "masks/crack"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in "abcdefgh":
+        level = random.integers(0, 256, (20, 30), np.uint8)
+        Image.fromarray(level).save(tmp_path / "normal" / f"{name}.jpg")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "defect" / "crack" / "z.jpg")
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:10] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "crack" / "z.png")
+    (tmp_path / "train_normals.txt").write_text("a.jpg\nb.jpg\nc.jpg\nd.jpg\ne.jpg\nf.jpg\n")
+    data = quality.mtd(tmp_path, 16)
+    assert len(data.train) + len(data.validation) == 6
+    assert data.labels.tolist() == [0, 0, 1]
+    assert data.groups.tolist() == ["normal", "normal", "crack"]
+    assert data.masks[2, :8].all()
+    assert not data.masks[2, 8:].any()
+    assert not data.masks[:2].any()
+    assert not data.test[2].any()
+    assert data.areas.tolist() == [600] * 3
+
+
+def test_a_set_with_the_same_normal_images_trains_no_model_of_its_own(
+    quality: ModuleType, tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = random.uniform(size=(24, 16, 16, 1)).astype(np.float32)
+    one = quality.Dataset(images[:16], images[16:], images[:4], np.array([0, 0, 1, 1]), np.repeat("a", 4))
+    config, settings = quality.VAEConfig(height=16, width=16), quality.TrainConfig(epochs=1)
+    model, seconds = quality.trained(one, config, settings, tmp_path)
+    monkeypatch.delattr(quality, "train")
+    again, same = quality.trained(one._replace(test=images[4:8]), config, settings, tmp_path)
+    assert same == seconds > 0
+    np.testing.assert_array_equal(quality.score(again, images).nelbo, quality.score(model, images).nelbo)
+    with pytest.raises(NameError):
+        quality.trained(one, config, quality.TrainConfig(epochs=1, seed=1), tmp_path)
+
+
+def test_mistakes_are_on_the_wrong_side_of_the_threshold(
+    monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import mistakes
+
+    labels = np.repeat([0, 1], [20, 5])
+    peaks = np.concatenate([np.arange(20.0), [30.0, 3.0, 18.0, 1.0, 19.5]])
+    data = mistakes.Dataset(
+        *[random.random((25, 16, 16, 1))] * 3, labels, np.repeat("a", 25), np.ones((25, 16, 16), bool)
+    )
+    found = mistakes.Found(peaks, random.random((25, 16, 16)), float(np.quantile(np.arange(20.0), 0.95)))
+    assert found.threshold == pytest.approx(18.05)
+    assert mistakes.flagged(data, found).tolist() == [19]
+    assert mistakes.missed(data, found).tolist() == [23, 21, 22]
+    assert mistakes.table(data, found)[2:] == ["| all | 3 of 5 | 60% |", "| a | 3 of 5 | 60% |"]
+    picture = np.asarray(mistakes.sheet(data, found, mistakes.missed(data, found)))
+    assert picture.shape == (272, 2048, 3)
+    # Green is the outline of the mask; beyond the three pairs there is paper.
+    assert ((picture == (0, 255, 0)).all(axis=2)).any()
+    assert (picture[:, 1536:] == 255).all()
