@@ -7,6 +7,7 @@ to be cited: Huang, Qiu and Yuan 2020, "Surface defect saliency of magnetic tile
 
 import gzip
 import tempfile
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +123,9 @@ def fashion_mnist(normal: int, side: int = 28) -> Dataset:
     train, train_labels = _idx("train-images-idx3"), _idx("train-labels-idx1")
     test, test_labels = _idx("t10k-images-idx3"), _idx("t10k-labels-idx1")
     pixels, validation = parted(_resized(train[train_labels == normal], side))
-    return Dataset(pixels, validation, _resized(test, side), (test_labels != normal).astype(int), test_labels)
+    return Dataset(
+        pixels, validation, _resized(test, side), (test_labels != normal).astype(int), np.repeat("clothes", len(test))
+    )
 
 
 def outside_fashion_mnist(side: int = 28, n_train: int = 6000, n_test: int = 1000) -> Dataset:
@@ -164,6 +167,17 @@ def parted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(0).permutation(len(pixels))
     n_validation = int(np.ceil(VALIDATION_SHARE * len(pixels)))
     return pixels[order[n_validation:]], pixels[order[:n_validation]]
+
+
+def kinds(data: Dataset) -> Iterator[tuple[str, np.ndarray]]:
+    """What figures are of: rows of all test images, and those of each kind with the normal ones beside it."""
+    yield "all", np.ones(len(data.labels), bool)
+    anomalous = data.labels == 1
+    names = np.unique(data.groups[anomalous])
+    for kind in names if len(names) > 1 else ():
+        own = data.groups == kind
+        # Where normal images have the kind, too, they are what it is held against.
+        yield str(kind), own if (own & ~anomalous).any() else own | ~anomalous
 
 
 def _area(path: Path) -> int:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset, parted
-from quality import Detector, arguments, chosen, detectors, heads, in_results, kept, outcome, row, sets
+from quality import Detector, arguments, chosen, detectors, in_results, sets
+from results import Outcome, Results, heads, joined, row
 
-from detectors import delong_interval
 from detectors.interval import Interval
 
 AMOUNTS = (20, 50, 100, 200, 500)
@@ -46,14 +46,13 @@ def noisy(data: Dataset, share: float) -> Dataset:
     normals, order = _normals(data)
     defects = _withheld(data)[: round(share * len(normals))]
     mixed = np.concatenate([normals[order[len(defects) :]], data.test[defects]])
-    rows = judged(data)
-    test = {"test": data.test[rows], "labels": data.labels[rows], "groups": data.groups[rows]}
-    return data._replace(**_to_learn_from(mixed), **test)
+    return judged(data)._replace(**_to_learn_from(mixed))
 
 
-def judged(data: Dataset) -> np.ndarray:
-    """Rows of the test images that are never learnt from, whatever the share: by them all shares are compared."""
-    return np.setdiff1d(np.arange(len(data.labels)), _withheld(data))
+def judged(data: Dataset) -> Dataset:
+    """With the test images alone that are never learnt from, whatever the share: by them all shares are compared."""
+    rows = np.setdiff1d(np.arange(len(data.labels)), _withheld(data))
+    return data._replace(test=data.test[rows], labels=data.labels[rows], groups=data.groups[rows], areas=None)
 
 
 def _withheld(data: Dataset) -> np.ndarray:
@@ -72,24 +71,23 @@ def _to_learn_from(images: np.ndarray) -> dict[str, np.ndarray]:
     return {"train": train, "validation": validation}
 
 
-def curve(set_name: str, data: Dataset, name: str, detector: Detector, results: Path) -> Curve:
+def curve(set_name: str, data: Dataset, name: str, detector: Detector, results: Results) -> Curve:
     """Train on each amount and share that is not kept in a folder of results."""
-    side = detector.side(set_name)
 
-    def scores(what: str, make: Callable[[], Dataset]) -> np.ndarray:
-        path = kept(results, what, name, side, _SEED)
-        found = outcome(path, lambda models: detector.run(make()._replace(masks=None), _SEED, models))
-        return np.array(found.scores["peak"])
+    def auroc(what: str, make: Callable[[], Dataset]) -> Interval:
+        def find(models: Path) -> Outcome:
+            return detector.run(make(), _SEED, models)
 
-    whole = scores(set_name, lambda: data)
-    total, rows = len(data.train) + len(data.validation), judged(data)
-    amounts, shares = {}, {0.0: delong_interval(data.labels[rows], whole[rows])}
-    for n in (n for n in AMOUNTS if n < total):
-        amounts[n] = delong_interval(data.labels, scores(f"{set_name} {n} normals", partial(fewer, data, n)))
-    amounts[total] = delong_interval(data.labels, whole)
+        found = results.of(find, what, name, detector.side(set_name), _SEED)
+        return joined(found[(found["statistic"] == "peak") & (found["of"] == "all")])
+
+    without_masks = data._replace(masks=None)
+    total = len(data.train) + len(data.validation)
+    amounts = {n: auroc(f"{set_name}, {n} normals", partial(fewer, without_masks, n)) for n in AMOUNTS if n < total}
+    amounts[total] = auroc(set_name, lambda: data)
+    shares = {0.0: auroc(f"{set_name}, 0% defective", partial(judged, without_masks))}
     for share in SHARES:
-        found = scores(f"{set_name} {share:.0%} defective", partial(noisy, data, share))
-        shares[share] = delong_interval(data.labels[rows], found)
+        shares[share] = auroc(f"{set_name}, {share:.0%} defective", partial(noisy, without_masks, share))
     return Curve(set_name, name, amounts, shares)
 
 
@@ -142,10 +140,10 @@ def main() -> None:
     in_results(parser.parse_args(), report)
 
 
-def report(given: argparse.Namespace, results: Path) -> None:
+def report(given: argparse.Namespace, results: Results) -> None:
     """Find out what is missing in a folder of results, and show it."""
     all_detectors = detectors(given.lite0, given.smoke)
-    of_nelbo = {name: one for name, one in all_detectors.items() if "peak" in one.statistics}
+    of_nelbo = {name: one for name, one in all_detectors.items() if name.startswith("nelbo")}
     all_sets = {name: load for name, load in sets(given.mtd, given.smoke).items() if name in SETS}
     curves = []
     for set_name, load in chosen(all_sets, given.sets).items():

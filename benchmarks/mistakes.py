@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, kinds
 from PIL import Image, ImageDraw, ImageFilter
-from quality import arguments, chosen, heads, in_results, kinds, peaks_and_maps, row, sets, trained
+from quality import arguments, chosen, in_results, peaks_and_maps, sets, trained
+from results import Results, heads, row
 
 from flows.heatmap import colours
 from vae_core import Model, TrainConfig, VAEConfig
@@ -90,9 +91,8 @@ def main() -> None:
     in_results(given, report)
 
 
-def report(given: argparse.Namespace, results: Path) -> None:
+def report(given: argparse.Namespace, results: Results) -> None:
     """All sets, with the self-trained backbone and, where there is one, that of ImageNet."""
-    models = results / "models"
     backbones: dict[str, dict[str, Any]] = {"features": {}, "features of ImageNet": {"backbone": "efficientnet_lite0"}}
     for set_name, load in chosen(sets(given.mtd, given.smoke), given.sets or _SETS).items():
         data = load(64 if given.smoke else 256)
@@ -104,7 +104,7 @@ def report(given: argparse.Namespace, results: Path) -> None:
                 settings |= {"pretext_steps": 2, "epochs": 1}
             height, width = data.train.shape[1:3]
             config = VAEConfig(height=height, width=width, preset="features", **backbone)
-            found = find(trained(data, config, TrainConfig(seed=0, **settings), models)[0], data)
+            found = find(trained(data, config, TrainConfig(seed=0, **settings), results.models)[0], data)
             print(f"\n### {set_name}, {name}\n\n" + "\n".join(table(data, found)), flush=True)
             for what, rows in (("missed", missed(data, found)), ("flagged", flagged(data, found))):
                 sheet(data, found, rows).save(given.pictures / f"{set_name}, {name}, {what}.png")

@@ -27,7 +27,7 @@ from detectors import delong_interval
 MEASURE = Path(__file__).parent / "peers" / "measure.py"
 ENVIRONMENTS = Path("~/.cache/nelbo-peers").expanduser()
 THREADS = 2
-LIMIT_S = 7200
+LIMIT_MINUTES = 120
 COLUMNS = (
     "detector",
     "epochs",
@@ -88,7 +88,7 @@ def python_of(peer: Peer, environments: Path) -> Path:
     return python
 
 
-def outcome(peer: Peer, python: Path, folder: Path, rounds: int) -> tuple[dict[str, Any], np.ndarray]:
+def outcome(peer: Peer, python: Path, folder: Path, rounds: int, minutes: int) -> tuple[dict[str, Any], np.ndarray]:
     """What a peer's own process measured, and its scores of the test images.
 
     Raises:
@@ -98,18 +98,18 @@ def outcome(peer: Peer, python: Path, folder: Path, rounds: int) -> tuple[dict[s
     hidden = {"PYTHONPATH"} if peer.requirements else set()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [python, MEASURE, peer.module, peer.detector, folder, str(rounds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=LIMIT_S)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=60 * minutes)
     return json.loads(done.stdout.splitlines()[-1]), np.load(folder / "scores.npy", allow_pickle=False)
 
 
-def cells(peer: Peer, environments: Path, folder: Path, data: Dataset, rounds: int) -> list[str]:
+def cells(peer: Peer, environments: Path, folder: Path, data: Dataset, rounds: int, minutes: int) -> list[str]:
     """A peer's row, or its name and why there is no more to say."""
     try:
-        found, scores = outcome(peer, python_of(peer, environments), folder, rounds)
+        found, scores = outcome(peer, python_of(peer, environments), folder, rounds, minutes)
     except subprocess.CalledProcessError as error:
         return [peer.name, f"could not be installed or run: {reason(error)}"]
     except subprocess.TimeoutExpired:
-        return [peer.name, f"not done after {LIMIT_S / 60:.0f} minutes"]
+        return [peer.name, f"not done after {minutes} minutes, and stopped"]
     kinds = (slice(None), data.groups == "mono", data.groups == "poly")
     return [
         peer.name,
@@ -130,7 +130,7 @@ def reason(error: subprocess.CalledProcessError) -> str:
     return said[-1].replace("|", "/") if said else f"exit status {error.returncode}"
 
 
-def compare(peers: tuple[Peer, ...], side: int, environments: Path, *, smoke: bool) -> None:
+def compare(peers: tuple[Peer, ...], side: int, environments: Path, minutes: int, *, smoke: bool) -> None:
     """Print the table of one size, a row as soon as it is there."""
     data = elpv(side)
     train = np.concatenate([data.train, data.validation])
@@ -143,7 +143,7 @@ def compare(peers: tuple[Peer, ...], side: int, environments: Path, *, smoke: bo
         np.save(folder / "train.npy", train, allow_pickle=False)
         np.save(folder / "test.npy", data.test, allow_pickle=False)
         for peer in peers:
-            row = cells(peer, environments, folder, data, rounds=1 if smoke else REPEATS)
+            row = cells(peer, environments, folder, data, 1 if smoke else REPEATS, minutes)
             print(f"| {' | '.join(row + [''] * (len(COLUMNS) - len(row)))} |", flush=True)
 
 
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument(
         "--environments", type=Path, default=ENVIRONMENTS, metavar="DIR", help="of the foreign libraries"
     )
+    parser.add_argument("--minutes", type=int, default=LIMIT_MINUTES, metavar="N", help="that a detector may take")
     parser.add_argument(
         "--smoke", action="store_true", help="a few small images, nothing installed: whether it runs, not how fast"
     )
@@ -167,7 +168,7 @@ def main() -> None:
     )
     peers, sides = (BRIEF + PLAIN, [16]) if given.smoke else (OWN + PLAIN + FOREIGN, given.sides)
     for side in sides:
-        compare(peers, side, given.environments, smoke=given.smoke)
+        compare(peers, side, given.environments, given.minutes, smoke=given.smoke)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_a_peer_that_fails_says_why(script: Script, tmp_path: Path) -> None:
         np.save(tmp_path / f"{part}.npy", np.zeros((1, 16, 16, 1), np.float32))
     peers = script("peers")
     absent = peers.Peer("absent", "no_such_module", "Detector")
-    row = peers.cells(absent, tmp_path, tmp_path, data=None, rounds=1)
+    row = peers.cells(absent, tmp_path, tmp_path, data=None, rounds=1, minutes=1)
     assert row == ["absent", "could not be installed or run: ModuleNotFoundError: No module named 'no_such_module'"]
     killed = subprocess.CalledProcessError(-9, "python", stderr="a warning")
     assert peers.reason(killed) == "killed by signal 9"

@@ -1,6 +1,7 @@
 """The benchmark of quality runs, and what it computes with is right. How well nelbo does is for people to read."""
 
 import doctest
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,15 +22,23 @@ def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return quality
 
 
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import results
+
+    return results
+
+
 @pytest.mark.slow
 def test_quality() -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
     found = rows("quality.py")
     names = [row[0] for row in found]
     assert names[:4] == [
-        f"nelbo, {preset}, {statistic}" for preset in ("features", "conv_1x1x16") for statistic in ("peak", "nelbo")
+        f"nelbo, {preset}, {statistic} (1)" for preset in ("features", "conv_1x1x16") for statistic in ("peak", "nelbo")
     ]
-    assert {"darkest pixel", "1-NN on pixels", "size"} <= set(names)
+    assert {"darkest pixel (1)", "1-NN on pixels (1)", "size (1)"} <= set(names)
     assert [row for row in found if not all(row)] == []
 
 
@@ -44,20 +53,23 @@ def test_mistakes(tmp_path: Path) -> None:
     ]
 
 
-def test_examples(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctest.testmod(quality).failed == 0
+def test_examples(results: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctest.testmod(results) == (0, 5)
     monkeypatch.syspath_prepend(BENCHMARKS)
     import lite0
 
     assert doctest.testmod(lite0) == (0, 1)
 
 
-def test_seeds_widen_an_interval(quality: ModuleType) -> None:
+def test_seeds_widen_an_interval(results: ModuleType) -> None:
     one = Interval(0.8, 0.7, 0.875)
-    same = quality.over_seeds([one, one, one])
-    assert same == pytest.approx(quality.over_seeds([one]))
-    apart = quality.over_seeds([one, Interval(0.9, 0.84, 0.94), Interval(0.7, 0.58, 0.8)])
+    same = results.over_seeds([one, one, one])
+    assert same == pytest.approx(results.over_seeds([one]))
+    apart = results.over_seeds([one, Interval(0.9, 0.84, 0.94), Interval(0.7, 0.58, 0.8)])
     assert apart.high - apart.low > same.high - same.low
+    # Nothing is mistaken for anything, or all is.
+    assert results.over_seeds([Interval(1.0, 1.0, 1.0)] * 2) == pytest.approx((1, 1, 1), abs=2e-4)
+    assert results.over_seeds([Interval(0.0, 0.0, 0.0)]) == pytest.approx((0, 0, 0), abs=2e-4)
 
 
 def test_kinds_are_held_against_normal_images_of_theirs_or_of_all(quality: ModuleType) -> None:
@@ -70,20 +82,34 @@ def test_kinds_are_held_against_normal_images_of_theirs_or_of_all(quality: Modul
     }
     data = data._replace(groups=np.array(["normal", "normal", "crack", "fray"]))
     assert dict(quality.kinds(data))["crack"].tolist() == [True, True, True, False]
+    # One kind is all there is.
+    data = data._replace(groups=np.array(["normal", "normal", "crack", "crack"]))
+    assert list(dict(quality.kinds(data))) == ["all"]
 
 
-def test_what_is_known_is_not_found_out_again(quality: ModuleType, tmp_path: Path) -> None:
-    found = quality.Outcome({"peak": [1.0, 2.0]}, {"AUPRO": [0.5, 0.4, 0.6]}, 3.0, 4.0)
-    path = tmp_path / "one.json"
+def test_what_is_known_is_not_found_out_again(results: ModuleType, tmp_path: Path) -> None:
+    known = results.Results(tmp_path / "kept")
     asked: list[Path] = []
 
     def find(models: Path) -> Any:
         asked.append(models)
-        return found
+        figures = {("", "all"): Interval(0.5, 0.4, 0.61234), ("AUPRO", "all"): Interval(0.1, 0.05, 0.2)}
+        return results.Outcome(figures, 3.25, math.inf)
 
-    assert quality.outcome(path, find) == found
-    assert quality.outcome(path, find) == found
-    assert asked == [tmp_path / "models"]
+    first = known.of(find, "MTD", "size", 64, 0)
+    again = results.Results(tmp_path / "kept").of(find, "MTD", "size", 64, 0)
+    assert first.equals(again)
+    assert asked == [known.models]
+    assert first["high"].tolist() == [0.6123, 0.2]
+    assert first["statistic"].tolist() == ["", "AUPRO"]
+    assert first["images_per_s"].tolist() == [math.inf] * 2
+    known.of(find, "MTD", "size", 64, 1)
+    assert len(asked) == 2
+    lines = results.tables("MTD", results.read_figures(known.path))
+    assert [line for line in lines if line.startswith("| size")] == [
+        "| size (2) | 0.500 [0.394, 0.606] | 3 | inf |",
+        "| size | 0.100 [0.049, 0.195] |",
+    ]
 
 
 def test_magnetic_tiles_are_parted_as_they_are_named(
@@ -141,7 +167,7 @@ def test_mistakes_are_on_the_wrong_side_of_the_threshold(
     assert found.threshold == pytest.approx(18.05)
     assert mistakes.flagged(data, found).tolist() == [19]
     assert mistakes.missed(data, found).tolist() == [23, 21, 22]
-    assert mistakes.table(data, found)[2:] == ["| all | 3 of 5 | 60% |", "| a | 3 of 5 | 60% |"]
+    assert mistakes.table(data, found)[2:] == ["| all | 3 of 5 | 60% |"]
     picture = np.asarray(mistakes.sheet(data, found, mistakes.missed(data, found)))
     assert picture.shape == (272, 2048, 3)
     # Green is the outline of the mask; beyond the three pairs there is paper.
