@@ -12,19 +12,20 @@ The pictures show images that their owners do not let others publish: keep them 
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset, kinds
 from PIL import Image, ImageDraw, ImageFilter
-from quality import arguments, chosen, in_results, peaks_and_maps, sets, trained
+from quality import arguments, chosen, detectors, in_results, peaks_and_maps, sets
 from results import Results, heads, row
 
 from flows.heatmap import colours
-from vae_core import Model, TrainConfig, VAEConfig
+from vae_core import Model
 
 FPR = 0.05
 _SETS = ("ELPV", "MTD")
+_SEED = 0
 _SIDE, _PER_ROW, _N_SHOWN, _CAPTION_PX = 256, 4, 16, 16
 #: Standard deviations at the top of the colour scale.
 _TOP = 12.0
@@ -92,19 +93,12 @@ def main() -> None:
 
 
 def report(given: argparse.Namespace, results: Results) -> None:
-    """All sets, with the self-trained backbone and, where there is one, that of ImageNet."""
-    backbones: dict[str, dict[str, Any]] = {"features": {}, "features of ImageNet": {"backbone": "efficientnet_lite0"}}
+    """All sets, with each backbone that there is."""
+    of_nelbo = chosen(detectors(given.lite0, given.smoke), given.detectors or ["nelbo, features"])
     for set_name, load in chosen(sets(given.mtd, given.smoke), given.sets or _SETS).items():
-        data = load(64 if given.smoke else 256)
-        for name, backbone in backbones.items():
-            if backbone and given.lite0 is None:
-                continue
-            settings: dict[str, Any] = {"backbone_weights": str(given.lite0)} if backbone else {}
-            if given.smoke:
-                settings |= {"pretext_steps": 2, "epochs": 1}
-            height, width = data.train.shape[1:3]
-            config = VAEConfig(height=height, width=width, preset="features", **backbone)
-            found = find(trained(data, config, TrainConfig(seed=0, **settings), results.models)[0], data)
+        for name, detector in of_nelbo.items():
+            data = load(detector.side(set_name))
+            found = find(detector.run.model(data, _SEED, results.models)[0], data)
             print(f"\n### {set_name}, {name}\n\n" + "\n".join(table(data, found)), flush=True)
             for what, rows in (("missed", missed(data, found)), ("flagged", flagged(data, found))):
                 sheet(data, found, rows).save(given.pictures / f"{set_name}, {name}, {what}.png")

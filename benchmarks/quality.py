@@ -38,6 +38,7 @@ from vae_core.pixels import fingerprint
 Run = Callable[[Dataset, int, Path], Outcome]
 
 SEEDS = (0, 1, 2)
+_ENGINE = "openvino"
 
 
 class Detector(NamedTuple):
@@ -53,26 +54,38 @@ class Detector(NamedTuple):
     seeds: bool = True
 
 
-def nelbo(engine: str | None = "openvino", **config: Any) -> Run:
-    """nelbo with its defaults, apart from what is given; scored by an engine where that is installed."""
-    settings = {name: config.pop(name) for name in ("backbone_weights", "pretext_steps", "epochs") if name in config}
+class Nelbo:
+    """nelbo with its defaults, apart from what is given; scored by OpenVINO where that is installed.
 
-    def run(data: Dataset, seed: int, models: Path) -> Outcome:
+    Args:
+        smoke: train next to nothing, and export nothing.
+        weights: of the backbone.
+        config: of the network.
+    """
+
+    def __init__(self, *, smoke: bool, weights: Path | None = None, **config: Any) -> None:
+        self.smoke, self.config = smoke, config
+        self.settings: dict[str, Any] = {"pretext_steps": 2, "epochs": 1} if smoke else {}
+        self.settings |= {} if weights is None else {"backbone_weights": str(weights)}
+
+    def model(self, data: Dataset, seed: int, models: Path) -> tuple[Model, float]:
+        """A model of a set's normal images, and how long its training took; see `trained`."""
         height, width = data.train.shape[1:3]
+        config, settings = VAEConfig(height=height, width=width, **self.config), TrainConfig(seed=seed, **self.settings)
+        return trained(data, config, settings, models)
+
+    def __call__(self, data: Dataset, seed: int, models: Path) -> Outcome:
+        """Its outcome on a set."""
         model: Any
-        model, fit_s = trained(
-            data, VAEConfig(height=height, width=width, **config), TrainConfig(seed=seed, **settings), models
-        )
-        if engine is not None and is_installed(engine):
-            model = export(model, engine, data.validation[:8], model_id="quality")
+        model, fit_s = self.model(data, seed, models)
+        if not self.smoke and is_installed(_ENGINE):
+            model = export(model, _ENGINE, data.validation[:8], model_id="quality")
         started = time.perf_counter()
         some = score(model, data.test[:200], maps=False)
         rate = len(some.nelbo) / (time.perf_counter() - started)
         found = score(model, data.test, maps=False)
         scores = {name: getattr(found, name) for name in ("peak", "nelbo")}
         return Outcome(aurocs(data, scores) | _of_pixels(model, data), fit_s, rate)
-
-    return run
 
 
 def trained(data: Dataset, config: VAEConfig, settings: TrainConfig, models: Path) -> tuple[Model, float]:
@@ -137,17 +150,16 @@ def size(data: Dataset, seed: int, models: Path) -> Outcome:  # noqa: ARG001 - a
 
 def detectors(lite0: Path | None, smoke: bool) -> dict[str, Detector]:
     """By the names of their rows."""
-    little: dict[str, Any] = {"pretext_steps": 2, "epochs": 1, "engine": None} if smoke else {}
 
     def side(photos: int, clothes: int) -> Callable[[str], int]:
         return lambda name: 64 if smoke else clothes if "Fashion-MNIST" in name else photos
 
     found = {
-        "nelbo, features": Detector(nelbo(preset="features", **little), side(256, 128)),
-        "nelbo, conv_1x1x16": Detector(nelbo(preset="conv_1x1x16", **little), side(64, 28)),
+        "nelbo, features": Detector(Nelbo(smoke=smoke, preset="features"), side(256, 128)),
+        "nelbo, conv_1x1x16": Detector(Nelbo(smoke=smoke, preset="conv_1x1x16"), side(64, 28)),
     }
     if lite0 is not None:
-        run = nelbo(preset="features", backbone="efficientnet_lite0", backbone_weights=str(lite0), **little)
+        run = Nelbo(smoke=smoke, weights=lite0, preset="features", backbone="efficientnet_lite0")
         found["nelbo, features of ImageNet"] = Detector(run, side(256, 128))
     for name in BASELINES:
         found[name] = Detector(baseline(name), side(64, 28), name == "IsolationForest")

@@ -48,8 +48,8 @@ def test_mistakes(tmp_path: Path) -> None:
     found = rows("mistakes.py", "--pictures", str(tmp_path))
     assert [row[0] for row in found] == ["all", "mono", "poly"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "ELPV, features, flagged.png",
-        "ELPV, features, missed.png",
+        "ELPV, nelbo, features, flagged.png",
+        "ELPV, nelbo, features, missed.png",
     ]
 
 
