@@ -21,6 +21,9 @@ class OpenVINOGraph:
     def __init__(self, network: bytes, weights: bytes, shape: tuple[int, ...]) -> None:
         import openvino
 
+        # OpenVINO makes a table of types when it is first asked for one. Two threads that ask at once wait for each
+        # other for ever: one has the table and wants Python's lock, the other the lock and wants the table.
+        openvino.Type.f32.to_dtype()
         self.batch_size, self.parallel = shape[0], n_cores()
         core = openvino.Core()
         # From memory: a network cannot name further files.

@@ -112,6 +112,20 @@ def test_what_is_known_is_not_found_out_again(results: ModuleType, tmp_path: Pat
     ]
 
 
+def test_the_published_tables_are_of_the_published_figures(results: ModuleType) -> None:
+    docs = BENCHMARKS.parent / "docs"
+    published = (docs / "benchmarks.md").read_text(encoding="utf-8")
+    figures = results.read_figures(docs / "quality.csv")
+    of_classes = figures["set"].str.startswith("Fashion-MNIST")
+    # A comma parts the name of a set from what was learnt from in its place: learning curves.
+    whole = figures[~of_classes & ~figures["set"].str.contains(",")]
+    lines = [line for name, found in whole.groupby("set") for line in results.tables(name, found)]
+    lines += results.classes_table(figures[of_classes]) if of_classes.any() else []
+    rows = [line for line in lines if line.startswith("|")]
+    assert rows
+    assert [row for row in rows if row not in published] == []
+
+
 def test_magnetic_tiles_are_parted_as_they_are_named(
     quality: ModuleType, tmp_path: Path, random: np.random.Generator
 ) -> None:
