@@ -249,3 +249,38 @@ def test_loading_needs_no_keras() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "vae_core.exported" in loaded
     assert not {"keras", "tensorflow", "jax", "openvino", "onnxruntime"} & set(loaded)
+
+
+_TWO_AT_ONCE = """
+import sys
+from pathlib import Path
+from threading import Barrier, Thread
+import numpy as np
+from vae_core import load_exported
+exported = load_exported(Path(sys.argv[1]))
+graph = exported.graph(False)
+pixels = np.zeros((graph.batch_size, exported.config.height, exported.config.width, 1), np.float32)
+barrier = Barrier(2)
+threads = [Thread(target=lambda: (barrier.wait(), graph.run(pixels)), daemon=True) for _ in range(2)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join(60)
+print(sum(one.is_alive() for one in threads), flush=True)
+"""
+
+
+@needs_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_first_two_batches_at_once_do_not_wait_for_each_other(
+    engine: str, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    """What a library sets up at its first call may be set up by two threads; it hung in one of four new processes."""
+    import subprocess
+
+    save_exported(exported[engine], tmp_path / engine)
+    command = [sys.executable, "-c", _TWO_AT_ONCE, str(tmp_path / engine)]
+    for _ in range(8):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        assert done.stdout.split() == ["0"]
