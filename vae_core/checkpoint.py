@@ -24,7 +24,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         path: the file; its folder is made.
-        facts: what two trainings must have in common for one to go on where the other stopped.
+        facts: what two trainings must have in common for one to go on where the other stopped; the
+            backend and its version are added.
         early_stopping: whose state is kept too, if there is one; it comes before this one in the list of callbacks.
         rows: the history, one row a finished epoch; extended by another callback before this one.
     """
@@ -38,7 +39,8 @@ class Checkpoint(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.path, self.early_stopping, self.rows = path, early_stopping, rows
-        self.facts = json.dumps(facts, sort_keys=True)
+        backend = [keras.backend.backend(), keras.__version__]
+        self.facts = json.dumps({**facts, "backend": backend}, sort_keys=True)
         self.stopping: dict[str, Any] = {}
 
     def restore(self, network: keras.Model) -> None:

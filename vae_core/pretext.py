@@ -143,7 +143,6 @@ def train_backbone(
         facts = {
             "pretext": [config.to_dict(), train_config.to_dict()],
             "images": fingerprint(pixels),
-            "backend": [keras.backend.backend(), keras.__version__],
         }
         kept = Checkpoint(checkpoint, facts, None, rows)
         kept.restore(network)

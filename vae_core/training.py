@@ -236,7 +236,6 @@ def _fit(
             "config": network.config.to_dict(),
             "train_config": settings.to_dict(),
             "images": [fingerprint(batches.pixels), fingerprint(validation)],
-            "backend": [keras.backend.backend(), keras.__version__],
         }
         kept = Checkpoint(checkpoint, facts, early_stopping, rows)
         kept.restore(network)
