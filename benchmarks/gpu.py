@@ -128,6 +128,9 @@ def main() -> None:
     for preset in PRESETS:
         for side in given.sides:
             config = VAEConfig(height=side, width=side, preset=preset)
+            if not config.is_pixels:
+                # Its training is another one: of the backbone first, and then of a network that sees no pixels.
+                continue
             batch_size = max(4, given.batch_size * 64 * 64 // (side * side))
             settings = TrainConfig(batch_size=batch_size, precision=given.precision)
             n = max(2 * batch_size, given.images * 64 * 64 // (side * side))
