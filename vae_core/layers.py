@@ -157,6 +157,21 @@ class GaussianPixelSigma(_Gaussian):
         return _above_floor(ops.split(parameters, 2, axis=-1)[1] + self.start, math.log(SIGMA_FLOOR))
 
 
+class GaussianFeatureSigma(GaussianPixelSigma):
+    """The same for whitened features, with a sigma between 0.1 and 10, and 1 to begin with.
+
+    Some features are constant on normal images: with a sigma that followed them, one unusual image cost more than all
+    others together, and the loss became infinite.
+    """
+
+    #: Natural log of the largest sigma, and minus that of the smallest.
+    LIMIT = math.log(10)
+
+    def log_sigma(self, parameters: Tensor) -> Tensor:
+        """(n, h, w, c), from the second half of the channels."""
+        return self.LIMIT * ops.tanh(ops.split(parameters, 2, axis=-1)[1] / self.LIMIT)
+
+
 class DiscretisedLogistic(_LearnedScale):
     """Logistic distribution over the 256 levels of 8-bit images, with one learned scale."""
 
@@ -207,6 +222,10 @@ _LIKELIHOODS: dict[str, type[Likelihood]] = {
     "continuous_bernoulli": ContinuousBernoulli,
     "bernoulli": Bernoulli,
 }
+_FEATURE_LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "gaussian_learned_sigma": GaussianLearnedSigma,
+    "gaussian_pixel_sigma": GaussianFeatureSigma,
+}
 
 
 def make_likelihood(config: VAEConfig) -> Likelihood:
@@ -214,7 +233,9 @@ def make_likelihood(config: VAEConfig) -> Likelihood:
     if config.sigma is not None:
         return GaussianFixedSigma(config.sigma)
     # Pixels lie in [0, 1], with 0.37 to begin with; whitened features have a standard deviation of 1.
-    return _LIKELIHOODS[config.likelihood](start=-1.0 if config.is_pixels else 0.0)
+    if config.is_pixels:
+        return _LIKELIHOODS[config.likelihood](start=-1.0)
+    return _FEATURE_LIKELIHOODS[config.likelihood](start=0.0)
 
 
 def _above_floor(log_scale: Tensor, floor: float) -> Tensor:

@@ -1,8 +1,9 @@
 """Whitened features: what a VAE of the preset ``features`` models in the place of pixels.
 
 A backbone's features are centred and whitened position by position, so that normal images lie about 0 with unit
-variance in every direction. A VAE that had learnt nothing, with a mean of 0 and a sigma of 1, is then a Gaussian a
-position; what it learns beyond that is which images and places vary more than others.
+variance in every direction; values farther off than 10 are cut to that. A VAE that had learnt nothing, with a mean of 0
+and a sigma of 1, is then a Gaussian a position; what it learns beyond that is which images and places vary more than
+others.
 """
 
 import itertools
@@ -30,6 +31,9 @@ _POOLED = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _RIDGES = (0.003, 0.01, 0.03)
 #: Parts of the training images, each whitened by what the others say of it.
 _FOLDS = 5
+#: Standard deviations at which a whitened feature is cut off. Single values of normal images lie at 80: squared, they
+#: made a training's loss jump, and say no more than 10 does.
+LIMIT = 10.0
 #: Fewer images say nothing of a covariance.
 MIN_IMAGES = 10
 #: Images that go through a backbone at a time.
@@ -41,7 +45,9 @@ Rows = NDArray[np.float32]
 
 
 class Representation(keras.Model):
-    """pixels (n, h, w, c) in [0, 1] -> whitened features (n, gh, gw, channels); nothing of it is trained here.
+    """pixels (n, h, w, c) in [0, 1] -> whitened features (n, gh, gw, channels), at most `LIMIT` from 0.
+
+    Nothing of it is trained here.
 
     Args:
         config: of the preset ``features``.
@@ -66,7 +72,8 @@ class Representation(keras.Model):
         rows = ops.reshape(features, (-1, height * width, channels)) - self.centre
         # One product a position: (n_positions, n, channels) x (n_positions, channels, channels).
         whitened = ops.matmul(ops.transpose(rows, (1, 0, 2)), ops.transpose(self.whitening, (0, 2, 1)))
-        return ops.reshape(ops.transpose(whitened, (1, 0, 2)), (-1, height, width, channels))
+        limited = ops.clip(whitened, -LIMIT, LIMIT)
+        return ops.reshape(ops.transpose(limited, (1, 0, 2)), (-1, height, width, channels))
 
 
 class Values(NamedTuple):
@@ -206,7 +213,7 @@ def _whitened(rows: Rows, mean: NDArray[np.float64], whitening: NDArray[np.float
 def _whiten(rows: Rows, mean: NDArray[np.float64], whitening: NDArray[np.float64]) -> None:
     """(n, p, c) features, in place."""
     for start, some in _whitened(rows, mean, whitening):
-        rows[start : start + len(some)] = some
+        rows[start : start + len(some)] = np.clip(some, -LIMIT, LIMIT)
 
 
 def _log_likelihood(mean: NDArray[np.float64], whitening: NDArray[np.float64], rows: Rows) -> float:

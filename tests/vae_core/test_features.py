@@ -63,8 +63,31 @@ def test_an_untrained_vae_is_a_gaussian_a_position(random: np.random.Generator) 
     network = VAE(CONFIG)
     features = random.normal(size=(3, 6, 4, 192)).astype(np.float32)
     found = network.evaluate_draws(features, draw_eps(CONFIG, 0))
-    # The floor of sigma is a soft one: a thousandth is left of it at 1.
-    np.testing.assert_allclose(found["anomaly_map"], -norm.logpdf(features).sum(axis=-1), rtol=1e-3)
+    np.testing.assert_allclose(found["anomaly_map"], -norm.logpdf(features).sum(axis=-1), rtol=1e-5)
+
+
+def test_sigma_of_a_feature_stays_within_bounds() -> None:
+    """Whatever the decoder says: 0.1 to 10, so that no loss is infinite and no constant feature is worth more."""
+    likelihood = VAE(CONFIG).likelihood
+    outputs = np.float32([-1e9, -50, 0, 50, 1e9]).reshape(5, 1, 1, 1)
+    parameters = np.concatenate([np.zeros_like(outputs), outputs], axis=-1)
+    np.testing.assert_allclose(np.ravel(likelihood.sigma(parameters)), [0.1, 0.1, 1, 10, 10], rtol=1e-6)
+    nats = np.ravel(likelihood([np.full_like(outputs, 10), parameters]))
+    np.testing.assert_allclose(nats, norm.logpdf(10, scale=[0.1, 0.1, 1, 10, 10]), rtol=1e-5)
+
+
+def test_features_far_off_are_cut(tmp_path: Path) -> None:
+    """One freak among constant images lies thousands of standard deviations off."""
+    random = np.random.default_rng(3)
+    normals = np.full((40, 96, 64, 1), 0.5, np.float32)
+    normals[:, :, :8] += random.normal(0, 0.01, (40, 96, 8, 1))
+    freak = random.random((1, 96, 64, 1), np.float32)
+    representation, values = fit_representation(
+        np.concatenate([normals[:30], freak]), normals[30:], CONFIG, SETTINGS, tmp_path
+    )
+    assert np.abs(values.train).max() == vae_core.representation.LIMIT
+    new = np.asarray(representation(1 - freak))
+    assert np.abs(new).max() == vae_core.representation.LIMIT
 
 
 def test_whitening_is_that_of_the_covariance(random: np.random.Generator) -> None:
