@@ -155,12 +155,12 @@ def detectors(lite0: Path | None, smoke: bool) -> dict[str, Detector]:
         return lambda name: 64 if smoke else clothes if "Fashion-MNIST" in name else photos
 
     found = {
-        "nelbo, features": Detector(Nelbo(smoke=smoke, preset="features"), side(256, 128)),
+        "nelbo, features": Detector(Nelbo(smoke=smoke, preset="features"), side(256, 64)),
         "nelbo, conv_1x1x16": Detector(Nelbo(smoke=smoke, preset="conv_1x1x16"), side(64, 28)),
     }
     if lite0 is not None:
         run = Nelbo(smoke=smoke, weights=lite0, preset="features", backbone="efficientnet_lite0")
-        found["nelbo, features of ImageNet"] = Detector(run, side(256, 128))
+        found["nelbo, features of ImageNet"] = Detector(run, side(256, 64))
     for name in BASELINES:
         found[name] = Detector(baseline(name), side(64, 28), name == "IsolationForest")
     return found | {"size": Detector(size, side(64, 28), seeds=False)}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from vae_core.config import VAEConfig
 from vae_core.likelihoods import Tensor
@@ -16,6 +16,8 @@ LATENTS = {"conv_1x1x16": 16, "conv_spatial": 8, "resnet": 16, "features": 16}
 _HALVINGS = {"conv_spatial": 3, "resnet": 4}
 #: Channels of the features of any backbone.
 N_FEATURES = 192
+#: The prior's is 0. An image unlike any other may get one so large that its rate were infinite.
+MAX_LOG_VAR = 20.0
 _FILTERS = (32, 64, 128, 128)
 _KERNEL = 4
 _LAST_SIDE = 4
@@ -56,11 +58,7 @@ def build_encoder(config: VAEConfig, seed: int = 0, precision: str = "float32") 
     # The 1x1x16 pair covers what is left of the image; a map of latents sees one position's neighbourhood.
     kernel = _sides(config)[-1] if config.preset == "conv_1x1x16" else 3
     padding = "valid" if config.preset == "conv_1x1x16" else "same"
-    heads = [
-        layers.Conv2D(LATENTS[config.preset], kernel, padding=padding, kernel_initializer=part.weights(), name=name)(x)
-        for name in ("z_mean", "z_log_var")
-    ]
-    return keras.Model(pixels, heads, name="encoder")
+    return keras.Model(pixels, _posterior(x, part, kernel, padding), name="encoder")
 
 
 def build_decoder(config: VAEConfig, n_outputs: int, seed: int = 0, precision: str = "float32") -> keras.Model:
@@ -104,11 +102,17 @@ def _feature_encoder(features: Tensor, part: "_Part") -> keras.Model:
         dtype=part.precision,
         name="encoder_whole",
     )(x)
-    heads = [
-        layers.Conv2D(LATENTS["features"], 1, kernel_initializer=part.weights(), name=name)(x)
+    return keras.Model(features, _posterior(x, part, 1, "valid"), name="encoder")
+
+
+def _posterior(x: Tensor, part: "_Part", kernel: int | tuple[int, int], padding: str) -> tuple[Tensor, Tensor]:
+    """z_mean and z_log_var."""
+    latents = LATENTS[part.config.preset]
+    z_mean, z_log_var = (
+        layers.Conv2D(latents, kernel, padding=padding, kernel_initializer=part.weights(), name=name)(x)
         for name in ("z_mean", "z_log_var")
-    ]
-    return keras.Model(features, heads, name="encoder")
+    )
+    return z_mean, ops.minimum(z_log_var, MAX_LOG_VAR)
 
 
 def _feature_decoder(z: Tensor, part: "_Part", n_outputs: int) -> keras.Model:

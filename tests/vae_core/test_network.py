@@ -9,6 +9,7 @@ from vae_core import Sampling, TrainConfig, VAEConfig, kl_divergence
 from vae_core.architecture import build_decoder, build_encoder, latent_shape, value_shape
 from vae_core.config import PRESETS
 from vae_core.layers import GaussianLearnedSigma
+from vae_core.model import draw_eps
 from vae_core.network import VAE
 
 PIXEL_PRESETS = [preset for preset in PRESETS if preset != "features"]
@@ -60,6 +61,20 @@ def test_spatial_latents_see_their_neighbourhood(preset: str, random: np.random.
     moved = np.abs(after - before).max(axis=-1)
     # Group normalisation tells all of the image a little; the place itself is told much more.
     assert moved[0, 0] > 10 * moved[-1, -1]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_image_has_an_infinite_score(preset: str, random: np.random.Generator) -> None:
+    """However unlike all others it is: exp of a log variance above 88 would be infinite."""
+    config = VAEConfig(height=64, width=64, preset=preset)
+    network = VAE(config)
+    head = network.encoder.get_layer("z_log_var")
+    head.bias.assign(head.bias + 1000)
+    parts = network.evaluate_draws(random.random((2, *network.value_shape), np.float32), draw_eps(config, 0))
+    rate = np.asarray(parts["rate"])
+    assert np.isfinite(rate).all()
+    assert (rate > 1e8).all()
+    assert np.isfinite(parts["anomaly_map"]).all()
 
 
 def test_each_image_and_each_call_gets_noise_of_its_own() -> None:
