@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 from datasets import repeated_elpv
+from table import heads, row
 
 from data import File, Preprocessing, iter_images
 from flows.runner import Direct
@@ -81,11 +82,11 @@ def main() -> None:
     runs = SMOKE if arguments.smoke else RUNS | ({100_000: 1} if arguments.hundred_thousand else {})
     with tempfile.TemporaryDirectory() as aside:
         workspace = trained(Path(aside), arguments.engine, 60 if arguments.smoke else 300)
-        print("| " + " | ".join(["images", *COLUMNS]) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
+        print("\n".join(heads("images", *COLUMNS)))
         for n, rounds in runs.items():
             folder = repeated_elpv(n, Path(aside) / f"images{n}")
             found = [measured(folder, workspace, arguments.engine) for _ in range(rounds)]
-            print(row(n, found), flush=True)
+            print(line(n, found), flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -191,7 +192,7 @@ def pair(one: dict[str, float], other: dict[str, float]) -> dict[str, tuple[floa
     return {name: (one[name], other[name]) for name in one}
 
 
-def row(n: int, found: list[dict[str, float]]) -> str:
+def line(n: int, found: list[dict[str, float]]) -> str:
     """Medians with the range; shares are of one run each."""
     for run in found:
         run["rate"] = n / (run["listing"] + run["scoring"] + run["publishing"])
@@ -206,7 +207,7 @@ def row(n: int, found: list[dict[str, float]]) -> str:
         spread = f" ({min(values):{form}}-{max(values):{form}})" if len(values) > 1 else ""
         return f"{statistics.median(values):{form}}{spread}"
 
-    return " | ".join([f"| {n:,}", *(cell(name, form) for name, form in COLUMNS.items())]) + " |"
+    return row(f"{n:,}", *(cell(name, form) for name, form in COLUMNS.items()))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 from rates import peak_mib
+from table import heads, row
 
 from vae_core import TrainConfig, VAEConfig
 from vae_core.batches import Batches
@@ -122,9 +123,8 @@ def main() -> None:
         f"Keras {keras.__version__} on {keras.backend.backend()}, {device[0]}, {given.precision}; "
         f"matrix product {peak / 1e12:.3g} TFLOP/s; medians of {REPEATS}\n"
     )
-    heads = ("preset", "px", "GFLOP/image", "train images/s", "of the product", "score images/s", "of the product")
-    print(f"| {' | '.join((*heads, 'peak MiB'))} |")
-    print("|---" * (len(heads) + 1) + "|")
+    columns = ("preset", "px", "GFLOP/image", "train images/s", "of the product", "score images/s", "of the product")
+    print("\n".join(heads(*columns, "peak MiB")))
     for preset in PRESETS:
         for side in given.sides:
             config = VAEConfig(height=side, width=side, preset=preset)
@@ -147,7 +147,7 @@ def main() -> None:
                 f"{100 * flops * scored / peak:.1f} %",
                 f"{memory_mib():,.0f}",
             ]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print(row(*cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 from datasets import Dataset, elpv, fashion_mnist
 from scipy.stats import rankdata, t
+from table import heads, row
 
 from vae_core import TrainConfig, VAEConfig, score, train
 from vae_core.batches import Batches
@@ -87,8 +88,8 @@ def over_seeds(values: np.ndarray, digits: int) -> str:
 def print_table(name: str, dataset: Dataset, runs: dict[str, list[dict]]) -> None:
     """Markdown: one row a variant; differences are paired by seed."""
     print(f"\n### {name}\n")
-    print("| L2 | weights² | rate | distortion | gap test - train | AUROC nelbo | AUROC peak | peak, against no L2 |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ("L2", "weights²", "rate", "distortion", "gap test - train", "AUROC nelbo", "AUROC peak")
+    print("\n".join(heads(*columns, "peak, against no L2")))
     plain = aurocs(dataset.labels, np.array([run["scores"]["peak"] for run in runs["0.0"]]))
     for variant, found in runs.items():
         column = {key: np.array([run[key] for run in found]) for key in found[0] if key != "scores"}
@@ -103,7 +104,7 @@ def print_table(name: str, dataset: Dataset, runs: dict[str, list[dict]]) -> Non
             over_images(dataset.labels, scores["peak"]),
             "" if variant == "0.0" else over_seeds(aurocs(dataset.labels, scores["peak"]) - plain, 3),
         ]
-        print(f"| {' | '.join(cells)} |")
+        print(row(*cells))
 
 
 def main() -> None:

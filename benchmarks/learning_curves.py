@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset, parted
 from quality import Detector, arguments, chosen, detectors, in_results, sets
-from results import Outcome, Results, heads, joined, row
+from results import Outcome, Results, joined
+from table import heads, row
 
 from detectors.interval import Interval
 

@@ -18,7 +18,8 @@ import numpy as np
 from datasets import Dataset, kinds
 from PIL import Image, ImageDraw, ImageFilter
 from quality import arguments, chosen, detectors, in_results, peaks_and_maps, sets
-from results import Results, heads, row
+from results import Results
+from table import heads, row
 
 from flows.heatmap import colours
 from vae_core import Model

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset, elpv
 from rates import REPEATS, Rate, circumstances
+from table import heads, row
 
 from detectors import delong_interval
 
@@ -137,14 +138,14 @@ def compare(peers: tuple[Peer, ...], side: int, environments: Path, minutes: int
     if smoke:
         train, data = train[:40], Dataset(*(part[::20] for part in data[:5]))
     print(f"\n{side} x {side} px, {len(train):,} training and {len(data.test):,} test images\n")
-    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
+    print("\n".join(heads(*COLUMNS)), flush=True)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside)
         np.save(folder / "train.npy", train, allow_pickle=False)
         np.save(folder / "test.npy", data.test, allow_pickle=False)
         for peer in peers:
-            row = cells(peer, environments, folder, data, 1 if smoke else REPEATS, minutes)
-            print(f"| {' | '.join(row + [''] * (len(COLUMNS) - len(row)))} |", flush=True)
+            found = cells(peer, environments, folder, data, 1 if smoke else REPEATS, minutes)
+            print(row(*found, *[""] * (len(COLUMNS) - len(found))), flush=True)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import norm
+from table import heads, row
 
 from detectors.interval import Interval
 
@@ -143,13 +144,3 @@ def title(name: str, further: str) -> str:
     ('size', 'nelbo, peak', 'AUPRO')
     """
     return name if further in ("", "all") else f"{name}, {further}"
-
-
-def heads(*names: str) -> list[str]:
-    """The two lines that a table begins with."""
-    return [row(*names), "|---" * len(names) + "|"]
-
-
-def row(*cells: str) -> str:
-    """One line of a table."""
-    return f"| {' | '.join(cells)} |"

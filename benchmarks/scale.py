@@ -21,6 +21,7 @@ import psutil
 import stand_in
 from datasets import repeated_elpv
 from rates import circumstances
+from table import heads, row
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -120,10 +121,9 @@ def tasks(dask: DaskCluster, size: Size) -> None:
             "Prefect, two threads": lambda n: in_flow(None, n),
             "Prefect on Dask": lambda n: in_flow(dask.address, n),
         }
-        heads = [f"of {n} tasks" for n in size.tasks]
-        print(f"\n| ms a task that does nothing | {' | '.join(heads)} |\n|---{'|---' * len(heads)}|")
+        print("\n".join(["", *heads("ms a task that does nothing", *(f"of {n} tasks" for n in size.tasks))]))
         for name, cost in kinds.items():
-            print(f"| {name} | {' | '.join(f'{1000 * cost(n) / n:.2f}' for n in size.tasks)} |", flush=True)
+            print(row(name, *(f"{1000 * cost(n) / n:.2f}" for n in size.tasks)), flush=True)
 
 
 def trained(folder: Path) -> str:
@@ -164,8 +164,8 @@ def sleeping(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> Non
     new = str(repeated_elpv(size.sleeping_images, folder / "sleeping"))
     # As many pieces of work as a batch at size has.
     shard_size = max(1, size.sleeping_images // 100)
-    heads = ["workers", "images/s", "efficiency", "before and after, s", "bytes an image", "scheduler's CPU"]
-    print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
+    columns = ("workers", "images/s", "efficiency", "before and after, s", "bytes an image", "scheduler's CPU")
+    print("\n".join(["", *heads(*columns)]), flush=True)
     stand_in.use()
     alone = 0.0
     scheduler = psutil.Process(dask.scheduler.pid)
@@ -196,7 +196,7 @@ def sleeping(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> Non
             f"{moved / result['n_images']:,.0f}",
             f"{busy / result['seconds']:.0%}",
         ]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print(row(*cells), flush=True)
 
 
 def bytes_moved() -> int:

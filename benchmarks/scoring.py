@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from limits import MATRIX_SIDES, Ceiling, matrix_ceiling
 from rates import REPEATS, Rate, circumstances, peak_mib
+from table import heads, row
 
 from vae_core import ENGINES, VAEConfig, is_installed, load_bundle, load_exported
 from vae_core.config import PRESETS
@@ -127,7 +128,7 @@ def rows(config: VAEConfig, ceiling: Ceiling, batches: Sequence[int], n_images: 
         cells = [config.preset, f"{config.height}", kind, *(f"{rate:,.0f}" for rate in rates.values())]
         baseline = max(Rate.of(task[1], found[PREDICT][task]) for task in tasks.values())
         cells += [f"{best.median / baseline.median:.2f}", f"{best.median * flops / ceiling.flops.median:.0%}"]
-        lines.append(" | ".join([*cells, f"{p50:.1f}", f"{p99:.1f}", f"{measured['MiB']:,.0f}"]))
+        lines.append(row(*cells, f"{p50:.1f}", f"{p99:.1f}", f"{measured['MiB']:,.0f}"))
     return lines
 
 
@@ -144,13 +145,12 @@ def main() -> None:
     batches = (1, 4) if given.smoke else BATCHES
     print(f"{circumstances()}; medians of {rounds} rounds, the range in brackets; float32")
     print(f"matrix product {ceiling.flops / 1e12:.3f} TFLOP/s ({ceiling.library})\n")
-    heads = ["preset", "px", "engine", *(f"batch {n}, images/s" for n in batches), "best / predict", "of the product"]
-    heads += ["p50 ms", "p99 ms", "peak MiB"]
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    columns = ["preset", "px", "engine", *(f"batch {n}, images/s" for n in batches), "best / predict", "of the product"]
+    print("\n".join(heads(*columns, "p50 ms", "p99 ms", "peak MiB")))
     for side in (16,) if given.smoke else given.sides:
         config = VAEConfig(height=side, width=side, preset=given.preset)
         for line in rows(config, ceiling, batches, 8 if given.smoke else N_IMAGES, rounds):
-            print(f"| {line} |", flush=True)
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

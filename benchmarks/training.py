@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 from PIL import Image
+from table import heads, row
 
 from data import CachedPixels, Preprocessing, cache_images
 from vae_core import Sampling, TrainConfig, VAEConfig, kl_divergence
@@ -115,11 +116,11 @@ def main() -> None:
     print(
         f"Keras {keras.__version__} on {keras.backend.backend()}; medians of {ROUNDS} epochs, quartiles in brackets\n"
     )
-    print("| input | nelbo, images/s | nelbo / bare Keras fit | making batches, as a share of a step |")
-    print("|---|---|---|---|")
+    columns = ("input", "nelbo, images/s", "nelbo / bare Keras fit", "making batches, as a share of a step")
+    print("\n".join(heads(*columns)))
     for side, batch_size in ((64, 32), (64, 128), (128, 32)):
         images = n if side == 64 else n // 4
-        print(f"| {' | '.join(compare(side, images, batch_size))} |", flush=True)
+        print(row(*compare(side, images, batch_size)), flush=True)
 
 
 if __name__ == "__main__":
