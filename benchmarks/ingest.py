@@ -24,6 +24,7 @@ import numpy as np
 from datasets import elpv_files, repeated_elpv
 from PIL import Image
 from rates import peak_mib
+from table import row
 
 from data import Preprocessing, read_images
 from data.files import Folder
@@ -102,8 +103,8 @@ def decoding(name: str, paths: list[Path], python: Path) -> float:
     found = {way: rates[1:] for way, rates in found.items()}
     medians = {way: statistics.median(rates) for way, rates in found.items()}
     ratios = [own / max(rest) for own, *rest in zip(*found.values(), strict=True)]
-    cells = " | ".join(f"{medians[way]:,.0f} ({min(found[way]):,.0f}-{max(found[way]):,.0f})" for way in ways)
-    print(f"| {name} | {cells} | {statistics.median(ratios):.2f} |")
+    cells = (f"{medians[way]:,.0f} ({min(found[way]):,.0f}-{max(found[way]):,.0f})" for way in ways)
+    print(row(name, *cells, f"{statistics.median(ratios):.2f}"))
     return medians["nelbo"]
 
 
@@ -141,17 +142,15 @@ def listing(name: str, paths: list[Path]) -> None:
 def at_size(aside: Path, decoded: float) -> None:
     """Peak memory of a whole scoring run but for the network, and what writing its verdicts takes."""
     workspace = calibrated(aside)
-    found = {}
     for n in SIZES:
         folder = repeated_elpv(n, aside / f"images{n}")
         command = [sys.executable, __file__, "--memory", str(n), str(workspace)]
         done = subprocess.run(
             [*command], capture_output=True, text=True, check=True, env={**os.environ, "IMAGES": str(folder)}
         )
-        found[n] = json.loads(done.stdout)
-        row = found[n]
-        share = row["publish_s"] / (n / decoded)
-        print(f"| {n:,} | {row['peak_mib']:,.0f} | {row['seconds']:.0f} | {row['publish_s']:.1f} | {share:.1%} |")
+        one = json.loads(done.stdout)
+        share = one["publish_s"] / (n / decoded)
+        print(f"| {n:,} | {one['peak_mib']:,.0f} | {one['seconds']:.0f} | {one['publish_s']:.1f} | {share:.1%} |")
 
 
 def calibrated(aside: Path) -> Path:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rates import peak_mib
 from sklearn.metrics import roc_auc_score
+from table import heads, row
 
 from data import CALIBRATION_SCHEMA, MEASURES, STATISTICS
 from detectors import Joint, Threshold, detect_drift, p_values, q_values, verdicts
@@ -89,7 +90,7 @@ def joined() -> None:
     measures = {name: table[name].to_numpy().astype(np.float64) for name in STATISTICS}
     labels, kinds = table["label"].to_numpy(), np.array(table["type"].to_pylist())
     members = CalibrationSettings().joint_statistics
-    print(f"\n| cells | {' | '.join([*RULES, 'Fisher on ranks', *STATISTICS])} |")
+    print("\n".join(["", *heads("cells", *RULES, "Fisher on ranks", *STATISTICS)]))
     for kind in ("all", "mono", "poly"):
         of_kind = np.ones(len(labels), bool) if kind == "all" else kinds == kind
         random = np.random.default_rng(0)
@@ -103,7 +104,7 @@ def joined() -> None:
             scores.append(_fisher_on_ranks(of_reference, of_judged, members))
             rows.append([roc_auc_score(labels[judged], score) for score in [*scores, *of_judged.values()]])
         cells = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(np.mean(rows, 0), np.std(rows, 0), strict=True)]
-        print(f"| {kind} | {' | '.join(cells)} |")
+        print(row(kind, *cells))
 
 
 def _fisher_on_ranks(

@@ -17,7 +17,7 @@ _HALVINGS = {"conv_spatial": 3, "resnet": 4}
 #: Channels of the features of any backbone.
 N_FEATURES = 192
 #: The prior's is 0. An image unlike any other may get one so large that its rate were infinite.
-MAX_LOG_VAR = 20.0
+_MAX_LOG_VAR = 20.0
 _FILTERS = (32, 64, 128, 128)
 _KERNEL = 4
 _LAST_SIDE = 4
@@ -112,7 +112,7 @@ def _posterior(x: Tensor, part: "_Part", kernel: int | tuple[int, int], padding:
         layers.Conv2D(latents, kernel, padding=padding, kernel_initializer=part.weights(), name=name)(x)
         for name in ("z_mean", "z_log_var")
     )
-    return z_mean, ops.minimum(z_log_var, MAX_LOG_VAR)
+    return z_mean, ops.minimum(z_log_var, _MAX_LOG_VAR)
 
 
 def _feature_decoder(z: Tensor, part: "_Part", n_outputs: int) -> keras.Model:

@@ -222,10 +222,7 @@ _LIKELIHOODS: dict[str, type[Likelihood]] = {
     "continuous_bernoulli": ContinuousBernoulli,
     "bernoulli": Bernoulli,
 }
-_FEATURE_LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "gaussian_learned_sigma": GaussianLearnedSigma,
-    "gaussian_pixel_sigma": GaussianFeatureSigma,
-}
+_FEATURE_LIKELIHOODS = _LIKELIHOODS | {"gaussian_pixel_sigma": GaussianFeatureSigma}
 
 
 def make_likelihood(config: VAEConfig) -> Likelihood:
