@@ -189,7 +189,7 @@ def train(
 def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
     network = VAE(config, train_config.seed, train_config)
     optimizer = keras.optimizers.Adam(
-        train_config.learning_rate,
+        float(train_config.learning_rate),
         weight_decay=train_config.weight_decay or None,
         global_clipnorm=train_config.clip_norm,
     )

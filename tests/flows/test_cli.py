@@ -141,13 +141,6 @@ def test_usage_errors_of_the_command_line_itself(nelbo: Nelbo) -> None:
     assert (code, "Commands" in out) == (0, True)
 
 
-def test_a_diverging_training_is_one_line(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
-    at = ["--workspace", tmp_path / "w", *SMALL, "--set", "learning_rate=1", "--set", "epochs=4"]
-    code, out, err = nelbo("train", "--normal", images / "normal", *at)
-    assert (code, out) == (1, "")
-    assert "learning rate below 1" in err.splitlines()[-1]
-    assert not (tmp_path / "w" / "models").exists()
-
 
 def test_listings_of_a_damaged_workspace(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
     at = ["--workspace", workspace]

@@ -117,6 +117,7 @@ def test_divergence_names_files_on_the_command_line(normals: Path, nelbo: Callab
     assert re.search(r"\('tile_0_\d+\.png', ", last)
     assert "learning rate below 1" in last
     assert "safe to run" not in last
+    assert not (normals / "w" / "models").exists()
 
 
 def test_a_kept_cache_is_used_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
