@@ -125,15 +125,22 @@ def _pixel_table(figures: pd.DataFrame) -> list[str]:
 
 
 def classes_table(figures: pd.DataFrame) -> list[str]:
-    """Markdown, of sets that have a class each as the normal one: AUROC with each, and their mean."""
+    """Markdown, of sets that have a class each as the normal one: AUROC with each, and their mean.
+
+    In brackets the seeds that every class has at least; a detector that has not seen all classes is left out.
+    """
     classes = sorted(figures["set"].unique())
-    lines = heads("detector", "mean", *(name.split()[-1] for name in classes))
+    lines = heads("detector (seeds)", "mean", *(name.split()[-1] for name in classes))
     for (detector, statistic), found in figures.groupby(["detector", "statistic"], sort=False):
+        seeds = found.groupby("set")["seed"].nunique()
+        if len(seeds) < len(classes):
+            continue
         values = [joined(found[found["set"] == name]) for name in classes]
         mean = np.mean([interval.value for interval in values])
         half = np.sqrt(sum(((interval.high - interval.low) / 2) ** 2 for interval in values)) / len(values)
         mean_cell = str(Interval(mean, mean - half, mean + half))
-        lines.append(row(title(detector, statistic), mean_cell, *(f"{interval.value:.3f}" for interval in values)))
+        heading = f"{title(detector, statistic)} ({seeds.min()})"
+        lines.append(row(heading, mean_cell, *(f"{interval.value:.3f}" for interval in values)))
     return lines
 
 

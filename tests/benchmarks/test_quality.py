@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from tables import BENCHMARKS, rows
@@ -110,6 +111,15 @@ def test_what_is_known_is_not_found_out_again(results: ModuleType, tmp_path: Pat
         "| size (2) | 0.500 [0.394, 0.606] | 3 | inf |",
         "| size | 0.100 [0.049, 0.195] |",
     ]
+
+
+def test_classes_have_a_row_for_each_detector_that_saw_all(results: ModuleType) -> None:
+    keys = [("Cloth 0", "A", 0, 0.9), ("Cloth 0", "A", 1, 0.9), ("Cloth 1", "A", 0, 0.7), ("Cloth 0", "B", 0, 0.8)]
+    figures = pd.DataFrame(keys, columns=["set", "detector", "seed", "value"])
+    figures = figures.assign(statistic="peak", low=figures["value"] - 0.03, high=figures["value"] + 0.03)
+    (only,) = (line for line in results.classes_table(figures) if line.startswith(("| A", "| B")))
+    assert only.startswith("| A, peak (1) | 0.800 [0.7")
+    assert only.endswith(" | 0.900 | 0.700 |")
 
 
 def test_the_published_tables_are_of_the_published_figures(results: ModuleType) -> None:
