@@ -141,7 +141,6 @@ def test_usage_errors_of_the_command_line_itself(nelbo: Nelbo) -> None:
     assert (code, "Commands" in out) == (0, True)
 
 
-
 def test_listings_of_a_damaged_workspace(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
     at = ["--workspace", workspace]
     assert nelbo("score", images / "new", "--no-prefect", *at)[0] == 0
