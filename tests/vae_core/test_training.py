@@ -65,6 +65,12 @@ def test_divergence_is_an_error() -> None:
         train(good, good, CONFIG, TrainConfig(epochs=3, learning_rate=1e6))
 
 
+def test_a_learning_rate_may_be_a_whole_number(random: np.random.Generator) -> None:
+    pixels = stripes(random, 8)
+    training = train(pixels, pixels, CONFIG, TrainConfig(epochs=1, learning_rate=1))
+    assert training.history["learning_rate"] == [1.0]
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
