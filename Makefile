@@ -35,8 +35,12 @@ quality: .venv/test.installed
 quality-smoke: .venv/test.installed
 	$(BIN)/pytest tests/benchmarks/test_quality.py
 
-# All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers.
+# All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers. JAX compiles for most of the
+# time, many tests the same networks: what it compiled is kept.
 BACKENDS := tensorflow jax
+test-backends: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.venv/jax-cache
+test-backends: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test-backends: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 test-backends: .venv/test.installed
 	for backend in $(BACKENDS); do \
 	    KERAS_BACKEND=$$backend JAX_ENABLE_X64=1 $(BIN)/pytest $(PARALLEL) tests/vae_core vae_core || exit 1; \

@@ -192,8 +192,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, metavar="DIR", help="of each training's outcome; else kept nowhere")
     parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
     parser.add_argument("--lite0", type=Path, metavar="FILE", help="weights of efficientnet_lite0")
-    parser.add_argument("--sets", nargs="+", metavar="NAME", help="which ones, by the start of their names")
-    parser.add_argument("--detectors", nargs="+", metavar="NAME", help="which ones, by the start of their names")
+    named = "which ones, by their names or, where none has that name, its start"
+    parser.add_argument("--sets", nargs="+", metavar="NAME", help=named)
+    parser.add_argument("--detectors", nargs="+", metavar="NAME", help=named)
     parser.add_argument("--smoke", action="store_true", help="a few images, one seed: whether it runs, not how well")
     return parser
 
@@ -247,8 +248,15 @@ def figures_of(
 
 
 def chosen(found: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
-    """Those whose names start with one of the given ones."""
-    return {name: one for name, one in found.items() if names is None or name.startswith(tuple(names))}
+    """Those that have a given name or, where none has it, whose names start with it.
+
+    >>> list(chosen({"a": 1, "a b": 2, "c d": 3}, ["a", "c"]))
+    ['a', 'c d']
+    """
+    if names is None:
+        return found
+    taken = {one for name in names for one in ([name] if name in found else found) if one.startswith(name)}
+    return {name: one for name, one in found.items() if name in taken}
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def tables(name: str, figures: pd.DataFrame) -> list[str]:
     for (detector, statistic), found in of_images.groupby(["detector", "statistic"], sort=False):
         cells = [str(joined(found[found["of"] == one])) for one in of]
         times = f"{found['training_s'].min():,.0f}", f"{found['images_per_s'].max():,.0f}"
-        lines.append(row(f"{title(detector, statistic)} ({found['seed'].nunique()})", *cells, *times))
+        lines.append(row(_seeded(detector, statistic, found["seed"].nunique()), *cells, *times))
     if of_pixels.any():
         lines += [f"\n### {name}, by pixel\n", *_pixel_table(figures[of_pixels])]
     return lines
@@ -139,9 +139,14 @@ def classes_table(figures: pd.DataFrame) -> list[str]:
         mean = np.mean([interval.value for interval in values])
         half = np.sqrt(sum(((interval.high - interval.low) / 2) ** 2 for interval in values)) / len(values)
         mean_cell = str(Interval(mean, mean - half, mean + half))
-        heading = f"{title(detector, statistic)} ({seeds.min()})"
-        lines.append(row(heading, mean_cell, *(f"{interval.value:.3f}" for interval in values)))
+        values_cells = (f"{interval.value:.3f}" for interval in values)
+        lines.append(row(_seeded(detector, statistic, seeds.min()), mean_cell, *values_cells))
     return lines
+
+
+def _seeded(detector: str, statistic: str, n_seeds: int) -> str:
+    """The name of a row under "detector (seeds)"."""
+    return f"{title(detector, statistic)} ({n_seeds})"
 
 
 def title(name: str, further: str) -> str:

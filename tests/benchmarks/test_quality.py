@@ -54,8 +54,9 @@ def test_mistakes(tmp_path: Path) -> None:
     ]
 
 
-def test_examples(results: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples(results: ModuleType, quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctest.testmod(results) == (0, 5)
+    assert doctest.testmod(quality) == (0, 1)
     monkeypatch.syspath_prepend(BENCHMARKS)
     import lite0
 
