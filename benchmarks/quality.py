@@ -4,7 +4,7 @@
 
 trains from raw files and prints the tables of ``docs/benchmarks.md``. Each trained model is kept in DIR, and what it
 gave in its ``quality.csv``, and not found out again: a run that was stopped goes on, and sets with the same normal
-images share their models. With ``docs/quality.csv`` in DIR the published tables are printed without a training.
+images share their models. With ``docs/quality.csv`` in DIR only what was never published is trained.
 ``--mtd`` names the folder of the magnetic tiles, ``--lite0`` the ImageNet weights that ``benchmarks/lite0.py`` makes.
 Sets that are not there are left out.
 
