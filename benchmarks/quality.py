@@ -253,10 +253,11 @@ def chosen(found: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]
     >>> list(chosen({"a": 1, "a b": 2, "c d": 3}, ["a", "c"]))
     ['a', 'c d']
     """
-    if names is None:
-        return found
-    taken = {one for name in names for one in ([name] if name in found else found) if one.startswith(name)}
-    return {name: one for name, one in found.items() if name in taken}
+
+    def asked_for(one: str) -> bool:
+        return names is None or any(one == name if name in found else one.startswith(name) for name in names)
+
+    return {name: one for name, one in found.items() if asked_for(name)}
 
 
 if __name__ == "__main__":

@@ -375,6 +375,7 @@ def test_what_if_counts_and_writes_nothing(address: str, page: Watched, workspac
         found.append(count(workspace, f"anomaly_score > {threshold}"))
         # The slider moves at once, and the words follow: those of steps on its way are drawn, too.
         page.page.get_by_text(f"Above {number(threshold)}: {found[-1]} of ").wait_for()
+        page.settle()
     assert found[1] < found[0]
     assert folder_hash(Path(str(workspace.root))) == before
     assert page.problems == []
