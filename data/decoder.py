@@ -94,9 +94,9 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes
     from data.preprocessing import read_picture
 
     if question.preprocessing is not None:
-        picture = read_picture(content, question.preprocessing, question.limits)
+        bands = read_picture(content, question.preprocessing, question.limits)
         # As they are: numbers in [0, 1] would be four times the bytes to send.
-        return {"mode": picture.mode}, picture.tobytes()
+        return {"modes": [band.mode for band in bands]}, b"".join(band.tobytes() for band in bands)
     if question.side_px is not None:
         return {}, thumbnail(content, question.side_px, question.limits)
     return {"header": read_header(content, question.limits)}, b""

@@ -165,10 +165,12 @@ def _pixels_of(
 
 
 def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    mode = answer.fields["mode"]
-    shape = (preprocessing.height, preprocessing.width, *((3,) if mode == "RGB" else ()))
-    values = np.frombuffer(answer.content, np.float32 if mode == "F" else np.uint8)
-    return to_pixels(values.reshape(shape), preprocessing)
+    modes = answer.fields["modes"]
+    values = np.frombuffer(answer.content, np.float32 if modes[0] == "F" else np.uint8)
+    size = (preprocessing.height, preprocessing.width)
+    if len(modes) > 1:
+        return to_pixels(np.moveaxis(values.reshape(len(modes), *size), 0, -1), preprocessing)
+    return to_pixels(values.reshape(*size, *((3,) if modes == ["RGB"] else ())), preprocessing)
 
 
 def _error(file: File, answer: Answer) -> ImageError | None:

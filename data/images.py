@@ -1,13 +1,14 @@
-"""From the bytes of a file to an upright picture of a plain mode."""
+"""From the bytes of a file to an upright picture."""
 
 import io
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-# Plugins by name: Pillow would load all of its own to find those of TIFF, WebP and AVIF.
+# Plugins by name: Pillow would load all of its own to find those of WebP and AVIF.
 from PIL import (  # noqa: F401
     AvifImagePlugin,
     BmpImagePlugin,
@@ -18,30 +19,27 @@ from PIL import (  # noqa: F401
     MpoImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
-    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
 )
 
-from data import png
+from data import png, tiff
 from data.errors import ImageError
 from data.limits import Limits
+from data.samples import Box, Picture, Range, Ranges, Samples, extent, to_picture
 from data.signatures import reason_of
+from data.tags import SIGNATURES as TIFF_SIGNATURES
 
-#: Decoders that hostile bytes may reach; Pillow knows many more.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "AVIF")
+#: What hostile bytes may reach of Pillow's decoders; it knows many more. Those of PNG's pixels and of TIFF are others.
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF", "PPM", "AVIF")
 
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_BYTE, _WORD = 255, 65_535
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _WITHOUT_ALPHA = ("P", "RGBX", "CMYK", "YCbCr", "HSV")
-_BITS, _SUB_IFDS, _SUBFILE, _DNG = 258, 330, 254, 50706
 #: EXIF orientations that swap width and height.
 _SWAPPED = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
-
-
-#: Left, upper, right and lower edge in pixels.
-Box = tuple[float, float, float, float]
 
 
 class Header(NamedTuple):
@@ -63,6 +61,11 @@ def read_header(content: bytes, limits: Limits) -> Header:
     Raises:
         ImageError: not an image of a supported format, or too large or too small.
     """
+    if content.startswith(TIFF_SIGNATURES):
+        with _guarded():
+            layout = tiff.read_layout(content)
+        _check_size(layout.width_px, layout.height_px, limits)
+        return Header("TIFF", *layout)
     with _open(_without_ballast(content), limits) as image:
         return Header(image.format or "", image.mode, *image.size)
 
@@ -72,88 +75,118 @@ def decode(
     limits: Limits,
     *,
     at_least: tuple[int, int] | None = None,
-    value_range: tuple[float, float] | None = None,
-) -> tuple[Image.Image, Box | None]:
-    """The upright first frame: mode L or RGB (8 bit a channel), or F in [0, 1] (deeper grey images).
+    ranges: Ranges = Ranges(),  # noqa: B008 - immutable
+) -> Picture:
+    """The upright first frame.
 
-    With it the part that is the picture, for `Image.resize`; None is all of it. A JPEG that comes smaller ends within
-    its last pixels.
-
-    Transparent parts lie on black, palettes and CMYK become RGB, embedded colour profiles are not applied.
+    Transparent parts lie on black, palettes and CMYK become RGB, embedded colour profiles are not applied. A JPEG that
+    comes smaller ends within its last pixels.
 
     Args:
         content: all of a file.
         limits: on pixels and sides.
         at_least: width and height that are needed: a larger JPEG may come smaller, but not smaller than that.
-        value_range: what becomes 0 and 1 in images of more than 8 bits; see `Preprocessing`.
+        ranges: what becomes 0 and 1 in images of more than 8 bits; see `Preprocessing`.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
-    try:
-        content = _without_ballast(content)
-        if content.startswith(png.SIGNATURE):
-            _check_size(*png.size(content), limits)
-            # Pillow is slower, and takes a stream that ends early for a picture with a black rest.
-            pixels = png.decode(content)
-            if png.is_plain(content):
-                return Image.fromarray(pixels), None
-            del pixels
+    with _guarded():
+        samples = _samples(content, limits)
+        if samples is not None:
+            return to_picture(samples, ranges)
         with _open(content, limits) as image:
+            samples = _deep_samples(image, content)
+            if samples is not None:
+                return to_picture(samples, ranges)
             box = None
             if at_least is not None and image.format in ("JPEG", "MPO"):
                 box = _reduce(image, at_least)
             image.load()
-            return _plain(_upright(image), value_range or _own_range(image)), box
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageError("too_large", "decoding needs too much memory") from error
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ImageError(_damage(error), str(error)) from error
-    except Exception as error:
-        # Hostile bytes make decoders raise nearly anything; each costs that one image.
-        raise ImageError(_damage(error), f"{type(error).__name__}: {error}") from error
+            return Picture((_plain(_upright(image)),), box)
 
 
 def thumbnail(content: bytes, side_px: int, limits: Limits) -> bytes:
     """A JPEG of the picture, at most that large; see `decode` for errors."""
-    picture, _ = decode(content, limits, at_least=(2 * side_px, 2 * side_px))
-    if picture.mode == "F":
-        picture = Image.fromarray((np.asarray(picture) * 255).round().astype(np.uint8))
+    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px)).to_8_bits()
     picture.thumbnail((side_px, side_px))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def map_range(values: NDArray[Any], value_range: tuple[float, float] | None) -> NDArray[np.float32]:
-    """Deep values brought to [0, 1]: linearly from a range and clipped; None takes them as they are, or else their own.
+def float_extent(content: bytes, limits: Limits) -> Range | None:
+    """The lowest and the highest value of a picture in floats; None where the type says what black and white are.
 
     Raises:
-        ImageError: NaN or infinite.
-
-    >>> map_range(np.array([0, 1024, 9000]), (0, 4096)).tolist()
-    [0.0, 0.25, 1.0]
+        ImageError: as `decode`.
     """
-    # Not isfinite of all: that would be another array of this size.
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise ImageError("non_finite", "pixels are NaN or infinite")
-    if value_range is None:
-        if low >= 0 and high <= 1:
-            return values.astype(np.float32)
-        value_range = (low, high)
-    low, high = value_range
-    if low == 0:
-        return np.clip(values / np.float32(high), 0, 1).astype(np.float32)
-    # In 64 bits, for the range of 32-bit floats is twice what they can hold.
-    return np.clip((values.astype(np.float64) - low) / (high - low or 1), 0, 1).astype(np.float32)
+    with _guarded():
+        samples = _samples(content, limits)
+        if samples is None:
+            with _open(content, limits) as image:
+                samples = _deep_samples(image, content) if image.mode == "F" else None
+        return extent(samples.values) if samples is not None and samples.range is None else None
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Hostile bytes make decoders raise nearly anything; each costs that one image."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError("too_large", "decoding needs too much memory") from error
+    except Exception as error:
+        raise ImageError(_damage(error), f"{type(error).__name__}: {error}") from error
+
+
+def _samples(content: bytes, limits: Limits) -> Samples | None:
+    """What is decoded without Pillow: TIFF and PNG; None of others."""
+    if content.startswith(TIFF_SIGNATURES):
+        layout = tiff.read_layout(content)
+        _check_size(layout.width_px, layout.height_px, limits)
+        return tiff.read_samples(content)
+    if not content.startswith(png.SIGNATURE):
+        return None
+    content = png.picture_chunks(content)
+    _check_size(*png.size(content), limits)
+    # Pillow is slower, keeps 8 bits of 16 in colour, and takes a stream that ends early for one with a black rest.
+    values = png.decode(content)
+    n = values.shape[2] if values.ndim == 3 else 1
+    has_alpha = n in (2, 4)
+    colours = values[..., : n - has_alpha] if n > 2 else values[..., 0] if n == 2 else values
+    orientation = 1
+    if not png.is_plain(content):
+        with _open(content, limits) as image:
+            orientation = _orientation(image)
+    return Samples(
+        colours,
+        "rgb" if n > 2 else "grey",
+        8 * values.itemsize,
+        values[..., -1] if has_alpha else None,
+        orientation=orientation,
+    )
+
+
+def _deep_samples(image: Image.Image, content: bytes) -> Samples | None:
+    """More than 8 bits from what Pillow opened, which is netpbm; None of others."""
+    if isinstance(image, PpmImagePlugin.PpmImageFile) and content[:2] == b"P6" and image.tile[0].codec_name == "ppm":
+        # Pillow leaves 8 bits of colours.
+        _, (_, _, width, height), start, (_, most) = cast("tuple[str, Box, int, tuple[str, int]]", image.tile[0])
+        stored = np.frombuffer(content, ">u2" if most > _BYTE else "u1", int(width * height) * 3, start)
+        values = (stored * (_WORD / most)).round().clip(0, _WORD).astype(np.uint16)
+        return Samples(values.reshape(int(height), int(width), 3), "rgb", 16)
+    if image.mode in _DEEP:
+        values = np.asarray(image)
+        return Samples(values, "grey", 32) if image.mode == "F" else Samples(values.astype(np.uint16), "grey", 16)
+    return None
 
 
 def _damage(error: Exception) -> str:
-    """The reason; decoders tell truncation in words only: Pillow in the first of these, libpng in the others."""
-    words = ("truncated", "not enough image data", "too small")
+    """The reason; decoders tell truncation in words only: Pillow in two of these, libpng and numpy in the others."""
+    words = ("truncated", "not enough image data", "too small", "buffer is smaller")
     return "truncated" if any(word in str(error).lower() for word in words) else "unreadable"
 
 
@@ -171,7 +204,7 @@ def _open(content: bytes, limits: Limits) -> Image.Image:
     except Exception as error:
         raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
     try:
-        _check(image, content, limits)
+        _check_size(*image.size, limits)
     except BaseException:
         image.close()
         raise
@@ -185,16 +218,6 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         raise ImageError("too_small", f"{width} x {height} px has a side under {limits.side_px}")
 
 
-def _check(image: Image.Image, content: bytes, limits: Limits) -> None:
-    _check_size(*image.size, limits)
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tags = image.tag_v2
-        # Nikon and Sony show a small preview first, and have the picture in a directory of its own.
-        is_preview = _SUB_IFDS in tags and tags.get(_SUBFILE) == 1
-        if is_preview or _DNG in tags or content[8:10] == b"CR":
-            raise ImageError("unsupported", "camera raw is not decoded")
-
-
 def _reduce(image: Image.Image, at_least: tuple[int, int]) -> Box | None:
     """Let the decoder halve a JPEG up to three times, where it stays large enough; the part that is then the image."""
     width, height = at_least
@@ -204,7 +227,7 @@ def _reduce(image: Image.Image, at_least: tuple[int, int]) -> Box | None:
     for scale in (8, 4, 2):
         # A part of a block comes out as a whole pixel; where that lies in a turned image, is more than it is worth.
         is_whole = image.width % scale == image.height % scale == 0
-        if not is_whole and orientation not in (None, 1):
+        if not is_whole and orientation != 1:
             continue
         part = (image.width / scale, image.height / scale)
         if part[0] >= width and part[1] >= height:
@@ -213,16 +236,16 @@ def _reduce(image: Image.Image, at_least: tuple[int, int]) -> Box | None:
     return None
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_ORIENTATION)
+        return image.getexif().get(_ORIENTATION) or 1
     except Exception:
         # As in _upright.
-        return None
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if _orientation(image) in (None, 1):
+    if _orientation(image) == 1:
         return image
     try:
         return ImageOps.exif_transpose(image)
@@ -231,29 +254,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _own_range(image: Image.Image) -> tuple[float, float] | None:
-    """What is black and white in an image of more than 8 bits; None where its type does not say."""
-    if image.mode == "F":
-        return None
-    if image.mode == "I":
-        values = np.asarray(image)
-        return (0, 65_535) if values.min() >= 0 and values.max() <= 65_535 else None
-    # Pillow keeps the values of a 12-bit TIFF as they are.
-    bits = image.tag_v2.get(_BITS, (16,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (16,)
-    return (0, 2 ** bits[0] - 1 if 8 < bits[0] <= 16 else 65_535)
-
-
-def _plain(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
-    transparency = image.info.get("transparency")
-    if image.mode in ("L", "RGB") and transparency is None:
+def _plain(image: Image.Image) -> Image.Image:
+    """Of 8 bits a channel, on black."""
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image.copy()
-    if image.mode in _DEEP:
-        values = np.asarray(image)
-        mapped = map_range(values, value_range)
-        if image.mode.startswith("I") and isinstance(transparency, int):
-            mapped[values == transparency] = 0
-        return Image.fromarray(mapped)
-    if image.mode in _WITH_ALPHA or transparency is not None:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
     if image.mode == "1":

@@ -1,6 +1,6 @@
 """How an image becomes a model's input: one colour model, one size, numbers in [0, 1]."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import ImageError
-from data.images import Box, decode, map_range
+from data.images import decode
 from data.limits import Limits
+from data.samples import LUMA, Box, Picture, Range, Ranges, map_range
 
 _AREA = Image.Resampling.BOX
-#: Red, green and blue in grey (ITU-R 601-2), as in Pillow.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 #: How many times the model's size a decoder leaves, so that the area filter has something to average.
 _SPARE = 2
 
@@ -28,14 +27,17 @@ class Preprocessing:
         fit: "stretch" to the size, or keep the aspect ratio and "pad" with black.
         binarize: None, or a level in (0, 1): after resizing, values above it become 1 and all others 0.
         value_range: values of images of more than 8 bits that become 0 and 1, what lies beyond is clipped. None: the
-            range of their type, and for floats [0, 1] where all values lie in it, or else the image's own, which loses
-            how bright it is.
+            range of their type, of signed integers its positive half; and for floats `float_range`.
+        float_range: the same for images in floats. Training takes it from its images, so that all are read alike. None,
+            as without a model: [0, 1] where all values of the image lie in it, or else its own range, which loses how
+            bright it is.
 
     Raises:
         ValueError: a value that is none of these.
 
-    >>> Preprocessing(28, 28, binarize=0.5, value_range=(0, 4095)).to_dict()
-    {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5, 'value_range': [0, 4095]}
+    >>> Preprocessing(28, 28, binarize=0.5, value_range=(0, 4095)).to_dict()  # doctest: +NORMALIZE_WHITESPACE
+    {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5, 'value_range': [0, 4095],
+    'float_range': None}
     """
 
     height: int = 64
@@ -43,7 +45,8 @@ class Preprocessing:
     channels: int = 1
     fit: str = "stretch"
     binarize: float | None = None
-    value_range: tuple[float, float] | None = None
+    value_range: Range | None = None
+    float_range: Range | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -54,12 +57,13 @@ class Preprocessing:
             raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
         if self.binarize is not None and not 0 < self.binarize < 1:
             raise ValueError(f"binarize={self.binarize!r}: a number above 0 and below 1, or None for grey levels")
-        if self.value_range is not None:
-            # JSON knows no tuples.
-            object.__setattr__(self, "value_range", tuple(self.value_range))
-            low, high = self.value_range
-            if not (np.isfinite([low, high]).all() and low < high):
-                raise ValueError(f"value_range={low},{high}: two finite numbers, the lower one first")
+        for name in ("value_range", "float_range"):
+            if getattr(self, name) is not None:
+                # JSON knows no tuples.
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+                low, high = getattr(self, name)
+                if not (np.isfinite([low, high]).all() and low < high):
+                    raise ValueError(f"{name}={low},{high}: two finite numbers, the lower one first")
 
     @property
     def n_values(self) -> int:
@@ -81,25 +85,29 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return asdict(self) | {"value_range": None if self.value_range is None else list(self.value_range)}
+        ranges = {name: getattr(self, name) for name in ("value_range", "float_range")}
+        return asdict(self) | {name: None if ends is None else list(ends) for name, ends in ranges.items()}
 
 
-def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> Image.Image:
-    """The bytes of a file as a picture of the model's size, of mode L, RGB or F; for `to_pixels`.
+def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[Image.Image, ...]:
+    """The bytes of a file as the bands of a picture of the model's size; for `to_pixels`.
+
+    Returns:
+        One image of mode L, RGB or F, or three of mode F, as in `data.samples.Picture`.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     at_least = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
-    picture, box = decode(content, limits, at_least=at_least, value_range=preprocessing.value_range)
-    return _fit(picture, preprocessing, box)
+    ranges = Ranges(preprocessing.value_range, preprocessing.float_range)
+    return _fit(decode(content, limits, at_least=at_least, ranges=ranges), preprocessing)
 
 
 def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """The values of a picture of the model's size as (h, w, c) float32 in [0, 1].
 
     Args:
-        values: (h, w) or (h, w, 3) uint8, or (h, w) float32 in [0, 1].
+        values: (h, w) or (h, w, 3), uint8, or float32 in [0, 1].
         preprocessing: channels and threshold.
 
     >>> to_pixels(np.full((2, 2), 51, np.uint8), Preprocessing(2, 2, channels=3))[0, 0].tolist()
@@ -107,6 +115,8 @@ def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.
     """
     # Averaging in floats can leave [0, 1] by a rounding.
     unit = np.divide(values, 255, dtype=np.float32) if values.dtype == np.uint8 else np.clip(values, 0, 1)
+    if unit.ndim == 3 and preprocessing.channels == 1:
+        unit = np.clip(unit @ np.array(LUMA, np.float32), 0, 1)
     if preprocessing.binarize is not None:
         # Compared as float32, so that an 8-bit level that was written as a decimal is not above itself.
         unit = (unit > np.float32(preprocessing.binarize)).astype(np.float32)
@@ -117,8 +127,6 @@ def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.
 
 def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """One image in memory as (h, w, c) float32 in [0, 1]: what `read_image` makes of a file with these values.
-
-    There is one difference: of colours with 16 bits a file gives Pillow only the upper 8.
 
     Args:
         values: (rows, columns), or with 1 or 3 channels behind; uint8 or uint16 over their whole range, other numbers
@@ -137,20 +145,13 @@ def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.fl
     if values.shape[2:] == (1,):
         values = values[..., 0]
     if values.dtype == np.uint8:
-        return _pixels_of(Image.fromarray(values), preprocessing)
-    unit = map_range(values, preprocessing.value_range or _full_range(values))
-    preprocessing = replace(preprocessing, value_range=None)
-    if unit.ndim == 2:
-        return _pixels_of(Image.fromarray(unit), preprocessing)
-    if preprocessing.channels == 1:
-        return prepare(np.clip(unit @ _LUMA, 0, 1), preprocessing)
-    # Pillow resizes floats in one channel only.
-    grey = replace(preprocessing, channels=1)
-    return np.concatenate([prepare(unit[..., channel], grey) for channel in range(3)], axis=2)
-
-
-def _pixels_of(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    return to_pixels(np.asarray(_fit(picture, preprocessing)), preprocessing)
+        bands: list[NDArray[Any]] = [values]
+    else:
+        unit = map_range(values, preprocessing.value_range or _full_range(values))
+        bands = [unit] if unit.ndim == 2 else list(np.moveaxis(unit, -1, 0))
+    picture = Picture(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
+    fitted = [np.asarray(band) for band in _fit(picture, preprocessing)]
+    return to_pixels(fitted[0] if len(fitted) == 1 else np.stack(fitted, axis=-1), preprocessing)
 
 
 def _full_range(values: NDArray[Any]) -> tuple[float, float]:
@@ -162,14 +163,18 @@ def _full_range(values: NDArray[Any]) -> tuple[float, float]:
     return 0, 1
 
 
-def _fit(picture: Image.Image, preprocessing: Preprocessing, box: Box | None = None) -> Image.Image:
-    if preprocessing.channels == 1 and picture.mode == "RGB":
-        picture = picture.convert("L")
-    left, upper, right, lower = preprocessing.part_filled(*(box[2:] if box else picture.size))
-    fitted = picture.resize((right - left, lower - upper), _AREA, box)
+def _fit(picture: Picture, preprocessing: Preprocessing) -> tuple[Image.Image, ...]:
+    return tuple(_fit_band(band, picture.box, preprocessing) for band in picture.bands)
+
+
+def _fit_band(band: Image.Image, box: Box | None, preprocessing: Preprocessing) -> Image.Image:
+    if preprocessing.channels == 1 and band.mode == "RGB":
+        band = band.convert("L")
+    left, upper, right, lower = preprocessing.part_filled(*(box[2:] if box else band.size))
+    fitted = band.resize((right - left, lower - upper), _AREA, box)
     size = (preprocessing.width, preprocessing.height)
     if fitted.size == size:
         return fitted
-    padded = Image.new(picture.mode, size)
+    padded = Image.new(band.mode, size)
     padded.paste(fitted, (left, upper))
     return padded
