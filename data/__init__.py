@@ -1,7 +1,7 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
 
 from data.cache import Cache, CachedPixels, cache_images
-from data.decoding import Images, Look, iter_images, look_into, read_image, read_images, read_thumbnail
+from data.decoding import Images, Look, float_range, iter_images, look_into, read_image, read_images, read_thumbnail
 from data.duplicates import near_duplicates
 from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceError
 from data.files import File
@@ -73,6 +73,7 @@ __all__ = [
     "atomic_path",
     "cache_images",
     "check_url",
+    "float_range",
     "image_quality",
     "ingest",
     "iter_images",

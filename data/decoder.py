@@ -51,6 +51,7 @@ class _Question(NamedTuple):
     limits: "Limits"
     preprocessing: "Preprocessing | None"
     side_px: int | None
+    extent: bool
     root: "Folder | None"
 
 
@@ -66,6 +67,7 @@ def _question(head: bytes) -> _Question:
         Limits(**fields["limits"]),
         wanted and Preprocessing(**wanted),
         fields.get("side_px"),
+        fields.get("extent", False),
         None if root is None else Folder(Path(root)),
     )
 
@@ -90,7 +92,7 @@ def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]
 
 
 def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
-    from data.images import read_header, thumbnail
+    from data.images import float_extent, read_header, thumbnail
     from data.preprocessing import read_picture
 
     if question.preprocessing is not None:
@@ -99,6 +101,8 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes
         return {"modes": [band.mode for band in bands]}, b"".join(band.tobytes() for band in bands)
     if question.side_px is not None:
         return {}, thumbnail(content, question.side_px, question.limits)
+    if question.extent:
+        return {"extent": float_extent(content, question.limits)}, b""
     return {"header": read_header(content, question.limits)}, b""
 
 

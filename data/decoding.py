@@ -20,6 +20,7 @@ from data.limits import Limits
 from data.preprocessing import Preprocessing, to_pixels
 from data.reading import read_checked
 from data.roots import open_root
+from data.samples import Range
 from data.workers import Answer, Request, Worker, borrowed
 
 #: Files that one thread works through with one decoder at a time.
@@ -125,6 +126,35 @@ def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -
     if error is not None:
         raise error
     return answer.content
+
+
+def float_range(
+    files: Iterable[File | Path],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Range | None:
+    """The range that brings all images in floats among some files to [0, 1]; for `Preprocessing.float_range`.
+
+    That is [0, 1] where all their values lie in it, else from their lowest to their highest. Files that cannot be read,
+    and those whose type says what white is, do not count.
+
+    Returns:
+        None where no image is in floats.
+
+    >>> float_range([Path("missing.tif")]) is None
+    True
+    """
+    located = (file if isinstance(file, File) else File.at(file) for file in files)
+    answers = (answer.fields for _, answer in _answers(located, {"extent": True}, limits, workers))
+    extents = [fields["extent"] for fields in answers if fields.get("extent")]
+    if not extents:
+        return None
+    low, high = min(low for low, _ in extents), max(high for _, high in extents)
+    if low >= 0 and high <= 1:
+        return (0, 1)
+    # Of one value alone there is no range; it becomes black.
+    return (low, high) if low < high else (low, low + 1)
 
 
 def look_into(

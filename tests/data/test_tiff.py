@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data import ImageError, Limits, Preprocessing, look_into, read_image
+from data import ImageError, Limits, Preprocessing, float_range, look_into, read_image, read_images
 from data.files import File
 from data.images import decode, float_extent, read_header
 from data.samples import Ranges
@@ -322,6 +322,18 @@ def test_extent_is_of_floats_only() -> None:
     assert float_extent(written(np.full((4, 4), 7, np.uint16), photometric="minisblack"), Limits()) is None
     with pytest.raises(ImageError, match="infinite"):
         float_extent(written(np.full((4, 4), np.inf, np.float32), photometric="minisblack"), Limits())
+
+
+def test_one_range_for_all_floats(tmp_path: Path) -> None:
+    parts = {"low.tif": FLOATS - 100, "high.tif": FLOATS, "within.tif": FLOATS / 400 + 0.25, "eight.tif": FLOATS > 0}
+    for name, values in parts.items():
+        tifffile.imwrite(tmp_path / name, values, photometric="minisblack")
+    files = [tmp_path / name for name in parts]
+    assert float_range([*files, tmp_path / "missing.tif"]) == (-150, 150)
+    assert float_range(files[2:]) == (0, 1)
+    assert float_range(files[3:]) is None
+    found = read_images(files[:2], Preprocessing(HEIGHT, WIDTH, float_range=(-150, 150))).pixels[..., 0]
+    np.testing.assert_allclose(found, [(FLOATS + 50) / 300, (FLOATS + 150) / 300], atol=1e-5)
 
 
 def test_a_look_tells_types_apart(tmp_path: Path) -> None:
