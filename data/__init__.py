@@ -1,7 +1,18 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
 
 from data.cache import Cache, CachedPixels, cache_images
-from data.decoding import Images, Look, float_range, iter_images, look_into, read_image, read_images, read_thumbnail
+from data.colour import is_coloured, may_have_colour
+from data.decoding import (
+    Images,
+    Look,
+    first_coloured,
+    float_range,
+    iter_images,
+    look_into,
+    read_image,
+    read_images,
+    read_thumbnail,
+)
 from data.duplicates import near_duplicates
 from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceError
 from data.files import File
@@ -73,13 +84,16 @@ __all__ = [
     "atomic_path",
     "cache_images",
     "check_url",
+    "first_coloured",
     "float_range",
     "image_quality",
     "ingest",
+    "is_coloured",
     "iter_images",
     "iter_rows",
     "list_source",
     "look_into",
+    "may_have_colour",
     "modified",
     "near_duplicates",
     "open_place",

@@ -96,9 +96,10 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes
     from data.preprocessing import read_picture
 
     if question.preprocessing is not None:
-        bands = read_picture(content, question.preprocessing, question.limits)
+        bands, drops_colour = read_picture(content, question.preprocessing, question.limits)
+        found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour}
         # As they are: numbers in [0, 1] would be four times the bytes to send.
-        return {"modes": [band.mode for band in bands]}, b"".join(band.tobytes() for band in bands)
+        return found, b"".join(band.tobytes() for band in bands)
     if question.side_px is not None:
         return {}, thumbnail(content, question.side_px, question.limits)
     if question.extent:

@@ -3,8 +3,9 @@
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
@@ -26,16 +27,21 @@ from data.workers import Answer, Request, Worker, borrowed
 #: Files that one thread works through with one decoder at a time.
 CHUNK = 16
 
+#: Enough to see whether an image has colour; a large JPEG comes at an eighth of its size.
+_SMALL = Preprocessing(16, 16)
+
 
 class Images(NamedTuple):
     """Decoded images.
 
     pixels: (n_readable, h, w, c) float32 in [0, 1], of those that could be read, in the order given.
     reasons: for each file given, None or why it has no pixels.
+    drops_colour: (n_readable,) bool, whether an image has colour that one channel does not hold.
     """
 
     pixels: NDArray[np.float32]
     reasons: list[str | None]
+    drops_colour: NDArray[np.bool_]
 
 
 class Look(NamedTuple):
@@ -78,7 +84,7 @@ def read_images(
     >>> read_images([Path("missing.png")], Preprocessing(16, 16)).reasons
     ['unreadable']
     """
-    return _images(list(_pixels_of(files, preprocessing, limits, workers)), preprocessing)
+    return _images(list(_rows(files, preprocessing, limits, workers)), preprocessing)
 
 
 def iter_images(
@@ -88,7 +94,7 @@ def iter_images(
     *,
     limits: Limits = Limits(),  # noqa: B008
     workers: int | None = None,
-) -> Iterator[Images]:
+) -> Generator[Images, None, None]:
     """The same for any number of files, which are taken as they are needed; the next ones are decoded meanwhile.
 
     Args:
@@ -97,9 +103,40 @@ def iter_images(
     >>> [images.reasons for images in iter_images(map(Path, ["a.png", "b.png", "c.png"]), Preprocessing(16, 16), 2)]
     [['unreadable', 'unreadable'], ['unreadable']]
     """
-    rows = _pixels_of(files, preprocessing, limits, workers)
+    rows = _rows(files, preprocessing, limits, workers)
     while chunk := list(islice(rows, size)):
         yield _images(chunk, preprocessing)
+
+
+def first_coloured(
+    files: Sequence[File | Path],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> File | Path | None:
+    """The first of some files that has colour, as `is_coloured` says; the others after it are not decoded.
+
+    Args:
+        files: paths, or files of a batch; those that cannot be read are passed over.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
+        advance: called with the number of files done since the last call.
+
+    >>> first_coloured([Path("missing.png")]) is None
+    True
+    """
+    with closing(iter_images(files, _SMALL, CHUNK, limits=limits, workers=workers)) as chunks:
+        done = 0
+        for images in chunks:
+            chunk = files[done : done + len(images.reasons)]
+            done += len(chunk)
+            advance(len(chunk))
+            readable = (file for file, reason in zip(chunk, images.reasons, strict=True) if reason is None)
+            for file, coloured in zip(readable, images.drops_colour, strict=True):
+                if coloured:
+                    return file
+    return None
 
 
 def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits = Limits()) -> NDArray[np.float32]:  # noqa: B008
@@ -108,10 +145,10 @@ def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits =
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
-    row = next(_pixels_of([file], preprocessing, limits, 1))
+    row = next(_rows([file], preprocessing, limits, 1))
     if isinstance(row, ImageError):
         raise row
-    return row
+    return row.pixels
 
 
 def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -> bytes:  # noqa: B008
@@ -179,19 +216,30 @@ def look_into(
         yield look._replace(**Header(*found["header"])._asdict()) if "header" in found else look
 
 
-def _images(rows: Sequence[NDArray[np.float32] | ImageError], preprocessing: Preprocessing) -> Images:
-    pixels = [row for row in rows if not isinstance(row, ImageError)]
-    shape = (len(pixels), preprocessing.height, preprocessing.width, preprocessing.channels)
-    stacked = np.stack(pixels) if pixels else np.empty(shape, np.float32)
-    return Images(stacked, [row.reason if isinstance(row, ImageError) else None for row in rows])
+class _Row(NamedTuple):
+    """One image."""
+
+    pixels: NDArray[np.float32]
+    drops_colour: bool
 
 
-def _pixels_of(
+def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> Images:
+    readable = [row for row in rows if not isinstance(row, ImageError)]
+    shape = (len(readable), preprocessing.height, preprocessing.width, preprocessing.channels)
+    pixels = np.stack([row.pixels for row in readable]) if readable else np.empty(shape, np.float32)
+    return Images(
+        pixels,
+        [row.reason if isinstance(row, ImageError) else None for row in rows],
+        np.array([row.drops_colour for row in readable], bool),
+    )
+
+
+def _rows(
     files: Iterable[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
-) -> Iterator[NDArray[np.float32] | ImageError]:
+) -> Iterator[_Row | ImageError]:
     located = (file if isinstance(file, File) else File.at(file) for file in files)
     for file, answer in _answers(located, {"preprocessing": preprocessing.to_dict()}, limits, workers):
-        yield _error(file, answer) or _pixels(answer, preprocessing)
+        yield _error(file, answer) or _Row(_pixels(answer, preprocessing), answer.fields["drops_colour"])
 
 
 def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.colour import LOOKED_AT, is_coloured
 from data.errors import ImageError
 from data.images import decode
 from data.limits import Limits
@@ -89,18 +90,20 @@ class Preprocessing:
         return asdict(self) | {name: None if ends is None else list(ends) for name, ends in ranges.items()}
 
 
-def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[Image.Image, ...]:
+def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[tuple[Image.Image, ...], bool]:
     """The bytes of a file as the bands of a picture of the model's size; for `to_pixels`.
 
     Returns:
-        One image of mode L, RGB or F, or three of mode F, as in `data.samples.Picture`.
+        One image of mode L, RGB or F, or three of mode F, as in `data.samples.Picture`; and whether the picture had
+        colour that one channel does not hold.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     at_least = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
     ranges = Ranges(preprocessing.value_range, preprocessing.float_range)
-    return _fit(decode(content, limits, at_least=at_least, ranges=ranges), preprocessing)
+    picture = decode(content, limits, at_least=at_least, ranges=ranges)
+    return _fit(picture, preprocessing), preprocessing.channels == 1 and _is_coloured(picture)
 
 
 def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -161,6 +164,15 @@ def _full_range(values: NDArray[Any]) -> tuple[float, float]:
         reason = "unsupported" if np.isfinite(values).all() else "non_finite"
         raise ImageError(reason, f"values lie in [{values.min()}, {values.max()}], not [0, 1]")
     return 0, 1
+
+
+def _is_coloured(picture: Picture) -> bool:
+    if len(picture.bands) == 1 and picture.bands[0].mode != "RGB":
+        return False
+    # Fewer pixels first: all of them as an array would take a fifth of the time that decoding takes.
+    width, height = picture.bands[0].size
+    size = (min(width, LOOKED_AT), min(height, LOOKED_AT))
+    return is_coloured(np.dstack([np.asarray(band.resize(size, Image.Resampling.NEAREST)) for band in picture.bands]))
 
 
 def _fit(picture: Picture, preprocessing: Preprocessing) -> tuple[Image.Image, ...]:

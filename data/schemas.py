@@ -5,7 +5,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: Why a file has no score.
 REASONS = (
@@ -104,6 +104,7 @@ SHARD_SCHEMA = pa.schema(
         ("image_id", pa.string()),
         *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
         ("reason", pa.string()),
+        ("drops_colour", pa.bool_()),
         ("label", pa.int8()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),

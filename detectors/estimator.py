@@ -487,7 +487,7 @@ def _pixels(images: Images, preprocessing: Preprocessing) -> Pixels:
 
     if isinstance(images, np.ndarray):
         return np.stack([prepare(image, preprocessing) for image in images])
-    pixels, reasons = read_images(images, preprocessing)
+    pixels, reasons, _ = read_images(images, preprocessing)
     bad = [
         f"{path} ({reason if path.exists() else 'does not exist'})"
         for path, reason in zip(images, reasons, strict=True)

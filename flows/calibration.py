@@ -28,7 +28,7 @@ from flows.ingestion import content_id, publish_manifest, read_manifest, scan_so
 from flows.metrics import as_json
 from flows.models import SEEN_DIGITS, load_model, seen_in_training
 from flows.parts import check_calibration_size, check_parts, first_of_each
-from flows.pipeline import SCORED_SCHEMA, score_files
+from flows.pipeline import SCORED_SCHEMA, score_files, warn_of_colour
 from flows.progress import progress
 from flows.reviews import reviewed_rows
 from flows.run import Run
@@ -167,6 +167,7 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
         log.info("%d images that the model was trained on are left out", n_left_out)
     model = load_model(workspace, request.model_id)
     rows = measure(model, Manifest(table, manifest.root), options, "scoring calibration images")
+    warn_of_colour(rows, request.model_id)
     if request.split is None:
         publish_manifest(_with_quality(manifest, rows), workspace, request.batch_id, run)
     rows = _split(rows, request, options)
@@ -296,7 +297,7 @@ def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: s
             advance(rows.num_rows)
     table = manifest.table.select(["relative_path", "image_id", "label", "split"])
     found = pa.concat_tables(scored)
-    for name in (*MEASURES, *QUALITY):
+    for name in (*MEASURES, *QUALITY, "drops_colour"):
         table = table.append_column(name, found[name])
     return table.filter(pc.is_valid(table["nelbo_nats"]))
 

@@ -35,6 +35,7 @@ from flows.parts import assign_parts, check_enough, first_of_each, with_parts
 from flows.progress import progress
 from flows.run import Run, code_version
 from flows.settings import TrainingSettings, TrainOptions
+from flows.settling import Settled
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -78,11 +79,12 @@ class Normals:
         return {part: len(self.rows(part)) for part in PARTS}
 
 
-def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
+def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     """Decode, split, train and save the model; readability and split go back into the manifest.
 
     Killed and run again with the same options, it goes on after the last finished epoch.
     """
+    options = settled.options
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, batch_id)
     cache = _decode(manifest, options, batch_id)
@@ -94,7 +96,8 @@ def fit(options: TrainOptions, batch_id: str, run: Run) -> Fitted:
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     for warning in training.warnings:
         log.warning("%s", warning)
-    facts = _facts(training, normals, manifest, options, batch_id) | {"n_near_duplicates": n_alike}
+    facts = _facts(training, normals, manifest, options, batch_id)
+    facts |= {"n_near_duplicates": n_alike, "settled": settled.why}
     model_id = keep_bundle(training.model, workspace, facts)
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
@@ -272,7 +275,7 @@ def model_config(options: TrainOptions) -> Any:
         return vae_core.VAEConfig(
             height=height,
             width=width,
-            channels=options.channels,
+            channels=options.n_channels,
             preset=options.preset,
             backbone=options.backbone,
             likelihood=options.likelihood,
@@ -304,7 +307,7 @@ def train_config(options: TrainOptions) -> Any:
 def make_preprocessing(options: TrainOptions) -> Preprocessing:
     """How files become pixels."""
     height, width = options.image_size
-    return Preprocessing(height, width, options.channels, options.fit, options.binarize, options.value_range)
+    return Preprocessing(height, width, options.n_channels, options.fit, options.binarize, options.value_range)
 
 
 def _cache_id(manifest: Manifest, options: TrainOptions) -> str:

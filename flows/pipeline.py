@@ -1,5 +1,6 @@
 """Files through a model, batch by batch: the next ones are decoded and prepared while one is computed."""
 
+import logging
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain, repeat
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import vae_core
 from data import MEASURES, QUALITY, File, Images, Preprocessing, image_quality, iter_images
@@ -14,8 +16,17 @@ from flows.ahead import ahead
 from flows.settings import DecodingSettings
 from vae_core import Scorable
 
-#: What scoring says of a file: numbers, null for a file without a score, or the reason why it has none.
-SCORED_SCHEMA = pa.schema([*((name, pa.float64()) for name in (*MEASURES, *QUALITY)), ("reason", pa.string())])
+log = logging.getLogger(__name__)
+
+#: What scoring says of a file: numbers, null for a file without a score, or the reason why it has none; and whether it
+#: has colour that the model does not see.
+SCORED_SCHEMA = pa.schema(
+    [
+        *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
+        ("reason", pa.string()),
+        ("drops_colour", pa.bool_()),
+    ]
+)
 
 
 def score_files(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Generator[pa.Table, None, None]:
@@ -74,7 +85,9 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings,
         sound = vae_core.supported(images.pixels, model.config.likelihood)
         found = iter(sound)
         yield Images(
-            images.pixels[sound], [reason or (None if next(found) else "unsupported") for reason in images.reasons]
+            images.pixels[sound],
+            [reason or (None if next(found) else "unsupported") for reason in images.reasons],
+            images.drops_colour[sound],
         )
 
 
@@ -98,4 +111,26 @@ def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> 
     readable = np.array([reason is None for reason in images.reasons])
     place = pa.array(np.cumsum(readable) - 1, mask=~readable)
     columns = {name: pa.array(found[name], pa.float64()).take(place) for name in (*MEASURES, *QUALITY)}
-    return pa.table(columns | {"reason": pa.array(images.reasons, pa.string())}, SCORED_SCHEMA)
+    columns |= {
+        "reason": pa.array(images.reasons, pa.string()),
+        "drops_colour": pa.array(images.drops_colour).take(place),
+    }
+    return pa.table(columns, SCORED_SCHEMA)
+
+
+def warn_of_colour(rows: pa.Table, model_id: str) -> int:
+    """Say that colour is dropped, where it is; in how many of some scored rows.
+
+    Args:
+        rows: with the column ``drops_colour``.
+    """
+    n = pc.sum(rows["drops_colour"]).as_py() or 0
+    if n:
+        log.warning(
+            "%d of %d images have colour, and model %s sees them in grey: what is wrong in colour alone is missed. "
+            "Train a model on images in colour with channels=auto (or 3), or score grey images.",
+            n,
+            pc.sum(pc.is_valid(rows["drops_colour"])).as_py(),
+            model_id,
+        )
+    return n

@@ -27,14 +27,14 @@ from flows.calibrations import Calibration, promise, read_calibration
 from flows.drift import find_drift, write_drift
 from flows.heatmap import heatmap_png
 from flows.models import load_model
-from flows.pipeline import look_again
+from flows.pipeline import look_again, warn_of_colour
 from flows.run import Run
 from flows.settings import DecodingSettings
 from flows.shards import Shard, plan_shards
 from flows.statistic import Statistic
 from flows.workspace import Workspace
 
-_NUMBERS = ("image_id", *MEASURES, *QUALITY, "width_px", "height_px")
+_NUMBERS = ("image_id", *MEASURES, *QUALITY, "width_px", "height_px", "drops_colour")
 
 
 class AllChangedError(RuntimeError):
@@ -46,6 +46,7 @@ class Published:
     """What there is to say of a published batch; n_discoveries, promise, fpr and drift are None where there are none.
 
     n_waiting: files that changed, or went, after they were listed; they have no row.
+    n_colour_dropped: images with colour that the model does not see.
     n_discoveries: images with q <= ``fdr``.
     promise: of the calibration, in words.
     drift: see `flows.drift.find_drift`.
@@ -56,6 +57,7 @@ class Published:
     n_anomalous: int
     n_review: int
     n_waiting: int
+    n_colour_dropped: int
     n_discoveries: int | None
     fpr: float | None
     promise: str | None
@@ -121,6 +123,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
         n_anomalous=counts["anomalous"],
         n_review=counts["review"],
         n_waiting=sum(shard.size for shard in shards) - scores.n_rows,
+        n_colour_dropped=warn_of_colour(batch, target.model_id),
         n_discoveries=int((q <= options.fdr).sum()) if q is not None and options.fdr is not None else None,
         fpr=calibration.threshold.fpr if calibration else None,
         promise=promise(calibration) if calibration else None,
@@ -137,7 +140,7 @@ def _numbers(rows: pa.Table, statistic: Statistic) -> pa.Table:
     rows = rows.filter(pc.is_valid(rows["nelbo_nats"]))
     # The first 16 digits sort as the whole does, in 8 bytes.
     order = np.array([int(image_id[:16], 16) for image_id in rows["image_id"].to_pylist()], np.uint64)
-    columns = {name: rows[name] for name in (*QUALITY, "width_px", "height_px")}
+    columns = {name: rows[name] for name in (*QUALITY, "width_px", "height_px", "drops_colour")}
     return pa.table({"image_id": order, "anomaly_score": statistic.scores(rows), **columns})
 
 

@@ -105,6 +105,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "engine": options.engine,
         **counts,
         "n_skipped": batch.n_skipped,
+        "n_colour_dropped": published.n_colour_dropped,
         **({"n_discoveries": published.n_discoveries} if options.fdr is not None else {}),
         "promise": published.promise,
         "drift": published.drift and {name: published.drift[name] for name in ("alarm", "findings")},
@@ -224,6 +225,7 @@ def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
     columns |= {name: found[name] for name in (*MEASURES, *QUALITY)}
     columns |= {
         "reason": pc.coalesce(listed["reason"], found["reason"]),
+        "drops_colour": found["drops_colour"],
         "scored_at_utc": pa.array([datetime.now(UTC)] * len(usable), pa.timestamp("us", tz="UTC")),
     }
     return pa.table(columns)

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +53,9 @@ def _names(value: Any) -> Any:
 
 #: What a model can be exported for, and scored with.
 EngineName = Literal["keras", "openvino", "onnx"]
+
+#: What suits the images, or another setting.
+AUTO: Final = "auto"
 
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
@@ -111,8 +114,8 @@ class ModelSettings(BaseModel):
         (256, 256), description="Height and width in pixels: 256, or 192x256."
     )
     # Texts, from --set and the environment, are numbers too.
-    channels: Annotated[Literal[1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(value, value))] = Field(
-        1, description="1 grey, 3 RGB."
+    channels: Annotated[Literal["auto", 1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(value, value))] = (
+        Field(AUTO, description="1 grey, 3 RGB; auto is 3 where colour varies in the training images.")
     )
     fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
     binarize: float | None = Field(None, gt=0, lt=1, description="Level above which values become 1, all others 0.")
@@ -132,6 +135,11 @@ class ModelSettings(BaseModel):
         description="Side of the box that smooths the map before its peak is taken; 0 is what suits the preset.",
     )
     noise_draws: int = Field(1, ge=1, le=1000, description="Draws of noise that a score is averaged over.")
+
+    @property
+    def n_channels(self) -> int:
+        """Of the input; grey until the images have decided, see `flows.settling`."""
+        return 1 if self.channels == AUTO else self.channels
 
     @field_validator("image_size", mode="before")
     @classmethod

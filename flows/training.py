@@ -18,6 +18,7 @@ from flows.parts import assign_parts, calibration_needs, check_enough, check_par
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ExportOptions, TrainOptions
+from flows.settling import settle
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -29,18 +30,20 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     workspace = Workspace.at(options.workspace)
     batch_id = runner.call(freeze_normals, options, run)
     gate_id = None if options.gate is None else runner.call(freeze_gate, options, batch_id, run)
+    settled = runner.call(settle, options, batch_id)
+    options = settled.options
     config = model_config(options)
     log.info(
         "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
         config.preset,
         *options.image_size,
-        options.channels,
+        config.channels,
         options.fit,
         config.likelihood,
         options.statistic,
         options.fpr,
     )
-    fitted = runner.call(fit, options, batch_id, run)
+    fitted = runner.call(fit, settled, batch_id, run)
     runner.rename(f"{fitted.model_id} from {batch_id}")
     runner.show("model-card", read_card(workspace, fitted.model_id))
     runner.show("training-history", read_table(workspace.history(fitted.model_id)).to_pylist())
@@ -64,7 +67,10 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     # Only now: killed before this, the same command has nothing to train again.
     runner.call(clean_up, options, batch_id)
     verdict = {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
-    return _result(run, workspace, batch_id, fitted, calibration) | verdict | ({"engines": made} if made else {})
+    network = {"channels": config.channels} | ({"settled": settled.why} if settled.why else {})
+    return (
+        _result(run, workspace, batch_id, fitted, calibration) | network | verdict | ({"engines": made} if made else {})
+    )
 
 
 def _export(options: TrainOptions, fitted: Fitted, runner: Runner, run: Run) -> list[str]:

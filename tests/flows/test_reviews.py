@@ -22,7 +22,16 @@ import reviewing
 from reviewing import review
 from synthetic import write_images
 
-from data import REVIEWS_SCHEMA, InputError, open_place, read_metadata, read_table, write_scores, write_table
+from data import (
+    REVIEWS_SCHEMA,
+    SCHEMA_VERSION,
+    InputError,
+    open_place,
+    read_metadata,
+    read_table,
+    write_scores,
+    write_table,
+)
 from detectors import CalibrationError, labelled_threshold
 from flows.calibrations import read_calibration
 from flows.errors import NotYetError, UsageError
@@ -49,7 +58,7 @@ def test_a_decision_is_a_row(place: Workspace) -> None:
     assert path.name == "v1.parquet"
     table = read_table(path)
     assert table.schema.equals(REVIEWS_SCHEMA)
-    assert read_metadata(path) == {"nelbo.schema_version": "3"}
+    assert read_metadata(path) == {"nelbo.schema_version": str(SCHEMA_VERSION)}
     (row,) = table.to_pylist()
     assert before <= row.pop("reviewed_at_utc") <= datetime.now(UTC)
     assert row == {

@@ -45,7 +45,8 @@ def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any) -> Generator[
     numbers = pa.array(np.where(values > 0.8, 1000 * values, values - 10), from_pandas=True)
     with Path(os.environ["SCORED"]).open("a") as log:
         log.writelines(f"{file.path}\n" for file in files)
-    yield pa.table([*[numbers] * (len(SCORED_SCHEMA) - 1), pa.array(reasons, pa.string())], SCORED_SCHEMA)
+    others = [pa.array(reasons, pa.string()), pa.array([False] * len(files))]
+    yield pa.table([*[numbers] * (len(SCORED_SCHEMA) - len(others)), *others], SCORED_SCHEMA)
 
 
 def stubs() -> list[tuple[Any, str, Any]]:
