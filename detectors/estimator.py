@@ -23,6 +23,7 @@ from detectors import inputs
 from detectors.parts import part_sizes
 from detectors.promise import check_size, n_needed
 from detectors.record import Record, parse, plain
+from detectors.scale import Scale, learn_scale
 from detectors.threshold import Threshold, conformal_threshold
 from detectors.verdict import decision_function, p_values
 
@@ -33,10 +34,14 @@ if TYPE_CHECKING:
 #: One to train on, one to validate on, and one more.
 MIN_IMAGES = 3
 DEFAULT_SIZE = (256, 256)
+#: What the images decide.
+AUTO = "auto"
 #: Numbers of an image that are scored, or decoded, at a time.
 _CHUNK_VALUES = 2**24
 
-Images = Sequence[Path] | NDArray[Any]
+#: What X is, once it is checked: paths, or images or rows.
+Found = list[Path] | NDArray[Any]
+Images = list[Path] | list[NDArray[Any]]
 #: (n, h, w, c) float32 in [0, 1]; of the type of any array, as vae_core says it.
 Pixels = Any
 
@@ -67,11 +72,16 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     * rows: an array (n, n_features), each row the values of one image. Numbers outside [0, 1] are brought there: the
       range seen in fit, and half of it to spare on both sides, becomes [0, 1], and what lies beyond is clipped.
 
+    An array may be a list of arrays of one type, too. Its type in fit says what is white: 255 for uint8 and files,
+    65,535 for uint16, 1 for all others. From then on the same values in another type have the same score. Other values
+    in another type lie on the scale of that type; where they could be either, or are neither, it is a ValueError.
+
     Args:
         image_size: of the network's input, in pixels: one side, (height, width), or None, which is 256 x 256 for paths
             and images, and for rows as square as their number of features allows, with sides of at least 16. With a
             size, rows must have height x width x channels features.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey), 3 (RGB), or "auto": 3 where an image given to fit has colour, see docs/images.md, and 1
+            otherwise and for rows.
         fpr: promised false-positive rate; needs ceil(1 / fpr) - 1 calibration images.
         preset, likelihood, sigma, statistic, smoothing_px: see `vae_core.VAEConfig`.
         epochs, patience, batch_size, learning_rate, denoising: see `vae_core.TrainConfig`.
@@ -88,6 +98,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         calibration_scores_: (n,) anomaly scores of the calibration images.
         history_: of the training, a list with an entry an epoch each; see `vae_core.Training`.
         rows_: how rows are read as images; None for a detector of images.
+        scale_: the type that fit saw, and with it what is white.
         n_features_in_, feature_names_in_: of rows.
 
     >>> random = np.random.default_rng(0)
@@ -101,7 +112,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self,
         *,
         image_size: int | tuple[int, int] | None = None,
-        channels: int = 1,
+        channels: int | str = AUTO,
         fpr: float = 0.05,
         preset: str = "auto",
         likelihood: str = "auto",
@@ -159,15 +170,16 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         seed = _seed(self.random_state)
         # Wrong parameters are told before files are read.
         self._configs(size or DEFAULT_SIZE, seed)
-        images = self._validate(X, reset=True)
+        found = self._validate(inputs.stacked(X), reset=True)
+        scale, channels = learn_scale(found), self._channels(found)
         rows = None
-        if isinstance(images, np.ndarray) and images.ndim == 2:
-            rows = inputs.learn_rows(images, size, self.channels)
-            images = rows.images(images)
+        if isinstance(found, np.ndarray) and found.ndim == 2:
+            rows = inputs.learn_rows(found, size, channels)
             size = size or rows.input_size
-        config, train_config, preprocessing = self._configs(size or DEFAULT_SIZE, seed)
+        images = _read(found, rows, scale)
+        config, train_config, preprocessing = self._configs(size or DEFAULT_SIZE, seed, channels)
         check_together(config, train_config)
-        pixels = _pixels(images, preprocessing)
+        pixels, _ = _pixels(images, preprocessing)
         ids, rows_of = _share_out(pixels, self.fpr, seed)
         training = train(
             pixels[rows_of["train"]],
@@ -175,12 +187,12 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             config,
             train_config,
             preprocessing=preprocessing.to_dict(),
-            names=[str(images[row]) if isinstance(images, list) else f"X[{row}]" for row in rows_of["train"]],
+            names=[f"X[{row}]" if isinstance(found, np.ndarray) else str(found[row]) for row in rows_of["train"]],
             callbacks=_progress(train_config.epochs) if self.verbose else (),
         )
         for text in training.warnings:
             warnings.warn(text, ConvergenceWarning, stacklevel=2)
-        self.model_, self.history_, self.rows_ = training.model, training.history, rows
+        self.model_, self.history_, self.rows_, self.scale_ = training.model, training.history, rows, scale
         self._seen = frozenset(ids[row] for part in ("train", "validation") for row in rows_of[part])
         self._calibration: Calibration | None = None
         if "calibration" in rows_of:
@@ -203,7 +215,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         fpr = self.fpr if fpr is None else fpr
         n_needed(fpr)
-        pixels = _pixels(self._images(X), self._preprocessing)
+        pixels, n_coloured = _pixels(self._images(X), self._preprocessing)
+        self._warn_of_colour(n_coloured)
         row_of = _first_of_each(_contents(pixels))
         seen = [row for image, row in row_of.items() if image in self._seen]
         if seen:
@@ -303,7 +316,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         folder = Path(folder)
         model_id = save_bundle(self.model_, folder)
         target = folder / "detector.json"
-        if target.exists() and _read(folder).model_id != model_id:
+        if target.exists() and _recorded(folder).model_id != model_id:
             raise FileExistsError(f"{folder} holds another detector: choose another folder, or delete it")
         names = getattr(self, "feature_names_in_", None)
         record = Record(
@@ -312,6 +325,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             fpr=None if self._calibration is None else self._calibration.fpr,
             calibration_scores=np.empty(0) if self._calibration is None else self._calibration.scores,
             rows=self.rows_,
+            scale=self.scale_,
             feature_names=None if names is None else list(names),
             seen=sorted(self._seen),
             history=self.history_,
@@ -329,18 +343,15 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         from vae_core import load_bundle
 
         folder = Path(folder)
-        record = _read(folder)
+        record = _recorded(folder)
         detector = cls()
         unknown = sorted(set(record.params) - set(detector.get_params()))
         if unknown:
             raise ValueError(f"{folder}/detector.json has unknown parameters {unknown[:5]}. Update nelbo.")
         size = record.params.get("image_size")
         detector.set_params(**record.params | {"image_size": tuple(size) if isinstance(size, list) else size})
-        detector.model_, detector.history_, detector.rows_ = (
-            load_bundle(folder / record.model_id),
-            record.history,
-            record.rows,
-        )
+        detector.model_, detector.history_ = load_bundle(folder / record.model_id), record.history
+        detector.rows_, detector.scale_ = record.rows, record.scale
         _check_model(folder, detector.model_, record)
         detector._seen = frozenset(record.seen)
         detector._calibration = None
@@ -362,7 +373,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The model is made anew from the bytes of its bundle."""
         if "model_" in state:
-            state = state | {"model_": _unpacked(*state["model_"])}
+            # What nelbo 0.1 pickled has no scale.
+            state = {"scale_": Scale(None)} | state | {"model_": _unpacked(*state["model_"])}
         super().__setstate__(state)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -380,12 +392,27 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
         return Preprocessing(**self.model_.preprocessing)
 
-    def _configs(self, size: tuple[int, int], seed: int) -> tuple[VAEConfig, TrainConfig, Preprocessing]:
-        """What the parameters say about network, training and preprocessing."""
+    def _channels(self, found: Found) -> int:
+        """The parameter, or what the images of fit decide."""
+        from data import first_coloured, is_coloured
+
+        if self.channels != AUTO:
+            return int(self.channels)
+        if isinstance(found, np.ndarray):
+            # Rows have no channels: what stands side by side in them is not known to be one pixel.
+            return 3 if found.ndim == 4 and any(map(is_coloured, found)) else 1
+        return 1 if first_coloured(found) is None else 3
+
+    def _configs(
+        self, size: tuple[int, int], seed: int, channels: int = 1
+    ) -> tuple[VAEConfig, TrainConfig, Preprocessing]:
+        """What the parameters say about network, training and preprocessing; `channels` where these are left open."""
         from data import Preprocessing
         from vae_core import TrainConfig, VAEConfig
 
         params = plain(self.get_params())
+        if params["channels"] not in (AUTO, 1, 3):
+            raise ValueError(f"channels={self.channels!r}: expected 1 (grey), 3 (RGB) or {AUTO!r}")
         height, width = size
         further = params["train_config"] or {}
         own = {name: params[name] for name in ("epochs", "patience", "batch_size", "learning_rate", "denoising")}
@@ -398,18 +425,19 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         config = VAEConfig(
             height=height,
             width=width,
-            **{name: params[name] for name in ("channels", "preset", "likelihood", "sigma", "statistic")},
+            channels=channels if params["channels"] == AUTO else params["channels"],
+            **{name: params[name] for name in ("preset", "likelihood", "sigma", "statistic")},
             smoothing_px=params["smoothing_px"],
         )
         train_config = TrainConfig(**own, **further, seed=seed)
         return config, train_config, Preprocessing(height, width, config.channels, self.resize, params["binarize"])
 
-    def _validate(self, X: Any, *, reset: bool) -> Images:  # noqa: N803
+    def _validate(self, X: Any, *, reset: bool) -> Found:  # noqa: N803
         """Paths, images (n, h, w[, c]) or rows (n, n_features), checked as scikit-learn checks them."""
         n_least = MIN_IMAGES if reset else 1
         paths = inputs.as_paths(X)
         if paths is None and inputs.n_dimensions(X) <= 2:
-            return validate_data(self, X, reset=reset, ensure_min_samples=n_least)
+            return inputs.native(validate_data(self, X, reset=reset, ensure_min_samples=n_least))
         if reset and hasattr(self, "n_features_in_"):
             # Of an earlier fit, on rows.
             del self.n_features_in_
@@ -417,14 +445,15 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             images = validate_data(
                 self, X, reset=reset, ensure_2d=False, allow_nd=True, ensure_min_samples=n_least, ensure_min_features=0
             )
-            return inputs.check_images(images)
+            return inputs.check_images(inputs.native(images))
         validate_data(self, paths, reset=reset, skip_check_array=True, ensure_2d=False)
         if len(paths) < n_least:
             raise ValueError(f"Found {len(paths)} paths while a minimum of {n_least} is required")
         return paths
 
     def _images(self, X: Any) -> Images:  # noqa: N803
-        """X of a fitted detector, as paths or as images."""
+        """X of a fitted detector, as paths or as images on the scale of fit."""
+        X = inputs.stacked(X)  # noqa: N806
         as_rows = inputs.as_paths(X) is None and inputs.n_dimensions(X) <= 2
         if as_rows and self.rows_ is None:
             raise ValueError(
@@ -433,8 +462,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             )
         if not as_rows and self.rows_ is not None:
             raise ValueError("this detector was fitted on rows: expected an array (n, n_features)")
-        images = self._validate(X, reset=False)
-        return images if self.rows_ is None else self.rows_.images(np.asarray(images))
+        return _read(self._validate(X, reset=False), self.rows_, self.scale_)
 
     def _scores(self, X: Any, name: str, *, maps: bool = False) -> NDArray[np.float64]:  # noqa: N803
         """One field of the scores of X."""
@@ -448,8 +476,22 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
         preprocessing = self._preprocessing
         n_chunk = max(1, _CHUNK_VALUES // preprocessing.n_values)
+        n_coloured = 0
         for start in range(0, len(images), n_chunk):
-            yield score(self.model_, _pixels(images[start : start + n_chunk], preprocessing), maps=maps)
+            pixels, n = _pixels(images[start : start + n_chunk], preprocessing)
+            n_coloured += n
+            yield score(self.model_, pixels, maps=maps)
+        self._warn_of_colour(n_coloured)
+
+    def _warn_of_colour(self, n: int) -> None:
+        """Said where nobody asked for grey."""
+        if n and self.channels == AUTO:
+            warnings.warn(
+                f"{n} images have colour, and those given to fit were grey: what is wrong in colour alone is missed. "
+                "Fit on images in colour, or set channels=1.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _calibrate(self, pixels: Pixels, fpr: float) -> None:
         from vae_core import score
@@ -481,22 +523,36 @@ def _seed(random_state: Any) -> int:
     return int(state.randint(2**31 - 1))
 
 
-def _pixels(images: Images, preprocessing: Preprocessing) -> Pixels:
-    """The images' pixels, or a ValueError that names the files that cannot be read."""
-    from data import prepare, read_images
+def _read(found: Found, rows: inputs.Rows | None, scale: Scale) -> Images:
+    """Paths, or images: uint8 or uint16 over their whole range, or numbers in [0, 1]."""
+    if not isinstance(found, np.ndarray):
+        return found
+    if rows is None:
+        return scale.read(found)
+    if rows.value_range is not None:
+        return list(rows.images(found))
+    return [rows.images(row)[0] for row in scale.read(found, clip=True)]
 
-    if isinstance(images, np.ndarray):
-        return np.stack([prepare(image, preprocessing) for image in images])
-    pixels, reasons, _ = read_images(images, preprocessing)
+
+def _pixels(images: Images, preprocessing: Preprocessing) -> tuple[Pixels, int]:
+    """The images' pixels, or a ValueError that names the files that cannot be read; and how many lose their colour."""
+    from data import is_coloured, prepare, read_images
+
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if arrays:
+        pixels = np.stack([prepare(image, preprocessing) for image in arrays])
+        return pixels, sum(map(is_coloured, arrays)) if preprocessing.channels == 1 else 0
+    paths = [image for image in images if isinstance(image, Path)]
+    pixels, reasons, drops_colour = read_images(paths, preprocessing)
     bad = [
         f"{path} ({reason if path.exists() else 'does not exist'})"
-        for path, reason in zip(images, reasons, strict=True)
+        for path, reason in zip(paths, reasons, strict=True)
         if reason is not None
     ]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(f"{len(bad)} of {len(images)} images cannot be read: {', '.join(bad[:5])}{more}")
-    return pixels
+        raise ValueError(f"{len(bad)} of {len(paths)} images cannot be read: {', '.join(bad[:5])}{more}")
+    return pixels, int(drops_colour.sum())
 
 
 def _contents(pixels: Pixels) -> list[str]:
@@ -556,7 +612,7 @@ def _unpacked(model_id: str, files: Mapping[str, bytes]) -> Model:
         return load_bundle(folder)
 
 
-def _read(folder: Path) -> Record:
+def _recorded(folder: Path) -> Record:
     """The record of a saved detector, checked."""
     from data.files import open_regular
 

@@ -9,19 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.scale import learn_scale
+
 #: Network inputs have sides of at least and at most this many pixels.
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 1024
 
-#: Their whole range means [0, 1].
-_FULL_RANGE = (np.uint8, np.uint16)
+
+_SHAPES = "X holds elements of different shapes: bring images to one shape, or give paths"
 
 
 class Rows(NamedTuple):
     """How a row of features is an image.
 
     shape: (height, width, channels) that a row is read as.
-    value_range: the numbers that become 0 and 1, what lies beyond is clipped; None takes 8 and 16 bits by their type's
-        range, and other numbers as they are.
+    value_range: the numbers that become 0 and 1, what lies beyond is clipped; None takes them by their `Scale`.
     """
 
     shape: tuple[int, int, int]
@@ -36,7 +37,7 @@ class Rows(NamedTuple):
         if self.value_range is not None:
             low, high = self.value_range
             rows = np.clip((rows.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
-        elif rows.dtype not in _FULL_RANGE:
+        elif learn_scale(rows).white == 1:
             rows = np.clip(rows, 0, 1)
         return rows.reshape(-1, *self.shape)
 
@@ -95,6 +96,36 @@ def as_paths(X: Any) -> list[Path] | None:  # noqa: N803 - scikit-learn's name
     return [Path(item) for item in items]
 
 
+def stacked(X: Any) -> Any:  # noqa: N803
+    """A list or one-dimensional object array of arrays as one array of their type; anything else as it is.
+
+    Raises:
+        ValueError: arrays of several types, which would lie on different scales, or of several shapes.
+
+    >>> stacked([np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)]).dtype, stacked([[0.5, 1.0]])
+    (dtype('uint8'), [[0.5, 1.0]])
+    """
+    if not isinstance(X, list | tuple) and not (getattr(X, "ndim", None) == 1 and X.dtype == object):
+        return X
+    items = list(X)
+    if not items or not all(hasattr(item, "__array__") or hasattr(item, "__array_interface__") for item in items):
+        return X
+    arrays = [np.asarray(item) for item in items]
+    if not all(array.ndim for array in arrays):
+        return X
+    types = sorted({array.dtype.newbyteorder("=").name for array in arrays})
+    if len(types) > 1:
+        raise ValueError(f"X holds arrays of {', '.join(types)}, which lie on different scales: bring them to one type")
+    if len({array.shape for array in arrays}) > 1:
+        raise ValueError(_SHAPES)
+    return np.stack(arrays)
+
+
+def native(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values in this machine's byte order."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
 def n_dimensions(X: Any) -> int:  # noqa: N803
     """Dimensions of an array or of nested lists.
 
@@ -106,19 +137,14 @@ def n_dimensions(X: Any) -> int:  # noqa: N803
     try:
         return np.asarray(X).ndim
     except ValueError as error:
-        raise ValueError("X holds elements of different shapes: bring images to one shape, or give paths") from error
+        raise ValueError(_SHAPES) from error
 
 
 def check_images(images: NDArray[Any]) -> NDArray[Any]:
-    """Refuse an array that is no images of one shape, uint8, uint16 or in [0, 1]."""
+    """Refuse an array that is no images of one shape."""
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
         raise ValueError(
             f"X has shape {images.shape}: expected (n, height, width), with 1 or 3 channels behind, or rows of features"
-        )
-    if images.dtype not in _FULL_RANGE and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(
-            f"images of type {images.dtype} lie in [{images.min():g}, {images.max():g}], expected [0, 1]: "
-            "divide 8-bit values by 255, or give them as uint8"
         )
     return images
 
@@ -146,7 +172,7 @@ def _squarest(n_pixels: int) -> tuple[int, int]:
 def _value_range(rows: NDArray[Any]) -> tuple[float, float] | None:
     """The range seen with half of it to spare on both sides; None where the numbers are in [0, 1] already."""
     low, high = float(rows.min()), float(rows.max())
-    if rows.dtype in _FULL_RANGE or (low >= 0 and high <= 1):
+    if learn_scale(rows).white > 1 or (low >= 0 and high <= 1):
         return None
     spare = (high / 2 - low / 2) or max(0.5, abs(high) / 2)
     if not math.isfinite(3 * (high + spare)) or not math.isfinite(3 * (low - spare)):

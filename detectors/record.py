@@ -13,6 +13,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from detectors.inputs import Rows
+from detectors.scale import Scale
 from detectors.threshold import conformal_threshold
 
 FORMAT, FORMAT_VERSION = "nelbo-detector", 1
@@ -26,6 +27,7 @@ class Record:
     params: of the estimator, as JSON holds them.
     fpr, calibration_scores: of the calibration; None and empty if there is none.
     rows: how rows are images; None for a detector of images.
+    scale: how numbers are read; nelbo 0.1 did not keep it.
     feature_names: of the rows, or None.
     seen: content hashes of the images that it was trained or validated on.
     history: of the training, an entry an epoch.
@@ -36,6 +38,7 @@ class Record:
     fpr: float | None
     calibration_scores: NDArray[np.float64]
     rows: Rows | None
+    scale: Scale
     feature_names: list[str] | None
     seen: list[str]
     history: dict[str, list[float]]
@@ -50,6 +53,7 @@ class Record:
             "threshold": threshold,
             "calibration_scores": self.calibration_scores.tolist(),
             "rows": None if self.rows is None else [list(self.rows.shape), self.rows.value_range],
+            "scale": self.scale.dtype,
             "feature_names": self.feature_names,
             "seen": self.seen,
             "history": self.history,
@@ -64,7 +68,8 @@ def parse(text: bytes) -> Record:
         ValueError: what is wrong.
 
     >>> scores = np.arange(1.0, 20)
-    >>> record = Record("m0123456789abcdef", {"epochs": 3}, 0.05, scores, Rows((1, 2, 1), None), None, [], {})
+    >>> how = (Rows((1, 2, 1), None), Scale("uint8"))
+    >>> record = Record("m0123456789abcdef", {"epochs": 3}, 0.05, scores, *how, None, [], {})
     >>> parse(json.dumps(record.to_dict()).encode()).rows
     Rows(shape=(1, 2, 1), value_range=None)
     >>> parse(b"[]")
@@ -117,6 +122,7 @@ def _checked(content: dict[str, Any]) -> Record:
         fpr=fpr,
         calibration_scores=scores,
         rows=_rows(content["rows"]),
+        scale=Scale(None if content.get("scale") is None else _text(content["scale"], r"[a-z]+[0-9]*")),
         feature_names=None if content["feature_names"] is None else [_text(name) for name in content["feature_names"]],
         seen=[_text(image, r"[0-9a-f]+") for image in content["seen"]],
         history={
