@@ -2,6 +2,7 @@
 
 from data.cache import Cache, CachedPixels, cache_images
 from data.colour import is_coloured, may_have_colour
+from data.contents import Contents
 from data.decoding import (
     Images,
     Look,
@@ -14,14 +15,15 @@ from data.decoding import (
     read_thumbnail,
 )
 from data.duplicates import near_duplicates
-from data.errors import CHANGED, ImageError, InputError, MissingError, SpaceError
+from data.errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
 from data.files import File
 from data.limits import Limits
 from data.listing import list_source
-from data.manifest import Contents, Known, Manifest, Scan, ingest
+from data.manifest import Known, Manifest, Scan, ingest
 from data.places import COMMIT, Place, check_url, modified, open_place, publish_folder, read_unchanged, remove_folder
 from data.preprocessing import Preprocessing, prepare
 from data.quality import image_quality
+from data.roots import is_there
 from data.schemas import (
     CALIBRATION_SCHEMA,
     DECISIONS,
@@ -65,6 +67,7 @@ __all__ = [
     "SCORES_SCHEMA",
     "SHARD_SCHEMA",
     "STATISTICS",
+    "TIMEOUT",
     "Cache",
     "CachedPixels",
     "Contents",
@@ -89,6 +92,7 @@ __all__ = [
     "image_quality",
     "ingest",
     "is_coloured",
+    "is_there",
     "iter_images",
     "iter_rows",
     "list_source",

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Address space in bytes: enough for the largest image that may be allowed, too little to bring a machine down.
 MEMORY = 8 << 30
 
+#: Times the seconds that an image may take, after which a decoder ends that nobody has stopped.
+ALONE = 10
+
 
 def serve(requests: int, answers: int) -> None:
     """Answer requests in order.
@@ -38,8 +41,8 @@ def serve(requests: int, answers: int) -> None:
             except EOFError:
                 return
             question = _question(head)
-            # Not handled: only the system itself can stop a library that has lost its way.
-            signal.setitimer(signal.ITIMER_REAL, question.limits.seconds)
+            # The parent keeps the time. Without it, only the system itself can stop a library that has lost its way.
+            signal.setitimer(signal.ITIMER_REAL, ALONE * question.limits.seconds)
             fields, result = _answer(question, content)
             signal.setitimer(signal.ITIMER_REAL, 0)
             write_message(answers, json.dumps(fields).encode(), result)
@@ -59,6 +62,7 @@ class _Question(NamedTuple):
 def _question(head: bytes) -> _Question:
     from data.files import Folder
     from data.limits import Limits
+    from data.names import path_of
     from data.preprocessing import Preprocessing
 
     fields = json.loads(head)
@@ -68,7 +72,7 @@ def _question(head: bytes) -> _Question:
         wanted and Preprocessing(**wanted),
         fields.get("side_px"),
         fields.get("extent", False),
-        None if root is None else Folder(Path(root)),
+        None if root is None else Folder(path_of(root)),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import ImageError
-from data.files import File, Folder, Root
+from data.files import File, Folder, Root, Stamp
 from data.images import Header
 from data.limits import Limits
 from data.preprocessing import Preprocessing, to_pixels
@@ -48,7 +48,7 @@ class Look(NamedTuple):
     """What a file is, without its pixels; None where it could not be found out.
 
     image_id: hex SHA-256 of the contents.
-    size_bytes, modified_ns: of the file.
+    size_bytes, modified_ns, changed_ns, inode, etag: of the file, see `data.files.Stamp`.
     format, mode: in Pillow's words.
     width_px, height_px: of the stored array, before it is turned upright.
     reason: None, or why it cannot be decoded.
@@ -57,6 +57,9 @@ class Look(NamedTuple):
     image_id: str | None = None
     size_bytes: int | None = None
     modified_ns: int | None = None
+    changed_ns: int | None = None
+    inode: int | None = None
+    etag: str | None = None
     format: str | None = None
     mode: str | None = None
     width_px: int | None = None
@@ -212,7 +215,7 @@ def look_into(
     """
     for _, answer in _answers(files, {}, limits, workers):
         found = answer.fields
-        look = Look(**{name: found.get(name) for name in ("image_id", "size_bytes", "modified_ns", "reason")})
+        look = Look(**{name: found.get(name) for name in ("image_id", *Stamp._fields, "reason")})
         yield look._replace(**Header(*found["header"])._asdict()) if "header" in found else look
 
 

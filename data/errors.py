@@ -3,6 +3,9 @@
 #: A file that is no longer what its manifest says: it waits for the next batch.
 CHANGED = "changed"
 
+#: Decoding took too long, which the next try may not.
+TIMEOUT = "timeout"
+
 
 class InputError(ValueError):
     """The folder, manifest or file that was given cannot be used at all."""

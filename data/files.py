@@ -1,15 +1,26 @@
 """Where the files of a batch lie, and how they are listed and read: others may have put them there."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from data.errors import CHANGED, ImageError
+from data.names import bytes_of, is_hidden, path_of, text_of
 
-_HIDDEN = {"thumbs.db", "desktop.ini"}
+#: A file that was changed this shortly before it was read may change again without its times showing it: file systems
+#: count in steps of up to two seconds, and date what is written to a mapped file up to half a minute too early.
+YOUNG_NS = 60_000_000_000
+
+#: Lack of descriptors or memory here says nothing of the folder that is to be listed.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+#: A folder to go through, not to list: the right to enter it is enough.
+_ENTER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 
 
 class File(NamedTuple):
@@ -32,26 +43,55 @@ class File(NamedTuple):
         File(root='/images', path='a.png', image_id=None)
         """
         # Not Path: its parsing of a hundred thousand takes seconds.
-        return cls(*os.path.split(os.path.join(os.getcwd(), path)))  # noqa: PTH109, PTH118
+        return cls(*os.path.split(text_of(os.path.join(os.getcwd(), path))))  # noqa: PTH109, PTH118
+
+
+class Stamp(NamedTuple):
+    """What tells contents apart without reading them; None where a file system or a store does not say.
+
+    size_bytes: of the file.
+    modified_ns: when its contents were last changed, in nanoseconds since 1970; whoever writes it can set that back.
+    changed_ns: when anything of it was last changed, which nobody can set.
+    inode: its number on the disk.
+    etag: what an object store calls this version.
+    """
+
+    size_bytes: int | None = None
+    modified_ns: int | None = None
+    changed_ns: int | None = None
+    inode: int | None = None
+    etag: str | None = None
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """Of a local file."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+    def was_settled(self, when_ns: int) -> bool:
+        """Whether every change since `when_ns` makes another stamp; not where times are missing or lie ahead."""
+        if self.modified_ns is None:
+            return False
+        return max(self.modified_ns, self.changed_ns or 0) < when_ns - YOUNG_NS
 
 
 class Content(NamedTuple):
-    """A file as read: its bytes, and when it was last changed (nanoseconds since 1970; None where nobody knows)."""
+    """A file as read: its bytes, and what was said of it then."""
 
     data: bytes
-    modified_ns: int | None
+    stamp: Stamp
 
 
 class Entry(NamedTuple):
-    """What a listing says of a file; ``skipped`` is one that has no row: hidden, a link, or no regular file.
+    """What a listing says of a file.
 
-    A folder that is passed over is one entry.
+    skipped: it has no row: it is hidden, a link, or no regular file. A folder that is passed over is one entry.
+    unlisted: why a folder cannot be listed; what is in it has no rows.
     """
 
     path: str
-    size_bytes: int | None = None
-    modified_ns: int | None = None
+    stamp: Stamp = Stamp()
     skipped: bool = False
+    unlisted: str | None = None
 
 
 class Root(Protocol):
@@ -61,7 +101,7 @@ class Root(Protocol):
         """Everything below the root, in the order of the paths.
 
         Raises:
-            OSError: a folder cannot be listed.
+            OSError: it cannot be listed itself.
         """
 
     def look(self, path: str) -> Entry:
@@ -100,64 +140,97 @@ class Folder:
             elif self._passes_over(path):
                 yield Entry(path[:-1], skipped=True)
             else:
-                pending += self._names(path)
+                try:
+                    pending += self._names(path)
+                except OSError as error:
+                    if error.errno in _OURS or not self._path.exists():
+                        raise
+                    yield Entry(path[:-1], unlisted=error.strerror or str(error))
 
     def _names(self, folder: str) -> list[str]:
         """What is in a folder, the first one last; as if all paths were sorted, "a/b" comes after "a-b"."""
-        with os.scandir(self._path / folder) as found:
-            names = [entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in found]
+        with os.scandir(self._path / path_of(folder)) as found:
+            names = [text_of(entry.name) + "/" * _is_folder(entry) for entry in found]
         return [folder + name for name in sorted(names, reverse=True)]
 
     def _passes_over(self, folder: str) -> bool:
         if is_hidden(folder[:-1].rpartition("/")[2]):
             return True
-        return self._skip is not None and (self._path / folder).resolve() == self._skip
+        return self._skip is not None and (self._path / path_of(folder)).resolve() == self._skip
 
     def _entry(self, path: str) -> Entry:
         if is_hidden(path.rpartition("/")[2]):
             return Entry(path, skipped=True)
         try:
-            return self.look(path)
-        except FileNotFoundError:
-            # Gone since the folder was listed: `read` will say so.
+            return _entry_of(path, os.lstat(os.fsencode(self._path) + b"/" + bytes_of(path)))
+        except OSError:
+            # Gone since the folder was listed, or out of reach: `read` will say so.
             return Entry(path)
 
     def look(self, path: str) -> Entry:
-        """Size and time of a file."""
-        status = (self._path / path).lstat()
-        return Entry(path, status.st_size, status.st_mtime_ns, skipped=not stat.S_ISREG(status.st_mode))
+        """Size and times of a file."""
+        with self._reached(path) as (folder, name):
+            return _entry_of(path, os.stat(name, dir_fd=folder, follow_symlinks=False))
 
     def read(self, path: str, max_bytes: int) -> Content:
         """All of a regular file."""
-        # As text: joining paths takes as long as reading a small file.
-        with open_regular(f"{self._path}/{path}") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size > max_bytes:
-                raise ImageError("too_large", f"{path} has {status.st_size} bytes, more than {max_bytes}")
+        with self._reached(path) as (folder, name), open_regular(name, folder) as file:
+            stamp = Stamp.of(os.fstat(file.fileno()))
+            size = stamp.size_bytes or 0
+            if size > max_bytes:
+                raise ImageError("too_large", f"{path} has {size} bytes, more than {max_bytes}")
             # One byte more than there should be, so that a file that grows meanwhile neither fits nor fills the memory.
-            data = file.read(status.st_size + 1)
-            if len(data) != status.st_size or os.fstat(file.fileno()).st_mtime_ns != status.st_mtime_ns:
+            data = file.read(size + 1)
+            if len(data) != size or os.fstat(file.fileno()).st_mtime_ns != stamp.modified_ns:
                 raise ImageError(CHANGED, f"{path} is being written to")
-            return Content(data, status.st_mtime_ns)
+            return Content(data, stamp)
+
+    @contextmanager
+    def _reached(self, path: str) -> Iterator[tuple[int, bytes]]:
+        """A descriptor of the folder that a file lies in, and the file's name there.
+
+        Each folder is entered from the one above: links that were put there since the listing are not followed.
+        """
+        *folders, name = bytes_of(path).split(b"/")
+        here = os.open(self._path, _ENTER)
+        try:
+            for folder in folders:
+                if folder == b"..":
+                    raise FileNotFoundError(f"{path} leads out of the folder")
+                above, here = here, os.open(folder, _ENTER | os.O_NOFOLLOW, dir_fd=here)
+                os.close(above)
+            yield here, name
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            raise FileNotFoundError(f"{path} is a link, or lies behind one") from error
+        finally:
+            os.close(here)
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is passed over.
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        # A folder whose names can be read, and nothing else.
+        return False
 
-    >>> [is_hidden(name) for name in (".DS_Store", "Thumbs.db", "a.png")]
-    [True, True, False]
-    """
-    return name.startswith(".") or name.lower() in _HIDDEN
+
+def _entry_of(path: str, status: os.stat_result) -> Entry:
+    return Entry(path, Stamp.of(status), skipped=not stat.S_ISREG(status.st_mode))
 
 
-def open_regular(path: Path | str) -> BufferedReader:
+def open_regular(path: Path | str | bytes, folder: int | None = None) -> BufferedReader:
     """Open a local file to read, without waiting on a pipe or following a link that stands in its place.
+
+    Args:
+        folder: a descriptor of the one that `path` starts from.
 
     Raises:
         OSError: it is missing, a link, or no regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{path} is not a regular file")
+        raise OSError(f"{os.fsdecode(path)} is not a regular file")
     return os.fdopen(descriptor, "rb")

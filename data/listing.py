@@ -1,32 +1,23 @@
 """What a source names: a folder, an archive, a table of paths, a pattern, one file; here or on an object store."""
 
-import os
-import posixpath
+import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
-from pyarrow import csv
 
 from data.archives import is_archive
-from data.errors import ImageError, InputError
+from data.errors import InputError
 from data.files import Entry
-from data.roots import is_url, open_file_system, open_root
+from data.names import is_url, is_utf8, local_path, text_of
+from data.roots import forget_archive, open_file_system, open_root
+from data.tables import read_rows
 
-SPLITS = ("train", "validation", "calibration", "test")
 _TABLES = (".csv", ".parquet")
-_COLUMNS = ("path", "label", "split")
-_LABELS = {"": -1, "-1": -1, "0": 0, "1": 1}
 _MAGIC = re.compile(r"[*?[]")
-#: Larger tables of paths are refused.
-_MAX_TABLE_BYTES = 1 << 32
 
 
 class Listed(NamedTuple):
@@ -62,42 +53,49 @@ def list_source(source: str, root: str | None = None, skip: Path | None = None) 
     Raises:
         InputError: there is no such source, or its table cannot be used.
     """
-    source = source.removeprefix("file://")
+    source, root = local_path(source), root and local_path(root)
     if is_url(source):
         return _list_url(source, root)
+    try:
+        return _list_local(source, root, skip)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        # Too long, out of reach, with a zero byte in it.
+        raise InputError(f"{source} cannot be looked at ({error}). Give a path that you may read.") from error
+
+
+def _list_local(source: str, root: str | None, skip: Path | None) -> Listing:
     path = Path(source)
     if path.is_file() and path.suffix.lower() in _TABLES:
-        start = root if root is not None and is_url(root) else str(Path(root or path.parent).resolve())
-        return _listed(source, str(path.absolute()), start)
+        start = root if root is not None and is_url(root) else _resolved(Path(root or path.parent))
+        return _listed(source, text_of(str(path.absolute())), start)
     _refuse_root(source, root)
     if path.is_dir() or (path.is_file() and is_archive(source)):
-        return _walked(source, str(path.resolve()), skip)
+        return _walked(source, _resolved(path), skip)
     if path.is_file():
         # A link that was asked for by name is followed.
-        path = path.resolve()
-        return _one(source, str(path.parent), path.name)
+        parent, _, name = _resolved(path).rpartition("/")
+        return _one(source, parent or "/", name)
     if _MAGIC.search(source) and not path.exists():
         start, pattern = _split_pattern(source)
-        return _matching(source, str(Path(start).resolve()), pattern, skip)
+        return _matching(source, _resolved(Path(start)), text_of(pattern), skip)
     if path.exists():
         raise InputError(f"{source} is no regular file. Give a folder, an archive, a table of paths, or an image.")
     raise InputError(f"{source} does not exist. Give a folder, an archive, a CSV or Parquet manifest, or an image.")
 
 
-def is_utf8(name: str) -> bool:
-    """Whether a file's name is text.
-
-    >>> is_utf8("ü.png"), is_utf8(os.fsdecode(b"\\xff.png"))
-    (True, False)
-    """
-    return os.fsencode(name).decode("utf-8", "replace") == name
+def _resolved(path: Path) -> str:
+    return text_of(str(path.resolve()))
 
 
 def _list_url(source: str, root: str | None) -> Listing:
     files, path = open_file_system(source)
     parent, _, name = source.rstrip("/").rpartition("/")
     try:
-        is_folder, is_file = files.isdir(path), files.isfile(path)
+        is_file = files.isfile(path)
+        # Of a file on a web server, the other question is answered by reading all of it.
+        is_folder = not is_file and files.isdir(path)
     except Exception as error:
         # What a store's client raises is not in one family.
         raise InputError(f"{source} cannot be looked at ({type(error).__name__}: {error}).") from error
@@ -107,6 +105,7 @@ def _list_url(source: str, root: str | None) -> Listing:
     if is_file and not is_archive(source):
         return _one(source, parent, name)
     if is_folder or is_file:
+        forget_archive()
         return _walked(source, source.rstrip("/"))
     if _MAGIC.search(source):
         return _matching(source, *_split_pattern(source))
@@ -123,7 +122,7 @@ def _walked(source: str, root: str, skip: Path | None = None) -> Listing:
 
 
 def _guarded(source: str, entries: Iterator[Entry]) -> Iterator[Entry]:
-    """The same entries; a folder that cannot be listed is an error of the source."""
+    """The same entries; a root that cannot be listed is an error of the source."""
     try:
         yield from entries
     except OSError as error:
@@ -155,27 +154,26 @@ def _matching(source: str, root: str, pattern: str, skip: Path | None = None) ->
     except ValueError as error:
         raise InputError(f"{source} is not a pattern ({error}). Use *, ? and [...], and ** for any folders.") from error
     found = _walked(source, root, skip)
-    return Listing(source, root, (listed for listed in found.entries if matches(listed.entry.path)))
+    return Listing(source, root, (x for x in found.entries if _concerns(x.entry, pattern) or matches(x.entry.path)))
+
+
+def _concerns(entry: Entry, pattern: str) -> bool:
+    """Whether a folder that cannot be listed may hold something that matches."""
+    if entry.unlisted is None:
+        return False
+    folders, parts = entry.path.split("/"), pattern.split("/")
+    for folder, part in zip(folders, parts, strict=False):
+        if part == "**":
+            return True
+        if not fnmatch.fnmatchcase(folder, part):
+            return False
+    return len(folders) < len(parts)
 
 
 def _listed(source: str, table_path: str, root: str) -> Listing:
     """The files that a table names; missing ones too."""
-    table = _read_table(source, table_path)
-    if "path" not in table.columns:
-        raise InputError(f"{source} has no column 'path'. Name the column of the files 'path'.")
-    if table.empty:
-        raise InputError(f"{source} lists no files. Add a row for each image.")
-    paths = table["path"].map(lambda path: _inside(path, root))
-    _check_rows(source, table["path"][paths.isna()], f"leave {root}", "Keep to that folder, or give another root")
-    _check_rows(source, paths[paths.duplicated()], "are repeated", "List each file once")
-    labels = table["label"] if "label" in table else pd.Series("", index=table.index)
-    # Spreadsheets and pandas write a column of whole numbers with gaps as 0.0 and 1.0.
-    labels = labels.str.strip().str.removesuffix(".0")
-    _check_rows(source, labels[~labels.isin(list(_LABELS))], "are no labels", "Use 0, 1, or nothing")
-    splits = table["split"].str.strip() if "split" in table else pd.Series("", index=table.index)
-    _check_rows(source, splits[~splits.isin(["", *SPLITS])], "are no splits", f"Use {', '.join(SPLITS)}, or nothing")
-    rows = sorted(zip(paths, labels, splits, strict=True))
-    return Listing(source, root, (Listed(_look(root, p), _LABELS[n], s or None) for p, n, s in rows))
+    rows = read_rows(source, table_path, root)
+    return Listing(source, root, (Listed(_look(root, row.path), row.label, row.split) for row in rows))
 
 
 def _look(root: str, path: str) -> Entry:
@@ -184,49 +182,3 @@ def _look(root: str, path: str) -> Entry:
         return open_root(root).look(path)._replace(skipped=False)
     except (OSError, ValueError):
         return Entry(path)
-
-
-def _read_table(source: str, table_path: str) -> pd.DataFrame:
-    parent, _, name = table_path.rpartition("/")
-    try:
-        content = BytesIO(open_root(parent or "/").read(name, _MAX_TABLE_BYTES).data)
-        if name.lower().endswith(".csv"):
-            # Strict: a row with a field too many is an error, not shifted. All text: a file may be called NA.
-            texts = csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
-            options = csv.ParseOptions(newlines_in_values=True)
-            table = csv.read_csv(content, parse_options=options, convert_options=texts)
-        else:
-            table = pq.read_table(content, columns=[name for name in pq.read_schema(content).names if name in _COLUMNS])
-        table = table.select([name for name in table.column_names if name in _COLUMNS]).to_pandas()
-    except (OSError, ValueError, ImageError, pa.ArrowException) as error:
-        raise InputError(f"{source} is not a readable manifest ({error}). Give CSV (UTF-8) or Parquet.") from error
-    return pd.DataFrame({name: table[name].map(_text) for name in table})
-
-
-def _text(value: object) -> str:
-    return "" if value is None or value != value else str(value)
-
-
-def _inside(path: str, root: str) -> str | None:
-    """`path` relative to `root` in POSIX form, or None where it points out of it, links included."""
-    if not path or "\0" in path:
-        return None
-    if is_url(root):
-        relative = posixpath.normpath(path)
-        return None if relative.startswith(("/", "../")) or relative in (".", "..") else relative
-    try:
-        below = Path(os.path.normpath(Path(root) / path)).relative_to(root)
-        (root / below).resolve().relative_to(root)
-    except (ValueError, OSError, RuntimeError):
-        return None
-    return None if below == Path() else below.as_posix()
-
-
-def _check_rows(source: str, bad: "pd.Series[str]", what: str, remedy: str) -> None:
-    if len(bad):
-        raise InputError(f"{source}: {len(bad)} values {what}: {_first(bad)}. {remedy}.")
-
-
-def _first(values: "pd.Series[str]", shown: int = 5) -> str:
-    text = ", ".join(repr(value) for value in values.iloc[:shown])
-    return text if len(values) <= shown else f"{text} and {len(values) - shown} more"

@@ -1,36 +1,32 @@
 """The table of files in one batch: what is there, what it holds, which of it looks like an image."""
 
-import hashlib
-import os
+import logging
 import time
-from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from data.contents import Contents
 from data.decoding import Look, look_into
 from data.errors import CHANGED, InputError
-from data.files import File
+from data.files import File, Stamp
 from data.limits import Limits
-from data.listing import Listed, Listing, is_utf8, list_source
+from data.listing import Listed, Listing, list_source
+from data.names import is_utf8, shown
 from data.roots import open_root
 from data.schemas import MANIFEST_SCHEMA
+
+log = logging.getLogger(__name__)
 
 #: Rows that are in memory at a time.
 CHUNK_ROWS = 4096
 
-#: A file changed this shortly before it was read may change again without its time showing it.
-_CLOCK_NS = 2_000_000_000
-
-#: Of a file that was not read.
-_NO_KEY = 0
+#: Folders that are named in a warning.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,7 @@ class Manifest:
     n_skipped: hidden files, links and special files that were passed over.
     n_waiting: files that changed while they were looked at: they are for the next batch.
     listed_ns: when its files were listed, in nanoseconds since 1970; 0 where that is not known.
+    n_folders_unlisted: folders that could not be listed: what is in them has no rows.
     """
 
     table: pa.Table
@@ -49,6 +46,7 @@ class Manifest:
     n_skipped: int = 0
     n_waiting: int = 0
     listed_ns: int = 0
+    n_folders_unlisted: int = 0
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -71,48 +69,6 @@ class Manifest:
         return contents.hash
 
 
-class Contents:
-    """What a batch amounts to, noted as its rows go by: 8 bytes a row are kept.
-
-    reasons: how often each stands in a row; None is a usable file.
-    """
-
-    def __init__(self) -> None:
-        self.reasons: Counter[str | None] = Counter()
-        self._digest = hashlib.sha256()
-        self._keys = array("Q")
-
-    def add(self, table: pa.Table) -> None:
-        """The next rows, in the order of the paths."""
-        self.reasons.update(table["reason"].to_pylist())
-        self._keys.extend(map(_key, table["image_id"].to_pylist()))
-        columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split"))
-        for row in zip(*columns, strict=True):
-            self._digest.update("\0".join(map(str, row)).encode() + b"\n")
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @property
-    def hash(self) -> str:
-        """As `Manifest.content_hash`."""
-        return self._digest.hexdigest()
-
-    def with_duplicates(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The same rows again, when all have been noted, now with ``duplicate_of``."""
-        first_copy = _first_copies(np.frombuffer(self._keys, np.uint64))
-        wanted = set(first_copy.values())
-        paths: dict[int, str] = {}
-        column = MANIFEST_SCHEMA.get_field_index("duplicate_of")
-        start = 0
-        for table in tables:
-            numbers = range(start, start + len(table))
-            paths |= {n: table["relative_path"][n - start].as_py() for n in wanted.intersection(numbers)}
-            originals = [paths.get(first_copy.get(n, -1)) for n in numbers]
-            yield table.set_column(column, MANIFEST_SCHEMA.field(column), pa.array(originals, pa.string()))
-            start += len(table)
-
-
 class Known:
     """Rows of an earlier manifest of the same root: what has not changed since then is not read again.
 
@@ -132,18 +88,18 @@ class Known:
         while self._row is not None and self._row["relative_path"] < entry.path:
             self._row = next(self._rows, None)
         row = self._row
-        if row is None or entry.modified_ns is None or row["reason"] is not None:
+        if row is None or row["relative_path"] != entry.path or row["reason"] is not None:
             return None
-        same = (row["relative_path"], row["size_bytes"], row["modified_ns"]) == entry[:3]
-        return row if same and entry.modified_ns < self._listed_ns - _CLOCK_NS else None
+        same = Stamp(*(row[name] for name in Stamp._fields)) == entry.stamp
+        return row if same and entry.stamp.was_settled(self._listed_ns) else None
 
 
 class Scan:
     """Lists, hashes and looks into the files of a source: manifest rows in the order of the paths, as they are made.
 
     Iterating, once, gives tables of ``MANIFEST_SCHEMA``; memory does not grow with their number. What is counted is
-    known at the end: ``contents``, ``n_skipped``, ``n_known`` (not read again), and ``waiting``, the paths of those
-    that have no row yet.
+    known at the end: ``contents``, ``n_skipped``, ``n_known`` (not read again), ``waiting``, the paths of those that
+    have no row yet, and ``unlisted``, the folders that could not be listed, which a warning names.
 
     Args:
         listing: what to look into.
@@ -167,6 +123,7 @@ class Scan:
         self.started_ns = time.time_ns()
         self.contents = Contents()
         self.waiting: list[str] = []
+        self.unlisted: list[str] = []
         self.n_skipped = self.n_known = 0
         self._known = known or Known([], 0)
         self._limits, self._workers, self._min_age_ns = limits, workers, int(min_age_s * 1e9)
@@ -179,24 +136,41 @@ class Scan:
                 table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
                 self.contents.add(table)
                 yield table
+        if self.unlisted:
+            named, more = ", ".join(self.unlisted[:_NAMED]), len(self.unlisted) - _NAMED
+            log.warning(
+                "%s: folders that cannot be listed: %s%s. What is in them has no rows, and the others go on. "
+                "Grant access to them, or leave them out.",
+                self.listing.source,
+                named,
+                f" and {more} more" if more > 0 else "",
+            )
 
     @property
     def n_waiting(self) -> int:
         """Files that have no row yet."""
         return len(self.waiting)
 
+    @property
+    def n_folders_unlisted(self) -> int:
+        """Folders that could not be listed."""
+        return len(self.unlisted)
+
     def manifest(self) -> Manifest:
         """All rows at once; InputError as `ingest`."""
         tables = list(self)
         self.check()
         table = pa.concat_tables(self.contents.with_duplicates(tables))
-        return Manifest(table, self.listing.root, self.n_skipped, self.n_waiting, self.started_ns)
+        counts = (self.n_skipped, self.n_waiting, self.started_ns, self.n_folders_unlisted)
+        return Manifest(table, self.listing.root, *counts)
 
     def _due(self) -> Iterator[Listed]:
         for listed in self.listing.entries:
-            modified_ns = listed.entry.modified_ns
+            modified_ns = listed.entry.stamp.modified_ns
             if listed.entry.skipped:
                 self.n_skipped += 1
+            elif listed.entry.unlisted is not None:
+                self.unlisted.append(_shown(listed))
             # By the time now: a long listing comes upon files that were written after it began.
             elif modified_ns is not None and abs(time.time_ns() - modified_ns) < self._min_age_ns:
                 self.waiting.append(_shown(listed))
@@ -219,18 +193,21 @@ class Scan:
                     self.waiting.append(_shown(listed))
                     yield None
                     continue
+                if look.size_bytes is None:
+                    look = look._replace(**listed.entry.stamp._asdict())
             else:
                 look = Look(reason="unreadable")
             yield _row(listed, look)
 
     def _has_changed(self, listed: Listed, look: Look) -> bool:
         """Whether a file is another than it was when it was listed, or has gone."""
-        entry = listed.entry
+        path, stamp, *_ = listed.entry
         if look.reason == CHANGED:
             return True
         if look.size_bytes is None:
-            return entry.size_bytes is not None and self._is_gone(entry.path)
-        return (look.size_bytes, look.modified_ns) != entry[1:3] and entry.size_bytes is not None
+            return stamp.size_bytes is not None and self._is_gone(path)
+        # Not by the other times: links to a file, or rights, say nothing of its contents.
+        return (look.size_bytes, look.modified_ns) != stamp[:2] and stamp.size_bytes is not None
 
     def _is_gone(self, path: str) -> bool:
         try:
@@ -249,8 +226,9 @@ class Scan:
         """
         source, skipped, reasons = self.listing.source, self.n_skipped, self.contents.reasons
         if not self.contents:
-            waiting = f", {self.n_waiting} still being written" if self.n_waiting else ""
-            raise InputError(f"{source} holds no files ({skipped} hidden or linked{waiting}). Put images into it.")
+            others = f", {self.n_waiting} still being written" if self.n_waiting else ""
+            others += f", folders that cannot be listed: {self.n_folders_unlisted}" if self.unlisted else ""
+            raise InputError(f"{source} holds no files ({skipped} hidden or linked{others}). Put images into it.")
         if not reasons[None]:
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             raise InputError(
@@ -293,17 +271,6 @@ def ingest(
     return Scan(listing, limits=limits, workers=workers).manifest()
 
 
-def _first_copies(keys: NDArray[np.uint64]) -> dict[int, int]:
-    """Row number of each repeated content -> that of its first. Contents without a key are not compared."""
-    order = np.argsort(keys, kind="stable")
-    # A stable sort: the first of each run of equal keys is the first in the table too.
-    is_first = np.ones(len(keys), bool)
-    is_first[1:] = keys[order][1:] != keys[order][:-1]
-    first = order[np.maximum.accumulate(np.where(is_first, np.arange(len(keys)), 0))]
-    repeated = ~is_first & (keys[order] != _NO_KEY)
-    return dict(zip(order[repeated].tolist(), first[repeated].tolist(), strict=True))
-
-
 def _row(listed: Listed, look: Look) -> dict[str, Any]:
     row = dict.fromkeys(MANIFEST_SCHEMA.names) | look._asdict()
     return row | {"relative_path": _shown(listed), "label": listed.label, "split": listed.split}
@@ -311,13 +278,8 @@ def _row(listed: Listed, look: Look) -> dict[str, Any]:
 
 def _shown(listed: Listed) -> str:
     """The path, escaped where it is not UTF-8."""
-    return os.fsencode(listed.entry.path).decode("utf-8", "backslashreplace")
+    return shown(listed.entry.path)
 
 
 def _is_text(listed: Listed) -> bool:
     return is_utf8(listed.entry.path)
-
-
-def _key(image_id: str | None) -> int:
-    """Sixteen of the hash's digits, which is enough for a note."""
-    return _NO_KEY if image_id is None else int(image_id[:16], 16)

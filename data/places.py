@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import pyarrow.parquet as pq
 from upath import UPath
 
 from data.errors import InputError
+from data.names import is_url, local_path
 
 #: A local path, or an object or prefix in a store.
 Place: TypeAlias = Path | UPath
@@ -57,13 +57,9 @@ def open_place(name: str) -> Place:
     (PosixPath('/tmp/a b'), 'a')
     """
     check_url(name)
-    if "://" not in name:
+    name = local_path(name)
+    if not is_url(name):
         return Path(name).absolute()
-    if name.startswith(("file://", "local://")):
-        parts = urlsplit(name)
-        if parts.netloc not in ("", "localhost"):
-            raise InputError(f"{name}: expected three slashes, as in file:///folder.")
-        return Path(unquote(parts.path)).absolute()
     try:
         # Listings must be as fresh as a disk's: other processes write, too.
         place = UPath(name.rstrip("/"), use_listings_cache=False)

@@ -15,11 +15,11 @@ def read_checked(root: Root, path: str, image_id: str | None, max_bytes: int) ->
         max_bytes: longer files are not read.
 
     Returns:
-        ``image_id``, ``size_bytes`` and ``modified_ns``, as far as they could be found out; and ``reason`` and
-        ``detail`` where the file is not to be decoded.
+        ``image_id`` and the fields of its stamp, as far as they could be found out; and ``reason`` and ``detail``
+        where the file is not to be decoded.
     """
     try:
-        content, modified_ns = root.read(path, max_bytes)
+        content, stamp = root.read(path, max_bytes)
     except ImageError as error:
         return refusal(error.reason, str(error)), b""
     except FileNotFoundError as error:
@@ -28,11 +28,7 @@ def read_checked(root: Root, path: str, image_id: str | None, max_bytes: int) ->
     except (OSError, ValueError) as error:
         # ValueError: a path with a zero byte.
         return refusal("unreadable", str(error)), b""
-    facts = {
-        "image_id": hashlib.sha256(content).hexdigest(),
-        "size_bytes": len(content),
-        "modified_ns": modified_ns,
-    }
+    facts = {"image_id": hashlib.sha256(content).hexdigest(), **stamp._asdict(), "size_bytes": len(content)}
     if image_id not in (None, facts["image_id"]):
         facts |= refusal(CHANGED, f"its contents are no longer {image_id}")
     return facts, content

@@ -1,22 +1,29 @@
 """The root of a name: a folder, an archive, or a place on an object store."""
 
-import shutil
-import tempfile
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from data.archives import Archive, is_archive
+from data.archives import Archive, copy_aside, is_archive
 from data.errors import ImageError, InputError
-from data.files import Content, Entry, Folder, Root, is_hidden, open_regular
+from data.files import Content, Entry, Folder, Root, Stamp, open_regular
+from data.names import is_hidden, is_url, path_of
 
 #: Where file systems keep the time of the last change.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+
+#: And the name of a version.
+_ETAGS = ("ETag", "etag")
+
+#: Bytes that are fetched at a time where nobody knows how many there are.
+_PIECE = 1 << 20
 
 
 def open_root(name: str, skip: Path | None = None) -> Root:
@@ -31,20 +38,21 @@ def open_root(name: str, skip: Path | None = None) -> Root:
         InputError: an archive is damaged, or a URL cannot be opened.
     """
     if is_url(name):
-        return _open_archive(name, None) if is_archive(name) else _open_url(name)
-    path = Path(name)
+        return _open_archive(name, Stamp()) if is_archive(name) else _open_url(name)
+    path = path_of(name)
     if is_archive(name) and path.is_file():
-        return _open_archive(name, path.stat().st_mtime_ns)
+        return _open_archive(name, Stamp.of(path.stat()))
     return Folder(path, skip)
 
 
-def is_url(name: str) -> bool:
-    """Whether a name is a URL.
+def is_there(name: str) -> bool:
+    """Whether the root of that name is there; of URLs it is taken for granted."""
+    return is_url(name) or path_of(name).exists()
 
-    >>> is_url("s3://bucket/a"), is_url("a/b")
-    (True, False)
-    """
-    return "://" in name
+
+def forget_archive() -> None:
+    """Let go of archives that were fetched from object stores: others may lie there now."""
+    _open_archive.cache_clear()
 
 
 def open_file_system(url: str) -> tuple[Any, str]:
@@ -85,7 +93,10 @@ class Remote:
             if is_hidden(name):
                 yield entry._replace(skipped=True)
             elif is_folder:
-                pending += self._entries(entry.path)
+                try:
+                    pending += self._entries(entry.path)
+                except (FileNotFoundError, PermissionError) as error:
+                    yield Entry(entry.path[:-1], unlisted=error.strerror or str(error))
             else:
                 yield entry
 
@@ -93,35 +104,69 @@ class Remote:
         """What is in a folder, the first one last; as if all paths were sorted, "a/b" comes after "a-b"."""
         start = self._full(folder).rstrip("/")
         found = []
-        for info in self._files.ls(start, detail=True):
+        with _as_os_errors(start):
+            infos = self._files.ls(start, detail=True)
+        for info in infos:
             name = info["name"].rstrip("/").removeprefix(start).strip("/")
             # Some stores list a folder as a file without a name in itself.
             if name:
                 is_folder = info["type"] == "directory"
                 path = folder + name + "/" * is_folder
-                found.append((Entry(path, info.get("size"), _modified_ns(info)), is_folder))
+                found.append((Entry(path, _stamp(info)), is_folder))
         return sorted(found, reverse=True, key=lambda item: item[0].path)
 
     def look(self, path: str) -> Entry:
-        """Size and time of an object."""
-        info = self._files.info(self._full(path))
-        return Entry(path, info.get("size"), _modified_ns(info), skipped=info["type"] != "file")
+        """Size, time and version of an object."""
+        with _as_os_errors(path):
+            info = self._files.info(self._full(path))
+        return Entry(path, _stamp(info), skipped=info["type"] != "file")
 
     def read(self, path: str, max_bytes: int) -> Content:
         """All of an object."""
-        entry = self.look(path)
-        if entry.size_bytes is not None and entry.size_bytes > max_bytes:
-            raise ImageError("too_large", f"{path} has {entry.size_bytes} bytes, more than {max_bytes}")
-        return Content(self._files.cat_file(self._full(path)), entry.modified_ns)
+        stamp = self.look(path).stamp
+        if (stamp.size_bytes or 0) > max_bytes:
+            raise ImageError("too_large", f"{path} has {stamp.size_bytes} bytes, more than {max_bytes}")
+        with _as_os_errors(path):
+            if stamp.size_bytes is None or self._is_web:
+                return Content(self._in_pieces(path, max_bytes), stamp)
+            return Content(self._files.cat_file(self._full(path)), stamp)
+
+    @property
+    def _is_web(self) -> bool:
+        """Whether sizes are only what a server says: the body may be longer, or packed."""
+        return "http" in self._files.protocol
+
+    def _in_pieces(self, path: str, max_bytes: int) -> bytes:
+        found = BytesIO()
+        # A block of nothing: one answer from its beginning, not parts that are asked for.
+        with self._files.open(self._full(path), "rb", **({"block_size": 0} if self._is_web else {})) as source:
+            while piece := source.read(_PIECE):
+                found.write(piece)
+                if found.tell() > max_bytes:
+                    raise ImageError("too_large", f"{path} has more than {max_bytes} bytes")
+        return found.getvalue()
 
     def _full(self, path: str) -> str:
         return f"{self._path.rstrip('/')}/{path}"
 
 
-def _modified_ns(info: dict[str, Any]) -> int | None:
+@contextmanager
+def _as_os_errors(path: str) -> Iterator[None]:
+    """What a store's client raises is not in one family; here it is."""
+    try:
+        yield
+    except (OSError, ImageError):
+        raise
+    except Exception as error:
+        raise OSError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _stamp(info: dict[str, Any]) -> Stamp:
     found = next((info[name] for name in _TIMES if info.get(name)), None)
     seconds = found.timestamp() if isinstance(found, datetime) else found
-    return int(seconds * 1_000_000_000) if isinstance(seconds, int | float) else None
+    modified_ns = int(seconds * 1_000_000_000) if isinstance(seconds, int | float) else None
+    etag = next((str(info[name]) for name in _ETAGS if info.get(name)), None)
+    return Stamp(info.get("size"), modified_ns, etag=etag)
 
 
 @lru_cache(maxsize=16)
@@ -130,13 +175,10 @@ def _open_url(url: str) -> Remote:
 
 
 @lru_cache(maxsize=4)
-def _open_archive(name: str, modified_ns: int | None) -> Archive:
-    """An archive of that age; one on an object store is copied into a file without a name first."""
+def _open_archive(name: str, stamp: Stamp) -> Archive:
+    """An archive of that stamp; one on an object store is copied into a file without a name first."""
     if not is_url(name):
-        return Archive(name, cast(BinaryIO, open_regular(Path(name).resolve())), modified_ns)
+        return Archive(name, cast(BinaryIO, open_regular(path_of(name).resolve())), stamp)
     files, path = open_file_system(name)
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - stays open with the archive
     with files.open(path, "rb") as source:
-        shutil.copyfileobj(source, copy, 1 << 24)
-    copy.seek(0)
-    return Archive(name, cast(BinaryIO, copy), None)
+        return Archive(name, copy_aside(name, source), stamp)

@@ -5,6 +5,8 @@
 
 import pyarrow as pa
 
+from data.errors import TIMEOUT
+
 SCHEMA_VERSION = 4
 
 #: Why a file has no score.
@@ -16,7 +18,7 @@ REASONS = (
     "unsupported",
     "not_an_image",
     "non_finite",
-    "timeout",
+    TIMEOUT,
 )
 
 #: The four verdicts; a batch scored without a calibration has null instead of the first three.
@@ -35,6 +37,9 @@ MANIFEST_SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("size_bytes", pa.int64()),
         ("modified_ns", pa.int64()),
+        ("changed_ns", pa.int64()),
+        ("inode", pa.uint64()),
+        ("etag", pa.string()),
         ("format", pa.string()),
         ("mode", pa.string()),
         ("width_px", pa.int32()),
@@ -44,6 +49,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("duplicate_of", pa.string()),
         *((name, pa.float64()) for name in QUALITY),
+        ("n_timeouts", pa.int8()),
     ]
 )
 
@@ -140,6 +146,7 @@ RUNS_SCHEMA = pa.schema(
         ("n_scored", pa.int64()),
         ("n_not_scored", pa.int64()),
         ("n_waiting", pa.int64()),
+        ("n_folders_unlisted", pa.int64()),
         ("n_anomalous", pa.int64()),
         ("n_review", pa.int64()),
         ("fpr", pa.float64()),

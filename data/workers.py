@@ -2,18 +2,22 @@
 
 import atexit
 import contextlib
+import io
 import json
+import math
 import os
-import signal
+import select
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fcntl import fcntl
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.errors import TIMEOUT
 from data.messages import BUFFER, read_message, write_messages
 from data.reading import refusal
 
@@ -24,6 +28,8 @@ _SET_PIPE_SIZE, _PIPE_BYTES = 1031, 1 << 20
 _AT_ONCE = 1 << 15
 #: Processes that are started before it is given up, where each is killed before it is ready.
 _STARTS = 5
+#: Seconds of waiting after which it is asked how long that was: never longer than this, see `_Answers`.
+_TICK = 0.1
 #: Memory that the decoder has freed stays its own for the next image, up to 64 MiB: getting it anew costs a tenth.
 _KEEP = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 
@@ -68,8 +74,12 @@ class Worker:
         return [self._answer() for _ in requests]
 
     def _answer(self) -> Answer:
+        self._pipe.seconds = _seconds(self._waiting[0].head)
         try:
             head, content = read_message(self._answers)
+        except TimeoutError:
+            self._process.kill()
+            return self._replace(timed_out=True)
         except EOFError:
             return self._replace()
         self._waiting.popleft()
@@ -111,7 +121,8 @@ class Worker:
         questions, self._questions = os.pipe()
         self._reader, answers = os.pipe()
         # The descriptor is closed as such: in a forked child the file object may be locked for ever.
-        self._answers = open(self._reader, "rb", BUFFER, closefd=False)  # noqa: SIM115
+        self._pipe = _Answers(self._reader, self._is_stopped)
+        self._answers = io.BufferedReader(self._pipe, BUFFER)
         self._process = subprocess.Popen(  # noqa: S603 - our own file
             COMMAND, stdin=questions, stdout=answers, stderr=subprocess.DEVNULL, env=environment
         )
@@ -120,6 +131,13 @@ class Worker:
         _open.add(self)
         with contextlib.suppress(OSError):
             fcntl(self._questions, _SET_PIPE_SIZE, _PIPE_BYTES)
+
+    def _is_stopped(self) -> bool:
+        """Whether somebody has stopped the process (SIGSTOP), so that it cannot be at work."""
+        with contextlib.suppress(ChildProcessError):
+            options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self._process.pid, options) is not None
+        return False
 
     def _disconnect(self) -> None:
         os.close(self._questions)
@@ -130,23 +148,57 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             write_messages(self._questions, requests)
 
-    def _replace(self) -> Answer:
+    def _replace(self, timed_out: bool = False) -> Answer:
         status = self._process.wait()
         self._disconnect()
         self._start()
         request = self._waiting[0]
         # Not necessarily the image's fault: whoever kills a process may have meant another.
-        again = status != -signal.SIGALRM and request is not self._tried_again
+        again = not timed_out and request is not self._tried_again
         self._tried_again = request if again else None
         if not again:
             self._waiting.popleft()
         self._send(self._waiting)
         if again:
             return self._answer()
-        if status == -signal.SIGALRM:
-            seconds = json.loads(request.head)["limits"]["seconds"]
-            return Answer(refusal("timeout", f"decoding took more than {seconds} seconds"))
+        if timed_out:
+            return Answer(refusal(TIMEOUT, f"decoding took more than {_seconds(request.head)} seconds"))
         return Answer(refusal("unreadable", f"the decoder died of it (status {status})"))
+
+
+class _Answers(io.RawIOBase):
+    """The pipe that answers come through; who reads it waits for no longer than `seconds`.
+
+    The time is counted in ticks that this process has waited through, and at which the decoder was not stopped. So what
+    passes while both stand still (a laptop's lid, Ctrl-Z, a machine that is moved) counts as one tick.
+
+    Raises:
+        TimeoutError: when it is read, and nothing came.
+    """
+
+    def __init__(self, pipe: int, is_stopped: Callable[[], bool]) -> None:
+        self.seconds = math.inf
+        self._pipe, self._is_stopped = pipe, is_stopped
+        self._poll = select.poll()
+        self._poll.register(pipe, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._poll.poll(1000 * min(_TICK, self.seconds)):
+            if not self._is_stopped():
+                self.seconds -= _TICK
+            if self.seconds <= 0:
+                raise TimeoutError
+        return os.readv(self._pipe, [buffer])
+
+
+@lru_cache(maxsize=16)
+def _seconds(head: bytes) -> float:
+    """What a question allows for its answer."""
+    seconds: float = json.loads(head)["limits"]["seconds"]
+    return seconds
 
 
 _open: set[Worker] = set()

@@ -24,7 +24,7 @@ from flows.calibrations import (
     write_calibration,
 )
 from flows.errors import UsageError
-from flows.ingestion import content_id, publish_manifest, read_manifest, scan_source
+from flows.ingestion import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
 from flows.metrics import as_json
 from flows.models import SEEN_DIGITS, load_model, seen_in_training
 from flows.parts import check_calibration_size, check_parts, first_of_each
@@ -84,18 +84,21 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
         calibrated = runner.call(calibrate_model, request, options, run)
     runner.rename(f"{calibrated.calibration_id} of {model_id}")
     calibration = read_calibration(workspace, calibrated.calibration_id)
+    n_unlisted = folders_unlisted(workspace, request.batch_id) if request.batch_id else 0
     run.record(
         workspace,
         model_id=model_id,
         calibration_id=calibrated.calibration_id,
         batch_id=calibration.batch_id,
         n_images=calibration.threshold.n_calibration,
+        n_folders_unlisted=n_unlisted,
         fpr=calibration.threshold.fpr,
     )
     return {
         "model_id": model_id,
         **describe(calibration),
         "n_left_out": calibrated.n_left_out,
+        "n_folders_unlisted": n_unlisted,
         **({"judged": calibration.judged} if calibration.judged else {}),
         **({"caution": caution(calibration)} if options.labels == REVIEWS else {}),
         "run_id": run.run_id,

@@ -1,6 +1,7 @@
 """The command line ``nelbo``. What is slow to import is imported by the command that needs it."""
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -518,8 +519,16 @@ def _log_to_stderr() -> None:
         logger.propagate = False
 
 
+def _use_utf8() -> None:
+    """Begin anew where the locale is of another encoding: names of files are UTF-8, and so is all that is written."""
+    wanted = {"PYTHONUTF8": "1"}
+    if sys.getfilesystemencoding() != "utf-8" and not wanted.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | wanted)  # noqa: S606 - ourselves
+
+
 def main() -> None:
     """Run the command line: exit code 2 and one line for bad input, 1 for a failure midway."""
+    _use_utf8()
     # Odd files are recorded in their rows; Pillow need not warn of each.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if len(sys.argv) == 1:

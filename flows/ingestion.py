@@ -43,6 +43,7 @@ ROWS = 4096
 _EARLIER = 100
 
 LISTED = "nelbo.listed_ns"
+_UNLISTED = "nelbo.n_folders_unlisted"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Batch:
 
     n_known: files that are as they were in an earlier manifest, and were not read again.
     n_duplicates: files with the contents of another.
+    n_folders_unlisted: folders that could not be listed; what is in them is not of the batch.
     """
 
     batch_id: str
@@ -60,6 +62,7 @@ class Batch:
     n_waiting: int
     n_known: int
     n_duplicates: int
+    n_folders_unlisted: int = 0
 
 
 def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
@@ -67,7 +70,8 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     run = Run("ingest", options)
     batch = runner.call(freeze_batch, options, run, True)
     workspace = Workspace.at(options.workspace)
-    run.record(workspace, batch_id=batch.batch_id, n_images=batch.n_images, n_waiting=batch.n_waiting)
+    counts = {name: getattr(batch, name) for name in ("n_images", "n_waiting", "n_folders_unlisted")}
+    run.record(workspace, batch_id=batch.batch_id, **counts)
     runner.rename(batch.batch_id)
     about = {"images": options.images, "workspace": options.workspace}
     runner.announce(
@@ -80,6 +84,7 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
         "n_unusable": batch.n_unusable,
         "n_skipped": batch.n_skipped,
         "n_waiting": batch.n_waiting,
+        "n_folders_unlisted": batch.n_folders_unlisted,
         "n_known": batch.n_known,
         "n_duplicates": batch.n_duplicates,
         "manifest": str(workspace.manifest(batch.batch_id)),
@@ -122,14 +127,15 @@ def keep_batch(
     """
     workspace = Workspace.at(options.workspace).prepare()
     batch_id = options.batch_id or _id("b", contents.hash)
-    metadata = manifest_metadata(scan.listing.root, run, scan.started_ns)
+    metadata = manifest_metadata(scan.listing.root, run, scan.started_ns, scan.n_folders_unlisted)
     n_unusable = n_duplicates = 0
     with table_writer(workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
         for table in tables:
             n_unusable += len(table) - table["reason"].null_count
             n_duplicates += len(table) - table["duplicate_of"].null_count
             writer.write(table)
-    return Batch(batch_id, len(contents), n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates)
+    counts = (n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates, scan.n_folders_unlisted)
+    return Batch(batch_id, len(contents), *counts)
 
 
 def scan_source(
@@ -167,7 +173,7 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
     """Write a manifest to its place."""
-    metadata = manifest_metadata(manifest.root, run, manifest.listed_ns)
+    metadata = manifest_metadata(manifest.root, run, manifest.listed_ns, manifest.n_folders_unlisted)
     write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
 
 
@@ -176,9 +182,14 @@ def _id(letter: str, content_hash: str, *settings: object) -> str:
     return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def manifest_metadata(root: str, run: Run, listed_ns: int) -> dict[str, str]:
+def manifest_metadata(root: str, run: Run, listed_ns: int, n_folders_unlisted: int) -> dict[str, str]:
     """What a manifest, or a ledger, says of itself."""
-    return {**run.metadata, "nelbo.root": root, LISTED: str(listed_ns)}
+    return {**run.metadata, "nelbo.root": root, LISTED: str(listed_ns), _UNLISTED: str(n_folders_unlisted)}
+
+
+def folders_unlisted(workspace: Workspace, batch_id: str) -> int:
+    """How many folders could not be listed when a batch was frozen."""
+    return int(read_metadata(workspace.manifest(batch_id)).get(_UNLISTED, 0))
 
 
 def _known(workspace: Workspace, root: str) -> Known | None:

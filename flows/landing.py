@@ -4,21 +4,20 @@ Each file is taken once. A batch is taken when the ledger names it, and from the
 happens to this one: its manifest is written before the ledger, and killed between the two nothing is taken yet.
 """
 
-import hashlib
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import (
     MANIFEST_SCHEMA,
+    SCORES_SCHEMA,
+    TIMEOUT,
     Contents,
     InputError,
     Known,
@@ -32,10 +31,12 @@ from data import (
     remove_folder,
     table_writer,
 )
+from data.names import text_of
 from flows.errors import UsageError
-from flows.ingestion import LISTED, ROWS, Batch, keep_batch, manifest_metadata, scan_source
+from flows.ingestion import LISTED, ROWS, Batch, folders_unlisted, keep_batch, manifest_metadata, scan_source
 from flows.run import Run
 from flows.settings import ScoreOptions
+from flows.taken import Taken, with_timeouts
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -74,24 +75,26 @@ def freeze_new(options: ScoreOptions, run: Run) -> Batch:
         present, new = (Path(aside) / name for name in ("present.parquet", "new.parquet"))
         contents = _sorted_out(scan, ledger, present, new)
         if not contents:
-            return Batch("", 0, 0, scan.n_skipped, scan.n_waiting, scan.n_known, 0)
+            return Batch("", 0, 0, scan.n_skipped, scan.n_waiting, scan.n_known, 0, scan.n_folders_unlisted)
         batch = keep_batch(scan, contents, contents.with_duplicates(iter_rows(new, ROWS)), options, run)
-        about = manifest_metadata(ledger.root, run, scan.started_ns) | {UNFINISHED: batch.batch_id}
-        # A taken file that waits now, touched or being changed, stays known as it was.
-        ledger.write(_merged(iter_rows(present, ROWS), ledger.rows_of(scan.waiting)), about)
+        about = manifest_metadata(ledger.root, run, scan.started_ns, scan.n_folders_unlisted)
+        ledger.write(_merged(iter_rows(present, ROWS), ledger.unseen(scan)), about | {UNFINISHED: batch.batch_id})
     return batch
 
 
 def finish_batch(options: ScoreOptions, batch_id: str, model_id: str) -> None:
-    """Note that a batch is published. What of it has no row among the scores, as it changed or went, is new again."""
+    """Note that a batch is published.
+
+    What of it has no row among the scores, as it changed or went, is new again; what took too long is tried again.
+    """
     scores = Workspace.at(options.workspace).scores(model_id, batch_id)
-    _close(options, batch_id, read_table(scores, ["relative_path"])["relative_path"])
+    _close(options, batch_id, read_table(scores, ["relative_path", "reason"]))
 
 
 def drop_batch(options: ScoreOptions, batch_id: str, model_id: str) -> None:
     """Give up a batch of which every file has changed or gone: what is there of it is new again."""
     log.warning("batch %s is given up: all of its files have changed or gone since they were listed", batch_id)
-    _close(options, batch_id, pa.array([], pa.string()))
+    _close(options, batch_id, SCORES_SCHEMA.empty_table())
     remove_folder(Workspace.at(options.workspace).unfinished(model_id, batch_id))
 
 
@@ -141,11 +144,19 @@ class Ledger:
         except InputError as error:
             raise self._damaged(error) from error
 
-    def rows_of(self, paths: list[str]) -> pa.Table:
-        """Those of some paths."""
-        wanted = pa.array(paths, pa.string())
-        found = (table.filter(pc.is_in(table["relative_path"], wanted)) for table in self.rows())
-        return pa.concat_tables([MANIFEST_SCHEMA.empty_table(), *found])
+    def unseen(self, scan: Scan) -> pa.Table:
+        """Rows of files that a listing says nothing of: they wait, touched or being changed, or their folder is shut.
+
+        They stay taken. But their contents are of an earlier look, so that one they are read again at the next one.
+        """
+        waiting, folders = set(scan.waiting), set(scan.unlisted)
+        found = [MANIFEST_SCHEMA.empty_table()]
+        for table in self.rows():
+            paths = table["relative_path"].to_pylist()
+            found.append(table.filter(pa.array([x in waiting or _lies_in(x, folders) for x in paths], pa.bool_())))
+        rows = pa.concat_tables(found)
+        times = pc.if_else(pc.is_valid(rows["image_id"]), None, rows["modified_ns"])
+        return rows.set_column(rows.schema.get_field_index("modified_ns"), "modified_ns", times)
 
     def write(self, tables: Iterable[pa.Table], about: dict[str, str]) -> None:
         """Replace it."""
@@ -160,7 +171,9 @@ class Ledger:
         except InputError as error:
             raise self._damaged(error) from error
         n_unusable, n_duplicates = (len(table) - column.null_count for column in table.columns)
-        return Batch(batch_id, len(table), n_unusable, 0, 0, 0, n_duplicates)
+        return Batch(
+            batch_id, len(table), n_unusable, 0, 0, 0, n_duplicates, folders_unlisted(self.workspace, batch_id)
+        )
 
     def _damaged(self, error: InputError) -> UsageError:
         return UsageError(
@@ -169,30 +182,17 @@ class Ledger:
         )
 
 
-class _Taken:
-    """Which contents under which paths a ledger holds: 16 bytes a file."""
-
-    def __init__(self, tables: Iterable[pa.Table]) -> None:
-        self._keys = np.sort(np.concatenate([np.empty(0, "S16"), *map(_keys, tables)]))
-
-    def lacks(self, table: pa.Table) -> pa.Array:
-        """For each row whether it is not among them."""
-        keys = _keys(table)
-        return pa.array(np.searchsorted(self._keys, keys) == np.searchsorted(self._keys, keys, "right"))
-
-
-def _keys(table: pa.Table) -> np.ndarray:
-    """The beginning of a hash of each row's path and contents; of a file that was not read, of its size and time."""
-    columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "size_bytes", "modified_ns"))
-    contents = (
-        f"{path}\0{image_id or (size, modified_ns)}" for path, image_id, size, modified_ns in zip(*columns, strict=True)
-    )
-    return np.array([hashlib.sha256(text.encode()).digest()[:16] for text in contents], "S16")
+def _lies_in(path: str, folders: set[str]) -> bool:
+    """Whether a file is in one of some folders, however deep."""
+    while folders and (path := path.rpartition("/")[0]):
+        if path in folders:
+            return True
+    return False
 
 
 def _ledger(options: ScoreOptions) -> Ledger:
     listing = list_source(options.images, options.root)
-    if listing.root not in (listing.source.rstrip("/"), str(Path(listing.source).resolve())):
+    if listing.root not in (listing.source.rstrip("/"), text_of(str(Path(listing.source).resolve()))):
         raise UsageError(
             f"new=True goes with a folder that images land in, and {listing.source} is none. "
             "Give the folder, or leave --new out."
@@ -202,9 +202,10 @@ def _ledger(options: ScoreOptions) -> Ledger:
 
 def _sorted_out(scan: Scan, ledger: Ledger, present: Path, new: Path) -> Contents:
     """Write the rows of all files of the folder to one table, and those of new ones to another."""
-    contents, taken = Contents(), _Taken(ledger.rows())
+    contents, taken = Contents(), Taken(ledger.rows())
     with table_writer(present, MANIFEST_SCHEMA) as everything, table_writer(new, MANIFEST_SCHEMA) as some:
         for table in scan:
+            table = taken.noted(table)
             everything.write(table)
             table = table.filter(taken.lacks(table))
             contents.add(table)
@@ -223,8 +224,12 @@ def _merged(tables: Iterable[pa.Table], others: pa.Table) -> Iterator[pa.Table]:
     yield others
 
 
-def _close(options: ScoreOptions, batch_id: str, published: Any) -> None:
-    """Take a batch's mark out of the ledger, and the rows of what was not published."""
+def _close(options: ScoreOptions, batch_id: str, published: pa.Table) -> None:
+    """Take a batch's mark out of the ledger, and the rows of what was not published; count what took too long.
+
+    Args:
+        published: ``relative_path`` and ``reason`` of its rows.
+    """
     workspace = Workspace.at(options.workspace)
     manifest = workspace.manifest(batch_id)
     # Not from the options: the folder may have gone meanwhile.
@@ -236,7 +241,19 @@ def _close(options: ScoreOptions, batch_id: str, published: Any) -> None:
             return
         # Of the writer's version from now on.
         said.pop("nelbo.schema_version")
-        paths = read_table(manifest, ["relative_path"])["relative_path"]
-        missing = paths.filter(pc.invert(pc.is_in(paths, published)))
-        rows = (table.filter(pc.invert(pc.is_in(table["relative_path"], missing))) for table in ledger.rows())
-        ledger.write(rows, {**said, UNFINISHED: ""})
+        reasons: dict[str, str | None] = dict(
+            zip(published["relative_path"].to_pylist(), published["reason"].to_pylist(), strict=True)
+        )
+        frozen = set(read_table(manifest, ["relative_path"])["relative_path"].to_pylist())
+        ledger.write((_closed(table, frozen, reasons) for table in ledger.rows()), {**said, UNFINISHED: ""})
+
+
+def _closed(table: pa.Table, frozen: set[str], reasons: Mapping[str, str | None]) -> pa.Table:
+    """Rows of a ledger when a batch is over: without what was frozen and not published, and timeouts counted."""
+    paths, timeouts = table["relative_path"].to_pylist(), table["n_timeouts"].to_pylist()
+    counted = [
+        n if path not in frozen else (n or 0) + 1 if reasons.get(path) == TIMEOUT else None
+        for path, n in zip(paths, timeouts, strict=True)
+    ]
+    kept = pa.array([path not in frozen or path in reasons for path in paths], pa.bool_())
+    return with_timeouts(table, counted).filter(kept)

@@ -5,14 +5,24 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import MEASURES, QUALITY, SHARD_SCHEMA, File, Manifest, read_metadata, read_rows, remove_folder, write_table
+from data import (
+    MEASURES,
+    QUALITY,
+    SHARD_SCHEMA,
+    File,
+    Manifest,
+    is_there,
+    read_metadata,
+    read_rows,
+    remove_folder,
+    write_table,
+)
 from flows.ahead import ahead
 from flows.calibrations import calibration_of
 from flows.drift import drift_facts
@@ -75,6 +85,7 @@ def _score_new(options: ScoreOptions, model_id: str, calibration_id: str | None,
     if not done:
         counts = dict.fromkeys(("n_images", "n_scored", "n_not_scored", "n_anomalous", "n_review"), 0)
         waiting = {"n_waiting": batch.n_waiting + batch.n_images, "n_skipped": batch.n_skipped}
+        waiting |= {"n_folders_unlisted": batch.n_folders_unlisted}
         return {"skipped": f"nothing new in {options.images}", "batch_id": None, **counts, **waiting, "batches": []}
     of_both = sum(result["n_anomalous"] for result in done)
     return {**done[-1], "batches": [result["batch_id"] for result in done], "n_anomalous_in_batches": of_both}
@@ -96,6 +107,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "n_review": published.n_review,
         # Changed while they were listed, or between that and being scored.
         "n_waiting": batch.n_waiting + published.n_waiting,
+        "n_folders_unlisted": batch.n_folders_unlisted,
     }
     ids = {"batch_id": target.batch_id, "model_id": target.model_id, "calibration_id": target.calibration_id}
     run.record(workspace, **ids, **counts, fpr=published.fpr, images_per_s=images_per_s, **drift_facts(published.drift))
@@ -233,7 +245,7 @@ def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
 
 def _check_root(root: str) -> None:
     """That a batch's folder or archive is there: without it, each of its files would seem to be unreadable or gone."""
-    if "://" not in root and not Path(root).exists():
+    if not is_there(root):
         raise UsageError(
             f"{root} is not there on {platform.node()}, and images in it are to be scored. Mount it, or make it "
             "visible there under the same path; then run the same command again."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data import CHANGED, SCHEMA_VERSION, InputError, Place, iter_rows, read_table
+from data import CHANGED, SCHEMA_VERSION, TIMEOUT, InputError, Place, iter_rows, read_table
 from flows.run import code_version
 from flows.settings import DecodingSettings, ScoreOptions
 from flows.workspace import Workspace
@@ -51,12 +51,12 @@ class Shard:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its file is there and sound, and every file in it had its turn."""
+        """Whether its file is there and sound, and every file in it had its turn, and time enough."""
         try:
             reasons = read_table(self.path)["reason"]
         except InputError:
             return False
-        return len(reasons) == self.size and CHANGED not in reasons.to_pylist()
+        return len(reasons) == self.size and {CHANGED, TIMEOUT}.isdisjoint(reasons.to_pylist())
 
 
 def plan_shards(options: ScoreOptions, target: Target, n: int) -> list[Shard]:

@@ -13,7 +13,7 @@ from flows.card import read_card
 from flows.exporting import export_engine
 from flows.fitting import Fitted, clean_up, fit, model_config, train_config
 from flows.gate import Gated, freeze_gate, judge_candidate
-from flows.ingestion import content_id, publish_manifest, scan_source
+from flows.ingestion import content_id, folders_unlisted, publish_manifest, scan_source
 from flows.parts import assign_parts, calibration_needs, check_enough, check_parts, first_of_each, without_test
 from flows.run import Run
 from flows.runner import Runner
@@ -111,9 +111,10 @@ def _result(
     run: Run, workspace: Workspace, batch_id: str, fitted: Fitted, calibration: Calibration | None
 ) -> dict[str, Any]:
     n_images = fitted.n_train + fitted.n_validation + fitted.n_calibration
+    n_unlisted = folders_unlisted(workspace, batch_id)
     said = describe(calibration) if calibration else dict.fromkeys(("calibration_id", "fpr", "threshold", "promise"))
     ids = {"model_id": fitted.model_id, "calibration_id": said["calibration_id"]}
-    run.record(workspace, batch_id=batch_id, n_images=n_images, fpr=said["fpr"], **ids)
+    run.record(workspace, batch_id=batch_id, n_images=n_images, n_folders_unlisted=n_unlisted, fpr=said["fpr"], **ids)
     return {
         **ids,
         "run_id": run.run_id,
@@ -121,6 +122,7 @@ def _result(
         "n_validation": fitted.n_validation,
         **said,
         "n_calibration": fitted.n_calibration,
+        "n_folders_unlisted": n_unlisted,
         "seconds": round(run.seconds, 3),
     }
 

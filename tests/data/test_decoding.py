@@ -28,7 +28,7 @@ from data import (
     workers,
 )
 from data.decoding import CHUNK
-from data.files import File
+from data.files import File, Stamp
 
 GREY = Preprocessing(16, 16, 1)
 
@@ -293,9 +293,10 @@ def test_a_look_says_what_a_file_is(tmp_path: Path) -> None:
     deep, page, missing = look_into(File(str(tmp_path), name) for name in names)
     assert deep.image_id == hashlib.sha256((tmp_path / "deep.png").read_bytes()).hexdigest()
     assert deep.modified_ns == (tmp_path / "deep.png").stat().st_mtime_ns
-    assert deep[3:] == ("PNG", "I;16", 9, 7, None)
-    assert page[1:] == (6, (tmp_path / "page.html").stat().st_mtime_ns, None, None, None, None, "not_an_image")
-    assert missing == (None,) * 7 + ("unreadable",)
+    assert deep[6:] == ("PNG", "I;16", 9, 7, None)
+    assert page[1:] == (*Stamp.of((tmp_path / "page.html").stat()), None, None, None, None, "not_an_image")
+    assert page.size_bytes == 6
+    assert missing == (None,) * 10 + ("unreadable",)
     (large,) = look_into([File(str(tmp_path), "deep.png")], limits=Limits(size_bytes=5))
     assert (large.image_id, large.reason) == (None, "too_large")
 

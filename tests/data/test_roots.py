@@ -69,8 +69,10 @@ def test_every_kind_of_root_lists_and_reads_the_same(kind: str, tmp_path: Path) 
     entries = [entry for entry in root.walk() if not entry.skipped]
     assert [entry.path for entry in entries] == sorted(FILES)
     assert {entry.path: root.read(entry.path, 10).data for entry in entries} == FILES
-    assert {entry.path: entry.size_bytes for entry in entries} == {name: len(data) for name, data in FILES.items()}
-    assert all(isinstance(entry.modified_ns, int) for entry in entries)
+    assert {entry.path: entry.stamp.size_bytes for entry in entries} == {
+        name: len(data) for name, data in FILES.items()
+    }
+    assert all(isinstance(entry.stamp.modified_ns, int) for entry in entries)
     assert any(entry.skipped for entry in root.walk())
     with pytest.raises(ImageError) as raised:
         root.read("é ü.png", 4)

@@ -60,7 +60,10 @@ def again(folder: Path, first: Scan, tables: list[pa.Table]) -> Scan:
     return scan_of(folder, known=Known(tables, first.started_ns))
 
 
-def test_only_what_is_new_or_changed_is_read_again(tmp_path: Path, read: list[str]) -> None:
+def test_only_what_is_new_or_changed_is_read_again(
+    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.files.YOUNG_NS", 0)
     folder = write(tmp_path, {f"{i}.png": png(i) for i in range(6)} | {"notes.txt": b"text"})
     first = scan_of(folder)
     tables = list(first)

@@ -1,0 +1,178 @@
+"""Other contents under the same name, size and time are noticed, and nothing else is read again."""
+
+import io
+import mmap
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import data.manifest
+from data import MANIFEST_SCHEMA, Known, Scan, read_images
+from data.files import File, Stamp
+from data.listing import list_source
+from data.preprocessing import Preprocessing
+
+OLD = 1_700_000_000
+
+
+def bmp(value: int) -> bytes:
+    """As long as any other of its kind."""
+    buffer = io.BytesIO()
+    Image.new("L", (20, 10), value).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+def put(path: Path, value: int, when: float = OLD) -> Path:
+    path.write_bytes(bmp(value))
+    os.utime(path, (when, when))
+    return path
+
+
+def in_place(path: Path, other: Path) -> None:
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(other.stat().st_mtime_ns,) * 2)
+
+
+def mapped(path: Path, other: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        content[:] = other.read_bytes()
+        content.flush()
+    os.utime(path, ns=(other.stat().st_mtime_ns,) * 2)
+
+
+def moved_over(path: Path, other: Path) -> None:
+    other.replace(path)
+
+
+def copied_and_renamed(path: Path, other: Path) -> None:
+    """As rsync does."""
+    aside = path.with_name(f".{path.name}.X1y2Z3")
+    shutil.copy2(other, aside)
+    aside.replace(path)
+
+
+def cp_p(path: Path, other: Path) -> None:
+    subprocess.run(["cp", "-p", other, path], check=True)  # noqa: S607
+
+
+def touch_r(path: Path, other: Path) -> None:
+    path.write_bytes(other.read_bytes())
+    subprocess.run(["touch", "-r", other, path], check=True)  # noqa: S607
+
+
+WAYS = [in_place, mapped, moved_over, copied_and_renamed, cp_p, touch_r]
+
+
+def scan_of(folder: Path, *earlier: Any, **options: Any) -> Scan:
+    return Scan(list_source(str(folder)), known=Known(*earlier) if earlier else None, **options)
+
+
+@pytest.fixture
+def all_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test has written is old at once."""
+    monkeypatch.setattr("data.files.YOUNG_NS", 0)
+
+
+@pytest.mark.usefixtures("all_old")
+@pytest.mark.parametrize("way", WAYS)
+def test_other_contents_with_the_same_name_size_and_time_are_noticed(
+    way: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path, other = put(folder / "a.bmp", 1), put(tmp_path / "b.bmp", 200)
+    put(folder / "same.bmp", 3)
+    first = scan_of(folder)
+    tables = list(first)
+    before = path.stat()
+    way(path, other)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = scan_of(folder, tables, first.started_ns)
+    (table,) = second
+    (fresh,) = scan_of(folder)
+    assert table.equals(fresh)
+    assert table["image_id"][0] != tables[0]["image_id"][0]
+    assert (second.n_known, second.waiting) == (1, [])
+
+
+@pytest.mark.usefixtures("all_old")
+def test_a_file_replaced_between_listing_and_reading_is_known_as_what_was_read(tmp_path: Path) -> None:
+    path, other = put(tmp_path / "a.bmp", 1), put(tmp_path / ".b.bmp", 200)
+    first = scan_of(tmp_path)
+    first.listing.__dict__["entries"] = iter(list(first.listing.entries))
+    moved_over(path, other)
+    tables = list(first)
+    second = scan_of(tmp_path, tables, first.started_ns)
+    assert pa.concat_tables(second).equals(tables[0])
+    assert read_images(
+        [File(str(tmp_path), "a.bmp", tables[0]["image_id"][0].as_py())], Preprocessing(2, 2)
+    ).reasons == [None]
+
+
+def without(table: pa.Table, *names: str) -> pa.Table:
+    """The same rows, with nothing in some columns."""
+    for name in names:
+        nothing = pa.nulls(len(table), MANIFEST_SCHEMA.field(name).type)
+        table = table.set_column(table.schema.get_field_index(name), name, nothing)
+    return table
+
+
+@pytest.mark.parametrize(("age", "n_known"), [(0, 0), (3600, 1)])
+def test_young_files_are_read_again_where_times_are_coarse(
+    age: int, n_known: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a file system that numbers no files, and keeps one time, in whole seconds."""
+    monkeypatch.setattr(Stamp, "of", lambda status: Stamp(status.st_size, status.st_mtime_ns))
+    when = int(time.time()) - age
+    put(tmp_path / "a.bmp", 1, when)
+    first = scan_of(tmp_path)
+    (table,) = first
+    put(tmp_path / "a.bmp", 2, when)
+    second = scan_of(tmp_path, [without(table, "changed_ns", "inode")], first.started_ns)
+    (again,) = second
+    assert second.n_known == n_known
+    # An old file whose time was set back there is beyond what can be seen.
+    assert (again["image_id"] == table["image_id"]) == bool(n_known)
+
+
+@pytest.mark.parametrize("stamp", [Stamp(1, 100, 20), Stamp(1, 20, 100), Stamp(1, 200), Stamp(1), Stamp(1, None, 5)])
+def test_times_that_lie_ahead_or_are_missing_are_not_trusted(stamp: Stamp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.files.YOUNG_NS", 10)
+    assert not stamp.was_settled(100)
+    assert Stamp(1, 20, 80).was_settled(100)
+    assert Stamp(1, 20, etag="x").was_settled(100)
+
+
+@pytest.mark.usefixtures("all_old")
+def test_rows_of_an_older_version_are_read_again(tmp_path: Path) -> None:
+    """They do not say when a file was changed, nor its number."""
+    put(tmp_path / "a.bmp", 1)
+    first = scan_of(tmp_path)
+    (table,) = first
+    table = without(table, "changed_ns", "inode", "etag")
+    assert (sum(map(len, again := scan_of(tmp_path, [table], first.started_ns))), again.n_known) == (1, 0)
+
+
+def test_rights_and_links_do_not_make_a_file_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before the listing nor between that and reading."""
+    path = put(tmp_path / "a.bmp", 1)
+    path.chmod(0o640)
+    looked = data.manifest.look_into
+
+    def late(files: Any, **options: Any) -> Any:
+        path.chmod(0o600)
+        (tmp_path / ".link").hardlink_to(path)
+        return looked(files, **options)
+
+    monkeypatch.setattr(data.manifest, "look_into", late)
+    scan = scan_of(tmp_path, min_age_s=3600)
+    assert [len(table) for table in scan] == [1]
+    assert scan.waiting == []
