@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
         np.array([part_of[image_id] for image_id in usable]),
     )
     table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache.pixels)
-    return Manifest(table, manifest.root), normals
+    return replace(manifest, table=table), normals
 
 
 def _warn_of_copies(normals: Normals) -> int:

@@ -168,7 +168,8 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
     said = read_metadata(path)
-    return Manifest(read_table(path), said["nelbo.root"], listed_ns=int(said.get(LISTED, 0)))
+    numbers = {"listed_ns": int(said.get(LISTED, 0)), "n_folders_unlisted": int(said.get(_UNLISTED, 0))}
+    return Manifest(read_table(path), said["nelbo.root"], **numbers)
 
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:

@@ -7,39 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
+from shut import shut
 
 from data import InputError, Manifest, ingest
 from data.listing import list_source
-
-Shut = Callable[..., None]
 
 
 def put(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (20, 10), 7).save(path)
     return path
-
-
-@pytest.fixture
-def shut(monkeypatch: pytest.MonkeyPatch) -> Shut:
-    """Folders of these names cannot be listed from now on."""
-    scandir = os.scandir
-
-    def shut(*names: str, error: OSError | None = None) -> None:
-        def listed(path: Any = ".") -> Any:
-            if Path(os.fspath(path)).name in names:
-                raise error or PermissionError(errno.EACCES, "Permission denied", str(path))
-            return scandir(path)
-
-        monkeypatch.setattr(os, "scandir", listed)
-
-    return shut
 
 
 def paths(manifest: Manifest) -> list[str]:
@@ -51,29 +32,33 @@ GONE = FileNotFoundError(errno.ENOENT, "No such file or directory")
 
 
 @pytest.mark.parametrize("error", [None, GONE, OSError(errno.EIO, "Input/output error"), PermissionError("no")])
-def test_the_others_go_on(error: OSError | None, tmp_path: Path, shut: Shut, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_others_go_on(
+    error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("a.png", "b/c.png", "b/shut/d.png", "b/shut/e/f.png", "b/z.png", "y.png"):
         put(tmp_path / name)
-    shut("shut", error=error)
+    shut(monkeypatch, "shut", error=error)
     manifest = ingest(tmp_path)
     assert paths(manifest) == ["a.png", "b/c.png", "b/z.png", "y.png"]
     assert (manifest.n_folders_unlisted, manifest.n_skipped) == (1, 0)
     assert f"{tmp_path}: folders that cannot be listed: b/shut. What is in them has no rows" in caplog.text
 
 
-def test_the_first_few_are_named(tmp_path: Path, shut: Shut, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_few_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     put(tmp_path / "a.png")
     names = [f"n{i:02}" for i in range(15)]
     for name in names:
         (tmp_path / name).mkdir()
-    shut(*names)
+    shut(monkeypatch, *names)
     assert ingest(tmp_path).n_folders_unlisted == 15
     assert "n00, n01, n02 and 12 more." in caplog.text
 
 
-def test_a_root_that_cannot_be_listed_is_bad_input(tmp_path: Path, shut: Shut) -> None:
+def test_a_root_that_cannot_be_listed_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "in" / "a.png")
-    shut("in")
+    shut(monkeypatch, "in")
     with pytest.raises(InputError, match=r"in cannot be listed \(Permission denied\)"):
         ingest(tmp_path / "in")
 
@@ -88,9 +73,9 @@ def test_a_root_that_goes_meanwhile_is_bad_input(tmp_path: Path) -> None:
         list(entries)
 
 
-def test_nothing_but_shut_folders(tmp_path: Path, shut: Shut) -> None:
+def test_nothing_but_shut_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shut").mkdir()
-    shut("shut")
+    shut(monkeypatch, "shut")
     with pytest.raises(InputError, match=r"holds no files \(0 hidden or linked, folders that cannot be listed: 1\)"):
         ingest(tmp_path)
 
@@ -99,10 +84,12 @@ def test_nothing_but_shut_folders(tmp_path: Path, shut: Shut) -> None:
     ("pattern", "n"),
     [("**/*.png", 1), ("*/*/*.png", 1), ("in/s*/*.png", 1), ("*.png", 0), ("in/*.png", 0), ("i/s/*", 0)],
 )
-def test_a_pattern_counts_what_it_might_have_found(pattern: str, n: int, tmp_path: Path, shut: Shut) -> None:
+def test_a_pattern_counts_what_it_might_have_found(
+    pattern: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("a.png", "in/b.png", "in/c/d.png", "i/s/x.png", "in/space/f.png", "in/shut/e.png"):
         put(tmp_path / name)
-    shut("shut")
+    shut(monkeypatch, "shut")
     manifest = ingest(f"{tmp_path}/{pattern}")
     assert manifest.n_folders_unlisted == n
     assert not any("shut" in path for path in paths(manifest))
@@ -154,9 +141,11 @@ print(json.dumps([found.n_folders_unlisted, [[x["relative_path"], x["reason"]] f
     assert "names/deeper" in done.stderr
 
 
-def test_what_is_wrong_with_this_process_is_no_fault_of_the_folder(tmp_path: Path, shut: Shut) -> None:
+def test_what_is_wrong_with_this_process_is_no_fault_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(tmp_path / "shut" / "a.png")
-    shut("shut", error=OSError(errno.EMFILE, "Too many open files"))
+    shut(monkeypatch, "shut", error=OSError(errno.EMFILE, "Too many open files"))
     with pytest.raises(InputError, match="Too many open files"):
         ingest(tmp_path)
 

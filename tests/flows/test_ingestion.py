@@ -1,5 +1,6 @@
 """Ingest as a command: any source, nothing read twice, the look of the images, and what changes meanwhile."""
 
+import hashlib
 import os
 import shutil
 import zipfile
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from shut import shut
 from synthetic import write_images
 
 import data.decoding
 from data import read_table
 from flows.execution import execute
-from flows.settings import IngestOptions, ScoreOptions, TrainOptions
+from flows.settings import CalibrateOptions, IngestOptions, ScoreOptions, TrainOptions
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -34,7 +36,8 @@ def old(folder: Path) -> Path:
     return folder
 
 
-def test_a_second_ingest_reads_only_what_is_new(tmp_path: Path) -> None:
+def test_a_second_ingest_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.files.YOUNG_NS", 0)
     folder, workspace = tmp_path / "in", tmp_path / "workspace"
     write_images(folder, 12, seed=1)
     first = ingest(old(folder), workspace)
@@ -50,6 +53,51 @@ def test_a_second_ingest_reads_only_what_is_new(tmp_path: Path) -> None:
         for place in (workspace, tmp_path / "w")
     )
     assert one.equals(other)
+
+
+def test_a_folder_with_a_replaced_file_is_scored(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the same name, size and time: its row is of the new contents."""
+    monkeypatch.setattr("data.files.YOUNG_NS", 0)
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("L", (32, 32), i).save(folder / f"{i}.bmp")
+    ingest(old(folder), workspace)
+    first = score(folder, workspace)
+    Image.new("L", (32, 32), 200).save(folder / "1.bmp")
+    old(folder)
+    again = score(folder, workspace)
+    assert (again["n_images"], again["n_waiting"]) == (3, 0)
+    assert again["batch_id"] != first["batch_id"]
+    rows = read_table(Path(again["scores"])).to_pylist()
+    assert rows[1]["image_id"] == hashlib.sha256((folder / "1.bmp").read_bytes()).hexdigest()
+    assert [row["reason"] for row in rows] == [None] * 3
+
+
+def test_folders_that_cannot_be_listed_are_counted_by_each_command(
+    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    folder = Path(shutil.copytree(images / "normal", tmp_path / "in"))
+    (folder / "shut").mkdir()
+    shut(monkeypatch, "shut")
+    calibrate = CalibrateOptions(normal=str(folder), workspace=str(workspace), statistic="nelbo")
+    train = TrainOptions(normal=str(folder), workspace=str(workspace), image_size=(32, 32), epochs=1)
+    new = write_images(tmp_path / "more", 20, seed=9)[0].parent
+    (new / "shut").mkdir()
+    results = [
+        ingest(folder, workspace),
+        score(folder, workspace),
+        execute("train", train, prefect=False),
+        execute("calibrate", calibrate.model_copy(update={"normal": str(new)}), prefect=False),
+    ]
+    assert [result["n_folders_unlisted"] for result in results] == [1, 1, 1, 1]
+    for result in results:
+        (row,) = read_table(workspace / "runs" / f"{result['run_id']}.parquet").to_pylist()
+        assert row["n_folders_unlisted"] == 1
 
 
 def test_a_damaged_manifest_is_not_believed(tmp_path: Path) -> None:

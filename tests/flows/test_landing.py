@@ -15,10 +15,16 @@ from typing import Any
 import fsspec
 import killed
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from killed import stubs
 from PIL import Image
+from shut import shut
 
+import data.decoding
+import data.manifest
 from data import MANIFEST_SCHEMA, InputError, Place, open_place, read_metadata, read_table
 from flows.errors import NotYetError, UsageError
 from flows.execution import execute
@@ -179,6 +185,138 @@ def test_a_taken_file_that_waits_stays_known(line: Line) -> None:
     for name in ("a.png", "d.png"):
         age(line.folder / name)
     assert line.score()["n_images"] == 0
+
+
+def test_replaced_under_the_same_name_size_and_time_is_new(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.files.YOUNG_NS", 0)
+    for i, name in enumerate(("a.bmp", "b.bmp", "c.bmp")):
+        put(line.folder / name, i)
+    line.score()
+    put(line.folder / "a.bmp", 77)
+    shutil.copy2(put(line.folder.parent / "other.bmp", 88), line.folder / "b.bmp")
+    put(line.folder.parent / "other.bmp", 99).replace(line.folder / "c.bmp")
+    assert line.rows(line.score()["batch_id"]) == ["a.bmp", "b.bmp", "c.bmp"]
+    assert line.score()["n_images"] == 0
+    assert set(line.scored().values()) == {1}
+
+
+def test_rights_and_links_do_not_make_a_file_new_or_wait(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.files.YOUNG_NS", 0)
+    line.score()
+    (line.folder / "a.png").chmod(0o600)
+    (line.folder.parent / "link.png").hardlink_to(line.folder / "d.png")
+    result = line.score(min_age_s=3600)
+    assert (result["n_images"], result["n_waiting"]) == (0, 0)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_files_of_a_folder_that_cannot_be_listed_for_a_while_are_not_new(
+    old: bool, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those that came meanwhile are, those that have been changed, too."""
+    if old:
+        monkeypatch.setattr("data.files.YOUNG_NS", 0)
+    put(line.folder / "b" / "deeper" / "x.png", 20)
+    put(line.folder / "b" / "deeper" / "y.png", 21)
+    first = line.score()
+    assert (first["n_images"], first["n_folders_unlisted"]) == (5, 0)
+    with monkeypatch.context() as patch:
+        shut(patch, "b")
+        nothing = line.score()
+        assert (nothing["n_images"], nothing["n_folders_unlisted"]) == (0, 1)
+        put(line.folder / "ba.png", 30)
+        put(line.folder / "b" / "late.png", 31)
+        put(line.folder / "b" / "deeper" / "y.png", 32)
+        second = line.score()
+        assert (line.rows(second["batch_id"]), second["n_folders_unlisted"]) == (["ba.png"], 1)
+        assert line.taken == ["a.png", "b/c.png", "b/deeper/x.png", "b/deeper/y.png", "ba.png", "d.png"]
+    assert line.rows(line.score()["batch_id"]) == ["b/deeper/y.png", "b/late.png"]
+    assert line.score()["n_images"] == 0
+    assert set(line.scored().values()) == {1}
+
+
+def too_late(times: int) -> Callable[..., Iterator[pa.Table]]:
+    """Scores as of the stub, but decoding of a.png takes too long so many times."""
+    left = times
+
+    def scores(model: Any, files: Any, decoding: Any) -> Iterator[pa.Table]:
+        nonlocal left
+        files = list(files)
+        (table,) = killed.stub_scores(model, files, decoding)
+        late = [file.path == "a.png" and left > 0 for file in files]
+        left -= any(late)
+        columns = {name: pc.if_else(pa.array(late), None, table[name]) for name in table.column_names[:-1]}
+        yield pa.table({**columns, "reason": pc.if_else(pa.array(late), "timeout", table["reason"])})
+
+    return scores
+
+
+def reasons_of(line: Line, batch_id: str) -> dict[str, str | None]:
+    (path,) = line.workspace.glob(f"scores/*/batch_id={batch_id}/scores.parquet")
+    rows = read_table(path, ["relative_path", "reason"]).to_pylist()
+    return {row["relative_path"]: row["reason"] for row in rows}
+
+
+def test_an_image_that_took_too_long_is_tried_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.scoring.score_files", too_late(2))
+    first = line.score()
+    assert reasons_of(line, first["batch_id"]) == {"a.png": "timeout", "b/c.png": None, "d.png": None}
+    put(line.folder / "e.png", 5)
+    assert reasons_of(line, line.score()["batch_id"]) == {"a.png": "timeout", "e.png": None}
+    assert reasons_of(line, line.score()["batch_id"]) == {"a.png": None}
+    assert line.score()["n_images"] == 0
+    assert read_table(line.ledger)["n_timeouts"].null_count == 4
+
+
+def test_an_image_that_takes_too_long_is_tried_again_three_times(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.scoring.score_files", too_late(100))
+    assert [line.score()["n_images"] for _ in range(6)] == [3, 1, 1, 1, 0, 0]
+    # What comes later does not make it new, other contents do.
+    put(line.folder / "e.png", 5)
+    assert line.rows(line.score()["batch_id"]) == ["e.png"]
+    put(line.folder / "a.png", 6)
+    assert [line.score()["n_images"] for _ in range(5)] == [1, 1, 1, 1, 0]
+
+
+def test_a_header_that_takes_too_long_is_tried_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_into, left = data.manifest.look_into, 2
+
+    def late(files: Any, **options: Any) -> Any:
+        nonlocal left
+        for file, look in zip(files, look_into(files, **options), strict=True):
+            if file.path == "a.png" and left > 0:
+                left -= 1
+                # As of a decoder that was stopped.
+                yield data.decoding.Look(reason="timeout")
+            else:
+                yield look
+
+    monkeypatch.setattr("data.manifest.look_into", late)
+    assert reasons_of(line, line.score()["batch_id"])["a.png"] == "timeout"
+    assert reasons_of(line, line.score()["batch_id"]) == {"a.png": "timeout"}
+    assert reasons_of(line, line.score()["batch_id"]) == {"a.png": None}
+    assert line.score()["n_images"] == 0
+
+
+def test_a_shard_with_a_timeout_is_scored_again_after_a_kill(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.scoring.score_files", too_late(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.scoring.publish", lambda *_: stop())
+        with pytest.raises(Stopped):
+            line.score()
+    assert reasons_of(line, line.score()["batch_id"]) == {"a.png": None, "b/c.png": None, "d.png": None}
+
+
+def test_a_ledger_of_an_older_version_forgets_nothing(line: Line) -> None:
+    """It does not say when files were changed: they are read again, and are not new."""
+    line.score()
+    table = read_table(line.ledger).drop_columns(["changed_ns", "inode", "etag", "n_timeouts"])
+    said = read_metadata(line.ledger) | {"nelbo.schema_version": "3"}
+    pq.write_table(table.replace_schema_metadata(said), line.ledger)
+    assert line.score()["n_images"] == 0
+    put(line.folder / "e.png", 5)
+    assert line.rows(line.score()["batch_id"]) == ["e.png"]
+    assert line.taken == ["a.png", "b/c.png", "d.png", "e.png"]
 
 
 def test_moved_and_copied_are_new(line: Line) -> None:
