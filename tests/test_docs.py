@@ -65,7 +65,7 @@ def test_contract_of_ledgers(tmp_path: Path) -> None:
     section = CONTRACT.split("\n## landing\n")[1].split("\n## ")[0]
     keys = re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
     run = Run("score", ScoreOptions(images="in"))
-    assert sorted([*keys, *run.metadata]) == sorted([*manifest_metadata("/in", run, 0), UNFINISHED])
+    assert sorted([*keys, *run.metadata]) == sorted([*manifest_metadata("/in", run, 0, 0), UNFINISHED])
     digits = hashlib.sha256(b"/in").hexdigest()[:16]
     assert Workspace(tmp_path).ledger("/in") == tmp_path / "landing" / f"l{digits}.parquet"
 

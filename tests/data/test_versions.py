@@ -47,9 +47,10 @@ def test_what_stood_in_a_file_of_version_1() -> None:
     assert read_table(OLD / "scores.parquet", ["peak", "reason"]).column_names == ["peak", "reason"]
     assert read_metadata(OLD / "scores.parquet")["nelbo.run_id"] == "r1"
     (row,) = read_table(OLD / "runs.parquet").to_pylist()
-    assert (row["n_images"], row["n_waiting"], row["drift"]) == (2, None, None)
+    assert (row["n_images"], row["n_waiting"], row["n_folders_unlisted"], row["drift"]) == (2, None, None, None)
     (row,) = read_table(OLD / "manifest.parquet").to_pylist()
     assert (row["size_bytes"], row["duplicate_of"], row["brightness"]) == (100, None, None)
+    assert [row[name] for name in ("changed_ns", "inode", "etag", "n_timeouts")] == [None] * 4
 
 
 def test_old_and_new_batches_are_read_together(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Ingest as a command: any source, nothing read twice, the look of the images, and what changes meanwhile."""
 
 import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from shut import shut
 from synthetic import write_images
 
 import data.decoding
-from data import read_table
+from data import read_metadata, read_table
 from flows.execution import execute
 from flows.settings import CalibrateOptions, IngestOptions, ScoreOptions, TrainOptions
 
@@ -98,6 +101,21 @@ def test_folders_that_cannot_be_listed_are_counted_by_each_command(
     for result in results:
         (row,) = read_table(workspace / "runs" / f"{result['run_id']}.parquet").to_pylist()
         assert row["n_folders_unlisted"] == 1
+
+
+def test_the_command_under_a_locale_without_utf8(tmp_path: Path) -> None:
+    """Names, the folder's and the workspace's too, and what is printed are UTF-8 all the same."""
+    folder = tmp_path / "Ärger"
+    write_images(folder / "für", 2, seed=1)
+    (folder / "ü.png").write_bytes(next((folder / "für").iterdir()).read_bytes())
+    command = [Path(sys.executable).parent / "nelbo", "ingest", folder, "--json", "--no-prefect"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [*command, "--workspace", tmp_path / "Ausgänge"], env=os.environ | locale, capture_output=True, check=True
+    )
+    result = json.loads(done.stdout.decode())
+    assert (result["n_images"], result["n_unusable"]) == (3, 0)
+    assert read_metadata(Path(result["manifest"]))["nelbo.root"] == str(folder)
 
 
 def test_a_damaged_manifest_is_not_believed(tmp_path: Path) -> None:
