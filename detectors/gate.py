@@ -8,10 +8,10 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
 
 from detectors.checks import check_pairs
 from detectors.delong import delong_test
+from detectors.mcnemar import mcnemar_excess
 from detectors.threshold import Threshold
 from detectors.verdict import verdicts
 
@@ -177,14 +177,11 @@ def _misses(truth: NDArray[np.int64], candidate: Judged, serving: Judged) -> Fin
 
 
 def _mcnemar(kind: str, new: NDArray[np.bool_], old: NDArray[np.bool_]) -> tuple[bool, str]:
-    """Whether something befalls the candidate no more often than the serving model, and what was seen.
-
-    Where both are equal, each image that tells them apart is the candidate's with probability 1/2.
-    """
-    only_new, only_old = int((new & ~old).sum()), int((old & ~new).sum())
-    p = float(binom.sf(only_new - 1, only_new + only_old, 0.5))
-    counts = f"{new.sum()} of {len(new)} {kind} images, with the serving model {old.sum()}"
-    return p >= LEVEL, f"{counts}; with only one of the two {only_new} and {only_old} (p = {p:.3g})"
+    """Whether something befalls the candidate no more often than the serving model, and what was seen."""
+    found = mcnemar_excess(new, old)
+    counts = f"{found.a} of {len(new)} {kind} images, with the serving model {found.b}"
+    apart = f"with only one of the two {found.only_a} and {found.only_b} (p = {found.p_value:.3g})"
+    return found.p_value >= LEVEL, f"{counts}; {apart}"
 
 
 def _alarms(model: Judged) -> NDArray[np.bool_]:

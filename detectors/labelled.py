@@ -1,6 +1,7 @@
 """Thresholds for people who have labels: what is best on labelled images, by an objective of their choice."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,15 @@ OBJECTIVES: dict[str, tuple[str, float, float] | None] = {
 EQUAL_COSTS = ((0.0, 1.0), (1.0, 0.0))
 
 Array = NDArray[np.float64]
+
+
+class Counts(NamedTuple):
+    """Of k ways to judge the same labelled images; each (k,)."""
+
+    tn: Array
+    fp: Array
+    fn: Array
+    tp: Array
 
 
 def labelled_threshold(
@@ -73,11 +83,20 @@ def labelled_threshold(
 
     tn, fp, fn, tp, candidates = confusion_matrix_at_thresholds(truth, values)
     # As floats, and with "flag nothing" in front.
-    tn, fp, fn, tp = (
-        np.concatenate([[first], counts])
-        for first, counts in (((truth == 0).sum(), tn), (0, fp), ((truth == 1).sum(), fn), (0, tp))
+    counts = Counts(
+        *(
+            np.concatenate([[first], counted])
+            for first, counted in (((truth == 0).sum(), tn), (0, fp), ((truth == 1).sum(), fn), (0, tp))
+        )
     )
-    worth = _worth(objective, np.nan if target is None else target, _cost_matrix(costs), tn, fp, fn, tp)
+    missed, value = attained(objective, target, costs, counts)
+    if missed.min() > 0:
+        # Only a precision can be out of reach: flagging nothing, or everything, reaches the other targets.
+        raise CalibrationError(
+            f"no threshold reaches a precision of {target:g} on these images: the best is "
+            f"{_given(target) - missed.min():.3g}. Ask for less, or add labelled images."
+        )
+    worth = np.where(missed > 0, -np.inf, value)
     # Equally good ones may differ by a rounding.
     best = int(np.argmax(worth >= worth.max() - 1e-12 * max(1.0, abs(worth.max()))))
     if best == 0:
@@ -113,30 +132,45 @@ def _cost_matrix(costs: Sequence[Sequence[float]]) -> Array:
     return matrix
 
 
-def _worth(
-    objective: str, target: float, costs: Array, tn: Array, fp: Array, fn: Array, tp: Array
-) -> NDArray[np.float64]:
-    """What is maximised, for each candidate; minus infinity where the target is missed."""
+def attained(
+    objective: str, target: float | None, costs: Sequence[Sequence[float]], counts: Counts
+) -> tuple[Array, Array]:
+    """How well verdicts do by an objective: the less of the first, then the more of the second, the better.
+
+    Args:
+        objective, target, costs: as in `labelled_threshold`, checked before.
+        counts: of each of k ways to judge the same images; both kinds occur.
+
+    Returns:
+        (k,) by how much the target is missed, 0 where it is reached and infinite where nothing is flagged that could
+        have a precision; and (k,) what is maximised.
+
+    >>> counts = Counts(*np.array([[8.0, 10], [2, 0], [1, 4], [9, 6]]))
+    >>> [values.tolist() for values in attained("recall", 0.1, EQUAL_COSTS, counts)]
+    [[0.1, 0.0], [0.9, 0.6]]
+    """
+    tn, fp, fn, tp = counts
     flagged = tp + fp
     recall, false_rate = tp / (tp + fn), fp / (tn + fp)
-    precision = np.divide(tp, flagged, out=np.full(len(tp), np.nan), where=flagged > 0)
+    reached = np.zeros(len(tp))
     if objective in ("f1", "f_beta"):
-        squared = 1.0 if objective == "f1" else target**2
-        return (1 + squared) * tp / ((1 + squared) * tp + squared * fn + fp)
+        squared = 1.0 if objective == "f1" else _given(target) ** 2
+        return reached, (1 + squared) * tp / ((1 + squared) * tp + squared * fn + fp)
     if objective == "youden":
-        return recall - false_rate
+        return reached, recall - false_rate
     if objective == "cost":
-        return -(costs[0, 0] * tn + costs[0, 1] * fp + costs[1, 0] * fn + costs[1, 1] * tp)
+        matrix = _cost_matrix(costs)
+        return reached, -(matrix[0, 0] * tn + matrix[0, 1] * fp + matrix[1, 0] * fn + matrix[1, 1] * tp)
     if objective == "recall":
-        return np.where(false_rate <= target, recall, -np.inf)
+        return np.maximum(false_rate - _given(target), 0), recall
     if objective == "fpr":
-        return np.where(recall >= target, -false_rate, -np.inf)
-    if not (precision >= target).any():
-        raise CalibrationError(
-            f"no threshold reaches a precision of {target:g} on these images: the best is {np.nanmax(precision):.3g}. "
-            "Ask for less, or add labelled images."
-        )
-    return np.where(precision >= target, recall, -np.inf)
+        return np.maximum(_given(target) - recall, 0), -false_rate
+    precision = np.divide(tp, flagged, out=np.full(len(tp), -np.inf), where=flagged > 0)
+    return np.maximum(_given(target) - precision, 0), recall
+
+
+def _given(target: float | None) -> float:
+    return np.nan if target is None else target
 
 
 def _below(lowest_flagged: float, values: Array) -> float:

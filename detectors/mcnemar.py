@@ -1,10 +1,11 @@
 """How often two judges flag the same images: shares compared image by image."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
 from detectors.delong import PairedTest
 from detectors.interval import Interval, binomial_interval
@@ -37,14 +38,49 @@ def mcnemar_test(flagged_a: ArrayLike, flagged_b: ArrayLike) -> PairedTest:
     >>> print(test.difference, test.p_value)
     0.250 [0.012, 0.443] 0.0625
     """
-    a, b = _booleans(flagged_a), _booleans(flagged_b)
+    a, b = _pair(flagged_a, flagged_b)
     n = len(a)
-    if not n or n != len(b):
-        raise ValueError(f"got {n} and {len(b)} images, expected the same ones twice, at least one")
+    if not n:
+        raise ValueError("got no images, expected at least one, the same for both")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     share_a, share_b = (binomial_interval(int(flagged.sum()), n) for flagged in (a, b))
     return PairedTest(share_a, share_b, _difference(only_a, only_b, n), float(p_value))
+
+
+class Excess(NamedTuple):
+    """What befalls one of two more often than the other, on the same images.
+
+    a, b: images of each.
+    only_a, only_b: of them those that are not the other's, too.
+    p_value: probability of so large a share of the images that tell them apart being a's, or a larger one, where each
+        is as likely either's.
+    """
+
+    a: int
+    b: int
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar_excess(flags_a: ArrayLike, flags_b: ArrayLike) -> Excess:
+    """McNemar's exact test, one-sided: small where a has more than b.
+
+    Args:
+        flags_a: (n,) booleans, n may be 0.
+        flags_b: (n,) on the same images in the same order.
+
+    Raises:
+        ValueError: lengths that differ, or values that are not booleans.
+
+    >>> mcnemar_excess([True] * 6 + [False] * 14, [True] + [False] * 19)
+    Excess(a=6, b=1, only_a=5, only_b=0, p_value=0.03125)
+    """
+    a, b = _pair(flags_a, flags_b)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    p_value = float(binom.sf(only_a - 1, only_a + only_b, 0.5))
+    return Excess(int(a.sum()), int(b.sum()), only_a, only_b, p_value)
 
 
 def _difference(only_a: int, only_b: int, n: int) -> Interval:
@@ -52,6 +88,13 @@ def _difference(only_a: int, only_b: int, n: int) -> Interval:
     apart = (only_a + only_b + 2) / (n + 2)
     half = _WIDTH * math.sqrt((apart - centre**2) / (n + 2))
     return Interval((only_a - only_b) / n, max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    flags_a, flags_b = _booleans(a), _booleans(b)
+    if len(flags_a) != len(flags_b):
+        raise ValueError(f"got {len(flags_a)} and {len(flags_b)} images, expected the same ones twice")
+    return flags_a, flags_b
 
 
 def _booleans(flagged: ArrayLike) -> NDArray[np.bool_]:

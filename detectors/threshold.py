@@ -128,6 +128,15 @@ class Threshold:
         )
 
     @property
+    def asked_fpr(self) -> float | None:
+        """The false-positive rate that was asked of normal images, promised or only aimed at; None from labels.
+
+        >>> Threshold.from_normals(range(100), fpr=0.05, contamination=0.1).asked_fpr
+        0.05
+        """
+        return self.target if self.objective == "trimmed" else self.fpr
+
+    @property
     def supported(self) -> Interval | None:
         """Mean and 95 % interval of the false-positive rate in the long run; None without a promise."""
         if self.fpr is None:

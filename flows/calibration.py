@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import CALIBRATION_SCHEMA, MEASURES, QUALITY, STATISTICS, InputError, Manifest, split_by_content
-from detectors import Threshold, check_objective, check_statistics, evaluate, verdicts
+from detectors import Threshold, check_objective, check_statistics
 from flows.calibrations import (
     REVIEWS,
     Calibration,
@@ -21,11 +21,10 @@ from flows.calibrations import (
     part_rows,
     read_calibration,
     reference_rows,
-    write_calibration,
+    standing,
 )
 from flows.errors import UsageError
 from flows.ingestion import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
-from flows.metrics import as_json
 from flows.models import SEEN_DIGITS, load_model, seen_in_training
 from flows.parts import check_calibration_size, check_parts, first_of_each
 from flows.pipeline import SCORED_SCHEMA, score_files, warn_of_colour
@@ -35,6 +34,7 @@ from flows.run import Run
 from flows.runner import Runner
 from flows.settings import CalibrateOptions, CalibrationSettings, DecodingSettings, LabelSettings, TrainOptions
 from flows.statistic import Statistic
+from flows.succession import Proposal, keep
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,9 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     runner.rename(f"{calibrated.calibration_id} of {model_id}")
     calibration = read_calibration(workspace, calibrated.calibration_id)
     n_unlisted = folders_unlisted(workspace, request.batch_id) if request.batch_id else 0
+    stands = standing(calibration, workspace.calibration(model_id))
+    if stands["candidate"]:
+        runner.show("calibration", f"# Candidate {calibration.calibration_id}\n\n{calibration.why_not}")
     run.record(
         workspace,
         model_id=model_id,
@@ -97,6 +100,7 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     return {
         "model_id": model_id,
         **describe(calibration),
+        **stands,
         "n_left_out": calibrated.n_left_out,
         "n_folders_unlisted": n_unlisted,
         **({"judged": calibration.judged} if calibration.judged else {}),
@@ -159,7 +163,7 @@ def freeze_calibration_images(source: str, request: Request, options: CalibrateO
 
 
 def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, run: Run) -> Calibrated:
-    """Score held-out images, find the threshold, write the calibration and make it the model's current one.
+    """Score held-out images, find the threshold, write the calibration; it becomes current, or a candidate.
 
     Images that the model was trained or stopped on have no part in it: the promise holds for others only.
     """
@@ -176,21 +180,19 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     rows = _split(rows, request, options)
     statistic = _statistic(rows, request.statistic or model.config.statistic, options)
     rows = rows.append_column("anomaly_score", pa.array(statistic.scores(rows), pa.float64()))
-    threshold = _threshold(rows, request, options)
     normal = rows.filter(pc.not_equal(rows["label"], 1))
-    calibration_id = _keep(
+    proposal = Proposal(
+        request.model_id,
+        request.batch_id,
         rows,
         statistic,
-        threshold,
-        workspace,
-        run,
-        model_id=request.model_id,
-        batch_id=request.batch_id,
+        _threshold(rows, request, options),
         # Twice what few normal images exceed: a defect has room above it.
         heatmap_top=2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
+        labels=request.labels,
         labels_from=None if request.labels is None else "manifest",
     )
-    return Calibrated(calibration_id, n_left_out)
+    return Calibrated(keep(proposal, workspace, run), n_left_out)
 
 
 def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run) -> Calibrated:
@@ -215,19 +217,23 @@ def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run
     found_anomalous = rows.filter(pc.equal(rows["label"], 1))["image_id"].combine_chunks()
     normal = normal_rows(workspace, current)
     normal = normal.filter(pc.invert(pc.is_in(normal["image_id"], found_anomalous)))
+    if not normal.num_rows:
+        raise UsageError(
+            "reviewers found all held-out normal images of the current calibration anomalous, and reviewed images "
+            "stand in for none of them. Calibrate on others first: nelbo calibrate --normal DIR"
+        )
     parts = (rows, normal, reference_rows(workspace, current))
-    calibration_id = _keep(
+    proposal = Proposal(
+        request.model_id,
+        current.batch_id,
         pa.concat_tables(part.select(CALIBRATION_SCHEMA.names).cast(CALIBRATION_SCHEMA) for part in parts),
         current.statistic,
         threshold,
-        workspace,
-        run,
-        model_id=request.model_id,
-        batch_id=current.batch_id,
-        heatmap_top=current.heatmap_top,
+        current.heatmap_top,
+        labels=request.labels,
         labels_from=REVIEWS,
     )
-    return Calibrated(calibration_id, n_left_out)
+    return Calibrated(keep(proposal, workspace, run), n_left_out)
 
 
 def _check_statistic(current: Calibration, options: CalibrateOptions) -> None:
@@ -238,24 +244,6 @@ def _check_statistic(current: Calibration, options: CalibrateOptions) -> None:
             f"statistic {asked} does not go with reviews of what {current.statistic.name} flagged. Leave it out, or "
             "calibrate with it on normal images first."
         )
-
-
-def _keep(
-    rows: pa.Table, statistic: Statistic, threshold: Threshold, workspace: Workspace, run: Run, **about: Any
-) -> str:
-    """Write a calibration and make it its model's current one; its id."""
-    joint = statistic.joint
-    content = {
-        **about,
-        "statistic": statistic.name,
-        "joint": {"rule": joint.rule, "statistics": list(joint.statistics)} if joint else None,
-        "threshold": threshold.to_dict(),
-        "judged": _judge(rows, threshold),
-    }
-    calibration_id = write_calibration(content, rows.select(CALIBRATION_SCHEMA.names), workspace, run)
-    workspace.use_calibration(content["model_id"], calibration_id)
-    log.info("%s", threshold.describe())
-    return calibration_id
 
 
 def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[pa.Table, int]:
@@ -381,12 +369,3 @@ def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings) -
             f"{error} (Of the labelled images {counts[0]} normal and {counts[1]} anomalous ones choose the threshold; "
             f"{part_rows(rows, 'test').num_rows} judge it.)"
         ) from error
-
-
-def _judge(rows: pa.Table, threshold: Threshold) -> dict[str, Any] | None:
-    """The threshold on the labelled images that did not choose it."""
-    others = part_rows(rows, "test")
-    if not others.num_rows:
-        return None
-    scores = others["anomaly_score"].to_numpy()
-    return as_json(evaluate(others["label"].to_numpy(), scores, verdicts(scores, threshold.value, threshold.review)))

@@ -61,6 +61,7 @@ class Calibration:
     heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
     judged: metrics on labelled images that did not choose the threshold; None without any.
     labels_from: where the labels that chose the threshold came from: "manifest" or "reviews"; None if none did.
+    why_not: why it did not become current when it was made; None if it did.
     """
 
     calibration_id: str
@@ -73,6 +74,7 @@ class Calibration:
     heatmap_top: float
     judged: dict[str, Any] | None
     labels_from: str | None
+    why_not: str | None
     made_at_utc: str
 
     def judge(self, table: pa.Table) -> Judgement:
@@ -135,18 +137,20 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
         raise UsageError(f"{folder}: {what}. {remedy}")
     # The tails of a joint statistic need what else was measured.
     table = read_table(folder / "scores.parquet", None if content["joint"] else _DECIDING)
+    # Earlier versions did not write it down.
+    labels_from = content.get("labels_from")
     return Calibration(
         calibration_id,
         content["model_id"],
         content["batch_id"],
         _statistic(content, table),
         Threshold(**content["threshold"]),
-        np.sort(_normals(table.select(_DECIDING))["anomaly_score"].to_numpy()),
+        np.sort(_normals(table.select(_DECIDING), labels_from)["anomaly_score"].to_numpy()),
         table["image_id"].combine_chunks(),
         content["heatmap_top"],
         content["judged"],
-        # Earlier versions did not write it down.
-        content.get("labels_from"),
+        labels_from,
+        content.get("why_not"),
         content["made_at_utc"],
     )
 
@@ -157,11 +161,15 @@ def _statistic(content: dict[str, Any], table: pa.Table) -> Statistic:
     return Statistic.joined(part_rows(table, "reference"), content["joint"]["statistics"], content["joint"]["rule"])
 
 
-def _normals(table: pa.Table) -> pa.Table:
-    """The rows that p-values are against: those that chose the threshold, or reviews did and they are kept apart."""
-    kept = part_rows(table, "normal")
+def _normals(table: pa.Table, labels_from: str | None) -> pa.Table:
+    """The rows that p-values are against: those that chose the threshold, or reviews did and they are kept apart.
+
+    Reviewed images are a selection, and stand in for no normal one.
+    """
+    if labels_from == REVIEWS:
+        return part_rows(table, "normal")
     chosen = part_rows(table, "calibration")
-    return kept if kept.num_rows else chosen.filter(pc.not_equal(chosen["label"], 1))
+    return chosen.filter(pc.not_equal(chosen["label"], 1))
 
 
 def part_rows(rows: pa.Table, part: str) -> pa.Table:
@@ -169,9 +177,21 @@ def part_rows(rows: pa.Table, part: str) -> pa.Table:
     return rows.filter(pc.equal(rows["split"], part))
 
 
+def judging_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The labelled images that judge a calibration's threshold: those of its images that did not make it."""
+    return part_rows(_rows(workspace, calibration), "test")
+
+
+def not_choosing(rows: pa.Table, workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The rows of images that did not make a calibration; it may be judged on them."""
+    own = _rows(workspace, calibration)
+    choosing = own.filter(pc.not_equal(own["split"], "test"))["image_id"].combine_chunks()
+    return rows.filter(pc.invert(pc.is_in(rows["image_id"], choosing)))
+
+
 def normal_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
     """The held-out normal images that a calibration's p-values are against, as rows of another one that keeps them."""
-    rows = _normals(_rows(workspace, calibration))
+    rows = _normals(_rows(workspace, calibration), calibration.labels_from)
     split = pa.array(["normal"] * rows.num_rows, pa.string())
     return rows.set_column(rows.schema.get_field_index("split"), "split", split)
 
@@ -212,6 +232,13 @@ def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
         if calibration.model_id == model_id:
             mine.append(calibration)
     return sorted(mine, key=lambda calibration: (calibration.made_at_utc, calibration.calibration_id))
+
+
+def standing(calibration: Calibration, current: str | None) -> dict[str, Any]:
+    """Whether a calibration is current, by the id of the one that is; and if it was found wanting, why."""
+    is_current = calibration.calibration_id == current
+    candidate = calibration.why_not is not None and not is_current
+    return {"current": is_current, "candidate": candidate, "why_not": calibration.why_not if candidate else None}
 
 
 def describe(calibration: Calibration) -> dict[str, Any]:

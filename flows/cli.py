@@ -109,7 +109,9 @@ def calibrate(
     review_recall: Annotated[
         float | None, typer.Option("--review-recall", help="With --labels: the review band goes down to this recall.")
     ] = None,
-    use: Annotated[str | None, typer.Option("--use", metavar="ID", help="Go back to a calibration.")] = None,
+    use: Annotated[
+        str | None, typer.Option("--use", metavar="ID", help="Go back to a calibration, or take a candidate.")
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show all calibrations on one batch, change none.")
     ] = False,

@@ -7,20 +7,23 @@ import pyarrow as pa
 
 from data import Place, modified
 from detectors import evaluate
-from flows.calibrations import Calibration, calibrations_of, describe, scored_rows
+from flows.calibrations import Calibration, calibrations_of, describe, scored_rows, standing
 from flows.errors import UsageError
 from flows.models import unseen_in_training
 from flows.workspace import Workspace
 
 
 def list_calibrations(workspace: Workspace, model_id: str) -> list[dict[str, Any]]:
-    """Each calibration of a model, the oldest first; ``current`` is the one that `score` takes."""
+    """Each calibration of a model, the oldest first; ``current`` is the one that `score` takes.
+
+    A ``candidate`` was made and did not become current; ``why_not`` says why.
+    """
     current = workspace.calibration(model_id)
     return [
         {
             "calibration_id": calibration.calibration_id,
             "model_id": model_id,
-            "current": calibration.calibration_id == current,
+            **standing(calibration, current),
             "made_at_utc": calibration.made_at_utc,
             **describe(calibration),
         }
@@ -57,7 +60,7 @@ def compare_calibrations(workspace: Workspace, model_id: str, batch_id: str | No
         found = verdicts[calibration.calibration_id]
         row = {
             "calibration_id": calibration.calibration_id,
-            "current": calibration.calibration_id == current,
+            **standing(calibration, current),
             **describe(calibration),
             "n_anomalous": int((found == "anomalous").sum()),
             "n_review": int((found == "review").sum()),

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from data import InputError, read_table
 from flows.calibration import Request, calibrate_model, check_calibration
-from flows.calibrations import Calibration, describe, read_calibration
+from flows.calibrations import Calibration, describe, read_calibration, standing
 from flows.card import read_card
 from flows.exporting import export_engine
 from flows.fitting import Fitted, clean_up, fit, model_config, train_config
@@ -115,12 +115,15 @@ def _result(
     said = describe(calibration) if calibration else dict.fromkeys(("calibration_id", "fpr", "threshold", "promise"))
     ids = {"model_id": fitted.model_id, "calibration_id": said["calibration_id"]}
     run.record(workspace, batch_id=batch_id, n_images=n_images, n_folders_unlisted=n_unlisted, fpr=said["fpr"], **ids)
+    # The first one of a model is current; the same model trained again may have had another since.
+    stands = standing(calibration, workspace.calibration(fitted.model_id)) if calibration else {}
     return {
         **ids,
         "run_id": run.run_id,
         "n_train": fitted.n_train,
         "n_validation": fitted.n_validation,
         **said,
+        **stands,
         "n_calibration": fitted.n_calibration,
         "n_folders_unlisted": n_unlisted,
         "seconds": round(run.seconds, 3),

@@ -178,11 +178,22 @@ class Workspace:
         return name
 
     def use_calibration(self, model_id: str, calibration_id: str) -> None:
-        """Make a calibration its model's current one."""
+        """Make a calibration its model's current one, whichever was."""
         with self.lock():
-            latest = self._latest()
-            calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
-            write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
+            self._use(model_id, calibration_id)
+
+    def replace_calibration(self, model_id: str, calibration_id: str, before: str | None) -> bool:
+        """Make a calibration its model's current one if `before` still is; False where another one has become it."""
+        with self.lock():
+            still = self.calibration(model_id) == before
+            if still:
+                self._use(model_id, calibration_id)
+        return still
+
+    def _use(self, model_id: str, calibration_id: str) -> None:
+        latest = self._latest()
+        calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
+        write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
 
     def forget(self, model_id: str) -> None:
         """Take a model's current calibration out of ``latest.json``."""

@@ -17,10 +17,18 @@ def known_calibration(tables: Tables, calibration_id: str) -> Calibration | None
 
 
 def show_promise(calibration: Calibration | None) -> None:
-    """One line beside a threshold: the rate that it promises, and between what it may lie; nothing if it is gone."""
-    if calibration is not None:
-        said = promise(calibration)
-        st.caption(literal(f"{said[0].upper()}{said[1:]}."))
+    """Beside a threshold: the rate that it promises, and between what it may lie; nothing if it is gone.
+
+    And what spoke against it, if it did not become current when it was made.
+    """
+    if calibration is None:
+        return
+    said = promise(calibration)
+    st.caption(literal(f"{said[0].upper()}{said[1:]}."))
+    if calibration.why_not is not None:
+        st.caption(
+            literal(f"Made as a candidate, which became current only if somebody took it: {calibration.why_not}.")
+        )
 
 
 @st.cache_resource(show_spinner=False, max_entries=1000)

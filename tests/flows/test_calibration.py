@@ -1,6 +1,7 @@
 """Calibrations: made in several ways, listed, compared, gone back to."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -222,9 +223,12 @@ def test_listed_compared_and_gone_back_to(
     labelled = calibrate(workspace, labels=str(more / "list.csv"), objective="f1")["calibration_id"]
     at = ("--workspace", workspace)
     code, out, _ = nelbo("calibrations", "--json", *at)
-    rows = json.loads(out)["calibrations"]
+    rows = {row["calibration_id"]: row for row in json.loads(out)["calibrations"]}
     assert code == 0
-    assert {row["calibration_id"]: row["current"] for row in rows} == {first: False, loose: False, labelled: True}
+    assert {name: row["current"] for name, row in rows.items()} == {first: False, loose: True, labelled: False}
+    # 12 anomalous images are not enough.
+    assert {name: row["candidate"] for name, row in rows.items()} == {first: False, loose: False, labelled: True}
+    assert rows[labelled]["why_not"] == "12 anomalous images with a label, and at least 20 are needed"
     # Each on the same batch: the counts are those that scoring with it gives.
     lines = [f"a/tile_2_{i:03d}.png,0" for i in range(20)] + [f"b/blot_3_{i:03d}.png,1" for i in range(6)]
     (images / "new" / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
@@ -244,14 +248,64 @@ def test_listed_compared_and_gone_back_to(
         assert row["recall"]["value"] == other["metrics"]["detected"] / 6
         assert row["realised_fpr"] == other["metrics"]["realised_fpr"]
         assert (row["n_differ"] == 0) or not row["current"]
+        assert row["candidate"] == (row["calibration_id"] == labelled)
     assert sorted(path.read_bytes() for path in workspace.rglob("*") if path.is_file()) == before
     code, out, _ = nelbo("calibrate", "--compare", *at)
     assert code == 0
     assert "n_differ" in out
-    code, out, _ = nelbo("calibrate", "--use", first, "--json", *at)
+    for chosen in (first, labelled):
+        code, out, _ = nelbo("calibrate", "--use", chosen, "--json", *at)
+        assert code == 0
+        said = json.loads(out)
+        assert (said["calibration_id"], said["current"], said["why_not"]) == (chosen, True, None)
+        assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == chosen
+
+
+def write_labels(folder: Path, n: int, seed: int) -> Path:
+    """A table of n normal images and n with a blot."""
+    good = write_images(folder / "good", n, seed=seed)
+    bad = write_images(folder / "bad", n, seed=seed + 1, blot=True)
+    lines = [f"{path.parent.name}/{path.name},{int(path in bad)}" for path in [*good, *bad]]
+    table = folder / "list.csv"
+    table.write_text("path,label\n" + "\n".join(lines) + "\n")
+    return table
+
+
+def test_two_and_two_labels_are_a_candidate(
+    tmp_path: Path, workspace: Path, trained: Trained, nelbo: Callable[..., Any]
+) -> None:
+    """The fault: a threshold from four images became current at once."""
+    table = write_labels(tmp_path / "few", 2, seed=31)
+    asked = ("calibrate", "--labels", table, "--objective", "f1", "--workspace", workspace)
+    code, out, err = nelbo(*asked)
     assert code == 0
-    assert json.loads(out)["calibration_id"] == first
-    assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == first
+    assert "2 anomalous images with a label, and at least 20 are needed" in out
+    assert "Take it anyway with: nelbo calibrate" in err
+    code, out, _ = nelbo(*asked, "--json")
+    said = json.loads(out)
+    assert (code, said["current"], said["candidate"]) == (0, False, True)
+    assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == trained[1]["calibration_id"]
+    assert trained[1]["current"]
+    # Enough of them are no candidate.
+    said = calibrate(workspace, labels=str(write_labels(tmp_path / "enough", 25, seed=41)), objective="f1")
+    assert (said["current"], said["candidate"], said["why_not"]) == (True, False, None)
+    assert score(table, workspace)["calibration_id"] == said["calibration_id"]
+
+
+def test_labels_that_were_mixed_up_are_a_candidate(tmp_path: Path, workspace: Path, trained: Trained) -> None:
+    """Those that choose call the wrong ones anomalous; those that judge show it."""
+    table = write_labels(tmp_path / "mixed", 25, seed=51)
+    lines = table.read_text().splitlines()[1:]
+    parts = ["calibration" if i % 2 else "test" for i in range(len(lines))]
+    rows = [
+        f"{line[:-1]}{1 - int(line[-1]) if part == 'calibration' else line[-1]},{part}"
+        for line, part in zip(lines, parts, strict=True)
+    ]
+    table.write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    said = calibrate(workspace, labels=str(table), objective="f1")
+    assert (said["current"], said["candidate"]) == (False, True)
+    assert re.match(r"it flags 1\d of 13 normal images, and the current one \d:", said["why_not"])
+    assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == trained[1]["calibration_id"]
 
 
 def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, trained: Trained) -> None:

@@ -206,14 +206,16 @@ def test_calibration_on_labels(images: Path, workspace: Path, tmp_path: Path, ob
     assert (result["fpr"], result["objective"], result["n_calibration"]) == (None, objective, 10)
     judged = result["judged"]
     assert (judged["n_normal"], judged["n_anomalous"], judged["detected"]) == (10, 3, 3)
-    scored = score(images / "new", workspace)
+    scored = score(images / "new", workspace, calibration=result["calibration_id"])
     assert scored["n_anomalous"] == 6
     table = read_table(Path(scored["scores"]))
     # p-values are against the normal ones among those that chose.
     assert pc.min(table["p_value"]).as_py() == pytest.approx(1 / 11)
     assert "no promised rate" in Path(scored["report"]).read_text()
     # All of these images had a part in the training or the calibration: none may judge it.
-    labelled = score(tmp_path / "list.csv", workspace, root=str(images / "new"))
+    labelled = score(
+        tmp_path / "list.csv", workspace, root=str(images / "new"), calibration=result["calibration_id"]
+    )
     assert "metrics" not in labelled
     assert (
         "All 26 labelled images had a part in the training or the calibration" in Path(labelled["report"]).read_text()

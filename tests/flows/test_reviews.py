@@ -377,6 +377,10 @@ def test_reviews_move_the_threshold_and_nothing_else(workspace: Path, trained: T
     assert moved.labels_from == "reviews"
     np.testing.assert_array_equal(moved.normal_scores, first.normal_scores)
     assert (moved.batch_id, moved.heatmap_top, moved.statistic) == (first.batch_id, first.heatmap_top, first.statistic)
+    # Few reviews make a candidate.
+    assert (result["current"], result["candidate"]) == (False, True)
+    assert result["why_not"] == "6 anomalous images with a label, and at least 20 are needed"
+    assert calibrate(workspace, use=result["calibration_id"])["current"]
     # Again, from what is now current, it is the same one.
     assert from_reviews(workspace, objective="youden", review_recall=1.0)["calibration_id"] == result["calibration_id"]
     # p-values and drift are those of before; verdicts are those of the new threshold.
@@ -455,6 +459,42 @@ def test_what_another_model_flagged_counts_where_this_one_did_too(workspace: Pat
     assert {row["image_id"]: row["label"] for row in rows} == label_of | {last_blot["image_id"]: 1}
 
 
+def test_seven_reviews_are_a_candidate_and_many_are_current(workspace: Path, trained: Trained) -> None:
+    """The fault: misses went from 43 to 99 % by a threshold from seven reviews."""
+    first = trained[1]["calibration_id"]
+    review_all(workspace, 4, 3)
+    few = from_reviews(workspace)
+    assert (few["current"], few["why_not"]) == (False, "3 anomalous images with a label, and at least 20 are needed")
+    assert Workspace(workspace).calibration(trained[1]["model_id"]) == first
+    # More of the kind of those that are there.
+    (path,) = workspace.glob("scores/*/*/scores.parquet")
+    rows = read_table(path).to_pylist()
+    flagged = [row for row in rows if row["verdict"] == "anomalous"]
+    more = [{**row, "image_id": f"{k:02x}{row['image_id'][2:]}"} for k in range(8) for row in flagged]
+    write_scores(pa.Table.from_pylist(rows + more, read_table(path).schema), path)
+    for row in more:
+        decide_on(workspace, row["image_id"], "anomalous" if "blot" in row["relative_path"] else "normal")
+    many = from_reviews(workspace)
+    assert (many["current"], many["why_not"]) == (True, None)
+    assert Workspace(workspace).calibration(trained[1]["model_id"]) == many["calibration_id"] != first
+
+
+def test_reviews_of_all_held_out_images_leave_none_to_measure_by(workspace: Path, trained: Trained) -> None:
+    review_all(workspace, 4, 4)
+    (path,) = workspace.glob("scores/*/*/scores.parquet")
+    rows = read_table(path).to_pylist()
+    held_out = calibration_rows(workspace, trained[1]["calibration_id"], "calibration")
+    template = next(row for row in rows if row["verdict"] == "anomalous")
+    rows += [{**template, "image_id": row["image_id"]} for row in held_out]
+    write_scores(pa.Table.from_pylist(rows, read_table(path).schema), path)
+    for row in held_out:
+        decide_on(workspace, row["image_id"], "anomalous")
+    with pytest.raises(
+        UsageError, match=r"found all held-out normal images .* anomalous, .* Calibrate on others first"
+    ):
+        from_reviews(workspace)
+
+
 def test_the_review_band_speaks_of_normal_images_that_nobody_picked(workspace: Path) -> None:
     review_all(workspace, 10, 6)
     # Reviewers found an image anomalous that looks like the others.
@@ -527,13 +567,10 @@ def test_refusals(workspace: Path, trained: Trained) -> None:
         from_reviews(workspace / "none")
 
 
-def test_in_a_store_the_same(
-    workspace: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_store_the_same(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     review_all(workspace, 6, 6)
     expected = from_reviews(workspace)
-    Workspace(workspace).use_calibration(trained[1]["model_id"], trained[1]["calibration_id"])
     store = open_place("memory://reviewed")
     store.fs.put(f"{workspace}/", store.path, recursive=True)
     store.fs.rm(f"{store.path}/calibrations/{expected['calibration_id']}", recursive=True)
