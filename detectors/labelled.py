@@ -142,8 +142,8 @@ def attained(
         counts: of each of k ways to judge the same images; both kinds occur.
 
     Returns:
-        (k,) by how much the target is missed, 0 where it is reached and infinite where nothing is flagged that could
-        have a precision; and (k,) what is maximised.
+        (k,) by how much the target is missed, 0 where it is reached, and more than by any precision where nothing is
+        flagged that could have one; and (k,) what is maximised.
 
     >>> counts = Counts(*np.array([[8.0, 10], [2, 0], [1, 4], [9, 6]]))
     >>> [values.tolist() for values in attained("recall", 0.1, EQUAL_COSTS, counts)]
@@ -165,7 +165,7 @@ def attained(
         return np.maximum(false_rate - _given(target), 0), recall
     if objective == "fpr":
         return np.maximum(_given(target) - recall, 0), -false_rate
-    precision = np.divide(tp, flagged, out=np.full(len(tp), -np.inf), where=flagged > 0)
+    precision = np.divide(tp, flagged, out=np.full(len(tp), -1.0), where=flagged > 0)
     return np.maximum(_given(target) - precision, 0), recall
 
 

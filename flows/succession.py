@@ -134,7 +134,7 @@ def _against_normals(new: Proposal, current: Calibration, workspace: Workspace) 
     labels, (flagged, by_current) = known["label"].to_numpy(), _both(known, new, current)
     # What is asked of a rate is the most that can be found at it.
     rate = new.threshold.asked_fpr
-    return blind(labels, flagged) or worse(labels, flagged, by_current, "recall", rate, kinds=("anomalous",))
+    return blind(labels, flagged) or worse(labels, flagged, by_current, "recall", rate)
 
 
 def _against_labels(
@@ -150,7 +150,7 @@ def _against_labels(
     said = worse(truth, flagged, by_current, labels.objective, labels.target, labels.costs)
     if said is not None or new.labels_from != REVIEWS:
         return said
-    # Nobody reviews what was not flagged: of a rate over all images only the held-out normal ones know.
+    # Nobody reviews what was not flagged: of false alarms only the held-out normal images know.
     normal = part_rows(new.rows, "normal")
     said = worse(np.zeros(normal.num_rows, int), *_both(normal, new, current))
     return said and f"{said}, all of them held out and picked by nobody"

@@ -213,9 +213,7 @@ def test_calibration_on_labels(images: Path, workspace: Path, tmp_path: Path, ob
     assert pc.min(table["p_value"]).as_py() == pytest.approx(1 / 11)
     assert "no promised rate" in Path(scored["report"]).read_text()
     # All of these images had a part in the training or the calibration: none may judge it.
-    labelled = score(
-        tmp_path / "list.csv", workspace, root=str(images / "new"), calibration=result["calibration_id"]
-    )
+    labelled = score(tmp_path / "list.csv", workspace, root=str(images / "new"), calibration=result["calibration_id"])
     assert "metrics" not in labelled
     assert (
         "All 26 labelled images had a part in the training or the calibration" in Path(labelled["report"]).read_text()

@@ -24,7 +24,7 @@ from synthetic import texture, write_images
 
 from data import File, Preprocessing, read_table, write_json
 from flows.agreement import against_truth, agreement, with_truth
-from flows.calibrations import calibrations_of
+from flows.calibrations import Calibration, calibrations_of
 from flows.dashboard import review
 from flows.dashboard.literal import literal
 from flows.dashboard.originals import NotShownError, located, original, reconstruction
@@ -217,6 +217,20 @@ def test_the_promise_stands_beside_the_threshold(run: Callable[..., AppTest], sc
     page = run(name, **_address_of(scores.iloc[0]))
     promised = "False-alarm rate promised: 5 %, between 2.4 and 8.4 % with 199 images; for review another 10 % of"
     assert sum(literal(promised) in caption.value for caption in page.caption) == 1
+
+
+def test_why_a_candidate_is_one_stands_beside_its_threshold(workspace: Workspace) -> None:
+    # Only its source is taken.
+    def page(calibration: "Calibration") -> None:
+        from flows.dashboard.calibrations import show_promise
+
+        show_promise(calibration)
+
+    ordinary = calibrations_of(workspace, MODEL)[0]
+    wanting = replace(ordinary, why_not="2 anomalous images with a label")
+    said = [AppTest.from_function(page, kwargs={"calibration": one}).run().caption for one in (ordinary, wanting)]
+    assert [len(captions) for captions in said] == [1, 2]
+    assert "somebody took it\\: 2 anomalous images with a label" in said[1][1].value
 
 
 @pytest.mark.slow

@@ -126,8 +126,8 @@ def test_much_worse_on_the_same_images_is_a_candidate(workspace: Workspace) -> N
     new = kept(propose(high, *labelled(13, [1] * 12, [high - 0.5] * 9 + [1, 1, high + 1])), workspace)
     assert is_current(first, workspace)
     assert new.why_not == (
-        "it misses 11 of 12 anomalous images, and the current one 2: 9 that only it misses and 0 that only the "
-        "current one does (p = 0.00195)"
+        "by f1 it is worse: it misses 11 of 12 anomalous images and flags 0 of 12 normal ones, the current one 2 and 0 "
+        "(p = 0.00195)"
     )
 
 
@@ -190,7 +190,7 @@ def test_normal_images_are_doubted_where_labels_are_missed(workspace: Workspace)
     new = kept(propose(8.0, normal, labels=None), workspace)
     assert is_current(first, workspace)
     assert new.why_not is not None
-    assert new.why_not.startswith("it misses 6 of 12 anomalous images, and the current one 0")
+    assert new.why_not.startswith("by recall it is worse: it misses 6 of 12 anomalous images and flags 0 of 12")
     assert kept(propose(10.0, normal, labels=None), workspace).why_not == (
         "it finds none of 12 anomalous images that did not choose it"
     )

@@ -55,3 +55,12 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         Workspace.at(str(tmp_path / "file" / "workspace")).prepare()
     assert list(Workspace.at(str(tmp_path / "new")).prepare().staging.iterdir()) == []
+
+
+def test_replaced_only_if_it_is_still_the_same(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert workspace.replace_calibration("m1", "c1", None)
+    assert not workspace.replace_calibration("m1", "c2", None)
+    assert workspace.calibration("m1") == "c1"
+    assert workspace.replace_calibration("m1", "c2", "c1")
+    assert workspace.calibration("m1") == "c2"
