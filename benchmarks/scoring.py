@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 from limits import MATRIX_SIDES, Ceiling, matrix_ceiling
 from rates import REPEATS, Rate, circumstances, peak_mib
 from table import heads, row
 
 from vae_core import ENGINES, VAEConfig, is_installed, load_bundle, load_exported
 from vae_core.config import PRESETS
-from vae_core.graphs import n_cores
 from vae_core.scoring import score_batches
 
 SIDES = (64, 128, 256)
@@ -117,7 +117,7 @@ def rows(config: VAEConfig, ceiling: Ceiling, batches: Sequence[int], n_images: 
         fewer = max(1, config.height * config.width // 64**2)
         # Every core has a batch; single images, which are slow, are measured on fewer.
         n_images_of = {batch: n_images // fewer // (8 if batch == 1 else 1) for batch in batches}
-        tasks = {batch: (batch, max(batch * n_cores(), n), 1) for batch, n in n_images_of.items()}
+        tasks = {batch: (batch, max(batch * cpu_count(), n), 1) for batch, n in n_images_of.items()}
         latency = (1, 1, N_LATENCIES // fewer if rounds > 1 else 3)
         found = compare(folders, [*tasks.values(), latency], rounds)
     lines = []

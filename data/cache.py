@@ -101,7 +101,7 @@ def cache_images(
         folder: of the cache. Name it after the files' contents and all of `preprocessing` and `limits`:
             of a cache that is there already, only the number of files and the image size are checked.
         limits: on each image.
-        workers: decoder processes; by default one a core.
+        workers: decoder processes; by default one for each CPU that may be used.
         staging: a folder on the same file system for the unfinished cache; by default the one that holds `folder`.
         advance: called with the number of files done since the last call.
 

@@ -1,7 +1,6 @@
 """Files to pixels or headers: read and checked here, decoded in processes that may die of it."""
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from data.errors import ImageError
@@ -82,7 +82,7 @@ def read_images(
         files: paths, or files of a batch, whose contents must still be what their `image_id` says.
         preprocessing: size, channels, fit, threshold and range.
         limits: on each image.
-        workers: decoder processes; by default one a core.
+        workers: decoder processes; by default one for each CPU that may be used.
 
     >>> read_images([Path("missing.png")], Preprocessing(16, 16)).reasons
     ['unreadable']
@@ -208,7 +208,7 @@ def look_into(
     Args:
         files: any number of them; taken as they are needed.
         limits: on each image.
-        workers: decoder processes; by default one a core.
+        workers: decoder processes; by default one for each CPU that may be used.
 
     >>> [look.reason for look in look_into([File.at("missing.png")])]
     ['unreadable']
@@ -265,7 +265,7 @@ def _answers(
     files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None
 ) -> Iterator[tuple[File, Answer]]:
     """What became of each file, in order; a bounded number of them is looked at ahead."""
-    n_threads = workers or os.cpu_count() or 1
+    n_threads = workers or cpu_count()
     left = iter(files)
     pending: deque[tuple[list[File], Future[list[Answer]]]] = deque()
     fields = fields | {"limits": asdict(limits)}

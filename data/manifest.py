@@ -105,7 +105,7 @@ class Scan:
         listing: what to look into.
         known: an earlier manifest of the same root.
         limits: of one image.
-        workers: that look into files; by default one a core.
+        workers: that look into files; by default one for each CPU that may be used.
         min_age_s: files that were changed within that time wait for the next batch: whoever writes them may not be
             done. A time that lies further ahead is that of a clock which is wrong, and does not wait.
     """
@@ -255,7 +255,7 @@ def ingest(
         root: the folder that a manifest's paths start from and may not leave; the manifest's own by default.
         skip: a folder below the source that is passed over, for example the one that results are written to.
         limits: of one image; what is larger is refused before its pixels are touched.
-        workers: that look into files; by default one a core.
+        workers: that look into files; by default one for each CPU that may be used.
 
     Raises:
         InputError: nothing to work on: no such file, no file in it, or not one image among them.

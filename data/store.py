@@ -28,6 +28,12 @@ ROW_GROUP_BYTES = 64 << 20
 
 _READABLE = tuple(str(version) for version in range(1, SCHEMA_VERSION + 1))
 
+#: What file systems answer that cannot do a thing: FUSE, SMB, NFS, exFAT, WSL's mounts.
+_CANNOT = (
+    *(errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES),
+    *(errno.EBADF, errno.EISDIR, errno.EMLINK),
+)
+
 #: The disk is full, the user's share of it is, or the file is longer than is allowed here.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,8 +68,7 @@ def atomic_path(target: Place, staging: Place | None = None, exclusive: bool = F
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
             if exclusive:
-                # Unlike a rename, a second name for a file is refused where there is one already.
-                target.hardlink_to(unfinished)
+                _move_to_new(unfinished, target)
             else:
                 unfinished.replace(target)
             _sync_folder(target.parent)
@@ -92,13 +97,39 @@ def _no_space(error: OSError, target: Place, unfinished: Path) -> str:
     return f"{target} cannot be written ({error.strerror}). Free space and run the same command again."
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last through a power cut (a folder is a file of names)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _move_to_new(unfinished: Path, target: Path) -> None:
+    """Give a finished file a name that nobody has taken.
+
+    Raises:
+        FileExistsError: somebody has.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        # Unlike a rename, a second name for a file is refused where there is one already.
+        os.link(unfinished, target)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        # No second names here. An empty file takes the name, of which there is one maker, and is replaced at once: a
+        # reader may see it empty for that moment, and a process killed in it leaves it so.
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            unfinished.replace(target)
+        except OSError:
+            target.unlink()
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last through a power cut (a folder is a file of names), where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
 
 
 def write_json(content: Mapping[str, Any], target: Place, staging: Place | None = None) -> None:

@@ -17,6 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from joblib import cpu_count
+
 from data.errors import TIMEOUT
 from data.messages import BUFFER, read_message, write_messages
 from data.reading import refusal
@@ -65,7 +67,7 @@ class Worker:
         """The answers to questions, in order; a process that dies of one is replaced for the next.
 
         Raises:
-            RuntimeError: no process can be started.
+            RuntimeError: no process can be started, or this one is about to end.
         """
         if len(requests) > 1 and sum(map(len, chain.from_iterable(requests))) > _AT_ONCE:
             return [answer for request in requests for answer in self.ask([request])]
@@ -85,6 +87,10 @@ class Worker:
         self._waiting.popleft()
         return Answer(json.loads(head), content)
 
+    def kill(self) -> None:
+        """Kill the process, whoever waits for it."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process, once."""
         if self not in _open:
@@ -101,6 +107,7 @@ class Worker:
 
     def _start(self) -> None:
         """Start a process and wait until it is ready; one that was killed meanwhile says nothing of the next one."""
+        _check_not_stopped()
         for left in reversed(range(_STARTS)):
             self._spawn()
             try:
@@ -149,6 +156,7 @@ class Worker:
             write_messages(self._questions, requests)
 
     def _replace(self, timed_out: bool = False) -> Answer:
+        _check_not_stopped()
         status = self._process.wait()
         self._disconnect()
         self._start()
@@ -203,6 +211,7 @@ def _seconds(head: bytes) -> float:
 
 _open: set[Worker] = set()
 _idle: list[Worker] = []
+_stopped = False
 
 
 @contextlib.contextmanager
@@ -217,10 +226,26 @@ def borrowed() -> Iterator[Worker]:
     except BaseException:
         worker.close()
         raise
-    if len(_idle) < (os.cpu_count() or 1):
+    if len(_idle) < cpu_count():
         _idle.append(worker)
     else:
         worker.close()
+
+
+def stop() -> None:
+    """Kill all decoders, and have no more of them: this process is about to end, and threads wait for answers.
+
+    A signal's handler may call it, whatever the threads are at; each closes what it has borrowed.
+    """
+    global _stopped
+    _stopped = True
+    for worker in list(_open):
+        worker.kill()
+
+
+def _check_not_stopped() -> None:
+    if _stopped:
+        raise RuntimeError("images are not decoded any more: this process was told to end.")
 
 
 @atexit.register

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from flows.home import provide_home
 from flows.output import print_comparison, print_demo, print_pruned, print_result, print_rows
+from flows.signals import ending_on_sigterm, leave_init
+
+_AGAIN = " It is safe to run the same command again."
 
 app = typer.Typer(
     name="nelbo",
@@ -23,7 +28,15 @@ WorkspacePath = Annotated[
     str | None, typer.Option("--workspace", help="Folder or URL of all outputs. [default: ./workspace]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; logs go to stderr.")]
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+
+
+def _path(text: str) -> Path:
+    from flows.home import expand_home
+
+    return Path(expand_home(text))
+
+
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", parser=_path, help="TOML file with settings.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value; repeatable.")]
 UsePrefect = Annotated[
     bool | None,
@@ -36,6 +49,21 @@ Root = Annotated[
 Fpr = Annotated[float | None, typer.Option("--fpr", help="Promised false-positive rate. [default: 0.05]")]
 Images = Annotated[str, typer.Argument(metavar="DIR", help="Folder, CSV or Parquet manifest, or one image.")]
 BatchId = Annotated[str | None, typer.Option("--batch-id", help="Name of the batch. [default: from its contents]")]
+
+
+@app.callback()
+def _begin() -> None:
+    if not any(name.upper().startswith("NELBO_") for name in os.environ):
+        return
+    from flows.settings import strange_variables
+    from flows.workspace import some
+
+    if strange := strange_variables():
+        typer.echo(
+            f"nelbo: passed over, for they are no settings: {some(strange, 20)}. Kubernetes sets such variables for a "
+            "Service named nelbo; docs/settings.md has the names of settings.",
+            err=True,
+        )
 
 
 @app.command()
@@ -535,15 +563,27 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    leave_init()
+    with ending_on_sigterm():
+        sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
     code: Any
     try:
+        provide_home()
         code = app(standalone_mode=False)
     except TyperException as error:
         # Typer's own box of several lines would be no line for a log.
         typer.echo(f"nelbo: {error.format_message()} Say --help for what is possible.", err=True)
         code = 2
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo(f"nelbo: interrupted.{_AGAIN}", err=True)
         code = 130
+    except SystemExit as end:
+        code = end.code
+        if code == 128 + signal.SIGTERM:
+            typer.echo(f"nelbo: told to end (SIGTERM).{_AGAIN}", err=True)
     except Exception as error:
         from data import SpaceError
         from flows.errors import bad_input, store_errors, without_credentials
@@ -553,9 +593,8 @@ def main() -> None:
         elif isinstance(error, (*store_errors(), FloatingPointError, RuntimeError)):
             # Numbers that overflowed will do so again, and a full disk asks for space first.
             said = isinstance(error, FloatingPointError | SpaceError)
-            again = "" if said else " It is safe to run the same command again."
-            code, hint = 1, again
+            code, hint = 1, "" if said else _AGAIN
         else:
             raise
         typer.echo(f"nelbo: {without_credentials(' '.join(str(error).split()))}{hint}", err=True)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0

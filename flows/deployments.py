@@ -19,6 +19,7 @@ from data import check_url
 from data.roots import is_url
 from flows import settings
 from flows.errors import UsageError
+from flows.home import expand_home
 from flows.orchestration import FLOWS
 
 _MODULE = "flows.orchestration."
@@ -230,4 +231,5 @@ def _row(deployment: RunnerDeployment) -> dict[str, Any]:
 
 def _absolute(place: str) -> str:
     check_url(place)
+    place = expand_home(place)
     return place if is_url(place) else str(Path(place).absolute())

@@ -67,7 +67,8 @@ def _prefect_api() -> str | None:
 
 def _may_be_configured() -> bool:
     """Whether there is anything that Prefect reads settings from; to ask Prefect itself takes two seconds."""
-    files = (".env", "prefect.toml", "pyproject.toml", Path.home() / ".prefect" / "profiles.toml")
+    # Not Path.home(), which raises where there is none.
+    files = (".env", "prefect.toml", "pyproject.toml", os.path.expanduser("~/.prefect/profiles.toml"))  # noqa: PTH111
     return (
         "prefect" in sys.modules
         or any(name.upper().startswith("PREFECT_") for name in os.environ)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 import vae_core
 from data import COMMIT, Place, publish_folder
+from flows.cpus import follow_cpus
 from flows.errors import UsageError
 from flows.workspace import Workspace
 from vae_core import Scorable
@@ -127,6 +128,7 @@ def import_keras() -> None:
         if "keras" in sys.modules:
             return
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        follow_cpus()
         try:
             with _quiet_stderr():
                 importlib.import_module("keras")

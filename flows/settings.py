@@ -3,6 +3,7 @@
 Each flow has one options model, put together from groups of settings; unknown keys are refused everywhere.
 """
 
+import codecs
 import json
 import math
 import os
@@ -25,14 +26,15 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from data.limits import Limits
 from flows.errors import UsageError
+from flows.home import expand_home
 from flows.workspace import check_workspace
 
 ENV_PREFIX = "NELBO_"
@@ -72,8 +74,11 @@ def duration_s(text: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
-#: Paths and ids; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8.
+#: Ids and paths; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8.
 Text = Annotated[str, StringConstraints(min_length=1)]
+
+#: A path, or a URL.
+PathText = Annotated[Text, AfterValidator(expand_home)]
 
 
 def _scheduler_address(text: str) -> str:
@@ -87,7 +92,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workspace: Annotated[Text, AfterValidator(check_workspace)] = Field(
+    workspace: Annotated[PathText, AfterValidator(check_workspace)] = Field(
         "./workspace", description="Folder or URL of everything that nelbo writes."
     )
 
@@ -99,7 +104,9 @@ class DecodingSettings(BaseModel):
     min_side_px: int = Field(1, ge=1, description="Images with a shorter side are not scored.")
     max_bytes: int = Field(1 << 30, ge=1, description="Larger files are not read.")
     max_seconds: float = Field(30.0, gt=0, le=86_400, description="Decoding an image is stopped after that.")
-    workers: int | None = Field(None, ge=1, le=256, description="Decoding processes; by default one a core.")
+    workers: int | None = Field(
+        None, ge=1, le=256, description="Decoding processes; by default one for each CPU that may be used."
+    )
 
     @property
     def limits(self) -> Limits:
@@ -185,7 +192,7 @@ class TrainingSettings(BaseModel):
     shift_px: int = Field(0, ge=0, description="Largest shift that keeps an image normal.")
     precision: str = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
     pretext_steps: int = Field(1500, ge=1, description="Batches that the backbone self_trained learns from.")
-    backbone_weights: Text | None = Field(None, description="File of the weights of another backbone.")
+    backbone_weights: PathText | None = Field(None, description="File of the weights of another backbone.")
     devices: int = Field(1, ge=1, description="Over which each batch is spread.")
     deterministic: bool = Field(False, description="Only operations that repeat to the bit.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of weights, splits and noise.")
@@ -266,18 +273,18 @@ class ClusterSettings(BaseModel):
 class IngestOptions(Options, DecodingSettings):
     """Of the flow and command ``ingest``."""
 
-    images: Text
-    root: Text | None = None
+    images: PathText
+    root: PathText | None = None
     batch_id: Text | None = None
 
 
 class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, CalibrationSettings, PromotionSettings):
     """Of the flow and command ``train``."""
 
-    normal: Text
-    root: Text | None = None
+    normal: PathText
+    root: PathText | None = None
     promote: bool = True
-    gate: Text | None = Field(
+    gate: PathText | None = Field(
         None, description="Held-out images on which a new model must not do worse to be promoted."
     )
 
@@ -286,24 +293,24 @@ class CalibrateOptions(Options, DecodingSettings, CalibrationSettings, LabelSett
     """Of the flow and command ``calibrate``: normals and a rate, labels and an objective, or one that is there."""
 
     model: Text = "latest"
-    normal: Text | None = None
-    labels: Text | None = None
+    normal: PathText | None = None
+    labels: PathText | None = None
     use: Text | None = None
     statistic: Text | None = None
-    root: Text | None = None
+    root: PathText | None = None
 
 
 class ScoreOptions(Options, DecodingSettings, ScoringSettings, ClusterSettings):
     """Of the flow and command ``score``."""
 
-    images: Text
+    images: PathText
     new: bool = Field(False, description="Without a batch id: only what no earlier batch of that folder holds.")
     min_age_s: float = Field(10.0, ge=0, le=86_400, description="With new: files changed more recently than that wait.")
     model: Text = "latest"
     calibration: Text | None = None
     uncalibrated: bool = False
     batch_id: Text | None = None
-    root: Text | None = None
+    root: PathText | None = None
 
     @model_validator(mode="after")
     def _cluster(self) -> "ScoreOptions":
@@ -330,8 +337,8 @@ class ExportOptions(Options, DecodingSettings):
 
     model: Text = "latest"
     engine: EngineName
-    normal: Text | None = Field(None, description="Images to compare with Keras on; by default the calibration's.")
-    root: Text | None = None
+    normal: PathText | None = Field(None, description="Images to compare with Keras on; by default the calibration's.")
+    root: PathText | None = None
     tolerance: float = Field(1e-5, gt=0, le=0.01, description="Largest difference, relative to |distortion| + rate.")
 
 
@@ -386,18 +393,6 @@ class Settings(
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic names it
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """``--set``, then the environment, then the file; first come, first served."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
@@ -417,18 +412,18 @@ def make_options(
         assignments: texts "key=value".
 
     Raises:
-        UsageError: an unknown key or a bad value.
+        UsageError: an unknown key or a bad value. Variables of the environment that are no settings are passed over:
+            others set them, too.
     """
-    _refuse_unknown(
-        "the environment",
-        [key[len(ENV_PREFIX) :].lower() for key in os.environ if key.startswith(ENV_PREFIX) and key != PASSWORD],
-    )
+    given = {key: value for key, value in given.items() if value is not None}
     said = dict(_assignment(text) for text in assignments)
     _refuse_unknown("--set", list(said))
-    settings = _settings(config, said)
-    common = settings.model_fields_set & set(kind.model_fields)
-    values = {key: getattr(settings, key) for key in common}
-    return check_options(kind, values | {key: value for key, value in given.items() if value is not None})
+    try:
+        settings = _settings(config, said)
+        common = settings.model_fields_set & set(kind.model_fields)
+        return check_options(kind, {key: getattr(settings, key) for key in common} | given)
+    except UsageError as error:
+        raise _naming_variable(error, {*given, *said}) from error.__cause__
 
 
 def check_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
@@ -439,14 +434,53 @@ def check_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptio
         raise _usage_error(error) from error
 
 
-def _settings(config: Path | None, said: Mapping[str, str]) -> Settings:
-    if config is not None and not config.is_file():
-        raise UsageError(f"--config {config}: no such file. Give a TOML file, or leave it out.")
-    with_file = type("Settings", (Settings,), {"model_config": SettingsConfigDict(toml_file=config)})
+def setting_of(variable: str) -> str | None:
+    """The setting that a variable of the environment is of, in capitals or not; None if it is none.
+
+    >>> setting_of("NELBO_FPR"), setting_of("NELBO_PORT")
+    ('fpr', None)
+    """
+    prefix, name = variable[: len(ENV_PREFIX)].upper(), variable[len(ENV_PREFIX) :].lower()
+    return name if prefix == ENV_PREFIX and name in Settings.model_fields else None
+
+
+def strange_variables() -> list[str]:
+    """Variables of the environment that begin as settings do and are none, such as Kubernetes' of a Service nelbo."""
+    ours = (name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != PASSWORD)
+    return sorted(name for name in ours if setting_of(name) is None)
+
+
+def _settings(config: Path | None, said: Mapping[str, Any]) -> Settings:
+    content = {} if config is None else _read_toml(config)
+
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic names it
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """``--set``, then the environment, then the file; first come, first served."""
+            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
+
     try:
-        return with_file(**said)
+        return WithFile(**said)
     except ValidationError as error:
         raise _usage_error(error) from error
+
+
+def _read_toml(config: Path) -> dict[str, Any]:
+    if not config.is_file():
+        raise UsageError(f"--config {config}: no such file. Give a TOML file, or leave it out.")
+    try:
+        content = config.read_bytes()
+        # What Windows calls Unicode.
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+            raise UsageError(f"--config {config} is UTF-16, and TOML is UTF-8. Save it as UTF-8.")
+        return tomllib.loads(content.decode("utf-8-sig"))
     except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {config} is not readable TOML ({error}). Mend it, or leave it out.") from error
 
@@ -459,6 +493,19 @@ def _usage_error(error: ValidationError) -> UsageError:
     if first["type"] == "extra_forbidden":
         return UsageError(f"unknown key {name!r}. Known are {', '.join(sorted(Settings.model_fields))}.")
     return UsageError(f"{name}={first['input']!r}: {first['msg']}.")
+
+
+def _naming_variable(error: UsageError, elsewhere: set[str]) -> UsageError:
+    """The same error; where it begins with a setting that the environment has set, the variable stands for it.
+
+    Args:
+        elsewhere: settings that were said with more weight.
+    """
+    name = str(error).partition("=")[0].partition(":")[0]
+    variable = next((found for found in os.environ if setting_of(found) == name), None)
+    if variable is None or name in elsewhere:
+        return error
+    return UsageError(variable + str(error).removeprefix(name))
 
 
 def _refuse_unknown(origin: str, keys: Sequence[str]) -> None:

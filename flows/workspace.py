@@ -1,8 +1,10 @@
 """Where everything lies: the folders of a workspace, and which model and calibration are current."""
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import uuid
@@ -16,9 +18,16 @@ from typing import Any
 
 from data import COMMIT, InputError, Place, check_url, open_place, write_json
 from flows.errors import NotYetError, UsageError, store_errors, without_credentials
+from flows.home import expand_home
 
 #: Ids become folder names; they start with a letter so that hive readers keep them strings.
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
+
+
+#: What file systems without locks answer; NFS where it wants another kind of lock for a folder.
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Workspace:
     @classmethod
     def at(cls, name: str) -> "Workspace":
         """The workspace at a local path or an fsspec URL; it need not exist, but its bucket must."""
-        return cls(_open(name))
+        return cls(_open(expand_home(name)))
 
     def prepare(self) -> "Workspace":
         """See that it can be written to, before any work is done; a local one's folder is made."""
@@ -163,7 +172,7 @@ class Workspace:
             name = promoted
         if name not in known:
             raise UsageError(
-                f"model {name!r} is not in workspace {self.root}, which has {_some(known)}. "
+                f"model {name!r} is not in workspace {self.root}, which has {some(known)}. "
                 "Name one of them, or give another --workspace."
             )
         return name
@@ -174,7 +183,7 @@ class Workspace:
             return self._latest().get("calibrations", {}).get(model_id)
         known = self.calibration_ids()
         if check_id(name) not in known:
-            raise UsageError(f"calibration {name!r} is not in workspace {self.root}, which has {_some(known)}.")
+            raise UsageError(f"calibration {name!r} is not in workspace {self.root}, which has {some(known)}.")
         return name
 
     def use_calibration(self, model_id: str, calibration_id: str) -> None:
@@ -216,7 +225,7 @@ class Workspace:
     def lock(self, name: str | None = None) -> Iterator[None]:
         """One at a time, among processes too; the system frees the lock if its holder is killed.
 
-        Object stores have no locks: there the last writer wins.
+        Object stores have no locks, nor do some network disks: there the last writer wins.
 
         Args:
             name: a file below the workspace that stands for the lock, and is left there; None is the lock of
@@ -229,7 +238,7 @@ class Workspace:
         (place.parent if name else place).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT if name else os.O_RDONLY, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, place)
             yield
         finally:
             os.close(descriptor)
@@ -244,6 +253,17 @@ class Workspace:
         if not isinstance(latest, dict) or not isinstance(latest.get("calibrations", {}), dict):
             raise UsageError(f"{self.latest} is damaged. Delete it, and name the model with --model.")
         return latest
+
+
+def _lock(descriptor: int, place: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning(
+            "%s cannot be locked (%s): let one command at a time write to this workspace", place, error.strerror
+        )
 
 
 @lru_cache(maxsize=16)
@@ -314,7 +334,8 @@ def new_run_id() -> str:
     return f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
 
 
-def _some(names: list[str], shown: int = 5) -> str:
+def some(names: list[str], shown: int = 5) -> str:
+    """The first of some names, and how many more there are."""
     if not names:
         return "none"
     text = ", ".join(names[:shown])

@@ -3,8 +3,9 @@
 Each core computes a batch of its own: no core waits for another, and a score does not depend on how many there are.
 """
 
-import os
 from queue import Empty, SimpleQueue
+
+from joblib import cpu_count
 
 from vae_core.scoring import Array
 
@@ -24,7 +25,7 @@ class OpenVINOGraph:
         # OpenVINO makes a table of types when it is first asked for one. Two threads that ask at once wait for each
         # other for ever: one has the table and wants Python's lock, the other the lock and wants the table.
         openvino.Type.f32.to_dtype()
-        self.batch_size, self.parallel = shape[0], n_cores()
+        self.batch_size, self.parallel = shape[0], cpu_count()
         core = openvino.Core()
         # From memory: a network cannot name further files.
         model = core.read_model(network, weights)
@@ -62,7 +63,7 @@ class OnnxGraph:
     def __init__(self, network: bytes, shape: tuple[int, ...]) -> None:
         import onnxruntime
 
-        self.batch_size, self.parallel = shape[0], n_cores()
+        self.batch_size, self.parallel = shape[0], cpu_count()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
@@ -71,8 +72,3 @@ class OnnxGraph:
     def run(self, pixels: Array) -> dict[str, Array]:
         """The columns of `Score` for one batch; several threads may call it at once."""
         return dict(zip(self._names, self._session.run(None, {"pixels": pixels}), strict=True))
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+from joblib import cpu_count
 
 from data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
 from flows.compaction import KINDS
@@ -137,7 +138,7 @@ def _connect(workspace: Workspace, folder: str) -> duckdb.DuckDBPyConnection:
     """A database in memory that reads this workspace and a folder, and nothing else: no other file, no network."""
     connection = duckdb.connect(
         config={
-            "threads": 2,
+            "threads": min(2, cpu_count()),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "allow_community_extensions": False,
