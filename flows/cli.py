@@ -1,5 +1,6 @@
 """The command line ``nelbo``. What is slow to import is imported by the command that needs it."""
 
+import gc
 import logging
 import os
 import signal
@@ -12,10 +13,13 @@ import typer
 from typer.exceptions import TyperException
 
 from flows.home import provide_home
-from flows.output import print_comparison, print_demo, print_pruned, print_result, print_rows
+from flows.output import print_comparison, print_demo, print_diagnosis, print_pruned, print_result, print_rows
 from flows.signals import ending_on_sigterm, leave_init
 
 _AGAIN = " It is safe to run the same command again."
+
+#: Exit code of a signal -> what it did.
+_ENDED = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "told to end (SIGTERM)"}
 
 app = typer.Typer(
     name="nelbo",
@@ -418,10 +422,16 @@ def doctor(
     config: Config = None,
     assignments: Assignments = None,
 ) -> None:
-    """Say what is installed, what is missing, and how to get it."""
-    from flows import execution, inventory
+    """Say what this system has and lacks, and how to get it; exit with 1 if nelbo cannot run."""
+    from flows.doctor import diagnose
 
-    print_result(inventory.doctor(_workspace(workspace, config, assignments), execution.prefect_api()), as_json)
+    found = diagnose(_workspace(workspace, config, assignments))
+    if as_json:
+        print_result(found, as_json)
+    else:
+        print_diagnosis(found)
+    if not found["ok"]:
+        raise typer.Exit(1)
 
 
 Landing = Annotated[str | None, typer.Option("--images", metavar="DIR", help="Landing folder of new images.")]
@@ -578,12 +588,9 @@ def _exit_code() -> int:
         typer.echo(f"nelbo: {error.format_message()} Say --help for what is possible.", err=True)
         code = 2
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo(f"nelbo: interrupted.{_AGAIN}", err=True)
         code = 130
     except SystemExit as end:
         code = end.code
-        if code == 128 + signal.SIGTERM:
-            typer.echo(f"nelbo: told to end (SIGTERM).{_AGAIN}", err=True)
     except Exception as error:
         from data import SpaceError
         from flows.errors import bad_input, store_errors, without_credentials
@@ -597,4 +604,8 @@ def _exit_code() -> int:
         else:
             raise
         typer.echo(f"nelbo: {without_credentials(' '.join(str(error).split()))}{hint}", err=True)
+    if code in _ENDED:
+        # The interpreter would look through millions of objects for what it may bury; the system takes all at once.
+        gc.freeze()
+        typer.echo(f"nelbo: {_ENDED[code]}.{_AGAIN}", err=True)
     return code if isinstance(code, int) else 0

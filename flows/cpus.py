@@ -7,7 +7,7 @@ from joblib import cpu_count
 from threadpoolctl import threadpool_info, threadpool_limits
 
 #: What TensorFlow, and XLA under JAX, read when they start.
-_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
+VARIABLES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
 
 
 def follow_cpus() -> None:
@@ -17,7 +17,7 @@ def follow_cpus() -> None:
     would start 64 threads, and the system stops them all for most of the time.
     """
     n = cpu_count()
-    for name in _VARIABLES:
+    for name in VARIABLES:
         os.environ.setdefault(name, str(n))
     pa.set_cpu_count(min(n, pa.cpu_count()))
     if any(pool["num_threads"] > n for pool in threadpool_info()):

@@ -25,7 +25,7 @@ def expand_home(path: str) -> str:
     if not path.startswith("~"):
         return path
     user, expanded = path.partition("/")[0], os.path.expanduser(path)  # noqa: PTH111 - a text with patterns
-    if user == "~" and (expanded == path or _is_stand_in(os.environ.get("HOME", ""))):
+    if user == "~" and (expanded == path or is_stand_in(os.environ.get("HOME", ""))):
         raise UsageError(f"{path}: ~ stands for the home folder, and HOME is not set. Set it, or give the whole path.")
     if expanded == path:
         raise UsageError(
@@ -62,5 +62,6 @@ def _stand_in() -> str:
     return tempfile.mkdtemp(prefix=_STAND_IN)
 
 
-def _is_stand_in(home: str) -> bool:
+def is_stand_in(home: str) -> bool:
+    """Whether a folder is what `provide_home` gives to libraries."""
     return Path(home).name.startswith(_STAND_IN)

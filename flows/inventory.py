@@ -1,34 +1,12 @@
-"""What a workspace holds, and whether this machine can run nelbo."""
+"""What a workspace holds."""
 
-import importlib.util
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from data import read_table
-from flows.errors import UsageError
-from flows.models import describe_model, import_keras, read_bundle, read_engine
-from flows.run import code_version
+from flows.models import describe_model, read_bundle, read_engine
 from flows.workspace import Workspace
-from vae_core import ENGINES, is_installed
-
-_PACKAGES = (
-    "keras",
-    "tensorflow",
-    "tensorflow-cpu",
-    "jax",
-    "openvino",
-    "onnxruntime",
-    "prefect",
-    "scikit-learn",
-    "pandas",
-    "pyarrow",
-    "pillow",
-)
 
 
 def models(workspace: Workspace) -> list[dict[str, Any]]:
@@ -90,52 +68,3 @@ def verify(workspace: Workspace, model: str) -> dict[str, Any]:
     for engine in engines:
         read_engine(workspace.engine(model_id, engine))
     return {"model_id": model_id, "calibration_id": calibration_id, "engines": engines, "ok": True}
-
-
-def doctor(workspace: Workspace, prefect_api: str | None) -> dict[str, Any]:
-    """Versions, devices, engines, Prefect, workspace; and what is missing with its remedy."""
-    packages = {name: _version(name) for name in _PACKAGES}
-    missing = []
-    backend, devices = None, []
-    if packages["tensorflow"] is None and packages["tensorflow-cpu"] is None:
-        missing.append("TensorFlow: pip install 'nelbo[cpu]', or 'nelbo[gpu]' with an NVIDIA GPU")
-    else:
-        import_keras()
-        import keras
-
-        backend, devices = keras.backend.backend(), list(keras.distribution.list_devices())
-        devices = devices or ["cpu"]
-    if importlib.util.find_spec("elpv_dataset") is None:
-        missing.append("the demo's images: pip install 'nelbo[demo]'")
-    return {
-        "nelbo": code_version(),
-        "python": platform.python_version(),
-        "packages": packages,
-        "backend": backend,
-        "devices": devices,
-        "engines": [name for name in ENGINES if (backend if name == "keras" else is_installed(name))],
-        "prefect_api": prefect_api,
-        "workspace": str(workspace.root),
-        "workspace_writable": _writable(workspace),
-        "missing": missing,
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _writable(workspace: Workspace) -> bool:
-    """Whether files could be made there, or the folder itself in the nearest one that exists."""
-    folder = workspace.root
-    if not isinstance(folder, Path):
-        try:
-            workspace.prepare()
-        except UsageError:
-            return False
-        return True
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return nearest.is_dir() and os.access(nearest, os.W_OK)

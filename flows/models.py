@@ -152,7 +152,7 @@ def _quiet_stderr() -> Iterator[None]:
             yield
         except ModuleNotFoundError:
             raise
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(kept, held.read())
             raise

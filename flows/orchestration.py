@@ -20,6 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
+from prefect.exceptions import TerminationSignal
 from prefect.flows import Flow
 from prefect.futures import as_completed
 from prefect.logging.handlers import APILogHandler
@@ -49,6 +50,7 @@ from flows.settings import (
     TrainOptions,
     check_options,
 )
+from flows.signals import stop_decoders
 from flows.training import train_model
 
 _PACKAGES = ("flows", "vae_core", "detectors", "data")
@@ -86,9 +88,13 @@ class PrefectRunner:
             for i, item in enumerate(items, start=1)
         ]
         size_of = dict(zip((future.task_run_id for future in futures), sizes, strict=True))
-        with _progress(sum(sizes)) as advance:
-            for future in as_completed(futures):
-                advance(size_of[future.task_run_id])
+        try:
+            with _progress(sum(sizes)) as advance:
+                for future in as_completed(futures):
+                    advance(size_of[future.task_run_id])
+        except TerminationSignal:
+            stop_decoders()
+            raise
         return [future.result() for future in futures]
 
     def show(self, key: str, content: str | list[dict[str, Any]]) -> None:

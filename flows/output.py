@@ -35,6 +35,14 @@ def print_comparison(result: dict[str, Any], as_json: bool) -> None:
     _table([[name, *(_text(column[name]) for column in columns)] for name in columns[0]], [""] * (1 + len(columns)))
 
 
+def print_diagnosis(found: dict[str, Any]) -> None:
+    """What a system has, then a line for each thing that it lacks."""
+    print_result({name: value for name, value in found.items() if name not in ("missing", "ok")}, False)
+    for lacks in found["missing"]:
+        typer.echo(f"missing: {lacks}.")
+    typer.echo("nelbo runs here" if found["ok"] else "nelbo does not run here")
+
+
 def print_pruned(result: dict[str, Any]) -> None:
     """What was deleted, or would be, with sizes."""
     if result["items"]:

@@ -501,7 +501,7 @@ def _naming_variable(error: UsageError, elsewhere: set[str]) -> UsageError:
     Args:
         elsewhere: settings that were said with more weight.
     """
-    name = str(error).partition("=")[0].partition(":")[0]
+    name = re.split(r"\W", str(error), maxsplit=1)[0]
     variable = next((found for found in os.environ if setting_of(found) == name), None)
     if variable is None or name in elsewhere:
         return error

@@ -31,14 +31,18 @@ def ending_on_sigterm() -> Iterator[None]:
 def _end(number: int, _frame: FrameType | None) -> None:
     # Once: a second one would tear the tidying.
     signal.signal(number, signal.SIG_IGN)
-    if "data.workers" in sys.modules:
-        # Threads wait for decoders, and the end of this process for threads.
-        sys.modules["data.workers"].stop()
+    stop_decoders()
     # A thread may wait for a network, and this one's exception may be lost where nobody can raise one.
     watchdog = threading.Timer(_TIDY_S, os._exit, [128 + number])
     watchdog.daemon = True
     watchdog.start()
     raise SystemExit(128 + number)
+
+
+def stop_decoders() -> None:
+    """When this process is about to end: it waits for its threads, and they for decoders."""
+    if "data.workers" in sys.modules:
+        sys.modules["data.workers"].stop()
 
 
 def leave_init() -> None:

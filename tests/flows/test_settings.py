@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,18 @@ import pytest
 from data import Limits
 from flows.errors import UsageError
 from flows.fitting import make_preprocessing
-from flows.settings import IngestOptions, ScoreOptions, Settings, TrainOptions, make_options
+from flows.settings import (
+    OPTIONS,
+    CalibrateOptions,
+    IngestOptions,
+    ScoreOptions,
+    Settings,
+    TrainOptions,
+    check_options,
+    make_options,
+    strange_variables,
+)
+from flows.workspace import Workspace
 
 
 @pytest.fixture
@@ -87,7 +99,7 @@ def test_bad_assignments(assignment: str, message: str) -> None:
         make_options(TrainOptions, {"normal": "x"}, None, [assignment])
 
 
-def test_unknown_keys_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_keys_elsewhere(tmp_path: Path) -> None:
     bad = tmp_path / "nelbo.toml"
     bad.write_text("epoks = 3\n")
     with pytest.raises(UsageError, match="unknown key 'epoks'"):
@@ -97,12 +109,112 @@ def test_unknown_keys_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         make_options(TrainOptions, {"normal": "x"}, bad)
     with pytest.raises(UsageError, match="no such file"):
         make_options(TrainOptions, {"normal": "x"}, tmp_path / "none.toml")
-    monkeypatch.setenv("NELBO_EPOKS", "3")
-    with pytest.raises(UsageError, match="the environment: unknown key 'epoks'"):
-        make_options(TrainOptions, {"normal": "x"})
 
 
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in Settings.model_fields.values())
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
     assert [name for name in Settings.model_fields if f"`{name}`" not in page] == []
+
+
+#: What Kubernetes sets in each container of a namespace with a Service named nelbo.
+KUBERNETES = {
+    "NELBO_PORT": "tcp://10.0.0.1:8501",
+    "NELBO_SERVICE_HOST": "10.0.0.1",
+    "NELBO_SERVICE_PORT": "8501",
+    "NELBO_SERVICE_PORT_HTTP": "8501",
+    "NELBO_PORT_8501_TCP": "tcp://10.0.0.1:8501",
+    "NELBO_PORT_8501_TCP_PROTO": "tcp",
+    "NELBO_PORT_8501_TCP_PORT": "8501",
+    "NELBO_PORT_8501_TCP_ADDR": "10.0.0.1",
+}
+
+
+def test_variables_that_kubernetes_sets_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NELBO_DASHBOARD_PASSWORD", "secret")
+    monkeypatch.setenv("NELBO_EPOCHS", "7")
+    assert make_options(TrainOptions, {"normal": "x"}).epochs == 7
+    assert strange_variables() == sorted(KUBERNETES)
+    # Nor may a setting ever have such a name, of whatever Service.
+    suffix = re.compile(r"(.*_)?(port|service_host|service_port(_.*)?|port_\d+_.*)")
+    assert [name for name in Settings.model_fields if suffix.fullmatch(name)] == []
+
+
+def test_variables_are_settings_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pydantic-settings has them."""
+    monkeypatch.setenv("nelbo_epochs", "7")
+    monkeypatch.setenv("Nelbo_Epoks", "7")
+    assert make_options(TrainOptions, {"normal": "x"}).epochs == 7
+    assert strange_variables() == ["Nelbo_Epoks"]
+
+
+#: Paths and names: any text but none at all. And words that other modules check.
+TEXTS = {"workspace", "backbone", "backbone_weights"}
+WORDS = {"likelihood", "preset", "statistic", "precision", "learning_rate_schedule", "flip", "joint_statistics"}
+
+
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - WORDS))
+def test_a_bad_value_in_the_environment_names_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"NELBO_{name.upper()}"
+    monkeypatch.setenv(variable, "" if name in TEXTS else "[bad")
+    with pytest.raises(UsageError, match=rf"^{variable}\W"):
+        make_options(TrainOptions, {"normal": "x"})
+
+
+def test_two_settings_that_do_not_go_together_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NELBO_DASK_ADDRESS", "tcp://host:8786")
+    with pytest.raises(UsageError, match=r"^NELBO_DASK_ADDRESS=tcp://host:8786 goes with runner=dask"):
+        make_options(ScoreOptions, {"images": "x"})
+    # What was said with more weight is to blame itself.
+    with pytest.raises(UsageError, match=r"^dask_address=tcp://other:8786 goes with runner=dask"):
+        make_options(ScoreOptions, {"images": "x", "dask_address": "tcp://other:8786"})
+
+
+@pytest.mark.parametrize("kind", OPTIONS.values(), ids=OPTIONS)
+def test_a_tilde_is_the_home_folder_in_all_paths(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    paths = {"images", "normal", "root", "gate", "labels", "backbone_weights", "workspace"} & set(kind.model_fields)
+    others = {"older_than": "1d"} if kind is OPTIONS["prune"] else {}
+    others |= {"engine": "onnx"} if kind is OPTIONS["export"] else {}
+    # As parameters of a flow.
+    options = check_options(kind, others | dict.fromkeys(paths, "~/a b"))
+    assert {name: getattr(options, name) for name in paths} == dict.fromkeys(paths, "/home/ada/a b")
+    # A folder that is called so.
+    options = check_options(kind, others | dict.fromkeys(paths, "./~/a"))
+    assert {name: getattr(options, name) for name in paths} == dict.fromkeys(paths, "./~/a")
+
+
+def test_a_tilde_in_each_source_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    toml = tmp_path / "nelbo.toml"
+    toml.write_text('workspace = "~/w"\nbackbone_weights = "~"\n')
+    options = make_options(TrainOptions, {"normal": "~/in/*.png"}, toml)
+    assert (options.workspace, options.backbone_weights, options.normal) == (
+        "/home/ada/w",
+        "/home/ada",
+        "/home/ada/in/*.png",
+    )
+    assert make_options(IngestOptions, {"images": "x"}, None, ["workspace=~/s"]).workspace == "/home/ada/s"
+    monkeypatch.setenv("NELBO_WORKSPACE", "~/e")
+    assert make_options(IngestOptions, {"images": "x"}).workspace == "/home/ada/e"
+    assert make_options(IngestOptions, {"images": "~root/x"}).images == "/root/x"
+    assert make_options(CalibrateOptions, {"labels": "reviews"}).labels == "reviews"
+    assert Workspace.at("~/w").root == Path("/home/ada/w")
+    with pytest.raises(UsageError, match=r"no user nobody-here .* \./~nobody-here"):
+        make_options(IngestOptions, {"images": "~nobody-here"})
+
+
+def test_toml_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "nelbo.toml"
+    path.write_bytes(b"\xef\xbb\xbffpr = 0.01\r\nepochs = 7\r\n")
+    options = make_options(TrainOptions, {"normal": "x"}, path)
+    assert (options.fpr, options.epochs) == (0.01, 7)
+    for encoding in ("utf-16", "utf-16-le"):
+        path.write_bytes("fpr = 0.01\n".encode(encoding))
+        with pytest.raises(UsageError, match=r"is UTF-16, and TOML is UTF-8. Save it as UTF-8"):
+            make_options(TrainOptions, {"normal": "x"}, path)
+    path.write_bytes(b"# gr\xfcn\nfpr = 0.01\n")
+    with pytest.raises(UsageError, match=r"not readable TOML .*utf-8"):
+        make_options(TrainOptions, {"normal": "x"}, path)

@@ -1,0 +1,58 @@
+"""What the file system of a folder can do."""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Try it out in a folder within, which is removed.
+
+    >>> sorted(describe(Path(tempfile.mkdtemp())))
+    ['case_sensitive', 'free_bytes', 'hard_links', 'locks', 'syncs_folders', 'type']
+    """
+    with tempfile.TemporaryDirectory(prefix=".nelbo-", dir=folder) as aside:
+        inside = Path(aside)
+        (inside / "a").touch()
+        return {
+            "type": kind(folder),
+            "free_bytes": shutil.disk_usage(folder).free,
+            "syncs_folders": _can(lambda: _on(inside, os.fsync)),
+            "hard_links": _can(lambda: os.link(inside / "a", inside / "b")),
+            "locks": _can(lambda: _on(inside, lambda opened: fcntl.flock(opened, fcntl.LOCK_EX))),
+            "case_sensitive": not (inside / "A").exists(),
+        }
+
+
+def kind(folder: Path) -> str:
+    """The file system's name, such as ext4 or nfs4; "unknown" where the system does not say."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "unknown"
+    mounts = {fields[1].replace("\\040", " "): fields[2] for fields in map(str.split, lines)}
+    path = folder.resolve()
+    return next((mounts[str(place)] for place in (path, *path.parents) if str(place) in mounts), "unknown")
+
+
+def _can(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def _on(folder: Path, action: Callable[[int], object]) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        action(descriptor)
+    finally:
+        os.close(descriptor)
