@@ -100,6 +100,8 @@ def test_byte_order_mark(tmp_path: Path) -> None:
     png(tmp_path / "x.png")
     (tmp_path / "list.csv").write_text("path\nx.png\n", encoding="utf-8-sig")
     assert len(ingest(tmp_path / "list.csv")) == 1
+    (tmp_path / "list.csv").write_bytes(b"\xef\xbb\xbfpath,label\r\nx.png,1\r\n")
+    assert ingest(tmp_path / "list.csv").table["label"].to_pylist() == [1]
 
 
 def test_root_may_be_elsewhere(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """Readers see a whole file or none."""
 
+import errno
+import json
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -146,3 +151,53 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path, random: np.random.G
         paths = read_scores(target)["relative_path"].to_pylist()
         assert set(paths) == {str(len(paths))}
         assert [path.name for path in target.parent.iterdir()] == ["scores.parquet"]
+
+
+def refusing(number: int) -> Callable[..., None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.ENOSYS])
+def test_a_file_system_that_refuses_to_sync_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    sync, synced = os.fsync, []
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        synced.append(descriptor)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_json({"a": 1}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert len(synced) == 1
+
+
+def test_a_disk_that_fails_to_sync_is_no_such_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        write_json({"a": 1}, tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EMLINK])
+def test_a_file_system_without_hard_links_still_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "link", refusing(number))
+    target = tmp_path / "once.txt"
+    with atomic_path(target, exclusive=True) as unfinished:
+        unfinished.write_text("first")
+    with pytest.raises(FileExistsError), atomic_path(target, exclusive=True) as unfinished:
+        unfinished.write_text("second")
+    assert target.read_text() == "first"
+    # What cannot be moved there leaves nothing that looks like a file.
+    monkeypatch.setattr(Path, "replace", refusing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"), atomic_path(tmp_path / "b", exclusive=True) as unfinished:
+        unfinished.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["once.txt"]

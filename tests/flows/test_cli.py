@@ -120,6 +120,35 @@ def test_unknown_names(nelbo: Nelbo, images: Path, workspace: Path, trained: Tra
     )
 
 
+@pytest.mark.parametrize("command", ["models", "batches", "verify", "ingest"])
+def test_variables_that_are_no_settings_are_warned_of_once(
+    command: str, nelbo: Nelbo, images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NELBO_PORT", "tcp://10.0.0.1:8501")
+    monkeypatch.setenv("NELBO_SERVICE_HOST", "10.0.0.1")
+    more = [images / "new", "--no-prefect"] if command == "ingest" else []
+    code, out, err = nelbo(command, *more, "--workspace", workspace, "--json")
+    assert code == 0, err
+    assert json.loads(out)
+    (line,) = [line for line in err.splitlines() if "NELBO_PORT" in line]
+    assert "no settings: NELBO_PORT, NELBO_SERVICE_HOST." in line
+    assert "10.0.0.1" not in err
+    monkeypatch.setenv("NELBO_EPOCHS", "many")
+    code, _, err = nelbo(command, *more, "--workspace", workspace)
+    assert (code, err.splitlines()[-1][:29]) == (2, "nelbo: NELBO_EPOCHS='many': I")
+
+
+def test_config_is_looked_for_in_the_home_folder(nelbo: Nelbo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "nelbo.toml").write_text('workspace = "~/w"\n')
+    assert nelbo("models", "--config", "~/nelbo.toml", "--json")[:2] == (0, '{"models": []}\n')
+    assert_refused(nelbo("models", "--config", "./~/nelbo.toml"), "~/nelbo.toml: no such file")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "nelbo.toml").write_text("epoks = 1\n")
+    assert_refused(nelbo("models", "--config", "./~/nelbo.toml"), "unknown key 'epoks'")
+
+
 def test_calibrate_wants_one_of_its_ways(nelbo: Nelbo, images: Path, workspace: Path) -> None:
     at = ["--workspace", workspace, "--no-prefect"]
     assert_refused(nelbo("calibrate", *at), "one of: --normal DIR with --fpr; --labels CSV")

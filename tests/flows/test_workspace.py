@@ -1,3 +1,7 @@
+import errno
+import fcntl
+import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,3 +68,19 @@ def test_replaced_only_if_it_is_still_the_same(tmp_path: Path) -> None:
     assert workspace.calibration("m1") == "c1"
     assert workspace.replace_calibration("m1", "c2", "c1")
     assert workspace.calibration("m1") == "c2"
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.EBADF])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(logging.getLogger("flows"), "propagate", True)
+    workspace = Workspace.at(str(tmp_path))
+    workspace.promote("m1")
+    assert workspace.promoted() == "m1"
+    assert "cannot be locked" in caplog.text
+    assert "let one command at a time write to this workspace" in caplog.text
