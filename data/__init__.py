@@ -24,6 +24,7 @@ from data.places import COMMIT, Place, check_url, modified, open_place, publish_
 from data.preprocessing import Preprocessing, prepare
 from data.quality import image_quality
 from data.roots import is_there
+from data.samples import is_float
 from data.schemas import (
     CALIBRATION_SCHEMA,
     DECISIONS,
@@ -92,6 +93,7 @@ __all__ = [
     "image_quality",
     "ingest",
     "is_coloured",
+    "is_float",
     "is_there",
     "iter_images",
     "iter_rows",

@@ -192,9 +192,9 @@ def float_range(
         return None
     low, high = min(low for low, _ in extents), max(high for _, high in extents)
     if low >= 0 and high <= 1:
-        return (0, 1)
+        return (0.0, 1.0)
     # Of one value alone there is no range; it becomes black.
-    return (low, high) if low < high else (low, low + 1)
+    return (low, high) if low < high else (low, low + 1.0)
 
 
 def look_into(

@@ -26,7 +26,7 @@ from PIL import (  # noqa: F401
 from data import png, tiff
 from data.errors import ImageError
 from data.limits import Limits
-from data.samples import Box, Picture, Range, Ranges, Samples, extent, to_picture
+from data.samples import Box, Picture, Range, Ranges, Samples, extent, is_float, to_picture
 from data.signatures import reason_of
 from data.tags import SIGNATURES as TIFF_SIGNATURES
 
@@ -121,12 +121,15 @@ def float_extent(content: bytes, limits: Limits) -> Range | None:
     Raises:
         ImageError: as `decode`.
     """
+    # Most files are of other types, and their headers say so.
+    if not is_float(read_header(content, limits).mode):
+        return None
     with _guarded():
         samples = _samples(content, limits)
         if samples is None:
             with _open(content, limits) as image:
-                samples = _deep_samples(image, content) if image.mode == "F" else None
-        return extent(samples.values) if samples is not None and samples.range is None else None
+                samples = _deep_samples(image, content)
+        return None if samples is None else extent(samples.values)
 
 
 @contextmanager

@@ -123,6 +123,15 @@ def map_range(values: NDArray[Any], value_range: Range | None) -> NDArray[np.flo
     return np.clip((values.astype(np.float64) - low) / (high - low or 1), 0, 1).astype(np.float32)
 
 
+def is_float(mode: str) -> bool:
+    """Whether a picture of a stored mode, as a manifest names it, is in floats: its type does not say what white is.
+
+    >>> [mode for mode in ("F", "L", "I;16", "RGB;u16", "RGB;f32", "L;f16") if is_float(mode)]
+    ['F', 'RGB;f32', 'L;f16']
+    """
+    return mode == "F" or mode.partition(";")[2].startswith("f")
+
+
 def extent(values: NDArray[Any]) -> Range:
     """The lowest and the highest value.
 

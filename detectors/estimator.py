@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -178,6 +179,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             size = size or rows.input_size
         images = _read(found, rows, scale)
         config, train_config, preprocessing = self._configs(size or DEFAULT_SIZE, seed, channels)
+        preprocessing = self._with_floats(preprocessing, found)
         check_together(config, train_config)
         pixels, _ = _pixels(images, preprocessing)
         ids, rows_of = _share_out(pixels, self.fpr, seed)
@@ -431,6 +433,14 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         )
         train_config = TrainConfig(**own, **further, seed=seed)
         return config, train_config, Preprocessing(height, width, config.channels, self.resize, params["binarize"])
+
+    def _with_floats(self, preprocessing: Preprocessing, found: Found) -> Preprocessing:
+        """With the range that files in floats go by, as those of fit do."""
+        from data import float_range
+
+        if isinstance(found, np.ndarray):
+            return preprocessing
+        return replace(preprocessing, float_range=float_range(found) or (0.0, 1.0))
 
     def _validate(self, X: Any, *, reset: bool) -> Found:  # noqa: N803
         """Paths, images (n, h, w[, c]) or rows (n, n_features), checked as scikit-learn checks them."""

@@ -307,7 +307,8 @@ def train_config(options: TrainOptions) -> Any:
 def make_preprocessing(options: TrainOptions) -> Preprocessing:
     """How files become pixels."""
     height, width = options.image_size
-    return Preprocessing(height, width, options.n_channels, options.fit, options.binarize, options.value_range)
+    ranges = {"value_range": options.value_range, "float_range": options.float_ends}
+    return Preprocessing(height, width, options.n_channels, options.fit, options.binarize, **ranges)
 
 
 def _cache_id(manifest: Manifest, options: TrainOptions) -> str:

@@ -129,6 +129,9 @@ class ModelSettings(BaseModel):
     value_range: Annotated[tuple[float, float] | None, NoDecode] = Field(
         None, description="Values of images of more than 8 bits that become black and white: 0,4095."
     )
+    float_range: Annotated[Literal["auto"] | tuple[float, float], NoDecode] = Field(
+        AUTO, description="The same of floats; auto is what brings the training images to [0, 1]."
+    )
     preset: str = Field(
         "auto", description="Architecture: features, conv_1x1x16, conv_spatial or resnet; auto is what suits the size."
     )
@@ -148,6 +151,11 @@ class ModelSettings(BaseModel):
         """Of the input; grey until the images have decided, see `flows.settling`."""
         return 1 if self.channels == AUTO else self.channels
 
+    @property
+    def float_ends(self) -> tuple[float, float] | None:
+        """The range of floats; each image's own until the images have decided."""
+        return None if self.float_range == AUTO else self.float_range
+
     @field_validator("image_size", mode="before")
     @classmethod
     def _size(cls, value: Any) -> Any:
@@ -158,17 +166,17 @@ class ModelSettings(BaseModel):
             value = [value]
         return [value[0], value[0]] if isinstance(value, list) and len(value) == 1 else value
 
-    @field_validator("value_range", mode="before")
+    @field_validator("value_range", "float_range", mode="before")
     @classmethod
     def _range(cls, value: Any) -> Any:
-        """[0, 4095], or its numbers with a comma between them."""
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        """[0, 4095], or its numbers with a comma between them; or "auto"."""
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) and value != AUTO else value
 
-    @field_validator("value_range")
+    @field_validator("value_range", "float_range")
     @classmethod
-    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _rising(cls, value: Any) -> Any:
         # NaN is not below anything.
-        if value is not None and not -math.inf < value[0] < value[1] < math.inf:
+        if isinstance(value, tuple) and not -math.inf < value[0] < value[1] < math.inf:
             raise ValueError("expected two finite numbers, the lower one first")
         return value
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from data import File, Manifest, first_coloured, may_have_colour
+from data import File, Manifest, first_coloured, float_range, is_float, may_have_colour
 from flows.ingestion import read_manifest
 from flows.parts import first_of_each
 from flows.progress import progress
@@ -27,10 +27,10 @@ class Settled:
 
 
 class _Found(NamedTuple):
-    """What a setting becomes, and why."""
+    """What a setting becomes, and why; None where the images say nothing of it."""
 
     value: Any
-    why: str
+    why: str | None
 
 
 def settle(options: TrainOptions, batch_id: str) -> Settled:
@@ -43,17 +43,16 @@ def settle(options: TrainOptions, batch_id: str) -> Settled:
         return Settled(options)
     manifest = read_manifest(Workspace.at(options.workspace), batch_id)
     found = {name: _FIND[name](manifest, options) for name in left_open}
-    for name, (value, why) in found.items():
-        log.info("%s=%s: %s", name, value, why)
+    reasons = {name: why for name, (_, why) in found.items() if why is not None}
+    for name, why in reasons.items():
+        log.info("%s=%s: %s", name, found[name].value, why)
     values = {name: value for name, (value, _) in found.items()}
-    return Settled(options.model_copy(update=values), {name: why for name, (_, why) in found.items()})
+    return Settled(options.model_copy(update=values), reasons)
 
 
 def _channels(manifest: Manifest, options: TrainOptions) -> _Found:
     """Three where an image has colour: one is enough, and the others after it are not decoded."""
-    modes = manifest.table["mode"].to_pylist()
-    files = manifest.files
-    perhaps = [files[row] for row in first_of_each(manifest.table).values() if may_have_colour(modes[row])]
+    perhaps = _files(manifest, may_have_colour)
     with progress("looking for colour", len(perhaps)) as advance:
         found = first_coloured(perhaps, limits=options.limits, workers=options.workers, advance=advance)
     if found is None:
@@ -62,5 +61,21 @@ def _channels(manifest: Manifest, options: TrainOptions) -> _Found:
     return _Found(3, f"colour varies in the training images, first in {path}")
 
 
+def _float_range(manifest: Manifest, options: TrainOptions) -> _Found:
+    """What brings all images in floats to [0, 1], so that all are read alike and a bright one stays brighter."""
+    floats = [] if options.value_range else _files(manifest, is_float)
+    found = float_range(floats, limits=options.limits, workers=options.workers)
+    if found is None:
+        return _Found((0.0, 1.0), None)
+    low, high = found
+    return _Found(found, f"{len(floats)} training images are in floats, from {low:g} to {high:g}")
+
+
+def _files(manifest: Manifest, may_matter: Callable[[str], bool]) -> list[File]:
+    """Each usable content once, by its stored mode."""
+    modes, files = manifest.table["mode"].to_pylist(), manifest.files
+    return [files[row] for row in first_of_each(manifest.table).values() if may_matter(modes[row])]
+
+
 #: Settings that may be left open, and who finds out.
-_FIND: dict[str, Callable[[Manifest, TrainOptions], _Found]] = {"channels": _channels}
+_FIND: dict[str, Callable[[Manifest, TrainOptions], _Found]] = {"channels": _channels, "float_range": _float_range}

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from synthetic import texture, write_images
 
+from data import read_scores
 from flows.execution import execute
 from flows.fitting import make_preprocessing, model_config, unfinished
 from flows.run import Run
@@ -65,7 +66,7 @@ def test_one_image_with_colour_among_grey_ones_makes_three_channels(normals: Pat
     assert settled.options.channels == 3
     assert settled.why == {"channels": "colour varies in the training images, first in zz.png"}
     # What depends on it is that of a training that was told so.
-    told = options(normals, channels=3)
+    told = options(normals, channels=3, float_range=(0, 1))
     assert make_preprocessing(settled.options) == make_preprocessing(told)
     assert model_config(settled.options) == model_config(told)
     assert unfinished(settled.options, batch_id) == unfinished(told, batch_id) != unfinished(asked, batch_id)
@@ -76,7 +77,7 @@ def test_one_image_with_colour_among_grey_ones_makes_three_channels(normals: Pat
 def test_what_was_asked_for_is_left_alone(normals: Path) -> None:
     paint(normals / "in" / "zz.png")
     for channels in (1, 3):
-        asked, batch_id = frozen(normals, channels=channels)
+        asked, batch_id = frozen(normals, channels=channels, float_range=(0, 1))
         assert settle(asked, batch_id).options is asked
 
 
@@ -167,6 +168,51 @@ def test_a_damaged_image_decides_nothing(normals: Path) -> None:
     content = (normals / "in" / "zz.png").read_bytes()
     (normals / "in" / "zz.png").write_bytes(content[: len(content) // 2])
     assert settle(asked, batch_id).options.channels == 1
+
+
+def write_floats(folder: Path, n: int, seed: int, top: float = 1000.0) -> list[Path]:
+    """Textures in floats from 0 to `top`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    files = [folder / f"float{row}.tif" for row in range(n)]
+    for file in files:
+        Image.fromarray(texture(random).astype(np.float32) / 255 * np.float32(top)).save(file)
+    return files
+
+
+def test_floats_go_by_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
+    """A bright image and a dark one of the same shape are not the same to the model."""
+    files = write_floats(tmp_path / "in", 40, seed=0)
+    values = np.concatenate([np.asarray(Image.open(file)).ravel() for file in files])
+    trained = execute("train", options(tmp_path), prefect=False)
+    low, high = float(values.min()), float(values.max())
+    assert trained["settled"]["float_range"] == f"40 training images are in floats, from {low:g} to {high:g}"
+    workspace = Workspace.at(str(tmp_path / "w"))
+    facts = json.loads((workspace.models / trained["model_id"] / "model.json").read_text())
+    assert facts["preprocessing"]["float_range"] == [low, high]
+    assert "floats by one range" in workspace.card(trained["model_id"]).read_text(encoding="utf-8")
+    dark = tmp_path / "new"
+    dark.mkdir()
+    image = np.asarray(Image.open(files[0]))
+    Image.fromarray(image).save(dark / "as_it_was.tif")
+    Image.fromarray(image / 2).save(dark / "half_as_bright.tif")
+    result = execute("score", ScoreOptions(images=str(dark), workspace=str(tmp_path / "w")), prefect=False)
+    scores = read_scores(result["scores"])["nelbo_nats"].to_pylist()
+    assert scores[0] != scores[1]
+
+
+def test_where_no_training_image_is_in_floats_they_are_in_0_to_1(normals: Path) -> None:
+    settled = settle(*frozen(normals))
+    assert settled.options.float_range == (0, 1)
+    assert make_preprocessing(settled.options).float_range == (0, 1)
+    assert "float_range" not in settled.why
+
+
+def test_a_range_for_all_that_is_deep_leaves_floats_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_floats(tmp_path / "in", 40, seed=0)
+    asked, batch_id = frozen(tmp_path, value_range=(0, 1000))
+    monkeypatch.setattr("flows.settling.float_range", lambda files, **_: "looked at" if files else None)
+    assert settle(asked, batch_id).options.float_range == (0, 1)
 
 
 def test_a_bad_number_of_channels_is_refused() -> None:
