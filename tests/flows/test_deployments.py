@@ -100,6 +100,12 @@ def test_places_become_absolute_and_the_rest_stays(tmp_path: Path, monkeypatch: 
     assert parameters["prune/monthly"] == {"older_than": "90d", "apply": True, "workspace": str(tmp_path / "w")}
 
 
+def test_a_tilde_is_the_home_folder_of_who_deploys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    (hourly, *_), _ = plan({"images": "~/in", "workspace": "~/w"})
+    assert (hourly.parameters["images"], hourly.parameters["workspace"]) == ("/home/ada/in", "/home/ada/w")
+
+
 def test_what_lacks_a_folder_is_left_out() -> None:
     found, left_out = plan({"images": None, "normal": "/normal"})
     assert left_out == {"score/hourly": "--images", "score/on-landing": "--images"}
