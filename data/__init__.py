@@ -14,6 +14,7 @@ from data.decoding import (
     read_images,
     read_thumbnail,
 )
+from data.digest import read_as_written, rows_digest
 from data.duplicates import near_duplicates
 from data.errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
 from data.files import File
@@ -105,6 +106,7 @@ __all__ = [
     "open_place",
     "prepare",
     "publish_folder",
+    "read_as_written",
     "read_image",
     "read_images",
     "read_metadata",
@@ -114,6 +116,7 @@ __all__ = [
     "read_thumbnail",
     "read_unchanged",
     "remove_folder",
+    "rows_digest",
     "split_by_content",
     "table_writer",
     "write_json",

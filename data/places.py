@@ -4,6 +4,9 @@ Object stores have neither rename nor folders: an object appears when its upload
 to appear whole has a file that is uploaded last and says so.
 """
 
+import ctypes
+import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +29,9 @@ Result = TypeVar("Result")
 COMMIT = "checksums.json"
 
 _READS = 5
+
+#: Of Linux's renameat2: paths are as the process sees them, and both names stay taken.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def check_url(text: str) -> None:
@@ -94,13 +100,40 @@ def upload(source: Path, target: UPath, exclusive: bool = False) -> None:
 
 
 def publish_folder(unfinished: Path, folder: Place) -> None:
-    """Make a local folder of files appear whole at its place: by a rename, or ``checksums.json`` uploaded last."""
-    if isinstance(folder, Path):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.rename(folder)
+    """Make a local folder of files appear whole at its place, instead of what is there.
+
+    On a disk by one step: killed at any time, the old or the new folder is there. In a store ``checksums.json`` is
+    uploaded last: until then, the other files do not fit it.
+    """
+    if not isinstance(folder, Path):
+        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == COMMIT):
+            upload(file, folder / file.name)
         return
-    for file in sorted(unfinished.iterdir(), key=lambda file: file.name == COMMIT):
-        upload(file, folder / file.name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        unfinished.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _exchange(unfinished, folder)
+        remove_folder(unfinished)
+
+
+def _exchange(unfinished: Path, folder: Path) -> None:
+    """Let two folders change names in one step; or in two where the file system or C's library has no such step."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        ctypes.set_errno(0)
+        names = os.fsencode(unfinished), os.fsencode(folder)
+        failed = libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    except (OSError, AttributeError):
+        failed = True
+    if failed:
+        # Between the two there is none, for some microseconds.
+        old = unfinished.with_name(f"{unfinished.name}.old")
+        folder.rename(old)
+        unfinished.rename(folder)
+        old.rename(unfinished)
 
 
 def remove_folder(folder: Place) -> None:

@@ -256,19 +256,19 @@ def read_table(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
         InputError: it is broken, damaged, or of an unknown schema version.
     """
     try:
-        with _opened(source) as file:
+        with opened(source) as file:
             return _read(file, range(file.num_row_groups), columns)
     except OSError as error:
         if not was_replaced(error):
             raise
     # One answer of the store is of one object.
-    with _opened(source, whole=True) as file:
+    with opened(source, whole=True) as file:
         return _read(file, range(file.num_row_groups), columns)
 
 
 def read_rows(source: Place, start: int, size: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Rows `start` to `start` + `size` of a file, read without the others; else as `read_table`."""
-    with _opened(source) as file:
+    with opened(source) as file:
         groups: list[int] = []
         first = end = 0
         for group in range(file.num_row_groups):
@@ -281,7 +281,7 @@ def read_rows(source: Place, start: int, size: int, columns: Sequence[str] | Non
 
 def iter_rows(source: Place, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """All rows of a file in order, `size` at a time, the last ones fewer; else as `read_table`."""
-    with _opened(source) as file:
+    with opened(source) as file:
         rows = _read(file, [], columns)
         for group in range(file.num_row_groups):
             rows = pa.concat_tables([rows, _read(file, [group], columns)])
@@ -294,12 +294,13 @@ def iter_rows(source: Place, size: int, columns: Sequence[str] | None = None) ->
 
 def read_metadata(source: Place) -> dict[str, str]:
     """What a file says of itself, its schema version among it; else as `read_table`."""
-    with _opened(source) as file:
+    with opened(source) as file:
         return _texts(file)
 
 
 @contextmanager
-def _opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
+def opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of nelbo's, of a version that is read here; errors as of `read_table`."""
     try:
         with open_parquet(source, whole) as file:
             found = _texts(file).get("nelbo.schema_version", "none")

@@ -22,6 +22,8 @@ from data import (
     write_table,
 )
 from detectors import Interval, Threshold, binomial_interval, p_values, q_values, verdicts
+from flows.calibration_id import calibration_id as id_of
+from flows.calibration_id import check_calibration_id
 from flows.errors import UsageError
 from flows.run import Run, code_version
 from flows.statistic import Statistic
@@ -29,9 +31,9 @@ from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+#: Version 2 had another id.
+FORMAT_VERSION, _READABLE = 3, (2, 3)
 _FILES = ("calibration.json", "scores.parquet")
-_HASHED_ROWS = 65_536
 _DECIDING = ("image_id", "label", "split", "anomaly_score")
 
 #: Where labels came from that are decisions of people on flagged images; what ``--labels`` says instead of a file's
@@ -98,7 +100,8 @@ class Calibration:
 
 def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Workspace, run: Run) -> str:
     """Publish a calibration's folder, whole; an equal one that is there already is kept. Its id."""
-    calibration_id = _id(content, scores)
+    scores = scores.select(CALIBRATION_SCHEMA.names).cast(CALIBRATION_SCHEMA)
+    calibration_id = id_of(content, scores)
     folder = workspace.calibrations / calibration_id
     if (folder / COMMIT).exists():
         read_calibration(workspace, calibration_id)
@@ -114,33 +117,38 @@ def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Work
     return calibration_id
 
 
-def _id(content: dict[str, Any], scores: pa.Table) -> str:
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    # In pieces of one size: how the table is chunked is no difference.
-    for rows in scores.combine_chunks().to_batches(_HASHED_ROWS):
-        digest.update(rows.serialize())
-    return "c" + digest.hexdigest()[:16]
-
-
 def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
-    """A calibration of the workspace, verified."""
+    """A calibration of the workspace, verified: each file by its checksum, and all of it by its id.
+
+    Raises:
+        UsageError: it is not whole, or not what it was when it was made.
+    """
     folder = workspace.calibrations / calibration_id
     remedy = "Restore it from a copy, or delete it and calibrate again."
     try:
         checksums = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
         damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
         content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+        version = content.get("format_version")
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{folder} is not a whole calibration ({error}). {remedy}") from error
-    if damaged or content.get("format_version") != FORMAT_VERSION:
+    if damaged or version not in _READABLE:
         what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
         raise UsageError(f"{folder}: {what}. {remedy}")
+    try:
+        check_calibration_id(folder, content, remedy)
+        return _parsed(folder, content)
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{folder / 'calibration.json'} is not what nelbo writes: {error!r}. {remedy}") from error
+
+
+def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
     # The tails of a joint statistic need what else was measured.
     table = read_table(folder / "scores.parquet", None if content["joint"] else _DECIDING)
     # Earlier versions did not write it down.
     labels_from = content.get("labels_from")
     return Calibration(
-        calibration_id,
+        content["calibration_id"],
         content["model_id"],
         content["batch_id"],
         _statistic(content, table),

@@ -13,7 +13,15 @@ import typer
 from typer.exceptions import TyperException
 
 from flows.home import provide_home
-from flows.output import print_comparison, print_demo, print_diagnosis, print_pruned, print_result, print_rows
+from flows.output import (
+    print_comparison,
+    print_demo,
+    print_diagnosis,
+    print_pruned,
+    print_result,
+    print_rows,
+    print_verified,
+)
 from flows.signals import ending_on_sigterm, leave_init
 
 _AGAIN = " It is safe to run the same command again."
@@ -409,10 +417,11 @@ def verify(
     config: Config = None,
     assignments: Assignments = None,
 ) -> None:
-    """Check the files of a model and its calibration against their checksums."""
-    from flows import inventory
+    """Check a model, its engines and its calibrations against their checksums and ids."""
+    from flows.verification import verify
 
-    print_result(inventory.verify(_workspace(workspace, config, assignments), model), as_json)
+    _log_to_stderr()
+    print_verified(verify(_workspace(workspace, config, assignments), model), as_json)
 
 
 @app.command()

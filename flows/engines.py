@@ -2,18 +2,16 @@
 
 import logging
 
-from flows.errors import UsageError
-from flows.models import load_model, read_engine
+from flows.models import load_model
+from flows.speeds import UNUSABLE, gain
 from flows.workspace import Workspace
-from vae_core import BundleError, EngineError, Scorable
+from vae_core import Scorable
 
 log = logging.getLogger(__name__)
 
-_UNUSABLE = (EngineError, BundleError, UsageError)
-
 
 def choose_engine(workspace: Workspace, model_id: str, asked: str) -> str:
-    """The engine to score with, loaded and checked: the one asked for; or, for "auto", the fastest that passes.
+    """The engine to score with, loaded and checked: the one asked for; or, for "auto", the fastest here that passes.
 
     Raises:
         UsageError: the model was not exported for the engine asked for.
@@ -25,8 +23,8 @@ def choose_engine(workspace: Workspace, model_id: str, asked: str) -> str:
     for engine in _faster_than_keras(workspace, model_id):
         try:
             load_model(workspace, model_id, engine)
-        except _UNUSABLE as error:
-            log.warning("engine %s is passed over: %s", engine, error)
+        except UNUSABLE as error:
+            _pass_over(engine, error)
         else:
             return engine
     load_model(workspace, model_id)
@@ -37,18 +35,26 @@ def load_to_look(workspace: Workspace, model_id: str, engine: str) -> Scorable:
     """A model for pictures: by the engine that scored, or by Keras if that engine is no longer there."""
     try:
         return load_model(workspace, model_id, engine)
-    except _UNUSABLE:
+    except UNUSABLE as error:
+        _pass_over(engine, error)
         return load_model(workspace, model_id)
 
 
 def _faster_than_keras(workspace: Workspace, model_id: str) -> list[str]:
-    """Those that were when they were made, the fastest first."""
+    """The engines that are on this machine, the fastest first."""
     gains = {}
     for engine in workspace.engines(model_id):
+        if engine == "keras":
+            continue
         try:
-            speeds = read_engine(workspace.engine(model_id, engine)).images_per_s
-        except _UNUSABLE as error:
-            log.warning("engine %s is passed over: %s", engine, error)
+            gains[engine] = gain(workspace, model_id, engine)
+        except UNUSABLE as error:
+            _pass_over(engine, error)
         else:
-            gains[engine] = speeds[engine] / speeds["keras"]
+            if gains[engine] <= 1:
+                log.info("engine %s is passed over: here it is %.2f times as fast as keras", engine, gains[engine])
     return sorted((engine for engine in gains if gains[engine] > 1), key=lambda engine: -gains[engine])
+
+
+def _pass_over(engine: str, error: Exception) -> None:
+    log.warning("engine %s is passed over: %s", engine, error)

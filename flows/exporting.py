@@ -1,5 +1,6 @@
 """Steps and composition of ``export``: a model made ready for an engine, if its scores and verdicts stay the same."""
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -8,22 +9,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import vae_core
-from data import Manifest, Preprocessing, publish_folder, read_images, remove_folder
+from data import MEASURES, STATISTICS, Manifest, Preprocessing, publish_folder, read_images, remove_folder
 from flows.calibration import measure
 from flows.calibrations import Calibration, calibration_of
 from flows.errors import UsageError
 from flows.ingestion import read_manifest, scan_source
 from flows.models import read_bundle
+from flows.painted import painted
 from flows.parts import first_of_each
+from flows.pipeline import measures
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import ExportOptions
 from flows.workspace import Workspace
 
-#: Images that every scoring run starts with.
-N_REFERENCES = 32
-#: Digits that a statistic may lose before it is compared with a threshold: `peak` subtracts what is usual first.
-_LOST = 10
+log = logging.getLogger(__name__)
+
+#: Images that every scoring run starts with, and how many of them are painted.
+N_REFERENCES, _N_PAINTED = 32, 8
+#: Painted images that engines are compared on.
+_N_COMPARED = 32
 
 
 def export_model(options: ExportOptions, runner: Runner) -> dict[str, Any]:
@@ -38,10 +43,10 @@ def export_model(options: ExportOptions, runner: Runner) -> dict[str, Any]:
 
 
 def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, Any]:
-    """Compile, compare with Keras on all calibration images, and publish; what there is to say of it.
+    """Compile, compare with Keras on all calibration images and on painted ones, publish; what there is to say of it.
 
     Raises:
-        EngineError: scores differ by more than the tolerance, or a verdict changes.
+        EngineError: a number differs by more than the tolerance, is the same for all images, or a verdict changes.
     """
     workspace = Workspace.at(options.workspace)
     engine = options.engine
@@ -54,11 +59,20 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
             f"none of the {len(manifest)} images to compare engines on can be read in {manifest.root}. "
             "Name normal images: --normal DIR"
         )
+    normal = _pixels(model, manifest, expected, options)
+    strange = painted(normal, model.config.likelihood)
+    expected = _with(expected, model, strange)
+    n_above = _n_above(expected, calibration)
     exported = vae_core.export(
-        model, engine, _references(model, manifest, expected, options), model_id=model_id, tolerance=options.tolerance
+        model,
+        engine,
+        _references(normal, strange),
+        model_id=model_id,
+        tolerance=options.tolerance,
+        aside=workspace.local_staging,
     )
     scored_by = replace(model, batch_size=exported.batch_size) if engine == "keras" else exported
-    found = measure(scored_by, manifest, options, f"scoring with {engine}")
+    found = _with(measure(scored_by, manifest, options, f"scoring with {engine}"), scored_by, strange)
     difference = _check_scores(found, expected, exported)
     n_changed = 0 if calibration is None else _check_verdicts(found, expected, calibration, exported)
     _publish(exported, workspace, run)
@@ -66,12 +80,15 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
         "engine": engine,
         "engine_version": exported.made_with,
         "calibration_id": calibration.calibration_id if calibration else None,
-        "n_images": expected.num_rows,
+        "n_images": expected.num_rows - len(strange),
+        "n_painted": len(strange),
+        "n_above_threshold": n_above,
         "difference": difference,
         "tolerance": options.tolerance,
         "n_verdicts_changed": n_changed,
         "batch_size": exported.batch_size,
         "images_per_s": {name: round(speed, 1) for name, speed in exported.images_per_s.items()},
+        "machine": exported.machine,
         "path": str(workspace.engine(model_id, engine)),
     }
 
@@ -90,51 +107,95 @@ def _images(workspace: Workspace, model_id: str, calibration: Calibration | None
     return replace(manifest, table=manifest.table.take(rows))
 
 
-def _references(model: vae_core.Scorable, manifest: Manifest, scored: pa.Table, options: ExportOptions) -> np.ndarray:
-    """Pixels of a few images, from the one with the lowest nelbo to the one with the highest."""
+def _pixels(model: vae_core.Scorable, manifest: Manifest, scored: pa.Table, options: ExportOptions) -> np.ndarray:
+    """Of a few images, from the one with the lowest nelbo to the one with the highest."""
     ids = scored.sort_by("nelbo_nats")["image_id"].to_pylist()
-    places = np.linspace(0, len(ids) - 1, min(N_REFERENCES, len(ids))).round().astype(int)
     file_of = {file.image_id: file for file in manifest.files}
-    files = [file_of[ids[place]] for place in places]
+    files = [file_of[ids[place]] for place in _spread(len(ids), _N_COMPARED)]
     preprocessing = Preprocessing(**model.preprocessing)
     return read_images(files, preprocessing, limits=options.limits, workers=options.workers).pixels
 
 
+def _references(normal: np.ndarray, strange: np.ndarray) -> np.ndarray:
+    """What is kept with an engine: images of the calibration, and painted ones."""
+    some = strange[_spread(len(strange), _N_PAINTED)]
+    return np.concatenate([normal[_spread(len(normal), N_REFERENCES - len(some))], some])
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """Places from the first of n to the last, evenly."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
+
+
+def _with(rows: pa.Table, model: vae_core.Scorable, pixels: np.ndarray) -> pa.Table:
+    """The measures of scored files, and below them those of further images."""
+    further = pa.table({name: pa.array(values, pa.float64()) for name, values in measures(model, pixels).items()})
+    return pa.concat_tables([rows.select(MEASURES), further.select(MEASURES)])
+
+
+def _n_above(expected: pa.Table, calibration: Calibration | None) -> int | None:
+    """How many of the images that engines are compared on lie above the threshold; None without one."""
+    if calibration is None:
+        return None
+    n = int((calibration.statistic.scores(expected) > calibration.threshold.value).sum())
+    if not n:
+        log.warning("no image that engines are compared on lies above the threshold, painted ones neither")
+    return n
+
+
 def _check_scores(found: pa.Table, expected: pa.Table, exported: vae_core.Exported) -> float:
-    """The largest difference, relative to |distortion| + rate."""
-    scale = np.abs(expected["distortion_nats"].to_numpy()) + expected["rate_nats"].to_numpy()
-    names = ("nelbo_nats", "distortion_nats", "rate_nats", "worst_pixels_nats")
-    worst = np.max([np.abs(found[name].to_numpy() - expected[name].to_numpy()) / scale for name in names], axis=0)
+    """The largest difference, as a share of its number's scale."""
+    ours, theirs = _scores(found, exported), _scores(expected, exported)
+    still = vae_core.unmoved(ours, theirs, exported.subtracted)
+    if still:
+        raise exported.refused(f"is refused: it says the same of all {len(theirs.nelbo)} images in {', '.join(still)}")
+    shares = vae_core.differences(ours, theirs, exported.subtracted)
+    worst = np.max(list(shares.values()), axis=0)
     n_off = int((~(worst <= exported.tolerance)).sum())
     if n_off:
-        raise vae_core.EngineError(
-            f"engine {exported.engine} {exported.made_with} is refused: of {len(worst)} images {n_off} score more than "
-            f"{exported.tolerance:.0e} of |distortion| + rate off what Keras says, up to {worst.max():.1e}. "
-            "Use another engine, or allow more with --tolerance"
+        names = [name for name, share in shares.items() if not share.max() <= exported.tolerance]
+        raise exported.refused(
+            f"is refused: of {len(worst)} images {n_off} are more than {exported.tolerance:.0e} of its scale off what "
+            f"Keras says in {', '.join(names)}, up to {worst.max():.1e}. Allow more with --tolerance, if that is sound"
         )
     return float(worst.max())
 
 
+def _scores(table: pa.Table, exported: vae_core.Exported) -> vae_core.Score:
+    """The measures of a table by the names of a score, without maps."""
+    numbers = {name: table[column].to_numpy() for name, column in STATISTICS.items()}
+    empty: Any = dict.fromkeys(vae_core.Score._fields)
+    return vae_core.Score(**{**empty, **numbers, "anomaly_score": numbers[exported.config.statistic]})
+
+
 def _check_verdicts(found: pa.Table, expected: pa.Table, calibration: Calibration, exported: vae_core.Exported) -> int:
-    """How many verdicts change, all of them of scores that lie on a threshold, as far as the tolerance can tell."""
+    """How many verdicts change, all of them of scores that lie on a threshold, as far as the tolerance can tell.
+
+    Of one statistic, no difference is above the tolerance here. Several that are joined are logarithms of
+    probabilities, and may be off by ten times the tolerance.
+    """
     ours, theirs = calibration.statistic.scores(expected), calibration.statistic.scores(found)
     changed = calibration.verdicts(ours) != calibration.verdicts(theirs)
-    thresholds = [value for value in (calibration.threshold.value, calibration.threshold.review) if value is not None]
-    distance = np.min([np.abs(ours - value) for value in thresholds], axis=0)
-    n_wrong = int((changed & (distance > _LOST * exported.tolerance * np.maximum(1, np.abs(ours)))).sum())
-    if n_wrong:
-        raise vae_core.EngineError(
-            f"engine {exported.engine} {exported.made_with} is refused: it changes the verdicts on {n_wrong} of "
-            f"{len(ours)} images whose scores are further from the threshold than the tolerance. Use another engine"
+    if calibration.statistic.joint is None:
+        name = calibration.statistic.name
+        scores = _scores(found, exported), _scores(expected, exported)
+        wrong = changed & (vae_core.differences(*scores, exported.subtracted)[name] > exported.tolerance)
+    else:
+        limits = (calibration.threshold.value, calibration.threshold.review)
+        thresholds = [value for value in limits if value is not None]
+        distance = np.min([np.abs(ours - value) for value in thresholds], axis=0)
+        wrong = changed & (distance > vae_core.LOST * exported.tolerance * np.maximum(1, np.abs(ours)))
+    if wrong.any():
+        raise exported.refused(
+            f"is refused: it changes the verdicts on {wrong.sum()} of {len(ours)} images whose scores are further from "
+            "the threshold than the tolerance"
         )
     return int(changed.sum())
 
 
 def _publish(exported: vae_core.Exported, workspace: Workspace, run: Run) -> None:
-    """Put an engine in its place; one that was there goes."""
-    folder = workspace.engine(exported.model_id, exported.engine)
+    """Put an engine in its place, instead of one that was there; what a kill leaves lies in the staging folder."""
     unfinished = workspace.local_staging / f"{run.run_id}-{exported.engine}"
     vae_core.save_exported(exported, unfinished)
-    remove_folder(folder)
-    publish_folder(unfinished, folder)
+    publish_folder(unfinished, workspace.engine(exported.model_id, exported.engine))
     remove_folder(unfinished)

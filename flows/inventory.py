@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data import read_table
-from flows.models import describe_model, read_bundle, read_engine
+from flows.models import describe_model
 from flows.workspace import Workspace
 
 
@@ -53,18 +53,3 @@ def batches(workspace: Workspace) -> list[dict[str, Any]]:
 
 def _count(verdicts: Any, word: str) -> int:
     return int(pc.sum(pc.equal(verdicts.cast("string"), word)).as_py() or 0)
-
-
-def verify(workspace: Workspace, model: str) -> dict[str, Any]:
-    """Check a model's bundle, its current calibration and its engines; the errors say what is damaged."""
-    from flows.calibrations import read_calibration
-
-    model_id = workspace.model(model)
-    read_bundle(workspace.models / model_id)
-    calibration_id = workspace.calibration(model_id)
-    if calibration_id is not None:
-        read_calibration(workspace, calibration_id)
-    engines = workspace.engines(model_id)
-    for engine in engines:
-        read_engine(workspace.engine(model_id, engine))
-    return {"model_id": model_id, "calibration_id": calibration_id, "engines": engines, "ok": True}

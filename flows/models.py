@@ -19,16 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import vae_core
-from data import COMMIT, Place, publish_folder
+from data import COMMIT, Place, Preprocessing, publish_folder
 from flows.cpus import follow_cpus
 from flows.errors import UsageError
 from flows.workspace import Workspace
-from vae_core import Scorable
+from vae_core import Scorable, VAEConfig
 
 log = logging.getLogger(__name__)
 
 _importing = threading.Lock()
 _loading = threading.Lock()
+
+_BUNDLE = ("model.json", "weights.safetensors", COMMIT)
+_RESTORE = "Restore it from a copy, or delete it and train again."
+#: How often an engine is read that is replaced while it is.
+_READS = 5
 
 #: Hex digits of an image's content hash by which a model remembers that it has seen it.
 SEEN_DIGITS = 16
@@ -51,6 +56,7 @@ def _load(bundle: Place, made: Place, checksums: bytes) -> Scorable:
     engine = made.name
     exported = read_engine(made) if engine != "keras" or checksums else None
     if exported is not None and engine != "keras":
+        _check_same(exported, bundle)
         exported.check(exported)
         return exported
     model = read_bundle(bundle)
@@ -66,18 +72,62 @@ def _load(bundle: Place, made: Place, checksums: bytes) -> Scorable:
 def read_bundle(folder: Place) -> "vae_core.Model":
     """A model, every file of it checked."""
     import_keras()
-    with _on_disk(folder, ("model.json", "weights.safetensors", COMMIT)) as local:
-        return vae_core.load_bundle(local)
+    with _on_disk(folder, _BUNDLE) as local:
+        model = vae_core.load_bundle(local)
+    _check_preprocessing(folder, model)
+    return model
+
+
+def _check_preprocessing(folder: Place, model: Scorable) -> None:
+    """See that files become what the network takes: another size or colour would be found midway, or never."""
+    try:
+        made = Preprocessing(**model.preprocessing)
+    except (TypeError, ValueError) as error:
+        raise vae_core.BundleError(f"{folder}: its preprocessing is none of nelbo's ({error}). {_RESTORE}") from error
+    config = model.config
+    found, expected = ((of.height, of.width, of.channels) for of in (made, config))
+    if found != expected:
+        raise vae_core.BundleError(
+            f"{folder}: images are prepared as {found} (height, width, channels), and the network takes {expected}. "
+            f"{_RESTORE}"
+        )
+
+
+def _check_same(exported: "vae_core.Exported", bundle: Place) -> None:
+    """See that an engine is of the model in whose folder it lies, as that is now."""
+    with _on_disk(bundle, _BUNDLE) as local:
+        model = vae_core.verify_bundle(local)
+    if (exported.config, dict(exported.preprocessing)) != (VAEConfig(**model["config"]), model["preprocessing"]):
+        raise vae_core.EngineError(
+            f"engine {exported.engine} of model {exported.model_id} was made of a model with another configuration. "
+            f"Make it again with: nelbo export --model {exported.model_id} --engine {exported.engine}"
+        )
+
+
+def verify_engine(workspace: Workspace, model_id: str, engine: str) -> None:
+    """Check an engine's files, and that it is of this model; nothing is compiled."""
+    _check_same(read_engine(workspace.engine(model_id, engine)), workspace.models / model_id)
 
 
 def read_engine(folder: Place) -> "vae_core.Exported":
-    """What was exported of a model, every file of it checked."""
+    """What was exported of a model, every file of it checked; read again where it was replaced meanwhile."""
     engine, model_id = folder.name, folder.parent.name
     again = f"nelbo export --model {model_id} --engine {engine}"
-    if not (folder / COMMIT).exists():
-        raise UsageError(f"model {model_id} has no engine {engine}. Make it with: {again}, or use --engine auto.")
-    with _on_disk(folder, vae_core.exported_files(engine)) as local:
-        exported = vae_core.load_exported(local)
+    for left in reversed(range(_READS)):
+        try:
+            before = (folder / COMMIT).read_bytes()
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"model {model_id} has no engine {engine}. Make it with: {again}, or use --engine auto."
+            ) from error
+        try:
+            with _on_disk(folder, vae_core.exported_files(engine)) as local:
+                exported = vae_core.load_exported(local)
+            break
+        except vae_core.BundleError:
+            if not left or (folder / COMMIT).read_bytes() == before:
+                raise
+    _check_preprocessing(folder, exported)
     if (exported.engine, exported.model_id) != (engine, model_id):
         raise UsageError(
             f"{folder} holds engine {exported.engine} of model {exported.model_id}. Make it again with: {again}"

@@ -43,6 +43,21 @@ def print_diagnosis(found: dict[str, Any]) -> None:
     typer.echo("nelbo runs here" if found["ok"] else "nelbo does not run here")
 
 
+def print_verified(result: dict[str, Any], as_json: bool) -> None:
+    """What was checked and found to be as it was made, one a line."""
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    current = result["calibration_id"]
+    _table(
+        [
+            (f"model {result['model_id']}", "ok"),
+            *((f"engine {name}", "ok") for name in result["engines"]),
+            *((f"calibration {name}", "ok, in use" if name == current else "ok") for name in result["calibrations"]),
+        ]
+    )
+
+
 def print_pruned(result: dict[str, Any]) -> None:
     """What was deleted, or would be, with sizes."""
     if result["items"]:

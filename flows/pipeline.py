@@ -4,7 +4,7 @@ import logging
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -92,10 +92,27 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings,
 
 
 def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> pa.Table:
-    score = vae_core.score(model, images.pixels, maps=False)
+    found = {**measures(model, images.pixels), **quality}
+    readable = np.array([reason is None for reason in images.reasons])
+    place = pa.array(np.cumsum(readable) - 1, mask=~readable)
+    columns = {name: pa.array(found[name], pa.float64()).take(place) for name in (*MEASURES, *QUALITY)}
+    columns |= {
+        "reason": pa.array(images.reasons, pa.string()),
+        "drops_colour": pa.array(images.drops_colour).take(place),
+    }
+    return pa.table(columns, SCORED_SCHEMA)
+
+
+def measures(model: Scorable, pixels: np.ndarray) -> dict[str, Any]:
+    """What a model says of images, by the names of ``MEASURES``; each (n,).
+
+    Args:
+        pixels: (n, h, w, c) as the model takes them.
+    """
+    score = vae_core.score(model, pixels, maps=False)
     n_values = Preprocessing(**model.preprocessing).n_values
     config = model.config
-    found = {
+    return {
         "nelbo_nats": score.nelbo,
         "distortion_nats": score.distortion,
         "rate_nats": score.rate,
@@ -106,16 +123,7 @@ def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> 
         "z_log_var_sum": score.z_log_var_sum,
         "worst_pixels_nats": score.worst_pixels,
         "peak": score.peak,
-        **quality,
     }
-    readable = np.array([reason is None for reason in images.reasons])
-    place = pa.array(np.cumsum(readable) - 1, mask=~readable)
-    columns = {name: pa.array(found[name], pa.float64()).take(place) for name in (*MEASURES, *QUALITY)}
-    columns |= {
-        "reason": pa.array(images.reasons, pa.string()),
-        "drops_colour": pa.array(images.drops_colour).take(place),
-    }
-    return pa.table(columns, SCORED_SCHEMA)
 
 
 def warn_of_colour(rows: pa.Table, model_id: str) -> int:

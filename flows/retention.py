@@ -242,7 +242,8 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
             yield from _whole(workspace, "calibration", calibration_id, f"calibrations/{calibration_id}", files)
     for model_id in going:
         engines = (f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in reversed(exported_files(name)))
-        about = (*engines, f"history/{model_id}.parquet", f"cards/{model_id}.md", f"cards/{model_id}.svg")
+        speeds = f"engines/{model_id}/speeds.json"
+        about = (*engines, speeds, f"history/{model_id}.parquet", f"cards/{model_id}.md", f"cards/{model_id}.svg")
         files = ("weights.safetensors", "model.json")
         yield from _whole(workspace, "model", model_id, f"models/{model_id}", files, about)
 

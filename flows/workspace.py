@@ -120,6 +120,10 @@ class Workspace:
         """Folder of a model that was made ready for an engine."""
         return self.root / "engines" / check_id(model_id) / check_id(engine)
 
+    def speeds(self, model_id: str) -> Place:
+        """How fast a model's engines were on machines other than those that they were made on."""
+        return self.root / "engines" / check_id(model_id) / "speeds.json"
+
     def engines(self, model_id: str) -> list[str]:
         """Engines that a model was made ready for."""
         places = (self.root / "engines" / check_id(model_id)).glob(f"*/{COMMIT}")

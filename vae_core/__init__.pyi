@@ -4,15 +4,13 @@ from .bundle import load_bundle, save_bundle, verify_bundle
 from .checksums import BundleError
 from .config import TrainConfig, VAEConfig, check_together
 from .device import check_devices
+from .difference import LOST, difference, differences, unmoved
+from .engine_folder import exported_files, load_exported, save_exported
 from .exported import (
     ENGINES,
     EngineError,
     Exported,
-    difference,
-    exported_files,
     is_installed,
-    load_exported,
-    save_exported,
 )
 from .exporting import export
 from .layers import Sampling
@@ -27,10 +25,12 @@ from .objective import kl_divergence, rate_map
 from .pixels import supported
 from .pretext import n_pretext_epochs
 from .scoring import PixelsError, Scorable, Score, bits_per_dim, score
+from .speed import images_per_s, machine
 from .training import Training, train
 
 __all__ = [
     "ENGINES",
+    "LOST",
     "BackboneError",
     "Bound",
     "BundleError",
@@ -50,15 +50,18 @@ __all__ = [
     "check_together",
     "continuous_bernoulli_log_likelihood",
     "difference",
+    "differences",
     "discretised_logistic_log_likelihood",
     "export",
     "exported_files",
     "gaussian_log_likelihood",
+    "images_per_s",
     "importance_weighted_bound",
     "is_installed",
     "kl_divergence",
     "load_bundle",
     "load_exported",
+    "machine",
     "n_pretext_epochs",
     "rate_map",
     "save_bundle",
@@ -66,5 +69,6 @@ __all__ = [
     "score",
     "supported",
     "train",
+    "unmoved",
     "verify_bundle",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 _FILES = ("model.json", "weights.safetensors")
 _EXTRA = ("eps", "usual_mean", "usual_std")
+_RESTORE = "Restore it from a copy, or delete it and train again."
 
 
 def save_bundle(
@@ -104,6 +106,7 @@ def load_bundle(folder: Path) -> "Model":
         BundleError: damaged, incomplete, or made for another version.
     """
     # A bundle can be checked, and an exported one scored with, where there is no Keras.
+    from vae_core.architecture import latent_shape
     from vae_core.backbones import assign_weights
     from vae_core.model import Model
     from vae_core.network import VAE
@@ -115,6 +118,8 @@ def load_bundle(folder: Path) -> "Model":
         network = VAE(config)
         representation = None if config.is_pixels else Representation(config)
         extra = {name: tensors.pop(name) for name in _EXTRA}
+        if extra["eps"].shape != (config.noise_draws, *latent_shape(config)):
+            raise ValueError(f"eps has shape {extra['eps'].shape}, expected {config.noise_draws} draws of the latents")
         assign_weights(_variables(network, representation), tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} does not describe a model of this version: {error}. Train again.") from error
@@ -124,7 +129,7 @@ def load_bundle(folder: Path) -> "Model":
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    files = read_files(folder, _FILES, "bundle", "Restore it from a copy, or delete it and train again.")
+    files = read_files(folder, _FILES, "bundle", _RESTORE)
     try:
         description = json.loads(files["model.json"])
         tensors = load(files["weights.safetensors"])
@@ -135,9 +140,40 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if version != FORMAT_VERSION:
         raise BundleError(f"{folder} has format version {version}, this nelbo reads {FORMAT_VERSION}. Update nelbo.")
     model_id = _model_id(content, files["weights.safetensors"])
-    if model_id != folder.name:
-        raise BundleError(f"{folder} holds model {model_id}. Rename the folder, or restore it from a copy.")
+    if not model_id == folder.name == description.get("model_id"):
+        raise BundleError(
+            f"{folder} holds model {model_id} and says that it is {description.get('model_id')}: it was changed or "
+            f"moved after it was made. {_RESTORE}"
+        )
+    _check_consistent(folder, description, tensors)
     return description, tensors
+
+
+def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+    """See that config, preprocessing and weights can be those of one trained model, as far as that needs no Keras.
+
+    Raises:
+        BundleError: they are not; an id tells that a bundle is what was written, not that it makes sense.
+    """
+    try:
+        config = VAEConfig(**description["config"])
+        for name in ("height", "width", "channels"):
+            found, expected = description["preprocessing"].get(name), getattr(config, name)
+            if found not in (None, expected):
+                raise ValueError(f"images are prepared with {name} {found}, and the network takes {expected}")
+        for name, values in tensors.items():
+            if values.dtype != np.float32:
+                raise ValueError(f"weights {name} are {values.dtype}, expected float32")
+            if not np.isfinite(values).all():
+                raise ValueError(f"weights {name} are NaN or infinite in {(~np.isfinite(values)).sum()} places")
+        n_rows, n_columns = config.height // config.stride_px, config.width // config.stride_px
+        for name in ("usual_mean", "usual_std"):
+            if tensors[name].shape != (n_rows, n_columns):
+                raise ValueError(f"{name} has shape {tensors[name].shape}, expected {(n_rows, n_columns)}")
+        if not (tensors["usual_std"] > 0).all():
+            raise ValueError("usual_std is not positive everywhere")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{folder} does not describe one trained model: {error}. {_RESTORE}") from error
 
 
 def _model_id(content: Mapping[str, Any], weights: bytes) -> str:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import tempfile
-import time
 import warnings
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,20 +10,27 @@ from pathlib import Path
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from vae_core.device import has_accelerator
-from vae_core.exported import ENGINES, TOLERANCE, EngineError, Exported, is_installed
+from vae_core.difference import TOLERANCE, coarse
+from vae_core.exported import ENGINES, EngineError, Exported, is_installed
 from vae_core.model import Model
-from vae_core.scoring import Scorable, default_batch_size, score, score_batches
+from vae_core.scoring import default_batch_size, score
+from vae_core.speed import images_per_s, machine
 
 #: A batch twice as large has to be faster by this share to be taken.
 _WORTH = 0.05
-#: Seconds that a speed is measured for, at least, and how often.
-_SECONDS, _ROUNDS = 0.2, 3
 
 
 def export(
-    model: Model, engine: str, pixels: NDArray[np.float32], *, model_id: str, tolerance: float = TOLERANCE
+    model: Model,
+    engine: str,
+    pixels: NDArray[np.float32],
+    *,
+    model_id: str,
+    tolerance: float = TOLERANCE,
+    aside: Path | None = None,
 ) -> Exported:
     """Compile a model's whole scoring function for an engine, and check it on reference images.
 
@@ -34,9 +40,11 @@ def export(
         pixels: (n, h, w, c) float32 in [0, 1], reference images; they are kept with the engine.
         model_id: of the model's bundle.
         tolerance: largest `difference` from Keras's scores.
+        aside: a folder for what is unfinished; by default the system's for temporary files.
 
     Raises:
-        EngineError: the engine, or what translates to it, is not installed; or scores differ by more.
+        EngineError: the engine, or what translates to it, is not installed; or a number or a map differs by more, or
+            does not move.
         ValueError: pixels that the model cannot score, or none.
 
     >>> from vae_core import VAEConfig
@@ -51,7 +59,8 @@ def export(
     if not len(pixels):
         raise ValueError("pixels: expected at least one reference image, got none")
     _check_installed(engine)
-    files = {} if engine == "keras" else _compile(model, engine)
+    files = {} if engine == "keras" else _compile(model, engine, aside)
+    expected = score(model, pixels)
     exported = Exported(
         engine,
         version(ENGINES[engine].package),
@@ -61,16 +70,25 @@ def export(
         batch_size=default_batch_size(model.config),
         tolerance=tolerance,
         images_per_s={},
+        machine=machine(),
+        subtracted=_subtracted(model),
         pixels=pixels,
-        expected=score(model, pixels, maps=False),
+        expected=coarse(expected),
         files=files,
     )
     if engine == "keras" and has_accelerator():
         exported = replace(exported, batch_size=_fastest_batch(model, pixels))
     scored_by = exported if files else replace(model, batch_size=exported.batch_size)
     exported.check(scored_by)
-    speeds = {name: _images_per_s(made, pixels) for name, made in (("keras", model), (engine, scored_by))}
-    return replace(exported, images_per_s=speeds)
+    # Pixel by pixel, too, which is too much to be kept.
+    exported.compare(score(scored_by, pixels), expected)
+    return replace(exported, images_per_s=images_per_s({"keras": model, engine: scored_by}, pixels))
+
+
+def _subtracted(model: Model) -> float:
+    """See `differences`."""
+    ratio = np.abs(model.usual_mean.astype(np.float64)) / model.usual_std
+    return float(uniform_filter(ratio, model.config.smoothing_px // model.config.stride_px, mode="mirror").max())
 
 
 def _check_installed(engine: str) -> None:
@@ -89,14 +107,14 @@ def _check_installed(engine: str) -> None:
         )
 
 
-def _compile(model: Model, engine: str) -> dict[str, bytes]:
+def _compile(model: Model, engine: str, aside: Path | None) -> dict[str, bytes]:
     """The contents of an engine's files, by name."""
     config = model.config
     pixels = keras.InputSpec(shape=(None, config.height, config.width, config.channels), dtype="float32", name="pixels")
-    with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
+    with tempfile.TemporaryDirectory(prefix="nelbo-", dir=aside) as folder:
         files: dict[str, bytes] = {}
         for maps in (False, True):
-            written = Path(aside) / "graph.onnx"
+            written = Path(folder) / "graph.onnx"
             with warnings.catch_warnings():
                 # Of NumPy and protobuf to tf2onnx.
                 warnings.simplefilter("ignore")
@@ -116,10 +134,10 @@ def _compile(model: Model, engine: str) -> dict[str, bytes]:
 def _fastest_batch(model: Model, pixels: NDArray[np.float32]) -> int:
     """Images in a batch, doubled until throughput stops rising or memory ends."""
     size = default_batch_size(model.config)
-    speed = _images_per_s(replace(model, batch_size=size), pixels)
+    speed = _speed(replace(model, batch_size=size), pixels)
     while True:
         try:
-            faster = _images_per_s(replace(model, batch_size=2 * size), pixels)
+            faster = _speed(replace(model, batch_size=2 * size), pixels)
         except Exception as error:
             # The words of TensorFlow and of JAX: each has a class of its own.
             if "ResourceExhausted" not in type(error).__name__ and "RESOURCE_EXHAUSTED" not in str(error):
@@ -130,17 +148,5 @@ def _fastest_batch(model: Model, pixels: NDArray[np.float32]) -> int:
         size, speed = 2 * size, faster
 
 
-def _images_per_s(model: Scorable, pixels: NDArray[np.float32]) -> float:
-    """The median of a few measurements."""
-    graph = model.graph(maps=False)
-    n = graph.batch_size * graph.parallel
-    several = np.resize(pixels, (n, *pixels.shape[1:]))
-    score_batches(graph, several)
-    speeds = []
-    for _ in range(_ROUNDS):
-        done, started = 0, time.perf_counter()
-        while not done or time.perf_counter() - started < _SECONDS:
-            score_batches(graph, several)
-            done += n
-        speeds.append(done / (time.perf_counter() - started))
-    return float(np.median(speeds))
+def _speed(model: Model, pixels: NDArray[np.float32]) -> float:
+    return images_per_s({"keras": model}, pixels)["keras"]

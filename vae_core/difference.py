@@ -1,0 +1,128 @@
+"""How far two scores of the same images are apart: what one tolerance, a share, is compared with.
+
+Each number has a scale of its own, because it is rounded with what it was made from. A part of a score (one latent,
+one pixel) may be off by a larger share than the sum that it is in: it may lose a digit more, `LOST`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.scoring import Array, Score
+
+#: Largest difference from Keras's scores that an engine may have.
+TOLERANCE = 1e-5
+#: How many times the share that a sum may be off its parts may be.
+LOST = 10
+#: Sides of the grid that an array of pixels is averaged on where it is kept to be compared with.
+GRID = 16
+#: A score's arrays of pixels, and all else.
+MAPS = ("anomaly_map", "rate_map", "local_z", "reconstruction")
+NUMBERS = tuple(name for name in Score._fields if name not in MAPS)
+
+Shares = NDArray[np.float64]
+
+
+def differences(found: Score, expected: Score, subtracted: float) -> dict[str, Shares]:
+    """Of each number that is expected, image by image, the difference as a share of its scale.
+
+    The scales, where m and s are the model's usual mean and standard deviation of a pixel's nelbo:
+
+    * nelbo, distortion, rate, worst_pixels: |distortion| + rate;
+    * peak, local_z: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo that is off by a share t of itself,
+      z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s);
+    * z_mean_norm, z_log_var_sum: 10 (1 + rate + the number itself), as the prior has the scale 1;
+    * anomaly_map, rate_map: 10 times the image's largest value and mean nats a value; reconstruction: 10.
+
+    Args:
+        found, expected: scores of the same images; arrays of pixels may be on a coarser grid, in both.
+        subtracted: largest mean of |m| / s over the box that smooths `local_z`.
+
+    Returns:
+        (n,) shares by name; infinite where a number is missing or has another shape.
+
+    >>> one = np.ones(1)
+    >>> expected = Score(*[one] * 8, *[None] * 4)
+    >>> off = differences(expected._replace(nelbo=1.5 * one, peak=0 * one), expected, subtracted=4.0)
+    >>> {name: float(share[0]) for name, share in off.items() if share[0]}
+    {'nelbo': 0.25, 'peak': 0.02}
+    """
+    scales = _scales(expected, subtracted)
+    shares = {}
+    for name, scale in scales.items():
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        if ours is None or ours.shape != theirs.shape:
+            shares[name] = np.full(len(theirs), np.inf)
+            continue
+        off = np.abs(ours.astype(np.float64) - theirs)
+        shares[name] = off.reshape(len(off), -1).max(axis=1) / scale
+    return shares
+
+
+def difference(found: Score, expected: Score, subtracted: float) -> float:
+    """The largest of all `differences`; NaN where there is one."""
+    return float(np.max([share.max() for share in differences(found, expected, subtracted).values()]))
+
+
+def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
+    """Names of the numbers that are the same for all images, or for some no number, and are not so where expected.
+
+    However much an engine may be off: one that says the same of every image measures nothing.
+
+    >>> expected = Score(*[np.arange(3.0)] * 8, *[None] * 4)
+    >>> unmoved(expected._replace(peak=np.zeros(3)), expected, subtracted=4.0)
+    ['peak']
+    """
+    names = []
+    for name, scale in _scales(expected, subtracted).items():
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        moves = np.ptp(theirs, axis=0).max() > TOLERANCE * scale.max()
+        if moves and (ours is None or not np.isfinite(ours).all() or not np.ptp(ours, axis=0).any()):
+            names.append(name)
+    return names
+
+
+def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
+    """(n,) of each number that there is."""
+    rate = expected.rate.astype(np.float64)
+    nats = np.abs(expected.distortion.astype(np.float64)) + rate
+    # What is thresholded is one of the others.
+    thresholded = "peak" if np.array_equal(expected.anomaly_score, expected.peak) else "nelbo"
+    scales: dict[str, Shares] = {}
+    for name, values in expected._asdict().items():
+        if values is None:
+            continue
+        name_of_scale = thresholded if name == "anomaly_score" else name
+        rows = np.abs(values.astype(np.float64)).reshape(len(values), -1)
+        highest = rows.max(axis=1)
+        if name_of_scale in ("nelbo", "distortion", "rate", "worst_pixels"):
+            scales[name] = nats
+        elif name_of_scale in ("peak", "local_z"):
+            scales[name] = LOST * (highest + subtracted)
+        elif name_of_scale in ("z_mean_norm", "z_log_var_sum"):
+            scales[name] = LOST * (1 + rate + highest)
+        elif name_of_scale in ("anomaly_map", "rate_map"):
+            scales[name] = LOST * (nats / rows.shape[1] + highest)
+        else:
+            scales[name] = np.full(len(values), LOST, np.float64)
+    return scales
+
+
+def without_maps(score: Score) -> Score:
+    """The same without its arrays of pixels."""
+    return score._replace(anomaly_map=None, rate_map=None, local_z=None, reconstruction=None)
+
+
+def coarse(score: Score) -> Score:
+    """The same with its arrays of pixels averaged on a grid of 16 x 16 fields at most: little enough to be kept."""
+    return score._replace(**{name: _averaged(value) for name in MAPS if (value := getattr(score, name)) is not None})
+
+
+def _averaged(values: Array) -> NDArray[np.float32]:
+    """(n, h, w, ...) -> (n, 16, 16, ...), or as many rows and columns as there are."""
+    fields = values.astype(np.float64)
+    for axis in (1, 2):
+        n = fields.shape[axis]
+        starts = np.arange(min(GRID, n)) * n // min(GRID, n)
+        sizes = np.diff([*starts, n]).reshape([-1 if i == axis else 1 for i in range(fields.ndim)])
+        fields = np.add.reduceat(fields, starts, axis=axis) / sizes
+    return fields.astype(np.float32)
