@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_id(folder: Path, description: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     if description["format_version"] == 1:
-        log.warning("%s was made by nelbo 0.1, without an id: whether it was changed since cannot be told", folder)
+        _warn_unchecked(folder)
         return
     found, expected = _engine_id(description, files), description.get("engine_id")
     if found != expected:
@@ -136,6 +137,11 @@ def _check_id(folder: Path, description: Mapping[str, Any], files: Mapping[str, 
             f"{folder}: its contents are those of engine {found}, and engine.json says {expected}: it was changed "
             f"after it was made. {REMEDY}"
         )
+
+
+@cache
+def _warn_unchecked(folder: Path) -> None:
+    log.warning("%s was made by nelbo 0.1, without an id: whether it was changed since cannot be told", folder)
 
 
 def _check_numbers(facts: Mapping[str, Any]) -> None:

@@ -6,14 +6,22 @@ from flows.calibrations import Calibration, promise, read_calibration
 from flows.dashboard.literal import literal
 from flows.dashboard.tables import Tables
 from flows.errors import UsageError
+from flows.workspace import Workspace
 
 
 def known_calibration(tables: Tables, calibration_id: str) -> Calibration | None:
-    """None where it is gone, or damaged."""
+    """None where it is gone; or damaged or changed, which the page says."""
     try:
         return _read(tables, calibration_id)
-    except UsageError:
+    except UsageError as error:
+        tell_damaged(tables.workspace, calibration_id, error)
         return None
+
+
+def tell_damaged(workspace: Workspace, calibration_id: str, error: UsageError) -> None:
+    """Say on the page what is wrong with a calibration; one that was deleted is no news."""
+    if calibration_id in workspace.calibration_ids():
+        st.error(literal(str(error)))
 
 
 def show_promise(calibration: Calibration | None) -> None:

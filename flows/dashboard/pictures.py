@@ -11,6 +11,7 @@ from PIL import Image
 
 from data import Place, Preprocessing
 from flows.calibrations import Calibration, read_calibration
+from flows.dashboard.calibrations import tell_damaged
 from flows.dashboard.literal import literal
 from flows.dashboard.originals import SIDE_PX, NotShownError, located, original, preprocessing_of
 from flows.dashboard.tables import Tables
@@ -41,10 +42,11 @@ def original_of(table: Place, row: Row, side_px: int = SIDE_PX) -> Shown:
 
 
 def calibration_of(workspace: Workspace, row: Row) -> Calibration | None:
-    """What decided on a row; None where nothing did, or where it is gone."""
+    """What decided on a row; None where nothing did, or where it is gone or, which the page says, damaged."""
     try:
         return read_calibration(workspace, row["calibration_id"]) if pd.notna(row["calibration_id"]) else None
-    except UsageError:
+    except UsageError as error:
+        tell_damaged(workspace, row["calibration_id"], error)
         return None
 
 

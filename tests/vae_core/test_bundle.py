@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save
 from synthetic import stripes
 
+import vae_core.bundle
 from vae_core import BundleError, Model, load_bundle, save_bundle, score, verify_bundle
+from vae_core.checksums import as_json, write_files
 
 
 @pytest.fixture
@@ -79,6 +83,49 @@ def test_another_version_is_refused(bundle: Path) -> None:
 def test_a_config_that_is_not_the_content_is_refused(bundle: Path) -> None:
     rewrite(bundle, preprocessing={"height": 1})
     with pytest.raises(BundleError, match="holds model"):
+        verify_bundle(bundle)
+
+
+def save_again(bundle: Path, tensors: dict[str, Any], **changes: object) -> Path:
+    """A bundle with other contents whose checksums and id fit them, as another program might write it."""
+    description = json.loads((bundle / "model.json").read_text()) | changes
+    weights = save(tensors)
+    content = {name: description[name] for name in ("config", "preprocessing")}
+    description["model_id"] = vae_core.bundle._model_id(content, weights)
+    folder = bundle.parent / "again" / description["model_id"]
+    write_files({"model.json": as_json(description), "weights.safetensors": weights}, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: {"usual_mean": weights * np.float32(np.nan)}, "usual_mean are NaN or infinite in 480 places"),
+        (lambda weights: {"usual_mean": weights.astype(np.float64)}, "usual_mean are float64, expected float32"),
+        (lambda weights: {"usual_std": weights * 0}, "usual_std is not positive"),
+        (lambda weights: {"usual_mean": weights[:5]}, r"usual_mean has shape \(5, 20\), expected \(24, 20\)"),
+        (lambda weights: {"eps": weights}, "eps has shape"),
+        (lambda weights: {"further": weights}, "further"),
+    ],
+)
+def test_a_bundle_whose_weights_make_no_model_is_refused_though_its_id_fits(
+    bundle: Path, change: Any, message: str
+) -> None:
+    tensors = load_file(bundle / "weights.safetensors")
+    load_bundle(save_again(bundle, tensors, training={}))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(save_again(bundle, tensors | change(tensors["usual_mean"])))
+
+
+def test_a_bundle_that_prepares_images_otherwise_than_its_network_takes_them(bundle: Path) -> None:
+    tensors = load_file(bundle / "weights.safetensors")
+    with pytest.raises(BundleError, match="prepared with channels 3, and the network takes 1"):
+        verify_bundle(save_again(bundle, tensors, preprocessing={"channels": 3}))
+
+
+def test_a_bundle_that_says_another_id_is_refused(bundle: Path) -> None:
+    rewrite(bundle, model_id="m1")
+    with pytest.raises(BundleError, match=rf"holds model {bundle.name} and says that it is m1"):
         verify_bundle(bundle)
 
 
