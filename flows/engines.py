@@ -20,15 +20,19 @@ def choose_engine(workspace: Workspace, model_id: str, asked: str) -> str:
     if asked != "auto":
         load_model(workspace, model_id, asked)
         return asked
-    for engine in _faster_than_keras(workspace, model_id):
+    errors: dict[str, Exception] = {}
+    for engine in _by_speed(workspace, model_id):
         try:
             load_model(workspace, model_id, engine)
         except UNUSABLE as error:
-            _pass_over(engine, error)
+            errors[engine] = error
+            if engine != "keras":
+                _pass_over(engine, error)
         else:
+            if "keras" in errors:
+                _pass_over("keras", errors["keras"])
             return engine
-    load_model(workspace, model_id)
-    return "keras"
+    raise errors["keras"]
 
 
 def load_to_look(workspace: Workspace, model_id: str, engine: str) -> Scorable:
@@ -40,9 +44,9 @@ def load_to_look(workspace: Workspace, model_id: str, engine: str) -> Scorable:
         return load_model(workspace, model_id)
 
 
-def _faster_than_keras(workspace: Workspace, model_id: str) -> list[str]:
-    """The engines that are on this machine, the fastest first."""
-    gains = {}
+def _by_speed(workspace: Workspace, model_id: str) -> list[str]:
+    """Keras and the engines that are made of a model, the fastest on this machine first."""
+    gains = {"keras": 1.0}
     for engine in workspace.engines(model_id):
         if engine == "keras":
             continue
@@ -52,8 +56,8 @@ def _faster_than_keras(workspace: Workspace, model_id: str) -> list[str]:
             _pass_over(engine, error)
         else:
             if gains[engine] <= 1:
-                log.info("engine %s is passed over: here it is %.2f times as fast as keras", engine, gains[engine])
-    return sorted((engine for engine in gains if gains[engine] > 1), key=lambda engine: -gains[engine])
+                log.info("engine %s is %.2f times as fast as keras here", engine, gains[engine])
+    return sorted(gains, key=lambda engine: (-gains[engine], engine != "keras"))
 
 
 def _pass_over(engine: str, error: Exception) -> None:

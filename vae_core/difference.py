@@ -30,7 +30,8 @@ def differences(found: Score, expected: Score, subtracted: float) -> dict[str, S
     * nelbo, distortion, rate, worst_pixels: |distortion| + rate;
     * peak, local_z: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo that is off by a share t of itself,
       z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s);
-    * z_mean_norm, z_log_var_sum: 10 (1 + rate + the number itself), as the prior has the scale 1;
+    * z_mean_norm, z_log_var_sum: 100 (1 + rate + the number itself): the prior has the scale 1, and the whitening of
+      features, ahead of the encoder, enlarges what was rounded;
     * anomaly_map, rate_map: 10 times the image's largest value and mean nats a value; reconstruction: 10.
 
     Args:
@@ -99,7 +100,7 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
         elif name_of_scale in ("peak", "local_z"):
             scales[name] = LOST * (highest + subtracted)
         elif name_of_scale in ("z_mean_norm", "z_log_var_sum"):
-            scales[name] = LOST * (1 + rate + highest)
+            scales[name] = LOST**2 * (1 + rate + highest)
         elif name_of_scale in ("anomaly_map", "rate_map"):
             scales[name] = LOST * (nats / rows.shape[1] + highest)
         else:
