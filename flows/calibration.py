@@ -81,7 +81,8 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
         # A damaged model is found before anything is written.
         load_model(workspace, model_id)
         request = runner.call(freeze_calibration_images, source, request, options, run)
-        calibrated = runner.call(calibrate_model, request, options, run)
+        with workspace.using(request.batch_id):
+            calibrated = runner.call(calibrate_model, request, options, run)
     runner.rename(f"{calibrated.calibration_id} of {model_id}")
     calibration = read_calibration(workspace, calibrated.calibration_id)
     n_unlisted = folders_unlisted(workspace, request.batch_id) if request.batch_id else 0

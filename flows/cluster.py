@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from data import File, list_source, look_into, open_place
 from flows.errors import UsageError, store_errors, without_credentials
+from flows.journal import settle
 from flows.progress import progress
 from flows.runner import Item, Result, Runner
 from flows.settings import AnyOptions, ScoreOptions
@@ -60,7 +61,7 @@ def carry_out(
     here: Runner,
     as_task: AsTask | None = None,
 ) -> dict[str, Any]:
-    """Run a composition; where its options name a Dask cluster, what it maps goes there.
+    """Run a composition, after what killed ones have left; where a Dask cluster is named, what it maps goes there.
 
     Args:
         here: runs all the rest.
@@ -69,10 +70,11 @@ def carry_out(
     Raises:
         UsageError: the cluster cannot be reached, or cannot do this work.
     """
+    workspace = Workspace.at(options.workspace)
+    settle(workspace)
     if not isinstance(options, ScoreOptions) or options.dask_address is None:
         return composition(options, here)
     address = options.dask_address
-    workspace = Workspace.at(options.workspace)
     # No model is said before anything is written or anybody is asked.
     workspace.model(options.model)
     # Workers have a current folder of their own.

@@ -129,7 +129,8 @@ def keep_batch(
     batch_id = options.batch_id or _id("b", contents.hash)
     metadata = manifest_metadata(scan.listing.root, run, scan.started_ns, scan.n_folders_unlisted)
     n_unusable = n_duplicates = 0
-    with table_writer(workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
+    place = workspace.manifest(batch_id)
+    with workspace.using(batch_id), table_writer(place, MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
         for table in tables:
             n_unusable += len(table) - table["reason"].null_count
             n_duplicates += len(table) - table["duplicate_of"].null_count
@@ -175,7 +176,8 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
     """Write a manifest to its place."""
     metadata = manifest_metadata(manifest.root, run, manifest.listed_ns, manifest.n_folders_unlisted)
-    write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
+    with workspace.using(batch_id):
+        write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
 
 
 def _id(letter: str, content_hash: str, *settings: object) -> str:

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice, tee
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,12 @@ from data import (
     read_table,
     table_writer,
 )
+from data.store import TableWriter
 from detectors import q_values
+from flows import journal
 from flows.calibrations import Calibration, promise, read_calibration
-from flows.drift import find_drift, write_drift
+from flows.drift import drift_facts, find_drift, write_drift
+from flows.flagged import add_flagged
 from flows.heatmap import heatmap_png
 from flows.models import load_model
 from flows.pipeline import look_again, warn_of_colour
@@ -43,31 +48,31 @@ class AllChangedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Published:
-    """What there is to say of a published batch; n_discoveries, promise, fpr and drift are None where there are none.
+    """What there is to say of a published batch; n_discoveries, promise and drift are None where there are none.
 
-    n_waiting: files that changed, or went, after they were listed; they have no row.
+    counts: of images and verdicts, as the run's row has them; files that changed, or went, after they were listed
+        are in ``n_waiting``, and have no row.
     n_colour_dropped: images with colour that the model does not see.
     n_discoveries: images with q <= ``fdr``.
     promise: of the calibration, in words.
     drift: see `flows.drift.find_drift`.
     """
 
-    n_images: int
-    n_scored: int
-    n_anomalous: int
-    n_review: int
-    n_waiting: int
+    counts: dict[str, int]
     n_colour_dropped: int
     n_discoveries: int | None
-    fpr: float | None
     promise: str | None
     drift: dict[str, Any] | None
 
 
 def publish(shards: list[Shard], run: Run) -> Published:
-    """Decide on the whole batch, and put it in its place: flagged rows first, all rows last, which is the commit.
+    """Decide on the whole batch, and put it in its place: flagged rows, all rows, which is the commit, the run's row.
 
     A first pass over the shards takes the few numbers that need the whole batch; a second one writes the rows.
+
+    Args:
+        run: with what is known of the batch since it was listed, ``n_waiting`` and ``n_folders_unlisted``, and with
+            ``images_per_s``.
     """
     options, target = shards[0].options, shards[0].target
     workspace = Workspace.at(options.workspace)
@@ -79,8 +84,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
     batch = pa.concat_tables(_numbers(read_table(shard.path, _NUMBERS), statistic) for shard in shards)
     q = q_values(calibration.p_values(batch["anomaly_score"].to_numpy())) if calibration else None
     drift = find_drift(batch, calibration, workspace, target.batch_id, options) if calibration else None
-    manifest = workspace.manifest(target.batch_id)
-    root = read_metadata(manifest)["nelbo.root"]
+    root = read_metadata(workspace.manifest(target.batch_id))["nelbo.root"]
     metadata = {**run.metadata, "nelbo.root": root, **write_drift(drift)}
     ids, staging = (target.model_id, target.batch_id), target.staging(options)
     constants = {
@@ -91,44 +95,71 @@ def publish(shards: list[Shard], run: Run) -> Published:
         "calibration_id": target.calibration_id,
     }
     counts: Counter[str] = Counter()
-    # Left in the order opposite to that of entering: the scores last.
-    with (
-        table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores,
-        table_writer(workspace.flagged(*ids), FLAGGED_SCHEMA, metadata, staging) as flagged,
-    ):
 
-        def raised() -> Iterator[pa.Table]:
-            """Write all rows, shard by shard, and hand on the flagged ones."""
-            done = 0
-            for shard in shards:
-                rows = _without_waiting(read_table(shard.path))
-                n_scored = rows.num_rows - rows["nelbo_nats"].null_count
-                decided = _decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
-                done += n_scored
-                decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
-                columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
-                table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
-                scores.write(table)
-                words = table["verdict"].cast(pa.string())
-                counts.update(words.to_pylist())
-                yield table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
+    def raised(scores: TableWriter) -> Iterator[pa.Table]:
+        """Write all rows, shard by shard, and hand on the flagged ones."""
+        done = 0
+        for shard in shards:
+            rows = _without_waiting(read_table(shard.path))
+            n_scored = rows.num_rows - rows["nelbo_nats"].null_count
+            decided = _decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
+            done += n_scored
+            decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
+            columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
+            table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
+            scores.write(table)
+            words = table["verdict"].cast(pa.string())
+            counts.update(words.to_pylist())
+            yield table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
 
-        for rows in _with_heatmaps(raised(), model, calibration, root, options):
-            flagged.write(rows)
-        if not scores.n_rows:
-            raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
+    with _aside(workspace, run.run_id) as new, ExitStack() as lock:
+        with table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores:
+            with table_writer(new, FLAGGED_SCHEMA, metadata) as flagged:
+                for rows in _with_heatmaps(raised(scores), model, calibration, root, options):
+                    flagged.write(rows)
+            if not scores.n_rows:
+                raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
+            found = {
+                "n_images": scores.n_rows,
+                "n_scored": batch.num_rows,
+                "n_not_scored": scores.n_rows - batch.num_rows,
+                "n_anomalous": counts["anomalous"],
+                "n_review": counts["review"],
+                # Changed while they were listed, or between that and being scored.
+                "n_waiting": run.facts["n_waiting"] + sum(shard.size for shard in shards) - scores.n_rows,
+                "n_folders_unlisted": run.facts["n_folders_unlisted"],
+            }
+            row = run.row(
+                batch_id=target.batch_id,
+                model_id=target.model_id,
+                calibration_id=target.calibration_id,
+                **found,
+                fpr=calibration.threshold.fpr if calibration else None,
+                **drift_facts(drift),
+            )
+            # Held until the run has its row: of two jobs on one batch, one publishes after the other.
+            lock.enter_context(workspace.lock())
+            journal.note(workspace, row)
+            add_flagged(workspace, *ids, new)
+        # Here the scores have taken their place: the commit.
+        journal.finish(workspace, row)
     return Published(
-        n_images=scores.n_rows,
-        n_scored=batch.num_rows,
-        n_anomalous=counts["anomalous"],
-        n_review=counts["review"],
-        n_waiting=sum(shard.size for shard in shards) - scores.n_rows,
+        counts=found,
         n_colour_dropped=warn_of_colour(batch, target.model_id),
         n_discoveries=int((q <= options.fdr).sum()) if q is not None and options.fdr is not None else None,
-        fpr=calibration.threshold.fpr if calibration else None,
         promise=promise(calibration) if calibration else None,
         drift=drift,
     )
+
+
+@contextmanager
+def _aside(workspace: Workspace, run_id: str) -> Iterator[Path]:
+    """Where flagged rows wait, on this machine, until the scores are ready too."""
+    place = workspace.local_staging / f".flagged.{run_id}.parquet"
+    try:
+        yield place
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def _without_waiting(rows: pa.Table) -> pa.Table:

@@ -1,7 +1,8 @@
 """Steps and composition of ``report``: one self-contained HTML page for a batch."""
 
 import importlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,15 @@ import pyarrow.compute as pc
 from markupsafe import Markup, escape
 from PIL import Image
 
-from data import File, Place, Preprocessing, atomic_path, iter_rows, modified, read_rows, read_table, read_unchanged
+from data import FLAGGED_SCHEMA, File, Place, Preprocessing, atomic_path, modified, read_table, read_unchanged
+from flows import journal
 from flows.calibrations import REVIEWS, Calibration, caution, promise, read_calibration
 from flows.card import escape_markdown, read_card
 from flows.curves import four_digits, render_curves, with_commas
 from flows.drift import read_drift
 from flows.engines import load_to_look
 from flows.errors import NotYetError, UsageError, bad_input
+from flows.flagged import iter_flagged, published_run
 from flows.headline import chance, headline
 from flows.heatmap import colours, png
 from flows.histogram import HEIGHT, WIDTH, Histogram, histogram
@@ -33,6 +36,8 @@ from flows.runner import Runner
 from flows.settings import DecodingSettings, ReportOptions, ScoreOptions
 from flows.workspace import Workspace, is_id
 from vae_core import ENGINES, Exported, Scorable
+
+log = logging.getLogger(__name__)
 
 SHOWN_FLAGGED = 200
 SHOWN_NOT_SCORED = 200
@@ -82,6 +87,7 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     """Write the page of a scored batch again; what the command prints."""
     run = Run("report", options)
     workspace = Workspace.at(options.workspace)
+    write_missing_pages(options, runner)
     batch_id, model_id = _asked(workspace, options)
     runner.rename(f"{batch_id} with {model_id}")
     reported = runner.call(write_report, options, batch_id, model_id)
@@ -123,8 +129,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     path = workspace.scores(model_id, batch_id)
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
-    table = read_table(path, _COLUMNS)
-    flagged, n_flagged = read_unchanged(lambda: _strangest(workspace.flagged(model_id, batch_id), SHOWN_FLAGGED))
+    table, flagged, n_flagged = _read(workspace, model_id, batch_id)
     model = load_to_look(workspace, model_id, table["engine"][0].as_py() if table.num_rows else "keras")
     root = table.schema.metadata[b"nelbo.root"].decode()
     numbers = _numbers(table, workspace, model_id, options)
@@ -148,6 +153,24 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         unfinished.write_text(template("report.html.j2").render(page), encoding="utf-8")
     summary = template("report.md.j2", autoescape=False, finalize=escape_markdown).render(numbers)
     return Reported(str(target), as_json(numbers["evaluation"]), summary, _histogram_url(numbers))
+
+
+def write_missing_pages(options: ReportOptions | ScoreOptions, runner: Runner) -> None:
+    """The pages of batches that were published by a run that was killed before it wrote them."""
+    workspace = Workspace.at(options.workspace)
+    for row in journal.published(workspace):
+        batch_id, model_id = row["batch_id"], row["model_id"]
+        try:
+            if not _is_newer(workspace.report(batch_id), workspace.scores(model_id, batch_id)):
+                runner.call(write_report, options, batch_id, model_id)
+        except bad_input() as error:
+            # It takes nothing from what is asked for now.
+            log.warning("batch %s of a killed run stays without its page: %s", batch_id, error)
+        journal.close(workspace, row["run_id"])
+
+
+def _is_newer(page: Place, scores: Place) -> bool:
+    return page.exists() and modified(page) >= modified(scores)
 
 
 def show_reported(reported: Reported, paths: Mapping[str, str], runner: Runner) -> None:
@@ -227,10 +250,23 @@ def _histogram_url(numbers: dict[str, Any]) -> str:
     return data_url("image/svg+xml", plot.encode())
 
 
-def _strangest(flagged: Place, n: int) -> tuple[pa.Table, int]:
-    """The flagged rows with the highest scores, in that order, and how many there are; other heatmaps are not kept."""
-    highest, n_flagged = read_rows(flagged, 0, 0), 0
-    for rows in iter_rows(flagged, n):
+def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table, pa.Table, int]:
+    """The rows of a batch, the strangest flagged ones, and how many are flagged: all by one run."""
+    path = workspace.scores(model_id, batch_id)
+    while True:
+        table = read_table(path, _COLUMNS)
+        run_id = table.schema.metadata[b"nelbo.run_id"].decode()
+        flagged, n_flagged = read_unchanged(
+            lambda: _strangest(iter_flagged(workspace, model_id, batch_id, SHOWN_FLAGGED), SHOWN_FLAGGED)
+        )
+        if published_run(workspace, model_id, batch_id) == run_id:
+            return table, flagged, n_flagged
+
+
+def _strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
+    """The rows with the highest scores, in that order, and how many there are; other heatmaps are not kept."""
+    highest, n_flagged = FLAGGED_SCHEMA.empty_table(), 0
+    for rows in flagged:
         highest = pa.concat_tables([highest, rows]).sort_by([("anomaly_score", "descending")]).slice(0, n)
         n_flagged += rows.num_rows
     return highest, n_flagged

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,7 +79,7 @@ def find_old(options: PruneOptions, before: float) -> list[Old]:
         *old_scores,
         *(item for item in _published(workspace, "flagged") if item.name not in kept),
         *(item for item in _singles(workspace, "reports", "*.html") if item.name not in kept_batches),
-        *_manifests(workspace, kept_batches),
+        *_manifests(workspace, kept_batches, before),
         *(item for item in _singles(workspace, "runs", "*.parquet") if _whole_run_file(item, before)),
         *_folders(workspace),
         *(_models(workspace, kept) if options.models else ()),
@@ -94,8 +94,22 @@ def remove_old(options: PruneOptions, old: list[Old], before: float) -> None:
         root: Place = workspace.local if item.on_disk else workspace.root
         if item.kind == "model":
             workspace.forget(item.name)
-        for path in item.paths:
-            _remove(root, path, before)
+        with _hold(workspace, item) as is_free:
+            for path in item.paths if is_free else ():
+                _remove(root, path, before)
+
+
+@contextmanager
+def _hold(workspace: Workspace, item: Old) -> Iterator[bool]:
+    """Let nobody replace, or begin to use, what is looked at a last time and deleted; false if it is in use."""
+    if item.kind == "manifests":
+        with workspace.unused(item.name) as is_free:
+            yield is_free
+    elif item.kind in ("scores", "flagged"):
+        with workspace.lock():
+            yield True
+    else:
+        yield True
 
 
 def _remove(root: Place, path: str, before: float) -> None:
@@ -158,13 +172,16 @@ def _singles(workspace: Workspace, folder: str, pattern: str) -> Iterator[Old]:
             yield Old(folder, place.stem, (path,), size, when)
 
 
-def _manifests(workspace: Workspace, kept_batches: set[str]) -> Iterator[Old]:
-    """Those that no scored batch, calibration or model goes back to, and no landing folder's next run."""
+def _manifests(workspace: Workspace, kept_batches: set[str], before: float) -> Iterator[Old]:
+    """Those that no scored batch, calibration or model goes back to, no unfinished batch, and no command at work."""
     used = kept_batches | set(_sources(workspace)) | set(unfinished_batches(workspace))
+    used |= {item.name.rpartition(".")[2] for item in _folders(workspace) if item.modified >= before}
     for place, path, when, size in _found(workspace, "manifests/batch_id=*/manifest.parquet"):
         batch_id = place.parent.name.removeprefix("batch_id=")
         if is_id(batch_id) and batch_id not in used:
-            yield Old("manifests", batch_id, (path,), size, when)
+            with workspace.unused(batch_id) as is_free:
+                if is_free:
+                    yield Old("manifests", batch_id, (path,), size, when)
 
 
 def _sources(workspace: Workspace) -> Iterator[str]:

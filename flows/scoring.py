@@ -4,6 +4,7 @@ import logging
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,9 +24,9 @@ from data import (
     remove_folder,
     write_table,
 )
+from flows import journal
 from flows.ahead import ahead
 from flows.calibrations import calibration_of
-from flows.drift import drift_facts
 from flows.engines import choose_engine
 from flows.errors import UsageError
 from flows.ingestion import Batch, freeze_batch
@@ -33,7 +34,7 @@ from flows.landing import drop_batch, finish_batch, freeze_new, unfinished_batch
 from flows.models import load_model
 from flows.pipeline import SCORED_SCHEMA, score_files
 from flows.publishing import AllChangedError, Published, publish
-from flows.reporting import Reported, show_reported, write_report
+from flows.reporting import Reported, show_reported, write_missing_pages, write_report
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import IngestOptions, ScoreOptions
@@ -50,6 +51,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     """Freeze, score shard by shard, publish, report; what the command prints."""
     run = Run("score", options)
     workspace = Workspace.at(options.workspace)
+    write_missing_pages(options, runner)
     model_id = workspace.model(options.model)
     calibration_id = _calibration_id(workspace, model_id, options)
     if options.new and options.batch_id is None:
@@ -97,25 +99,17 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
     workspace = Workspace.at(options.workspace)
     # Loading is none of the time that images take.
     options = _with_engine(options, target.model_id)
-    published, images_per_s = _score_and_publish(options, target, batch, runner, run)
+    with workspace.using(target.batch_id):
+        published, images_per_s = _score_and_publish(options, target, batch, runner, run)
     reported = runner.call(write_report, options, target.batch_id, target.model_id)
-    counts = {
-        "n_images": published.n_images,
-        "n_scored": published.n_scored,
-        "n_not_scored": published.n_images - published.n_scored,
-        "n_anomalous": published.n_anomalous,
-        "n_review": published.n_review,
-        # Changed while they were listed, or between that and being scored.
-        "n_waiting": batch.n_waiting + published.n_waiting,
-        "n_folders_unlisted": batch.n_folders_unlisted,
-    }
-    ids = {"batch_id": target.batch_id, "model_id": target.model_id, "calibration_id": target.calibration_id}
-    run.record(workspace, **ids, **counts, fpr=published.fpr, images_per_s=images_per_s, **drift_facts(published.drift))
+    journal.close(workspace, run.run_id)
     result = {
-        **ids,
+        "batch_id": target.batch_id,
+        "model_id": target.model_id,
+        "calibration_id": target.calibration_id,
         "run_id": run.run_id,
         "engine": options.engine,
-        **counts,
+        **published.counts,
         "n_skipped": batch.n_skipped,
         "n_colour_dropped": published.n_colour_dropped,
         **({"n_discoveries": published.n_discoveries} if options.fdr is not None else {}),
@@ -165,7 +159,12 @@ def _score_and_publish(
             parts = chunks(shards, options.runner)
             n_scored = sum(runner.map(score_shards, parts, [sum(shard.size for shard in part) for part in parts]))
             images_per_s = n_scored / (run.seconds - started)
-            published = runner.call(publish, shards, run)
+            known = {
+                "n_waiting": batch.n_waiting,
+                "n_folders_unlisted": batch.n_folders_unlisted,
+                "images_per_s": images_per_s,
+            }
+            published = runner.call(publish, shards, replace(run, facts=known))
         except FileNotFoundError:
             # Another job on this batch has published it and tidied up: the shards that both share are gone.
             if not left:

@@ -29,7 +29,22 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     run = Run("train", options)
     workspace = Workspace.at(options.workspace)
     batch_id = runner.call(freeze_normals, options, run)
-    gate_id = None if options.gate is None else runner.call(freeze_gate, options, batch_id, run)
+    with workspace.using(batch_id):
+        if options.gate is None:
+            return _train_frozen(options, batch_id, None, runner, run)
+        gate_id = runner.call(freeze_gate, options, batch_id, run)
+        with workspace.using(gate_id):
+            return _train_frozen(options, batch_id, gate_id, runner, run)
+
+
+def _train_frozen(
+    options: TrainOptions, batch_id: str, gate_id: str | None, runner: Runner, run: Run
+) -> dict[str, Any]:
+    """All steps after those that freeze images.
+
+    Killed at any of them, the same command goes on where this one was: the checkpoint of the training goes last.
+    """
+    workspace = Workspace.at(options.workspace)
     settled = runner.call(settle, options, batch_id)
     options = settled.options
     config = model_config(options)
@@ -61,6 +76,7 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
         )
     made = _export(options, fitted, runner, run)
     gated = None if gate_id is None else _judge(options, gate_id, fitted.model_id, runner)
+    result = _record(run, workspace, batch_id, fitted, calibration)
     promoted = options.promote and (gated is None or gated.passed)
     if promoted:
         _promote(workspace, fitted.model_id, calibration, runner)
@@ -68,9 +84,7 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     runner.call(clean_up, options, batch_id)
     verdict = {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
     network = {"channels": config.channels} | ({"settled": settled.why} if settled.why else {})
-    return (
-        _result(run, workspace, batch_id, fitted, calibration) | network | verdict | ({"engines": made} if made else {})
-    )
+    return result | network | verdict | ({"engines": made} if made else {})
 
 
 def _export(options: TrainOptions, fitted: Fitted, runner: Runner, run: Run) -> list[str]:
@@ -107,9 +121,10 @@ def _promote(workspace: Workspace, model_id: str, calibration: Calibration | Non
         )
 
 
-def _result(
+def _record(
     run: Run, workspace: Workspace, batch_id: str, fitted: Fitted, calibration: Calibration | None
 ) -> dict[str, Any]:
+    """Publish the run's row; what there is to print of the model."""
     n_images = fitted.n_train + fitted.n_validation + fitted.n_calibration
     n_unlisted = folders_unlisted(workspace, batch_id)
     said = describe(calibration) if calibration else dict.fromkeys(("calibration_id", "fpr", "threshold", "promise"))

@@ -1,15 +1,12 @@
 """Where everything lies: the folders of a workspace, and which model and calibration are current."""
 
-import errno
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,15 +16,10 @@ from typing import Any
 from data import COMMIT, InputError, Place, check_url, open_place, write_json
 from flows.errors import NotYetError, UsageError, store_errors, without_credentials
 from flows.home import expand_home
+from flows.locks import locked
 
 #: Ids become folder names; they start with a letter so that hive readers keep them strings.
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
-
-
-#: What file systems without locks answer; NFS where it wants another kind of lock for a folder.
-_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EBADF)
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -233,19 +225,32 @@ class Workspace:
 
         Args:
             name: a file below the workspace that stands for the lock, and is left there; None is the lock of
-                ``latest.json``.
+                ``latest.json`` and of what is published.
         """
         if not isinstance(self.root, Path):
             yield
             return
-        place = self.root / (name or "")
-        (place.parent if name else place).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT if name else os.O_RDONLY, 0o666)
-        try:
-            _lock(descriptor, place)
+        with locked(self.root / name if name else self.root):
             yield
-        finally:
-            os.close(descriptor)
+
+    @contextmanager
+    def using(self, batch_id: str) -> Iterator[None]:
+        """Keep `prune` away from a manifest, which need not be there yet; many may use it at once."""
+        folder = self.manifest(batch_id).parent
+        with locked(folder, shared=True) if isinstance(folder, Path) else nullcontext():
+            yield
+
+    @contextmanager
+    def unused(self, batch_id: str) -> Iterator[bool]:
+        """Whether nobody uses a manifest, which then stays so for the block; of one in a store nobody knows."""
+        folder = self.manifest(batch_id).parent
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(folder, wait=False) if isinstance(folder, Path) else nullcontext())
+                is_free = True
+            except BlockingIOError:
+                is_free = False
+            yield is_free
 
     def _latest(self) -> dict[str, Any]:
         try:
@@ -257,17 +262,6 @@ class Workspace:
         if not isinstance(latest, dict) or not isinstance(latest.get("calibrations", {}), dict):
             raise UsageError(f"{self.latest} is damaged. Delete it, and name the model with --model.")
         return latest
-
-
-def _lock(descriptor: int, place: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        log.warning(
-            "%s cannot be locked (%s): let one command at a time write to this workspace", place, error.strerror
-        )
 
 
 @lru_cache(maxsize=16)

@@ -17,6 +17,7 @@ from joblib import cpu_count
 
 from data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
 from flows.compaction import KINDS
+from flows.flagged import MATCHING
 from flows.workspace import Workspace, is_id
 
 #: A published batch: the id of the model that scored it, and its own.
@@ -39,7 +40,12 @@ _TABLES = {
                regexp_extract(file, '/batch_id=([^/]+)/', 1) AS batch_id
         FROM (SELECT unnest(?) AS file) WHERE batch_id <> 'none'
     """,
-    **{name: f"SELECT * FROM {_FILES.format('true', 'false')}" for name in _PUBLISHED},
+    "scores": f"SELECT * FROM {_FILES.format('true', 'false')}",
+    "flagged": f"""
+        WITH scores AS (SELECT * FROM {_FILES.format("true", "false")}),
+        flagged AS (SELECT * FROM {_FILES.format("true", "false")})
+        {MATCHING}
+    """,
     # While files are joined into one, a row may stand in two.
     **{name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in _APPENDED.items()},
 }
@@ -100,8 +106,8 @@ class Tables:
             if name in _APPENDED:
                 self._append(name)
             else:
-                kind = "scores" if name == "batches" else name
-                files.append([self._empty[kind], *self._published(kind, batches)])
+                kinds = _PUBLISHED if name == "flagged" else ("scores",)
+                files += [[self._empty[kind], *self._published(kind, batches)] for kind in kinds]
         definitions = ", ".join(f"{name} AS NOT MATERIALIZED ({_TABLES[name]})" for name in named)
         return f"WITH {definitions} " if named else "", files
 

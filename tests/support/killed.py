@@ -26,9 +26,9 @@ import flows.scoring
 from data import InputError, read_table
 from data.reading import read_checked
 from data.roots import open_root
+from flows.execution import execute
 from flows.pipeline import SCORED_SCHEMA
 from flows.reporting import Reported
-from flows.runner import Direct
 from flows.settings import ScoreOptions
 
 SHARD = 5
@@ -68,7 +68,7 @@ def stubs() -> list[tuple[Any, str, Any]]:
 
 def score(workspace: Path, images: Path, new: bool = False) -> None:
     options = ScoreOptions(images=str(images), workspace=str(workspace), shard_size=SHARD, workers=1, new=new)
-    flows.scoring.score_batch(options, Direct())
+    execute("score", options, prefect=False)
 
 
 def in_fork(work: Callable[[], None]) -> int:
