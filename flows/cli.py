@@ -448,6 +448,14 @@ Accepted = Annotated[str | None, typer.Option("--normal", metavar="DIR", help="N
 Gate = Annotated[
     str | None, typer.Option("--gate", metavar="DIR", help="Held-out images on which a new model must not do worse.")
 ]
+Line = Annotated[
+    str | None,
+    typer.Option("--line", help="What is watched, in all names on the server. [default: workspace's folder]"),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option("--keep", metavar="AGE", help="Delete what is older each month, such as 90d. [default: never]"),
+]
 
 
 @app.command()
@@ -455,6 +463,8 @@ def serve(
     images: Landing = None,
     normal: Accepted = None,
     gate: Gate = None,
+    line: Line = None,
+    keep: Keep = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Runs at the same time.")] = 2,
     workspace: WorkspacePath = None,
     as_json: Json = False,
@@ -462,9 +472,8 @@ def serve(
     assignments: Assignments = None,
 ) -> None:
     """Run the scheduled deployments from this process, until it is stopped; needs a Prefect server, and no pool."""
-    deployments = _planned(
-        {"images": images, "normal": normal, "gate": gate, "workspace": workspace}, config, assignments
-    )
+    places = {"images": images, "normal": normal, "gate": gate, "workspace": workspace}
+    deployments = _planned(places, config, assignments, line, keep)
     from flows import deployments as project
 
     print_rows("deployments", project.describe(deployments), as_json)
@@ -477,30 +486,40 @@ def deploy(
     images: Landing = None,
     normal: Accepted = None,
     gate: Gate = None,
+    line: Line = None,
+    keep: Keep = None,
     workspace: WorkspacePath = None,
     as_json: Json = False,
     config: Config = None,
     assignments: Assignments = None,
 ) -> None:
     """Register the scheduled deployments for the workers of a Prefect work pool."""
-    deployments = _planned(
-        {"images": images, "normal": normal, "gate": gate, "workspace": workspace}, config, assignments
-    )
+    places = {"images": images, "normal": normal, "gate": gate, "workspace": workspace}
+    deployments = _planned(places, config, assignments, line, keep, pool)
     from flows import deployments as project
 
     print_rows("deployments", project.register(deployments, pool), as_json)
 
 
-def _planned(given: dict[str, Any], config: Path | None, assignments: list[str] | None) -> Any:
-    """Deployments for the places that are named; what cannot be made without others is said."""
+def _planned(
+    given: dict[str, Any],
+    config: Path | None,
+    assignments: list[str] | None,
+    line: str | None,
+    keep: str | None,
+    pool: str | None = None,
+) -> Any:
+    """A line's deployments for the places that are named; what is left out, and what else is there, is said."""
     from flows.execution import check_api
 
     check_api()
-    from flows.deployments import plan
+    from flows.deployments import check_server, plan
 
-    deployments, left_out = plan(given, config, assignments or ())
+    deployments, left_out = plan(given, config, assignments or (), line, keep)
     for name, option in left_out.items():
         typer.echo(f"nelbo: {name} is left out: it needs {option}", err=True)
+    for note in check_server(deployments, pool):
+        typer.echo(f"nelbo: {note}", err=True)
     return deployments
 
 
@@ -552,10 +571,14 @@ def _execute(
 
 
 def _workspace(path: str | None, config: Path | None, assignments: list[str] | None) -> Any:
+    """The workspace of a command that only reads, after what killed ones have left in it."""
+    from flows.journal import settle
     from flows.settings import Options, make_options
     from flows.workspace import Workspace
 
-    return Workspace.at(make_options(Options, {"workspace": path}, config, assignments or ()).workspace)
+    workspace = Workspace.at(make_options(Options, {"workspace": path}, config, assignments or ()).workspace)
+    settle(workspace)
+    return workspace
 
 
 def _log_to_stderr() -> None:

@@ -20,9 +20,12 @@ from data.roots import is_url
 from flows import settings
 from flows.errors import UsageError
 from flows.home import expand_home
+from flows.lines import WORKSPACE, check_ours, find_deployments, line_name, same_everywhere, say_what_stays
 from flows.orchestration import FLOWS
 
 _MODULE = "flows.orchestration."
+#: Before a line's name, the tag of its deployments, and so of their runs.
+_LINE = "line:"
 #: Parameters that name places on disks, in whatever folder a run starts.
 _PLACES = ("images", "normal", "gate", "workspace")
 
@@ -37,6 +40,7 @@ class ScheduleSpec(_Strict):
 
     cron: str
     timezone: str
+    active: bool = True
 
 
 class ConcurrencySpec(_Strict):
@@ -51,6 +55,7 @@ class TriggerSpec(_Strict):
 
     enabled: bool = True
     expect: list[str] = Field(min_length=1)
+    match: dict[str, str] = {}
     parameters: dict[str, Any] = {}
 
 
@@ -98,19 +103,25 @@ class DeploymentSpec(_Strict):
         """The options model of its flow."""
         return settings.OPTIONS[self.flow.name]
 
-    def deployment(self, parameters: Mapping[str, Any]) -> RunnerDeployment:
-        """As Prefect takes it, with other parameters."""
+    def of_line(self, line: str) -> str:
+        """Flow and deployment of a line."""
+        return f"{self.flow.name}/{line}-{self.name}"
+
+    def deployment(self, line: str, parameters: Mapping[str, Any]) -> RunnerDeployment:
+        """As Prefect takes it, for a line with its parameters; events start it that are about the line's workspace."""
         limit = self.concurrency_limit
         return RunnerDeployment.from_entrypoint(
             self.entrypoint,
-            name=self.name,
+            name=f"{line}-{self.name}",
             description=self.description,
-            schedules=[Cron(schedule.cron, timezone=schedule.timezone) for schedule in self.schedules],
+            tags=["nelbo", f"{_LINE}{line}"],
+            schedules=[Cron(one.cron, timezone=one.timezone, active=one.active) for one in self.schedules],
             triggers=[
                 DeploymentEventTrigger(
-                    name=f"{self.full_name} on {', '.join(trigger.expect)}",
+                    name=f"{self.of_line(line)} on {', '.join(trigger.expect)}",
                     enabled=trigger.enabled,
                     expect=set(trigger.expect),
+                    match={**trigger.match, WORKSPACE: parameters["workspace"]},
                     parameters=trigger.parameters,
                 )
                 for trigger in self.triggers
@@ -163,7 +174,11 @@ def read_project(path: Path | None = None) -> ProjectSpec:
 
 
 def plan(
-    given: Mapping[str, Any], config: Path | None = None, assignments: Sequence[str] = ()
+    given: Mapping[str, Any],
+    config: Path | None = None,
+    assignments: Sequence[str] = (),
+    line: str | None = None,
+    keep: str | None = None,
 ) -> tuple[list[RunnerDeployment], dict[str, str]]:
     """What is to be registered, and the names of those that are left out with what they lack.
 
@@ -172,38 +187,81 @@ def plan(
             for runs start in folders of their own.
         config: a TOML file, or None.
         assignments: texts "key=value"; each goes to the flows that have such an option.
+        line: the name of what the workspace watches; by default its folder's.
+        keep: the age from which batches are deleted, such as 90d; None deletes nothing.
+
+    Raises:
+        UsageError: a name or a setting is not what is expected.
     """
     places = {name: _absolute(value) for name, value in given.items() if value is not None}
+    common = settings.make_options(settings.Options, {"workspace": places.get("workspace")}, config, assignments)
+    workspace = same_everywhere(common.workspace)
+    line = line_name(line, workspace)
+    if keep is not None:
+        settings.duration_s(keep, "keep")
     found, left_out = [], {}
     for spec in read_project().deployments:
-        missing = [name for name in ("images", "normal") if name in spec.parameters and name not in places]
+        missing = [f"--{name}" for name in ("images", "normal") if name in spec.parameters and name not in places]
+        if spec.flow.name == "prune" and keep is None:
+            missing = ["--keep"]
         if missing:
-            left_out[spec.full_name] = f"--{missing[0]}"
+            left_out[spec.of_line(line)] = missing[0]
             continue
         fields = spec.options.model_fields
         own = {name: value for name, value in spec.parameters.items() if name not in _PLACES}
         named = {name: value for name, value in places.items() if name in fields}
+        if spec.flow.name == "prune":
+            # Asked for, so it is also done.
+            own["older_than"] = keep
+            spec = _on_schedule(spec)
         options = settings.make_options(spec.options, own | named, config, assignments)
         parameters = options.model_dump(mode="json", exclude_unset=True)
         if spec.flow.name == "train" and "gate" not in named:
             # Nobody looks on: without a gate the serving model stays.
             parameters["promote"] = False
-        found.append(spec.deployment(parameters | {"workspace": _absolute(options.workspace)}))
+        found.append(spec.deployment(line, parameters | {"workspace": workspace}))
     return found, left_out
 
 
-def register(deployments: Sequence[RunnerDeployment], pool: str) -> list[dict[str, Any]]:
-    """Create or update deployments for the workers of a pool; a row for each.
+def _on_schedule(spec: DeploymentSpec) -> DeploymentSpec:
+    return spec.model_copy(update={"schedules": [one.model_copy(update={"active": True}) for one in spec.schedules]})
+
+
+def check_server(deployments: Sequence[RunnerDeployment], pool: str | None = None) -> list[str]:
+    """See that none of these deployments is another line's; what there is to say of others that stay on the server.
+
+    Args:
+        deployments: all of one line, as planned.
+        pool: where their runs are to go.
 
     Raises:
-        UsageError: there is no such pool.
+        UsageError: one of them belongs to another workspace or pool.
+    """
+    line, workspace = _line_of(deployments[0]), deployments[0].parameters["workspace"]
+    specs = read_project().deployments
+    plain, named = {spec.full_name for spec in specs}, {spec.of_line(line) for spec in specs}
+    names = {name.partition("/")[2] for name in plain | named}
+    found = find_deployments({spec.flow.name for spec in specs}, names)
+    ours = {name: one for name, one in found.items() if name in named}
+    check_ours(ours, workspace, pool)
+    planned = {_full_name(deployment) for deployment in deployments}
+    return say_what_stays([pair for pair in found.items() if pair[0] in plain], sorted(set(ours) - planned))
+
+
+def register(deployments: Sequence[RunnerDeployment], pool: str) -> list[dict[str, Any]]:
+    """Create or update the deployments of a line for the workers of a pool; a row for each.
+
+    Raises:
+        UsageError: there is no such pool, or one of them is another line's; then none is registered.
     """
     try:
-        get_client(sync_client=True).read_work_pool(pool)
+        with get_client(sync_client=True) as client:
+            client.read_work_pool(pool)
     except ObjectNotFound as error:
         raise UsageError(
             f"--pool {pool}: there is no such work pool. Make it with: prefect work-pool create {pool} --type process"
         ) from error
+    check_server(deployments, pool)
     rows = []
     for deployment in deployments:
         deployment_id = deployment.apply(work_pool_name=pool)
@@ -215,6 +273,7 @@ def run(deployments: Sequence[RunnerDeployment], limit: int) -> None:
     """Serve deployments from this process until it is told to stop; their schedules pause then."""
     from prefect import serve
 
+    check_server(deployments)
     serve(*deployments, limit=limit, print_starting_message=False)
 
 
@@ -226,7 +285,15 @@ def describe(deployments: Sequence[RunnerDeployment]) -> list[dict[str, Any]]:
 def _row(deployment: RunnerDeployment) -> dict[str, Any]:
     when = [schedule.schedule.cron for schedule in deployment.schedules or ()]  # type: ignore[union-attr]
     when += [event for trigger in deployment.triggers for event in sorted(trigger.expect)]  # type: ignore[union-attr]
-    return {"deployment": f"{deployment.flow_name}/{deployment.name}", "when": ", ".join(when)}
+    return {"deployment": _full_name(deployment), "when": ", ".join(when)}
+
+
+def _full_name(deployment: RunnerDeployment) -> str:
+    return f"{deployment.flow_name}/{deployment.name}"
+
+
+def _line_of(deployment: RunnerDeployment) -> str:
+    return next(tag.removeprefix(_LINE) for tag in deployment.tags if tag.startswith(_LINE))
 
 
 def _absolute(place: str) -> str:

@@ -34,6 +34,7 @@ from flows.compaction import compact_workspace
 from flows.errors import NotYetError, bad_input, is_transient
 from flows.exporting import export_model
 from flows.ingestion import ingest_batch
+from flows.lines import WORKSPACE, same_everywhere
 from flows.reporting import report_batch
 from flows.retention import prune_workspace
 from flows.runner import Item, Result, Runner
@@ -113,8 +114,12 @@ class PrefectRunner:
             get_client(sync_client=True).set_flow_run_name(context.flow_run.id, name)
 
     def announce(self, event: str, subject: str, **facts: Any) -> None:
-        """A Prefect event about a batch or a model."""
-        resource = {"prefect.resource.id": f"nelbo.{subject}", "prefect.resource.name": subject}
+        """A Prefect event about a batch or a model; its resource says of which workspace."""
+        resource = {
+            "prefect.resource.id": f"nelbo.{subject}",
+            "prefect.resource.name": subject,
+            WORKSPACE: same_everywhere(facts["workspace"]),
+        }
         emit_event(event, resource, payload=facts)
 
 

@@ -62,15 +62,15 @@ AUTO: Final = "auto"
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 
-def duration_s(text: str) -> int:
-    """Seconds of a number of hours, days or weeks.
+def duration_s(text: str, name: str = "older_than") -> int:
+    """Seconds of a number of hours, days or weeks; the name is that of the setting.
 
     >>> duration_s("90d"), duration_s("12h")
     (7776000, 43200)
     """
     found = re.fullmatch(r"([1-9]\d{0,5})([hdw])", text, re.ASCII)
     if found is None:
-        raise UsageError(f"older_than={text!r}: expected hours, days or weeks, such as 12h, 90d or 4w.")
+        raise UsageError(f"{name}={text!r}: expected hours, days or weeks, such as 12h, 90d or 4w.")
     return int(found[1]) * _SECONDS[found[2]]
 
 

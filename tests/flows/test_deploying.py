@@ -79,9 +79,9 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prefect
 def test_every_command_works(newcomer: tuple[Prefect, str]) -> None:
     server, printed = newcomer
     assert "Flow run finished successfully" in printed
-    (first,) = (run for run in server.runs("score/hourly") if not run["auto_scheduled"])
+    (first,) = (run for run in server.runs("score/cells-hourly") if not run["auto_scheduled"])
     assert (first["state_type"], first["name"].partition(" with ")[1]) == ("COMPLETED", " with ")
-    (started,) = wait_for(lambda: server.runs("score/on-landing"), "the run that the event starts", 60)
+    (started,) = wait_for(lambda: server.runs("score/cells-on-landing"), "the run that the event starts", 60)
     # The first run has taken all there is.
     assert server.ended(started["id"])["state_name"] == "Skipped"
     assert re.search(r"^b\w{16} +m\w{16} +12 ", printed, re.MULTILINE)
@@ -90,8 +90,9 @@ def test_every_command_works(newcomer: tuple[Prefect, str]) -> None:
 def test_the_automations_do_what_they_say(newcomer: tuple[Prefect, str], tmp_path: Path) -> None:
     server, _ = newcomer
     drift, silent = AUTOMATIONS
-    weekly = server.get("deployments/name/train/weekly")["id"]
+    weekly = server.get("deployments/name/train/cells-weekly")["id"]
     drift["actions"][0]["deployment_id"] = weekly
+    workspace = drift["trigger"]["match"]["nelbo.workspace"]
     # A crash is told after 90 seconds without a heartbeat; here sooner, as heartbeats come every 30.
     silent["within"] = 40
     for automation in (drift, silent):
@@ -114,9 +115,15 @@ def test_the_automations_do_what_they_say(newcomer: tuple[Prefect, str], tmp_pat
     wait_for(beats, "its heartbeat", 60)
     killed.kill()
     killed.wait()
-    server.command("prefect", "event", "emit", "nelbo.drift.detected", "--resource-id", "nelbo.batch.b1")
-    wait_for(lambda: [run for run in server.runs("train/weekly") if not run["auto_scheduled"]], "a candidate", 60)
+    server.command(
+        "prefect", "event", "emit", "nelbo.drift.detected", "--resource-id", "nelbo.batch.b1", *of(workspace)
+    )
+    wait_for(lambda: [run for run in server.runs("train/cells-weekly") if not run["auto_scheduled"]], "a candidate", 60)
     wait_for(lambda: of_flow(server, "sleeper")["state_type"] == "CRASHED", "the crash to be seen", 150)
+
+
+def of(workspace: str) -> tuple[str, str]:
+    return "--resource", f"nelbo.workspace={workspace}"
 
 
 def of_flow(server: Prefect, name: str) -> Any:

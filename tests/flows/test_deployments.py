@@ -1,6 +1,8 @@
 """prefect.yaml is held to what nelbo and Prefect really take, because Prefect passes over what it does not know."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -8,6 +10,7 @@ from prefect.cli.deploy._models import PrefectYamlModel
 
 from flows.deployments import describe, plan, read_project
 from flows.errors import UsageError
+from flows.lines import check_ours, line_name
 
 PROJECT = Path(__file__).parents[2] / "prefect.yaml"
 
@@ -81,23 +84,23 @@ def test_code_in_yaml_is_not_run(tmp_path: Path) -> None:
 def test_places_become_absolute_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = {"images": "in", "normal": "s3://bucket/good", "gate": "held", "workspace": "w"}
-    found, left_out = plan(given, assignments=["epochs=7", "workers=2"])
+    found, left_out = plan(given, assignments=["epochs=7", "workers=2"], keep="90d")
     parameters = {f"{one.flow_name}/{one.name}": one.parameters for one in found}
     assert left_out == {}
-    assert parameters["score/hourly"] == {
+    assert parameters["score/w-hourly"] == {
         "images": str(tmp_path / "in"),
         "new": True,
         "workers": 2,
         "workspace": str(tmp_path / "w"),
     }
-    assert parameters["train/weekly"] == {
+    assert parameters["train/w-weekly"] == {
         "normal": "s3://bucket/good",
         "gate": str(tmp_path / "held"),
         "epochs": 7,
         "workers": 2,
         "workspace": str(tmp_path / "w"),
     }
-    assert parameters["prune/monthly"] == {"older_than": "90d", "apply": True, "workspace": str(tmp_path / "w")}
+    assert parameters["prune/w-monthly"] == {"older_than": "90d", "apply": True, "workspace": str(tmp_path / "w")}
 
 
 def test_a_tilde_is_the_home_folder_of_who_deploys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,15 +111,81 @@ def test_a_tilde_is_the_home_folder_of_who_deploys(monkeypatch: pytest.MonkeyPat
 
 def test_what_lacks_a_folder_is_left_out() -> None:
     found, left_out = plan({"images": None, "normal": "/normal"})
-    assert left_out == {"score/hourly": "--images", "score/on-landing": "--images"}
+    assert left_out == {
+        "score/workspace-hourly": "--images",
+        "score/workspace-on-landing": "--images",
+        "prune/workspace-monthly": "--keep",
+    }
     assert [row["deployment"] for row in describe(found)] == [
-        "train/weekly",
-        "calibrate/weekly",
-        "report/daily",
-        "prune/monthly",
+        "train/workspace-weekly",
+        "calibrate/workspace-weekly",
+        "report/workspace-daily",
     ]
     # Nobody looks on, and no gate does.
     assert found[0].parameters["promote"] is False
+
+
+def test_retention_is_scheduled_only_when_asked_for() -> None:
+    """Neither by `nelbo deploy` nor by ``prefect deploy --all`` with the file as it is."""
+    assert all(one.flow_name != "prune" for one in plan({"images": "/in", "normal": "/normal"})[0])
+    (in_file,) = (spec for spec in read_project().deployments if spec.flow.name == "prune")
+    assert [schedule.active for schedule in in_file.schedules] == [False]
+    (prune,) = (one for one in plan({}, keep="4w")[0] if one.flow_name == "prune")
+    assert prune.parameters["older_than"] == "4w"
+    assert [schedule.active for schedule in prune.schedules or ()] == [True]  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"keep='often': expected hours, days or weeks"):
+        plan({}, keep="often")
+
+
+def test_deployments_carry_the_name_of_their_line() -> None:
+    found, _ = plan({"images": "/in", "workspace": "/srv/caps/workspace"}, line="caps")
+    assert all(one.name.startswith("caps-") and one.tags == ["nelbo", "line:caps"] for one in found)
+    (landing,) = (one for one in found if one.name == "caps-on-landing")
+    (trigger,) = landing.triggers
+    # An event about another line's workspace does not start it.
+    assert trigger.match.root == {"nelbo.workspace": "/srv/caps/workspace"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("line", ["", "-a", "a b", "a/b", "\u00fc", "a" * 61, "a;b", "a\n", "{{x}}"])
+def test_a_line_has_a_plain_name(line: str) -> None:
+    with pytest.raises(UsageError, match=r"--line .*: expected a letter or digit, then letters, digits"):
+        plan({"workspace": "/w"}, line=line)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "line"),
+    [
+        ("/srv/bottles", "bottles"),
+        ("/srv/Line 3 (left)/", "Line-3-left"),
+        ("s3://bucket/caps", "caps"),
+        ("s3://bucket", "bucket"),
+        ("/srv/" + "x" * 80, "x" * 60),
+    ],
+)
+def test_a_line_is_called_after_its_workspace(workspace: str, line: str) -> None:
+    assert line_name(None, workspace) == line
+
+
+def test_a_workspace_without_a_name_asks_for_one() -> None:
+    with pytest.raises(UsageError, match="Give one: --line NAME"):
+        plan({"workspace": "/"})
+
+
+def deployed(workspace: str, pool: str | None = None) -> Any:
+    return SimpleNamespace(parameters={"workspace": workspace}, work_pool_name=pool)
+
+
+def test_another_lines_deployments_are_refused() -> None:
+    for other, pool in (("/srv/b/workspace", None), ("/srv/a/workspace", "there"), ("s3://b/w", "here")):
+        with pytest.raises(UsageError, match=r"another name with --line, or, .* prefect deployment delete score/w-x"):
+            check_ours({"score/w-x": deployed(other, pool)}, "/srv/a/workspace", "here")
+
+
+def test_the_same_line_is_updated_however_its_workspace_is_spelt(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "w")
+    for other in (f"{tmp_path}/w", f"{tmp_path}/link", f"{tmp_path}/x/../w"):
+        check_ours({"score/w-x": deployed(other, "here")}, f"{tmp_path}/w", "here")
+    check_ours({"score/w-x": deployed("s3://b/w/")}, "s3://b/w", "here")
 
 
 def test_a_url_with_a_password_is_refused() -> None:
