@@ -29,67 +29,65 @@ def note(workspace: Workspace, row: dict[str, Any]) -> None:
     write_json(content, _place(workspace, row["run_id"]), workspace.staging)
 
 
-def finish(workspace: Workspace, row: dict[str, Any]) -> None:
-    """All that belongs to the commit of a batch and comes after it, as often as is necessary; under the same lock."""
-    keep_flagged(workspace, row["model_id"], row["batch_id"])
-    if not _is_recorded(workspace, row["run_id"]):
+def finish(workspace: Workspace, row: dict[str, Any]) -> bool:
+    """All that comes after the commit of a run's batch, as far as it is not done; under the same lock.
+
+    Returns:
+        Whether it is this run that is published. If not, it is not recorded, and has left nothing behind.
+    """
+    run_id = published_run(workspace, row["model_id"], row["batch_id"])
+    if run_id is not None:
+        keep_flagged(workspace, row["model_id"], row["batch_id"])
+    if run_id == row["run_id"] and not _is_recorded(workspace, row["run_id"]):
         record_row(workspace, row)
+    return bool(run_id == row["run_id"])
 
 
 def close(workspace: Workspace, run_id: str) -> None:
     """Nothing is left to do for a run."""
-    _remove(_place(workspace, run_id))
+    with suppress(FileNotFoundError):
+        _place(workspace, run_id).unlink()
 
 
 def settle(workspace: Workspace) -> None:
-    """Finish what was published and then killed. Without entries, as nearly always, this is one listing."""
+    """Finish what was killed around its commit. Without entries, as nearly always, this is one listing."""
     if not _entries(workspace):
         return
     try:
         with workspace.lock():
-            # Nobody else is between an entry and its row now.
-            for row in published(workspace):
-                finish(workspace, row)
+            # So nobody else is between an entry and its row.
+            for row in _rows(workspace):
+                # But in a store, which has no locks, it may be at work.
+                if not finish(workspace, row) and isinstance(workspace.root, Path):
+                    close(workspace, row["run_id"])
     except (*store_errors(), *bad_input()) as error:
         # A workspace that cannot be written to can be read.
         log.warning("what a killed run has left in %s cannot be finished yet: %s", workspace.root, error)
 
 
 def published(workspace: Workspace) -> list[dict[str, Any]]:
-    """The rows of runs that have an entry, and whose scores are those that are published."""
-    rows = []
-    for place in _entries(workspace):
-        row = _read(place)
-        if row is None:
-            continue
-        if published_run(workspace, row["model_id"], row["batch_id"]) == row["run_id"]:
-            rows.append(row)
-        elif isinstance(place, Path):
-            # Killed before its commit, or scored anew since. A store has no lock that would tell: it may be at work.
-            _remove(place)
-    return rows
+    """The rows of runs that are published, and not known to have written their pages."""
+    return [
+        row for row in _rows(workspace) if published_run(workspace, row["model_id"], row["batch_id"]) == row["run_id"]
+    ]
 
 
 def _place(workspace: Workspace, run_id: str) -> Place:
     return workspace.staging / _NAME.format(run_id)
 
 
-def _remove(place: Place) -> None:
-    with suppress(FileNotFoundError):
-        place.unlink()
-
-
 def _entries(workspace: Workspace) -> list[Place]:
     return list_files(workspace.staging, _NAME.format("*"))
 
 
-def _read(place: Place) -> dict[str, Any] | None:
-    try:
-        row = json.loads(place.read_text(encoding="utf-8"))
-        return {**row, "started_at_utc": datetime.fromisoformat(row["started_at_utc"])}
-    except FileNotFoundError:
-        # Its run has just closed it.
-        return None
+def _rows(workspace: Workspace) -> list[dict[str, Any]]:
+    rows = []
+    for place in _entries(workspace):
+        # Otherwise its run has just closed it.
+        with suppress(FileNotFoundError):
+            row = json.loads(place.read_text(encoding="utf-8"))
+            rows.append({**row, "started_at_utc": datetime.fromisoformat(row["started_at_utc"])})
+    return rows
 
 
 def _is_recorded(workspace: Workspace, run_id: str) -> bool:

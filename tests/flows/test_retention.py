@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,11 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from stubbed import stub_workspace
+from synthetic import write_images
 
 from data import MANIFEST_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA, open_place, read_table, write_json, write_table
 from flows import compaction, retention
 from flows.execution import execute
-from flows.settings import CompactOptions, PruneOptions
+from flows.locks import locked
+from flows.settings import CalibrateOptions, CompactOptions, PruneOptions, ScoreOptions, TrainOptions
 from flows.workspace import Workspace
 
 DAY = 86_400
@@ -191,6 +196,120 @@ def test_killed_at_any_step_it_shows_no_half_batch_and_ends_the_same(
     assert not found & set(GOING)
     assert "models/m1/checksums.json" in found
     assert ("models/m2/model.json" in found) is not models
+
+
+USER = """
+import sys
+from flows.workspace import Workspace
+with Workspace.at(sys.argv[1]).using("busy"):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def manifest(root: Path, batch_id: str) -> Path:
+    return root / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
+
+
+def add_manifest(root: Path, batch_id: str, days: float) -> Path:
+    table = pa.Table.from_pylist([dict.fromkeys(MANIFEST_SCHEMA.names)], MANIFEST_SCHEMA)
+    age(Path(str(write_table(table, manifest(root, batch_id), MANIFEST_SCHEMA))), days)
+    return manifest(root, batch_id)
+
+
+def test_a_manifest_that_another_process_uses_stays(tmp_path: Path) -> None:
+    """However old it is; and it goes when that process does, killed as it may be."""
+    busy, idle = (add_manifest(tmp_path, name, 100) for name in ("busy", "idle"))
+    line = [sys.executable, "-c", USER, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == "ready\n"
+        assert [item["name"] for item in prune(tmp_path)["items"]] == ["idle"]
+        prune(tmp_path, apply=True)
+        assert (busy.exists(), idle.exists()) == (True, False)
+        user.kill()
+    prune(tmp_path, apply=True)
+    assert not busy.parent.exists()
+
+
+def test_a_manifest_that_is_taken_up_after_it_was_listed_stays(tmp_path: Path) -> None:
+    place, before = add_manifest(tmp_path, "b1", 100), time.time() - 90 * DAY
+    options = PruneOptions(workspace=str(tmp_path), older_than="90d", apply=True)
+    old = retention.find_old(options, before)
+    with Workspace(tmp_path).using("b1"):
+        retention.remove_old(options, old, before)
+    assert place.exists()
+    retention.remove_old(options, old, before)
+    assert not place.exists()
+
+
+def test_the_manifest_of_an_unfinished_batch_stays(tmp_path: Path) -> None:
+    """A killed run's shards are younger than its list of files."""
+    place, other = (add_manifest(tmp_path, name, 100) for name in ("b1", "b2"))
+    (tmp_path / "_staging" / "shards.m1.b1").mkdir(parents=True)
+    (tmp_path / "_staging" / "shards.m1.b1" / "x.parquet").write_text("x")
+    prune(tmp_path, apply=True)
+    assert (place.exists(), other.exists()) == (True, False)
+
+
+@pytest.mark.parametrize("command", ["score", "calibrate", "train"])
+def test_prune_leaves_the_manifests_of_a_command_at_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of it, as if it had been at work for months."""
+    root, images = tmp_path / "workspace", tmp_path / "images"
+    write_images(images, 120, seed=8)
+    write_images(tmp_path / "held-out", 30, seed=9)
+    stub_workspace(root)
+
+    def pruned(*_: Any) -> None:
+        for path in root.glob("manifests/*/*"):
+            age(path, 100)
+        prune(root, apply=True)
+        found.extend(path.parent.name[9] for path in root.glob("manifests/*/manifest.parquet"))
+        raise InterruptedError
+
+    found: list[str] = []
+    at = {"workspace": str(root), "workers": 1}
+    kinds: dict[str, tuple[str, Any, list[str]]] = {
+        "score": ("flows.scoring.score_shards", ScoreOptions(images=str(images), **at), ["b"]),
+        "calibrate": ("flows.calibration.calibrate_model", CalibrateOptions(normal=str(images), **at), ["k"]),
+        "train": (
+            "flows.training.fit",
+            TrainOptions(normal=str(images), gate=str(tmp_path / "held-out"), image_size=(16, 16), **at),
+            ["g", "t"],
+        ),
+    }
+    where, options, expected = kinds[command]
+    monkeypatch.setattr(where, pruned)
+    for module in ("scoring", "calibration", "gate"):
+        monkeypatch.setattr(f"flows.{module}.load_model", lambda *_: None)
+    monkeypatch.setattr("flows.scoring.choose_engine", lambda *_: "keras")
+    with pytest.raises(InterruptedError):
+        execute(command, options, prefect=False)
+    assert sorted(found) == expected
+    # Nobody is at work any more.
+    prune(root, apply=True)
+    assert not list(root.glob("manifests/*"))
+
+
+def test_scores_published_while_old_ones_are_deleted_stay(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prune` looks at the time a last time, and deletes: nobody publishes between the two."""
+    real = retention.modified
+
+    def late(place: Any) -> float:
+        found = real(place)
+        if Path(place).name == "scores.parquet":
+            with pytest.raises(BlockingIOError), locked(workspace, wait=False):
+                pass
+        return found
+
+    options = PruneOptions(workspace=str(workspace), older_than="90d", apply=True)
+    before = time.time() - 90 * DAY
+    old = retention.find_old(options, before)
+    monkeypatch.setattr(retention, "modified", late)
+    retention.remove_old(options, old, before)
+    assert not (workspace / "scores" / "model_id=m1" / "batch_id=old").exists()
 
 
 def test_what_was_written_since_it_was_listed_stays(workspace: Path) -> None:

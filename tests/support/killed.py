@@ -19,17 +19,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 
+import flows.cli
 import flows.publishing
+import flows.reporting
 import flows.scoring
-from data import InputError, read_table
+from data import InputError, read_metadata, read_table
 from data.reading import read_checked
 from data.roots import open_root
 from flows.execution import execute
 from flows.pipeline import SCORED_SCHEMA
 from flows.reporting import Reported
 from flows.settings import ScoreOptions
+from flows.workspace import Workspace
 
 SHARD = 5
 _EVENTS = {"open", "os.link", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mkdir"}
@@ -53,8 +57,11 @@ def stubs() -> list[tuple[Any, str, Any]]:
     """What stands in for the network: module, name, value."""
     model = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
 
-    def write_report(*_: Any) -> Reported:
-        return Reported("", None)
+    def write_report(options: Any, batch_id: str, _model_id: str) -> Reported:
+        page = Path(str(Workspace.at(options.workspace).report(batch_id)))
+        page.parent.mkdir(exist_ok=True)
+        page.write_text("page")
+        return Reported(str(page), None)
 
     return [
         (flows.scoring, "load_model", lambda *_: model),
@@ -62,6 +69,7 @@ def stubs() -> list[tuple[Any, str, Any]]:
         (flows.publishing, "load_model", lambda *_: model),
         (flows.scoring, "score_files", stub_scores),
         (flows.scoring, "write_report", write_report),
+        (flows.reporting, "write_report", write_report),
         (flows.publishing, "look_again", lambda _model, files, _decoding: (None for _ in files)),
     ]
 
@@ -166,6 +174,59 @@ def killed(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any
         "flagged": rows(workspace, "flagged"),
         "left": sorted(path.name for path in (workspace / "_staging").rglob("*") if path.is_file()),
     }
+
+
+def from_the_commit_on(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any]:
+    """A run killed at its n-th event, a command that only lists, another batch, and the same run again."""
+    if before:
+        assert in_fork(lambda: score(workspace, images)) == 0
+
+    def work() -> None:
+        die_at(n, workspace)
+        score(workspace, images)
+
+    code = in_fork(work)
+    committed = [read_metadata(path)["nelbo.run_id"] for path in workspace.glob("scores/*/*/scores.parquet")]
+    found = {"code": code, "committed": committed, "recorded": run_ids(workspace)}
+    shown = matching(workspace)
+    assert in_fork(lambda: list_batches(workspace)) == 0
+    found |= {"mended": run_ids(workspace), "shown": shown, "flagged": flagged_runs(workspace)}
+    other = images.with_name("other")
+    assert in_fork(lambda: score(workspace, other)) == 0
+    found["pages"] = len(list(workspace.glob("reports/*.html")))
+    found["again"] = in_fork(lambda: score(workspace, images))
+    found["left"] = sorted(path.name for path in (workspace / "_staging").iterdir())
+    return found | {"in_the_end": run_ids(workspace)}
+
+
+def list_batches(workspace: Path) -> None:
+    sys.argv = ["nelbo", "batches", "--workspace", str(workspace), "--json"]
+    sys.stdout = sys.stderr
+    with pytest.raises(SystemExit, match=r"^0$"):
+        flows.cli.main()
+
+
+def run_ids(workspace: Path) -> list[str]:
+    """Of the rows of scoring runs, as often as they are there."""
+    tables = [read_table(path, ["run_id", "command"]) for path in sorted(workspace.glob("runs/*.parquet"))]
+    return [row["run_id"] for table in tables for row in table.to_pylist() if row["command"] == "score"]
+
+
+def flagged_runs(workspace: Path) -> list[str]:
+    """Runs of the rows of the files of flagged rows."""
+    paths = workspace.glob("flagged/*/*/flagged.parquet")
+    return sorted({run_id for path in paths for run_id in read_table(path)["run_id"].to_pylist()})
+
+
+def matching(workspace: Path) -> list[int]:
+    """How many flagged rows the published run has by its scores, and in the file of flagged rows."""
+    paths = list(workspace.glob("scores/*/*/scores.parquet"))
+    if not paths:
+        return [0, 0]
+    scores = read_table(paths[0], ["verdict", "run_id"]).to_pylist()
+    (path,) = workspace.glob("flagged/*/*/flagged.parquet")
+    flagged = [run_id for run_id in read_table(path)["run_id"].to_pylist() if run_id == scores[0]["run_id"]]
+    return [sum(row["verdict"] == "anomalous" for row in scores), len(flagged)]
 
 
 def race(workspace: Path, images: Path) -> dict[str, Any]:
@@ -277,6 +338,8 @@ def main() -> None:
         found["flagged"] = rows(aside / "count", "flagged")
     elif what == "kill":
         found = [killed(fresh(f"kill{i}"), images, n, i % 2 == 1) for i, n in enumerate(numbers)]
+    elif what == "commit":
+        found = [from_the_commit_on(fresh(f"commit{i}"), images, n, i % 2 == 1) for i, n in enumerate(numbers)]
     elif what == "count_landing":
         found = count_landing(fresh("count"), aside / "counted")
     elif what == "land":
