@@ -232,21 +232,92 @@ def test_served_without_a_pool(trained: Trained, landed: Path, direct: list[dict
     )
     try:
         wait_for(lambda: sqlite.ask("deployments/filter"), "the deployments")
-        wait_for(lambda: len(sqlite.ask("deployments/filter")) == 4, "all of them")
+        wait_for(lambda: len(sqlite.ask("deployments/filter")) == 3, "all of them")
         # Nothing to report yet: said, and no failure.
-        early = sqlite.ended(sqlite.submit("report/daily"))
+        early = sqlite.ended(sqlite.submit("report/w-daily"))
         assert (early["state_type"], early["state_name"]) == ("COMPLETED", "Skipped")
         assert "no batch is scored yet" in early["state"]["message"]
-        assert sqlite.ended(sqlite.submit("score/hourly"))["state_type"] == "COMPLETED"
+        assert sqlite.ended(sqlite.submit("score/w-hourly"))["state_type"] == "COMPLETED"
         assert_published_once(sqlite, workspace, direct)
         serving.send_signal(signal.SIGINT)
         out, err = serving.communicate(timeout=180)
-        assert "score/on-landing" in out
-        assert "train/weekly is left out: it needs --normal" in err
+        assert "score/w-on-landing" in out
+        assert "train/w-weekly is left out: it needs --normal" in err
         assert all(deployment["paused"] for deployment in sqlite.ask("deployments/filter"))
     finally:
         serving.kill()
         serving.wait()
+
+
+def test_two_lines_on_one_server(trained: Trained, landed: Path, sqlite: Prefect, tmp_path: Path) -> None:
+    """The second deploys beside the first; each is scheduled, scores its own folder, and hears its own events."""
+    other = tmp_path / "other"
+    for path in write_images(other, 5, seed=34):
+        os.utime(path, (1e9, 1e9))
+    lines = {"bottles": landed, "caps": other}
+    workspaces = {line: copy_of(trained, sqlite.folder / line / "workspace") for line in lines}
+    sqlite.command("prefect", "work-pool", "create", "nelbo", "--type", "process")
+    # As nelbo 0.1 named it.
+    text = PROJECT.read_text().replace("/srv/nelbo/workspace", str(workspaces["caps"]))
+    (sqlite.folder / "prefect.yaml").write_text(text)
+    sqlite.command("prefect", "--no-prompt", "deploy", "--name", "hourly")
+
+    def deploy(line: str, images: Path, workspace: Path, *more: object, check: bool = True) -> Any:
+        where = ("--images", images, "--workspace", workspace)
+        return sqlite.command("nelbo", "deploy", "--pool", "nelbo", "--line", line, *where, *more, check=check)
+
+    def on_server() -> dict[str, dict[str, Any]]:
+        return {one["name"]: one for one in sqlite.ask("deployments/filter")}
+
+    said = [deploy(line, images, workspaces[line]).stderr for line, images in lines.items()]
+    for text in said:
+        assert (
+            "score/hourly, which has no line's name (it was made by nelbo 0.1, or from prefect.yaml), works on "
+            in text
+        )
+        assert "prefect deployment delete score/hourly" in text
+    first = on_server()
+    assert set(first) == {"hourly", *(f"{line}-{name}" for line in lines for name in ("hourly", "on-landing", "daily"))}
+    for line in lines:
+        mine = [one for name, one in first.items() if name.startswith(line)]
+        assert all(one["parameters"]["workspace"] == str(workspaces[line]) for one in mine)
+        assert all(f"line:{line}" in one["tags"] for one in mine)
+
+    # The same line again, in another folder of its own; and another one under its name, which is refused.
+    deploy("bottles", landed, workspaces["bottles"], "--set", "drift_batches=7", "--keep", "90d")
+    refused = deploy("bottles", other, workspaces["caps"], check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "another name with --line" in refused.stderr
+    second = on_server()
+    assert set(second) == {*first, "bottles-monthly"}
+    assert {name: one["id"] for name, one in second.items() if name in first} == {
+        name: one["id"] for name, one in first.items()
+    }
+    assert second["bottles-hourly"]["parameters"]["drift_batches"] == 7
+    assert second["caps-hourly"]["parameters"] == first["caps-hourly"]["parameters"]
+    # Asked for once, and not a second time: it is said.
+    assert "prune/bottles-monthly stays" in deploy("bottles", landed, workspaces["bottles"]).stderr
+
+    def scheduled(name: str) -> bool:
+        return any(run["auto_scheduled"] for run in sqlite.runs(f"score/{name}"))
+
+    wait_for(lambda: scheduled("bottles-hourly") and scheduled("caps-hourly"), "both schedules", 120)
+    worker = sqlite.worker("nelbo")
+    try:
+        started = [sqlite.submit(f"score/{line}-hourly") for line in lines]
+        assert all(sqlite.ended(run_id)["state_type"] == "COMPLETED" for run_id in started)
+        for line, images in lines.items():
+            (found,) = rows(workspaces[line]).values()
+            assert sorted(row["relative_path"] for row in found) == sorted(
+                str(path.relative_to(images)) for path in images.rglob("*.png")
+            )
+        # By nelbo itself: the batch has landed in one line's workspace.
+        sqlite.command("nelbo", "ingest", other, "--workspace", workspaces["caps"])
+        (run,) = wait_for(lambda: sqlite.runs("score/caps-on-landing"), "the run that the event starts", 60)
+        assert sqlite.ended(run["id"])["state_type"] == "COMPLETED"
+        assert sqlite.runs("score/bottles-on-landing") == []
+    finally:
+        end(worker)
 
 
 def test_a_server_that_is_down(trained: Trained, landed: Path, tmp_path: Path) -> None:
