@@ -21,7 +21,8 @@ from data.files import File
 from data.limits import Limits
 from data.listing import list_source
 from data.manifest import Known, Manifest, Scan, ingest
-from data.places import COMMIT, Place, check_url, modified, open_place, publish_folder, read_unchanged, remove_folder
+from data.names import is_url
+from data.places import COMMIT, Place, modified, open_place, publish_folder, read_unchanged, remove_folder
 from data.preprocessing import Preprocessing, prepare
 from data.quality import image_quality
 from data.roots import is_there
@@ -53,6 +54,7 @@ from data.store import (
     write_scores,
     write_table,
 )
+from data.urls import HARMLESS, check_url, check_urls
 
 __all__ = [
     "CALIBRATION_SCHEMA",
@@ -60,6 +62,7 @@ __all__ = [
     "COMMIT",
     "DECISIONS",
     "FLAGGED_SCHEMA",
+    "HARMLESS",
     "MANIFEST_SCHEMA",
     "MEASURES",
     "QUALITY",
@@ -89,6 +92,7 @@ __all__ = [
     "atomic_path",
     "cache_images",
     "check_url",
+    "check_urls",
     "first_coloured",
     "float_range",
     "image_quality",
@@ -96,6 +100,7 @@ __all__ = [
     "is_coloured",
     "is_float",
     "is_there",
+    "is_url",
     "iter_images",
     "iter_rows",
     "list_source",

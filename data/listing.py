@@ -15,6 +15,7 @@ from data.files import Entry
 from data.names import is_url, is_utf8, local_path, text_of
 from data.roots import forget_archive, open_file_system, open_root
 from data.tables import read_rows
+from data.urls import check_urls
 
 _TABLES = (".csv", ".parquet")
 _MAGIC = re.compile(r"[*?[]")
@@ -53,6 +54,7 @@ def list_source(source: str, root: str | None = None, skip: Path | None = None) 
     Raises:
         InputError: there is no such source, or its table cannot be used.
     """
+    check_urls([source, root])
     source, root = local_path(source), root and local_path(root)
     if is_url(source):
         return _list_url(source, root)

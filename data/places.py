@@ -19,6 +19,7 @@ from upath import UPath
 
 from data.errors import InputError
 from data.names import is_url, local_path
+from data.urls import check_url
 
 #: A local path, or an object or prefix in a store.
 Place: TypeAlias = Path | UPath
@@ -32,24 +33,6 @@ _READS = 5
 
 #: Of Linux's renameat2: paths are as the process sees them, and both names stay taken.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
-
-def check_url(text: str) -> None:
-    """Refuse credentials, queries, patterns and chains in a URL; the message repeats none of it.
-
-    Raises:
-        InputError: credentials belong to the environment, where logs and rows do not see them.
-    """
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return
-    if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
-        raise InputError(
-            f"a {scheme}:// URL has a user, a query or a fragment in it. Give it as {scheme}://bucket/prefix; "
-            "credentials come from the environment of the store's own tools, such as AWS_PROFILE or AWS_ACCESS_KEY_ID."
-        )
-    if not rest.strip("/") or "::" in text or set(rest) & set("*[]"):
-        raise InputError("expected a URL such as s3://bucket/prefix, without ::, *, [ and ].")
 
 
 def open_place(name: str) -> Place:
@@ -66,6 +49,8 @@ def open_place(name: str) -> Place:
     name = local_path(name)
     if not is_url(name):
         return Path(name).absolute()
+    if not name.partition("://")[2].strip("/") or set(name) & set("*[]"):
+        raise InputError("expected a URL such as s3://bucket/prefix, without *, [ and ].")
     try:
         # Listings must be as fresh as a disk's: other processes write, too.
         place = UPath(name.rstrip("/"), use_listings_cache=False)

@@ -1,6 +1,5 @@
 """The root of a name: a folder, an archive, or a place on an object store."""
 
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,6 +14,7 @@ from data.archives import Archive, copy_aside, is_archive
 from data.errors import ImageError, InputError
 from data.files import Content, Entry, Folder, Root, Stamp, open_regular
 from data.names import is_hidden, is_url, path_of
+from data.urls import check_url
 
 #: Where file systems keep the time of the last change.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -61,17 +61,12 @@ def open_file_system(url: str) -> tuple[Any, str]:
     Raises:
         InputError: it holds credentials, or there is no such file system, or its package is missing.
     """
-    parts = urllib.parse.urlsplit(url)
-    if parts.username is not None or parts.password is not None or "::" in url:
-        raise InputError(
-            f"the {parts.scheme} URL holds credentials or is a chain. Give the plain address; credentials come from "
-            "the environment."
-        )
+    check_url(url)
     try:
         # Other processes write there, too: listings must be fresh.
         return cast(tuple[Any, str], fsspec.core.url_to_fs(url, use_listings_cache=False))
     except ImportError as error:
-        raise InputError(f"{parts.scheme}:// needs a package that is not installed ({error}).") from error
+        raise InputError(f"{url.partition('://')[0]}:// needs a package that is not installed ({error}).") from error
     except ValueError as error:
         raise InputError(
             f"{url} cannot be opened ({error}). Give a path, or a URL such as s3://bucket/folder."

@@ -14,6 +14,7 @@ from pyarrow import csv
 from data.errors import ImageError, InputError
 from data.names import is_url, path_of, text_of
 from data.roots import open_root
+from data.urls import check_urls
 
 SPLITS = ("train", "validation", "calibration", "test")
 _COLUMNS = ("path", "label", "split")
@@ -46,6 +47,7 @@ def read_rows(source: str, table_path: str, root: str) -> list[Row]:
         raise InputError(f"{source} has no column 'path'. Name the column of the files 'path'.")
     if table.empty:
         raise InputError(f"{source} lists no files. Add a row for each image.")
+    _refuse_credentials(source, table)
     missing = table.index[table["path"].isna()].to_series() + 1
     _check_rows(source, missing, "rows have no path", "Fill in the column 'path', or leave these rows out")
     paths = table["path"].map(lambda path: _inside(path, root))
@@ -82,9 +84,20 @@ def _read_table(source: str, table_path: str) -> pd.DataFrame:
             file = pq.ParquetFile(content)
             table = file.read([name for name in file.schema_arrow.names if name in _COLUMNS])
         names = [name for name in table.column_names if name in _COLUMNS]
+        if len(names) > len(set(names)):
+            raise ValueError("a column has its name twice")
         return pd.DataFrame({name: pd.Series(map(_text, table[name].to_pylist()), dtype=object) for name in names})
     except (OSError, ValueError, ImageError, pa.ArrowException) as error:
         raise InputError(f"{source} is not a readable manifest ({error}). Give CSV (UTF-8) or Parquet.") from error
+
+
+def _refuse_credentials(source: str, table: pd.DataFrame) -> None:
+    """Before anything of the table is stored, or said of it."""
+    for name in table:
+        try:
+            check_urls([text for text in table[name] if text and ":" in text])
+        except InputError as error:
+            raise InputError(f"{source}, column {name}: {error}") from None
 
 
 def _text(value: object) -> str | None:

@@ -35,6 +35,14 @@ _TICK = 0.1
 #: Memory that the decoder has freed stays its own for the next image, up to 64 MiB: getting it anew costs a tenth.
 _KEEP = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 
+#: All that a decoder gets of the environment: how Python and its libraries are found, and in which encoding names are.
+#: Hostile bytes that take a decoder over find no password or key there.
+_INHERITED = (
+    *("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "PYTHONCOERCECLOCALE"),
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE"),
+)
+
 
 class Request(NamedTuple):
     """A question to a decoder: what is wanted, as JSON, and the bytes of a file."""
@@ -123,8 +131,9 @@ class Worker:
             return
 
     def _spawn(self) -> None:
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         # numpy's threads would take address space, and there is nothing here for them to do.
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", **_KEEP}
+        environment |= {"OPENBLAS_NUM_THREADS": "1", **_KEEP}
         questions, self._questions = os.pipe()
         self._reader, answers = os.pipe()
         # The descriptor is closed as such: in a forked child the file object may be locked for ever.

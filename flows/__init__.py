@@ -6,6 +6,11 @@ loaded when asked for, because Prefect takes a second to import.
 
 from typing import Any
 
+from flows.telemetry import switch_off
+
+# Before any of the packages is imported.
+switch_off()
+
 __all__ = ["calibrate", "compact", "export", "ingest", "prune", "report", "score", "train"]
 
 

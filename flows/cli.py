@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,8 @@ from typer.exceptions import TyperException
 
 from flows.home import provide_home
 from flows.output import (
+    LogFormatter,
+    one_line,
     print_comparison,
     print_demo,
     print_diagnosis,
@@ -583,6 +587,7 @@ def _workspace(path: str | None, config: Path | None, assignments: list[str] | N
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
     for name in ("flows", "vae_core", "detectors", "data"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -603,6 +608,9 @@ def main() -> None:
     _use_utf8()
     # Odd files are recorded in their rows; Pillow need not warn of each.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    with suppress(AttributeError):
+        # A locale may lack a letter of a file's name.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     leave_init()
@@ -614,30 +622,51 @@ def _exit_code() -> int:
     code: Any
     try:
         provide_home()
+        _refuse_credentials(sys.argv[1:])
         code = app(standalone_mode=False)
     except TyperException as error:
         # Typer's own box of several lines would be no line for a log.
-        typer.echo(f"nelbo: {error.format_message()} Say --help for what is possible.", err=True)
-        code = 2
+        code = _fail(2, f"{error.format_message()} Say --help for what is possible.")
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except SystemExit as end:
         code = end.code
     except Exception as error:
-        from data import SpaceError
-        from flows.errors import bad_input, store_errors, without_credentials
-
-        if isinstance(error, bad_input()):
-            code, hint = 2, ""
-        elif isinstance(error, (*store_errors(), FloatingPointError, RuntimeError)):
-            # Numbers that overflowed will do so again, and a full disk asks for space first.
-            said = isinstance(error, FloatingPointError | SpaceError)
-            code, hint = 1, "" if said else _AGAIN
-        else:
-            raise
-        typer.echo(f"nelbo: {without_credentials(' '.join(str(error).split()))}{hint}", err=True)
+        code = _fail_by(error)
     if code in _ENDED:
         # The interpreter would look through millions of objects for what it may bury; the system takes all at once.
         gc.freeze()
-        typer.echo(f"nelbo: {_ENDED[code]}.{_AGAIN}", err=True)
+        _fail(code, f"{_ENDED[code]}.{_AGAIN}")
     return code if isinstance(code, int) else 0
+
+
+def _fail_by(error: Exception) -> int:
+    """Say in one line what went wrong; the exit code. In Python's development mode what nobody foresaw is raised."""
+    from data import SpaceError
+    from flows.errors import bad_input, store_errors
+
+    if isinstance(error, bad_input()):
+        return _fail(2, str(error))
+    if isinstance(error, (*store_errors(), FloatingPointError, RuntimeError)):
+        # Numbers that overflowed will do so again, and a full disk asks for space first.
+        said = isinstance(error, FloatingPointError | SpaceError)
+        return _fail(1, f"{error}{'' if said else _AGAIN}")
+    if sys.flags.dev_mode:
+        raise error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}, at line {place.lineno} of {Path(place.filename).name}"
+    how = "Please report it; with PYTHONDEVMODE=1 in the environment the same command says where it came from."
+    return _fail(1, f"an error that nobody foresaw ({what}). {how}")
+
+
+def _refuse_credentials(arguments: list[str]) -> None:
+    """Before anything is said of the arguments, of stray ones too."""
+    if any(":" in argument for argument in arguments):
+        from flows.settings import refuse_credentials
+
+        refuse_credentials(arguments)
+
+
+def _fail(code: int, message: str) -> int:
+    typer.echo(f"nelbo: {one_line(message)}", err=True)
+    return code

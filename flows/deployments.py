@@ -15,8 +15,7 @@ from prefect.flows import Flow
 from prefect.schedules import Cron
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from data import check_url
-from data.roots import is_url
+from data import is_url
 from flows import settings
 from flows.errors import UsageError
 from flows.home import expand_home
@@ -32,7 +31,7 @@ _PLACES = ("images", "normal", "gate", "workspace")
 
 class _Strict(BaseModel):
     # Prefect itself passes over keys that it does not know.
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class ScheduleSpec(_Strict):
@@ -83,6 +82,7 @@ class DeploymentSpec(_Strict):
             raise ValueError(f"entrypoint {self.entrypoint!r}: expected {_MODULE} and one of {', '.join(FLOWS)}")
         settings.check_options(self.options, self.parameters)
         for trigger in self.triggers:
+            settings.refuse_credentials(trigger.parameters)
             unknown = set(trigger.parameters) - set(self.options.model_fields)
             if unknown:
                 raise ValueError(f"a trigger sets {', '.join(sorted(unknown))}, which {self.flow.name} does not take")
@@ -168,7 +168,8 @@ def read_project(path: Path | None = None) -> ProjectSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path or 'prefect.yaml'}: {where}: {first['msg'].rstrip('.')}.") from error
+        # Not from it: it repeats what it was given.
+        raise UsageError(f"{path or 'prefect.yaml'}: {where}: {first['msg'].rstrip('.')}.") from None
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}. Give a YAML file with deployments.") from error
 
@@ -193,6 +194,7 @@ def plan(
     Raises:
         UsageError: a name or a setting is not what is expected.
     """
+    settings.refuse_credentials(given)
     places = {name: _absolute(value) for name, value in given.items() if value is not None}
     common = settings.make_options(settings.Options, {"workspace": places.get("workspace")}, config, assignments)
     workspace = same_everywhere(common.workspace)
@@ -297,6 +299,5 @@ def _line_of(deployment: RunnerDeployment) -> str:
 
 
 def _absolute(place: str) -> str:
-    check_url(place)
     place = expand_home(place)
     return place if is_url(place) else str(Path(place).absolute())

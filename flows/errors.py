@@ -60,4 +60,18 @@ def without_credentials(text: str) -> str:
     >>> without_credentials("no answer: http://me:secret@host/bucket?token=abc")
     'no answer: http://host/bucket'
     """
-    return re.sub(r"(\w+://)(?:[^/@\s]*@)?([^?\s\"']*)(?:\?[^\s\"']*)?", r"\1\2", text)
+    first, *others = re.split(r"(:[/\\]{2})", text)
+    return first + "".join(part if i % 2 == 0 else _plain(part) for i, part in enumerate(others))
+
+
+def _plain(rest: str) -> str:
+    """What follows ``scheme://`` in a message, up to the next URL."""
+    end = re.search(r"[\s\"'<>]", rest)
+    address, after = (rest, "") if end is None else (rest[: end.start()], rest[end.start() :])
+    address = re.sub(r"%(?:25)*40", "@", re.split(r"[?#;]", address, maxsplit=1)[0])
+    host, slash, path = address.partition("/")
+    if "@" in host:
+        host = host.rpartition("@")[2]
+    elif re.search(r":(?!\d*$)", host) and "@" in path:
+        host, slash, path = path.rpartition("@")[2].partition("/")
+    return host + slash + path + after

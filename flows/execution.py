@@ -10,6 +10,7 @@ from flows.cluster import carry_out
 from flows.errors import UsageError
 from flows.runner import Direct
 from flows.settings import Options
+from flows.telemetry import QUIET
 
 #: Module and function behind each command.
 _COMPOSITIONS = {
@@ -71,7 +72,7 @@ def _may_be_configured() -> bool:
     files = (".env", "prefect.toml", "pyproject.toml", os.path.expanduser("~/.prefect/profiles.toml"))  # noqa: PTH111
     return (
         "prefect" in sys.modules
-        or any(name.upper().startswith("PREFECT_") for name in os.environ)
+        or any(name.upper().startswith("PREFECT_") and name not in QUIET for name in os.environ)
         or any(Path(file).exists() for file in files)
     )
 

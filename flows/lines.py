@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 
-from data.roots import is_url
+from data import is_url
 from flows.errors import UsageError
 
 #: Label of the resource of each event: the workspace that it is about. It starts that line's deployments only.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
-from prefect import flow, task
+from prefect import task
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -50,6 +50,7 @@ from flows.settings import (
     ScoreOptions,
     TrainOptions,
     check_options,
+    refuse_credentials,
 )
 from flows.signals import stop_decoders
 from flows.training import train_model
@@ -197,6 +198,20 @@ def _run(
     return result
 
 
+class _Flow(Flow[..., dict[str, Any]]):
+    """Refuses credentials before Prefect sees them: it stores the parameters of a run, and logs those it refuses."""
+
+    def __call__(self, *args: Any, **parameters: Any) -> Any:
+        """Run it."""
+        refuse_credentials([args, parameters])
+        return super().__call__(*args, **parameters)
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The same with their types; of a deployment's runs, too."""
+        refuse_credentials(parameters)
+        return super().validate_parameters(parameters)
+
+
 def _make_flow(
     name: str, kind: type[AnyOptions], composition: Callable[[AnyOptions, Runner], dict[str, Any]]
 ) -> Flow[..., dict[str, Any]]:
@@ -219,7 +234,7 @@ def _make_flow(
     run.__doc__ = composition.__doc__
     # One piece of work at a time: each decodes, computes and writes at once, and two would want twice the decoders.
     runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=1))
-    return cast(Flow[..., dict[str, Any]], flow(name=name, task_runner=runner, persist_result=False)(run))
+    return _Flow(cast(Any, run), name=name, task_runner=runner, persist_result=False)
 
 
 ingest = _make_flow("ingest", IngestOptions, ingest_batch)

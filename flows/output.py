@@ -1,16 +1,62 @@
-"""What commands print on stdout."""
+"""What commands print: results on stdout, errors and logs on stderr; names in them come from anybody."""
 
 import json
+import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
+
+from flows.errors import without_credentials
+
+#: Of an error: what is longer was given by somebody, and says no more.
+_LONGEST = 2000
+
+
+def printable(text: str) -> str:
+    r"""The same text without what a terminal obeys or an encoding lacks: escapes, line breaks, lone surrogates.
+
+    >>> print(printable("a\x1b[31mb\nc\u202ed é"))
+    a\x1b[31mb\nc\u202ed é
+    """
+    return _escape(text, lambda character: character.encode("unicode_escape").decode())
+
+
+def one_line(text: str) -> str:
+    """An error as a terminal takes it: one line of bounded length, without the credentials of the URLs in it."""
+    text = printable(without_credentials(" ".join(text.split())))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-490:]}"
+
+
+class LogFormatter(logging.Formatter):
+    """Records as lines that a terminal only shows."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging names it
+        """One line."""
+        return printable(without_credentials(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """A line for each of the traceback."""
+        return "\n".join(map(printable, without_credentials(super().formatException(ei)).split("\n")))
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON: text as it is, and what is not printable as JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    typer.echo(_escape(text, lambda character: json.dumps(character)[1:-1]))
+
+
+def _escape(text: str, escaped: Callable[[str], str]) -> str:
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else escaped(character) for character in text)
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:
     """One object: as JSON in a line, or a row for each of its parts."""
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
         return
     _table([(key, _text(value)) for key, value in result.items()])
 
@@ -18,7 +64,7 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
 def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     """A list of objects with the same keys: as JSON under its name, or a table."""
     if as_json:
-        typer.echo(json.dumps({name: rows}, ensure_ascii=False))
+        print_json({name: rows})
     elif not rows:
         typer.echo(f"no {name}")
     else:
@@ -28,7 +74,7 @@ def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
 def print_comparison(result: dict[str, Any], as_json: bool) -> None:
     """Calibrations side by side: one a column, so that long sentences have room."""
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
         return
     typer.echo(f"batch {result['batch_id']}, {result['n_scored']:,} scored images, model {result['model_id']}")
     columns = result["calibrations"]
@@ -113,4 +159,4 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
     if isinstance(value, list):
         return "; ".join(_text(inner) for inner in value) or "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None else printable(str(value))

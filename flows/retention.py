@@ -186,9 +186,9 @@ def _manifests(workspace: Workspace, kept_batches: set[str], before: float) -> I
 
 def _sources(workspace: Workspace) -> Iterator[str]:
     for name in workspace.calibration_ids():
-        yield _described(workspace, name).get("batch_id", "")
+        yield str(_described(workspace, name).get("batch_id"))
     for name in workspace.model_ids():
-        yield describe_model(workspace, name)["training"].get("batch_id", "")
+        yield str(describe_model(workspace, name)["training"].get("batch_id"))
 
 
 def _described(workspace: Workspace, calibration_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -32,10 +33,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from data.errors import InputError
 from data.limits import Limits
+from data.urls import HARMLESS, check_urls
 from flows.errors import UsageError
 from flows.home import expand_home
-from flows.workspace import check_workspace
 
 ENV_PREFIX = "NELBO_"
 
@@ -74,8 +76,20 @@ def duration_s(text: str, name: str = "older_than") -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
-#: Ids and paths; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8.
-Text = Annotated[str, StringConstraints(min_length=1)]
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no file or id has a NUL character in its name")
+    return text
+
+
+#: Paths, URLs and ids; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8. With the
+#: pattern in a deployment's schema, Prefect's server itself refuses credentials, which it would otherwise have stored.
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    AfterValidator(_without_nul),
+    WithJsonSchema({"type": "string", "minLength": 1, "pattern": HARMLESS}),
+]
 
 #: A path, or a URL.
 PathText = Annotated[Text, AfterValidator(expand_home)]
@@ -83,18 +97,23 @@ PathText = Annotated[Text, AfterValidator(expand_home)]
 
 def _scheduler_address(text: str) -> str:
     if re.fullmatch(r"(tcp|tls)://[^/@\s]+:\d+", text) is None:
-        raise UsageError(f"dask_address={text}: expected tcp://host:8786, or tls://host:8786.")
+        raise UsageError(f"dask_address={text!r}: expected tcp://host:8786, or tls://host:8786.")
     return text
 
 
 class Options(BaseModel):
     """Base of all options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    workspace: Annotated[PathText, AfterValidator(check_workspace)] = Field(
-        "./workspace", description="Folder or URL of everything that nelbo writes."
-    )
+    workspace: PathText = Field("./workspace", description="Folder or URL of everything that nelbo writes.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_credentials(cls, values: Any) -> Any:
+        """First of all, wherever the values come from: what follows may log, store or send them."""
+        refuse_credentials(values)
+        return values
 
 
 class DecodingSettings(BaseModel):
@@ -121,9 +140,9 @@ class ModelSettings(BaseModel):
         (256, 256), description="Height and width in pixels: 256, or 192x256."
     )
     # Texts, from --set and the environment, are numbers too.
-    channels: Annotated[Literal["auto", 1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(value, value))] = (
-        Field(AUTO, description="1 grey, 3 RGB; auto is 3 where colour varies in the training images.")
-    )
+    channels: Annotated[
+        Literal["auto", 1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(str(value), value))
+    ] = Field(AUTO, description="1 grey, 3 RGB; auto is 3 where colour varies in the training images.")
     fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
     binarize: float | None = Field(None, gt=0, lt=1, description="Level above which values become 1, all others 0.")
     value_range: Annotated[tuple[float, float] | None, NoDecode] = Field(
@@ -132,13 +151,13 @@ class ModelSettings(BaseModel):
     float_range: Annotated[Literal["auto"] | tuple[float, float], NoDecode] = Field(
         AUTO, description="The same of floats; auto is what brings the training images to [0, 1]."
     )
-    preset: str = Field(
+    preset: Text = Field(
         "auto", description="Architecture: features, conv_1x1x16, conv_spatial or resnet; auto is what suits the size."
     )
     backbone: Text | None = Field(None, description="Of the preset features: self_trained, or one with weights.")
-    likelihood: str = Field("auto", description="p(x given z); auto is what suits the preset.")
+    likelihood: Text = Field("auto", description="p(x given z); auto is what suits the preset.")
     sigma: float | None = Field(None, gt=0, description="Of the likelihood gaussian_fixed_sigma.")
-    statistic: str = Field("peak", description="What is thresholded: peak or nelbo.")
+    statistic: Text = Field("peak", description="What is thresholded: peak or nelbo.")
     smoothing_px: int = Field(
         0,
         ge=0,
@@ -188,7 +207,7 @@ class TrainingSettings(BaseModel):
     patience: int = Field(20, ge=1, description="Epochs without improvement before training stops.")
     batch_size: int = Field(32, ge=1, description="Images a training step.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Of Adam.")
-    learning_rate_schedule: str = Field("constant", description="constant, or cosine down to 0.")
+    learning_rate_schedule: Text = Field("constant", description="constant, or cosine down to 0.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled, of kernels.")
     clip_norm: float | None = Field(None, gt=0, description="Largest joint norm of the gradients.")
     beta: float = Field(1.0, gt=0, description="Weight of the rate in the loss; scores never contain it.")
@@ -196,9 +215,9 @@ class TrainingSettings(BaseModel):
     free_bits: float = Field(0.0, ge=0, description="Nats of rate that each latent channel has for free in the loss.")
     latent_l2: float = Field(0.0, ge=0, description="Weight of L2 on the kernels of z_mean and z_log_var.")
     denoising: float = Field(0.0, ge=0, le=1, description="Share of images that the encoder sees with a defect.")
-    flip: str = Field("none", description="Mirror images that are normal too: horizontal, vertical or both.")
+    flip: Text = Field("none", description="Mirror images that are normal too: horizontal, vertical or both.")
     shift_px: int = Field(0, ge=0, description="Largest shift that keeps an image normal.")
-    precision: str = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
+    precision: Text = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
     pretext_steps: int = Field(1500, ge=1, description="Batches that the backbone self_trained learns from.")
     backbone_weights: PathText | None = Field(None, description="File of the weights of another backbone.")
     devices: int = Field(1, ge=1, description="Over which each batch is spread.")
@@ -227,7 +246,7 @@ class CalibrationSettings(BaseModel):
     joint: Literal["fisher", "cauchy", "minimum"] | None = Field(
         None, description="Rule that joins several statistics into the anomaly score."
     )
-    joint_statistics: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+    joint_statistics: Annotated[tuple[Text, ...], NoDecode, BeforeValidator(_names)] = Field(
         ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels"),
         description="Which ones.",
     )
@@ -273,7 +292,7 @@ class ClusterSettings(BaseModel):
     """Where the work of a batch is done."""
 
     runner: Literal["local", "dask"] = Field("local", description="Where shards are scored.")
-    dask_address: Annotated[str, AfterValidator(_scheduler_address)] | None = Field(
+    dask_address: Annotated[Text, AfterValidator(_scheduler_address)] | None = Field(
         None, description="Of a Dask scheduler: tcp://host:8786."
     )
 
@@ -399,7 +418,19 @@ class Settings(
 ):
     """All that a configuration file, the environment or ``--set`` may say."""
 
-    model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX)
+    model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX, hide_input_in_errors=True)
+
+
+def refuse_credentials(values: Any) -> None:
+    """Refuse credentials in the URLs among options.
+
+    Raises:
+        UsageError: an option holds some; the message repeats none.
+    """
+    try:
+        check_urls(values)
+    except InputError as error:
+        raise UsageError(str(error)) from None
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -424,6 +455,7 @@ def make_options(
             others set them, too.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    refuse_credentials([*assignments, given])
     said = dict(_assignment(text) for text in assignments)
     _refuse_unknown("--set", list(said))
     try:
@@ -439,7 +471,8 @@ def check_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptio
     try:
         return kind(**values)
     except ValidationError as error:
-        raise _usage_error(error) from error
+        # Not from it: it repeats what it was given.
+        raise _usage_error(error) from None
 
 
 def setting_of(variable: str) -> str | None:
@@ -477,7 +510,8 @@ def _settings(config: Path | None, said: Mapping[str, Any]) -> Settings:
     try:
         return WithFile(**said)
     except ValidationError as error:
-        raise _usage_error(error) from error
+        # Not from it: it repeats what it was given.
+        raise _usage_error(error) from None
 
 
 def _read_toml(config: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data import COMMIT, InputError, Place, check_url, open_place, write_json
+from data import COMMIT, InputError, Place, open_place, write_json
 from flows.errors import NotYetError, UsageError, store_errors, without_credentials
 from flows.home import expand_home
 from flows.locks import locked
@@ -267,7 +267,6 @@ class Workspace:
 @lru_cache(maxsize=16)
 def _open(name: str) -> Place:
     """The root of a workspace; a store is asked once a process whether it can be reached."""
-    check_workspace(name)
     try:
         root = open_place(name)
         if not isinstance(root, Path):
@@ -300,19 +299,6 @@ def _package(message: str, scheme: str) -> str:
 def _why(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return without_credentials(" ".join(text.split()))
-
-
-def check_workspace(name: str) -> str:
-    """The same name, if it holds no credentials.
-
-    Raises:
-        UsageError: it does, and they would end up in logs, rows and Prefect's database.
-    """
-    try:
-        check_url(name)
-    except InputError as error:
-        raise UsageError(f"workspace: {error}") from error
-    return name
 
 
 def is_id(text: str) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
-from vae_core.graphs import n_cores
 from vae_core.scoring import Scorable, score_batches
 
 #: Seconds that each engine computes for in its turn, at least, and how many turns each has.
@@ -48,7 +48,7 @@ def _speed(model: Scorable, pixels: NDArray[np.float32], seconds: float) -> floa
 
 def machine() -> str:
     """Name, processor and cores of this machine: where any differs, other engines may be the fastest."""
-    return f"{platform.node() or 'unnamed'}, {_processor()}, {n_cores()} of {os.cpu_count()} cores"
+    return f"{platform.node() or 'unnamed'}, {_processor()}, {cpu_count()} of {os.cpu_count()} cores"
 
 
 def _processor() -> str:

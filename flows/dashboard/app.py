@@ -1,14 +1,16 @@
-"""The script that Streamlit runs for each visitor: who may see the pages, and which there are."""
+"""The script that Streamlit runs for each visitor: its pages, and what is said where one cannot be drawn."""
 
 import sys
 from functools import partial
 
+import duckdb
 import streamlit as st
 
 from flows.dashboard import batch, compare, image, overview, review
-from flows.dashboard.access import ask_password, is_admitted
-from flows.dashboard.style import apply_style
+from flows.dashboard.literal import literal
+from flows.dashboard.style import apply_style, warn_of
 from flows.dashboard.tables import Tables
+from flows.errors import bad_input, store_errors
 from flows.workspace import Workspace
 
 
@@ -19,11 +21,12 @@ def tables() -> Tables:
 
 
 def main() -> None:
-    """Draw the page that the address names, for those who may see it."""
+    """Draw the page that the address names."""
     st.set_page_config("nelbo", layout="wide")
     apply_style()
+    found = tables()
     pages = [
-        st.Page(partial(page.draw, tables()), title=title, url_path=path, default=path == "overview")
+        st.Page(partial(page.draw, found), title=title, url_path=path, default=path == "overview")
         for page, title, path in (
             (overview, "Overview", "overview"),
             (batch, "Batch", "batch"),
@@ -32,12 +35,19 @@ def main() -> None:
             (compare, "Compare", "compare"),
         )
     ]
-    # Who is not admitted yet keeps the address, and so gets to the page that was asked for.
-    page = st.navigation(pages, position="sidebar" if is_admitted() else "hidden")
-    if is_admitted():
+    page = st.navigation(pages)
+    before = found.damaged()
+    warn_of(before)
+    try:
         page.run()
-    else:
-        ask_password()
+    except Exception as error:
+        if not isinstance(error, (*bad_input(), *store_errors(), duckdb.Error)):
+            raise
+        if found.damaged() == before:
+            st.error(literal(f"This page cannot be drawn: {error}"))
+    if found.damaged() != before:
+        # What was drawn before it was noticed may have counted on it.
+        st.rerun()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from flows.dashboard.frames import show_frame
+
 #: The row of an image as addresses name it.
 _QUERY = {"model": "model_id", "batch": "batch_id", "image": "image_id", "path": "relative_path"}
 
@@ -22,7 +24,7 @@ def show_rows(rows: pd.DataFrame, key: str, columns: Mapping[str, Any]) -> None:
         rows: with ``model_id``, ``batch_id``, ``image_id`` and ``relative_path``.
         columns: what is shown of them, and how: a heading, or Streamlit's column configuration.
     """
-    shown = st.dataframe(
+    shown = show_frame(
         rows,
         key=key,
         hide_index=True,

@@ -11,6 +11,7 @@ from flows.dashboard import charts
 from flows.dashboard.calibrations import known_calibration
 from flows.dashboard.choice import open_batch
 from flows.dashboard.formats import images, number, percent
+from flows.dashboard.frames import show_frame
 from flows.dashboard.links import choose_page
 from flows.dashboard.style import nothing, say, utc
 from flows.dashboard.tables import Tables
@@ -136,7 +137,7 @@ def _list(batches: pd.DataFrame) -> None:
         "drift_word": "drift",
         "model_id": "model",
     }
-    shown = st.dataframe(
+    shown = show_frame(
         rows,
         hide_index=True,
         column_order=list(columns),
@@ -163,7 +164,7 @@ def _drift(batches: pd.DataFrame) -> None:
         "drift_tests": "by the tests of",
         "drift_p_value": st.column_config.NumberColumn("p (adjusted)", format="%.2g"),
     }
-    st.dataframe(alarms, hide_index=True, column_order=list(columns), column_config=columns, alt="Drift alarms")
+    show_frame(alarms, hide_index=True, column_order=list(columns), column_config=columns, alt="Drift alarms")
 
 
 def _throughput(batches: pd.DataFrame) -> None:
@@ -199,5 +200,5 @@ def _last_runs(tables: Tables) -> None:
         "model_id": "model",
         "code_version": "nelbo",
     }
-    st.dataframe(runs, hide_index=True, column_order=list(columns), column_config=columns, alt="Last runs")
+    show_frame(runs, hide_index=True, column_order=list(columns), column_config=columns, alt="Last runs")
     st.caption("A run that fails leaves no row: Prefect, or the command's own output, says why.")

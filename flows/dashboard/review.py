@@ -10,6 +10,7 @@ import streamlit as st
 from flows.dashboard.calibrations import show_promise
 from flows.dashboard.choice import choose_batch
 from flows.dashboard.formats import number
+from flows.dashboard.frames import show_frame
 from flows.dashboard.links import link
 from flows.dashboard.literal import literal
 from flows.dashboard.pictures import Row, calibration_of, original_of, show, show_heatmap
@@ -125,7 +126,7 @@ def _question(tables: Tables, row: Row) -> None:
     before = tables.query(sql, [row["image_id"]])
     if not before.empty:
         st.warning("This image has been decided on before. A new decision will count, and the earlier ones stay.")
-        st.dataframe(before, hide_index=True, column_order=list(_COLUMNS), column_config=_COLUMNS)
+        show_frame(before, hide_index=True, column_order=list(_COLUMNS), column_config=_COLUMNS)
     _form(tables, row, before["review_id"].iloc[-1] if len(before) else "")
 
 
@@ -227,7 +228,7 @@ def _decided(tables: Tables, batch: Batch) -> None:
     # Another table after each decision: with none of its rows chosen.
     key = f"decided {decided['reviewed_at_utc'].iloc[0]}"
     columns = {"relative_path": "path", **_COLUMNS}
-    st.dataframe(
+    show_frame(
         decided,
         key=key,
         hide_index=True,

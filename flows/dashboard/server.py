@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+import typer
+
 from flows.dashboard.palette import DARK, LIGHT, Palette
 from flows.errors import UsageError
 from flows.settings import PASSWORD
 from flows.workspace import Workspace
 
-_APP = Path(__file__).with_name("app.py")
+_FRONT = Path(__file__).with_name("front.py")
 
 
 def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -> NoReturn:
@@ -41,10 +43,14 @@ def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -
     root = Workspace.at(workspace).root
     _check_free(host, port)
     flags = [f"--{name}={value}" for name, value in _settings(host, port)]
-    command = [sys.executable, "-P", "-m", "streamlit", "run", *flags, str(_APP), "--", str(root)]
+    command = [sys.executable, "-P", "-m", "streamlit", "run", *flags, str(_FRONT), "--", str(root)]
     # Settings of other Streamlit apps, in the current folder or the environment, are none of this one's.
-    os.chdir(_APP.parent)
+    os.chdir(_FRONT.parent)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
+    # Who says that he asks for another may be anybody; a web server that stands before this one can be named there.
+    environment.setdefault("FORWARDED_ALLOW_IPS", "")
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    typer.echo(f"nelbo: the dashboard is at http://{shown}:{port}, until Ctrl-C.", err=True)
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell, and what is run is ours
 
 
@@ -59,7 +65,12 @@ def _settings(host: str, port: int) -> Iterator[tuple[str, str]]:
     if _is_loopback(host):
         # Under any other name, somebody's web page has got at this machine's address.
         yield from (("server.allowedHosts", name) for name in ("localhost", "127.0.0.1", "::1"))
+    # Pages send no files, and no more than names and notes.
+    yield "server.maxUploadSize", "1"
+    yield "server.maxMessageSize", "32"
     yield "browser.gatherUsageStats", "false"
+    # It asks the network for this machine's own addresses.
+    yield "logger.hideWelcomeMessage", "true"
     yield "client.toolbarMode", "minimal"
     yield "client.showErrorDetails", "none"
     yield "theme.headingFontSizes", '["2rem", "1.4rem", "1.15rem"]'

@@ -1,10 +1,12 @@
 """How the pages look: the theme as flags of Streamlit, what it leaves to CSS, and what is said of nothing."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import streamlit as st
 
+from flows.dashboard.literal import literal
 from flows.dashboard.palette import DARK, LIGHT, Palette
 
 _CSS = """
@@ -33,6 +35,16 @@ def nothing(said: str, command: str) -> None:
     """What is shown where there is nothing yet: a sentence, and the command that makes something."""
     st.info(said, icon=":material/info:")
     st.code(command, language="sh")
+
+
+def warn_of(damaged: Sequence[str], shown: int = 5) -> None:
+    """Name the files that cannot be read: pages show what the others hold."""
+    if damaged:
+        names = ", ".join(damaged[:shown]) + (f" and {len(damaged) - shown:,} more" if len(damaged) > shown else "")
+        what = "A file cannot be read and is" if len(damaged) == 1 else f"{len(damaged):,} files cannot be read and are"
+        st.warning(
+            literal(f"{what} left out: {names}. Restore from a copy, or score again."), icon=":material/warning:"
+        )
 
 
 def utc(heading: str) -> Any:

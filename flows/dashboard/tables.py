@@ -34,16 +34,21 @@ _READS = 5
 
 _FILES = "read_parquet(?, union_by_name = true, hive_partitioning = {}, hive_types_autocast = false, filename = {})"
 
+#: How the files of each table are read.
+_READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
+    name: _FILES.format("false", "true") for name in _APPENDED
+}
+
 _TABLES = {
     "batches": r"""
         SELECT regexp_extract(file, '/model_id=([^/]+)/', 1) AS model_id,
                regexp_extract(file, '/batch_id=([^/]+)/', 1) AS batch_id
         FROM (SELECT unnest(?) AS file) WHERE batch_id <> 'none'
     """,
-    "scores": f"SELECT * FROM {_FILES.format('true', 'false')}",
+    "scores": f"SELECT * FROM {_READING['scores']}",
     "flagged": f"""
-        WITH scores AS (SELECT * FROM {_FILES.format("true", "false")}),
-        flagged AS (SELECT * FROM {_FILES.format("true", "false")})
+        WITH scores AS (SELECT * FROM {_READING["scores"]}),
+        flagged AS (SELECT * FROM {_READING["flagged"]})
         {MATCHING}
     """,
     # While files are joined into one, a row may stand in two.
@@ -62,6 +67,8 @@ class Tables:
         self.workspace = workspace
         self._lock = threading.Lock()
         self._root = str(workspace.root)
+        #: Each with what it was like.
+        self._damaged: dict[str, str] = {}
         folder = tempfile.mkdtemp(prefix="nelbo-dashboard-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._connection = _connect(workspace, folder)
@@ -73,7 +80,7 @@ class Tables:
         for name, schema in schemas.items():
             write_table(schema.empty_table(), Path(self._empty[name]), schema)
         for name in _APPENDED:
-            sql = f"CREATE TABLE {name}_ AS SELECT * FROM {_FILES.format('false', 'true')}"
+            sql = f"CREATE TABLE {name}_ AS SELECT * FROM {_READING[name]}"
             self._connection.execute(sql, [[self._empty[name]]])
 
     def query(self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batch] | None = None) -> pd.DataFrame:
@@ -85,18 +92,59 @@ class Tables:
             batches: those that ``scores``, ``flagged`` and ``batches`` are narrowed to: no other file is opened. None
                 is all of them.
 
+        Files that cannot be read are left out; `damaged` names them.
+
         Raises:
             duckdb.Error: the query is wrong, or the files do not stop changing.
         """
-        for left in reversed(range(_READS)):
+        left = _READS
+        while True:
+            left -= 1
             try:
                 tables, files = self._tables(sql, batches)
                 return self._connection.cursor().execute(tables + sql, [*files, *parameters]).df()
             except (duckdb.Error, OSError):
                 # A file was replaced or went between two looks at it; DuckDB has many words for that.
-                if not left:
+                if left <= 0 and not self._set_aside(sql, batches):
                     raise
-        raise AssertionError("the last attempt returns or raises")
+
+    def damaged(self) -> list[str]:
+        """Files below the workspace that could not be read, and are as they were then."""
+        with self._lock:
+            known = list(self._damaged.items())
+        return sorted(file.removeprefix(self._root).strip("/") for file, mark in known if self._mark(file) == mark)
+
+    def _set_aside(self, sql: str, batches: Sequence[Batch] | None) -> int:
+        """Look for damaged files among those of a query, each alone and to its end; how many there are now."""
+        found = {}
+        for name, reading in _READING.items():
+            if re.search(rf"\b{name}\b", sql):
+                files = self._published(name, batches) if name in _PUBLISHED else self._list(f"{name}/*.parquet")
+                for file in files:
+                    mark = self._mark(file)
+                    if mark is not None and not self._can_read(reading, [self._empty[name], file]):
+                        found[file] = mark
+        with self._lock:
+            self._damaged |= found
+        return len(found)
+
+    def _can_read(self, reading: str, files: list[str]) -> bool:
+        try:
+            self._connection.cursor().execute(f"SELECT max(hash(found)) FROM (FROM {reading}) AS found", [files])
+        except (duckdb.Error, OSError):
+            return False
+        return True
+
+    def _mark(self, file: str) -> str | None:
+        """What changes when a file is replaced; None if it is gone."""
+        root = self.workspace.root
+        try:
+            if isinstance(root, Path):
+                status = Path(file).stat()
+                return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+            return repr(root.fs.info(file))
+        except OSError:
+            return None
 
     def _tables(self, sql: str, batches: Sequence[Batch] | None) -> tuple[str, list[list[str]]]:
         """What goes before a query, for the tables that it names: their definitions, and the files for their ``?``."""
@@ -126,7 +174,7 @@ class Tables:
             known = {file for (file,) in cursor.execute(f"SELECT DISTINCT filename FROM {name}_").fetchall()}
             found = set(self._list(f"{name}/*.parquet"))
             if new := found - known:
-                sql = f"INSERT INTO {name}_ BY NAME SELECT * FROM {_FILES.format('false', 'true')}"
+                sql = f"INSERT INTO {name}_ BY NAME SELECT * FROM {_READING[name]}"
                 cursor.execute(sql, [[self._empty[name], *new]])
             if gone := known - found:
                 cursor.execute(f"DELETE FROM {name}_ WHERE list_contains(?, filename)", [list(gone)])
@@ -137,7 +185,8 @@ class Tables:
             return []
         root = glob.escape(self._root)
         rows = self._connection.cursor().execute("FROM glob(?)", [[f"{root}/{pattern}" for pattern in patterns]])
-        return [file for (file,) in rows.fetchall()]
+        files = [file for (file,) in rows.fetchall()]
+        return [file for file in files if file not in self._damaged or self._mark(file) != self._damaged[file]]
 
 
 def _connect(workspace: Workspace, folder: str) -> duckdb.DuckDBPyConnection:

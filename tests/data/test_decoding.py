@@ -151,6 +151,22 @@ def test_a_worker_killed_between_images_is_replaced(tmp_path: Path) -> None:
         assert worker.pid != killed
 
 
+def test_decoders_are_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a decoder over with hostile bytes finds what Python needs, and no key or password."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "PREFECT_API_AUTH_STRING", "NELBO_DASHBOARD_PASSWORD", "ANY"):
+        monkeypatch.setenv(name, "s3cr3t")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere/lib")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    workers.close_all()
+    assert levels(pictures(tmp_path, 2), workers=1) == ([0, 1], [None, None])
+    with workers.borrowed() as worker:
+        found = dict(pair.split("=", 1) for pair in Path(f"/proc/{worker.pid}/environ").read_text().split("\0") if pair)
+    assert "s3cr3t" not in "".join(found.values())
+    assert found["LD_LIBRARY_PATH"] == "/nowhere/lib"
+    assert found["LC_ALL"] == "C.UTF-8"
+    assert set(found) <= {*workers._INHERITED, *workers._KEEP, "OPENBLAS_NUM_THREADS"}
+
+
 def test_workers_killed_at_any_time_lose_nothing(tmp_path: Path) -> None:
     files = pictures(tmp_path, 200)
     levels(files[:1], workers=1)

@@ -272,8 +272,7 @@ def test_two_lines_on_one_server(trained: Trained, landed: Path, sqlite: Prefect
     said = [deploy(line, images, workspaces[line]).stderr for line, images in lines.items()]
     for text in said:
         assert (
-            "score/hourly, which has no line's name (it was made by nelbo 0.1, or from prefect.yaml), works on "
-            in text
+            "score/hourly, which has no line's name (it was made by nelbo 0.1, or from prefect.yaml), works on " in text
         )
         assert "prefect deployment delete score/hourly" in text
     first = on_server()

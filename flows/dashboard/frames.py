@@ -1,0 +1,34 @@
+"""Tables of rows, whose toolbar saves them as CSV: spreadsheets must not take a text in them for a formula."""
+
+import re
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+#: OWASP's list: what a cell begins with that a spreadsheet may calculate.
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]")
+
+
+def show_frame(rows: pd.DataFrame, **how: Any) -> Any:
+    """Draw rows as `streamlit.dataframe` does, with texts that only are texts."""
+    return st.dataframe(without_formulas(rows), **how)
+
+
+def without_formulas(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows; texts that begin as a formula does have an apostrophe before them, and numbers stay numbers.
+
+    >>> without_formulas(pd.DataFrame({"path": ["=1+1", "a=b"], "score": [-1.0, 2.0]})).to_dict("list")
+    {'path': ["'=1+1", 'a=b'], 'score': [-1.0, 2.0]}
+    """
+    texts = {str(name): rows[name].map(_as_text) for name in rows if not _is_safe(rows[name])}
+    return rows.assign(**texts)
+
+
+def _is_safe(column: "pd.Series[Any]") -> bool:
+    kinds = pd.api.types
+    return kinds.is_numeric_dtype(column) or kinds.is_bool_dtype(column) or kinds.is_datetime64_any_dtype(column)
+
+
+def _as_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
