@@ -9,11 +9,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from safetensors import safe_open
+from scored import MODEL
+from stubbed import stub_workspace
 from synthetic import write_images
 
 from data import read_table
+from flows import training
+from flows.calibration import Calibrated
+from flows.execution import execute
+from flows.fitting import Fitted
+from flows.settings import TrainOptions
 
 SETTINGS = ["image_size=32", "epochs=60", "patience=60", "batch_size=4", "warmup_epochs=20", "denoising=0.3"]
 
@@ -80,3 +88,48 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert history[0].drop(timings).equals(history[1].drop(timings))
     for folder in ("checkpoints", "_staging"):
         assert not list((tmp_path / "killed" / folder).iterdir()), folder
+
+
+@pytest.mark.parametrize("step", ["calibrate_model", "Run.record", "Workspace.promote", "clean_up"])
+def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_command(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still has its checkpoint, so nothing is trained again; and what is the latest has a row."""
+    root = tmp_path / "workspace"
+    write_images(tmp_path / "normal", 60, seed=1)
+    workspace = stub_workspace(root)
+    (root / "latest.json").unlink()
+    calibration_id = workspace.calibration_ids()[0]
+    done: list[str] = []
+
+    def fit(*_: Any) -> Fitted:
+        done.append("fit")
+        return Fitted(MODEL, 40, 5, 15)
+
+    def calibrate_model(*_: Any) -> Calibrated:
+        workspace.use_calibration(MODEL, calibration_id)
+        return Calibrated(calibration_id, 0)
+
+    for name, stub in (
+        ("fit", fit),
+        ("calibrate_model", calibrate_model),
+        ("clean_up", lambda *_: done.append("clean_up")),
+        ("read_card", lambda *_: ""),
+        ("read_table", lambda *_: pa.table({"epoch": [1]})),
+    ):
+        monkeypatch.setattr(training, name, stub)
+    options = TrainOptions(normal=str(tmp_path / "normal"), workspace=str(root), workers=1)
+    rows_before = len(list(root.glob("runs/*")))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"flows.training.{step}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            execute("train", options, prefect=False)
+    assert "clean_up" not in done
+    n_rows = len(list(root.glob("runs/*"))) - rows_before
+    assert n_rows == (step in ("Workspace.promote", "clean_up"))
+    # The latest model is never one without a row.
+    assert workspace.promoted() is None or n_rows
+    result = execute("train", options, prefect=False)
+    assert (workspace.promoted(), workspace.calibration(MODEL)) == (MODEL, calibration_id)
+    assert done[-1] == "clean_up"
+    assert (workspace.runs / f"{result['run_id']}.parquet").exists()
