@@ -15,6 +15,7 @@ from scipy.ndimage import uniform_filter
 from vae_core.device import has_accelerator
 from vae_core.difference import TOLERANCE, coarse
 from vae_core.exported import ENGINES, EngineError, Exported, is_installed
+from vae_core.graphs import import_openvino
 from vae_core.model import Model
 from vae_core.scoring import default_batch_size, score
 from vae_core.speed import images_per_s, machine
@@ -120,8 +121,7 @@ def _compile(model: Model, engine: str, aside: Path | None) -> dict[str, bytes]:
                 warnings.simplefilter("ignore")
                 model.graph(maps).export(written, format="onnx", verbose=False, input_signature=[pixels])
             if engine == "openvino":
-                import openvino
-
+                openvino = import_openvino()
                 # Its own format is read in half the time, and cannot name further files.
                 openvino.save_model(
                     openvino.Core().read_model(written), written.with_suffix(".xml"), compress_to_fp16=False

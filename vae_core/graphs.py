@@ -3,11 +3,28 @@
 Each core computes a batch of its own: no core waits for another, and a score does not depend on how many there are.
 """
 
+import sys
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from joblib import cpu_count
 
 from vae_core.scoring import Array
+
+
+def import_openvino() -> Any:
+    """The package, without its telemetry: being imported it tells Google Analytics, and no variable says not to."""
+    telemetry = "openvino_telemetry"
+    kept = sys.modules.pop(telemetry, None)
+    # As if that package were not installed.
+    sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        sys.modules.pop(telemetry, None)
+        if kept is not None:
+            sys.modules[telemetry] = kept
+    return openvino
 
 
 class OpenVINOGraph:
@@ -20,8 +37,7 @@ class OpenVINOGraph:
     """
 
     def __init__(self, network: bytes, weights: bytes, shape: tuple[int, ...]) -> None:
-        import openvino
-
+        openvino = import_openvino()
         # OpenVINO makes a table of types when it is first asked for one. Two threads that ask at once wait for each
         # other for ever: one has the table and wants Python's lock, the other the lock and wants the table.
         openvino.Type.f32.to_dtype()
@@ -38,7 +54,7 @@ class OpenVINOGraph:
         self._compiled = core.compile_model(model, "CPU", settings)
         self._names = [output.get_any_name() for output in self._compiled.outputs]
         # A request serves one thread at a time, and keeps its memory for the next.
-        self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+        self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def run(self, pixels: Array) -> dict[str, Array]:
         """The columns of `Score` for one batch; several threads may call it at once."""

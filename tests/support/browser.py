@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +34,21 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def dashboard(workspace: Path | str, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The address of ``nelbo dashboard`` over a workspace; its log is in the folder."""
+def dashboard(
+    workspace: Path | str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    before: Sequence[str] = (),
+    more: Sequence[str] = (),
+) -> Iterator[str]:
+    """The address of ``nelbo dashboard`` over a workspace; its log is in the folder.
+
+    Args:
+        before: what goes before the command; more: options behind it.
+    """
     port, log = free_port(), folder / "dashboard.log"
-    command = [_NELBO, "dashboard", "--workspace", str(workspace), "--port", str(port)]
+    command = [*before, _NELBO, "dashboard", "--workspace", str(workspace), "--port", str(port), *more]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("NELBO_", "STREAMLIT_"))}
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -86,7 +97,7 @@ class Watched:
 
     def settle(self) -> None:
         """Wait until Streamlit has run the page to its end."""
-        self.page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+        self.page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"], input[type=password]')
         self.page.wait_for_function("!document.querySelector('[data-stale=true]')")
         self.problems += self.page.locator('[data-testid="stException"]').all_inner_texts()
 
@@ -108,7 +119,7 @@ class Watched:
             self.problems.append(f"{request.failure}: {request.url[:80]}")
 
     def _console(self, message: Any) -> None:
-        # Streamlit looks for its server below the address of the page first.
+        # Streamlit looks for its server below the address of the page first; the door answers with 401.
         looking = re.search(r"/\w+/_stcore/(health|host-config)$", message.location.get("url", ""))
-        if message.type in ("error", "warning") and not looking:
+        if message.type in ("error", "warning") and not looking and "status of 401" not in message.text:
             self.problems.append(message.text)
