@@ -1,7 +1,10 @@
 """The dashboard as a browser and as an attacker see it, over synthetic workspaces."""
 # ruff: noqa: S104, S608 - addresses, passwords and queries of tests
 
+import csv
 import hashlib
+import io
+import math
 import os
 import re
 import socket
@@ -16,19 +19,25 @@ from typing import Any
 import duckdb
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 from browser import Watched, chromium, dashboard
+from reviewing import review
 from scored import MODEL, START, add_batch, add_calibration
+from synthetic import write_images
 
-from data import SCORES_SCHEMA, write_table
+from data import SCORES_SCHEMA, read_table, write_table
 from detectors import Threshold
 from flows.compaction import compact_group, list_groups
+from flows.dashboard import frames
 from flows.dashboard.batch import Filter
 from flows.dashboard.formats import number
+from flows.dashboard.frames import without_formulas
 from flows.dashboard.server import serve_dashboard
 from flows.dashboard.tables import Tables
 from flows.dashboard.whatif import false_alarms
 from flows.errors import UsageError
+from flows.reviews import record_review
 from flows.settings import CompactOptions
 from flows.workspace import Workspace
 
@@ -184,6 +193,87 @@ def test_readers_see_whole_batches_while_they_are_replaced(tmp_path: Path) -> No
         stop.set()
         writer.join()
     assert sizes == {200, 201}
+
+
+def spoilt(content: bytes, how: str) -> bytes:
+    if how == "cut":
+        return content[: len(content) // 2]
+    if how == "a page":
+        # The file opens, and breaks when it is read.
+        return content[:4] + bytes(byte ^ 0xFF for byte in content[4:200]) + content[200:]
+    return b"" if how == "empty" else b"garbage" * 99
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "garbage", "a page"])
+@pytest.mark.parametrize("kind", ["scores", "flagged", "runs", "reviews"])
+def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: str, how: str) -> None:
+    workspace = Workspace.at(str(tmp_path))
+    calibration = add_calibration(workspace)
+    for i in range(3):
+        add_batch(workspace, f"b{i}", ["a.png", "b.png"], calibration, anomalous=1.0, not_scored=0, shift=9, seed=i)
+        record_review(workspace, review(i))
+    tables = Tables(workspace)
+    sql = f"SELECT count(*) AS n FROM {kind}"
+    n = int(Tables(workspace).query(sql)["n"].item())
+    assert n
+    file = sorted(tmp_path.glob(f"{kind}/**/*.parquet"))[-1]
+    content = file.read_bytes()
+    lost = read_table(file).num_rows
+    file.write_bytes(spoilt(content, how))
+    for _ in range(2):
+        assert tables.query(f"SELECT count(*) AS n, max(hash({kind})) FROM {kind}")["n"].item() == n - lost
+        assert tables.damaged() == [str(file.relative_to(tmp_path))]
+    # One of each table, each named.
+    other = next(path for path in tmp_path.glob("scores/**/*.parquet") if path != file)
+    other.write_bytes(b"PAR1")
+    tables.query("SELECT max(hash(scores)) FROM scores")
+    assert tables.damaged() == sorted(str(path.relative_to(tmp_path)) for path in (file, other))
+    # Restored, they are there again.
+    file.write_bytes(content)
+    other.unlink()
+    assert tables.query(sql)["n"].item() == n - (2 if kind == "scores" else 0)
+    assert tables.damaged() == []
+
+
+def test_a_wrong_query_blames_no_file(workspace: Workspace) -> None:
+    tables = Tables(workspace)
+    with pytest.raises(duckdb.Error, match="nothing"):
+        tables.query("SELECT nothing FROM scores")
+    assert tables.damaged() == []
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_saved_tables_hold_no_formulas(start: str) -> None:
+    """By OWASP's rule; what spreadsheets may calculate with stays what it is."""
+    text = f"{start}cmd|' /C calc'!A0"
+    rows = pd.DataFrame(
+        {
+            "path": [text, f"a{start}b", None],
+            "kind": pd.Categorical([text, "x", None]),
+            "any": [text, -1, 2.5],
+            "score": [-1.5, 2, math.nan],
+            "n": [-1, 2, 3],
+            "right": [True, False, True],
+            "scored": pd.to_datetime(["2026-01-01"] * 3, utc=True),
+        }
+    )
+    found = without_formulas(rows)
+    for name in ("path", "kind", "any"):
+        assert found[name].iloc[0] == f"'{text}"
+        assert found[name].iloc[1:].astype(object).equals(rows[name].iloc[1:].astype(object))
+    pd.testing.assert_frame_equal(found[["score", "n", "right", "scored"]], rows[["score", "n", "right", "scored"]])
+    read = list(csv.reader(io.StringIO(found.to_csv(index=False), newline="")))
+    assert not [cell for row in read[1:] for cell in row[:3] if cell[:1] == start and cell != "-1"]
+
+
+def test_every_table_is_drawn_without_formulas() -> None:
+    folder = Path(frames.__file__).parent
+    assert [path.name for path in folder.glob("*.py") if "st.dataframe(" in path.read_text()] == ["frames.py"]
+    assert not [
+        path.name
+        for path in folder.glob("*.py")
+        if re.search("download_button|data_editor|file_uploader", path.read_text())
+    ]
 
 
 # Numbers
@@ -453,6 +543,55 @@ def test_password_is_asked_for(tmp_path: Path, browser: Any) -> None:
         other.page.wait_for_selector(field)
     assert secret not in (tmp_path / "dashboard.log").read_text()
     assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.slow
+def test_pages_show_the_rest_of_a_damaged_workspace(tmp_path: Path, browser: Any) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    for file in (workspace.scores(MODEL, "b1"), workspace.flagged(MODEL, "b2"), next(workspace.runs.glob("*.parquet"))):
+        file.write_bytes(spoilt(file.read_bytes(), "cut"))
+    with dashboard(workspace.root, tmp_path) as at:
+        page = Watched(browser.new_page())
+        page.open(f"{at}/batch?model={MODEL}&batch=b2")
+        page.page.get_by_text("303 images: ").wait_for()
+        page.open(f"{at}/review?model={MODEL}&batch=b2")
+        page.page.get_by_text("flagged/model_id=").wait_for()
+        page.open(f"{at}/image")
+        page.page.get_by_label("Find an image").fill("002")
+        page.page.keyboard.press("Enter")
+        page.page.get_by_text("Choose a row to open it.").wait_for()
+        page.open(f"{at}/")
+        page.page.get_by_text("The newest batch, b2, has").wait_for()
+        warning = page.page.get_by_text("3 files cannot be read and are left out").inner_text()
+        for name in ("batch_id=b1/scores.parquet", "batch_id=b2/flagged.parquet", "runs/"):
+            assert name in warning
+        assert page.problems == []
+
+
+@pytest.mark.slow
+def test_a_picture_is_for_who_is_admitted(tmp_path: Path, browser: Any) -> None:
+    """Its address is a hash; whoever knows it needs the password all the same."""
+    secret, asked = "correct horse", list[str]()
+    workspace, root = Workspace.at(str(tmp_path / "workspace")), tmp_path / "images"
+    paths = write_images(root, 3, seed=1)
+    names = [path.name for path in paths]
+    add_batch(workspace, "b1", names, add_calibration(workspace), root=root, not_scored=0, anomalous=1.0, shift=9)
+    row = read_table(workspace.scores(MODEL, "b1")).to_pylist()[0]
+    with dashboard(workspace.root, tmp_path, {"NELBO_DASHBOARD_PASSWORD": secret}) as at:
+        page = Watched(browser.new_page())
+        page.page.on("request", lambda request: asked.append(request.url))
+        page.open(f"{at}/image?model={MODEL}&batch=b1&image={row['image_id']}")
+        page.page.fill("input[type=password]", secret)
+        page.page.press("input[type=password]", "Enter")
+        page.page.locator("img[src*='/media/']").first.wait_for()
+        (cookie,) = [
+            f"{one['name']}={one['value']}" for one in page.page.context.cookies() if one["name"].startswith("nelbo")
+        ]
+        (picture, *_) = [url for url in asked if "/media/" in url]
+        assert httpx.get(picture, headers={"Cookie": cookie}).content.startswith((b"\xff\xd8", b"\x89PNG"))
+        for headers in ({}, {"Cookie": f"{cookie}x"}, {"Accept": "text/html"}):
+            for url in {picture, *asked}:
+                assert httpx.get(url, headers=headers).status_code == 401
 
 
 @pytest.mark.slow
