@@ -15,7 +15,7 @@ _KEY = r"(?:(?!:[/\\]{2})[^\\?#;%]|%(?!(?:25)*(?:23|3[BbFf])))*"
 _KEY_BESIDE_PORT = r"(?:(?!:[/\\]{2})[^\\?#;%@]|%(?!(?:25)*(?:23|3[BbFf]|40)))*"
 #: A password with a slash in it looks like a port that is no number.
 _REST = rf"(?:(?:[^/\\@:?#;%]*|arn:[A-Za-z0-9:_-]+)(?:/{_KEY})?|[^/\\@:?#;%]*:[0-9]{{1,5}}(?:/{_KEY_BESIDE_PORT})?)"
-_LOCAL = r"[^/\\@:?#;%]*(?:/[^?#]*)?"
+_LOCAL = r"(?:[A-Za-z]:|[^/\\@:?#;%]*)(?:/[^?#]*)?"
 _PLAIN = re.compile(_REST)
 _PLAIN_LOCAL = re.compile(_LOCAL)
 

@@ -167,26 +167,21 @@ def test_decoders_are_given_no_secret(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(found) <= {*workers._INHERITED, *workers._KEEP, "OPENBLAS_NUM_THREADS"}
 
 
-def test_workers_killed_at_any_time_lose_nothing(tmp_path: Path) -> None:
-    files = pictures(tmp_path, 200)
-    levels(files[:1], workers=1)
-    stop, kills = threading.Event(), list[float]()
+def test_workers_killed_again_and_again_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each while it is at an image, after another that it has answered."""
+    files, answer, answers = pictures(tmp_path, 200), workers.Worker._answer, itertools.count(1)
+    killed: list[int] = []
 
-    def kill() -> None:
-        # Longer than one takes to start on a busy machine, or none would ever be ready.
-        while not stop.wait(1.5):
-            kills.append(time.monotonic())
-            for worker in list(workers._open):
-                os.kill(worker.pid, signal.SIGKILL)
+    def answer_and_be_killed(worker: workers.Worker) -> workers.Answer:
+        found = answer(worker)
+        if next(answers) % 20 == 0:
+            killed.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+        return found
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        while len(kills) < 5:
-            assert levels(files, workers=2) == (list(range(200)), [None] * 200)
-    finally:
-        stop.set()
-        killer.join()
+    monkeypatch.setattr(workers.Worker, "_answer", answer_and_be_killed)
+    assert levels(files, workers=2) == (list(range(200)), [None] * 200)
+    assert len(set(killed)) >= 10
 
 
 def test_threads_share_the_pool(tmp_path: Path) -> None:
