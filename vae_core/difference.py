@@ -76,7 +76,9 @@ def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
     names = []
     for name, scale in _scales(expected, subtracted).items():
         ours, theirs = getattr(found, name), getattr(expected, name)
-        moves = np.ptp(theirs, axis=0).max() > TOLERANCE * scale.max()
+        # Less is rounding, of the number itself or of what it was made from.
+        least = max(TOLERANCE * np.abs(theirs).max(), np.finfo(np.float32).eps * scale.max())
+        moves = np.ptp(theirs, axis=0).max() > least
         if moves and (ours is None or not np.isfinite(ours).all() or not np.ptp(ours, axis=0).any()):
             names.append(name)
     return names

@@ -52,7 +52,8 @@ class OpenVINOGraph:
             "INFERENCE_NUM_THREADS": self.parallel,
         }
         self._compiled = core.compile_model(model, "CPU", settings)
-        self._names = [output.get_any_name() for output in self._compiled.outputs]
+        # What is the same by two names may be one output of both.
+        self._names = [output.get_names() for output in self._compiled.outputs]
         # A request serves one thread at a time, and keeps its memory for the next.
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
@@ -63,7 +64,7 @@ class OpenVINOGraph:
         except Empty:
             request = self._compiled.create_infer_request()
         outputs = request.infer([pixels], share_inputs=True)
-        found = {name: outputs[i] for i, name in enumerate(self._names)}
+        found = {name: outputs[i] for i, names in enumerate(self._names) for name in names}
         self._idle.put(request)
         return found
 

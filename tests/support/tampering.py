@@ -42,7 +42,7 @@ def _openvino(graph: str, files: Mapping[str, bytes], output: str, aside: Path) 
     for result in model.get_results():
         source = result.input(0).get_source_output()
         if output in source.get_names():
-            source.set_names({"before"})
+            source.set_names(set())
             zeros = openvino.opset13.multiply(source, openvino.opset13.constant(np.float32(0)))
             zeros.output(0).set_names({output})
             result.input(0).replace_source_output(zeros.output(0))

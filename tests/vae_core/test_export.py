@@ -263,7 +263,9 @@ def test_damage_and_files_that_are_missing(model: Model, tmp_path: Path) -> None
     (folder / "references.safetensors").unlink()
     with pytest.raises(BundleError, match="not a whole engine"):
         load_exported(folder)
-    write_files({"engine.json": (folder / "engine.json").read_bytes(), "references.safetensors": b"x"}, tmp_path / "k")
+    # Version 1 had no id that would tell.
+    description = json.loads((folder / "engine.json").read_text()) | {"format_version": 1}
+    write_files({"engine.json": json.dumps(description).encode(), "references.safetensors": b"x"}, tmp_path / "k")
     with pytest.raises(BundleError, match="not what nelbo writes"):
         load_exported(tmp_path / "k")
 
@@ -271,7 +273,7 @@ def test_damage_and_files_that_are_missing(model: Model, tmp_path: Path) -> None
 def test_an_engine_that_is_not_installed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = stripes(np.random.default_rng(5), 2)
     save_exported(export(model, "keras", pixels, model_id="m1"), tmp_path / "keras")
-    monkeypatch.setattr("vae_core.exported.is_installed", lambda _: False)
+    monkeypatch.setattr("vae_core.engine_folder.is_installed", lambda _: False)
     monkeypatch.setattr("vae_core.exporting.is_installed", lambda _: False)
     with pytest.raises(EngineError, match=r"needs keras, which is not installed"):
         load_exported(tmp_path / "keras")
