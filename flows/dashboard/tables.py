@@ -116,14 +116,16 @@ class Tables:
 
     def _set_aside(self, sql: str, batches: Sequence[Batch] | None) -> int:
         """Look for damaged files among those of a query, each alone and to its end; how many there are now."""
+        named = {name for name in _READING if re.search(rf"\b{name}\b", sql)}
+        # Rows of `flagged` are matched with those of `scores`.
+        named |= {"scores"} if "flagged" in named else set()
         found = {}
-        for name, reading in _READING.items():
-            if re.search(rf"\b{name}\b", sql):
-                files = self._published(name, batches) if name in _PUBLISHED else self._list(f"{name}/*.parquet")
-                for file in files:
-                    mark = self._mark(file)
-                    if mark is not None and not self._can_read(reading, [self._empty[name], file]):
-                        found[file] = mark
+        for name in sorted(named):
+            files = self._published(name, batches) if name in _PUBLISHED else self._list(f"{name}/*.parquet")
+            for file in files:
+                mark = self._mark(file)
+                if mark is not None and not self._can_read(_READING[name], [self._empty[name], file]):
+                    found[file] = mark
         with self._lock:
             self._damaged |= found
         return len(found)
