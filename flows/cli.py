@@ -444,7 +444,7 @@ def doctor(
     else:
         print_diagnosis(found)
     if not found["ok"]:
-        raise typer.Exit(1)
+        raise typer.Exit(_fail(1, "this system lacks what nelbo cannot run without; the lines above say what to do."))
 
 
 Landing = Annotated[str | None, typer.Option("--images", metavar="DIR", help="Landing folder of new images.")]

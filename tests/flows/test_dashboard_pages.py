@@ -180,7 +180,7 @@ def _folder_linked(path: Path) -> None:
         (_replaced, "changed or gone"),
         (Path.unlink, "changed or gone"),
         (_linked, "leads out of its folder"),
-        (lambda path: _linked(path, above=1), "unreadable"),
+        (lambda path: _linked(path, above=1), "changed or gone"),
         (_folder_linked, "leads out of its folder"),
         (lambda path: shutil.rmtree(path.parents[1]), "changed or gone"),
     ],
@@ -228,7 +228,10 @@ def test_why_a_candidate_is_one_stands_beside_its_threshold(workspace: Workspace
 
     ordinary = calibrations_of(workspace, MODEL)[0]
     wanting = replace(ordinary, why_not="2 anomalous images with a label")
-    said = [AppTest.from_function(page, kwargs={"calibration": one}).run().caption for one in (ordinary, wanting)]
+    said = [
+        AppTest.from_function(page, default_timeout=60, kwargs={"calibration": one}).run().caption
+        for one in (ordinary, wanting)
+    ]
     assert [len(captions) for captions in said] == [1, 2]
     assert "somebody took it\\: 2 anomalous images with a label" in said[1][1].value
 

@@ -245,7 +245,7 @@ def too_late(times: int) -> Callable[..., Iterator[pa.Table]]:
         (table,) = killed.stub_scores(model, files, decoding)
         late = [file.path == "a.png" and left > 0 for file in files]
         left -= any(late)
-        columns = {name: pc.if_else(pa.array(late), None, table[name]) for name in table.column_names[:-1]}
+        columns = {name: pc.if_else(pa.array(late), None, table[name]) for name in table.column_names}
         yield pa.table({**columns, "reason": pc.if_else(pa.array(late), "timeout", table["reason"])})
 
     return scores

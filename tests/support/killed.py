@@ -58,8 +58,8 @@ def stubs() -> list[tuple[Any, str, Any]]:
     model = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
 
     def write_report(options: Any, batch_id: str, _model_id: str) -> Reported:
-        page = Path(str(Workspace.at(options.workspace).report(batch_id)))
-        page.parent.mkdir(exist_ok=True)
+        page = Workspace.at(options.workspace).report(batch_id)
+        page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text("page")
         return Reported(str(page), None)
 
