@@ -94,6 +94,10 @@ def _devices() -> list[str]:
         return [
             device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         ]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     return list(keras.distribution.list_devices())
 
 
@@ -107,6 +111,10 @@ def make_deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(True)
     elif has_accelerator() and ("--xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", "")):
         raise ValueError(
             "deterministic=True: JAX on a GPU needs XLA_FLAGS=--xla_gpu_deterministic_ops=true in its environment "

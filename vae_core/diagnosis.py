@@ -1,6 +1,7 @@
 """What is wrong with a trained network although nothing failed."""
 
 import numpy as np
+from keras import ops
 
 from vae_core.config import SIGMA_FLOOR
 from vae_core.likelihoods import Tensor
@@ -28,7 +29,7 @@ def diagnose(network: VAE, normals: Array) -> list[str]:
     likelihood, size = network.likelihood, default_batch_size(network.config)
     for start in range(0, len(normals), size):
         z_mean, z_log_var = network.encoder(normals[start : start + size])
-        rates.extend(np.asarray(kl_divergence(z_mean, z_log_var)))
+        rates.extend(ops.convert_to_numpy(kl_divergence(z_mean, z_log_var)))
         # A probability cannot be made large by a small sigma: only densities have a floor that matters.
         if likelihood.has_sigma and network.config.is_density:
             near_floor.append(_share_near_floor(likelihood.sigma(network.decoder(z_mean))))
@@ -49,4 +50,4 @@ def diagnose(network: VAE, normals: Array) -> list[str]:
 
 
 def _share_near_floor(sigma: Tensor) -> float:
-    return float(np.mean(np.asarray(sigma) < NEAR_FLOOR * SIGMA_FLOOR))
+    return float(np.mean(ops.convert_to_numpy(sigma) < NEAR_FLOOR * SIGMA_FLOOR))

@@ -131,6 +131,7 @@ class VAE(keras.Model):
             ``rate`` (n,) and ``rate_map`` (n, h, w) nats; ``z_mean`` and ``z_log_var`` (n, zh, zw, latents).
         """
         z_mean, z_log_var = self.encoder(pixels)
+        eps = ops.convert_to_tensor(eps)
         anomaly_map = reconstruction = 0.0
         n_draws = eps.shape[0]
         for draw in range(n_draws):

@@ -53,7 +53,8 @@ class Scorer(keras.Model):
         draws = self.network.evaluate_draws(values, self.eps)
         local, rate = draws["anomaly_map"], draws["rate"]
         distortion = ops.sum(local, axis=(1, 2))
-        standardised = (local + draws["rate_map"] - self.usual_mean) / self.usual_std
+        usual_mean, usual_std = ops.convert_to_tensor(self.usual_mean), ops.convert_to_tensor(self.usual_std)
+        standardised = (local + draws["rate_map"] - usual_mean) / usual_std
         local_z = smooth(standardised, config.smoothing_px // config.stride_px)
         n_values = local.shape[1] * local.shape[2]
         worst, _ = ops.top_k(ops.reshape(local, (-1, n_values)), max(1, round(WORST_PIXELS * n_values)))
