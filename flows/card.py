@@ -95,6 +95,8 @@ def render_card(description: Mapping[str, Any], history: pa.Table, picture: str 
         "is_density": config["likelihood"] not in PROBABILITIES,
         # Bundles of before there were any do not name one.
         "backbone": config.get("backbone"),
+        # Models of version 0.1 and of features keep the weights of a step.
+        "averaged": config.get("pixel_mean") is not None,
         "statistic": STATISTICS[config["statistic"]],
         "changed": _changed(training["train_config"]),
         "unchanged": _unchanged(training["train_config"]),

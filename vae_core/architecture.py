@@ -50,7 +50,7 @@ def build_encoder(config: VAEConfig, seed: int = 0, precision: str = "float32") 
     part = _Part(config, "encoder", seed, precision)
     if config.preset == "features":
         return _feature_encoder(pixels, part)
-    x = pixels
+    x = _standardised(pixels, config)
     if config.preset == "resnet":
         x = part.conv(x, _filters(0), 3, "stem")
     for depth, _ in enumerate(_sides(config)[1:]):
@@ -88,6 +88,14 @@ def build_decoder(config: VAEConfig, n_outputs: int, seed: int = 0, precision: s
         if surplus != ((0, 0), (0, 0)):
             x = layers.Cropping2D(surplus, name=f"decoder_crop_{i}")(x)
     return keras.Model(z, x, name="decoder")
+
+
+def _standardised(pixels: Tensor, config: VAEConfig) -> Tensor:
+    """Pixels around 0 with a standard deviation of about 1; in models of version 0.1 as they are."""
+    if config.pixel_mean is None or config.pixel_std is None:
+        return pixels
+    scale = 1 / config.pixel_std
+    return layers.Rescaling(scale, -scale * config.pixel_mean, name="standardised")(pixels)
 
 
 def _feature_encoder(features: Tensor, part: "_Part") -> keras.Model:

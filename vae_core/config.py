@@ -69,6 +69,9 @@ class VAEConfig:
         smoothing_px: side of the box that smooths the map before its peak is taken: an odd number of pixels, or of
             positions of a map of features, `stride_px` apart. 0 becomes 5 pixels, or 3 positions.
         noise_draws: draws of eps over which a score is averaged.
+        pixel_mean, pixel_std: of all values of the training images, in [0, 1] units; training finds them. The network
+            sees pixels centred and scaled by them, and gives the mean of a Gaussian or logistic in the same units.
+            None with features, and in models of version 0.1, which work on pixels as they are.
     """
 
     height: int = 256
@@ -81,6 +84,8 @@ class VAEConfig:
     statistic: str = "peak"
     smoothing_px: int = 0
     noise_draws: int = 1
+    pixel_mean: float | None = None
+    pixel_std: float | None = None
 
     def __post_init__(self) -> None:
         for name, side in (("height", self.height), ("width", self.width)):
@@ -95,6 +100,7 @@ class VAEConfig:
         _one_of("likelihood", self.likelihood, LIKELIHOODS)
         _one_of("statistic", self.statistic, STATISTICS)
         self._check_sigma()
+        self._check_scale()
         if not self.is_pixels:
             self._check_features()
         elif self.backbone is not None:
@@ -159,6 +165,19 @@ class VAEConfig:
                 f"sigma={self.sigma} does not go with likelihood {self.likelihood}; "
                 "leave it out, or try gaussian_fixed_sigma"
             )
+
+    def _check_scale(self) -> None:
+        mean, std = self.pixel_mean, self.pixel_std
+        if (mean is None) != (std is None):
+            raise ValueError(f"pixel_mean={mean} and pixel_std={std} go together: give both, or leave both out")
+        if mean is None or std is None:
+            return
+        if not self.is_pixels:
+            raise ValueError(f"pixel_mean={mean}: the preset features whitens what it sees itself; leave it out")
+        if not 0 <= mean <= 1:
+            raise ValueError(f"pixel_mean={mean}: expected a mean of values in [0, 1]; leave it out")
+        if not SIGMA_FLOOR <= std <= 1:
+            raise ValueError(f"pixel_std={std}: expected {SIGMA_FLOOR:.2g} to 1; leave it out")
 
     @property
     def is_pixels(self) -> bool:

@@ -61,7 +61,6 @@ def reparameterise(z_mean: Tensor, z_log_var: Tensor, eps: Tensor) -> Tensor:
 class Likelihood(keras.layers.Layer):
     """p(x given z) as a layer: from [pixels, parameters] to nats a value.
 
-    start: natural log of the scale that an untrained one has.
     n_parameters: outputs that the decoder gives for each value.
     has_sigma: whether there is a standard deviation to speak of.
     """
@@ -69,9 +68,8 @@ class Likelihood(keras.layers.Layer):
     n_parameters = 1
     has_sigma = False
 
-    def __init__(self, start: float = -1.0) -> None:
+    def __init__(self) -> None:
         super().__init__(name="likelihood")
-        self.start = start
 
     def build(self, input_shape: Any) -> None:
         """Most likelihoods have no weights."""
@@ -85,9 +83,26 @@ class Likelihood(keras.layers.Layer):
         raise NotImplementedError
 
 
-class _Gaussian(Likelihood):
+class _Located(Likelihood):
+    """A likelihood around a mean from the decoder.
+
+    Args:
+        centre, unit: the decoder's outputs are distances from `centre`, counted in `unit`.
+        start: natural log of the standard deviation that an untrained one has.
+    """
+
     has_sigma = True
 
+    def __init__(self, centre: float = 0.0, unit: float = 1.0, start: float = -1.0) -> None:
+        super().__init__()
+        self.centre, self.unit, self.start = centre, unit, start
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """(n, h, w, c), from an output for each value."""
+        return self.centre + self.unit * parameters
+
+
+class _Gaussian(_Located):
     def log_sigma(self, parameters: Tensor) -> Tensor:
         """Natural log of the standard deviation, broadcasting against the pixels."""
         raise NotImplementedError
@@ -103,8 +118,8 @@ class _Gaussian(Likelihood):
 class GaussianFixedSigma(_Gaussian):
     """Gaussian around the decoder's mean, with a standard deviation that is given."""
 
-    def __init__(self, sigma: float) -> None:
-        super().__init__()
+    def __init__(self, sigma: float, centre: float = 0.0, unit: float = 1.0) -> None:
+        super().__init__(centre, unit)
         self.given = sigma
 
     def log_sigma(self, parameters: Tensor) -> Tensor:  # noqa: ARG002
@@ -112,7 +127,7 @@ class GaussianFixedSigma(_Gaussian):
         return ops.convert_to_tensor(math.log(self.given), "float32")
 
 
-class _LearnedScale(Likelihood):
+class _LearnedScale(_Located):
     """A likelihood with one learned scale for all values."""
 
     #: Natural log of the smallest scale.
@@ -150,7 +165,7 @@ class GaussianPixelSigma(_Gaussian):
     def mean(self, parameters: Tensor) -> Tensor:
         """The first half of the channels."""
         # TensorFlow has the gradient of a split as one operation: of slices it takes three times as long.
-        return ops.split(parameters, 2, axis=-1)[0]
+        return super().mean(ops.split(parameters, 2, axis=-1)[0])
 
     def log_sigma(self, parameters: Tensor) -> Tensor:
         """(n, h, w, c), from the second half of the channels."""
@@ -175,16 +190,18 @@ class GaussianFeatureSigma(GaussianPixelSigma):
 class DiscretisedLogistic(_LearnedScale):
     """Logistic distribution over the 256 levels of 8-bit images, with one learned scale."""
 
-    has_sigma = True
     #: Standard deviation of a logistic distribution over its scale.
     WIDTH = math.pi / math.sqrt(3)
     #: A hundredth of a level. A probability cannot reward itself; this only keeps the exponentials finite.
     FLOOR = math.log(0.01 / 255)
 
+    def __init__(self, centre: float = 0.0, unit: float = 1.0, start: float = -1.0) -> None:
+        super().__init__(centre, unit, start - math.log(self.WIDTH))
+
     def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """(n, h, w, c) nats a value."""
-        pixels, mean = inputs
-        return discretised_logistic_log_density(pixels, mean, self.log_scale)
+        pixels, parameters = inputs
+        return discretised_logistic_log_density(pixels, self.mean(parameters), self.log_scale)
 
     def sigma(self, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """Scalar: standard deviation before the levels are cut."""
@@ -215,24 +232,28 @@ class Bernoulli(Likelihood):
         return ops.sigmoid(parameters)
 
 
-_LIKELIHOODS: dict[str, type[Likelihood]] = {
+_LOCATED: dict[str, type[_Located]] = {
     "gaussian_learned_sigma": GaussianLearnedSigma,
     "gaussian_pixel_sigma": GaussianPixelSigma,
     "discretised_logistic": DiscretisedLogistic,
-    "continuous_bernoulli": ContinuousBernoulli,
-    "bernoulli": Bernoulli,
 }
-_FEATURE_LIKELIHOODS = _LIKELIHOODS | {"gaussian_pixel_sigma": GaussianFeatureSigma}
+_LOGITS: dict[str, type[Likelihood]] = {"continuous_bernoulli": ContinuousBernoulli, "bernoulli": Bernoulli}
 
 
 def make_likelihood(config: VAEConfig) -> Likelihood:
     """The layer of a configuration's likelihood."""
+    name = config.likelihood
+    if name in _LOGITS:
+        return _LOGITS[name]()
+    centre, unit = config.pixel_mean or 0.0, config.pixel_std or 1.0
     if config.sigma is not None:
-        return GaussianFixedSigma(config.sigma)
-    # Pixels lie in [0, 1], with 0.37 to begin with; whitened features have a standard deviation of 1.
-    if config.is_pixels:
-        return _LIKELIHOODS[config.likelihood](start=-1.0)
-    return _FEATURE_LIKELIHOODS[config.likelihood](start=0.0)
+        return GaussianFixedSigma(config.sigma, centre, unit)
+    if not config.is_pixels:
+        # Whitened features have a standard deviation of 1.
+        return GaussianFeatureSigma() if name == "gaussian_pixel_sigma" else _LOCATED[name](start=0.0)
+    # What an untrained decoder is wrong by; 0.37 in models of version 0.1.
+    start = -1.0 if config.pixel_std is None else math.log(config.pixel_std)
+    return _LOCATED[name](centre, unit, start)
 
 
 def _above_floor(log_scale: Tensor, floor: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Pixels as they come: an array in memory, or whole-number rows of a file."""
 
 import hashlib
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +54,22 @@ def to_unit(pixels: NDArray[Any]) -> NDArray[np.float32]:
     if pixels.dtype.kind != "u":
         return pixels.astype(np.float32, copy=False)
     return (pixels / np.float32(np.iinfo(pixels.dtype).max)).astype(np.float32, copy=False)
+
+
+def mean_and_std(images: PixelRows, n_at_a_time: int) -> tuple[float, float]:
+    """Mean and standard deviation of all values of images, in [0, 1] units; read a few images at a time.
+
+    >>> mean_and_std(np.array([0, 255, 255], np.uint8).reshape(3, 1, 1, 1), 2)
+    (0.6666666666666666, 0.4714045207910317)
+    """
+    total = squares = 0.0
+    for start in range(0, len(images), n_at_a_time):
+        values = to_unit(images[start : start + n_at_a_time]).astype(np.float64)
+        total += values.sum()
+        squares += np.square(values).sum()
+    n = math.prod(images.shape)
+    mean = total / n
+    return float(mean), math.sqrt(max(0.0, squares / n - mean**2))
 
 
 def fingerprint(images: PixelRows, n_looked_at: int = 16) -> str:

@@ -4,25 +4,31 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from vae_core.averaging import Averages, AveragingAdam
 from vae_core.batches import Batches
 from vae_core.checkpoint import Checkpoint
-from vae_core.config import TrainConfig, VAEConfig, check_together
+from vae_core.config import SIGMA_FLOOR, TrainConfig, VAEConfig, check_together
 from vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
 from vae_core.diagnosis import diagnose
 from vae_core.model import Model, draw_eps, usual_local_nelbo
 from vae_core.network import VAE
-from vae_core.pixels import PixelRows, fingerprint, supported, to_unit
+from vae_core.pixels import PixelRows, fingerprint, mean_and_std, supported, to_unit
 from vae_core.representation import Values, fit_representation
 from vae_core.scoring import default_batch_size, refuse_unsupported
 
 #: Held-out images that a trained network is examined on.
 _EXAMINED = 64
+#: Of Adam, for pixels: a sudden gradient moves a weight by at most (1 - beta_1) / sqrt(1 - beta_2) learning rates, here
+#: by one, with Keras's 0.999 by three. What that changed: docs/experiments.md.
+_BETA_2 = 0.99
 
 
 class Training(NamedTuple):
@@ -163,6 +169,7 @@ def train(
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for name, images in (("pixels", pixels), ("validation", validation)):
         _check_images(name, images, config, names if name == "pixels" else None)
+    config = _scaled(config, pixels)
     folder = None if checkpoint is None else checkpoint.parent
     with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as features:
         representation, values = None, Values(pixels, validation)
@@ -186,9 +193,20 @@ def train(
     return Training(model, history, warnings)
 
 
+def _scaled(config: VAEConfig, pixels: PixelRows) -> VAEConfig:
+    """The configuration with the mean and standard deviation of the pixels, where the network is of pixels."""
+    if not config.is_pixels or config.pixel_mean is not None:
+        return config
+    mean, std = mean_and_std(pixels, default_batch_size(config))
+    # Constant images vary by their rounding at least.
+    return replace(config, pixel_mean=mean, pixel_std=max(std, SIGMA_FLOOR))
+
+
 def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
     network = VAE(config, train_config.seed, train_config)
-    optimizer = keras.optimizers.Adam(
+    # The losses of whitened features hardly jump: docs/experiments.md.
+    adam = partial(AveragingAdam, beta_2=_BETA_2) if config.is_pixels else keras.optimizers.Adam
+    optimizer = adam(
         float(train_config.learning_rate),
         weight_decay=train_config.weight_decay or None,
         global_clipnorm=train_config.clip_norm,
@@ -230,6 +248,8 @@ def _fit(
         "val_nelbo", mode="min", patience=settings.patience, restore_best_weights=True
     )
     own: list[keras.callbacks.Callback] = [early_stopping, Epochs(batches, names, rows)]
+    if network.config.is_pixels:
+        own.append(Averages())
     first = 0
     if checkpoint is not None:
         facts = {
