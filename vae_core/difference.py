@@ -27,7 +27,8 @@ def differences(found: Score, expected: Score, subtracted: float) -> dict[str, S
 
     The scales, where m and s are the model's usual mean and standard deviation of a pixel's nelbo:
 
-    * nelbo, distortion, rate, worst_pixels: |distortion| + rate;
+    * nelbo, distortion, rate, worst_pixels: |worst_pixels| + |distortion - worst_pixels| + rate, which is |distortion|
+      + rate unless a density is above 1 in some pixels and below in others, and their logarithms cancel;
     * peak, local_z: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo that is off by a share t of itself,
       z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s);
     * z_mean_norm, z_log_var_sum: 100 (1 + rate + the number itself): the prior has the scale 1, and the whitening of
@@ -87,7 +88,8 @@ def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
 def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
     """(n,) of each number that there is."""
     rate = expected.rate.astype(np.float64)
-    nats = np.abs(expected.distortion.astype(np.float64)) + rate
+    distortion, worst = (values.astype(np.float64) for values in (expected.distortion, expected.worst_pixels))
+    nats = np.abs(worst) + np.abs(distortion - worst) + rate
     # What is thresholded is one of the others.
     thresholded = "peak" if np.array_equal(expected.anomaly_score, expected.peak) else "nelbo"
     scales: dict[str, Shares] = {}
