@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -547,6 +548,38 @@ def test_password_is_asked_for(tmp_path: Path, browser: Any) -> None:
     assert not (tmp_path / "empty").exists()
 
 
+def memory_mb(address: str) -> int:
+    """Of the dashboard's server."""
+    flag = f"--server.port={address.rpartition(':')[2]}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if flag in (process / "cmdline").read_bytes():
+                return int(re.findall(r"VmRSS:\s+(\d+)", (process / "status").read_text())[0]) >> 10
+    raise AssertionError(f"no server at {address}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("password", ["", "correct horse"])
+def test_uploads_fill_no_memory(tmp_path: Path, password: str) -> None:
+    """With a password or without one, to the address for uploads, to any other, or without an end of the headers."""
+    mb = b"x" * (1 << 20)
+    with dashboard(tmp_path / "empty", tmp_path, {"NELBO_DASHBOARD_PASSWORD": password}) as at:
+        host, port = at.removeprefix("http://").split(":")
+        httpx.get(at)
+        before = memory_mb(at)
+        for head in (
+            "PUT /_stcore/upload_file/a/b HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: x\r\nX: ",
+        ):
+            with socket.create_connection((host, int(port)), timeout=20) as connection, suppress(OSError):
+                connection.sendall(head.encode())
+                for _ in range(200):
+                    connection.sendall(mb)
+            assert memory_mb(at) < before + 60
+            assert httpx.get(f"{at}/_stcore/health").status_code == 200
+
+
 @pytest.mark.slow
 def test_pages_show_the_rest_of_a_damaged_workspace(tmp_path: Path, browser: Any) -> None:
     workspace = make_workspace(tmp_path / "workspace")
@@ -589,10 +622,10 @@ def test_a_picture_is_for_who_is_admitted(tmp_path: Path, browser: Any) -> None:
         (cookie,) = [
             f"{one['name']}={one['value']}" for one in page.page.context.cookies() if one["name"].startswith("nelbo")
         ]
-        (picture, *_) = [url for url in asked if "/media/" in url]
+        (picture, *_) = [url for url in asked if url.startswith(f"{at}/media/")]
         assert httpx.get(picture, headers={"Cookie": cookie}).content.startswith((b"\xff\xd8", b"\x89PNG"))
         for headers in ({}, {"Cookie": f"{cookie}x"}, {"Accept": "text/html"}):
-            for url in {picture, *asked}:
+            for url in {url for url in asked if not url.endswith("/_stcore/health")}:
                 assert httpx.get(url, headers=headers).status_code == 401
 
 
