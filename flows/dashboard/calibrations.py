@@ -1,7 +1,10 @@
-"""Calibrations on pages: each is read once, as they never change, and its promise stands beside its threshold."""
+"""Calibrations on pages: each is read once, unless its files change, and its promise stands beside its threshold."""
+
+from pathlib import Path
 
 import streamlit as st
 
+from data import Place
 from flows.calibrations import Calibration, promise, read_calibration
 from flows.dashboard.literal import literal
 from flows.dashboard.tables import Tables
@@ -12,7 +15,7 @@ from flows.workspace import Workspace
 def known_calibration(tables: Tables, calibration_id: str) -> Calibration | None:
     """None where it is gone; or damaged or changed, which the page says."""
     try:
-        return _read(tables, calibration_id)
+        return _read(tables, calibration_id, _stamps(tables.workspace.calibrations / calibration_id))
     except UsageError as error:
         tell_damaged(tables.workspace, calibration_id, error)
         return None
@@ -40,5 +43,12 @@ def show_promise(calibration: Calibration | None) -> None:
 
 
 @st.cache_resource(show_spinner=False, max_entries=1000)
-def _read(_tables: Tables, calibration_id: str) -> Calibration:
+def _read(_tables: Tables, calibration_id: str, stamps: tuple[int, ...]) -> Calibration:  # noqa: ARG001 - a key
     return read_calibration(_tables.workspace, calibration_id)
+
+
+def _stamps(folder: Place) -> tuple[int, ...]:
+    """When the files of a calibration were last changed, on a disk; objects would have to be asked for one by one."""
+    if not isinstance(folder, Path):
+        return ()
+    return tuple(sorted(file.stat().st_mtime_ns for file in folder.glob("*")))

@@ -219,6 +219,27 @@ def test_the_promise_stands_beside_the_threshold(run: Callable[..., AppTest], sc
     assert sum(literal(promised) in caption.value for caption in page.caption) == 1
 
 
+@pytest.mark.parametrize("name", ["image", "review", "batch"])
+def test_pages_tell_of_a_calibration_that_was_edited(
+    run: Callable[..., AppTest], own: Workspace, scores: pd.DataFrame, name: str
+) -> None:
+    """Also of one that they have shown before."""
+    address = _address_of(scores.iloc[0])
+    assert not run(name, **address).error
+    folder = own.calibrations / scores["calibration_id"].iloc[0]
+    said = json.loads((folder / "calibration.json").read_text())
+    said["threshold"]["value"] *= 2
+    (folder / "calibration.json").write_text(json.dumps(said))
+    sums = {
+        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        for file in ("calibration.json", "scores.parquet")
+    }
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    page = run(name, **address)
+    assert any("changed or moved after it was made" in literal_text.value for literal_text in page.error)
+    assert not any("False-alarm rate promised" in caption.value for caption in page.caption)
+
+
 def test_why_a_candidate_is_one_stands_beside_its_threshold(workspace: Workspace) -> None:
     # Only its source is taken.
     def page(calibration: "Calibration") -> None:

@@ -17,6 +17,7 @@ import pytest
 from scored import add_calibration
 
 import flows.calibration_id
+import vae_core
 from data import COMMIT, read_table
 from flows.calibrations import read_calibration
 from flows.errors import UsageError
@@ -191,6 +192,30 @@ def test_an_engine_of_another_model_is_refused(workspace: Workspace) -> None:
     edit(folder, "engine.json", model_id="m1")
     with pytest.raises(UsageError, match="holds engine onnx of model m1"):
         read_engine(folder)
+
+
+def test_an_engine_that_is_replaced_while_it_is_read_is_read_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader has read the first files of the old one, and the others of the new one."""
+    folder = workspace.engine(MODEL, "onnx")
+    load, reads = vae_core.load_exported, []
+
+    def interrupted(local: Path) -> Any:
+        reads.append(local)
+        if len(reads) == 1:
+            (folder / COMMIT).write_text((folder / COMMIT).read_text() + " ")
+            raise BundleError("references.safetensors has another SHA-256")
+        return load(local)
+
+    monkeypatch.setattr(vae_core, "load_exported", interrupted)
+    assert read_engine(folder).model_id == MODEL
+    assert len(reads) == 2
+    (folder / "scores.onnx").write_bytes(b"")
+    # One that is damaged and stays as it is, is damaged.
+    with pytest.raises(BundleError, match="scores.onnx has SHA-256"):
+        read_engine(folder)
+    assert len(reads) == 3
 
 
 def test_a_model_that_prepares_images_in_another_way_than_nelbo_can(workspace: Workspace) -> None:
