@@ -213,7 +213,7 @@ def test_an_engine_that_is_replaced_while_it_is_read_is_read_again(
     assert len(reads) == 2
     (folder / "scores.onnx").write_bytes(b"")
     # One that is damaged and stays as it is, is damaged.
-    with pytest.raises(BundleError, match="scores.onnx has SHA-256"):
+    with pytest.raises(BundleError, match=r"scores\.onnx has SHA-256"):
         read_engine(folder)
     assert len(reads) == 3
 
