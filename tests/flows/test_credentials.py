@@ -1,5 +1,6 @@
 """Credentials in options are refused before anything is logged, stored or sent, by every way that options come."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,8 +202,9 @@ def test_nothing_that_prefect_keeps_has_credentials_in_it(server: Prefect, image
         assert SECRET not in called.stdout + called.stderr
     # A run that somebody creates on a deployment: the server refuses its parameters before it keeps them.
     server.command(prefect, "work-pool", "create", "p", "--type", "process")
-    server.command(nelbo, "deploy", "--pool", "p", "--images", landing, "--workspace", workspace)
-    found = server.get("deployments/name/score/hourly")
+    line = ["--line", "one", "--images", landing, "--workspace", workspace, "--json"]
+    deployed = json.loads(server.command(nelbo, "deploy", "--pool", "p", *line).stdout)["deployments"]
+    found = next(server.get(f"deployments/{row['deployment_id']}") for row in deployed if "score/" in row["deployment"])
     for parameters in ({"images": URL}, {"images": landing, "workspace": SIGNED}, {"images": landing, "root": URL}):
         answer = server.call("POST", f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         assert answer.status_code == 409

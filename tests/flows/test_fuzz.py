@@ -374,8 +374,12 @@ def scored(trained: tuple[Path, dict[str, Any]], images: Path, tmp_path_factory:
     execute(
         "score", ScoreOptions(images=str(images / "new"), workspace=str(folder), new=True, min_age_s=0), prefect=False
     )
-    table = read_scores(next(folder.glob("scores/*/*/scores.parquet")))
-    row = table.filter(pc.equal(table["verdict"], "anomalous")).to_pylist()[0]
+    file = next(folder.glob("scores/*/*/scores.parquet"))
+    table = read_scores(file)
+    row = table.filter(pc.equal(table["verdict"], "anomalous")).to_pylist()[0] | {
+        "model_id": file.parts[-3].removeprefix("model_id="),
+        "batch_id": file.parts[-2].removeprefix("batch_id="),
+    }
     kept = ("image_id", "relative_path", "model_id", "batch_id", "calibration_id", "anomaly_score")
     record_review(
         Workspace(folder),
