@@ -64,7 +64,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Stamp":
-        """Of a local file."""
+        """The stamp of a local file."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def was_settled(self, when_ns: int) -> bool:

@@ -258,7 +258,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Of 8 bits a channel, on black."""
+    """The image in 8 bits a channel, on black."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image.copy()
     if image.mode in _WITH_ALPHA or "transparency" in image.info:

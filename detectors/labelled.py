@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 class Counts(NamedTuple):
-    """Of k ways to judge the same labelled images; each (k,)."""
+    """Confusion counts of k ways to judge the same labelled images; each (k,)."""
 
     tn: Array
     fp: Array

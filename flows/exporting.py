@@ -108,7 +108,7 @@ def _images(workspace: Workspace, model_id: str, calibration: Calibration | None
 
 
 def _pixels(model: vae_core.Scorable, manifest: Manifest, scored: pa.Table, options: ExportOptions) -> np.ndarray:
-    """Of a few images, from the one with the lowest nelbo to the one with the highest."""
+    """Pixels of a few images, from the one with the lowest nelbo to the one with the highest."""
     ids = scored.sort_by("nelbo_nats")["image_id"].to_pylist()
     file_of = {file.image_id: file for file in manifest.files}
     files = [file_of[ids[place]] for place in _spread(len(ids), _N_COMPARED)]

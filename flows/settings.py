@@ -167,7 +167,7 @@ class ModelSettings(BaseModel):
 
     @property
     def n_channels(self) -> int:
-        """Of the input; grey until the images have decided, see `flows.settling`."""
+        """Channels of the input; grey until the images have decided, see `flows.settling`."""
         return 1 if self.channels == AUTO else self.channels
 
     @property

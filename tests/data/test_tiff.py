@@ -71,7 +71,7 @@ def seen(values: np.ndarray, photometric: str, alpha: str | None) -> np.ndarray:
 
 
 def combinations() -> Iterator[Any]:
-    """Of each type with each other property a few, so that all pairs come together."""
+    """A few of each type with each other property, so that all pairs come together."""
     random = np.random.default_rng(1)
     alphas = (None, "unassalpha", "assocalpha")
     for dtype, compression in itertools.product(TYPES, (None, *LOSSLESS)):

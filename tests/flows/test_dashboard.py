@@ -549,7 +549,7 @@ def test_password_is_asked_for(tmp_path: Path, browser: Any) -> None:
 
 
 def memory_mb(address: str) -> int:
-    """Of the dashboard's server."""
+    """What the dashboard's server is told."""
     flag = f"--server.port={address.rpartition(':')[2]}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
