@@ -44,7 +44,8 @@ def test_darker_and_flatter_copies_train_alike(likelihood: str, random: np.rando
     shift = 24 * 20 * math.log(0.5)
     np.testing.assert_allclose(np.array(moved["val_nelbo"]) - shift, plain["val_nelbo"], rtol=1e-2, atol=1)
     np.testing.assert_allclose(np.array(moved["val_sigma"]) / 0.5, plain["val_sigma"], rtol=2e-2)
-    np.testing.assert_allclose(moved["val_rate"], plain["val_rate"], rtol=5e-2)
+    # It rises a hundredfold in these epochs, and roundings with it.
+    np.testing.assert_allclose(moved["val_rate"], plain["val_rate"], rtol=0.2)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian_learned_sigma", "gaussian_pixel_sigma", "discretised_logistic"])
