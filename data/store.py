@@ -312,7 +312,7 @@ def opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
             yield file
     except FileNotFoundError as error:
         raise MissingError(f"{source} does not exist.") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # An error of the system has a number, and is not the file's.
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -201,3 +201,10 @@ def test_a_file_system_without_hard_links_still_replaces_nothing(
     with pytest.raises(OSError, match="Input/output"), atomic_path(tmp_path / "b", exclusive=True) as unfinished:
         unfinished.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["once.txt"]
+
+
+def test_metadata_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    table = pa.table({"n": [1]}).replace_schema_metadata({b"nelbo.schema_version": b"\xff4"})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="is not a readable Parquet file"):
+        read_table(tmp_path / "x.parquet")
