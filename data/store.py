@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from data.errors import InputError, MissingError, SpaceError
 from data.places import Place, open_parquet, open_place, read_unchanged, upload, was_replaced
 from data.schemas import SCHEMA_VERSION, SCORES_SCHEMA
-from data.versions import upgrade
+from data.versions import check_types, upgrade
 
 ROW_GROUP_ROWS = 65_536
 
@@ -309,6 +309,8 @@ def opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
                     f"{source} has schema version {found}, this nelbo reads 1 to {SCHEMA_VERSION}. "
                     "Read it with the version that wrote it."
                 )
+            if int(found) == SCHEMA_VERSION:
+                check_types(file.schema_arrow)
             yield file
     except FileNotFoundError as error:
         raise MissingError(f"{source} does not exist.") from error

@@ -22,10 +22,9 @@ def upgrade(table: pa.Table, version: int) -> pa.Table:
     >>> upgrade(old, 2).select(["n_images", "n_waiting"]).to_pylist()
     [{'n_images': 3, 'n_waiting': None}]
     """
-    kinds = [schema for schema in _KINDS if set(table.column_names) <= set(schema.names)]
-    if not kinds:
+    schema = _kind(table.schema)
+    if schema is None:
         return table
-    schema = min(kinds, key=len)
     if version == 1 and "statistic" in table.column_names:
         # What was thresholded stood in the first column only.
         is_peak = pc.equal(table["statistic"].cast(pa.string()), "peak")
@@ -34,3 +33,29 @@ def upgrade(table: pa.Table, version: int) -> pa.Table:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
+
+
+def check_types(found: pa.Schema) -> None:
+    """That a file of this version has the types of its kind, whoever wrote it; one of no kind has any.
+
+    Raises:
+        pyarrow.ArrowTypeError: a column has another.
+
+    >>> check_types(pa.schema([("run_id", pa.string()), ("n_images", pa.string())]))
+    Traceback (most recent call last):
+        ...
+    pyarrow.lib.ArrowTypeError: column n_images is string, expected int64
+    """
+    kind = _kind(found)
+    if kind is None:
+        return
+    for field in found:
+        expected = kind.field(field.name).type
+        if field.type != expected:
+            raise pa.ArrowTypeError(f"column {field.name} is {field.type}, expected {expected}")
+
+
+def _kind(found: pa.Schema) -> pa.Schema | None:
+    """The smallest kind that has all of these columns."""
+    kinds = [schema for schema in _KINDS if set(found.names) <= set(schema.names)]
+    return min(kinds, key=len, default=None)

@@ -424,7 +424,6 @@ def verify(
     """Check a model, its engines and its calibrations against their checksums and ids."""
     from flows.verification import verify
 
-    _log_to_stderr()
     print_verified(verify(_workspace(workspace, config, assignments), model), as_json)
 
 
@@ -539,7 +538,6 @@ def demo(
     from flows.demo import run_demo
     from flows.settings import TrainOptions, make_options
 
-    _log_to_stderr()
     # Small, so that pixels are modelled: in minutes, and as well on these monocrystalline cells.
     assignments = ["image_size=64", *(assignments or ())]
     options = make_options(TrainOptions, {"normal": "elpv-dataset", "workspace": workspace}, config, assignments)
@@ -569,7 +567,6 @@ def _execute(
     from flows import settings
     from flows.execution import execute
 
-    _log_to_stderr()
     options = settings.make_options(settings.OPTIONS[name], given, config, assignments or ())
     return execute(name, options, prefect)
 
@@ -621,6 +618,7 @@ def main() -> None:
 def _exit_code() -> int:
     code: Any
     try:
+        _log_to_stderr()
         provide_home()
         _refuse_credentials(sys.argv[1:])
         code = app(standalone_mode=False)

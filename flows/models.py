@@ -216,7 +216,10 @@ def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
     path = workspace.models / model_id / "model.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        return {name: description[name] for name in ("config", "preprocessing", "training")}
+        found = {name: description[name] for name in ("config", "preprocessing", "training")}
+        if not all(isinstance(part, dict) for part in found.values()):
+            raise TypeError(f"{', '.join(found)} are no objects")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is damaged ({error!r}). Restore it from a copy, or delete the folder and train again."
