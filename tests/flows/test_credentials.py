@@ -16,9 +16,10 @@ from flows import deployments, orchestration
 from flows.errors import UsageError
 from flows.settings import OPTIONS, Settings, TrainOptions, make_options
 
-URL = "s3://AKID:s3cr3t@bucket/in"
-SIGNED = "https://bucket.host/in/a.png?X-Amz-Signature=s3cr3t"
-SECRET = "s3cr3t"  # noqa: S105
+URL = "s3://AKID:zQ7xK2vNpL@bucket/in"
+SIGNED = "https://bucket.host/in/a.png?X-Amz-Signature=zQ7xK2vNpL"
+#: Not "s3cr3t", which stands in examples of Prefect's own.
+SECRET = "zQ7xK2vNpL"  # noqa: S105
 
 #: Commands, with the arguments that they cannot do without.
 COMMANDS: dict[str, list[str]] = {
@@ -49,7 +50,7 @@ LINES = [
     ["ingest", SIGNED],
     ["score", SIGNED],
     ["score", "in", "--root", URL],
-    ["score", "in", "--new", "--runner", "dask", "--dask-address", "tcp://me:s3cr3t@host:8786"],
+    ["score", "in", "--new", "--runner", "dask", "--dask-address", "tcp://me:zQ7xK2vNpL@host:8786"],
     ["score", "in", "--batch-id", URL],
     ["train", "--normal", URL],
     ["train", "--normal", "in", "--gate", SIGNED],
