@@ -103,7 +103,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         n_features_in_, feature_names_in_: of rows.
 
     >>> random = np.random.default_rng(0)
-    >>> normal, dark = random.normal(0.6, 0.05, (60, 16, 16)).clip(0, 1), np.zeros((1, 16, 16))
+    >>> shades, dark = random.uniform(0.4, 0.8, (60, 1, 1)), np.zeros((1, 16, 16))
+    >>> normal = random.normal(shades, 0.05, (60, 16, 16)).clip(0, 1)
     >>> detector = NelboDetector(image_size=16, epochs=20, random_state=0).fit(normal)
     >>> detector.predict(dark).tolist(), detector.fpr_, len(detector.calibration_scores_)
     ([-1], 0.05, 19)

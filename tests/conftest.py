@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,12 @@ def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             main()
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:
+            # It has this process to itself; another test may capture what is logged.
+            for name in ("flows", "vae_core", "detectors", "data"):
+                logger = logging.getLogger(name)
+                logger.handlers, logger.propagate = [], True
+                logger.setLevel(logging.NOTSET)
         out, err = capfd.readouterr()
         return code, out, err
 

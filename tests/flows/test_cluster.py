@@ -46,7 +46,7 @@ def test_runner_and_address_go_together(monkeypatch: pytest.MonkeyPatch) -> None
         make_options(ScoreOptions, {**score, "runner": "dask"})
     with pytest.raises(UsageError, match=f"dask_address={address} goes with runner=dask, not local"):
         make_options(ScoreOptions, {**score, "dask_address": address})
-    with pytest.raises(UsageError, match="dask_address=localhost: expected tcp://host:8786"):
+    with pytest.raises(UsageError, match="dask_address='localhost': expected tcp://host:8786"):
         make_options(ScoreOptions, {**score, "runner": "dask", "dask_address": "localhost"})
     with pytest.raises(UsageError, match="runner='ray'"):
         make_options(ScoreOptions, {**score, "runner": "ray"})

@@ -223,16 +223,15 @@ def test_a_workspace_that_cannot_be_written_to_is_read(
     workspace: Workspace,
     images: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
     nelbo: Any,
 ) -> None:
     published_and_killed(workspace, images, monkeypatch)
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+    with monkeypatch.context() as patch:
         patch.setattr(journal, "record_row", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
-        code, out, _ = nelbo("batches", "--workspace", workspace.root, "--json")
+        code, out, err = nelbo("batches", "--workspace", workspace.root, "--json")
     assert code == 0
     assert json.loads(out)["batches"]
-    assert "cannot be finished yet" in caplog.text
+    assert "cannot be finished yet" in err
 
 
 def test_a_page_that_cannot_be_written_again_costs_only_itself(

@@ -27,12 +27,12 @@ def test_distortion_is_the_likelihood_averaged_over_draws(model: Model, random: 
     pixels = stripes(random, 5)
     z_mean, z_log_var = (np.asarray(part) for part in model.network.encoder(pixels))
     log_sigma = np.asarray(model.network.likelihood.log_scale)
-    draws = [
-        np.asarray(
-            gaussian_log_likelihood(pixels, model.network.decoder(z_mean + np.exp(z_log_var / 2) * eps), log_sigma)
-        )
-        for eps in model.eps
-    ]
+    mean, std = model.config.pixel_mean, model.config.pixel_std
+    assert mean is not None and std is not None
+    draws = []
+    for eps in model.eps:
+        decoded = model.network.decoder(z_mean + np.exp(z_log_var / 2) * eps)
+        draws.append(np.asarray(gaussian_log_likelihood(pixels, mean + std * decoded, log_sigma)))
     result = score(model, pixels)
     scale = np.abs(result.distortion) + result.rate
     assert (np.abs(result.distortion + np.mean(draws, axis=0)) < 1e-5 * scale).all()
