@@ -25,11 +25,11 @@ bench-smoke: .venv/test.installed
 	$(BIN)/pytest --numprocesses=2 --dist=load tests/benchmarks
 
 # How well it sees real defects: the tables of docs/benchmarks.md, a night's work; what is done already is kept in RESULTS. MTD names
-# the folder of the magnetic tiles, LITE0 the file that benchmarks/lite0.py makes. The small run is a part of `make test`.
+# the folder of the magnetic tiles. The small run is a part of `make test`.
 RESULTS ?= quality-results
 quality: .venv/test.installed
 	for script in quality learning_curves; do \
-	    $(BIN)/python benchmarks/$$script.py --results $(RESULTS) $(addprefix --mtd ,$(MTD)) $(addprefix --lite0 ,$(LITE0)) || exit 1; \
+	    $(BIN)/python benchmarks/$$script.py --results $(RESULTS) $(addprefix --mtd ,$(MTD)) || exit 1; \
 	done
 
 quality-smoke: .venv/test.installed

@@ -6,6 +6,7 @@ to be cited: Huang, Qiu and Yuan 2020, "Surface defect saliency of magnetic tile
 """
 
 import gzip
+import math
 import tempfile
 from collections.abc import Iterator
 from importlib.resources import files
@@ -29,6 +30,8 @@ class Dataset(NamedTuple):
 
     masks: (n, h, w) booleans of the test images, where their defects are, if that is known.
     areas: (n,) pixels of the test images as they came, if they differ.
+    views: of each normal image, those of validation after those of training, the part that it shows; None where each
+        shows another.
     """
 
     train: np.ndarray
@@ -38,6 +41,7 @@ class Dataset(NamedTuple):
     groups: np.ndarray
     masks: np.ndarray | None = None
     areas: np.ndarray | None = None
+    views: np.ndarray | None = None
 
 
 def elpv(side: int = 64) -> Dataset:
@@ -103,11 +107,45 @@ def mtd(root: Path, side: int = 64) -> Dataset:
     Source: Huang, Qiu and Yuan 2020; the split is DifferNet's (Rudolph, Wandt and Rosenhahn 2021).
     """
     named = set((root / "train_normals.txt").read_text(encoding="utf-8").split())
-    normal, defective = sorted((root / "normal").glob("*.jpg")), sorted((root / "defect").rglob("*.jpg"))
+    normal = sorted((root / "normal").glob("*.jpg"))
     train = [path for path in normal if path.name in named]
-    test = [path for path in normal if path.name not in named] + defective
-    n_normal = len(test) - len(defective)
     pixels, validation = parted(read_images(train, Preprocessing(side, side)).pixels)
+    return _mtd(root, side, pixels, validation, [path for path in normal if path.name not in named])
+
+
+def mtd_by_tile(root: Path, draw: int, side: int = 64) -> Dataset:
+    """The same images; tiles, under all their exposures, are either learnt from or tested, 190 normal images or more.
+
+    The published split shows most of its test tiles in training, under other light, and says little.
+    """
+    normal = sorted((root / "normal").glob("*.jpg"))
+    table = pd.read_csv(root / "tiles.csv", index_col="file")
+    tiles = table.loc[[path.name for path in normal], "tile"].to_numpy()
+    tested = _whole(tiles, 190, draw)
+    learnt = [path for path, test in zip(normal, tested, strict=True) if not test]
+    views = tiles[~tested]
+    validating = _whole(views, math.ceil(VALIDATION_SHARE * len(views)), draw)
+    pixels = read_images(learnt, Preprocessing(side, side)).pixels
+    data = _mtd(
+        root, side, pixels[~validating], pixels[validating], [p for p, t in zip(normal, tested, strict=True) if t]
+    )
+    return data._replace(views=np.concatenate([views[~validating], views[validating]]).astype(str))
+
+
+def _whole(tiles: np.ndarray, n: int, draw: int) -> np.ndarray:
+    """Which images are of tiles that are drawn until there are n images of them."""
+    drawn: list[int] = []
+    for tile in np.random.default_rng(draw).permutation(np.unique(tiles)):
+        if np.isin(tiles, drawn).sum() >= n:
+            break
+        drawn.append(tile)
+    return np.isin(tiles, drawn)
+
+
+def _mtd(root: Path, side: int, pixels: np.ndarray, validation: np.ndarray, normal: list[Path]) -> Dataset:
+    """With the given normal images for testing, and all defective ones."""
+    defective = sorted((root / "defect").rglob("*.jpg"))
+    test, n_normal = normal + defective, len(normal)
     masks = np.zeros((len(test), side, side), bool)
     for row, path in enumerate(defective, n_normal):
         mask = Image.open(root / "masks" / path.parent.name / f"{path.stem}.png").convert("L")

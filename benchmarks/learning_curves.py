@@ -1,6 +1,6 @@
 """How well nelbo sees with few normal images, and with defects among them.
 
-    python benchmarks/learning_curves.py --results DIR [--mtd DIR] [--lite0 FILE] [--figure FILE.svg]
+    python benchmarks/learning_curves.py --results DIR [--mtd DIR] [--figure FILE.svg]
 
 prints the tables of ``docs/choosing.md`` and draws its figure, for which matplotlib has to be installed. What
 ``benchmarks/quality.py`` has kept in DIR, with all images and no defect, is taken from there. One draw of images and
@@ -143,7 +143,7 @@ def main() -> None:
 
 def report(given: argparse.Namespace, results: Results) -> None:
     """Find out what is missing in a folder of results, and show it."""
-    all_detectors = detectors(given.lite0, given.smoke)
+    all_detectors = detectors(given.smoke)
     of_nelbo = {name: one for name, one in all_detectors.items() if name.startswith("nelbo")}
     all_sets = {name: load for name, load in sets(given.mtd, given.smoke).items() if name in SETS}
     curves = []

@@ -1,6 +1,6 @@
 """What nelbo gets wrong: pictures of the defects that it misses, and of the normal images that it flags.
 
-    python benchmarks/mistakes.py --results DIR --pictures DIR [--mtd DIR] [--lite0 FILE] [--sets ELPV MTD]
+    python benchmarks/mistakes.py --results DIR --pictures DIR [--mtd DIR] [--sets ELPV MTD]
 
 takes the models of ``benchmarks/quality.py`` from its DIR, or trains them, and draws two sheets for each set and model:
 the image, and beside it the standardised map that its peak is taken of, with the outline of the mask where there is
@@ -95,7 +95,7 @@ def main() -> None:
 
 def report(given: argparse.Namespace, results: Results) -> None:
     """All sets, with each backbone that there is."""
-    of_nelbo = chosen(detectors(given.lite0, given.smoke), given.detectors or ["nelbo, features"])
+    of_nelbo = chosen(detectors(given.smoke), given.detectors or ["nelbo, features"])
     for set_name, load in chosen(sets(given.mtd, given.smoke), given.sets or _SETS).items():
         for name, detector in of_nelbo.items():
             data = load(detector.side(set_name))

@@ -1,12 +1,11 @@
 """How well nelbo sees real defects, beside what anybody could do and what is published.
 
-    python benchmarks/quality.py [--results DIR] [--mtd DIR] [--lite0 FILE] [--sets ELPV MTD ...] [--seeds 0 1 2]
+    python benchmarks/quality.py [--results DIR] [--mtd DIR] [--sets ELPV "MTD by tile" ...] [--seeds 0 1 2]
 
 trains from raw files and prints the tables of ``docs/benchmarks.md``. Each trained model is kept in DIR, and what it
 gave in its ``quality.csv``, and not found out again: a run that was stopped goes on, and sets with the same normal
 images share their models. With ``docs/quality.csv`` in DIR only what was never published is trained.
-``--mtd`` names the folder of the magnetic tiles, ``--lite0`` the ImageNet weights that ``benchmarks/lite0.py`` makes.
-Sets that are not there are left out.
+``--mtd`` names the folder of the magnetic tiles. Sets that are not there are left out.
 
 One configuration serves all sets, the size of the input aside. ``docs/experiments.md`` says how it was
 found.
@@ -26,13 +25,35 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from baselines import BASELINES
-from datasets import FASHION_MNIST, Dataset, elpv, fashion_mnist, kinds, mtd, outside_fashion_mnist, scratched_elpv
+from datasets import (
+    FASHION_MNIST,
+    Dataset,
+    elpv,
+    fashion_mnist,
+    kinds,
+    mtd,
+    mtd_by_tile,
+    outside_fashion_mnist,
+    scratched_elpv,
+)
 from rates import circumstances
 from results import AUPRO, PIXEL_AUROC, Outcome, Results, classes_table, tables
 
+from data import folds
 from detectors import aupro, delong_interval, pixel_auroc
 from detectors.interval import Interval
-from vae_core import Model, TrainConfig, VAEConfig, export, is_installed, load_bundle, save_bundle, score, train
+from vae_core import (
+    N_FOLDS,
+    Model,
+    TrainConfig,
+    VAEConfig,
+    export,
+    is_installed,
+    load_bundle,
+    save_bundle,
+    score,
+    train,
+)
 from vae_core.pixels import fingerprint
 
 Run = Callable[[Dataset, int, Path], Outcome]
@@ -59,14 +80,12 @@ class Nelbo:
 
     Args:
         smoke: train next to nothing, and export nothing.
-        weights: of the backbone.
         config: of the network.
     """
 
-    def __init__(self, *, smoke: bool, weights: Path | None = None, **config: Any) -> None:
+    def __init__(self, *, smoke: bool, **config: Any) -> None:
         self.smoke, self.config = smoke, config
         self.settings: dict[str, Any] = {"pretext_steps": 2, "epochs": 1} if smoke else {}
-        self.settings |= {} if weights is None else {"backbone_weights": str(weights)}
 
     def model(self, data: Dataset, seed: int, models: Path) -> tuple[Model, float]:
         """A model of a set's normal images, and how long its training took; see `trained`."""
@@ -85,6 +104,8 @@ class Nelbo:
         rate = len(some.nelbo) / (time.perf_counter() - started)
         found = score(model, data.test, maps=False)
         scores = {name: getattr(found, name) for name in ("peak", "nelbo")}
+        if found.peak_z is not None:
+            scores = {"joint": np.sum([found.peak_z, found.worst_z, found.mean_z], axis=0)} | scores
         return Outcome(aurocs(data, scores) | _of_pixels(model, data), fit_s, rate)
 
 
@@ -95,11 +116,18 @@ def trained(data: Dataset, config: VAEConfig, settings: TrainConfig, models: Pat
     note = models / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"
     if not note.exists():
         started = time.perf_counter()
-        model = train(data.train, data.validation, config, settings).model
+        model = train(data.train, data.validation, config, settings, folds=_folds(data)).model
         fit_s = time.perf_counter() - started
         note.write_text(json.dumps([save_bundle(model, models), fit_s]), encoding="utf-8")
     model_id, fit_s = json.loads(note.read_text(encoding="utf-8"))
     return load_bundle(models / model_id), fit_s
+
+
+def _folds(data: Dataset) -> list[int] | None:
+    """Of the normal images, views of one part in one; None where each shows another."""
+    if data.views is None:
+        return None
+    return folds([str(i) for i in range(len(data.views))], data.views.tolist(), N_FOLDS, seed=0)
 
 
 def peaks_and_maps(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,19 +176,27 @@ def size(data: Dataset, seed: int, models: Path) -> Outcome:  # noqa: ARG001 - a
     return Outcome(aurocs(data, {"": areas}), 0.0, math.inf)
 
 
-def detectors(lite0: Path | None, smoke: bool) -> dict[str, Detector]:
+def detectors(smoke: bool) -> dict[str, Detector]:
     """By the names of their rows."""
 
     def side(photos: int, clothes: int) -> Callable[[str], int]:
         return lambda name: 64 if smoke else clothes if "Fashion-MNIST" in name else photos
 
-    found = {
-        "nelbo, features": Detector(Nelbo(smoke=smoke, preset="features"), side(256, 64)),
-        "nelbo, conv_1x1x16": Detector(Nelbo(smoke=smoke, preset="conv_1x1x16"), side(64, 28)),
+    kinds_of_features = {
+        "nelbo": {},
+        "nelbo, linear_image": {"head": "linear_image"},
+        "nelbo, filters": {"backbone": "filters"},
+        # As nelbo 0.1 was.
+        "nelbo, features": {"backbone": "self_trained", "head": "deep", "statistic": "peak"},
+        "nelbo, features of ImageNet": {"backbone": "efficientnet_lite0", "head": "deep", "statistic": "peak"},
     }
-    if lite0 is not None:
-        run = Nelbo(smoke=smoke, weights=lite0, preset="features", backbone="efficientnet_lite0")
-        found["nelbo, features of ImageNet"] = Detector(run, side(256, 64))
+    found = {
+        name: Detector(
+            Nelbo(smoke=smoke, preset="features", **config), side(256, 64), seeds=config.get("head") == "deep"
+        )
+        for name, config in kinds_of_features.items()
+    }
+    found["nelbo, conv_1x1x16"] = Detector(Nelbo(smoke=smoke, preset="conv_1x1x16"), side(64, 28))
     for name in BASELINES:
         found[name] = Detector(baseline(name), side(64, 28), name == "IsolationForest")
     return found | {"size": Detector(size, side(64, 28), seeds=False)}
@@ -171,6 +207,9 @@ def sets(mtd_root: Path | None, smoke: bool) -> dict[str, Callable[[int], Datase
     found: dict[str, Callable[[int], Dataset]] = {"ELPV": elpv}
     if mtd_root is not None:
         found["MTD"] = partial(mtd, mtd_root)
+        found |= {
+            f"MTD by tile, draw {draw}": partial(mtd_by_tile, mtd_root, draw) for draw in range(1 if smoke else 5)
+        }
     found["scratches"] = scratched_elpv
     if FASHION_MNIST.exists():
         found["outside Fashion-MNIST"] = outside_fashion_mnist
@@ -182,8 +221,9 @@ def _some(load: Callable[[int], Dataset], side: int) -> Dataset:
     """A few images of each part and kind."""
     data = load(side)
     rows = np.concatenate([np.flatnonzero(data.groups == kind)[::20] for kind in np.unique(data.groups)])
-    test = (None if part is None else part[rows] for part in data[2:])
-    return Dataset(data.train[:24], data.validation[:12], *test)
+    test = (None if part is None else part[rows] for part in data[2:-1])
+    views = None if data.views is None else data.views[:36]
+    return Dataset(data.train[:24], data.validation[:12], *test, views=views)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -191,7 +231,6 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, metavar="DIR", help="of each training's outcome; else kept nowhere")
     parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
-    parser.add_argument("--lite0", type=Path, metavar="FILE", help="weights of efficientnet_lite0")
     named = "which ones, by their names or, where none has that name, its start"
     parser.add_argument("--sets", nargs="+", metavar="NAME", help=named)
     parser.add_argument("--detectors", nargs="+", metavar="NAME", help=named)
@@ -236,7 +275,7 @@ def figures_of(
     """Those of all detectors and seeds that were asked for."""
     loaded = cache(load)
     found = []
-    for name, detector in chosen(detectors(given.lite0, given.smoke), given.detectors).items():
+    for name, detector in chosen(detectors(given.smoke), given.detectors).items():
         side = detector.side(set_name)
         for seed in given.seeds if detector.seeds else given.seeds[:1]:
 

@@ -1,35 +1,28 @@
-"""Calibration and verdicts at size, and what joining statistics does to real scores.
+"""Calibration and verdicts at size.
 
     python benchmarks/verdicts.py
 
-prints the tables of ``docs/benchmarks.md``. The real scores are those that ``benchmarks/elpv_scores.py`` saved.
+prints the tables of ``docs/benchmarks.md``.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rates import peak_mib
-from sklearn.metrics import roc_auc_score
-from table import heads, row
 
-from data import CALIBRATION_SCHEMA, MEASURES, STATISTICS
-from detectors import Joint, Threshold, detect_drift, p_values, q_values, verdicts
-from detectors.joint import RULES
+from data import CALIBRATION_SCHEMA, MEASURES
+from detectors import Threshold, detect_drift, p_values, q_values, verdicts
 from flows.calibrations import read_calibration, write_calibration
 from flows.run import Run
-from flows.settings import CalibrateOptions, CalibrationSettings
+from flows.settings import CalibrateOptions
 from flows.workspace import Workspace
 
-SAVED = Path(__file__).parents[1] / "tests" / "detectors" / "elpv_scores.parquet"
 N_SCORES = 10_000_000
-N_REFERENCE, N_SPLITS = 150, 20
 
 Result = TypeVar("Result")
 
@@ -84,44 +77,6 @@ def _rows(n: int) -> pa.Table:
     return pa.table({**columns, "anomaly_score": columns["peak"]}).select(CALIBRATION_SCHEMA.names)
 
 
-def joined() -> None:
-    """AUROC of each rule and of its parts, over splits of the normals into reference and judged ones."""
-    table = pq.read_table(SAVED)
-    measures = {name: table[name].to_numpy().astype(np.float64) for name in STATISTICS}
-    labels, kinds = table["label"].to_numpy(), np.array(table["type"].to_pylist())
-    members = CalibrationSettings().joint_statistics
-    print("\n".join(["", *heads("cells", *RULES, "Fisher on ranks", *STATISTICS)]))
-    for kind in ("all", "mono", "poly"):
-        of_kind = np.ones(len(labels), bool) if kind == "all" else kinds == kind
-        random = np.random.default_rng(0)
-        rows = []
-        for _ in range(N_SPLITS):
-            reference = random.permutation(np.flatnonzero(of_kind & (labels == 0)))[:N_REFERENCE]
-            judged = np.setdiff1d(np.flatnonzero(of_kind), reference)
-            of_reference = {name: values[reference] for name, values in measures.items()}
-            of_judged = {name: values[judged] for name, values in measures.items()}
-            scores = [Joint(of_reference, members, rule).scores(of_judged) for rule in RULES]
-            scores.append(_fisher_on_ranks(of_reference, of_judged, members))
-            rows.append([roc_auc_score(labels[judged], score) for score in [*scores, *of_judged.values()]])
-        cells = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(np.mean(rows, 0), np.std(rows, 0), strict=True)]
-        print(row(kind, *cells))
-
-
-def _fisher_on_ranks(
-    reference: dict[str, np.ndarray], judged: dict[str, np.ndarray], members: tuple[str, ...]
-) -> np.ndarray:
-    """What the fitted tails replace."""
-    total = 0.0
-    for member in members:
-        name = member.removesuffix("_two_sided")
-        p = p_values(judged[name], reference[name])
-        if name != member:
-            p = np.minimum(1, 2 * np.minimum(p, p_values(-judged[name], -reference[name])))
-        total = total - np.log(p)
-    return np.asarray(total)
-
-
 if __name__ == "__main__":
     at_size()
     as_files()
-    joined()

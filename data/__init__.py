@@ -18,6 +18,7 @@ from data.digest import read_as_written, rows_digest
 from data.duplicates import near_duplicates
 from data.errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
 from data.files import File
+from data.groups import groups_of, n_groups, united
 from data.limits import Limits
 from data.listing import list_source
 from data.manifest import Known, Manifest, Scan, ingest
@@ -31,6 +32,8 @@ from data.schemas import (
     CALIBRATION_SCHEMA,
     DECISIONS,
     FLAGGED_SCHEMA,
+    JOINT,
+    JOINT_PARTS,
     MANIFEST_SCHEMA,
     MEASURES,
     QUALITY,
@@ -41,7 +44,7 @@ from data.schemas import (
     SHARD_SCHEMA,
     STATISTICS,
 )
-from data.splits import split_by_content
+from data.splits import folds, split_by_content
 from data.store import (
     atomic_path,
     iter_rows,
@@ -63,6 +66,8 @@ __all__ = [
     "DECISIONS",
     "FLAGGED_SCHEMA",
     "HARMLESS",
+    "JOINT",
+    "JOINT_PARTS",
     "MANIFEST_SCHEMA",
     "MEASURES",
     "QUALITY",
@@ -95,6 +100,8 @@ __all__ = [
     "check_urls",
     "first_coloured",
     "float_range",
+    "folds",
+    "groups_of",
     "image_quality",
     "ingest",
     "is_coloured",
@@ -107,6 +114,7 @@ __all__ = [
     "look_into",
     "may_have_colour",
     "modified",
+    "n_groups",
     "near_duplicates",
     "open_place",
     "prepare",
@@ -124,6 +132,7 @@ __all__ = [
     "rows_digest",
     "split_by_content",
     "table_writer",
+    "united",
     "write_json",
     "write_scores",
     "write_table",

@@ -1,6 +1,7 @@
 """What the contents of a batch amount to: its hash, its copies, and how much of it can be used."""
 
 import hashlib
+import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,9 +31,11 @@ class Contents:
         """The next rows, in the order of the paths."""
         self.reasons.update(table["reason"].to_pylist())
         self._keys.extend(map(_key, table["image_id"].to_pylist()))
-        columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split"))
-        for row in zip(*columns, strict=True):
-            self._digest.update("\0".join(map(str, row)).encode() + b"\n")
+        columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split", "group"))
+        for *row, group in zip(*columns, strict=True):
+            # Without groups a batch keeps the id that it had before there were any.
+            named = [] if group is None else [json.dumps(group)]
+            self._digest.update("\0".join([*map(str, row), *named]).encode() + b"\n")
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from data.errors import TIMEOUT
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 #: Why a file has no score.
 REASONS = (
@@ -46,6 +46,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("height_px", pa.int32()),
         ("label", pa.int8()),
         ("split", pa.string()),
+        ("group", pa.string()),
         ("reason", pa.string()),
         ("duplicate_of", pa.string()),
         *((name, pa.float64()) for name in QUALITY),
@@ -63,7 +64,14 @@ MEASURES = (
     "z_log_var_sum",
     "worst_pixels_nats",
     "peak",
+    "peak_z",
+    "worst_z",
+    "mean_z",
 )
+
+#: The statistic that is a sum, and the columns that add up to it; null where the model has no such statistic.
+JOINT = "joint"
+JOINT_PARTS = ("peak_z", "worst_z", "mean_z")
 
 #: What can be thresholded, and the column that it is in; higher = more anomalous.
 STATISTICS = {

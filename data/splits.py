@@ -1,36 +1,124 @@
-"""Disjoint parts of a set of images, by content: the same bytes are always in the same part."""
+"""Disjoint parts of a set of images, by content: the same bytes, and images of one group, are always in one part."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from data.groups import members
 
-def split_by_content(image_ids: Sequence[str], sizes: Mapping[str, int], rest: str, seed: int) -> list[str]:
+Group = list[str]
+
+
+def split_by_content(
+    image_ids: Sequence[str],
+    sizes: Mapping[str, int],
+    rest: str,
+    seed: int,
+    groups: Sequence[str | None] | None = None,
+    within: Mapping[str, tuple[int, int]] | None = None,
+) -> list[str]:
     """The part of each image.
 
     Distinct images are ordered by a hash of seed and content, so the split does not depend on the order or
-    the names of the files, and a duplicate follows its original.
+    the names of the files, and a duplicate follows its original. Groups stay whole, and are ordered by a hash of seed
+    and contents: each part takes every group that brings it nearer to its size, and leaves one for each other part.
 
     Args:
         image_ids: content hash of each image; repeats are duplicates.
-        sizes: part -> number of *distinct* images in it.
+        sizes: part -> number of *distinct* images in it; with groups, as near as whole ones come to it.
         rest: the part of all others.
         seed: another seed, another split.
+        groups: of each image, a name; None is an image alone. Groups that share a content are one.
+        within: part -> the fewest and the most images that will do, for parts that whole groups may miss.
 
     Returns:
         One part for each element of `image_ids`.
 
     Raises:
-        ValueError: the sizes add up to more than there are distinct images.
+        ValueError: the sizes add up to more than there are distinct images, or no whole groups fit `within`.
 
     >>> split_by_content(["a", "b", "a", "c"], {"calibration": 1}, rest="train", seed=0)
     ['calibration', 'train', 'calibration', 'train']
+    >>> split_by_content(["a", "b", "c", "d"], {"calibration": 1}, "train", seed=0, groups=["p", "q", "q", "q"])
+    ['calibration', 'train', 'train', 'train']
     """
-    order = sorted(set(image_ids), key=lambda image: hashlib.sha256(f"{seed}:{image}".encode()).digest())
-    if sum(sizes.values()) > len(order):
-        raise ValueError(f"parts {dict(sizes)} need more than the {len(order)} distinct images there are")
+    left = _ordered(image_ids, groups, seed)
+    n = sum(map(len, left))
+    if sum(sizes.values()) > n:
+        raise ValueError(f"parts {dict(sizes)} need more than the {n} distinct images there are")
+    # Each part that is to have images needs a group at least.
+    waiting = [*(size > 0 for size in sizes.values()), n > sum(sizes.values())]
     part_of: dict[str, str] = {}
-    start = 0
-    for part, size in sizes.items():
-        part_of.update(dict.fromkeys(order[start : start + size], part))
-        start += size
+    for number, (part, size) in enumerate(sizes.items(), start=1):
+        fewest, most = (within or {}).get(part, (0, n))
+        taken = _take(left, size, fewest, most, len(left) - sum(waiting[number:])) if size else []
+        if taken is None:
+            raise ValueError(
+                f"{part} needs {fewest} to {most} images, and whole groups do not give that: {len(left)} are left, "
+                f"the largest of {max(map(len, left), default=0)} images"
+            )
+        for index in taken:
+            part_of.update(dict.fromkeys(left[index], part))
+        left = [group for index, group in enumerate(left) if index not in set(taken)]
     return [part_of.get(image, rest) for image in image_ids]
+
+
+def folds(image_ids: Sequence[str], groups: Sequence[str | None] | None, n: int, seed: int) -> list[int]:
+    """The fold of each image, 0 to n - 1: as many distinct images in each as whole groups allow.
+
+    The largest groups come first, each into the smallest fold so far; which of those of one size comes first is up to
+    a hash of seed and contents, so that neither the order nor the names of the files matter.
+
+    Args:
+        image_ids: content hash of each image; repeats are duplicates.
+        groups: of each image, a name; None is an image alone. Groups that share a content are one.
+        n: folds.
+        seed: another seed, other folds.
+
+    Raises:
+        ValueError: n is not positive, or there are fewer groups.
+
+    >>> folds(["a", "b", "c", "d"], ["p", "p", None, None], n=2, seed=0)
+    [0, 0, 1, 1]
+    """
+    ordered = _ordered(image_ids, groups, seed)
+    if not 1 <= n <= len(ordered):
+        raise ValueError(f"n={n}: expected 1 to {len(ordered)} folds, as there are that many groups of images")
+    counts = [0] * n
+    fold_of: dict[str, int] = {}
+    for group in sorted(ordered, key=len, reverse=True):
+        fold = counts.index(min(counts))
+        counts[fold] += len(group)
+        fold_of.update(dict.fromkeys(group, fold))
+    return [fold_of[image] for image in image_ids]
+
+
+def _ordered(image_ids: Sequence[str], groups: Sequence[str | None] | None, seed: int) -> list[Group]:
+    def key(group: Group) -> bytes:
+        return hashlib.sha256(f"{seed}:{','.join(group)}".encode()).digest()
+
+    return sorted(members(image_ids, groups), key=key)
+
+
+def _take(groups: Sequence[Group], size: int, fewest: int, most: int, n_groups: int) -> list[int] | None:
+    """Numbers of the groups that a part takes: n_groups at most; None where none give it what it needs."""
+    taken: list[int] = []
+    count = 0
+    for index, group in enumerate(groups):
+        nearer = abs(count + len(group) - size) < abs(count - size)
+        if nearer and count + len(group) <= most and len(taken) < n_groups:
+            taken.append(index)
+            count += len(group)
+    return taken if count >= fewest else _fewest(groups, fewest, most, n_groups)
+
+
+def _fewest(groups: Sequence[Group], fewest: int, most: int, n_groups: int) -> list[int] | None:
+    """Numbers of the groups that hold as few images as can be, `fewest` at least; None where that is over `most`."""
+    # Number of images -> the fewest groups that hold them.
+    ways: dict[int, list[int]] = {0: []}
+    for index, group in enumerate(groups):
+        for count, way in list(ways.items()):
+            known = ways.get(count + len(group))
+            if count < fewest and len(way) < n_groups and (known is None or len(way) + 1 < len(known)):
+                ways[count + len(group)] = [*way, index]
+    enough = [count for count in ways if fewest <= count <= most]
+    return ways[min(enough)] if enough else None

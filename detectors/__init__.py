@@ -11,7 +11,6 @@ from detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
 from detectors.errors import CalibrationError
 from detectors.gate import Finding, Gate, Judged, gate
 from detectors.interval import Interval, binomial_interval
-from detectors.joint import Joint, check_statistics
 from detectors.labelled import check_objective, labelled_threshold
 from detectors.mcnemar import mcnemar_test
 from detectors.metrics import (
@@ -28,13 +27,14 @@ from detectors.metrics import (
 from detectors.parts import part_sizes
 from detectors.pixels import aupro, pixel_auroc
 from detectors.promise import check_size, false_alarm_interval, n_needed, supported_fpr
-from detectors.threshold import Threshold, conformal_threshold, trim
+from detectors.threshold import APPROXIMATE, Threshold, conformal_threshold, trim
 from detectors.verdict import decision_function, p_values, q_values, verdicts
 
 if TYPE_CHECKING:
     from detectors.estimator import NelboDetector, NotCalibratedError
 
 __all__ = [
+    "APPROXIMATE",
     "CalibrationError",
     "Confusion",
     "Drift",
@@ -43,7 +43,6 @@ __all__ = [
     "Finding",
     "Gate",
     "Interval",
-    "Joint",
     "Judged",
     "NelboDetector",
     "NotCalibratedError",
@@ -56,7 +55,6 @@ __all__ = [
     "binomial_interval",
     "check_objective",
     "check_size",
-    "check_statistics",
     "conformal_threshold",
     "decision_function",
     "delong_interval",

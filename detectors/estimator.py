@@ -119,7 +119,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         preset: str = "auto",
         likelihood: str = "auto",
         sigma: float | None = None,
-        statistic: str = "peak",
+        statistic: str = "auto",
         smoothing_px: int = 0,
         epochs: int = 150,
         patience: int = 20,
@@ -234,7 +234,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """(n,) minus the anomaly score: higher = more normal; needs no calibration.
 
-        The anomaly score is the model's statistic: standard deviations for "peak", nats for "nelbo".
+        The anomaly score is the model's statistic: standard deviations for "peak" and "joint", nats for "nelbo".
         """
         return -self._scores(X, "anomaly_score")
 

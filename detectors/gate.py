@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from detectors.checks import check_pairs
 from detectors.delong import delong_test
 from detectors.mcnemar import mcnemar_excess
-from detectors.threshold import Threshold
+from detectors.threshold import APPROXIMATE, Threshold
 from detectors.verdict import verdicts
 
 #: Normal images without which no gate decides anything.
@@ -142,7 +142,7 @@ def _promise(truth: NDArray[np.int64], candidate: Judged) -> Finding:
     alarms = _alarms(candidate)[truth == 0]
     expected, p = len(alarms) * threshold.supported.value, _tail(alarms, threshold)
     text = f"{alarms.sum()} false alarms on {len(alarms)} normal images, {expected:.1f} expected (p = {p:.3g})"
-    return Finding("promise", p >= PROMISE_LEVEL, text)
+    return Finding("promise", p >= PROMISE_LEVEL, f"{text}, {APPROXIMATE}" if threshold.approximate else text)
 
 
 def _false_alarms(truth: NDArray[np.int64], candidate: Judged, serving: Judged) -> Finding:
@@ -150,8 +150,11 @@ def _false_alarms(truth: NDArray[np.int64], candidate: Judged, serving: Judged) 
         return Finding("false alarms", None, uncalibrated)
     new, old = (_alarms(model)[truth == 0] for model in (candidate, serving))
     fewer, text = _mcnemar("normal", new, old)
-    explained = _tail(new, cast(Threshold, candidate.threshold)) >= LEVEL
-    return Finding("false alarms", fewer or explained, text if fewer or not explained else f"{text}, as promised")
+    threshold = cast(Threshold, candidate.threshold)
+    explained = _tail(new, threshold) >= LEVEL
+    if explained and not fewer:
+        text += f", within the rate aimed at ({APPROXIMATE})" if threshold.approximate else ", as promised"
+    return Finding("false alarms", fewer or explained, text)
 
 
 def _tail(alarms: NDArray[np.bool_], threshold: Threshold) -> float:

@@ -20,13 +20,17 @@ from detectors.promise import (
     rate_law,
 )
 
+#: Of each rate that cross-fitted scores aim at.
+APPROXIMATE = "approximate: cross-fitted, no guarantee"
+
 
 @dataclass(frozen=True)
 class Threshold:
     """What calibration made of held-out scores.
 
     value: scores strictly above it are anomalous.
-    fpr: promised false-positive rate on fresh normal images; None where there is no promise.
+    fpr: promised false-positive rate on fresh normal images, or with `cross` the rate aimed at; None where there is
+        neither.
     objective: "conformal"; "trimmed" (conformal on a contaminated set, so without a promise); or one of
         `detectors.labelled.OBJECTIVES`.
     n_calibration: normal images behind it, without those trimmed.
@@ -36,6 +40,8 @@ class Threshold:
     review: scores above it, up to `value`, are for review; None if there is no such band.
     review_fpr: share of normal images above `review`, as promised as `fpr` is.
     review_recall: share of the labelled anomalies above `review`.
+    cross: the scores are of cross-fitting: every normal image was scored by a model that had not seen it, and the final
+        model is of all. No law promises that its scores are like those; all rates are approximate then.
 
     >>> print(Threshold.from_normals(range(1, 100), fpr=0.05).describe())
     false-alarm rate promised: 5 %, between 1.7 and 10.0 % with 99 images
@@ -51,6 +57,7 @@ class Threshold:
     review: float | None = None
     review_fpr: float | None = None
     review_recall: float | None = None
+    cross: bool = False
 
     @classmethod
     def from_normals(
@@ -61,6 +68,7 @@ class Threshold:
         confidence: float | None = None,
         contamination: float = 0.0,
         review_fpr: float | None = None,
+        cross: bool = False,
     ) -> "Threshold":
         """The conformal threshold of normal images.
 
@@ -71,10 +79,16 @@ class Threshold:
             contamination: share of the images that are anomalies in fact; the highest scores are trimmed, and
                 nothing is promised.
             review_fpr: rate of the review band's lower end, above `fpr`; None for no band.
+            cross: each score is of a model that had not seen the image, and none is of the final model. The threshold
+                is the same, and its rate only aimed at.
 
         Raises:
             CalibrationError: too few images.
-            ValueError: rates out of range or order, `confidence` with `contamination`, scores that are not finite.
+            ValueError: rates out of range or order, `confidence` with `contamination` or `cross`, scores that are not
+                finite.
+
+        >>> print(Threshold.from_normals(range(1, 100), fpr=0.05, cross=True).describe())
+        false-alarm rate aimed at: 5 %, about 1.7 to 10.0 % with 99 images (approximate: cross-fitted, no guarantee)
         """
         check_rates(fpr, confidence)
         if review_fpr is not None and not fpr < review_fpr < 1:
@@ -83,6 +97,11 @@ class Threshold:
             raise ValueError(
                 f"confidence={confidence} does not go with contamination={contamination}: a trimmed set promises "
                 "nothing. Leave one of the two out"
+            )
+        if cross and confidence is not None:
+            raise ValueError(
+                f"confidence={confidence} with cross-fitted scores: expected none, for no law holds that surely for "
+                "them. Calibrate on held-out images, or leave the confidence out"
             )
         kept = trim(scores, contamination)
         promised = not contamination
@@ -96,6 +115,7 @@ class Threshold:
             contamination=contamination,
             review=None if review_fpr is None else conformal_threshold(kept, review_fpr, confidence),
             review_fpr=review_fpr,
+            cross=cross,
         )
 
     @classmethod
@@ -137,8 +157,16 @@ class Threshold:
         return self.target if self.objective == "trimmed" else self.fpr
 
     @property
+    def approximate(self) -> bool:
+        """Whether there is a rate, and nothing but experience says that it will come about."""
+        return self.cross and self.fpr is not None
+
+    @property
     def supported(self) -> Interval | None:
-        """Mean and 95 % interval of the false-positive rate in the long run; None without a promise."""
+        """Mean and 95 % interval of the false-positive rate in the long run; None without a promise.
+
+        With `cross` the law of held-out images stands in for one that nobody knows, here and in what follows.
+        """
         if self.fpr is None:
             return None
         return rate_law(n_above(self.n_calibration, self.fpr, self.confidence), self.n_calibration)
@@ -188,7 +216,9 @@ class Threshold:
         'for review 10 % of normal images, between 3.0 and 22.0 %'
         """
         share = self.supported_review if review is None else review
-        if self.supported is not None:
+        if self.approximate and self.supported is not None:
+            rate = f"{_percent(self.fpr)}, {_about(self.supported)} with {self.n_calibration:,} images"
+        elif self.supported is not None:
             surely = "" if self.confidence is None else f" with confidence {_percent(self.confidence)}"
             rate = f"{_percent(self.fpr)}{surely}, {_between(self.supported)} with {self.n_calibration:,} images"
         elif self.objective == "trimmed":
@@ -196,11 +226,12 @@ class Threshold:
             rate = f"none, because the highest {highest} of the calibration images were taken for anomalous"
         else:
             rate = f"none, because the threshold was chosen from labels ({self.objective})"
-        text = f"false-alarm rate promised: {rate}"
-        if share is None:
-            return text
-        another = "another " if self.supported is not None else ""
-        return f"{text}; for review {another}{_percent(share.value)} of normal images, {_between(share)}"
+        text = f"false-alarm rate {'aimed at' if self.approximate else 'promised'}: {rate}"
+        if share is not None:
+            another = "another " if self.supported is not None else ""
+            span = _about(share) if self.approximate else _between(share)
+            text = f"{text}; for review {another}{_percent(share.value)} of normal images, {span}"
+        return f"{text} ({APPROXIMATE})" if self.approximate else text
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -251,6 +282,10 @@ def trim(scores: ArrayLike, contamination: float) -> NDArray[np.float64]:
 
 def _percent(share: float | None) -> str:
     return f"{100 * (share or 0):.3g} %"
+
+
+def _about(interval: Interval) -> str:
+    return f"about {100 * interval.low:.1f} to {100 * interval.high:.1f} %"
 
 
 def _between(interval: Interval) -> str:

@@ -3,30 +3,49 @@
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import CALIBRATION_SCHEMA, MEASURES, QUALITY, STATISTICS, InputError, Manifest, split_by_content
-from detectors import Threshold, check_objective, check_statistics
+from data import (
+    CALIBRATION_SCHEMA,
+    JOINT,
+    JOINT_PARTS,
+    MEASURES,
+    QUALITY,
+    STATISTICS,
+    InputError,
+    Manifest,
+    read_table,
+)
+from detectors import Threshold, check_objective
 from flows.calibrations import (
     REVIEWS,
     Calibration,
     calibration_of,
+    calibrations_of,
     caution,
     describe,
     normal_rows,
     part_rows,
     read_calibration,
     reference_rows,
+    rows_of,
     standing,
 )
 from flows.errors import UsageError
 from flows.ingestion import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
 from flows.models import SEEN_DIGITS, load_model, seen_in_training
-from flows.parts import check_calibration_size, check_parts, first_of_each
+from flows.parts import (
+    check_calibration_size,
+    check_parts,
+    first_of_each,
+    halved,
+    with_united_groups,
+)
 from flows.pipeline import SCORED_SCHEMA, score_files, warn_of_colour
 from flows.progress import progress
 from flows.reviews import reviewed_rows
@@ -47,6 +66,7 @@ class Request:
     batch_id: a manifest, and split the part of it; None takes all its rows.
     labels: how labels choose the threshold; None calibrates on normal images by ``fpr``.
     statistic: None takes the model's own.
+    unseen: a file of rows that cross-fitting has measured, in the place of images that are scored.
     """
 
     model_id: str
@@ -54,6 +74,7 @@ class Request:
     split: str | None = None
     labels: LabelSettings | None = None
     statistic: str | None = None
+    unseen: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +140,8 @@ def _request(options: CalibrateOptions, model_id: str) -> tuple[str | None, Requ
             "calibrate takes one of: --normal DIR with --fpr; --labels CSV (or: reviews) with --objective; --use ID "
             "for a calibration that is there already."
         )
-    check_calibration(options, options.statistic)
+    if options.statistic is not None and options.statistic not in (JOINT, *STATISTICS):
+        raise UsageError(f"statistic={options.statistic!r}: expected one of {', '.join((JOINT, *STATISTICS))}.")
     labels = None
     if options.objective is not None:
         labels = LabelSettings(**options.model_dump(include=set(LabelSettings.model_fields)))
@@ -128,18 +150,6 @@ def _request(options: CalibrateOptions, model_id: str) -> tuple[str | None, Requ
         except ValueError as error:
             raise UsageError(f"{error}.") from error
     return options.normal or options.labels, Request(model_id, labels=labels, statistic=options.statistic)
-
-
-def check_calibration(options: CalibrationSettings, statistic: str | None = None) -> None:
-    """Refuse names of statistics that there are none of, before any work is done."""
-    try:
-        if statistic is not None and statistic not in STATISTICS:
-            raise ValueError(f"statistic={statistic!r}: expected one of {', '.join(STATISTICS)}")
-        if statistic is not None and options.joint is not None:
-            raise ValueError(f"statistic={statistic} does not go with joint={options.joint}. Leave one of the two out")
-        check_statistics(options.joint_statistics, STATISTICS)
-    except ValueError as error:
-        raise UsageError(f"{error}.") from error
 
 
 def _current(workspace: Workspace, model_id: str, name: str | None) -> str:
@@ -157,7 +167,13 @@ def freeze_calibration_images(source: str, request: Request, options: CalibrateO
     check_parts(source, manifest.table)
     held_out, _ = _held_out(manifest.table, request, workspace)
     if request.labels is None:
-        check_calibration_size(held_out.num_rows, options)
+        crossed = _crossed(manifest.table, request, workspace)
+        check_calibration_size(held_out.num_rows + crossed.num_rows, options)
+        if crossed.num_rows and options.confidence is not None:
+            raise UsageError(
+                f"confidence={options.confidence} does not go with images that {request.model_id} was trained on, "
+                "whose cross-fitted scores make the rate approximate. Leave it out, or name other images."
+            )
     batch_id = content_id("k", manifest)
     publish_manifest(manifest, workspace.prepare(), batch_id, run)
     return replace(request, batch_id=batch_id)
@@ -170,16 +186,26 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     """
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, request.batch_id)
-    table, n_left_out = _held_out(manifest.table, request, workspace)
-    if n_left_out:
-        log.info("%d images that the model was trained on are left out", n_left_out)
     model = load_model(workspace, request.model_id)
-    rows = measure(model, Manifest(table, manifest.root), options, "scoring calibration images")
-    warn_of_colour(rows, request.model_id)
-    if request.split is None:
-        publish_manifest(_with_quality(manifest, rows), workspace, request.batch_id, run)
-    rows = _split(rows, request, options)
-    statistic = _statistic(rows, request.statistic or model.config.statistic, options)
+    crossed = CALIBRATION_SCHEMA.empty_table()
+    if request.unseen is not None:
+        rows, n_left_out = read_table(Path(request.unseen)), 0
+    else:
+        table, n_seen = _held_out(with_united_groups(manifest.table), request, workspace)
+        crossed = _crossed(manifest.table, request, workspace)
+        n_left_out = n_seen - crossed.num_rows
+        if n_left_out:
+            log.info("%d images that the model was trained on are left out", n_left_out)
+        rows = measure(model, Manifest(table, manifest.root), options, "scoring calibration images")
+        warn_of_colour(rows, request.model_id)
+        if request.split is None:
+            publish_manifest(_with_quality(manifest, rows), workspace, request.batch_id, run)
+    if crossed.num_rows:
+        rows = _joined(rows, crossed)
+    rows = _split(rows, request)
+    statistic = Statistic(request.statistic or model.config.statistic)
+    if statistic.name == JOINT and rows[JOINT_PARTS[0]].null_count:
+        raise UsageError(f"statistic=joint is of features, and model {request.model_id} has none. Try peak.")
     rows = rows.append_column("anomaly_score", pa.array(statistic.scores(rows), pa.float64()))
     normal = rows.filter(pc.not_equal(rows["label"], 1))
     proposal = Proposal(
@@ -187,7 +213,7 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
         request.batch_id,
         rows,
         statistic,
-        _threshold(rows, request, options),
+        _threshold(rows, request, options, cross=request.unseen is not None or crossed.num_rows > 0),
         # Twice what few normal images exceed: a defect has room above it.
         heatmap_top=2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
         labels=request.labels,
@@ -211,8 +237,7 @@ def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run
         )
     _check_statistic(current, options)
     rows, n_left_out = reviewed_rows(workspace, request.model_id)
-    # The tails of a joint statistic are the current calibration's, too.
-    rows = _split(rows, request, options.model_copy(update={"joint": None}))
+    rows = _split(rows, request)
     rows = rows.append_column("anomaly_score", pa.array(current.statistic.scores(rows), pa.float64()))
     threshold = _threshold(rows, request, options)
     found_anomalous = rows.filter(pc.equal(rows["label"], 1))["image_id"].combine_chunks()
@@ -239,11 +264,10 @@ def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run
 
 def _check_statistic(current: Calibration, options: CalibrateOptions) -> None:
     """Another statistic than the one whose flags were reviewed would need other reviews."""
-    asked = options.statistic if options.joint is None else f"joint_{options.joint}"
-    if asked not in (None, current.statistic.name):
+    if options.statistic not in (None, current.statistic.name):
         raise UsageError(
-            f"statistic {asked} does not go with reviews of what {current.statistic.name} flagged. Leave it out, or "
-            "calibrate with it on normal images first."
+            f"statistic {options.statistic} does not go with reviews of what {current.statistic.name} flagged. "
+            "Leave it out, or calibrate with it on normal images first."
         )
 
 
@@ -287,7 +311,7 @@ def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: s
         for rows in score_files(model, manifest.files, decoding):
             scored.append(rows)
             advance(rows.num_rows)
-    table = manifest.table.select(["relative_path", "image_id", "label", "split"])
+    table = manifest.table.select(["relative_path", "image_id", "label", "split", "group"])
     found = pa.concat_tables(scored)
     for name in (*MEASURES, *QUALITY, "drops_colour"):
         table = table.append_column(name, found[name])
@@ -304,46 +328,45 @@ def _with_quality(manifest: Manifest, rows: pa.Table) -> Manifest:
     return replace(manifest, table=table)
 
 
-def _split(rows: pa.Table, request: Request, options: CalibrationSettings) -> pa.Table:
-    """What each image is for: "calibration", "reference" of a joint statistic, or "test" of a labelled threshold."""
-    ids = rows["image_id"].to_pylist()
+def _split(rows: pa.Table, request: Request) -> pa.Table:
+    """What each image is for: "calibration", or "test" of a labelled threshold."""
+    ids, groups, labels, named = (rows[name].to_pylist() for name in ("image_id", "group", "label", "split"))
     if request.labels is None:
-        sizes = {"reference": len(ids) // 2} if options.joint else {}
-        parts = split_by_content(ids, sizes, rest="calibration", seed=0)
-        if options.joint:
-            check_calibration_size(len(ids), options)
-    elif "test" in rows["split"].to_pylist() or "calibration" in rows["split"].to_pylist():
-        # Named by whoever made the table; what is in neither part is for testing.
-        parts = ["calibration" if part == "calibration" else "test" for part in rows["split"].to_pylist()]
+        parts = ["calibration"] * len(ids)
+    elif "test" in named or "calibration" in named:
+        # Named by whoever made the table; what is in neither part, nor of a group that is, is for testing.
+        choosing = {group for group, part in zip(groups, named, strict=True) if group and part == "calibration"}
+        parts = [
+            "calibration" if part == "calibration" or group in choosing else "test"
+            for group, part in zip(groups, named, strict=True)
+        ]
     else:
-        part_of: dict[str, str] = {}
-        for label in (0, 1):
-            of_kind = [
-                image_id for image_id, found in zip(ids, rows["label"].to_pylist(), strict=True) if found == label
-            ]
-            halves = split_by_content(of_kind, {"test": len(of_kind) // 2}, rest="calibration", seed=0)
-            part_of |= dict(zip(of_kind, halves, strict=True))
-        parts = [part_of[image_id] for image_id in ids]
-    if request.labels is not None and options.joint:
-        parts = _with_reference(ids, parts, rows["label"].to_pylist())
+        parts = halved(ids, groups, labels)
     return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(parts, pa.string()))
 
 
-def _with_reference(ids: list[str], parts: list[str], labels: list[int]) -> list[str]:
-    """Half of the normal images that would choose the threshold make the tails of the joint statistic instead."""
-    choosing = [i for i, part, label in zip(ids, parts, labels, strict=True) if part == "calibration" and label == 0]
-    halves = split_by_content(choosing, {"reference": len(choosing) // 2}, rest="calibration", seed=0)
-    other = dict(zip(choosing, halves, strict=True))
-    return [other.get(image_id, part) for image_id, part in zip(ids, parts, strict=True)]
+def _crossed(table: pa.Table, request: Request, workspace: Workspace) -> pa.Table:
+    """What models of other images said of images that a cross-fitted model was trained on; none of other models.
+
+    So another rate can be asked of the images that it has, all of which it has seen.
+    """
+    if request.labels is None:
+        for calibration in calibrations_of(workspace, request.model_id):
+            if calibration.threshold.cross and calibration.labels_from is None:
+                rows = part_rows(rows_of(workspace, calibration), "calibration")
+                return rows.filter(pc.is_in(rows["image_id"], table["image_id"].combine_chunks()))
+    return CALIBRATION_SCHEMA.empty_table()
 
 
-def _statistic(rows: pa.Table, name: str, options: CalibrationSettings) -> Statistic:
-    if options.joint is None:
-        return Statistic(name)
-    return Statistic.joined(part_rows(rows, "reference"), options.joint_statistics, options.joint)
+def _joined(scored: pa.Table, crossed: pa.Table) -> pa.Table:
+    """Rows of both with what a calibration keeps, and the groups of those that have just been scored."""
+    names = [name for name in CALIBRATION_SCHEMA.names if name != "anomaly_score"]
+    crossed = crossed.select(names).append_column("group", pa.nulls(crossed.num_rows, pa.string()))
+    kept = scored.select([*names, "group"]).cast(crossed.schema)
+    return pa.concat_tables([kept, crossed])
 
 
-def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings) -> Threshold:
+def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings, cross: bool = False) -> Threshold:
     chosen = part_rows(rows, "calibration")
     scores = chosen["anomaly_score"].to_numpy()
     labels = request.labels
@@ -354,6 +377,7 @@ def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings) -
             confidence=options.confidence,
             contamination=options.contamination,
             review_fpr=options.review_fpr,
+            cross=cross,
         )
     try:
         return Threshold.from_labels(

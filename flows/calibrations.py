@@ -143,7 +143,7 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
 
 
 def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
-    # The tails of a joint statistic need what else was measured.
+    # The tails of a rule of 0.1 need what else was measured.
     table = read_table(folder / "scores.parquet", None if content["joint"] else _DECIDING)
     # Earlier versions did not write it down.
     labels_from = content.get("labels_from")
@@ -166,7 +166,7 @@ def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
 def _statistic(content: dict[str, Any], table: pa.Table) -> Statistic:
     if content["joint"] is None:
         return Statistic(content["statistic"])
-    return Statistic.joined(part_rows(table, "reference"), content["joint"]["statistics"], content["joint"]["rule"])
+    return Statistic.by_rule(part_rows(table, "reference"), content["joint"]["statistics"], content["joint"]["rule"])
 
 
 def _normals(table: pa.Table, labels_from: str | None) -> pa.Table:
@@ -187,29 +187,30 @@ def part_rows(rows: pa.Table, part: str) -> pa.Table:
 
 def judging_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
     """The labelled images that judge a calibration's threshold: those of its images that did not make it."""
-    return part_rows(_rows(workspace, calibration), "test")
+    return part_rows(rows_of(workspace, calibration), "test")
 
 
 def not_choosing(rows: pa.Table, workspace: Workspace, calibration: Calibration) -> pa.Table:
     """The rows of images that did not make a calibration; it may be judged on them."""
-    own = _rows(workspace, calibration)
+    own = rows_of(workspace, calibration)
     choosing = own.filter(pc.not_equal(own["split"], "test"))["image_id"].combine_chunks()
     return rows.filter(pc.invert(pc.is_in(rows["image_id"], choosing)))
 
 
 def normal_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
     """The held-out normal images that a calibration's p-values are against, as rows of another one that keeps them."""
-    rows = _normals(_rows(workspace, calibration), calibration.labels_from)
+    rows = _normals(rows_of(workspace, calibration), calibration.labels_from)
     split = pa.array(["normal"] * rows.num_rows, pa.string())
     return rows.set_column(rows.schema.get_field_index("split"), "split", split)
 
 
 def reference_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
-    """The images behind the tails of a calibration's joint statistic; none for a single one."""
-    return part_rows(_rows(workspace, calibration), "reference")
+    """The images behind the tails of a calibration that has a rule of 0.1; none for a single statistic."""
+    return part_rows(rows_of(workspace, calibration), "reference")
 
 
-def _rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+def rows_of(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """All images that had a part in a calibration."""
     return read_table(workspace.calibrations / calibration.calibration_id / "scores.parquet")
 
 
@@ -250,7 +251,10 @@ def standing(calibration: Calibration, current: str | None) -> dict[str, Any]:
 
 
 def describe(calibration: Calibration) -> dict[str, Any]:
-    """What is printed of a calibration wherever its threshold is; ``review_share`` is of normal images."""
+    """What is printed of a calibration wherever its threshold is; ``review_share`` is of normal images.
+
+    Where ``approximate``, the rates are aimed at and not promised.
+    """
     threshold = calibration.threshold
     supported, share = threshold.supported, review_share(calibration)
     return {
@@ -265,6 +269,7 @@ def describe(calibration: Calibration) -> dict[str, Any]:
         "fpr_high": supported.high if supported else None,
         "review_share": share.value if share else None,
         "n_calibration": threshold.n_calibration,
+        "approximate": threshold.approximate,
         "promise": promise(calibration),
     }
 

@@ -39,8 +39,25 @@ PRESETS = {
     "resnet": "residual blocks, 16 latents for each 16 x 16 pixels",
     "features": "features of a frozen backbone, whitened position by position, and 16 latents for all of them",
 }
+#: Of the preset features, what models them.
+HEADS = {
+    "linear": "for each place a linear VAE of {n_latents} latents: it knows how the features of a frozen backbone "
+    "usually are there, and the {n_latents} directions in which they vary on normal images. It explains an image as "
+    "far as these directions go; what is left over, and how far along them it had to go, are the nats of that place",
+    "linear_image": "one linear VAE of {n_latents} latents for all places together: it knows how the features of a "
+    "frozen backbone usually are, and the {n_latents} patterns over the whole image in which they vary on normal "
+    "images. It explains an image as far as these patterns go; what is left over, and how far along them it had to go, "
+    "are its nats",
+    "deep": PRESETS["features"],
+}
+SUBJECTS = {
+    "aligned": "parts lie alike, so each place varies in its own way",
+    "free": "parts lie anyhow, so all places vary in the same way",
+}
 STATISTICS = {
     "nelbo": "the negative ELBO of the whole image",
+    "joint": "a sum of three of the smoothed local negative ELBO: its peak, the mean of its worst tenth and its mean, "
+    "each in standard deviations of what is usual, so that one spot counts, and an image that is odd as a whole",
     "peak": "the peak of the smoothed local negative ELBO, in standard deviations of what is usual at that place",
 }
 
@@ -90,7 +107,10 @@ def render_card(description: Mapping[str, Any], history: pa.Table, picture: str 
         "training": training,
         "trained_at": f"{datetime.fromisoformat(training['trained_at_utc']):%Y-%m-%d %H:%M}",
         "n_repeats": _n_repeats(training),
-        "preset": PRESETS[config["preset"]],
+        "network": _network(config),
+        "head": config.get("head"),
+        "solved": config.get("head") in ("linear", "linear_image"),
+        "subject": SUBJECTS.get(config.get("subject")),
         "likelihood": LIKELIHOODS[config["likelihood"]],
         "is_density": config["likelihood"] not in PROBABILITIES,
         # Bundles of before there were any do not name one.
@@ -104,6 +124,7 @@ def render_card(description: Mapping[str, Any], history: pa.Table, picture: str 
         "columns": [name for name in (*_COLUMNS, "learning_rate") if name in history.column_names],
         "rows": _epochs(history, training["best_epoch"]),
         "number": with_commas,
+        "val_nelbo": history["val_nelbo"][0].as_py() if "val_nelbo" in history.column_names else None,
         "gap": _gap(history, training["best_epoch"]),
         "n_values": config["height"] * config["width"] * config["channels"],
     }
@@ -127,6 +148,12 @@ def escape_markdown(value: object) -> str:
     # References to characters are never structure, in any dialect; a backslash reads better where it is sure.
     escaped = _MARKS.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), line)
     return escaped.replace("_", r"\_")
+
+
+def _network(config: Mapping[str, Any]) -> str:
+    """What the network is, in words; models of version 0.1 name no head."""
+    head = config.get("head")
+    return PRESETS[config["preset"]] if head is None else HEADS[head].format(n_latents=config["n_latents"])
 
 
 def _n_repeats(training: Mapping[str, Any]) -> int:

@@ -102,6 +102,15 @@ def ingest(
 def train(
     normal: Annotated[str, typer.Option("--normal", metavar="DIR", help="Normal images: folder or manifest.")],
     fpr: Fpr = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="folder|REGEX",
+            help="Keep images of one group on one side of every split: those of a folder, or with the same match in "
+            "their path, such as '(part[0-9]+)_'.",
+        ),
+    ] = None,
     promote: Annotated[bool, typer.Option(help="Make it the model that latest means.")] = True,
     gate: Annotated[
         str | None,
@@ -115,7 +124,15 @@ def train(
     prefect: UsePrefect = None,
 ) -> None:
     """Train a model on normal images and calibrate it on held-out ones."""
-    given = {"normal": normal, "fpr": fpr, "promote": promote, "gate": gate, "root": root, "workspace": workspace}
+    given = {
+        "normal": normal,
+        "fpr": fpr,
+        "group_by": group_by,
+        "promote": promote,
+        "gate": gate,
+        "root": root,
+        "workspace": workspace,
+    }
     _run("train", given, config, assignments, prefect, as_json)
 
 
@@ -131,9 +148,7 @@ def calibrate(
         float | None, typer.Option("--contamination", help="Share of the images that is anomalous; ends the promise.")
     ] = None,
     review_fpr: Annotated[float | None, typer.Option("--review-fpr", help="Rate of a band for review.")] = None,
-    joint: Annotated[
-        str | None, typer.Option("--joint", help="Join several statistics: fisher, cauchy or minimum.")
-    ] = None,
+    joint: Annotated[str | None, typer.Option("--joint", hidden=True, help="Of 0.1; gone, and without effect.")] = None,
     statistic: Annotated[str | None, typer.Option("--statistic", help="Another statistic than the model's.")] = None,
     labels: Annotated[
         str | None,
@@ -174,7 +189,6 @@ def calibrate(
         "confidence": confidence,
         "contamination": contamination,
         "review_fpr": review_fpr,
-        "joint": joint,
         "statistic": statistic,
         "labels": labels,
         "objective": objective,
@@ -191,7 +205,8 @@ def calibrate(
         place = _workspace(workspace, config, assignments)
         print_comparison(compare_calibrations(place, place.model(model), batch), as_json)
         return
-    _run("calibrate", {"model": model, "workspace": workspace, **given}, config, assignments, prefect, as_json)
+    given |= {"model": model, "workspace": workspace, "joint": joint}
+    _run("calibrate", given, config, assignments, prefect, as_json)
 
 
 def _check_calibrate(given: dict[str, Any], compare: bool, batch: str | None) -> None:
@@ -229,7 +244,7 @@ def score(
     batch_id: BatchId = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", help="keras, openvino, onnx, or auto: the fastest exported. [default: keras]"),
+        typer.Option("--engine", help="keras, openvino, onnx, or auto: the fastest exported. [default: auto]"),
     ] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Only what no earlier batch of that folder holds; nothing if that is nothing.")
@@ -538,9 +553,7 @@ def demo(
     from flows.demo import run_demo
     from flows.settings import TrainOptions, make_options
 
-    # Small, so that pixels are modelled: in minutes, and as well on these monocrystalline cells.
-    assignments = ["image_size=64", *(assignments or ())]
-    options = make_options(TrainOptions, {"normal": "elpv-dataset", "workspace": workspace}, config, assignments)
+    options = make_options(TrainOptions, {"normal": "elpv-dataset", "workspace": workspace}, config, assignments or ())
     result = run_demo(options, prefect)
     if as_json:
         print_result(result, as_json)

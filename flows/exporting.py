@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import vae_core
-from data import MEASURES, STATISTICS, Manifest, Preprocessing, publish_folder, read_images, remove_folder
+from data import JOINT_PARTS, MEASURES, STATISTICS, Manifest, Preprocessing, publish_folder, read_images, remove_folder
 from flows.calibration import measure
-from flows.calibrations import Calibration, calibration_of
+from flows.calibrations import Calibration, calibration_of, rows_of
 from flows.errors import UsageError
 from flows.ingestion import read_manifest, scan_source
 from flows.models import read_bundle
@@ -21,12 +21,15 @@ from flows.pipeline import measures
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import ExportOptions
+from flows.statistic import Statistic
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 #: Images that every scoring run starts with, and how many of them are painted.
 N_REFERENCES, _N_PAINTED = 32, 8
+#: Images of a cross-fitted calibration that engines are compared on.
+_N_CROSSED = 64
 #: Painted images that engines are compared on.
 _N_COMPARED = 32
 
@@ -53,7 +56,7 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
     calibration = calibration_of(workspace, model_id)
     model = read_bundle(workspace.models / model_id)
     manifest = _images(workspace, model_id, calibration, options)
-    expected = measure(model, manifest, options, "scoring with keras")
+    expected = _expected(model, manifest, calibration, workspace, options)
     if not expected.num_rows:
         raise UsageError(
             f"none of the {len(manifest)} images to compare engines on can be read in {manifest.root}. "
@@ -93,6 +96,20 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
     }
 
 
+def _expected(
+    model: vae_core.Model,
+    manifest: Manifest,
+    calibration: Calibration | None,
+    workspace: Workspace,
+    options: ExportOptions,
+) -> pa.Table:
+    """What Keras says of the images: where they are those of a calibration, it has said that when that was made."""
+    if calibration is None or options.normal is not None or calibration.threshold.cross:
+        return measure(model, manifest, options, "scoring with keras")
+    rows = rows_of(workspace, calibration)
+    return rows.filter(pc.is_in(rows["image_id"], manifest.table["image_id"].combine_chunks()))
+
+
 def _images(workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions) -> Manifest:
     """What engines are compared on: the images named, or those behind the calibration; each content once."""
     if options.normal is not None:
@@ -101,6 +118,10 @@ def _images(workspace: Workspace, model_id: str, calibration: Calibration | None
         manifest = read_manifest(workspace, calibration.batch_id)
         chosen = pc.is_in(manifest.table["image_id"], calibration.image_ids)
         manifest = replace(manifest, table=manifest.table.filter(chosen))
+        if calibration.threshold.cross:
+            # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
+            rows = list(first_of_each(manifest.table).values())
+            return replace(manifest, table=manifest.table.take([rows[i] for i in _spread(len(rows), _N_CROSSED)]))
     else:
         raise UsageError(f"model {model_id} is not calibrated. Name images to compare engines on: --normal DIR")
     rows = pa.array(first_of_each(manifest.table).values(), pa.int64())
@@ -165,21 +186,25 @@ def _scores(table: pa.Table, exported: vae_core.Exported) -> vae_core.Score:
     """The measures of a table by the names of a score, without maps."""
     numbers = {name: table[column].to_numpy() for name, column in STATISTICS.items()}
     empty: Any = dict.fromkeys(vae_core.Score._fields)
-    return vae_core.Score(**{**empty, **numbers, "anomaly_score": numbers[exported.config.statistic]})
+    joint = {name: table[name].to_numpy() for name in JOINT_PARTS if not table[name].null_count}
+    score = vae_core.Score(**{**empty, **numbers, **joint})
+    return score._replace(anomaly_score=Statistic(exported.config.statistic).scores(table))
 
 
 def _check_verdicts(found: pa.Table, expected: pa.Table, calibration: Calibration, exported: vae_core.Exported) -> int:
     """How many verdicts change, all of them of scores that lie on a threshold, as far as the tolerance can tell.
 
-    Of one statistic, no difference is above the tolerance here. Several that are joined are logarithms of
+    Of one statistic, no difference is above the tolerance here. Several that a rule of 0.1 joins are logarithms of
     probabilities, and may be off by ten times the tolerance.
     """
     ours, theirs = calibration.statistic.scores(expected), calibration.statistic.scores(found)
     changed = calibration.verdicts(ours) != calibration.verdicts(theirs)
-    if calibration.statistic.joint is None:
-        name = calibration.statistic.name
-        scores = _scores(found, exported), _scores(expected, exported)
-        wrong = changed & (vae_core.differences(*scores, exported.subtracted)[name] > exported.tolerance)
+    if calibration.statistic.rule is None:
+        scores = (
+            _scores(found, exported)._replace(anomaly_score=theirs),
+            _scores(expected, exported)._replace(anomaly_score=ours),
+        )
+        wrong = changed & (vae_core.differences(*scores, exported.subtracted)["anomaly_score"] > exported.tolerance)
     else:
         limits = (calibration.threshold.value, calibration.threshold.review)
         thresholds = [value for value in limits if value is not None]

@@ -23,15 +23,26 @@ from data import (
     Place,
     Preprocessing,
     cache_images,
+    folds,
     image_quality,
     near_duplicates,
     write_table,
 )
+from data import n_groups as n_groups_of
 from flows.card import write_card
 from flows.errors import UsageError
 from flows.ingestion import publish_manifest, read_manifest
 from flows.models import SEEN_DIGITS, import_keras, keep_bundle
-from flows.parts import assign_parts, check_enough, first_of_each, with_parts
+from flows.parts import (
+    assign_parts,
+    calibration_needs,
+    check_enough,
+    count_groups,
+    crosses,
+    first_of_each,
+    with_parts,
+)
+from flows.pipeline import columns_of
 from flows.progress import progress
 from flows.run import Run, code_version
 from flows.settings import TrainingSettings, TrainOptions
@@ -41,6 +52,8 @@ from flows.workspace import Workspace
 log = logging.getLogger(__name__)
 
 PARTS = ("train", "validation", "calibration")
+#: Those that a linear head is fitted on.
+_FITTED = ("train", "validation")
 
 #: Images looked at, at a time.
 _CHUNK = 256
@@ -48,12 +61,17 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model and the sizes of its parts."""
+    """A trained model, the sizes of its parts, and how many groups its images make.
+
+    crossed: whether images that it was trained on set the threshold, see `unseen_rows`; all of them count then.
+    """
 
     model_id: str
     n_train: int
     n_validation: int
     n_calibration: int
+    n_groups: int | None = None
+    crossed: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,17 +79,20 @@ class Normals:
     """Decoded normal images, in parts.
 
     pixels: of all usable images.
-    image_ids: n content hashes; paths: where the n lie; parts: (n,) what each is for.
+    image_ids: n content hashes; paths: where the n lie; groups: of each, or None; parts: (n,) what each is for.
+    crossed: whether all of them set the threshold, too.
     """
 
     pixels: CachedPixels
     image_ids: list[str]
     paths: list[str]
+    groups: list[str | None]
     parts: np.ndarray
+    crossed: bool
 
-    def rows(self, part: str) -> np.ndarray:
-        """Row numbers of a part."""
-        return np.flatnonzero(self.parts == part)
+    def rows(self, *parts: str) -> np.ndarray:
+        """Row numbers of some parts."""
+        return np.flatnonzero(np.isin(self.parts, parts))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -97,13 +118,20 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     for warning in training.warnings:
         log.warning("%s", warning)
     facts = _facts(training, normals, manifest, options, batch_id)
-    facts |= {"n_near_duplicates": n_alike, "settled": settled.why}
+    n_groups = count_groups(manifest.table)
+    facts |= {"n_near_duplicates": n_alike, "n_groups": n_groups, "settled": settled.why}
+    if normals.crossed:
+        facts |= {"crossed": True}
+        _keep_unseen(training.unseen, normals, training.model, unseen_rows(options, batch_id))
     model_id = keep_bundle(training.model, workspace, facts)
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
         _write_history(training.history, workspace.history(model_id), workspace, run)
     write_card(workspace, model_id)
-    return Fitted(model_id, **{f"n_{part}": n for part, n in normals.counts.items()})
+    counts = {f"n_{part}": n for part, n in normals.counts.items()}
+    if normals.crossed:
+        counts["n_calibration"] = len(normals.rows(*_FITTED))
+    return Fitted(model_id, **counts, n_groups=n_groups, crossed=normals.crossed)
 
 
 def unfinished(options: TrainOptions, batch_id: str) -> Path:
@@ -115,6 +143,29 @@ def unfinished(options: TrainOptions, batch_id: str) -> Path:
     content = [batch_id, *(part.to_dict() for part in parts)]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Workspace.at(options.workspace).checkpoint("t" + digest[:16])
+
+
+def unseen_rows(options: TrainOptions, batch_id: str) -> Path:
+    """The file of what models of other images say of each image that a cross-fitted model was trained on."""
+    return unfinished(options, batch_id) / "unseen.parquet"
+
+
+def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
+    """Write rows as calibration has them of images that it scores itself."""
+    rows = normals.rows(*_FITTED)
+    found = columns_of(unseen, model)
+    table = pa.table(
+        {
+            "relative_path": [normals.paths[row] for row in rows],
+            "image_id": [normals.image_ids[row] for row in rows],
+            "label": pa.array([0] * len(rows), pa.int8()),
+            "split": ["calibration"] * len(rows),
+            "group": pa.array([normals.groups[row] for row in rows], pa.string()),
+            **{name: pa.array(values, pa.float64()) for name, values in found.items()},
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, path, table.schema)
 
 
 def clean_up(options: TrainOptions, batch_id: str) -> None:
@@ -156,13 +207,16 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     unreadable = {image_id: reason for image_id, reason in zip(first, found, strict=True) if reason}
     usable = [image_id for image_id in first if image_id not in unreadable]
     check_enough(options.normal, len(usable), len(manifest))
-    part_of = assign_parts(manifest.table, usable, options)
-    paths = manifest.table["relative_path"].to_pylist()
+    solved = model_config(options).is_linear
+    part_of = assign_parts(manifest.table, usable, options, solved)
+    paths, groups = (manifest.table[name].to_pylist() for name in ("relative_path", "group"))
     normals = Normals(
         cache.pixels,
         usable,
         [paths[first[image_id]] for image_id in usable],
+        [groups[first[image_id]] for image_id in usable],
         np.array([part_of[image_id] for image_id in usable]),
+        crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options),
     )
     table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache.pixels)
     return replace(manifest, table=table), normals
@@ -202,8 +256,10 @@ def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
     import_keras()
     import keras
 
-    rows, validation = normals.rows("train"), normals.rows("validation")
     config, settings = model_config(options), train_config(options)
+    if config.is_linear:
+        return _solve(normals, options, config, settings, checkpoint)
+    rows, validation = normals.rows("train"), normals.rows("validation")
     n_pretext = vae_core.n_pretext_epochs(config, settings)
     with progress(f"training on {len(rows)} images", n_pretext + options.epochs) as advance:
         done = 0
@@ -231,6 +287,29 @@ def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
             )
         except vae_core.PixelsError as error:
             raise UsageError(f"{options.normal}: {error}.") from error
+        except vae_core.BackboneError as error:
+            raise UsageError(f"{error}.") from error
+
+
+def _solve(normals: Normals, options: TrainOptions, config: Any, settings: Any, checkpoint: Path) -> Any:
+    """Fit a linear head, which needs no images to be stopped by."""
+    rows = normals.rows(*_FITTED)
+    ids, groups = ([of[row] for row in rows] for of in (normals.image_ids, normals.groups))
+    n_folds = min(vae_core.N_FOLDS, n_groups_of(ids, groups) or len(ids))
+    log.info("features by %s, head %s", config.backbone, config.head)
+    with progress(f"features of {len(rows)} images", len(rows) * settings.rotations) as advance:
+        try:
+            return vae_core.train(
+                normals.pixels.take(rows),
+                None,
+                config,
+                settings,
+                preprocessing=make_preprocessing(options).to_dict(),
+                names=[normals.paths[row] for row in rows],
+                folds=folds(ids, groups, n_folds, options.seed),
+                checkpoint=checkpoint,
+                advance=advance,
+            )
         except vae_core.BackboneError as error:
             raise UsageError(f"{error}.") from error
 
@@ -281,6 +360,9 @@ def model_config(options: TrainOptions) -> Any:
             likelihood=options.likelihood,
             sigma=options.sigma,
             statistic=options.statistic,
+            of=options.of,
+            head=options.head,
+            subject=options.subject,
             smoothing_px=options.smoothing_px,
             noise_draws=options.noise_draws,
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from detectors import Threshold
+from detectors import APPROXIMATE, Threshold
 
 #: Rarer than this by chance is called more than chance; and what is between is not called chance, either.
 _RARE, _UNUSUAL = 0.01, 0.05
@@ -20,6 +20,9 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     >>> threshold = Threshold.from_normals(range(1, 1000), fpr=0.01, review_fpr=0.02)
     >>> headline({"images": 2630, "scored": 2624, "anomalous": 37, "review": 12}, threshold)
     '37 of 2,624 images anomalous, 12 for review; at the promised 1 % about 26 false alarms would be normal.'
+    >>> threshold = Threshold.from_normals(range(1, 1000), fpr=0.01, cross=True)
+    >>> headline({"images": 2630, "scored": 2624, "anomalous": 37, "review": 0}, threshold)
+    '37 of 2,624 images anomalous; at an aim of 1 % (approximate) about 26 false alarms would be normal.'
     """
     n_scored = counts["scored"]
     if not n_scored:
@@ -31,7 +34,9 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
         text += f", {counts['review']:,} for review"
     if threshold.fpr is None:
         return f"{text}; no promised rate of false alarms."
-    return f"{text}; at the promised {100 * threshold.fpr:.3g} % {_false_alarms(threshold.fpr * n_scored)}."
+    rate = f"{100 * threshold.fpr:.3g} %"
+    at = f"an aim of {rate} (approximate)" if threshold.approximate else f"the promised {rate}"
+    return f"{text}; at {at} {_false_alarms(threshold.fpr * n_scored)}."
 
 
 def chance(counts: Mapping[str, int], threshold: Threshold | None) -> str:
@@ -44,10 +49,17 @@ def chance(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     Chance alone can explain the anomalous images: with no defects, as many or more come in about 14 of 100 batches.
     >>> print(chance({"scored": 2624, "anomalous": 12}, threshold))
     No more anomalous images than chance would give.
+    >>> print(chance({"scored": 2624, "anomalous": 12}, Threshold.from_normals(range(1, 1000), fpr=0.01, cross=True)))
+    No more anomalous images than chance would give (approximate: cross-fitted, no guarantee).
     """
     probability = None if threshold is None else threshold.chance(counts["anomalous"], counts["scored"])
-    if probability is None or not counts["scored"]:
+    if threshold is None or probability is None or not counts["scored"]:
         return ""
+    said = _explained(probability)
+    return f"{said[:-1]} ({APPROXIMATE})." if threshold.approximate else said
+
+
+def _explained(probability: float) -> str:
     if probability > 0.5:
         return "No more anomalous images than chance would give."
     if probability > _RARE:

@@ -31,6 +31,7 @@ from data import (
     write_table,
 )
 from flows.errors import UsageError
+from flows.parts import count_groups
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import CalibrateOptions, ExportOptions, IngestOptions, ScoreOptions, TrainOptions
@@ -43,6 +44,7 @@ ROWS = 4096
 _EARLIER = 100
 
 LISTED = "nelbo.listed_ns"
+N_GROUPS = "nelbo.n_groups"
 _UNLISTED = "nelbo.n_folders_unlisted"
 
 
@@ -174,8 +176,10 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
 
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
-    """Write a manifest to its place."""
+    """Write a manifest to its place; where there are groups, it says how many."""
     metadata = manifest_metadata(manifest.root, run, manifest.listed_ns, manifest.n_folders_unlisted)
+    n_groups = count_groups(manifest.table)
+    metadata |= {} if n_groups is None else {N_GROUPS: str(n_groups)}
     with workspace.using(batch_id):
         write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
 

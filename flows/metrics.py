@@ -65,7 +65,7 @@ def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
     measured = (
         ("realised false-alarm rate", evaluation.realised_fpr, _percent, "exact binomial"),
         ("share of the anomalous found", evaluation.recall, _percent, "exact binomial"),
-        ("share found at the promised rate on these normal images", evaluation.recall_at_fpr, _percent, bootstrap),
+        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, _percent, bootstrap),
         ("F1", evaluation.f1, _number, bootstrap + beside),
         ("AUROC", evaluation.auroc, _number, ""),
         ("average precision", evaluation.average_precision, _number, f"{bootstrap}; depends on the share of anomalies"),

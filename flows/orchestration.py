@@ -33,6 +33,7 @@ from flows.cluster import carry_out
 from flows.compaction import compact_workspace
 from flows.errors import NotYetError, bad_input, is_transient
 from flows.exporting import export_model
+from flows.former_settings import without_former
 from flows.ingestion import ingest_batch
 from flows.lines import WORKSPACE, same_everywhere
 from flows.reporting import report_batch
@@ -204,12 +205,12 @@ class _Flow(Flow[..., dict[str, Any]]):
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         """Run it."""
         refuse_credentials([args, parameters])
-        return super().__call__(*args, **parameters)
+        return super().__call__(*args, **without_former(parameters))
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The same with their types; of a deployment's runs, too."""
         refuse_credentials(parameters)
-        return super().validate_parameters(parameters)
+        return super().validate_parameters(without_former(parameters))
 
 
 def _make_flow(

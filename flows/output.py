@@ -118,6 +118,7 @@ def print_demo(result: dict[str, Any]) -> None:
     trained, scored = result["train"], result["score"]
     metrics = scored["metrics"]
     rate, area = metrics["realised_fpr"], metrics["auroc"]
+    aim, _, rates = trained["promise"].partition(": ")
     _table(
         [
             (
@@ -125,7 +126,7 @@ def print_demo(result: dict[str, Any]) -> None:
                 f"{scored['n_images']}: {metrics['n_normal']} normal, {metrics['n_anomalous']} defective",
             ),
             ("flagged", f"{scored['n_anomalous']}, of them {metrics['detected']} defective"),
-            ("false alarms promised", trained["promise"].partition(": ")[2]),
+            (aim.replace("false-alarm rate", "false alarms"), rates),
             ("false alarms realised", f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"),
             ("AUROC", f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}] (95 %)"),
             ("scores", scored["scores"]),

@@ -1,36 +1,84 @@
-"""Training images in parts that share no content: train, validation, calibration."""
+"""Training images in parts that share no content and no group: train, validation, calibration."""
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import InputError, split_by_content
+from data import InputError, groups_of, n_groups, split_by_content, united
 from detectors import CalibrationError, check_size, n_needed, part_sizes, trim
-from detectors.joint import MIN_REFERENCE
-from flows.settings import CalibrationSettings, TrainOptions
+from flows.errors import UsageError
+from flows.settings import AUTO, CalibrationSettings, TrainOptions
+
+log = logging.getLogger(__name__)
 
 MIN_NORMALS = 20
 
+#: Fewer calibration images promise a rate so vaguely that cross-fitting, approximate but of all images, is better.
+HELD_OUT_FROM = 200
+
+#: Fewer are too few to keep some of them apart: one group more or less in a part would change everything.
+MIN_GROUPS = 5
+
+
+def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
+    """The rows with the groups that their paths say; where no rule is given, with those that they have.
+
+    Raises:
+        InputError: the rule takes too long.
+    """
+    if group_by is None:
+        return table
+    if table["group"].null_count < len(table):
+        log.warning("%s: its column 'group' is passed over, as group_by=%s is given", source, group_by)
+    groups = groups_of(table["relative_path"].to_pylist(), group_by)
+    if n_alone := groups.count(None):
+        log.warning(
+            "%s: group_by=%s finds nothing in the paths of %d of %d files (first: %s); each is a group of its own",
+            source,
+            group_by,
+            n_alone,
+            len(groups),
+            table["relative_path"][groups.index(None)],
+        )
+    return _with_texts(table, "group", groups)
+
+
+def with_united_groups(table: pa.Table) -> pa.Table:
+    """The rows with groups that share a content as one: some of the rows are enough then to tell what is apart."""
+    return _with_texts(table, "group", united(table["image_id"].to_pylist(), table["group"].to_pylist()))
+
 
 def without_test(table: pa.Table) -> pa.Table:
-    """The rows that are not for testing, and no copies of those either."""
+    """The rows that are not for testing, and none of the same content or group either."""
     for_test = pc.equal(pc.fill_null(table["split"], ""), "test")
-    contents = table.filter(for_test)["image_id"].drop_null()
-    copies = pc.is_in(table["image_id"], contents.combine_chunks())
-    return table.filter(pc.invert(pc.or_(for_test, copies)))
+    whole = with_united_groups(table)
+    for name in ("image_id", "group"):
+        tested = whole.filter(for_test)[name].drop_null().combine_chunks()
+        for_test = pc.or_(for_test, pc.is_in(whole[name], tested))
+    return table.filter(pc.invert(for_test))
 
 
 def check_parts(source: str, table: pa.Table) -> None:
-    """The same content in two parts would let a threshold be judged on what the model has seen."""
-    part_of: dict[str, str] = {}
-    rows = zip(*(table[name].to_pylist() for name in ("relative_path", "image_id", "split")), strict=True)
-    for path, image_id, split in rows:
-        if image_id and split and part_of.setdefault(image_id, split) != split:
-            raise InputError(
-                f"{source}: {path} is in part {split!r}, and the same image in {part_of[image_id]!r}. "
-                "Leave one of the two out."
-            )
+    """The same content, or group, in two parts would let a threshold be judged on what the model has seen."""
+    part_of: dict[tuple[str, str], str] = {}
+    whole = with_united_groups(table)
+    rows = zip(*(whole[name].to_pylist() for name in ("relative_path", "image_id", "group", "split")), strict=True)
+    for path, image_id, group, split in rows:
+        for what, key in (("the same image", image_id), (f"another image of its group {group!r}", group)):
+            if key and split and part_of.setdefault((what, key), split) != split:
+                raise InputError(
+                    f"{source}: {path} is in part {split!r}, and {what} in {part_of[what, key]!r}. "
+                    "Leave one of the two out."
+                )
+
+
+def count_groups(table: pa.Table) -> int | None:
+    """How many groups the usable images make; None where no row has one."""
+    usable = with_united_groups(table).take(pa.array(first_of_each(table).values(), pa.int64()))
+    return n_groups(usable["image_id"].to_pylist(), usable["group"].to_pylist())
 
 
 def check_enough(source: str, n_distinct: int, n_listed: int) -> None:
@@ -52,23 +100,60 @@ def first_of_each(table: pa.Table) -> dict[str, int]:
     return first
 
 
-def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions) -> dict[str, str]:
-    """Content hash -> part, of the contents that are usable.
+def crosses(table: pa.Table, n_usable: int, options: TrainOptions, solved: bool) -> bool:
+    """Whether images that are trained on set the threshold, by scores of models that have not seen them.
 
-    Validation and calibration images that the manifest names are kept; a part that it does not name is drawn by
-    content from the others.
+    Args:
+        solved: whether the network is; only then are there such scores.
 
     Raises:
-        InputError: the parts named leave too few images for another.
+        UsageError: that is asked for of a network that is trained.
     """
-    ids = table["image_id"].to_pylist()
-    named = {image_id: part for image_id, part in zip(ids, table["split"].to_pylist(), strict=True) if part}
-    part_of = {image_id: named[image_id] for image_id in usable if named.get(image_id, "train") != "train"}
+    if options.calibrate_on == "cross" and not solved:
+        raise UsageError(
+            "calibrate_on=cross is of the heads linear and linear_image, which are solved in seconds, and this network "
+            "is trained once. Leave it out."
+        )
+    if options.calibrate_on != AUTO or not solved or options.confidence is not None:
+        return options.calibrate_on == "cross"
+    named = "calibration" in table["split"].to_pylist()
+    size = part_sizes(n_usable, calibration_needs(options))["calibration"]
+    return not named and size < HELD_OUT_FROM
+
+
+def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions, solved: bool = False) -> dict[str, str]:
+    """Content hash -> part, of the contents that are usable.
+
+    A network that is solved needs no validation images, and with cross-fitting no others for calibration.
+
+    Validation and calibration images that the manifest names are kept, and images of their groups with them; a part
+    that it does not name is drawn by content from the others, in whole groups.
+
+    Raises:
+        InputError: the parts named leave too few images for another, or there are too few groups, or too large ones.
+    """
+    whole = with_united_groups(table)
+    rows = list(zip(*(whole[name].to_pylist() for name in ("image_id", "group", "split")), strict=True))
+    group_of = {image_id: group for image_id, group, _ in rows if image_id}
+    _check_groups(options.normal, usable, [group_of[image_id] for image_id in usable])
+    named = {image_id: part for image_id, _, part in rows if part}
+    named_groups = {group: part for _, group, part in rows if group and part}
+    part_of = {}
+    for image_id in usable:
+        part = named.get(image_id) or named_groups.get(group_of[image_id], "train")
+        if part != "train":
+            part_of[image_id] = part
     free = [image_id for image_id in usable if image_id not in part_of]
-    sizes = part_sizes(len(free), calibration_needs(options), have=set(part_of.values()))
-    part_of |= dict(zip(free, split_by_content(free, sizes, "train", options.seed), strict=True))
+    have = set(part_of.values()) | ({"validation"} if solved else set())
+    if crosses(table, len(usable), options, solved):
+        have.add("calibration")
+    part_of |= dict(zip(free, _draw(free, [group_of[x] for x in free], have, options), strict=True))
     counts = Counter(part_of.values())
-    n_least = {"train": 1, "validation": 1, "calibration": calibration_needs(options) if counts["calibration"] else 0}
+    n_least = {
+        "train": 1,
+        "validation": 0 if solved else 1,
+        "calibration": calibration_needs(options) if counts["calibration"] else 0,
+    }
     for part, least in n_least.items():
         if counts[part] < least:
             raise InputError(
@@ -78,6 +163,68 @@ def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions) -> d
     return part_of
 
 
+def _check_groups(source: str, usable: list[str], groups: list[str | None]) -> None:
+    found = n_groups(usable, groups)
+    if found is not None and found < MIN_GROUPS:
+        raise InputError(
+            f"{source}: {len(usable)} usable images make {found} groups, and training needs at least {MIN_GROUPS}: "
+            "groups stay whole, and each part takes some. Add images of other groups, name smaller ones (--group-by, "
+            "or the column 'group' of a manifest), or leave the groups out if the images are independent."
+        )
+
+
+def _draw(free: list[str], groups: list[str | None], have: set[str], options: TrainOptions) -> list[str]:
+    """The parts of images that none is named for."""
+    least = calibration_needs(options)
+    sizes = part_sizes(len(free), least, have)
+    # As without groups: calibration takes half at most.
+    within = {"calibration": (least, len(free) // 2), "validation": (1, len(free))}
+    try:
+        return split_by_content(free, sizes, "train", options.seed, groups, within)
+    except ValueError as error:
+        raise InputError(
+            f"{options.normal}: {error}. Groups stay whole: add images of other groups, name smaller ones, "
+            f"or ask for a larger fpr than {options.fpr}."
+        ) from error
+
+
+def halved(image_ids: Sequence[str], groups: Sequence[str | None], labels: Sequence[int]) -> list[str]:
+    """What labelled images are for: of either kind half choose a threshold, and the others judge it.
+
+    Args:
+        groups: of groups that share a content one; see `with_united_groups`.
+        labels: 0 or 1 of each.
+
+    Returns:
+        "calibration" or "test" of each; images of one group are in one half, also where they are of both kinds.
+
+    Raises:
+        InputError: so few groups that of one kind there are none in a half.
+
+    >>> halved(["a", "b", "c", "d"], [None, None, "p", "q"], [0, 0, 1, 1])
+    ['test', 'calibration', 'calibration', 'test']
+    """
+    rows = list(zip(image_ids, groups, labels, strict=True))
+    part_of: dict[str, str] = {}
+    part_of_group: dict[str | None, str] = {}
+    for label, kind in ((1, "anomalous"), (0, "normal")):
+        of_kind = [(image_id, group) for image_id, group, found in rows if found == label]
+        part_of |= {image_id: part_of_group[group] for image_id, group in of_kind if group in part_of_group}
+        free = {image_id: group for image_id, group in of_kind if group not in part_of_group}
+        size = len(of_kind) // 2 - sum(part_of.get(image_id) == "test" for image_id, _ in of_kind)
+        sizes = {"test": min(max(size, 0), len(free))}
+        part_of |= dict(
+            zip(free, split_by_content(list(free), sizes, "calibration", 0, list(free.values())), strict=True)
+        )
+        part_of_group |= {group: part_of[image_id] for image_id, group in free.items() if group is not None}
+        if len(of_kind) > 1 and len({part_of[image_id] for image_id, _ in of_kind}) == 1:
+            raise InputError(
+                f"{len(of_kind)} {kind} images are in too few groups for two halves, one that chooses a threshold and "
+                "one that judges it. Label images of other groups too, or name smaller groups."
+            )
+    return [part_of[image_id] for image_id in image_ids]
+
+
 def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, str]) -> pa.Table:
     """The manifest with what decoding found (content hash -> reason), and each usable file's part."""
     ids = table["image_id"].to_pylist()
@@ -85,21 +232,23 @@ def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, s
         reason or unreadable.get(image_id) for image_id, reason in zip(ids, table["reason"].to_pylist(), strict=True)
     ]
     parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
-    for name, values in (("reason", reasons), ("split", parts)):
-        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
-    return table
+    return _with_texts(_with_texts(table, "reason", reasons), "split", parts)
+
+
+def _with_texts(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
 
 
 def calibration_needs(options: CalibrationSettings) -> int:
-    """Calibration images that the promise needs, with those that are trimmed or make a joint statistic's tails.
+    """Calibration images that the promise needs, with those that are trimmed.
 
-    >>> calibration_needs(CalibrationSettings()), calibration_needs(CalibrationSettings(joint="fisher"))
-    (19, 42)
+    >>> calibration_needs(CalibrationSettings()), calibration_needs(CalibrationSettings(contamination=0.1))
+    (19, 22)
     """
     n = n_needed(options.fpr, options.confidence)
     while len(trim(range(n), options.contamination)) < n_needed(options.fpr, options.confidence):
         n += 1
-    return n if options.joint is None else 2 * max(n, MIN_REFERENCE)
+    return n
 
 
 def check_calibration_size(n: int, options: CalibrationSettings) -> None:
@@ -108,13 +257,10 @@ def check_calibration_size(n: int, options: CalibrationSettings) -> None:
     Raises:
         CalibrationError: how many are needed, and for what.
     """
-    if options.joint is None and not options.contamination:
+    if not options.contamination:
         check_size(n, options.fpr, options.confidence)
     elif n < calibration_needs(options):
-        why = ["" if options.confidence is None else f" at confidence={options.confidence}"]
-        why += [f" after contamination={options.contamination} is trimmed" if options.contamination else ""]
-        why += [f" with joint={options.joint}, which takes half of the images," if options.joint else ""]
         raise CalibrationError(
-            f"fpr={options.fpr}{''.join(why)} needs at least {calibration_needs(options)} calibration images, got {n}. "
-            "Add normal images, or ask for a larger fpr."
+            f"fpr={options.fpr} after contamination={options.contamination} is trimmed needs at least "
+            f"{calibration_needs(options)} calibration images, got {n}. Add normal images, or ask for a larger fpr."
         )

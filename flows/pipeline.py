@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import vae_core
-from data import MEASURES, QUALITY, File, Images, Preprocessing, image_quality, iter_images
+from data import JOINT_PARTS, MEASURES, QUALITY, File, Images, Preprocessing, image_quality, iter_images
 from flows.ahead import ahead
 from flows.settings import DecodingSettings
 from vae_core import Scorable
@@ -109,7 +109,11 @@ def measures(model: Scorable, pixels: np.ndarray) -> dict[str, Any]:
     Args:
         pixels: (n, h, w, c) as the model takes them.
     """
-    score = vae_core.score(model, pixels, maps=False)
+    return columns_of(vae_core.score(model, pixels, maps=False), model)
+
+
+def columns_of(score: vae_core.Score, model: Scorable) -> dict[str, Any]:
+    """A model's scores by the names of ``MEASURES``; each (n,)."""
     n_values = Preprocessing(**model.preprocessing).n_values
     config = model.config
     return {
@@ -123,7 +127,13 @@ def measures(model: Scorable, pixels: np.ndarray) -> dict[str, Any]:
         "z_log_var_sum": score.z_log_var_sum,
         "worst_pixels_nats": score.worst_pixels,
         "peak": score.peak,
+        **{name: _or_nulls(getattr(score, name), len(score.nelbo)) for name in JOINT_PARTS},
     }
+
+
+def _or_nulls(values: np.ndarray | None, n: int) -> Any:
+    """The values of a measure that not all models have."""
+    return pa.nulls(n, pa.float64()) if values is None else values
 
 
 def warn_of_colour(rows: pa.Table, model_id: str) -> int:

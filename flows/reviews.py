@@ -1,5 +1,6 @@
 """Reviews: what people decided on flagged images. Each decision is written once and never changed."""
 
+import contextlib
 import math
 import re
 import unicodedata
@@ -17,13 +18,16 @@ from data import (
     REVIEWS_SCHEMA,
     InputError,
     MissingError,
+    Place,
     iter_rows,
+    read_table,
     write_table,
 )
 from detectors import CalibrationError
 from flows.compaction import JOINED_REVIEWS, KINDS, distinct, list_files, read_rows_of
 from flows.errors import NotYetError, UsageError
 from flows.models import unseen_in_training
+from flows.parts import with_united_groups
 from flows.workspace import Workspace, check_id
 
 MAX_REVIEWER, MAX_NOTE = 100, 2_000
@@ -157,7 +161,8 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
 
     Returns:
         One row an image, in order of ``image_id``: the columns of ``CALIBRATION_SCHEMA`` but the score, ``label`` as
-        decided last. And how many reviewed images are left out: not flagged by this model, or its scores are gone.
+        decided last, and ``group`` as their batches' manifests say. And how many reviewed images are left out: not
+        flagged by this model, or its scores are gone.
 
     Raises:
         NotYetError: there are no reviews.
@@ -188,18 +193,29 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
 def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_id: str) -> pa.Table:
     """Each of these images that the model flags, or flagged when it was shown, once, with its measures."""
     columns = ["relative_path", "image_id", *MEASURES]
-    found = [CALIBRATION_SCHEMA.empty_table().select(columns)]
+    found = [CALIBRATION_SCHEMA.empty_table().select(columns).append_column("group", pa.array([], pa.string()))]
     folder = workspace.root / "scores" / f"model_id={check_id(model_id)}"
     for place in list_files(folder, "batch_id=*/scores.parquet"):
         for rows in iter_rows(place, _ROWS, [*columns, "verdict"]):
             rows = rows.filter(pc.and_(pc.is_in(rows["image_id"], image_ids), pc.is_valid(rows["nelbo_nats"])))
             raised = pc.is_in(rows["verdict"].cast(pa.string()), pa.array(["anomalous", "review"]))
             rows = rows.filter(pc.or_(raised, pc.is_in(rows["image_id"], shown)))
-            found.append(rows.select(columns).replace_schema_metadata(None))
-    table = pa.concat_tables(found)
+            if rows.num_rows:
+                found.append(_with_groups(rows.select(columns).replace_schema_metadata(None), workspace, place))
+    table = with_united_groups(pa.concat_tables(found))
     # In several batches an image has the same score.
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     return table.take(pa.array([row for _, row in sorted(row_of.items())], pa.int64()))
+
+
+def _with_groups(rows: pa.Table, workspace: Workspace, scores: Place) -> pa.Table:
+    """The rows of a batch's scores with the groups that its manifest names, as long as it is there."""
+    group_of: dict[str, str | None] = {}
+    with contextlib.suppress(MissingError):
+        manifest = read_table(workspace.manifest(scores.parent.name.partition("=")[2]), ["image_id", "group"])
+        group_of = dict(zip(*(column.to_pylist() for column in manifest.columns), strict=True))
+    groups = [group_of.get(image_id) for image_id in rows["image_id"].to_pylist()]
+    return rows.append_column("group", pa.array(groups, pa.string()))
 
 
 def _check_unseen(rows: pa.Table, workspace: Workspace, model_id: str) -> None:

@@ -34,15 +34,21 @@ from pydantic_settings import (
 )
 
 from data.errors import InputError
+from data.groups import check_group_by
 from data.limits import Limits
 from data.urls import HARMLESS, check_urls
 from flows.errors import UsageError
+from flows.former_settings import FORMER, without_former
 from flows.home import expand_home
 
 ENV_PREFIX = "NELBO_"
 
 #: The dashboard's password: a secret, so it is in the environment alone and no setting.
 PASSWORD = "NELBO_DASHBOARD_PASSWORD"  # noqa: S105 - its name
+
+
+#: What suits the images, or another setting.
+AUTO: Final = "auto"
 
 
 def _rows(value: Any) -> Any:
@@ -55,11 +61,15 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
+def _names_or_auto(value: Any) -> Any:
+    """The same, or None for "auto"; an empty text is no name."""
+    if not isinstance(value, str):
+        return value
+    return None if value == AUTO else [name for name in _names(value) if name]
+
+
 #: What a model can be exported for, and scored with.
 EngineName = Literal["keras", "openvino", "onnx"]
-
-#: What suits the images, or another setting.
-AUTO: Final = "auto"
 
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
@@ -101,6 +111,17 @@ def _scheduler_address(text: str) -> str:
     return text
 
 
+def _group_rule(text: str) -> str:
+    try:
+        check_group_by(text)
+    except ValueError as error:
+        raise UsageError(
+            f"group_by={text!r}: {error}. Expected folder, or a regular expression that finds a group's name in a "
+            r"path, such as (part\d+)_."
+        ) from error
+    return text
+
+
 class Options(BaseModel):
     """Base of all options."""
 
@@ -113,7 +134,7 @@ class Options(BaseModel):
     def _without_credentials(cls, values: Any) -> Any:
         """First of all, wherever the values come from: what follows may log, store or send them."""
         refuse_credentials(values)
-        return values
+        return without_former(values) if isinstance(values, dict) else values
 
 
 class DecodingSettings(BaseModel):
@@ -154,10 +175,21 @@ class ModelSettings(BaseModel):
     preset: Text = Field(
         "auto", description="Architecture: features, conv_1x1x16, conv_spatial or resnet; auto is what suits the size."
     )
-    backbone: Text | None = Field(None, description="Of the preset features: self_trained, or one with weights.")
+    backbone: Text | None = Field(
+        None,
+        description="Of the preset features: efficientnet_lite0 where its weights are installed, else filters; or "
+        "self_trained, or one with weights.",
+    )
+    head: Text | None = Field(
+        None, description="Of the preset features: linear, linear_image or deep; by default what suits the backbone."
+    )
+    subject: Text | None = Field(
+        None, description="Of the head linear: aligned or free; by default what unseen images are likelier under."
+    )
     likelihood: Text = Field("auto", description="p(x given z); auto is what suits the preset.")
     sigma: float | None = Field(None, gt=0, description="Of the likelihood gaussian_fixed_sigma.")
-    statistic: Text = Field("peak", description="What is thresholded: peak or nelbo.")
+    statistic: Text = Field("auto", description="What is thresholded: joint (of features), peak or nelbo.")
+    of: Text = Field("nelbo", description="What the map under joint and peak is of: nelbo or distortion.")
     smoothing_px: int = Field(
         0,
         ge=0,
@@ -218,6 +250,7 @@ class TrainingSettings(BaseModel):
     flip: Text = Field("none", description="Mirror images that are normal too: horizontal, vertical or both.")
     shift_px: int = Field(0, ge=0, description="Largest shift that keeps an image normal.")
     precision: Text = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
+    rotations: int = Field(1, description="Of the head linear_image: 4 shows it each image in four turns.")
     pretext_steps: int = Field(1500, ge=1, description="Batches that the backbone self_trained learns from.")
     backbone_weights: PathText | None = Field(None, description="File of the weights of another backbone.")
     devices: int = Field(1, ge=1, description="Over which each batch is spread.")
@@ -226,11 +259,24 @@ class TrainingSettings(BaseModel):
     keep_cache: bool = Field(False, description="Keep the decoded images for the next training.")
 
 
+class SplitSettings(BaseModel):
+    """How training images are shared out."""
+
+    group_by: Annotated[Text, AfterValidator(_group_rule)] | None = Field(
+        None, description="Images that stay on one side of every split: folder, or a regular expression of paths."
+    )
+    calibrate_on: Literal["auto", "held_out", "cross"] = Field(
+        AUTO,
+        description="What sets the threshold: held_out images, which promises a rate exactly; or cross, where every "
+        "image is scored by a model of others and is trained on, too; auto takes held_out from 200 on.",
+    )
+
+
 class PromotionSettings(BaseModel):
     """What becomes of a model once it is trained."""
 
-    engines: Annotated[tuple[EngineName, ...], NoDecode, BeforeValidator(_names)] = Field(
-        (), description="What it is exported for before it is promoted."
+    engines: Annotated[tuple[EngineName, ...] | None, NoDecode, BeforeValidator(_names_or_auto)] = Field(
+        None, description="What it is exported for before it is promoted; by default openvino for features."
     )
 
 
@@ -243,13 +289,6 @@ class CalibrationSettings(BaseModel):
     )
     contamination: float = Field(0.0, ge=0, lt=0.5, description="Share of the calibration images that are anomalous.")
     review_fpr: float | None = Field(None, gt=0, lt=1, description="Rate of the lower end of a band for review.")
-    joint: Literal["fisher", "cauchy", "minimum"] | None = Field(
-        None, description="Rule that joins several statistics into the anomaly score."
-    )
-    joint_statistics: Annotated[tuple[Text, ...], NoDecode, BeforeValidator(_names)] = Field(
-        ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels"),
-        description="Which ones.",
-    )
 
     @model_validator(mode="after")
     def _together(self) -> "CalibrationSettings":
@@ -278,7 +317,7 @@ class ScoringSettings(BaseModel):
     """How a batch is worked through."""
 
     engine: Literal["auto", EngineName] = Field(
-        "keras", description="What computes the scores; auto takes the fastest that the model was exported for."
+        AUTO, description="What computes the scores; auto takes the fastest that the model was exported for."
     )
     shard_size: int | None = Field(
         None, ge=1, description="Images in a shard; by default a fiftieth of the batch, 256 to 4,096."
@@ -305,7 +344,15 @@ class IngestOptions(Options, DecodingSettings):
     batch_id: Text | None = None
 
 
-class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, CalibrationSettings, PromotionSettings):
+class TrainOptions(
+    Options,
+    DecodingSettings,
+    SplitSettings,
+    ModelSettings,
+    TrainingSettings,
+    CalibrationSettings,
+    PromotionSettings,
+):
     """Of the flow and command ``train``."""
 
     normal: PathText
@@ -314,6 +361,15 @@ class TrainOptions(Options, DecodingSettings, ModelSettings, TrainingSettings, C
     gate: PathText | None = Field(
         None, description="Held-out images on which a new model must not do worse to be promoted."
     )
+
+    @model_validator(mode="after")
+    def _cross(self) -> "TrainOptions":
+        if self.calibrate_on == "cross" and self.confidence is not None:
+            raise UsageError(
+                f"confidence={self.confidence} does not go with calibrate_on=cross, whose rate is approximate. "
+                "Leave one of the two out."
+            )
+        return self
 
 
 class CalibrateOptions(Options, DecodingSettings, CalibrationSettings, LabelSettings):
@@ -409,6 +465,7 @@ class Settings(
     BaseSettings,
     Options,
     DecodingSettings,
+    SplitSettings,
     ModelSettings,
     TrainingSettings,
     CalibrationSettings,
@@ -488,11 +545,17 @@ def setting_of(variable: str) -> str | None:
 def strange_variables() -> list[str]:
     """Variables of the environment that begin as settings do and are none, such as Kubernetes' of a Service nelbo."""
     ours = (name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != PASSWORD)
-    return sorted(name for name in ours if setting_of(name) is None)
+    return sorted(name for name in ours if setting_of(name) is None and _former_setting_of(name) is None)
+
+
+def _former_setting_of(variable: str) -> str | None:
+    return next((name for name in FORMER if variable.upper() == f"{ENV_PREFIX}{name}".upper()), None)
 
 
 def _settings(config: Path | None, said: Mapping[str, Any]) -> Settings:
     content = {} if config is None else _read_toml(config)
+    # Pydantic looks for no variable that is no field.
+    content |= {name: value for variable, value in os.environ.items() if (name := _former_setting_of(variable))}
 
     class WithFile(Settings):
         @classmethod
@@ -551,7 +614,7 @@ def _naming_variable(error: UsageError, elsewhere: set[str]) -> UsageError:
 
 
 def _refuse_unknown(origin: str, keys: Sequence[str]) -> None:
-    unknown = [key for key in keys if key not in Settings.model_fields]
+    unknown = [key for key in keys if key not in Settings.model_fields and key not in FORMER]
     if unknown:
         known = ", ".join(sorted(Settings.model_fields))
         raise UsageError(f"{origin}: unknown key {unknown[0]!r}. Known are {known}.")

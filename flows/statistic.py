@@ -1,4 +1,4 @@
-"""The anomaly score of an image: one of the model's statistics, or several joined into one."""
+"""The anomaly score of an image: one of the model's statistics; in calibrations of 0.1 also several, by a rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,32 +6,36 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data import STATISTICS
-from detectors import Joint
+from data import JOINT, JOINT_PARTS, STATISTICS
+from detectors.tail_rules import TWO_SIDED, TailRule
 
 
 @dataclass(frozen=True)
 class Statistic:
     """What a threshold is compared with.
 
-    name: of ``STATISTICS``, or "joint_" and the rule.
-    joint: the rule with its reference scores; None for a single statistic.
+    name: of ``STATISTICS``, or "joint"; or "joint_" and the rule.
+    rule: of version 0.1, with its reference scores; None for a single statistic.
     """
 
     name: str
-    joint: Joint | None = None
+    rule: TailRule | None = None
 
     @classmethod
-    def joined(cls, reference: pa.Table, statistics: Sequence[str], rule: str) -> "Statistic":
+    def by_rule(cls, reference: pa.Table, statistics: Sequence[str], rule: str) -> "Statistic":
         """Several statistics by a rule, against rows of normal images that serve nothing else."""
-        return cls(f"joint_{rule}", Joint(_measures(reference), statistics, rule))
+        return cls(f"joint_{rule}", TailRule(_measures(reference, statistics), statistics, rule))
 
     def scores(self, table: pa.Table) -> np.ndarray:
         """(n,) anomaly scores of rows with the columns of ``MEASURES``."""
-        if self.joint is not None:
-            return self.joint.scores(_measures(table))
+        if self.rule is not None:
+            return self.rule.scores(_measures(table, self.rule.statistics))
+        if self.name == JOINT:
+            return np.sum([table[column].to_numpy() for column in JOINT_PARTS], axis=0)
         return table[STATISTICS[self.name]].to_numpy()
 
 
-def _measures(table: pa.Table) -> dict[str, np.ndarray]:
-    return {name: table[column].to_numpy() for name, column in STATISTICS.items()}
+def _measures(table: pa.Table, statistics: Sequence[str]) -> dict[str, np.ndarray]:
+    """What a rule asks for, and no more: tables of 0.1 have no other statistics."""
+    names = [name.removesuffix(TWO_SIDED) for name in statistics]
+    return {name: table[STATISTICS[name]].to_numpy() for name in names}

@@ -51,14 +51,15 @@ class Proposal:
 
     def content(self) -> dict[str, Any]:
         """As ``calibration.json`` holds it."""
-        joint = self.statistic.joint
+        rule = self.statistic.rule
         return {
             "model_id": self.model_id,
             "batch_id": self.batch_id,
             "heatmap_top": self.heatmap_top,
             "labels_from": self.labels_from,
             "statistic": self.statistic.name,
-            "joint": {"rule": joint.rule, "statistics": list(joint.statistics)} if joint else None,
+            # Of 0.1, which reviews keep.
+            "joint": {"rule": rule.rule, "statistics": list(rule.statistics)} if rule else None,
             "threshold": self.threshold.to_dict(),
             "judged": self._judged(),
         }

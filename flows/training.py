@@ -6,15 +6,24 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+import vae_core
 from data import InputError, read_table
-from flows.calibration import Request, calibrate_model, check_calibration
+from flows.calibration import Request, calibrate_model
 from flows.calibrations import Calibration, describe, read_calibration, standing
 from flows.card import read_card
 from flows.exporting import export_engine
-from flows.fitting import Fitted, clean_up, fit, model_config, train_config
+from flows.fitting import Fitted, clean_up, fit, model_config, train_config, unseen_rows
 from flows.gate import Gated, freeze_gate, judge_candidate
 from flows.ingestion import content_id, folders_unlisted, publish_manifest, scan_source
-from flows.parts import assign_parts, calibration_needs, check_enough, check_parts, first_of_each, without_test
+from flows.parts import (
+    assign_parts,
+    calibration_needs,
+    check_enough,
+    check_parts,
+    first_of_each,
+    with_groups,
+    without_test,
+)
 from flows.run import Run
 from flows.runner import Runner
 from flows.settings import DecodingSettings, ExportOptions, TrainOptions
@@ -55,7 +64,7 @@ def _train_frozen(
         config.channels,
         options.fit,
         config.likelihood,
-        options.statistic,
+        config.statistic,
         options.fpr,
     )
     fitted = runner.call(fit, settled, batch_id, run)
@@ -64,7 +73,8 @@ def _train_frozen(
     runner.show("training-history", read_table(workspace.history(fitted.model_id)).to_pylist())
     calibration = None
     if fitted.n_calibration:
-        request = Request(fitted.model_id, batch_id, split="calibration")
+        unseen = str(unseen_rows(options, batch_id)) if fitted.crossed else None
+        request = Request(fitted.model_id, batch_id, split="calibration", unseen=unseen)
         calibrated = runner.call(calibrate_model, request, options, run)
         calibration = read_calibration(workspace, calibrated.calibration_id)
     else:
@@ -92,10 +102,11 @@ def _export(options: TrainOptions, fitted: Fitted, runner: Runner, run: Run) -> 
     common = {"workspace", *DecodingSettings.model_fields}
     # Compared on what calibrated it, or else on all that it was made from.
     images = set() if fitted.n_calibration else {"normal", "root"}
-    for engine in options.engines:
+    engines = vae_core.usual_engines(model_config(options)) if options.engines is None else options.engines
+    for engine in engines:
         asked = ExportOptions(**options.model_dump(include=common | images), engine=engine)
         runner.call(export_engine, asked, fitted.model_id, run)
-    return list(options.engines)
+    return list(engines)
 
 
 def _judge(options: TrainOptions, gate_id: str, model_id: str, runner: Runner) -> Gated:
@@ -140,6 +151,8 @@ def _record(
         **said,
         **stands,
         "n_calibration": fitted.n_calibration,
+        "calibrate_on": "cross" if fitted.crossed else "held_out",
+        "n_groups": fitted.n_groups,
         "n_folders_unlisted": n_unlisted,
         "seconds": round(run.seconds, 3),
     }
@@ -148,12 +161,12 @@ def _record(
 def freeze_normals(options: TrainOptions, run: Run) -> str:
     """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
     # Before an hour of hashing and decoding, not after it.
-    model_config(options)
+    solved = model_config(options).is_linear
     train_config(options)
-    check_calibration(options)
     manifest = scan_source(options.normal, options).manifest()
-    check_parts(options.normal, manifest.table)
-    table = without_test(manifest.table)
+    table = with_groups(options.normal, manifest.table, options.group_by)
+    check_parts(options.normal, table)
+    table = without_test(table)
     anomalous = table.filter(pc.equal(table["label"], 1))
     if anomalous.num_rows:
         raise InputError(
@@ -163,10 +176,11 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
         )
     usable = list(first_of_each(table))
     check_enough(options.normal, len(usable), table.num_rows)
-    assign_parts(table, usable, options)
+    assign_parts(table, usable, options, solved)
     workspace = Workspace.at(options.workspace).prepare()
     kept = replace(manifest, table=table)
     # Another seed, rate or limit parts the same files differently.
-    batch_id = content_id("t", kept, options.seed, options.fpr, options.limits)
+    how = (options.calibrate_on,) if solved else ()
+    batch_id = content_id("t", kept, options.seed, options.fpr, options.limits, *how)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id

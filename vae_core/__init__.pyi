@@ -1,8 +1,8 @@
-from .backbones import BackboneError
 from .bound import Bound, importance_weighted_bound
 from .bundle import load_bundle, save_bundle, verify_bundle
 from .checksums import BundleError
 from .config import TrainConfig, VAEConfig, check_together
+from .crossfit import N_FOLDS
 from .device import check_devices
 from .difference import LOST, difference, differences, unmoved
 from .engine_folder import exported_files, load_exported, save_exported
@@ -12,7 +12,7 @@ from .exported import (
     Exported,
     is_installed,
 )
-from .exporting import export
+from .exporting import export, usual_engines
 from .layers import Sampling
 from .likelihoods import (
     bernoulli_log_likelihood,
@@ -24,6 +24,7 @@ from .model import Model
 from .objective import kl_divergence, rate_map
 from .pixels import supported
 from .pretext import n_pretext_epochs
+from .pretrained import BackboneError
 from .scoring import PixelsError, Scorable, Score, bits_per_dim, score
 from .speed import images_per_s, machine
 from .training import Training, train
@@ -31,6 +32,7 @@ from .training import Training, train
 __all__ = [
     "ENGINES",
     "LOST",
+    "N_FOLDS",
     "BackboneError",
     "Bound",
     "BundleError",
@@ -70,5 +72,6 @@ __all__ = [
     "supported",
     "train",
     "unmoved",
+    "usual_engines",
     "verify_bundle",
 ]

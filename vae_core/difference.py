@@ -7,7 +7,7 @@ one pixel) may be off by a larger share than the sum that it is in: it may lose 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.scoring import Array, Score
+from vae_core.scoring import JOINT, Array, Score
 
 #: Largest difference from Keras's scores that an engine may have.
 TOLERANCE = 1e-5
@@ -17,7 +17,8 @@ LOST = 10
 GRID = 16
 #: A score's arrays of pixels, and all else.
 MAPS = ("anomaly_map", "rate_map", "local_z", "reconstruction")
-NUMBERS = tuple(name for name in Score._fields if name not in MAPS)
+#: Those that every score has; parts of ``joint`` come beside them where a model has it.
+NUMBERS = tuple(name for name in Score._fields if name not in (*MAPS, *JOINT))
 
 Shares = NDArray[np.float64]
 
@@ -29,21 +30,22 @@ def differences(found: Score, expected: Score, subtracted: float) -> dict[str, S
 
     * nelbo, distortion, rate, worst_pixels: |worst_pixels| + |distortion - worst_pixels| + rate, which is |distortion|
       + rate unless a density is above 1 in some pixels and below in others, and their logarithms cancel;
-    * peak, local_z: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo that is off by a share t of itself,
-      z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s);
+    * peak, local_z, and the parts of joint: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo that is off
+      by a share t of itself, z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s); of their sum,
+      joint, three times that;
     * z_mean_norm, z_log_var_sum: 100 (1 + rate + the number itself): the prior has the scale 1, and the whitening of
       features, ahead of the encoder, enlarges what was rounded;
     * anomaly_map, rate_map: 10 times the image's largest value and mean nats a value; reconstruction: 10.
 
     Args:
         found, expected: scores of the same images; arrays of pixels may be on a coarser grid, in both.
-        subtracted: largest mean of |m| / s over the box that smooths `local_z`.
+        subtracted: largest mean of |m| / s over the box that smooths `local_z`, or of a part of joint.
 
     Returns:
         (n,) shares by name; infinite where a number is missing or has another shape.
 
     >>> one = np.ones(1)
-    >>> expected = Score(*[one] * 8, *[None] * 4)
+    >>> expected = Score(*[one] * 8, *[None] * 7)
     >>> off = differences(expected._replace(nelbo=1.5 * one, peak=0 * one), expected, subtracted=4.0)
     >>> {name: float(share[0]) for name, share in off.items() if share[0]}
     {'nelbo': 0.25, 'peak': 0.02}
@@ -70,7 +72,7 @@ def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
 
     However much an engine may be off: one that says the same of every image measures nothing.
 
-    >>> expected = Score(*[np.arange(3.0)] * 8, *[None] * 4)
+    >>> expected = Score(*[np.arange(3.0)] * 8, *[None] * 7)
     >>> unmoved(expected._replace(peak=np.zeros(3)), expected, subtracted=4.0)
     ['peak']
     """
@@ -91,7 +93,9 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
     distortion, worst = (values.astype(np.float64) for values in (expected.distortion, expected.worst_pixels))
     nats = np.abs(worst) + np.abs(distortion - worst) + rate
     # What is thresholded is one of the others.
-    thresholded = "peak" if np.array_equal(expected.anomaly_score, expected.peak) else "nelbo"
+    thresholded = next(
+        (name for name in ("peak", "nelbo") if np.array_equal(expected.anomaly_score, getattr(expected, name))), "joint"
+    )
     scales: dict[str, Shares] = {}
     for name, values in expected._asdict().items():
         if values is None:
@@ -101,8 +105,11 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
         highest = rows.max(axis=1)
         if name_of_scale in ("nelbo", "distortion", "rate", "worst_pixels"):
             scales[name] = nats
-        elif name_of_scale in ("peak", "local_z"):
+        elif name_of_scale in ("peak", "local_z", *JOINT):
             scales[name] = LOST * (highest + subtracted)
+        elif name_of_scale == "joint":
+            parts = np.stack([np.abs(getattr(expected, part).astype(np.float64)) for part in JOINT])
+            scales[name] = LOST * (parts.sum(axis=0) + len(JOINT) * subtracted)
         elif name_of_scale in ("z_mean_norm", "z_log_var_sum"):
             scales[name] = LOST**2 * (1 + rate + highest)
         elif name_of_scale in ("anomaly_map", "rate_map"):

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from vae_core.config import VAEConfig
+from vae_core.conversion import to_openvino
 from vae_core.device import has_accelerator
 from vae_core.difference import TOLERANCE, coarse
 from vae_core.exported import ENGINES, EngineError, Exported, is_installed
@@ -86,10 +88,24 @@ def export(
     return replace(exported, images_per_s=images_per_s({"keras": model, engine: scored_by}, pixels))
 
 
+def usual_engines(config: VAEConfig) -> tuple[str, ...]:
+    """What a model is made ready for unless something else is asked for: OpenVINO, where a backbone is slow in Keras.
+
+    >>> usual_engines(VAEConfig(height=64, width=64))
+    ()
+    """
+    possible = keras.backend.backend() == "tensorflow" and is_installed("openvino") and not has_accelerator()
+    return ("openvino",) if possible and not config.is_pixels else ()
+
+
 def _subtracted(model: Model) -> float:
     """See `differences`."""
     ratio = np.abs(model.usual_mean.astype(np.float64)) / model.usual_std
-    return float(uniform_filter(ratio, model.config.smoothing_px // model.config.stride_px, mode="mirror").max())
+    largest = float(uniform_filter(ratio, model.config.smoothing_px // model.config.stride_px, mode="mirror").max())
+    if model.usual_statistics is None:
+        return largest
+    median, spread = model.usual_statistics.astype(np.float64).T
+    return float(max(largest, ((np.abs(median) + largest) / spread).max()))
 
 
 def _check_installed(engine: str) -> None:
@@ -102,9 +118,11 @@ def _check_installed(engine: str) -> None:
             f"engine {engine} is made through TensorFlow, and KERAS_BACKEND is {keras.backend.backend()}. "
             "Export with KERAS_BACKEND=tensorflow: a bundle is the same for all backends"
         )
-    if not is_installed(engine) or importlib.util.find_spec("tf2onnx") is None:
+    needed = [ENGINES[engine].package] + ["tf2onnx"] * (engine == "onnx")
+    if not is_installed(engine) or importlib.util.find_spec(needed[-1]) is None:
         raise EngineError(
-            f"engine {engine} needs {ENGINES[engine].package} and tf2onnx. Get them with: pip install 'nelbo[{engine}]'"
+            f"engine {engine} needs {' and '.join(needed)}, which cannot be found here. "
+            f"Get what it needs with: pip install 'nelbo[{engine}]'"
         )
 
 
@@ -116,16 +134,15 @@ def _compile(model: Model, engine: str, aside: Path | None) -> dict[str, bytes]:
         files: dict[str, bytes] = {}
         for maps in (False, True):
             written = Path(folder) / "graph.onnx"
-            with warnings.catch_warnings():
-                # Of NumPy and protobuf to tf2onnx.
-                warnings.simplefilter("ignore")
-                model.graph(maps).export(written, format="onnx", verbose=False, input_signature=[pixels])
             if engine == "openvino":
-                openvino = import_openvino()
-                # Its own format is read in half the time, and cannot name further files.
-                openvino.save_model(
-                    openvino.Core().read_model(written), written.with_suffix(".xml"), compress_to_fp16=False
-                )
+                converted = to_openvino(model.graph(maps), (None, *pixels.shape[1:]))
+                # Its own format cannot name further files.
+                import_openvino().save_model(converted, written.with_suffix(".xml"), compress_to_fp16=False)
+            else:
+                with warnings.catch_warnings():
+                    # Of NumPy and protobuf to tf2onnx.
+                    warnings.simplefilter("ignore")
+                    model.graph(maps).export(written, format="onnx", verbose=False, input_signature=[pixels])
             for name in ENGINES[engine].files(maps):
                 files[name] = written.with_suffix(Path(name).suffix).read_bytes()
     return files

@@ -31,12 +31,12 @@ class OpenVINOGraph:
     """OpenVINO's own format, on the CPU, in 32 bits also where the CPU has units for fewer.
 
     Args:
-        network: the content of an ``xml`` file.
+        network: the content of an ``xml`` file, or a model of OpenVINO's.
         weights: of the ``bin`` file beside it.
         shape: (batch, h, w, c) of one batch.
     """
 
-    def __init__(self, network: bytes, weights: bytes, shape: tuple[int, ...]) -> None:
+    def __init__(self, network: Any, weights: bytes = b"", *, shape: tuple[int, ...]) -> None:
         openvino = import_openvino()
         # OpenVINO makes a table of types when it is first asked for one. Two threads that ask at once wait for each
         # other for ever: one has the table and wants Python's lock, the other the lock and wants the table.
@@ -44,7 +44,7 @@ class OpenVINOGraph:
         self.batch_size, self.parallel = shape[0], cpu_count()
         core = openvino.Core()
         # From memory: a network cannot name further files.
-        model = core.read_model(network, weights)
+        model = core.read_model(network, weights) if isinstance(network, bytes) else network
         model.reshape(list(shape))
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -59,12 +59,16 @@ class OpenVINOGraph:
 
     def run(self, pixels: Array) -> dict[str, Array]:
         """The columns of `Score` for one batch; several threads may call it at once."""
+        outputs = self.run_in_order(pixels)
+        return {name: outputs[i] for i, names in enumerate(self._names) for name in names}
+
+    def run_in_order(self, pixels: Array) -> list[Array]:
+        """The outputs for one batch, in their order."""
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._compiled.create_infer_request()
-        outputs = request.infer([pixels], share_inputs=True)
-        found = {name: outputs[i] for i, names in enumerate(self._names) for name in names}
+        found = list(request.infer([pixels], share_inputs=True).values())
         self._idle.put(request)
         return found
 

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.architecture import latent_shape
-from vae_core.config import VAEConfig
+from vae_core.config import ALIGNED, LINEAR_IMAGE, VAEConfig
+from vae_core.features import DetailMap, Features, joined_shape
+from vae_core.linear import N_LATENTS
+from vae_core.linear_vae import LinearVAE
 from vae_core.network import VAE
 from vae_core.pixels import PixelRows, to_unit
 from vae_core.representation import Representation
 from vae_core.scorer import LocalNelbo, LogWeights, Scorer
 from vae_core.scoring import Array, default_batch_size, padded
-
-#: Weight of the spread over all pixels in the spread of one pixel, counted in images: keeps the standard
-#: deviation of a pixel sane where few validation images were seen.
-POOLED_IMAGES = 10
+from vae_core.usual import POOLED_IMAGES, Usual, learn_usual
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,20 @@ class Model:
     preprocessing: how files become pixels; opaque here, kept with the model.
     batch_size: images in one padded batch; None takes what suits the size of the input.
     representation: pixels to whitened features, in the preset ``features``.
+    usual_statistics: (3, 2), see `vae_core.usual.Usual`; None in models of pixels, and of version 0.1.
+    detail: the map for people, of a linear head.
     """
 
     config: VAEConfig
-    network: VAE
+    network: VAE | LinearVAE
     eps: NDArray[np.float32]
     usual_mean: NDArray[np.float32]
     usual_std: NDArray[np.float32]
     preprocessing: Mapping[str, Any]
     batch_size: int | None = None
-    representation: Representation | None = None
+    representation: Representation | Features | None = None
+    usual_statistics: NDArray[np.float32] | None = None
+    detail: DetailMap | None = None
     _compiled: dict[Any, keras.Model] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def graph(self, maps: bool, eps: Array | None = None) -> Scorer:
@@ -53,13 +57,17 @@ class Model:
         """
         if eps is None:
             return self._once(maps, lambda: self._scorer(self.eps, maps))
+        if self.config.is_linear:
+            raise ValueError(f"eps: the head {self.config.head} is exact, and has no noise. Leave eps out")
         expected = latent_shape(self.config)
         if eps.shape[1:] != expected or not len(eps):
             raise ValueError(f"eps has shape {eps.shape}, expected (draws >= 1, {', '.join(map(str, expected))})")
         return self._scorer(eps.astype(np.float32), maps)
 
     def _scorer(self, eps: Array, maps: bool) -> Scorer:
-        return Scorer(self.network, eps, self.usual_mean, self.usual_std, maps, self.batch_size, self.representation)
+        usual = Usual(self.usual_mean, self.usual_std, self.usual_statistics)
+        parts = (self.batch_size, self.representation, self.detail)
+        return Scorer(self.config, self.network, eps, usual, maps, *parts)
 
     def log_weights(self) -> LogWeights:
         """The compiled log weights of the importance-weighted bound, made once."""
@@ -71,10 +79,35 @@ class Model:
         return self._compiled[key]
 
 
+def untrained(config: VAEConfig) -> tuple[Any, Any, DetailMap | None]:
+    """Network, representation and detail of a trained configuration, without their weights."""
+    if not config.is_linear:
+        return VAE(config), None if config.is_pixels else Representation(config), None
+    if config.n_latents is None:
+        raise ValueError("n_latents is not set")
+    features = Features(config)
+    blocks = "image" if config.head == LINEAR_IMAGE else "positions" if config.subject == ALIGNED else "shared"
+    shape = joined_shape(features.backbone)
+    detail = DetailMap(shape, min(N_LATENTS, shape[-1] - 1), (config.height, config.width))
+    return LinearVAE(features.value_shape, config.n_latents, blocks), features, detail
+
+
 def draw_eps(config: VAEConfig, seed: int) -> NDArray[np.float32]:
     """(noise_draws, zh, zw, latents) standard normal noise from a seed."""
     shape = (config.noise_draws, *latent_shape(config))
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def usual_of_features(network: VAE, eps: NDArray[np.float32], normals: PixelRows) -> Usual:
+    """What is usual of a deep head's map, over features of normal images that it was not trained on."""
+    config = network.config
+    local_nelbo, size = LocalNelbo(network, eps, config.of), default_batch_size(config)
+    maps = []
+    for start in range(0, len(normals), size):
+        some = np.asarray(normals[start : start + size])
+        maps.append(np.asarray(local_nelbo.predict_on_batch(padded(some, size)))[: len(some)])
+    usual, _ = learn_usual(np.concatenate(maps), config.smoothing_px // config.stride_px)
+    return usual
 
 
 def usual_local_nelbo(

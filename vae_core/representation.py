@@ -21,6 +21,7 @@ from vae_core.architecture import value_shape
 from vae_core.backbones import build_backbone, load_weights
 from vae_core.config import SELF_TRAINED, TrainConfig, VAEConfig
 from vae_core.likelihoods import Tensor
+from vae_core.linear import MIN_IMAGES, Moments
 from vae_core.pixels import PixelRows, to_unit
 from vae_core.pretext import train_backbone
 from vae_core.scoring import padded
@@ -34,8 +35,6 @@ _FOLDS = 5
 #: Standard deviations at which a whitened feature is cut off. Single values of normal images lie at 80: squared, they
 #: made a training's loss jump, and say no more than 10 does.
 LIMIT = 10.0
-#: Fewer images say nothing of a covariance.
-MIN_IMAGES = 10
 #: Images that go through a backbone at a time.
 _BATCH_SIZE = 16
 #: Images whitened at a time.
@@ -87,47 +86,6 @@ class Values(NamedTuple):
     validation: PixelRows
 
 
-class Moments(NamedTuple):
-    """Sums over n images of (p, c) features: of their values, (p, c), and of their products, (p, c, c)."""
-
-    n: int
-    values: NDArray[np.float64]
-    products: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, rows: Rows) -> "Moments":
-        """Of (n, p, c) features, some images at a time."""
-        _, n_positions, n_channels = rows.shape
-        values, products = np.zeros((n_positions, n_channels)), np.zeros((n_positions, n_channels, n_channels))
-        for start in range(0, len(rows), _CHUNK):
-            chunk = np.asarray(rows[start : start + _CHUNK], np.float64)
-            values += chunk.sum(axis=0)
-            products += np.matmul(chunk.transpose(1, 2, 0), chunk.transpose(1, 0, 2))
-        return cls(len(rows), values, products)
-
-    def without(self, others: "Moments") -> "Moments":
-        """Of the images that are not among others."""
-        return Moments(self.n - others.n, self.values - others.values, self.products - others.products)
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """(p, c)."""
-        return self.values / self.n
-
-    def whitening(self, pooled: float, ridge: float) -> NDArray[np.float64]:
-        """(p, c, c) lower triangular L with L S L^T = 1, S each position's covariance drawn towards all positions'.
-
-        Args:
-            pooled: weight of the mean covariance of all positions, in [0, 1].
-            ridge: share of the mean variance that is added to every direction.
-        """
-        covariance = self.products / self.n - self.mean[:, :, None] * self.mean[:, None, :]
-        common = covariance.mean(axis=0)
-        added = ridge * np.trace(common) / len(common) * np.eye(len(common))
-        drawn = (1 - pooled) * covariance + pooled * common + added
-        return np.linalg.inv(np.linalg.cholesky(drawn))
-
-
 def fit_representation(
     pixels: PixelRows,
     validation: PixelRows,
@@ -159,7 +117,8 @@ def fit_representation(
     if config.backbone == SELF_TRAINED:
         train_backbone(representation.backbone, pixels, config, train_config, checkpoint, callbacks)
     else:
-        load_weights(representation.backbone, config, Path(str(train_config.backbone_weights)))
+        weights = train_config.backbone_weights
+        load_weights(representation.backbone, config, None if weights is None else Path(weights))
     train, held_out = (
         _features(representation.backbone, images, aside / f"{name}.npy")
         for name, images in (("train", pixels), ("validation", validation))
@@ -179,16 +138,30 @@ def _fit_whitening(train: Rows, held_out: Rows) -> tuple[NDArray[np.float64], ND
     moments = Moments.of(train)
     shrinkage = max(
         itertools.product(_POOLED, _RIDGES),
-        key=lambda weights: _log_likelihood(moments.mean, moments.whitening(*weights), held_out),
+        key=lambda weights: _log_likelihood(moments.mean, whitening_of(moments, *weights), held_out),
     )
-    whitening = moments.whitening(*shrinkage)
+    whitening = whitening_of(moments, *shrinkage)
     _whiten(held_out, moments.mean, whitening)
     for fold in range(_FOLDS):
         # A view.
         part = train[fold::_FOLDS]
         others = moments.without(Moments.of(part))
-        _whiten(part, others.mean, others.whitening(*shrinkage))
+        _whiten(part, others.mean, whitening_of(others, *shrinkage))
     return moments.mean, whitening
+
+
+def whitening_of(moments: Moments, pooled: float, ridge: float) -> NDArray[np.float64]:
+    """(p, c, c) lower triangular L with L S L^T = 1, S each position's covariance drawn towards all positions'.
+
+    Args:
+        pooled: weight of the mean covariance of all positions, in [0, 1].
+        ridge: share of the mean variance that is added to every direction.
+    """
+    covariance = moments.covariance
+    common = covariance.mean(axis=0)
+    added = ridge * np.trace(common) / len(common) * np.eye(len(common))
+    drawn = (1 - pooled) * covariance + pooled * common + added
+    return np.linalg.inv(np.linalg.cholesky(drawn))
 
 
 def _features(backbone: keras.Model, images: PixelRows, path: Path) -> Rows:

@@ -1,27 +1,34 @@
 """Scoring as compiled graphs of Keras."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
+from vae_core.config import VAEConfig
 from vae_core.device import jit_compile
+from vae_core.features import DetailMap
 from vae_core.likelihoods import Tensor
+from vae_core.linear_vae import LinearVAE
 from vae_core.network import VAE
 from vae_core.objective import enlarge, smooth, spread
-from vae_core.scoring import WORST_PIXELS, Array, default_batch_size
+from vae_core.scoring import JOINT, WORST_PIXELS, Array, default_batch_size
+from vae_core.usual import Usual
 
 
 class Scorer(keras.Model):
     """The whole scoring function as one compiled graph: pixels in, statistics out.
 
     Args:
-        network: the trained VAE.
-        eps: (s, zh, zw, latents) the model's noise.
-        usual_mean, usual_std: (h, w) mean and standard deviation of the local negative ELBO over held-out
-            normal images, in nats a pixel; of a feature space in nats a position.
+        config: of the network.
+        network: the trained VAE, or the solved one.
+        eps: (s, zh, zw, latents) the model's noise; none for a linear VAE.
+        usual: of the local negative ELBO over unseen normal images, in nats a pixel; of features in nats a position.
         maps: also return arrays of pixels.
         batch_size: images in one padded batch; by default what suits the size of the input.
         representation: pixels to the features that the network models; None where it models pixels.
+        detail: of a linear head, the map for people.
     """
 
     #: The framework spreads one batch over the cores itself.
@@ -29,46 +36,52 @@ class Scorer(keras.Model):
 
     def __init__(
         self,
-        network: VAE,
+        config: VAEConfig,
+        network: VAE | LinearVAE,
         eps: Array,
-        usual_mean: Array,
-        usual_std: Array,
+        usual: Usual,
         maps: bool,
         batch_size: int | None = None,
-        representation: keras.Model | None = None,
+        representation: Any = None,
+        detail: DetailMap | None = None,
     ) -> None:
         super().__init__(name="scorer")
-        self.network, self.representation = network, representation
+        self.config = config
+        self.network, self.representation, self.detail = network, representation, detail
         # As NumPy arrays they become constants of the graph, and go with it where it is exported.
-        self.eps, self.usual_mean, self.usual_std = eps, usual_mean, usual_std
+        self.eps, self.usual = eps, usual
         self.maps = maps
-        self.batch_size = batch_size or default_batch_size(network.config)
+        self.batch_size = batch_size or default_batch_size(config)
         self.built = True
         self.compile(jit_compile=jit_compile())
 
     def call(self, pixels: Tensor) -> dict[str, Tensor]:
         """Statistics of each image, and maps where they were asked for."""
-        config = self.network.config
-        values = pixels if self.representation is None else self.representation(pixels)
-        draws = self.network.evaluate_draws(values, self.eps)
+        config = self.config
+        features: list[Tensor] = []
+        if config.is_linear:
+            features = self.representation.maps(pixels)
+            draws = self.network.evaluate(self.representation.whitened(features))
+        else:
+            values = pixels if self.representation is None else self.representation(pixels)
+            draws = self.network.evaluate_draws(values, self.eps)
         local, rate = draws["anomaly_map"], draws["rate"]
         distortion = ops.sum(local, axis=(1, 2))
-        usual_mean, usual_std = ops.convert_to_tensor(self.usual_mean), ops.convert_to_tensor(self.usual_std)
-        standardised = (local + draws["rate_map"] - usual_mean) / usual_std
-        local_z = smooth(standardised, config.smoothing_px // config.stride_px)
-        n_values = local.shape[1] * local.shape[2]
-        worst, _ = ops.top_k(ops.reshape(local, (-1, n_values)), max(1, round(WORST_PIXELS * n_values)))
+        local_z = self._local_z(local if config.of == "distortion" else local + draws["rate_map"])
         nelbo = distortion + rate
-        peak = ops.max(local_z, axis=(1, 2))
+        statistics = self._statistics(local_z)
+        named = {**statistics, "nelbo": nelbo}
         result = {
-            "anomaly_score": nelbo if config.statistic == "nelbo" else peak,
+            "anomaly_score": sum(statistics[name] for name in JOINT)
+            if config.statistic == "joint"
+            else named[config.statistic],
             "nelbo": nelbo,
             "distortion": distortion,
             "rate": rate,
             "z_mean_norm": ops.sqrt(ops.sum(ops.square(draws["z_mean"]), axis=(1, 2, 3))),
             "z_log_var_sum": ops.sum(draws["z_log_var"], axis=(1, 2, 3)),
-            "worst_pixels": ops.sum(worst, axis=-1),
-            "peak": peak,
+            "worst_pixels": ops.sum(_worst(local), axis=-1),
+            **statistics,
         }
         if not self.maps:
             return result
@@ -77,32 +90,60 @@ class Scorer(keras.Model):
             return result | maps | {"reconstruction": draws["reconstruction"]}
         size = config.height, config.width
         maps = {"anomaly_map": spread(local, *size), "rate_map": spread(draws["rate_map"], *size)}
-        return result | maps | {"local_z": enlarge(local_z, *size)}
+        shown = enlarge(local_z, *size) if self.detail is None else self.detail(features)
+        return result | maps | {"local_z": shown}
+
+    def _local_z(self, local: Tensor) -> Tensor:
+        """The map in standard deviations, smoothed."""
+        side = self.config.smoothing_px // self.config.stride_px
+        mean, std = ops.convert_to_tensor(self.usual.mean), ops.convert_to_tensor(self.usual.std)
+        if self.usual.statistics is None:
+            return smooth((local - mean) / std, side)
+        return (smooth(local, side) - mean) / std
+
+    def _statistics(self, local_z: Tensor) -> dict[str, Tensor]:
+        """The peak, and the parts of ``joint`` where the model has them."""
+        peak = ops.max(local_z, axis=(1, 2))
+        if self.usual.statistics is None:
+            return {"peak": peak}
+        # Means over positions: the statistics are of a map, whatever its size.
+        found = (peak, ops.mean(_worst(local_z), axis=-1), ops.mean(local_z, axis=(1, 2)))
+        scales = zip(found, self.usual.statistics, strict=True)
+        return {"peak": peak} | dict(
+            zip(JOINT, ((one - median) / width for one, (median, width) in scales), strict=True)
+        )
 
     def run(self, pixels: Array) -> dict[str, Array]:
         """The same for one padded batch of NumPy's."""
         return {name: np.asarray(value) for name, value in self.predict_on_batch(pixels).items()}
 
 
+def _worst(maps: Tensor) -> Tensor:
+    """(n, k) the largest tenth of the values of (n, h, w) maps."""
+    n_values = maps.shape[1] * maps.shape[2]
+    worst, _ = ops.top_k(ops.reshape(maps, (-1, n_values)), max(1, round(WORST_PIXELS * n_values)))
+    return worst
+
+
 class LocalNelbo(keras.Model):
     """The local negative ELBO as one compiled graph: (n, h, w, c) pixels or features -> (n, h, w) nats."""
 
-    def __init__(self, network: VAE, eps: Array) -> None:
+    def __init__(self, network: VAE, eps: Array, of: str = "nelbo") -> None:
         super().__init__(name="local_nelbo")
-        self.network, self.eps = network, eps
+        self.network, self.eps, self.of = network, eps, of
         self.built = True
         self.compile(jit_compile=jit_compile())
 
     def call(self, values: Tensor) -> Tensor:
-        """Distortion and rate of each pixel or position."""
+        """Distortion and rate of each pixel or position, or the distortion alone."""
         draws = self.network.evaluate_draws(values, self.eps)
-        return draws["anomaly_map"] + draws["rate_map"]
+        return draws["anomaly_map"] if self.of == "distortion" else draws["anomaly_map"] + draws["rate_map"]
 
 
 class LogWeights(keras.Model):
     """``VAE.log_weights`` as one compiled graph, for the importance-weighted bound; the noise is an input."""
 
-    def __init__(self, network: VAE, representation: keras.Model | None = None) -> None:
+    def __init__(self, network: VAE | LinearVAE, representation: keras.Model | None = None) -> None:
         super().__init__(name="log_weights")
         self.network, self.representation = network, representation
         self.built = True

@@ -17,6 +17,9 @@ from vae_core.pixels import supported
 #: Share of the pixels, the worst ones, whose distortion is kept apart.
 WORST_PIXELS = 0.1
 
+#: Parts of the statistic ``joint``.
+JOINT = ("peak_z", "worst_z", "mean_z")
+
 Array = NDArray[np.floating[Any]]
 
 
@@ -29,10 +32,12 @@ class Score(NamedTuple):
     z_log_var_sum: (n,) sum of the log posterior variances.
     worst_pixels: (n,) nats, distortion of the worst tenth of the pixels, or of the positions of a map of features.
     peak: (n,) maximum of `local_z`, in standard deviations; of features, before that is enlarged to pixels.
+    peak_z, worst_z, mean_z: (n,) the peak, the mean of the worst tenth of the scored map and its mean, each in robust
+        standard deviations from what is usual; None in models that have no statistic ``joint``, which is their sum.
     anomaly_map: (n, h, w) nats a pixel, sums to the distortion; those of a position of features are spread smoothly.
     rate_map: (n, h, w) nats a pixel, sums to the rate: each latent position's, over the pixels below it.
     local_z: (n, h, w) local negative ELBO (the two maps' sum) in standard deviations from what is usual for that
-        pixel, smoothed.
+        pixel, smoothed; of a linear head from a finer map than is scored, in one unit everywhere.
     reconstruction: (n, h, w, c) the likelihood's mean; None for a likelihood of features. The four arrays of pixels are
         None unless asked for.
     """
@@ -45,6 +50,9 @@ class Score(NamedTuple):
     z_log_var_sum: Array
     worst_pixels: Array
     peak: Array
+    peak_z: Array | None
+    worst_z: Array | None
+    mean_z: Array | None
     anomaly_map: Array | None
     rate_map: Array | None
     local_z: Array | None

@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,13 @@ from vae_core.checkpoint import Checkpoint
 from vae_core.config import SIGMA_FLOOR, TrainConfig, VAEConfig, check_together
 from vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
 from vae_core.diagnosis import diagnose
-from vae_core.model import Model, draw_eps, usual_local_nelbo
+from vae_core.model import Model, draw_eps, usual_local_nelbo, usual_of_features
 from vae_core.network import VAE
 from vae_core.pixels import PixelRows, fingerprint, mean_and_std, supported, to_unit
 from vae_core.representation import Values, fit_representation
-from vae_core.scoring import default_batch_size, refuse_unsupported
+from vae_core.scoring import Score, default_batch_size, refuse_unsupported
+from vae_core.solving import Solved, solve
+from vae_core.usual import Usual
 
 #: Held-out images that a trained network is examined on.
 _EXAMINED = 64
@@ -39,11 +41,13 @@ class Training(NamedTuple):
         has one), means over the training images, and the same with ``val_``; ``learning_rate``, ``rate_weight``,
         ``images_per_s`` and ``seconds``.
     warnings: sentences for people; see `vae_core.diagnosis`.
+    unseen: of a linear head, what models of other images score each image that was given; None of others.
     """
 
     model: Model
     history: dict[str, list[float]]
     warnings: list[str]
+    unseen: Score | None = None
 
 
 class Epochs(keras.callbacks.Callback):
@@ -122,31 +126,40 @@ def learning_rate(settings: TrainConfig, epoch: int) -> float:
 
 def train(
     pixels: PixelRows,
-    validation: PixelRows,
+    validation: PixelRows | None = None,
     config: VAEConfig | None = None,
     train_config: TrainConfig | None = None,
     *,
     preprocessing: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
     checkpoint: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     backbone_callbacks: Sequence[keras.callbacks.Callback] = (),
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Training:
-    """Train a VAE on normal images and learn what is usual for each pixel.
+    """Fit a VAE on normal images and learn what is usual for each place.
+
+    A linear head is solved on all images that are given, and what is usual is learnt by cross-fitting: each image is
+    seen by a model of images of other folds. Other networks are trained on `pixels` until `validation` no longer gains.
 
     Args:
         pixels: (n, h, w, c), normal images: float in [0, 1], or uint8 or uint16 over their whole range. Only the
             images of a few batches are read at a time, so a memory map may be larger than memory.
         validation: (m, h, w, c), other normal images: they stop the training, and give the usual local
-            negative ELBO. Neither set may hold an image that a threshold is calibrated on.
+            negative ELBO. A linear head needs none. Neither set may hold an image that a threshold is calibrated on,
+            unless that goes by what `Training.unseen` says of it.
         config: the network; by default 256 x 256 grey, and of features.
         train_config: epochs, batches, seed.
         preprocessing: kept with the model, as it is.
         names: of the training images, for errors; by default their row numbers.
+        folds: of a linear head, (n + m,) the fold of each image, pixels first; images that are not independent, such as
+            views of one part, belong in one. By default one image after the other goes into the next of five.
         checkpoint: a file written after every epoch. Where it is there already, and of the same training, training
             goes on after its last finished epoch and ends as if it had never stopped.
-        callbacks: further Keras callbacks.
+        callbacks: further Keras callbacks; a linear head has no epochs to call them in.
         backbone_callbacks: the same, of the training of the backbone ``self_trained``.
+        advance: called by a linear head with the number of images whose features it has computed since the last call.
 
     Raises:
         BackboneError: the backbone's weights are not there, or not its own; a ValueError too.
@@ -167,16 +180,32 @@ def train(
         make_deterministic()
     if checkpoint is not None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    for name, images in (("pixels", pixels), ("validation", validation)):
+    sets = {"pixels": pixels} | ({} if validation is None else {"validation": validation})
+    for name, images in sets.items():
         _check_images(name, images, config, names if name == "pixels" else None)
     config = _scaled(config, pixels)
     folder = None if checkpoint is None else checkpoint.parent
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as features:
+    kept = None if checkpoint is None else checkpoint.with_name(f"backbone-{checkpoint.name}")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as aside:
+        if config.is_linear:
+            solved = solve(
+                list(sets.values()),
+                config,
+                train_config,
+                preprocessing=preprocessing or {},
+                folds=folds,
+                aside=Path(aside),
+                checkpoint=kept,
+                advance=advance,
+                backbone_callbacks=backbone_callbacks,
+            )
+            return Training(solved.model, _solved_history(solved), [], solved.unseen)
+        if validation is None:
+            raise ValueError(f"validation: the {config.head or config.preset} network needs images to be stopped by")
         representation, values = None, Values(pixels, validation)
         if not config.is_pixels:
-            kept = None if checkpoint is None else checkpoint.with_name(f"backbone-{checkpoint.name}")
             representation, values = fit_representation(
-                pixels, validation, config, train_config, Path(features), kept, backbone_callbacks
+                pixels, validation, config, train_config, Path(aside), kept, backbone_callbacks
             )
         with data_parallel(train_config.devices):
             network = _make_network(config, train_config)
@@ -186,11 +215,37 @@ def train(
         # Scores come from one device, in float32, whatever the training was.
         network.set_weights(trained.get_weights())
         eps = draw_eps(config, train_config.seed)
-        usual = usual_local_nelbo(network, eps, values.validation)
+        if config.is_pixels:
+            usual = Usual(*usual_local_nelbo(network, eps, values.validation))
+        else:
+            usual = usual_of_features(network, eps, values.validation)
         warnings = diagnose(network, to_unit(values.validation[:_EXAMINED]))
-    model = Model(config, network, eps, *usual, dict(preprocessing or {}), representation=representation)
+    model = Model(
+        config,
+        network,
+        eps,
+        usual.mean,
+        usual.std,
+        dict(preprocessing or {}),
+        representation=representation,
+        usual_statistics=usual.statistics,
+    )
     history = {name: [row[name] for row in rows] for name in rows[0]}
     return Training(model, history, warnings)
+
+
+def _solved_history(solved: Solved) -> dict[str, list[float]]:
+    """The history of one epoch: a solution has no more. ``val_`` is of images unseen by the model that scored them."""
+    unseen = solved.unseen
+    row = {
+        "loss": solved.nelbo,
+        "nelbo": solved.nelbo,
+        # Means over the images, to be looked at.
+        **{f"val_{name}": float(getattr(unseen, name).mean()) for name in ("nelbo", "distortion", "rate")},
+        "seconds": solved.seconds,
+        "images_per_s": len(unseen.nelbo) / solved.seconds,
+    }
+    return {name: [value] for name, value in (row | {"val_loss": row["val_nelbo"]}).items()}
 
 
 def _scaled(config: VAEConfig, pixels: PixelRows) -> VAEConfig:

@@ -20,7 +20,7 @@ class Keras:
 
     def fit(self, pixels: np.ndarray) -> tuple[int, int]:
         learnt, validation = train_test_split(pixels, test_size=VALIDATION_SHARE, random_state=0)
-        model, history, _ = train(learnt, validation, self.config, self.settings)
+        model, history, *_ = train(learnt, validation, self.config, self.settings)
         self.model: Scorable = model
         if self.engine != "keras":
             self.model = export(model, self.engine, pixels[:REFERENCES], model_id="peer")

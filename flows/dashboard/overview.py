@@ -71,7 +71,10 @@ def draw(tables: Tables) -> None:
 
 
 def _with_chance(tables: Tables, batches: pd.DataFrame) -> pd.DataFrame:
-    """The same with what chance alone makes of each: ``low``, ``high``, ``expected`` as shares, ``chance`` in words."""
+    """The same with what chance alone makes of each: ``low``, ``high``, ``expected`` as shares, ``chance`` in words.
+
+    ``approximate``: no law promises these shares, for the calibration is of cross-fitting.
+    """
     thresholds = {name: _threshold(tables, name) for name in batches["calibration_id"].dropna().unique()}
     rows = [
         _chance(thresholds.get(calibration_id), int(m), int(n_anomalous))
@@ -80,7 +83,8 @@ def _with_chance(tables: Tables, batches: pd.DataFrame) -> pd.DataFrame:
         )
     ]
     chance = pd.DataFrame(rows, batches.index, ["low", "high", "expected", "chance"])
-    return batches.join(chance)
+    cross = {name for name, threshold in thresholds.items() if threshold is not None and threshold.approximate}
+    return batches.join(chance).assign(approximate=batches["calibration_id"].isin(cross))
 
 
 def _chance(threshold: Threshold | None, m: int, n_anomalous: int) -> tuple[float, float, float, str]:
@@ -104,7 +108,8 @@ def _newest(batches: pd.DataFrame) -> None:
     text += f"{images(newest['n_scored'])} scored"
     if newest["chance"] != charts.UNPROMISED:
         low, high = (round(newest[name] * newest["n_scored"]) for name in ("low", "high"))
-        text += f": {newest['chance']}, which alone makes {low:,} to {high:,} (95 %)"
+        likely = "95 %, approximate" if newest["approximate"] else "95 %"
+        text += f": {newest['chance']}, which alone makes {low:,} to {high:,} ({likely})"
     say(f"{text}.")
 
 
@@ -118,6 +123,7 @@ def _rates(batches: pd.DataFrame) -> None:
     st.caption(
         "Bars: where the share of false alarms lies in 95 of 100 batches of normal images, as their calibration "
         "promises, and its mean. It counts the chance in the calibration, too."
+        + (" Approximate, where that is cross-fitted." if batches["approximate"].any() else "")
     )
 
 

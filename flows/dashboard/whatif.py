@@ -114,10 +114,11 @@ def _by_chance(calibration: Calibration | None, threshold: float, m: int) -> str
     if calibration is None:
         return ""
     alarms = false_alarms(calibration.normal_scores, threshold, m)
+    likely = "95 %, approximate" if calibration.threshold.approximate else "95 %"
     return (
         " If all were like the calibration images, "
         f"about {number(alarms.value, 3)} would be ({percent(alarms.value / m)}), "
-        f"and by chance {alarms.low:,} to {alarms.high:,} (95 %)."
+        f"and by chance {alarms.low:,} to {alarms.high:,} ({likely})."
     )
 
 

@@ -40,6 +40,23 @@ def test_promise_by_hand(n_alarms: int, passed: bool) -> None:
     )
 
 
+def test_the_promise_of_cross_fitted_scores_is_approximate() -> None:
+    """The rules are the same, and say of what kind the rate is."""
+    scores = norm.ppf((np.arange(200) + 0.5) / 200)
+    at = {
+        (cross, fpr): Judged(scores, Threshold.from_normals(norm.ppf((np.arange(199) + 0.5) / 199), fpr, cross=cross))
+        for cross in (False, True)
+        for fpr in (0.01, 0.1)
+    }
+    exact, cross = (gate([0] * 200, at[cross, 0.1], at[cross, 0.01]) for cross in (False, True))
+    assert [finding.passed for finding in cross.findings] == [finding.passed for finding in exact.findings]
+    promises = [the(found, "promise").text for found in (exact, cross)]
+    assert promises[1] == f"{promises[0]}, approximate: cross-fitted, no guarantee"
+    alarms = [the(found, "false alarms").text for found in (exact, cross)]
+    aimed_at = ", within the rate aimed at (approximate: cross-fitted, no guarantee)"
+    assert alarms[1] == alarms[0].removesuffix(", as promised") + aimed_at
+
+
 def test_a_tie_with_the_threshold_is_no_alarm() -> None:
     threshold = Threshold.from_normals(range(19), fpr=0.05)
     tied = Judged([threshold.value] * 20, threshold)

@@ -10,15 +10,14 @@ from scipy.stats import betabinom, binom, binomtest, chisquare
 from sklearn.metrics import roc_auc_score
 
 from data import STATISTICS
-from detectors import Joint, conformal_threshold, detect_drift, p_values, q_values
-from detectors.joint import RULES, TWO_SIDED
-from flows.settings import CalibrationSettings
+from detectors import conformal_threshold, detect_drift, p_values, q_values
+from detectors.tail_rules import RULES, TWO_SIDED, TailRule
 
 #: Written by benchmarks/elpv_scores.py.
 SAVED = Path(__file__).with_name("elpv_scores.parquet")
 
-#: What is joined by default.
-MEMBERS = CalibrationSettings().joint_statistics
+#: What rules of version 0.1 joined by default.
+MEMBERS = ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_joined_statistics_of_real_normals_follow_the_law(
     n, m, fpr, alarms = 150, 300, 0.05, []
     for _ in range(500):
         order = random.permutation(len(normal["peak"]))
-        joint = Joint({name: values[order[:n]] for name, values in normal.items()}, MEMBERS, rule)
+        joint = TailRule({name: values[order[:n]] for name, values in normal.items()}, MEMBERS, rule)
         rest = joint.scores({name: values[order[n : 2 * n + m]] for name, values in normal.items()})
         alarms.append((rest[n:] > conformal_threshold(rest[:n], fpr)).sum())
     check_law(np.array(alarms), m, n, fpr)
@@ -106,7 +105,7 @@ def test_real_defects_beyond_all_ranks_do_not_tie(
         reference, others = np.split(random.permutation(normals), [100])
         judged = np.concatenate([others, defects])
         of_reference, of_judged = ({name: elpv[name][rows] for name in STATISTICS} for rows in (reference, judged))
-        scores = Joint(of_reference, MEMBERS, rule).scores(of_judged)
+        scores = TailRule(of_reference, MEMBERS, rule).scores(of_judged)
         by_rank = joined_ranks(of_judged, of_reference, rule)
         tied = by_rank == by_rank.max()
         n_tied, n_distinct = n_tied + int(tied.sum()), n_distinct + len(np.unique(scores[tied]))

@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import betabinom
+from scipy.stats import beta, betabinom
 
 from detectors import CalibrationError, Threshold, conformal_threshold, n_needed, p_values, trim, verdicts
 
@@ -105,6 +106,46 @@ def test_the_promise_in_words() -> None:
     )
     labelled = Threshold.from_labels([0, 1], [1, 2], "f1")
     assert labelled.describe().endswith("none, because the threshold was chosen from labels (f1)")
+
+
+def test_cross_fitted_scores_promise_nothing_surely() -> None:
+    """1,131 images at 5 %: floor(1132 * .05) = 56 lie above, so the law is Beta(56, 1076)."""
+    values = np.arange(1131.0)
+    cross, held_out = (Threshold.from_normals(values, 0.05, cross=cross) for cross in (True, False))
+    # The ceil(1132 * .95) = 1076-th smallest.
+    assert (cross.value, cross.objective, cross.n_calibration) == (1075.0, "conformal", 1131)
+    assert replace(cross, cross=False) == held_out
+    assert cross.describe() == (
+        "false-alarm rate aimed at: 5 %, about 3.8 to 6.3 % with 1,131 images (approximate: cross-fitted, no guarantee)"
+    )
+    assert cross.supported == held_out.supported
+    assert cross.supported is not None
+    assert cross.supported == pytest.approx([56 / 1132, *beta(56, 1076).ppf([0.025, 0.975])])
+    assert cross.false_alarms(100) == held_out.false_alarms(100)
+    assert cross.chance(12, 100) == held_out.chance(12, 100)
+    band = Threshold.from_normals(range(199), 0.05, review_fpr=0.15, cross=True)
+    assert band.describe() == (
+        "false-alarm rate aimed at: 5 %, about 2.4 to 8.4 % with 199 images; for review another 10 % of normal images, "
+        "about 6.2 to 14.5 % (approximate: cross-fitted, no guarantee)"
+    )
+    # Where no rate is aimed at there is none to call approximate.
+    trimmed = Threshold.from_normals(range(200), 0.05, contamination=0.02, cross=True)
+    assert not trimmed.approximate
+    assert trimmed.describe() == replace(trimmed, cross=False).describe()
+
+
+def test_cross_fitted_scores_take_no_confidence() -> None:
+    says = r"confidence=0.9 with cross-fitted scores: expected none.* Calibrate on held-out images"
+    with pytest.raises(ValueError, match=says):
+        Threshold.from_normals(range(100), 0.05, confidence=0.9, cross=True)
+
+
+def test_thresholds_of_earlier_versions_are_of_held_out_images() -> None:
+    threshold = Threshold.from_normals(range(100), 0.05, cross=True)
+    said = threshold.to_dict()
+    assert Threshold(**said) == threshold
+    assert said.pop("cross") is True
+    assert not Threshold(**said).approximate
 
 
 @given(scores, rates, rates)

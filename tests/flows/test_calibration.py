@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import pytest
 from synthetic import write_images
 
 from data import InputError, read_table
 from detectors import CalibrationError
-from flows.calibrations import read_calibration
+from flows.calibrations import write_calibration
 from flows.comparison import compare_calibrations, list_calibrations
 from flows.errors import NotYetError
 from flows.execution import execute
-from flows.settings import CalibrateOptions, ScoreOptions, TrainOptions
+from flows.run import Run
+from flows.settings import CalibrateOptions, ScoreOptions
 from flows.workspace import Workspace
 
 Trained = tuple[Path, dict[str, Any]]
@@ -120,49 +120,32 @@ def drift_of(scored: dict[str, Any]) -> dict[str, Any]:
     return json.loads(read_table(Path(scored["scores"])).schema.metadata[b"nelbo.drift"])
 
 
-@pytest.mark.parametrize("rule", ["fisher", "cauchy", "minimum"])
-def test_statistics_joined(more: Path, workspace: Path, rule: str) -> None:
-    result = calibrate(workspace, normal=str(more / "normal"), fpr=0.1, joint=rule)
-    # One half makes the tails.
-    assert (result["statistic"], result["n_calibration"]) == (f"joint_{rule}", 30)
-    scored = score(more / "list.csv", workspace)
-    assert scored["metrics"]["detected"] == 12
-    assert scored["metrics"]["auroc"]["value"] > 0.99
-    table = read_table(Path(scored["scores"]))
-    assert set(table["statistic"].to_pylist()) == {f"joint_{rule}"}
-    anomalous = pc.equal(table["verdict"].cast("string"), "anomalous")
-    assert anomalous.equals(pc.greater(table["anomaly_score"], result["threshold"]))
-    assert anomalous.equals(pc.less_equal(table["p_value"], 0.1))
-    # What was asked of the model's own statistic is still there.
-    alone = score(
-        more / "list.csv", workspace, calibration=calibrate(workspace, normal=str(more / "normal"))["calibration_id"]
-    )
-    table = read_table(Path(alone["scores"]))
-    assert table["anomaly_score"].equals(table["peak"])
-
-
-def test_too_few_to_join(more: Path, workspace: Path) -> None:
-    with pytest.raises(
-        CalibrationError, match=r"joint=fisher, which takes half of the images, needs at least 198 .* got 60"
-    ):
-        calibrate(workspace, normal=str(more / "normal"), fpr=0.01, joint="fisher")
-
-
-def test_training_joins_too(images: Path, more: Path, tmp_path: Path) -> None:
-    shutil.copytree(images / "normal", tmp_path / "in" / "a")
-    shutil.copytree(more / "normal", tmp_path / "in" / "b")
-    options = TrainOptions(
-        normal=str(tmp_path / "in"),
-        workspace=str(tmp_path / "w"),
-        image_size=(16, 16),
-        epochs=1,
-        joint="minimum",
-        fpr=0.1,
-    )
-    result = execute("train", options, prefect=False)
-    assert (result["statistic"], result["n_calibration"]) == ("joint_minimum", 42)
-    calibration = read_calibration(Workspace.at(str(tmp_path / "w")), result["calibration_id"])
-    assert len(calibration.normal_scores) == 21
+def test_rates_of_cross_fitted_scores_are_called_approximate(images: Path, workspace: Path, trained: Trained) -> None:
+    place, model_id, exact = Workspace(workspace), trained[1]["model_id"], trained[1]["calibration_id"]
+    content = json.loads((place.calibrations / exact / "calibration.json").read_text())
+    for name in ("made_at_utc", "code_version", "format_version", "calibration_id"):
+        del content[name]
+    content["threshold"]["cross"] = True
+    rows = read_table(place.calibrations / exact / "scores.parquet")
+    cross = write_calibration(content, rows, place, Run("calibrate", CalibrateOptions(normal="x")))
+    assert cross != exact
+    pages = {}
+    for calibration_id in (exact, cross):
+        scored = score(images / "new", workspace, calibration=calibration_id)
+        pages[calibration_id] = Path(scored["report"]).read_text()
+        assert ("approximate" in scored["promise"]) == (calibration_id == cross)
+    # The headline, the promise and its range; the model's card knows of both kinds.
+    for words in ("at an aim of ", "False-alarm rate aimed at: ", "It is approximate, and says nothing where"):
+        assert words not in pages[exact]
+        assert words in pages[cross]
+    assert pages[cross].count("(approximate: cross-fitted, no guarantee)") == 2
+    assert "promised" not in pages[cross]
+    said = {row["calibration_id"]: row for row in list_calibrations(place, model_id)}
+    assert [said[name]["approximate"] for name in (exact, cross)] == [False, True]
+    assert [said[name]["promise"].split(":")[0] for name in (exact, cross)] == [
+        "false-alarm rate promised",
+        "false-alarm rate aimed at",
+    ]
 
 
 def test_another_statistic_of_the_same_model(images: Path, more: Path, workspace: Path) -> None:
@@ -321,10 +304,7 @@ def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, traine
         (["--normal", "D", "--review-fpr", "0.01"], "review_fpr=0.01: expected a rate above fpr=0.05."),
         (["--normal", "D", "--confidence", "0.9", "--contamination", "0.1"], "Leave one of the two out."),
         (["--normal", "D", "--confidence", "2"], "confidence=2.0: Input should be less than 1."),
-        (["--normal", "D", "--joint", "sum"], "joint='sum': Input should be 'fisher', 'cauchy' or 'minimum'."),
-        (["--normal", "D", "--statistic", "auc"], "statistic='auc': expected one of nelbo, distortion"),
-        (["--normal", "D", "--joint", "fisher", "--statistic", "nelbo"], "does not go with joint=fisher"),
-        (["--normal", "D", "--set", "joint_statistics=peaks"], "expected different ones of nelbo"),
+        (["--normal", "D", "--statistic", "auc"], "statistic='auc': expected one of joint, nelbo, distortion"),
         (["--labels", "L", "--objective", "f1", "--target", "0.5"], "objective f1 takes none"),
         (["--labels", "L", "--objective", "recall"], "expects its largest false-positive rate"),
         (["--labels", "L", "--objective", "cost", "--costs", "1,10"], "costs='1,10'"),
@@ -360,8 +340,12 @@ def test_no_verdicts_and_what_asks_for_some(images: Path, trained: Trained, nelb
 
 
 def test_too_few_says_all_that_is_asked_for(more: Path, workspace: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"fpr=0.001 at confidence=0.9 with joint=fisher, which takes half"):
-        calibrate(workspace, normal=str(more / "normal"), fpr=0.001, confidence=0.9, joint="fisher")
+    with pytest.raises(CalibrationError, match=r"fpr=0.001 with confidence 0.9 needs at least 2302 .* got 60"):
+        calibrate(workspace, normal=str(more / "normal"), fpr=0.001, confidence=0.9)
+    # Of 110 images the highest 11 are left out, which leaves the 99 that 1 % needs.
+    says = r"fpr=0.01 after contamination=0.1 is trimmed needs at least 110 calibration images, got 60"
+    with pytest.raises(CalibrationError, match=says):
+        calibrate(workspace, normal=str(more / "normal"), fpr=0.01, contamination=0.1)
 
 
 def test_a_damaged_calibration_hides_no_other(

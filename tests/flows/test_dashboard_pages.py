@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,7 +18,7 @@ import pytest
 import reviewing
 from browser import Watched, chromium, dashboard
 from PIL import Image
-from scored import MODEL, add_batch, add_calibration
+from scored import MODEL, START, add_batch, add_calibration
 from sklearn.metrics import roc_auc_score
 from streamlit.testing.v1 import AppTest
 from synthetic import texture, write_images
@@ -217,6 +218,24 @@ def test_the_promise_stands_beside_the_threshold(run: Callable[..., AppTest], sc
     page = run(name, **_address_of(scores.iloc[0]))
     promised = "False-alarm rate promised: 5 %, between 2.4 and 8.4 % with 199 images; for review another 10 % of"
     assert sum(literal(promised) in caption.value for caption in page.caption) == 1
+
+
+def test_of_cross_fitted_scores_all_rates_are_approximate(run: Callable[..., AppTest], own: Workspace) -> None:
+    def said(name: str, **query: str) -> str:
+        page = run(name, **query)
+        return " ".join(one.value for one in page.caption) + " ".join(one.proto.body for one in page.get("html"))
+
+    address = {"model": MODEL, "batch": "cross"}
+    assert "pproximate" not in said("overview") + said("batch", model=MODEL, batch="repeat")
+    cross = add_calibration(own, cross=True, seed=11)
+    add_batch(own, "cross", [f"{i}.png" for i in range(50)], cross, at=START + timedelta(days=300))
+    overview = said("overview")
+    assert "The newest batch, cross, has" in overview
+    assert "(95 %, approximate)" in overview
+    assert "Approximate, where that is cross-fitted." in overview
+    page = said("batch", **address)
+    assert literal("False-alarm rate aimed at: 5 %, about 2.4 to 8.4 % with 199 images") in page
+    assert "(95 %, approximate)" in page
 
 
 @pytest.mark.parametrize("name", ["image", "review", "batch"])

@@ -244,11 +244,11 @@ def test_an_engine_whose_peak_is_always_zero_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(vae_core.exporting, "_compile", lambda *_: tampered)
         answer = nelbo("export", "--engine", engine, "--tolerance", "0.01", "--workspace", workspace, "--no-prefect")
-        assert_refused(answer, f"engine {engine}", "in peak")
+        assert_refused(answer, f"engine {engine}", "peak")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     remake(workspace, engine, files=tampered)
     answer = nelbo("score", images / "new", "--engine", engine, "--workspace", workspace, "--no-prefect")
-    assert_refused(answer, f"engine {engine}", "the same of all", "in peak", "nelbo export")
+    assert_refused(answer, f"engine {engine}", "the same of all", "peak", "nelbo export")
     assert not (workspace / "scores").exists()
 
 

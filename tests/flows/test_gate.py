@@ -26,7 +26,8 @@ Nelbo = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders ``normal`` (40 images) and ``blots`` (15), and ``list.csv`` of both; ``next`` has 80 to train on, ``blotted`` 80 with blots."""
+    """Folders ``normal`` (40 images) and ``blots`` (15), and ``list.csv`` of both; to train on, ``next`` and
+    ``blotted`` (80 each)."""
     folder = tmp_path_factory.mktemp("held_out")
     normal = write_images(folder / "normal", 40, seed=21)
     blots = write_images(folder / "blots", 15, seed=22, blot=True)

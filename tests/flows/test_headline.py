@@ -25,6 +25,18 @@ def test_false_alarms_are_counted_as_people_count(scored: int, expected: str) ->
     assert found == f"2 of {scored:,} images anomalous; at the promised 5 % {expected}."
 
 
+def test_of_cross_fitted_scores_both_sentences_are_approximate() -> None:
+    threshold = Threshold.from_normals(NORMAL, fpr=0.05, cross=True)
+    assert headline(counts(1000, 2), threshold) == (
+        "2 of 1,000 images anomalous; at an aim of 5 % (approximate) about 50 false alarms would be normal."
+    )
+    for n_anomalous in (2, 60, 65, 200):
+        said = chance(counts(1000, n_anomalous), threshold)
+        exact = chance(counts(1000, n_anomalous), Threshold.from_normals(NORMAL, fpr=0.05))
+        assert said == exact.removesuffix(".") + " (approximate: cross-fitted, no guarantee)."
+    assert chance(counts(0, 0), threshold) == ""
+
+
 def test_without_a_promise_there_is_nothing_to_compare_with() -> None:
     chosen = Threshold.from_labels([0, 0, 1, 1], [1, 2, 3, 4], "f1")
     trimmed = Threshold.from_normals(NORMAL, fpr=0.05, contamination=0.02)

@@ -118,7 +118,7 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
         ("read_table", lambda *_: pa.table({"epoch": [1]})),
     ):
         monkeypatch.setattr(training, name, stub)
-    options = TrainOptions(normal=str(tmp_path / "normal"), workspace=str(root), workers=1)
+    options = TrainOptions(normal=str(tmp_path / "normal"), workspace=str(root), workers=1, image_size=(32, 32))
     rows_before = len(list(root.glob("runs/*")))
     with monkeypatch.context() as patch:
         patch.setattr(f"flows.training.{step}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import reviewing
+from joined import join
 from reviewing import review
 from synthetic import write_images
 
@@ -33,7 +34,7 @@ from data import (
     write_table,
 )
 from detectors import CalibrationError, labelled_threshold
-from flows.calibrations import read_calibration
+from flows.calibrations import read_calibration, reference_rows
 from flows.errors import NotYetError, UsageError
 from flows.execution import execute
 from flows.models import seen_in_training
@@ -416,9 +417,10 @@ def test_a_normal_image_that_was_found_anomalous_is_normal_no_more(workspace: Pa
     assert {row["image_id"] for row in kept} == {row["image_id"] for row in held_out} - {held_out[0]["image_id"]}
 
 
-def test_a_joint_statistic_stays(workspace: Path, images: Path, tmp_path: Path) -> None:
+def test_a_rule_of_0_1_stays(workspace: Path, images: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "more", 60, seed=11)
-    joint = calibrate(workspace, normal=str(tmp_path / "more"), fpr=0.1, joint="fisher")
+    alone = calibrate(workspace, normal=str(tmp_path / "more"), fpr=0.1)
+    joint = join(Workspace(workspace), alone["calibration_id"], "fisher")
     before = read_table(Path(score(workspace, images / "new")["scores"]))
     review_all(workspace, 10, 6)
     result = from_reviews(workspace)
@@ -427,11 +429,12 @@ def test_a_joint_statistic_stays(workspace: Path, images: Path, tmp_path: Path) 
     table = before.filter(pc.is_valid(before["anomaly_score"]))
     np.testing.assert_array_equal(moved.statistic.scores(table), table["anomaly_score"].to_numpy())
     np.testing.assert_array_equal(moved.judge(table).p_value, table["p_value"].to_numpy())
-    # What a configuration says of all calibrations is no contradiction.
-    assert from_reviews(workspace, joint="fisher")["calibration_id"] == result["calibration_id"]
+    # With all that it needs to be read: another threshold on top of it.
+    assert from_reviews(workspace, objective="youden")["statistic"] == "joint_fisher"
     with pytest.raises(UsageError, match=r"statistic nelbo does not go with reviews of what joint_fisher flagged"):
         from_reviews(workspace, statistic="nelbo")
-    assert joint["calibration_id"] != result["calibration_id"]
+    assert moved.threshold != joint.threshold
+    assert reference_rows(Workspace(workspace), moved).equals(reference_rows(Workspace(workspace), joint))
 
 
 def test_the_last_decision_is_the_label_whoever_made_it(workspace: Path) -> None:
@@ -546,8 +549,8 @@ def test_refusals(workspace: Path, trained: Trained) -> None:
     review_all(workspace, 4, 4)
     with pytest.raises(UsageError, match=r"target=0\.5: objective f1 takes none"):
         from_reviews(workspace, target=0.5)
-    with pytest.raises(UsageError, match=r"statistic joint_fisher does not go with reviews of what peak flagged"):
-        from_reviews(workspace, joint="fisher")
+    with pytest.raises(UsageError, match=r"statistic nelbo does not go with reviews of what peak flagged"):
+        from_reviews(workspace, statistic="nelbo")
     with pytest.raises(UsageError, match="takes one of"):
         from_reviews(workspace, normal="x")
     # What is known of training is the beginning of the hash.

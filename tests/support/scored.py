@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, SCORES_SCHEMA, write_scores, write_table
+from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, JOINT_PARTS, SCORES_SCHEMA, write_scores, write_table
 from detectors import Threshold, detect_drift
 from flows.calibrations import Calibration, read_calibration, write_calibration
 from flows.drift import drift_facts, write_drift
@@ -34,6 +34,7 @@ def add_calibration(
     fpr: float = 0.05,
     review_fpr: float | None = 0.15,
     contamination: float = 0.0,
+    cross: bool = False,
     at: datetime = START,
     seed: int = 0,
 ) -> Calibration:
@@ -42,7 +43,8 @@ def add_calibration(
     rows |= _measures(np.random.default_rng(seed), np.zeros(n))
     rows |= {"label": pa.array([0] * n, pa.int8()), "split": pa.array(["calibration"] * n)}
     rows["anomaly_score"] = rows["peak"]
-    threshold = Threshold.from_normals(rows["peak"], fpr, review_fpr=review_fpr, contamination=contamination)
+    how: dict[str, Any] = {"review_fpr": review_fpr, "contamination": contamination, "cross": cross}
+    threshold = Threshold.from_normals(rows["peak"], fpr, **how)
     content = {
         "model_id": model_id,
         "batch_id": "t0",
@@ -172,6 +174,8 @@ def _measures(random: np.random.Generator, strangeness: np.ndarray) -> dict[str,
         "z_log_var_sum": -2 * rate,
         "worst_pixels_nats": distortion / 50 + 200,
         "peak": peak,
+        # Of a model of pixels.
+        **dict.fromkeys(JOINT_PARTS, np.full(n, np.nan)),
     }
 
 

@@ -64,7 +64,7 @@ def test_the_averages_of_the_best_epoch_are_kept(random: np.random.Generator) ->
     pixels, collect = stripes(random, 40), Collect()
     # Fast enough for the best epoch not to be the last one.
     settings = TrainConfig(epochs=40, batch_size=8, patience=3, learning_rate=2e-2)
-    model, history, _ = train(pixels[:30], pixels[30:], CONFIG, settings, callbacks=[collect])
+    model, history, *_ = train(pixels[:30], pixels[30:], CONFIG, settings, callbacks=[collect])
     best = int(np.argmin(history["val_nelbo"]))
     assert best < len(history["val_nelbo"]) - 1
     kept = [np.asarray(variable) for variable in model.network.trainable_variables]

@@ -66,11 +66,18 @@ def exported(model: Model) -> dict[str, Exported]:
 @needs_tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "likelihood"),
-    [(preset, "auto") for preset in PRESETS]
-    + [("conv_1x1x16", likelihood) for likelihood in LIKELIHOODS if likelihood != "gaussian_learned_sigma"],
+    ("preset", "likelihood", "head", "backbone"),
+    [(preset, "auto", None, None) for preset in PRESETS]
+    + [("conv_1x1x16", likelihood, None, None) for likelihood in LIKELIHOODS if likelihood != "gaussian_learned_sigma"]
+    + [
+        ("features", "auto", "linear_image", None),
+        ("features", "auto", "linear_image", "filters"),
+        ("features", "auto", "deep", "self_trained"),
+    ],
 )
-def test_scores_of_solar_cells_are_the_same(preset: str, likelihood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_solar_cells_are_the_same(
+    preset: str, likelihood: str, head: str | None, backbone: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every preset and every likelihood on every engine, with all maps."""
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
     paths = sorted((Path(str(files("elpv_dataset"))) / "data" / "images").glob("*.png"))[:70]
@@ -79,7 +86,8 @@ def test_scores_of_solar_cells_are_the_same(preset: str, likelihood: str, monkey
     if likelihood == "bernoulli":
         pixels = (pixels > 0.5).astype(np.float32)
     sigma = 0.1 if likelihood == "gaussian_fixed_sigma" else None
-    config = VAEConfig(height=SIDE, width=SIDE, preset=preset, likelihood=likelihood, sigma=sigma, noise_draws=2)
+    network = {"preset": preset, "likelihood": likelihood, "head": head, "backbone": backbone}
+    config = VAEConfig(height=SIDE, width=SIDE, sigma=sigma, noise_draws=2, **network)  # type: ignore[arg-type]
     keras.utils.set_random_seed(3)
     if preset == "features":
         monkeypatch.setattr(vae_core.pretext, "STEPS_AN_EPOCH", 4)
@@ -92,10 +100,9 @@ def test_scores_of_solar_cells_are_the_same(preset: str, likelihood: str, monkey
     for engine in ENGINES:
         made = export(model, engine, pixels[:8], model_id="m1")
         found = score(made, pixels)
-        # A third of what is allowed, in every number and map.
-        assert difference(found, expected, made.subtracted) < 3e-6, engine
+        # A third of what is allowed, in every number and map; whitening enlarges what is rounded.
+        assert difference(found, expected, made.subtracted) < (5e-6 if preset == "features" else 3e-6), engine
         np.testing.assert_allclose(found.peak, expected.peak, rtol=1e-4, atol=1e-4)
-        # Whitening enlarges what is rounded.
         rtol = 1e-4 if preset == "features" else 1e-5
         np.testing.assert_allclose(found.z_mean_norm, expected.z_mean_norm, rtol=rtol)
         for name in ("anomaly_map", "rate_map", "local_z", "reconstruction"):

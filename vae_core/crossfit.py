@@ -1,0 +1,163 @@
+"""Linear VAEs fitted on folds: every normal image is seen as a new one would be.
+
+Each fold of the images is scored by a model of the others. That says which kind of model fits, what is usual where,
+and what images score that the model has not seen; the model that is kept is of all images.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from vae_core.config import ALIGNED, FREE, VAEConfig
+from vae_core.linear import Moments, Solution, solve_image, solve_positions, whiten
+from vae_core.linear_vae import LinearVAE
+
+#: Parts of the images, each scored by a model of the others.
+N_FOLDS = 5
+#: Variances that are added to every direction of an image's features, of which held-out images choose one.
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+#: Images scored at a time.
+_CHUNK = 64
+
+Rows = NDArray[np.floating[Any]]
+
+
+class Unseen(NamedTuple):
+    """What models say of images that they have not seen, in the images' order.
+
+    distortion_map, rate_map: (n, gh, gw) nats a position.
+    z_mean_norm, z_log_var_sum: (n,), see `vae_core.Score`.
+    """
+
+    distortion_map: NDArray[np.float32]
+    rate_map: NDArray[np.float32]
+    z_mean_norm: NDArray[np.float32]
+    z_log_var_sum: NDArray[np.float32]
+
+    @property
+    def nelbo(self) -> float:
+        """Nats of all images together."""
+        return float(self.distortion_map.sum(dtype=np.float64) + self.rate_map.sum(dtype=np.float64))
+
+
+class Fit(NamedTuple):
+    """A linear VAE of all images.
+
+    network: with its values.
+    solution: of all images.
+    subject: which covariances it has; None for one of the whole image.
+    unseen: what models of the other folds say of each image.
+    """
+
+    network: LinearVAE
+    solution: Solution
+    subject: str | None
+    unseen: Unseen
+
+
+def default_folds(n: int) -> NDArray[np.int64]:
+    """(n,) fold of each image: one after the other."""
+    return np.arange(n) % min(N_FOLDS, n)
+
+
+def fit_folds(rows: Rows, shape: tuple[int, int, int], config: VAEConfig, folds: ArrayLike) -> Fit:
+    """Fit a linear VAE on features of normal images, and say of each image what models of the others say.
+
+    Args:
+        rows: (n, p, c) features; (r n, p, c) where each image was turned r times, all of them as they are first.
+        shape: (gh, gw, c), gh gw = p.
+        config: head and subject; where the latter is None, the images choose.
+        folds: (n,) the fold of each image; at least two.
+    """
+    moments = Moments.of(rows)
+    numbers = np.asarray(folds)
+    parts = [np.flatnonzero(numbers == fold) for fold in np.unique(numbers)]
+    turned = np.tile(numbers, len(rows) // len(numbers))
+    if len(parts) < 2:
+        raise ValueError(f"folds: expected at least 2, got {len(parts)}. Give images of more than one group")
+    # Views of an image are unseen where it is.
+    others = [moments.without(Moments.of(rows[turned == fold])) for fold in np.unique(numbers)]
+    # Products of a position each are too small for several threads, which wait in loops.
+    if config.head == "linear_image":
+        ridge, unseen = _best_ridge(rows, shape, parts, turned, others)
+        solution, subject = solve_image(rows, moments).with_ridge(ridge), None
+        network = _network(solution, shape, "image")
+    else:
+        with threadpool_limits(1, "blas"):
+            subject, unseen = _best_subject(rows, shape, parts, others, config.subject)
+            solution = solve_positions(moments, shared=subject == FREE)
+        network = _network(solution, shape, _blocks(subject))
+    return Fit(network, solution, subject, unseen)
+
+
+def _best_subject(
+    rows: Rows, shape: tuple[int, int, int], parts: list[Any], others: list[Moments], asked: str | None
+) -> tuple[str, Unseen]:
+    """Whether each position has a covariance of its own: what unseen images are likelier under."""
+    tried = {}
+    for subject in (ALIGNED, FREE) if asked is None else (asked,):
+        solved = (solve_positions(moments, shared=subject == FREE) for moments in others)
+        tried[subject] = _unseen(rows, shape, parts, solved, _blocks(subject))
+    best = min(tried, key=lambda subject: tried[subject].nelbo)
+    return best, tried[best]
+
+
+def _best_ridge(
+    rows: Rows, shape: tuple[int, int, int], parts: list[Any], turned: NDArray[Any], others: list[Moments]
+) -> tuple[float, Unseen]:
+    """The variance to add under which unseen images are likeliest."""
+    found: dict[float, list[Unseen]] = {ridge: [] for ridge in RIDGES}
+    for part, moments in zip(parts, others, strict=True):
+        solution = solve_image(rows[turned != turned[part[0]]], moments)
+        values = whiten(rows[part], solution.centre, solution.whitening)
+        for ridge in RIDGES:
+            found[ridge].append(_said(values, shape, solution.with_ridge(ridge), "image"))
+    best = min(RIDGES, key=lambda ridge: sum(one.nelbo for one in found[ridge]))
+    return best, _in_order(found[best], parts)
+
+
+def _unseen(
+    rows: Rows, shape: tuple[int, int, int], parts: list[Any], solutions: Iterable[Solution], blocks: str
+) -> Unseen:
+    said = []
+    for part, solution in zip(parts, solutions, strict=True):
+        values = whiten(rows[part], solution.centre, solution.whitening)
+        said.append(_said(values, shape, solution, blocks))
+    return _in_order(said, parts)
+
+
+def _said(values: NDArray[np.float32], shape: tuple[int, int, int], solution: Solution, blocks: str) -> Unseen:
+    """What a solution says of whitened features."""
+    network = _network(solution, shape, blocks)
+    chunks = []
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        found = network.evaluate(ops.convert_to_tensor(chunk.reshape(-1, *shape)))
+        chunks.append(
+            Unseen(
+                np.asarray(found["anomaly_map"]),
+                np.asarray(found["rate_map"]),
+                np.sqrt(np.square(np.asarray(found["z_mean"])).sum(axis=(1, 2, 3))),
+                np.asarray(found["z_log_var"]).sum(axis=(1, 2, 3)),
+            )
+        )
+    return Unseen(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
+
+
+def _in_order(said: list[Unseen], parts: list[Any]) -> Unseen:
+    order = np.argsort(np.concatenate(parts))
+    return Unseen(*(np.concatenate(column)[order] for column in zip(*said, strict=True)))
+
+
+def _blocks(subject: str) -> str:
+    return "positions" if subject == ALIGNED else "shared"
+
+
+def _network(solution: Solution, shape: tuple[int, int, int], blocks: str) -> LinearVAE:
+    network = LinearVAE(shape, solution.variances.shape[-1], blocks)
+    network.assign(solution)
+    return network

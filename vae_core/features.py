@@ -1,0 +1,114 @@
+"""What a linear head sees of an image: a backbone's maps gathered on one grid, and whitened."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from vae_core.backbones import build_backbone
+from vae_core.config import FILTERS, LINEAR_STRIDE_PX, LITE0, VAEConfig
+from vae_core.likelihoods import Tensor
+from vae_core.linear_vae import LinearVAE, Whitening
+from vae_core.objective import enlarge
+
+
+class Features(keras.Model):
+    """pixels (n, h, w, c) in [0, 1] -> whitened features (n, h / 32, w / 32, channels).
+
+    Args:
+        config: of the preset ``features`` with a linear head.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__(name="features")
+        self.config = config
+        self.backbone = build_backbone(config)
+        self.backbone.trainable = False
+        #: Of the features: (gh, gw, channels).
+        self.value_shape = gathered_shape(self.backbone, config)
+        self.whitening = Whitening(self.value_shape)
+        self.built = True
+
+    def call(self, pixels: Tensor) -> Tensor:
+        """Whitened features."""
+        return self.whitened(self.maps(pixels))
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """The backbone's maps, the finest first."""
+        found = self.backbone(pixels, training=False)
+        # Keras hands out a list of one as that one.
+        return list(found) if isinstance(found, list | tuple) else [found]
+
+    def whitened(self, maps: Sequence[Tensor]) -> Tensor:
+        """The whitened features of a backbone's maps."""
+        return self.whitening(gathered(maps, self.config))
+
+
+def gathered(maps: Sequence[Tensor], config: VAEConfig) -> Tensor:
+    """The maps that a head sees, on one grid: (n, h / 32, w / 32, channels).
+
+    Each is averaged over 3 x 3 of its own positions, so that a feature may lie a little beside where it usually does,
+    and then over those of the grid. Filters come on the grid.
+    """
+    if config.backbone == FILTERS:
+        return maps[0]
+    chosen = maps[-2:] if config.backbone == LITE0 else maps
+    grid = []
+    for one in chosen:
+        around = ops.average_pool(one, 3, strides=1, padding="same")
+        n = one.shape[1] * LINEAR_STRIDE_PX // config.height
+        grid.append(around if n == 1 else ops.average_pool(around, n, strides=n))
+    return ops.concatenate(grid, axis=-1)
+
+
+def gathered_shape(backbone: keras.Model, config: VAEConfig) -> tuple[int, int, int]:
+    """(gh, gw, channels) of `gathered`."""
+    height, width, channels = ops.shape(gathered(backbone.outputs, config))[1:]
+    return height, width, channels
+
+
+def joined(maps: Sequence[Tensor]) -> Tensor:
+    """All maps side by side on the grid of the finest: (n, fh, fw, channels)."""
+    rows = maps[0].shape[1]
+    return ops.concatenate([one if one.shape[1] == rows else _repeated(one, rows // one.shape[1]) for one in maps], -1)
+
+
+def joined_shape(backbone: keras.Model) -> tuple[int, int, int]:
+    """(fh, fw, channels) of `joined`."""
+    height, width, channels = ops.shape(joined(backbone.outputs))[1:]
+    return height, width, channels
+
+
+def _repeated(x: Tensor, n: int) -> Tensor:
+    return ops.repeat(ops.repeat(x, n, axis=1), n, axis=2)
+
+
+class DetailMap(keras.Model):
+    """A backbone's maps -> (n, h, w) how unusual each place is, finer than the scored grid; for people's eyes.
+
+    Each position has a mean of its own, and all share one linear VAE: a covariance for each of 32 x 32 positions would
+    be half a gigabyte. The local negative ELBO is brought by one offset and one unit, the same everywhere, to where
+    normal images reach as high as they do in the statistic ``peak``.
+
+    Args:
+        shape: of `joined`.
+        n_latents: of a position.
+        size: (h, w) pixels of the image.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], n_latents: int, size: tuple[int, int]) -> None:
+        super().__init__(name="detail")
+        self.size = size
+        self.whitening = Whitening(shape, name="detail_whitening")
+        self.network = LinearVAE(shape, n_latents, "shared", name="detail_vae")
+        self.scale = self.add_weight(name="scale", shape=(2,), initializer="ones", trainable=False)
+        self.built = True
+
+    def nats(self, maps: Sequence[Tensor]) -> Tensor:
+        """(n, fh, fw) local negative ELBO."""
+        found = self.network.evaluate(self.whitening(joined(maps)))
+        return found["anomaly_map"] + found["rate_map"]
+
+    def call(self, maps: Sequence[Tensor]) -> Tensor:
+        """(n, h, w), in between linear."""
+        return enlarge((self.nats(maps) - self.scale[0]) / self.scale[1], *self.size)

@@ -1,0 +1,99 @@
+"""What is usual on normal images: the scale that the statistics of a map of local nats are read on.
+
+The map is smoothed, and standardised position by position. Three statistics of it are standardised in turn, by the
+median and the median absolute deviation: the peak, which one spot raises; the mean of the worst tenth; and the mean,
+which an image that is odd as a whole raises. ``joint`` is their sum.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+from vae_core.scoring import WORST_PIXELS
+
+#: Weight of the spread over all positions in the spread of one, counted in images: keeps the standard deviation of a
+#: position sane where few images were seen.
+POOLED_IMAGES = 10
+#: The standard deviation of a normal distribution over its median absolute deviation.
+_NORMAL = 1.4826
+
+Maps = NDArray[np.floating[Any]]
+
+
+class Usual(NamedTuple):
+    """Of a map of local nats on normal images.
+
+    mean, std: (gh, gw) nats, position by position.
+    statistics: (3, 2) median, and spread, of the peak, the worst tenth and the mean of the standardised map; None in
+        models of pixels and of version 0.1, which standardise before they smooth, and have no `joint`.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    statistics: NDArray[np.float32] | None = None
+
+
+class Parts(NamedTuple):
+    """(n,) each: the peak of a standardised map, and the three standardised parts of ``joint``."""
+
+    peak: NDArray[np.float32]
+    peak_z: NDArray[np.float32]
+    worst_z: NDArray[np.float32]
+    mean_z: NDArray[np.float32]
+
+    @property
+    def joint(self) -> NDArray[np.float32]:
+        """(n,) their sum."""
+        return self.peak_z + self.worst_z + self.mean_z
+
+
+def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
+    """What is usual on normal images, and what each of them scores, standardised by the others.
+
+    Args:
+        maps: (n, gh, gw) local nats of images that the model has not seen; n >= 3.
+        side: of the box that smooths them, an odd number of positions.
+
+    >>> maps = np.random.default_rng(0).normal(5.0, 2.0, (400, 4, 4))
+    >>> usual, parts = learn_usual(maps, side=1)
+    >>> bool(abs(usual.mean - 5).max() < 0.5), bool(abs(np.median(parts.joint)) < 0.5)
+    (True, True)
+    """
+    smoothed = uniform_filter(np.asarray(maps, np.float64), (0, side, side), mode="reflect")
+    n = len(smoothed)
+    total, squares = smoothed.sum(axis=0), np.square(smoothed).sum(axis=0)
+    # Itself, an image would be more usual than others.
+    others = _standardised(smoothed, *_mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1))
+    statistics = _statistics(others)
+    median = np.median(statistics, axis=1)
+    spread = _NORMAL * np.median(np.abs(statistics - median[:, None]), axis=1)
+    # All alike: what differs at all is then far away.
+    spread = np.maximum(spread, 1e-6 * np.maximum(1, np.abs(median)))
+    mean, std = _mean_and_std(total, squares, n)
+    z = ((statistics - median[:, None]) / spread[:, None]).astype(np.float32)
+    usual = Usual(
+        mean.astype(np.float32), std.astype(np.float32), np.stack([median, spread], axis=1).astype(np.float32)
+    )
+    return usual, Parts(statistics[0].astype(np.float32), *z)
+
+
+def _mean_and_std(total: Maps, squares: Maps, n: int) -> tuple[Maps, Maps]:
+    """Of sums over n images; the variance is drawn towards that of all positions."""
+    mean = total / n
+    variance = np.maximum(squares / n - np.square(mean), 0)
+    pooled = (n * variance + POOLED_IMAGES * variance.mean(axis=(-2, -1), keepdims=True)) / (n + POOLED_IMAGES)
+    return mean, np.sqrt(np.maximum(pooled, np.finfo(np.float32).tiny))
+
+
+def _standardised(maps: Maps, mean: Maps, std: Maps) -> Maps:
+    return (maps - mean) / std
+
+
+def _statistics(maps: Maps) -> NDArray[np.float64]:
+    """(3, n): the largest value, the mean of the worst tenth, and the mean."""
+    rows = np.sort(maps.reshape(len(maps), -1), axis=1)
+    n_worst = max(1, round(WORST_PIXELS * rows.shape[1]))
+    # Means over positions: the statistics are of a map, whatever its size.
+    return np.stack([rows[:, -1], rows[:, -n_worst:].mean(axis=1), rows.mean(axis=1)])
