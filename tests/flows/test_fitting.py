@@ -192,15 +192,27 @@ def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: p
 
 
 @pytest.mark.slow
-def test_a_model_of_features_goes_the_whole_way(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "likelihood"),
+    [
+        ({"backbone": "efficientnet_lite0", "head": "linear"}, "gaussian_learned_sigma"),
+        ({"backbone": "self_trained", "head": "deep", "statistic": "peak"}, "gaussian_pixel_sigma"),
+    ],
+    ids=["linear", "deep"],
+)
+def test_a_model_of_features_goes_the_whole_way(
+    network: dict[str, str], likelihood: str, images: Path, tmp_path: Path
+) -> None:
     """Trained, calibrated, exported, scored; the page has no picture that such a model cannot draw."""
     chosen = {"image_size": (64, 64), "preset": "features", "pretext_steps": 60, "epochs": 10, "engines": ("onnx",)}
+    chosen |= network
     given = TrainOptions(normal=str(images / "normal"), workspace=str(tmp_path), **chosen)
     trained = execute("train", given, prefect=False)
     description = json.loads((tmp_path / "models" / trained["model_id"] / "model.json").read_text())
-    assert description["config"]["backbone"] == "self_trained"
+    assert network.items() <= description["config"].items()
     card = (tmp_path / "cards" / f"{trained['model_id']}.md").read_text(encoding="utf-8")
-    assert "features, self\\_trained" in card
+    backbone = network["backbone"].replace("_", "\\_")
+    assert f"features, {backbone}, {network['head']}" in card
     found = {}
     for engine in ("keras", "onnx"):
         score = ScoreOptions(images=str(images / "new"), workspace=str(tmp_path), engine=engine)
@@ -211,7 +223,7 @@ def test_a_model_of_features_goes_the_whole_way(images: Path, tmp_path: Path) ->
     rows = found["keras"].to_pylist()
     scored = [row for row in rows if row["verdict"] != "not_scored"]
     assert all(row["bits_per_dim"] is None for row in rows)
-    assert {row["likelihood"] for row in scored} == {"gaussian_pixel_sigma"}
+    assert {row["likelihood"] for row in scored} == {likelihood}
     assert {row["verdict"] for row in scored if "blot" in row["relative_path"]} == {"anomalous"}
     html = Path(result["report"]).read_text(encoding="utf-8")
     assert "<div>heatmap<img" in html
