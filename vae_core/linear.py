@@ -28,6 +28,8 @@ OWN = 0.7
 RIDGE = 0.01
 #: Fewer images say nothing of a covariance.
 MIN_IMAGES = 10
+#: Of features that hardly change: whatever new images have in their place, its square is a number of 32 bits.
+_LEAST_VARIANCE, _LEAST_NOISE = 1e-8, 1e-4
 #: Images at a time.
 _CHUNK = 64
 
@@ -139,7 +141,9 @@ def _solved(mean: Array, whitening: Array, covariances: Array, n_latents: int) -
     q = min(n_latents, n_channels - 1)
     # Ascending.
     values, vectors = np.linalg.eigh(covariances)
-    noise = np.maximum(values[:, : n_channels - q].mean(axis=1), np.finfo(np.float32).tiny)
+    # Of few images the other directions have no variance at all: a new image would be endlessly far off.
+    least = np.maximum(RIDGE * values.mean(axis=1), _LEAST_NOISE)
+    noise = np.maximum(values[:, : n_channels - q].mean(axis=1), least)
     variances = np.maximum(values[:, : n_channels - q - 1 : -1], noise[:, None])
     return Solution(mean, whitening, vectors[:, :, : n_channels - q - 1 : -1], variances, noise)
 
@@ -178,7 +182,7 @@ def whitening_of(covariance: Array) -> Array:
     """
     n = len(covariance)
     # Features that never change have no variance to share.
-    added = max(RIDGE * np.trace(covariance) / n, np.finfo(np.float32).tiny)
+    added = max(RIDGE * np.trace(covariance) / n, _LEAST_VARIANCE)
     lower = np.linalg.cholesky(covariance + added * np.eye(n))
     return np.asarray(solve_triangular(lower, np.eye(n), lower=True))
 

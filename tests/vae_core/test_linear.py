@@ -134,6 +134,17 @@ def test_whitening_is_what_numpy_says(rows: np.ndarray) -> None:
     np.testing.assert_allclose(np.asarray(layer(features)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_few_images_put_no_other_endlessly_far(random: np.random.Generator, shared: bool) -> None:
+    """Twelve images of 40 features have no variance in most directions; all of one picture in none."""
+    for rows in (random.normal(size=(12, 2, 40)), np.ones((12, 2, 40))):
+        solution = solve_positions(Moments.of(rows), shared=shared, n_latents=20)
+        new = whiten(random.normal(size=(5, 2, 40)), solution.centre, solution.whitening).reshape(-1, 1, 2, 40)
+        found = network(solution, (1, 2, 40), "shared" if shared else "positions").evaluate(new)
+        assert np.isfinite(np.asarray(found["anomaly_map"])).all()
+        assert np.isfinite(np.asarray(found["rate"])).all()
+
+
 def test_constant_features_are_no_error() -> None:
     rows = np.zeros((30, 4, 3))
     solution = solve_positions(Moments.of(rows), shared=False)
