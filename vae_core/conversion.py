@@ -4,7 +4,14 @@ from typing import Any
 
 import keras
 
+from vae_core.device import has_accelerator
+from vae_core.exported import is_installed
 from vae_core.graphs import import_openvino
+
+
+def suits_openvino() -> bool:
+    """Whether OpenVINO can be made of a network here, and is faster: on TensorFlow, without an accelerator."""
+    return keras.backend.backend() == "tensorflow" and is_installed("openvino") and not has_accelerator()
 
 
 def to_openvino(network: keras.Model, shape: tuple[int | None, ...]) -> Any:

@@ -12,9 +12,9 @@ from keras import ops
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from vae_core.config import ALIGNED, FREE, VAEConfig
+from vae_core.config import ALIGNED, FREE, LINEAR, LINEAR_IMAGE, VAEConfig
 from vae_core.linear import Moments, Solution, solve_image, solve_positions, whiten
-from vae_core.linear_vae import LinearVAE
+from vae_core.linear_vae import LinearVAE, blocks_of
 
 #: Parts of the images, each scored by a model of the others.
 N_FOLDS = 5
@@ -75,22 +75,23 @@ def fit_folds(rows: Rows, shape: tuple[int, int, int], config: VAEConfig, folds:
     """
     moments = Moments.of(rows)
     numbers = np.asarray(folds)
-    parts = [np.flatnonzero(numbers == fold) for fold in np.unique(numbers)]
+    names = np.unique(numbers)
+    parts = [np.flatnonzero(numbers == fold) for fold in names]
     turned = np.tile(numbers, len(rows) // len(numbers))
     if len(parts) < 2:
         raise ValueError(f"folds: expected at least 2, got {len(parts)}. Give images of more than one group")
     # Views of an image are unseen where it is.
-    others = [moments.without(Moments.of(rows[turned == fold])) for fold in np.unique(numbers)]
-    # Products of a position each are too small for several threads, which wait in loops.
-    if config.head == "linear_image":
+    others = [moments.without(Moments.of(rows[turned == fold])) for fold in names]
+    subject = None
+    if config.head == LINEAR_IMAGE:
         ridge, unseen = _best_ridge(rows, shape, parts, turned, others)
-        solution, subject = solve_image(rows, moments).with_ridge(ridge), None
-        network = _network(solution, shape, "image")
+        solution = solve_image(rows, moments).with_ridge(ridge)
     else:
+        # Products of a position each are too small for several threads, which wait in loops.
         with threadpool_limits(1, "blas"):
             subject, unseen = _best_subject(rows, shape, parts, others, config.subject)
             solution = solve_positions(moments, shared=subject == FREE)
-        network = _network(solution, shape, _blocks(subject))
+    network = _network(solution, shape, blocks_of(config.head, subject))
     return Fit(network, solution, subject, unseen)
 
 
@@ -101,7 +102,7 @@ def _best_subject(
     tried = {}
     for subject in (ALIGNED, FREE) if asked is None else (asked,):
         solved = (solve_positions(moments, shared=subject == FREE) for moments in others)
-        tried[subject] = _unseen(rows, shape, parts, solved, _blocks(subject))
+        tried[subject] = _unseen(rows, shape, parts, solved, blocks_of(LINEAR, subject))
     best = min(tried, key=lambda subject: tried[subject].nelbo)
     return best, tried[best]
 
@@ -151,10 +152,6 @@ def _said(values: NDArray[np.float32], shape: tuple[int, int, int], solution: So
 def _in_order(said: list[Unseen], parts: list[Any]) -> Unseen:
     order = np.argsort(np.concatenate(parts))
     return Unseen(*(np.concatenate(column)[order] for column in zip(*said, strict=True)))
-
-
-def _blocks(subject: str) -> str:
-    return "positions" if subject == ALIGNED else "shared"
 
 
 def _network(solution: Solution, shape: tuple[int, int, int], blocks: str) -> LinearVAE:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from vae_core.config import VAEConfig
-from vae_core.conversion import to_openvino
+from vae_core.conversion import suits_openvino, to_openvino
 from vae_core.device import has_accelerator
 from vae_core.difference import TOLERANCE, coarse
 from vae_core.exported import ENGINES, EngineError, Exported, is_installed
@@ -94,8 +94,7 @@ def usual_engines(config: VAEConfig) -> tuple[str, ...]:
     >>> usual_engines(VAEConfig(height=64, width=64))
     ()
     """
-    possible = keras.backend.backend() == "tensorflow" and is_installed("openvino") and not has_accelerator()
-    return ("openvino",) if possible and not config.is_pixels else ()
+    return ("openvino",) if suits_openvino() and not config.is_pixels else ()
 
 
 def _subtracted(model: Model) -> float:

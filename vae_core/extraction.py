@@ -1,6 +1,5 @@
 """A backbone's maps of many images, by the fastest means that there are here."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,8 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.conversion import to_openvino
-from vae_core.device import has_accelerator
+from vae_core.conversion import suits_openvino, to_openvino
 from vae_core.graphs import OpenVINOGraph
 from vae_core.pixels import PixelRows, to_unit
 from vae_core.scoring import padded
@@ -55,7 +53,7 @@ def _first(waiting: list[Any], advance: Callable[[int], None]) -> Maps:
 
 def _compiled(network: keras.Model) -> tuple[Callable[[NDArray[np.float32]], Maps], int]:
     """What computes a batch, and how many at once."""
-    if keras.backend.backend() != "tensorflow" or has_accelerator() or importlib.util.find_spec("openvino") is None:
+    if not suits_openvino():
         return lambda pixels: [np.asarray(one) for one in network.predict_on_batch(pixels)], 1
     shape = network.input.shape[1:]
     graph = OpenVINOGraph(to_openvino(network, (None, *shape)), shape=(_BATCH_SIZE, *shape))

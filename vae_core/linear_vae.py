@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from vae_core.config import ALIGNED, LINEAR_IMAGE
 from vae_core.likelihoods import Tensor, gaussian_log_density
 from vae_core.linear import Solution
 from vae_core.objective import kl_divergence, kl_per_latent
@@ -34,6 +35,17 @@ class Whitening(keras.Model):
         """Take the means and the matrix of a solution."""
         self.centre.assign(solution.centre)
         self.matrix.assign(solution.whitening)
+
+
+def blocks_of(head: str | None, subject: str | None) -> str:
+    """What shares a covariance: "positions" each has its own, "shared" all have one, "image" all are modelled as one.
+
+    >>> blocks_of("linear", "free"), blocks_of("linear_image", None)
+    ('shared', 'image')
+    """
+    if head == LINEAR_IMAGE:
+        return "image"
+    return "positions" if subject == ALIGNED else "shared"
 
 
 class LinearVAE(keras.Model):

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.architecture import latent_shape
-from vae_core.config import ALIGNED, LINEAR_IMAGE, VAEConfig
+from vae_core.config import VAEConfig
 from vae_core.features import DetailMap, Features, joined_shape
 from vae_core.linear import N_LATENTS
-from vae_core.linear_vae import LinearVAE
+from vae_core.linear_vae import LinearVAE, blocks_of
 from vae_core.network import VAE
 from vae_core.pixels import PixelRows, to_unit
 from vae_core.representation import Representation
@@ -86,7 +86,7 @@ def untrained(config: VAEConfig) -> tuple[Any, Any, DetailMap | None]:
     if config.n_latents is None:
         raise ValueError("n_latents is not set")
     features = Features(config)
-    blocks = "image" if config.head == LINEAR_IMAGE else "positions" if config.subject == ALIGNED else "shared"
+    blocks = blocks_of(config.head, config.subject)
     shape = joined_shape(features.backbone)
     detail = DetailMap(shape, min(N_LATENTS, shape[-1] - 1), (config.height, config.width))
     return LinearVAE(features.value_shape, config.n_latents, blocks), features, detail

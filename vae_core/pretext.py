@@ -14,9 +14,9 @@ from keras import layers
 from PIL import Image
 
 from vae_core.architecture import initial_weights
-from vae_core.backbones import self_trained_maps
+from vae_core.backbones import load_weights, self_trained_maps
 from vae_core.checkpoint import Checkpoint
-from vae_core.config import SELF_TRAINED, TrainConfig, VAEConfig
+from vae_core.config import FILTERS, SELF_TRAINED, TrainConfig, VAEConfig
 from vae_core.defects import break_image
 from vae_core.device import jit_compile, keep_freed_memory
 from vae_core.likelihoods import Tensor
@@ -108,6 +108,25 @@ class _Epochs(keras.callbacks.Callback):
         )
         if not np.isfinite(logs["loss"]):
             raise FloatingPointError(f"the backbone's loss became NaN or infinite in epoch {epoch + 1}")
+
+
+def give_weights(
+    backbone: keras.Model,
+    pixels: PixelRows,
+    config: VAEConfig,
+    train_config: TrainConfig,
+    checkpoint: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Train a backbone that learns from the normal images, or load the weights of another; filters have theirs.
+
+    Args and errors: of `train_backbone` and `vae_core.backbones.load_weights`.
+    """
+    if config.backbone == SELF_TRAINED:
+        train_backbone(backbone, pixels, config, train_config, checkpoint, callbacks)
+    elif config.backbone != FILTERS:
+        path = train_config.backbone_weights
+        load_weights(backbone, config, None if path is None else Path(path))
 
 
 def train_backbone(

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from vae_core.architecture import value_shape
-from vae_core.backbones import build_backbone, load_weights
-from vae_core.config import SELF_TRAINED, TrainConfig, VAEConfig
+from vae_core.backbones import build_backbone
+from vae_core.config import TrainConfig, VAEConfig
 from vae_core.likelihoods import Tensor
 from vae_core.linear import MIN_IMAGES, Moments
 from vae_core.pixels import PixelRows, to_unit
-from vae_core.pretext import train_backbone
+from vae_core.pretext import give_weights
 from vae_core.scoring import padded
 
 #: Weights of the covariance over all positions in that of one, and shares of the mean variance that are added to every
@@ -114,11 +114,7 @@ def fit_representation(
             "or take conv_1x1x16"
         )
     representation = Representation(config)
-    if config.backbone == SELF_TRAINED:
-        train_backbone(representation.backbone, pixels, config, train_config, checkpoint, callbacks)
-    else:
-        weights = train_config.backbone_weights
-        load_weights(representation.backbone, config, None if weights is None else Path(weights))
+    give_weights(representation.backbone, pixels, config, train_config, checkpoint, callbacks)
     train, held_out = (
         _features(representation.backbone, images, aside / f"{name}.npy")
         for name, images in (("train", pixels), ("validation", validation))

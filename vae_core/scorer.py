@@ -13,7 +13,7 @@ from vae_core.likelihoods import Tensor
 from vae_core.linear_vae import LinearVAE
 from vae_core.network import VAE
 from vae_core.objective import enlarge, smooth, spread
-from vae_core.scoring import JOINT, WORST_PIXELS, Array, default_batch_size
+from vae_core.scoring import JOINT, Array, default_batch_size, n_worst
 from vae_core.usual import Usual
 
 
@@ -121,7 +121,7 @@ class Scorer(keras.Model):
 def _worst(maps: Tensor) -> Tensor:
     """(n, k) the largest tenth of the values of (n, h, w) maps."""
     n_values = maps.shape[1] * maps.shape[2]
-    worst, _ = ops.top_k(ops.reshape(maps, (-1, n_values)), max(1, round(WORST_PIXELS * n_values)))
+    worst, _ = ops.top_k(ops.reshape(maps, (-1, n_values)), n_worst(n_values))
     return worst
 
 

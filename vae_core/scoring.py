@@ -59,6 +59,15 @@ class Score(NamedTuple):
     reconstruction: Array | None
 
 
+def n_worst(n_values: int) -> int:
+    """How many of so many values are the worst ones: a tenth, and one at least.
+
+    >>> n_worst(64), n_worst(4)
+    (6, 1)
+    """
+    return max(1, round(WORST_PIXELS * n_values))
+
+
 class Graph(Protocol):
     """A compiled scoring function.
 

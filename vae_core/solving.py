@@ -10,16 +10,15 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from vae_core.backbones import load_weights
-from vae_core.config import FILTERS, SELF_TRAINED, TrainConfig, VAEConfig
+from vae_core.config import TrainConfig, VAEConfig
 from vae_core.crossfit import Fit, Unseen, default_folds, fit_folds
 from vae_core.extraction import extract
 from vae_core.features import DetailMap, Features, gathered, joined, joined_shape
 from vae_core.linear import MIN_IMAGES, solve_shared
 from vae_core.model import Model, draw_eps
 from vae_core.pixels import PixelRows
-from vae_core.pretext import train_backbone
-from vae_core.scoring import WORST_PIXELS, Score
+from vae_core.pretext import give_weights
+from vae_core.scoring import Score, n_worst
 from vae_core.usual import Parts, learn_usual
 
 #: Images that the map for people is made from: one covariance of all its positions needs no more.
@@ -80,11 +79,7 @@ def solve(
     if folds is not None and len(folds) != n:
         raise ValueError(f"folds: expected {n}, one for each image, got {len(folds)}")
     features = Features(config)
-    if config.backbone == SELF_TRAINED:
-        train_backbone(features.backbone, images[0], config, train_config, checkpoint, backbone_callbacks)
-    elif config.backbone != FILTERS:
-        path = train_config.backbone_weights
-        load_weights(features.backbone, config, None if path is None else Path(path))
+    give_weights(features.backbone, images[0], config, train_config, checkpoint, backbone_callbacks)
     views = [Turned(some, quarter) for quarter in range(train_config.rotations) for some in images]
     rows, maps = _looked_at(features, views, aside / "features.npy", advance)
     fit = fit_folds(rows, features.value_shape, config, default_folds(n) if folds is None else folds)
@@ -178,7 +173,6 @@ def _scores(unseen: Unseen, parts: Parts, config: VAEConfig) -> Score:
     distortion = unseen.distortion_map.sum(axis=(1, 2))
     rate = unseen.rate_map.sum(axis=(1, 2))
     positions = np.sort(unseen.distortion_map.reshape(len(distortion), -1), axis=1)
-    n_worst = max(1, round(WORST_PIXELS * positions.shape[1]))
     nelbo = distortion + rate
     named = {"joint": parts.joint, "peak": parts.peak, "nelbo": nelbo}
     return Score(
@@ -188,7 +182,7 @@ def _scores(unseen: Unseen, parts: Parts, config: VAEConfig) -> Score:
         rate=rate,
         z_mean_norm=unseen.z_mean_norm,
         z_log_var_sum=unseen.z_log_var_sum,
-        worst_pixels=positions[:, -n_worst:].sum(axis=1),
+        worst_pixels=positions[:, -n_worst(positions.shape[1]) :].sum(axis=1),
         **parts._asdict(),
         anomaly_map=None,
         rate_map=None,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from vae_core.scoring import WORST_PIXELS
+from vae_core.scoring import n_worst
 
 #: Weight of the spread over all positions in the spread of one, counted in images: keeps the standard deviation of a
 #: position sane where few images were seen.
@@ -23,7 +23,7 @@ Maps = NDArray[np.floating[Any]]
 
 
 class Usual(NamedTuple):
-    """Of a map of local nats on normal images.
+    """What a map of local nats usually looks like on normal images.
 
     mean, std: (gh, gw) nats, position by position.
     statistics: (3, 2) median, and spread, of the peak, the worst tenth and the mean of the standardised map; None in
@@ -65,8 +65,8 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     n = len(smoothed)
     total, squares = smoothed.sum(axis=0), np.square(smoothed).sum(axis=0)
     # Itself, an image would be more usual than others.
-    others = _standardised(smoothed, *_mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1))
-    statistics = _statistics(others)
+    mean, std = _mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1)
+    statistics = _statistics((smoothed - mean) / std)
     median = np.median(statistics, axis=1)
     spread = _NORMAL * np.median(np.abs(statistics - median[:, None]), axis=1)
     # All alike: what differs at all is then far away.
@@ -87,13 +87,8 @@ def _mean_and_std(total: Maps, squares: Maps, n: int) -> tuple[Maps, Maps]:
     return mean, np.sqrt(np.maximum(pooled, np.finfo(np.float32).tiny))
 
 
-def _standardised(maps: Maps, mean: Maps, std: Maps) -> Maps:
-    return (maps - mean) / std
-
-
 def _statistics(maps: Maps) -> NDArray[np.float64]:
     """(3, n): the largest value, the mean of the worst tenth, and the mean."""
     rows = np.sort(maps.reshape(len(maps), -1), axis=1)
-    n_worst = max(1, round(WORST_PIXELS * rows.shape[1]))
     # Means over positions: the statistics are of a map, whatever its size.
-    return np.stack([rows[:, -1], rows[:, -n_worst:].mean(axis=1), rows.mean(axis=1)])
+    return np.stack([rows[:, -1], rows[:, -n_worst(rows.shape[1]) :].mean(axis=1), rows.mean(axis=1)])
