@@ -276,6 +276,8 @@ class VAEConfig:
         >>> VAEConfig.from_dict({"preset": "features", "backbone": "self_trained", "statistic": "peak"}).head
         'deep'
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"config is {values!r}: expected settings by name")
         old = values.get("preset") == "features" and "head" not in values
         return cls(**{**values, "head": DEEP} if old else values)
 

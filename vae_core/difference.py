@@ -92,9 +92,10 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
     rate = expected.rate.astype(np.float64)
     distortion, worst = (values.astype(np.float64) for values in (expected.distortion, expected.worst_pixels))
     nats = np.abs(worst) + np.abs(distortion - worst) + rate
-    # What is thresholded is one of the others.
+    # What is thresholded is one of the others, or the sum of the parts of joint.
     thresholded = next(
-        (name for name in ("peak", "nelbo") if np.array_equal(expected.anomaly_score, getattr(expected, name))), "joint"
+        (name for name in ("peak", "nelbo") if np.array_equal(expected.anomaly_score, getattr(expected, name))),
+        "peak" if expected.peak_z is None else "joint",
     )
     scales: dict[str, Shares] = {}
     for name, values in expected._asdict().items():

@@ -34,6 +34,18 @@ class Usual(NamedTuple):
     std: NDArray[np.float32]
     statistics: NDArray[np.float32] | None = None
 
+    def parts(self, maps: Maps, side: int) -> "Parts":
+        """What images score whose (n, gh, gw) local nats are given; see `learn_usual` for those that it is learnt from.
+
+        Raises:
+            ValueError: of models that have no `joint`.
+        """
+        if self.statistics is None:
+            raise ValueError("statistics is None: this model has no joint")
+        found = _statistics((_smoothed(maps, side) - self.mean) / self.std)
+        median, spread = self.statistics.astype(np.float64).T
+        return _parts(found, median, spread)
+
 
 class Parts(NamedTuple):
     """(n,) each: the peak of a standardised map, and the three standardised parts of ``joint``."""
@@ -61,7 +73,7 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     >>> bool(abs(usual.mean - 5).max() < 0.5), bool(abs(np.median(parts.joint)) < 0.5)
     (True, True)
     """
-    smoothed = uniform_filter(np.asarray(maps, np.float64), (0, side, side), mode="reflect")
+    smoothed = _smoothed(maps, side)
     n = len(smoothed)
     total, squares = smoothed.sum(axis=0), np.square(smoothed).sum(axis=0)
     # Itself, an image would be more usual than others.
@@ -72,11 +84,19 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     # All alike: what differs at all is then far away.
     spread = np.maximum(spread, 1e-6 * np.maximum(1, np.abs(median)))
     mean, std = _mean_and_std(total, squares, n)
-    z = ((statistics - median[:, None]) / spread[:, None]).astype(np.float32)
     usual = Usual(
         mean.astype(np.float32), std.astype(np.float32), np.stack([median, spread], axis=1).astype(np.float32)
     )
-    return usual, Parts(statistics[0].astype(np.float32), *z)
+    return usual, _parts(statistics, median, spread)
+
+
+def _smoothed(maps: Maps, side: int) -> Maps:
+    return uniform_filter(np.asarray(maps, np.float64), (0, side, side), mode="reflect")
+
+
+def _parts(statistics: Maps, median: Maps, spread: Maps) -> Parts:
+    z = ((statistics - median[:, None]) / spread[:, None]).astype(np.float32)
+    return Parts(statistics[0].astype(np.float32), *z)
 
 
 def _mean_and_std(total: Maps, squares: Maps, n: int) -> tuple[Maps, Maps]:

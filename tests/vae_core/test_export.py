@@ -40,6 +40,7 @@ from vae_core.checksums import write_files
 from vae_core.config import LIKELIHOODS, PRESETS
 from vae_core.model import draw_eps, usual_local_nelbo
 from vae_core.network import VAE
+from vae_core.scoring import JOINT
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="engines are made through TensorFlow; a bundle is the same for all"
@@ -61,6 +62,25 @@ def no_stopwatch() -> Iterator[None]:
 def exported(model: Model) -> dict[str, Exported]:
     pixels = stripes(np.random.default_rng(5), 9)
     return {engine: export(model, engine, pixels, model_id="m1") for engine in ENGINES}
+
+
+@pytest.fixture(scope="module")
+def model_of_features() -> Model:
+    """A small one, which has the parts of ``joint``."""
+    random = np.random.default_rng(2)
+    config = VAEConfig(height=SIDE, width=SIDE, preset="features", backbone="filters")
+    return train(large_stripes(random, 32), large_stripes(random, 12), config).model
+
+
+def large_stripes(random: np.random.Generator, n: int) -> np.ndarray:
+    """(n, 64, 64, 1), as features need them."""
+    return np.tile(stripes(random, n), (1, 3, 4, 1))[:, :SIDE, :SIDE]
+
+
+@pytest.fixture(scope="module")
+def exported_of_features(model_of_features: Model) -> dict[str, Exported]:
+    pixels = large_stripes(np.random.default_rng(5), 9)
+    return {engine: export(model_of_features, engine, pixels, model_id="m1") for engine in ENGINES}
 
 
 @needs_tensorflow
@@ -176,15 +196,11 @@ def test_other_scores_are_refused_with_engine_versions_and_difference(model: Mod
 @pytest.mark.parametrize("output", [*Score._fields])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_output_that_is_always_zero_is_refused_when_it_is_made_and_when_it_is_read(
-    engine: str,
-    output: str,
-    exported: dict[str, Exported],
-    model: Model,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    engine: str, output: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "aside").mkdir()
-    made = exported[engine]
+    of = "_of_features" if output in JOINT else ""
+    made, model = request.getfixturevalue(f"exported{of}")[engine], request.getfixturevalue(f"model{of}")
     tampered = with_zeros(engine, made.files, output, tmp_path / "aside")
     save_exported(replace(made, files=tampered), tmp_path / engine)
     read = load_exported(tmp_path / engine)

@@ -44,3 +44,21 @@ def test_equal_maps_have_no_spread(value: float) -> None:
     usual, parts = learn_usual(np.full((12, 3, 3), value), side=3)
     assert (usual.std > 0).all()
     assert np.isfinite(parts.joint).all()
+
+
+def test_new_images_are_read_on_the_scale_of_the_normal_ones() -> None:
+    """Where all is usual but one position, it alone is the peak; means are as far off as it moves them."""
+    random = np.random.default_rng(3)
+    usual, _ = learn_usual(random.normal(5.0, 2.0, (400, 4, 4)), side=1)
+    maps = np.stack([usual.mean, usual.mean])
+    maps[1, 2, 1] += 6 * usual.std[2, 1]
+    parts = usual.parts(maps, side=1)
+    assert usual.statistics is not None
+    (peak, peak_spread), (worst, worst_spread), (mean, mean_spread) = usual.statistics
+    np.testing.assert_allclose(parts.peak, [0, 6], atol=1e-5)
+    np.testing.assert_allclose(parts.peak_z, [-peak / peak_spread, (6 - peak) / peak_spread], rtol=1e-5)
+    # Of 16 positions the worst tenth is two.
+    np.testing.assert_allclose(parts.worst_z, [-worst / worst_spread, (3 - worst) / worst_spread], rtol=1e-5)
+    np.testing.assert_allclose(parts.mean_z, [-mean / mean_spread, (6 / 16 - mean) / mean_spread], rtol=1e-5)
+    with pytest.raises(ValueError, match="no joint"):
+        usual._replace(statistics=None).parts(maps, side=1)

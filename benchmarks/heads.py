@@ -1,0 +1,287 @@
+"""Heads beside each other on the same features: what an exact VAE is worth, and how many images it takes.
+
+    python benchmarks/heads.py --results DIR [--mtd DIR] [--tables heads curves defects rates]
+
+computes each set's features once, keeps them in DIR, and prints the tables of ``docs/choosing.md``. Everything here is
+nelbo's own: features, folds, fit, statistics; beside it stand two methods that others are known for, on the same
+features: the nearest neighbour of each place (PatchCore's memory bank, Roth et al. 2022, all of it) and a Gaussian of
+each place over a hundred features drawn at random (PaDiM, Defard et al. 2021).
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from datasets import Dataset
+from quality import chosen, sets
+from rates import circumstances
+from results import over_seeds
+from scipy.ndimage import uniform_filter
+from table import heads as headings
+from table import row
+
+from data import folds
+from detectors import delong_interval, Threshold
+from vae_core import N_FOLDS, VAEConfig
+from vae_core.crossfit import fit_folds
+from vae_core.extraction import extract
+from vae_core.features import Features, gathered
+from vae_core.linear import whiten
+from vae_core.pretext import give_weights
+from vae_core.config import TrainConfig
+from vae_core.usual import learn_usual
+
+SIDE, DRAWS, SPLITS, FPR = 256, 5, 200, 0.05
+AMOUNTS = (10, 20, 50, 100, 200, 500, 1000)
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
+_BATCH = 64
+
+
+class Looked(NamedTuple):
+    """A set as a head sees it.
+
+    normals, test: (n, p, c) features; labels: (n,) of the test images; views: (n,) what part each normal shows.
+    """
+
+    normals: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+    views: np.ndarray
+    config: VAEConfig
+
+
+def looked(name: str, load: Callable[[int], Dataset], backbone: str, folder: Path) -> Looked:
+    """A set's features, from the folder if they are there."""
+    config = VAEConfig(height=SIDE, width=SIDE, preset="features", backbone=backbone)
+    path = folder / f"{name}, {backbone}.npz".replace(" ", "_")
+    if not path.exists():
+        data = load(SIDE)
+        features = Features(config)
+        give_weights(features.backbone, data.train, config, TrainConfig())
+        network = keras.Model(features.backbone.input, [gathered(features.maps(features.backbone.input), config)])
+        images = (np.concatenate([data.train, data.validation]), data.test)
+        normals, test = (np.concatenate([maps[0] for maps in extract(network, some)]) for some in images)
+        views = np.arange(len(normals)).astype(str) if data.views is None else data.views
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, normals=_rows(normals), test=_rows(test), labels=data.labels, views=views)
+    kept = np.load(path)
+    return Looked(kept["normals"], kept["test"], kept["labels"], kept["views"], config)
+
+
+def _rows(maps: np.ndarray) -> np.ndarray:
+    return maps.reshape(len(maps), -1, maps.shape[-1])
+
+
+def folds_of(views: np.ndarray, seed: int) -> list[int]:
+    """Views of one part share a fold."""
+    return folds([str(i) for i in range(len(views))], views.tolist(), N_FOLDS, seed=seed)
+
+
+class Judged(NamedTuple):
+    """What a fit says: (n,) scores of images that it has not seen, of its own normals by the other folds."""
+
+    test: np.ndarray
+    unseen: np.ndarray
+    subject: str | None
+
+
+def fitted(normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig) -> Judged:
+    """Fit and score as ``train`` and ``score`` do."""
+    side = SIDE // config.stride_px
+    shape = (side, side, normals.shape[-1])
+    fit = fit_folds(normals, shape, config, numbers)
+
+    def local(found: dict[str, np.ndarray]) -> np.ndarray:
+        distortion, rate = (np.asarray(found[name]) for name in ("anomaly_map", "rate_map"))
+        return distortion + (rate if config.of == "nelbo" else 0)
+
+    box = config.smoothing_px // config.stride_px
+    usual, own = learn_usual(local({"anomaly_map": fit.unseen.distortion_map, "rate_map": fit.unseen.rate_map}), box)
+    values = whiten(test, fit.solution.centre, fit.solution.whitening).reshape(-1, *shape)
+    maps = [local(fit.network.evaluate(values[at : at + _BATCH])) for at in range(0, len(values), _BATCH)]
+    there = usual.parts(np.concatenate(maps), box)
+    scores = (parts.peak if config.statistic == "peak" else parts.joint for parts in (there, own))
+    return Judged(*scores, fit.subject)
+
+
+def nearest(normals: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Distance of the place whose nearest neighbour, among all places of all normal images, is the furthest."""
+    bank = normals.reshape(-1, normals.shape[-1])
+    squares = np.square(bank).sum(axis=1)
+    found = []
+    for image in test:
+        distances = squares - 2 * image @ bank.T
+        found.append(float((distances.min(axis=1) + np.square(image).sum(axis=1)).max()))
+    return np.array(found)
+
+
+def gaussian_of_each_place(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """The largest Mahalanobis distance of a place, over features drawn at random; the covariance gets 0.01 added."""
+    n_features = normals.shape[-1]
+    drawn = np.random.default_rng(seed).permutation(n_features)[:100]
+    learnt, judged = (rows[:, :, drawn].astype(np.float64) for rows in (normals, test))
+    mean = learnt.mean(axis=0)
+    centred = (learnt - mean).transpose(1, 0, 2)
+    covariance = centred.transpose(0, 2, 1) @ centred / (len(learnt) - 1) + 0.01 * np.eye(len(drawn))
+    off = (judged - mean).transpose(1, 0, 2)
+    distances = np.einsum("pnc,pnc->np", off @ np.linalg.inv(covariance), off)
+    side = int(np.sqrt(distances.shape[1]))
+    return np.asarray(uniform_filter(distances.reshape(-1, side, side), (0, 3, 3)).max(axis=(1, 2)))
+
+
+#: By the names of their rows: what is laid over the defaults of a backbone.
+HEADS: dict[str, dict[str, str]] = {
+    "linear": {"head": "linear"},
+    "linear, of the distortion": {"head": "linear", "of": "distortion"},
+    "linear, peak": {"head": "linear", "statistic": "peak"},
+    "linear_image": {"head": "linear_image"},
+    "linear_image, peak": {"head": "linear_image", "statistic": "peak"},
+}
+
+
+def with_defaults(config: VAEConfig, **changes: str) -> VAEConfig:
+    """The backbone's own, but for what is given."""
+    return VAEConfig(height=SIDE, width=SIDE, preset="features", backbone=config.backbone, **changes)  # type: ignore[arg-type]
+
+
+def table_of_heads(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC, a row a head, a column a set; the mean over draws of the set, or of the folds."""
+    yield from headings("features", "head", *found)
+    backbone = next(iter(found.values()))[0].config.backbone
+    for name, changes in HEADS.items():
+
+        def score(one: Looked, seed: int, changes: dict[str, str] = changes) -> np.ndarray:
+            return fitted(one.normals, one.test, folds_of(one.views, seed), with_defaults(one.config, **changes)).test
+
+        yield row(str(backbone), name, *(_over_draws(draws, score) for draws in found.values()))
+    others = {
+        "nearest neighbour of each place": lambda one, _: nearest(one.normals, one.test),
+        "Gaussian of each place, 100 features": lambda one, seed: gaussian_of_each_place(one.normals, one.test, seed),
+    }
+    for name, other in others.items():
+        yield row(str(backbone), name, *(_over_draws(draws, other) for draws in found.values()))
+
+
+def _over_draws(draws: list[Looked], score: Callable[[Looked, int], np.ndarray]) -> str:
+    seeded = draws if len(draws) > 1 else draws * DRAWS
+    return str(over_seeds([delong_interval(one.labels, score(one, seed)) for seed, one in enumerate(seeded)]))
+
+
+def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC with few normal images, the defaults of the backbone: five draws of whole parts."""
+    yield from headings("set", "features", *map(str, AMOUNTS), "all")
+    for name, draws in found.items():
+        cells = []
+        for amount in (*AMOUNTS, None):
+            intervals = []
+            for seed in range(DRAWS):
+                one = draws[seed % len(draws)]
+                rows = _some(one.views, amount, seed)
+                if rows is None:
+                    break
+                views = one.views[rows]
+                judged = fitted(one.normals[rows], one.test, folds_of(views, seed), one.config)
+                intervals.append(delong_interval(one.labels, judged.test))
+            cells.append(str(over_seeds(intervals)) if intervals else "")
+        yield row(name, str(draws[0].config.backbone), *cells)
+
+
+def _some(views: np.ndarray, amount: int | None, seed: int) -> np.ndarray | None:
+    """Rows of whole parts, drawn until there are so many; None where there are fewer."""
+    if amount is None:
+        return np.arange(len(views))
+    if amount > len(views):
+        return None
+    kept: list[int] = []
+    for view in np.random.default_rng(seed).permutation(np.unique(views)):
+        kept += np.flatnonzero(views == view).tolist()
+        if len(kept) >= amount:
+            break
+    return np.array(kept[:amount])
+
+
+def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC with defects among the normal images: all shares are judged on the same images, five draws."""
+    yield from headings("set", "features", *(f"{share:.0%}" for share in SHARES))
+    for name, draws in found.items():
+        cells = []
+        for share in SHARES:
+            intervals = []
+            for seed in range(DRAWS):
+                one = draws[seed % len(draws)]
+                random = np.random.default_rng(seed)
+                defective = random.permutation(np.flatnonzero(one.labels == 1))
+                withheld = defective[: round(max(SHARES) * len(one.normals))]
+                n = round(share * len(one.normals))
+                order = random.permutation(len(one.normals))
+                kept = np.setdiff1d(np.arange(len(one.labels)), withheld)
+                normals = np.concatenate([one.normals[order[n:]], one.test[withheld[:n]]])
+                views = np.concatenate([one.views[order[n:]], [f"defect {i}" for i in range(n)]])
+                judged = fitted(normals, one.test[kept], folds_of(views, seed), one.config)
+                intervals.append(delong_interval(one.labels[kept], judged.test))
+            cells.append(str(over_seeds(intervals)))
+        yield row(name, str(draws[0].config.backbone), *cells)
+
+
+def table_of_rates(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """False alarms on normal parts that were left out, the threshold cross-fitted: mean and range over splits."""
+    yield from headings("set", "features", "splits", "promised", "mean", "5 % to 95 % of the splits")
+    for name, draws in found.items():
+        one = draws[0]
+        normal = one.test[one.labels == 0]
+        rows = np.concatenate([one.normals, normal]) if len(draws) == 1 else one.normals
+        new = np.arange(len(one.normals), len(rows)).astype(str)
+        views = np.concatenate([one.views, new]) if len(draws) == 1 else one.views
+        rates = []
+        for split in range(SPLITS):
+            left_out = _some(views, round(0.25 * len(rows)), split)
+            assert left_out is not None
+            # Whole parts.
+            left_out = np.flatnonzero(np.isin(views, views[left_out]))
+            learnt = np.setdiff1d(np.arange(len(rows)), left_out)
+            judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), one.config)
+            limit = Threshold.from_normals(judged.unseen, FPR, cross=True).value
+            rates.append(float((judged.test > limit).mean()))
+        low, high = np.quantile(rates, [0.05, 0.95])
+        yield row(
+            name, str(one.config.backbone), SPLITS, f"{FPR:.0%}", f"{np.mean(rates):.1%}", f"{low:.1%} to {high:.1%}"
+        )
+
+
+TABLES = {
+    "heads": table_of_heads,
+    "curves": table_of_amounts,
+    "defects": table_of_defects,
+    "rates": table_of_rates,
+}
+
+
+def main() -> None:
+    """Print the tables that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, metavar="DIR", required=True, help="where features are kept")
+    parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0", "filters"])
+    parser.add_argument("--sets", nargs="+", default=["ELPV", "MTD by tile", "MTD"])
+    given = parser.parse_args()
+    print(circumstances())
+    loads = sets(given.mtd, smoke=False)
+    for backbone in given.backbones:
+        found = {}
+        for name in given.sets:
+            draws = {name: loads[name]} if name in loads else chosen(loads, [name])
+            found[name] = [looked(draw, load, backbone, given.results) for draw, load in draws.items()]
+        for table in given.tables:
+            # Published, it shows most of the test tiles in training: it says nothing of new ones.
+            judged = found if table == "heads" else {name: one for name, one in found.items() if name != "MTD"}
+            print(f"\n### {table}, {backbone}\n", flush=True)
+            for line in TABLES[table](judged):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
