@@ -28,7 +28,7 @@ bench-smoke: .venv/test.installed
 # the folder of the magnetic tiles. The small run is a part of `make test`.
 RESULTS ?= quality-results
 quality: .venv/test.installed
-	for script in quality learning_curves; do \
+	for script in quality heads; do \
 	    $(BIN)/python benchmarks/$$script.py --results $(RESULTS) $(addprefix --mtd ,$(MTD)) || exit 1; \
 	done
 

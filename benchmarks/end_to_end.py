@@ -1,6 +1,6 @@
 """Images on disk to published Parquet, beside what bounds it: decoding alone and the model alone.
 
-    python benchmarks/end_to_end.py [--engine keras] [--hundred-thousand] [--smoke]
+    python benchmarks/end_to_end.py [--engine keras] [--side 64] [--images 1000 5000 20000] [--smoke]
 
 prints the table of ``docs/benchmarks.md``. The images are the solar cells of ELPV, repeated; the model is trained for
 a moment on some of them, whatever they show, so that about as many are flagged as its calibration promises.
@@ -79,9 +79,9 @@ def main() -> None:
     if arguments.one is not None:
         print(json.dumps(one(arguments.one, arguments.workspace, arguments.engine)))
         return
-    runs = SMOKE if arguments.smoke else RUNS | ({100_000: 1} if arguments.hundred_thousand else {})
+    runs = SMOKE if arguments.smoke else {n: RUNS.get(n, 1) for n in arguments.images}
     with tempfile.TemporaryDirectory() as aside:
-        workspace = trained(Path(aside), arguments.engine, 60 if arguments.smoke else 300)
+        workspace = trained(Path(aside), arguments.engine, 60 if arguments.smoke else 300, arguments.side)
         print("\n".join(heads("images", *COLUMNS)))
         for n, rounds in runs.items():
             folder = repeated_elpv(n, Path(aside) / f"images{n}")
@@ -92,18 +92,19 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser()
     made.add_argument("--engine", default="keras")
-    made.add_argument("--hundred-thousand", action="store_true", help="100,000 images, too")
+    made.add_argument("--side", type=int, default=64, help="of the model's input; 256 is the default of nelbo")
+    made.add_argument("--images", type=int, nargs="+", default=list(RUNS), help="in a batch each")
     made.add_argument("--smoke", action="store_true", help="a few images, to see that it runs")
     made.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     made.add_argument("--workspace", help=argparse.SUPPRESS)
     return made
 
 
-def trained(aside: Path, engine: str, n: int) -> str:
+def trained(aside: Path, engine: str, n: int, side: int) -> str:
     """A workspace with a model, exported where that is needed, in a process that is gone when images are scored."""
     workspace, nelbo = str(aside / "workspace"), [sys.executable, "-c", "from flows.cli import main; main()"]
     train = ["train", "--normal", str(repeated_elpv(n, aside / "normal")), "--set", "epochs=3"]
-    train += ["--set", "image_size=64"]
+    train += ["--set", f"image_size={side}"]
     export = ["export", "--model", "latest", "--engine", engine]
     for command in [train] if engine == "keras" else [train, export]:
         subprocess.run([*nelbo, *command, "--workspace", workspace], check=True, capture_output=True)

@@ -10,6 +10,7 @@ each place over a hundred features drawn at random (PaDiM, Defard et al. 2021).
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,17 +25,17 @@ from table import heads as headings
 from table import row
 
 from data import folds
-from detectors import delong_interval, Threshold
+from detectors import Threshold, delong_interval
 from vae_core import N_FOLDS, VAEConfig
+from vae_core.config import TrainConfig
 from vae_core.crossfit import fit_folds
 from vae_core.extraction import extract
 from vae_core.features import Features, gathered
 from vae_core.linear import whiten
 from vae_core.pretext import give_weights
-from vae_core.config import TrainConfig
-from vae_core.usual import learn_usual
+from vae_core.usual import Parts, learn_usual
 
-SIDE, DRAWS, SPLITS, FPR = 256, 5, 200, 0.05
+SIDE, DRAWS, FPR = 256, 5, 0.05
 AMOUNTS = (10, 20, 50, 100, 200, 500, 1000)
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
 _BATCH = 64
@@ -53,12 +54,12 @@ class Looked(NamedTuple):
     config: VAEConfig
 
 
-def looked(name: str, load: Callable[[int], Dataset], backbone: str, folder: Path) -> Looked:
+def looked(name: str, load: Callable[[int], Dataset], backbone: str, folder: Path, side: int = SIDE) -> Looked:
     """A set's features, from the folder if they are there."""
-    config = VAEConfig(height=SIDE, width=SIDE, preset="features", backbone=backbone)
+    config = VAEConfig(height=side, width=side, preset="features", backbone=backbone)
     path = folder / f"{name}, {backbone}.npz".replace(" ", "_")
     if not path.exists():
-        data = load(SIDE)
+        data = load(side)
         features = Features(config)
         give_weights(features.backbone, data.train, config, TrainConfig())
         network = keras.Model(features.backbone.input, [gathered(features.maps(features.backbone.input), config)])
@@ -81,17 +82,16 @@ def folds_of(views: np.ndarray, seed: int) -> list[int]:
 
 
 class Judged(NamedTuple):
-    """What a fit says: (n,) scores of images that it has not seen, of its own normals by the other folds."""
+    """What a fit says of images that it has not seen: new ones, and its own normals by the other folds."""
 
-    test: np.ndarray
-    unseen: np.ndarray
+    test: Parts
+    unseen: Parts
     subject: str | None
 
 
 def fitted(normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig) -> Judged:
     """Fit and score as ``train`` and ``score`` do."""
-    side = SIDE // config.stride_px
-    shape = (side, side, normals.shape[-1])
+    shape = (config.height // config.stride_px, config.width // config.stride_px, normals.shape[-1])
     fit = fit_folds(normals, shape, config, numbers)
 
     def local(found: dict[str, np.ndarray]) -> np.ndarray:
@@ -102,12 +102,10 @@ def fitted(normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VA
     usual, own = learn_usual(local({"anomaly_map": fit.unseen.distortion_map, "rate_map": fit.unseen.rate_map}), box)
     values = whiten(test, fit.solution.centre, fit.solution.whitening).reshape(-1, *shape)
     maps = [local(fit.network.evaluate(values[at : at + _BATCH])) for at in range(0, len(values), _BATCH)]
-    there = usual.parts(np.concatenate(maps), box)
-    scores = (parts.peak if config.statistic == "peak" else parts.joint for parts in (there, own))
-    return Judged(*scores, fit.subject)
+    return Judged(usual.parts(np.concatenate(maps), box), own, fit.subject)
 
 
-def nearest(normals: np.ndarray, test: np.ndarray) -> np.ndarray:
+def nearest(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:  # noqa: ARG001 - as any other
     """Distance of the place whose nearest neighbour, among all places of all normal images, is the furthest."""
     bank = normals.reshape(-1, normals.shape[-1])
     squares = np.square(bank).sum(axis=1)
@@ -136,38 +134,38 @@ def gaussian_of_each_place(normals: np.ndarray, test: np.ndarray, seed: int) -> 
 HEADS: dict[str, dict[str, str]] = {
     "linear": {"head": "linear"},
     "linear, of the distortion": {"head": "linear", "of": "distortion"},
-    "linear, peak": {"head": "linear", "statistic": "peak"},
     "linear_image": {"head": "linear_image"},
-    "linear_image, peak": {"head": "linear_image", "statistic": "peak"},
+}
+OTHERS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+    "nearest neighbour of each place": nearest,
+    "Gaussian of each place, 100 features": gaussian_of_each_place,
 }
 
 
-def with_defaults(config: VAEConfig, **changes: str) -> VAEConfig:
-    """The backbone's own, but for what is given."""
-    return VAEConfig(height=SIDE, width=SIDE, preset="features", backbone=config.backbone, **changes)  # type: ignore[arg-type]
-
-
 def table_of_heads(found: dict[str, list[Looked]]) -> Iterator[str]:
-    """AUROC, a row a head, a column a set; the mean over draws of the set, or of the folds."""
+    """AUROC, a row a head and statistic, a column a set; means over the draws of a set."""
     yield from headings("features", "head", *found)
-    backbone = next(iter(found.values()))[0].config.backbone
+    default = next(iter(found.values()))[0].config
+    backbone, size = default.backbone, {"height": default.height, "width": default.width}
     for name, changes in HEADS.items():
+        config = VAEConfig(**size, preset="features", backbone=backbone, **changes)  # type: ignore[arg-type]
+        judged = {
+            set_name: [fitted(one.normals, one.test, folds_of(one.views, 0), config).test for one in draws]
+            for set_name, draws in found.items()
+        }
+        for statistic in ("joint", "peak"):
+            cells = (_auroc(found[one], [getattr(parts, statistic) for parts in judged[one]]) for one in found)
+            yield row(str(backbone), f"{name}, {statistic}", *cells)
+    for name, other in OTHERS.items():
+        scores = {
+            set_name: [other(one.normals, one.test, seed) for seed, one in enumerate(draws)]
+            for set_name, draws in found.items()
+        }
+        yield row(str(backbone), name, *(_auroc(found[one], scores[one]) for one in found))
 
-        def score(one: Looked, seed: int, changes: dict[str, str] = changes) -> np.ndarray:
-            return fitted(one.normals, one.test, folds_of(one.views, seed), with_defaults(one.config, **changes)).test
 
-        yield row(str(backbone), name, *(_over_draws(draws, score) for draws in found.values()))
-    others = {
-        "nearest neighbour of each place": lambda one, _: nearest(one.normals, one.test),
-        "Gaussian of each place, 100 features": lambda one, seed: gaussian_of_each_place(one.normals, one.test, seed),
-    }
-    for name, other in others.items():
-        yield row(str(backbone), name, *(_over_draws(draws, other) for draws in found.values()))
-
-
-def _over_draws(draws: list[Looked], score: Callable[[Looked, int], np.ndarray]) -> str:
-    seeded = draws if len(draws) > 1 else draws * DRAWS
-    return str(over_seeds([delong_interval(one.labels, score(one, seed)) for seed, one in enumerate(seeded)]))
+def _auroc(draws: list[Looked], scores: list[np.ndarray]) -> str:
+    return str(over_seeds([delong_interval(one.labels, own) for one, own in zip(draws, scores, strict=True)]))
 
 
 def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
@@ -184,7 +182,7 @@ def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
                     break
                 views = one.views[rows]
                 judged = fitted(one.normals[rows], one.test, folds_of(views, seed), one.config)
-                intervals.append(delong_interval(one.labels, judged.test))
+                intervals.append(delong_interval(one.labels, judged.test.joint))
             cells.append(str(over_seeds(intervals)) if intervals else "")
         yield row(name, str(draws[0].config.backbone), *cells)
 
@@ -221,12 +219,12 @@ def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
                 normals = np.concatenate([one.normals[order[n:]], one.test[withheld[:n]]])
                 views = np.concatenate([one.views[order[n:]], [f"defect {i}" for i in range(n)]])
                 judged = fitted(normals, one.test[kept], folds_of(views, seed), one.config)
-                intervals.append(delong_interval(one.labels[kept], judged.test))
+                intervals.append(delong_interval(one.labels[kept], judged.test.joint))
             cells.append(str(over_seeds(intervals)))
         yield row(name, str(draws[0].config.backbone), *cells)
 
 
-def table_of_rates(found: dict[str, list[Looked]]) -> Iterator[str]:
+def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[str]:
     """False alarms on normal parts that were left out, the threshold cross-fitted: mean and range over splits."""
     yield from headings("set", "features", "splits", "promised", "mean", "5 % to 95 % of the splits")
     for name, draws in found.items():
@@ -235,19 +233,27 @@ def table_of_rates(found: dict[str, list[Looked]]) -> Iterator[str]:
         rows = np.concatenate([one.normals, normal]) if len(draws) == 1 else one.normals
         new = np.arange(len(one.normals), len(rows)).astype(str)
         views = np.concatenate([one.views, new]) if len(draws) == 1 else one.views
+        # What it chooses of all normal images; half the time, and no label is seen.
+        subject = fitted(one.normals, one.test[:1], folds_of(one.views, 0), one.config).subject
+        config = replace(one.config, subject=subject)
         rates = []
-        for split in range(SPLITS):
+        for split in range(n_splits):
             left_out = _some(views, round(0.25 * len(rows)), split)
             assert left_out is not None
             # Whole parts.
             left_out = np.flatnonzero(np.isin(views, views[left_out]))
             learnt = np.setdiff1d(np.arange(len(rows)), left_out)
-            judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), one.config)
-            limit = Threshold.from_normals(judged.unseen, FPR, cross=True).value
-            rates.append(float((judged.test > limit).mean()))
+            judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), config)
+            limit = Threshold.from_normals(judged.unseen.joint, FPR, cross=True).value
+            rates.append(float((judged.test.joint > limit).mean()))
         low, high = np.quantile(rates, [0.05, 0.95])
         yield row(
-            name, str(one.config.backbone), SPLITS, f"{FPR:.0%}", f"{np.mean(rates):.1%}", f"{low:.1%} to {high:.1%}"
+            name,
+            str(one.config.backbone),
+            str(n_splits),
+            f"{FPR:.0%}",
+            f"{np.mean(rates):.1%}",
+            f"{low:.1%} to {high:.1%}",
         )
 
 
@@ -255,7 +261,6 @@ TABLES = {
     "heads": table_of_heads,
     "curves": table_of_amounts,
     "defects": table_of_defects,
-    "rates": table_of_rates,
 }
 
 
@@ -264,22 +269,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, metavar="DIR", required=True, help="where features are kept")
     parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--tables", nargs="+", choices=(*TABLES, "rates"), default=[*TABLES, "rates"])
     parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0", "filters"])
     parser.add_argument("--sets", nargs="+", default=["ELPV", "MTD by tile", "MTD"])
+    parser.add_argument("--splits", type=int, default=200, metavar="N", help="of the table of rates")
+    parser.add_argument("--smoke", action="store_true", help="a few small images: whether it runs, not how well")
     given = parser.parse_args()
     print(circumstances())
-    loads = sets(given.mtd, smoke=False)
+    loads = sets(given.mtd, given.smoke)
     for backbone in given.backbones:
         found = {}
         for name in given.sets:
             draws = {name: loads[name]} if name in loads else chosen(loads, [name])
-            found[name] = [looked(draw, load, backbone, given.results) for draw, load in draws.items()]
+            found[name] = [
+                looked(draw, load, backbone, given.results, 64 if given.smoke else SIDE) for draw, load in draws.items()
+            ]
         for table in given.tables:
             # Published, it shows most of the test tiles in training: it says nothing of new ones.
             judged = found if table == "heads" else {name: one for name, one in found.items() if name != "MTD"}
             print(f"\n### {table}, {backbone}\n", flush=True)
-            for line in TABLES[table](judged):
+            lines = table_of_rates(judged, given.splits) if table == "rates" else TABLES[table](judged)
+            for line in lines:
                 print(line, flush=True)
 
 

@@ -30,8 +30,8 @@ RIDGE = 0.01
 MIN_IMAGES = 10
 #: Of features that hardly change: whatever new images have in their place, its square is a number of 32 bits.
 _LEAST_VARIANCE, _LEAST_NOISE = 1e-8, 1e-4
-#: Images at a time.
-_CHUNK = 64
+#: Images at a time: whitened, and summed up.
+_CHUNK, _SUMMED = 64, 256
 
 Array = NDArray[np.float64]
 
@@ -48,10 +48,11 @@ class Moments(NamedTuple):
         """Of (n, p, c) features, some images at a time."""
         _, n_positions, n_channels = rows.shape
         values, products = np.zeros((n_positions, n_channels)), np.zeros((n_positions, n_channels, n_channels))
-        for start in range(0, len(rows), _CHUNK):
-            chunk = np.asarray(rows[start : start + _CHUNK], np.float64)
-            values += chunk.sum(axis=0)
-            products += np.matmul(chunk.transpose(1, 2, 0), chunk.transpose(1, 0, 2))
+        for start in range(0, len(rows), _SUMMED):
+            # Copied position by position: products of what lies scattered take four times as long.
+            chunk = np.ascontiguousarray(rows[start : start + _SUMMED].transpose(1, 0, 2), np.float64)
+            values += chunk.sum(axis=1)
+            products += np.matmul(chunk.transpose(0, 2, 1), chunk)
         return cls(len(rows), values, products)
 
     def without(self, others: "Moments") -> "Moments":

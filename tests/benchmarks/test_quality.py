@@ -196,3 +196,40 @@ def test_mistakes_are_on_the_wrong_side_of_the_threshold(
     # Green is the outline of the mask; beyond the three pairs there is paper.
     assert ((picture == (0, 255, 0)).all(axis=2)).any()
     assert (picture[:, 1536:] == 255).all()
+
+
+@pytest.mark.slow
+def test_heads(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
+    found = rows("heads.py", "--results", tmp_path, "--sets", "ELPV", "--backbones", "filters", "--splits", 2)
+    assert [row[1] for row in found[:8]] == [
+        *(
+            f"{head}, {of}"
+            for head in ("linear", "linear, of the distortion", "linear_image")
+            for of in ("joint", "peak")
+        ),
+        "nearest neighbour of each place",
+        "Gaussian of each place, 100 features",
+    ]
+    # Curves, defects among the normals, and rates.
+    assert [row[:2] for row in found[8:]] == [["ELPV", "filters"]] * 3
+    assert found[-1][2:4] == ["2", "5%"]
+
+
+def test_other_heads_against_libraries(monkeypatch: pytest.MonkeyPatch, random: np.random.Generator) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import heads
+    from scipy.spatial.distance import mahalanobis
+    from sklearn.neighbors import NearestNeighbors
+
+    normals, test = random.normal(size=(40, 1, 6)), random.normal(size=(5, 1, 6))
+    bank = NearestNeighbors(n_neighbors=1).fit(normals[:, 0])
+    np.testing.assert_allclose(np.sqrt(heads.nearest(normals, test, 0)), bank.kneighbors(test[:, 0])[0][:, 0])
+    inverse = np.linalg.inv(np.cov(normals[:, 0].T) + 0.01 * np.eye(6))
+    expected = [mahalanobis(one, normals[:, 0].mean(axis=0), inverse) ** 2 for one in test[:, 0]]
+    np.testing.assert_allclose(heads.gaussian_of_each_place(normals, test, 0), expected)
+    views = np.repeat(["a", "b", "c", "d"], 5)
+    rows_of_some = heads._some(views, 10, 0)
+    # Whole parts.
+    assert sorted(np.unique(views[rows_of_some], return_counts=True)[1]) == [5, 5]
+    assert heads._some(views, 21, 0) is None
