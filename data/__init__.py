@@ -9,6 +9,7 @@ from data.decoding import (
     first_coloured,
     float_range,
     iter_images,
+    look_for_parts,
     look_into,
     read_image,
     read_images,
@@ -18,20 +19,22 @@ from data.digest import read_as_written, rows_digest
 from data.duplicates import near_duplicates
 from data.errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
 from data.files import File
+from data.frame import Frame, Part
 from data.groups import groups_of, n_groups, united
 from data.limits import Limits
 from data.listing import list_source
 from data.manifest import Known, Manifest, Scan, ingest
 from data.names import is_url
 from data.places import COMMIT, Place, modified, open_place, publish_folder, read_unchanged, remove_folder
-from data.preprocessing import Preprocessing, prepare
-from data.quality import image_quality
+from data.preprocessing import Preprocessing, prepare, prepare_with_part
+from data.quality import image_quality, part_quality
 from data.roots import is_there
 from data.samples import is_float
 from data.schemas import (
     CALIBRATION_SCHEMA,
     DECISIONS,
     FLAGGED_SCHEMA,
+    IN_DEVIATIONS,
     JOINT,
     JOINT_PARTS,
     MANIFEST_SCHEMA,
@@ -66,6 +69,7 @@ __all__ = [
     "DECISIONS",
     "FLAGGED_SCHEMA",
     "HARMLESS",
+    "IN_DEVIATIONS",
     "JOINT",
     "JOINT_PARTS",
     "MANIFEST_SCHEMA",
@@ -82,6 +86,7 @@ __all__ = [
     "CachedPixels",
     "Contents",
     "File",
+    "Frame",
     "ImageError",
     "Images",
     "InputError",
@@ -90,6 +95,7 @@ __all__ = [
     "Look",
     "Manifest",
     "MissingError",
+    "Part",
     "Place",
     "Preprocessing",
     "Scan",
@@ -111,13 +117,16 @@ __all__ = [
     "iter_images",
     "iter_rows",
     "list_source",
+    "look_for_parts",
     "look_into",
     "may_have_colour",
     "modified",
     "n_groups",
     "near_duplicates",
     "open_place",
+    "part_quality",
     "prepare",
+    "prepare_with_part",
     "publish_folder",
     "read_as_written",
     "read_image",

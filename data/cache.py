@@ -14,8 +14,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data.decoding import read_images
+from data.decoding import part_of, read_images
 from data.files import File
+from data.frame import Part
 from data.limits import Limits
 from data.preprocessing import Preprocessing
 from data.store import write_json
@@ -23,7 +24,7 @@ from data.store import write_json
 #: Pixel values that are decoded at a time; bounds the memory that making a cache takes.
 CHUNK_VALUES = 16_000_000
 
-_FORMAT = 1
+_FORMAT = 2
 _PIXELS, _SIDECAR = "pixels.bin", "cache.json"
 _DTYPES: dict[str, type[np.uint8] | type[np.uint16]] = {"uint8": np.uint8, "uint16": np.uint16}
 
@@ -74,10 +75,12 @@ class Cache(NamedTuple):
 
     pixels: (n_readable, h, w, c), of those that could be read, in the order given.
     reasons: for each file given, None or why it has no pixels.
+    parts: (n_readable) what was found of its part; None where none is looked for.
     """
 
     pixels: CachedPixels
     reasons: list[str | None]
+    parts: list[Part | None]
 
 
 def cache_images(
@@ -150,6 +153,7 @@ def _open(folder: Path, n_files: int, preprocessing: Preprocessing) -> Cache:
     try:
         content = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
         reasons, dtype = content["reasons"], np.dtype(_DTYPES[content["dtype"]])
+        parts = [part_of(fields) for fields in content["parts"]]
         shape = (reasons.count(None), preprocessing.height, preprocessing.width, preprocessing.channels)
         found = (content["format"], len(reasons), content["shape"], (folder / _PIXELS).stat().st_size)
     except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
@@ -161,7 +165,7 @@ def _open(folder: Path, n_files: int, preprocessing: Preprocessing) -> Cache:
         )
     # An empty file cannot be mapped. As a plain array, so that what is taken from it is one too.
     mapped = np.memmap(folder / _PIXELS, dtype, "r", shape=shape) if shape[0] else np.empty(shape, dtype)
-    return Cache(CachedPixels(np.asarray(mapped), np.arange(shape[0])), reasons)
+    return Cache(CachedPixels(np.asarray(mapped), np.arange(shape[0])), reasons, parts)
 
 
 def _delete(folder: Path) -> None:
@@ -193,16 +197,19 @@ def _write(
     stored.touch()
     dtype = "uint8"
     reasons: list[str | None] = []
+    parts: list[Part | None] = []
     size = max(1, CHUNK_VALUES // preprocessing.n_values)
     for start in range(0, len(files), size):
         images = read_images(files[start : start + size], preprocessing, limits=limits, workers=workers)
         dtype = _append(images.pixels, stored, dtype)
         reasons += images.reasons
+        parts += images.parts
         advance(len(images.reasons))
     with stored.open("rb") as file:
         os.fsync(file.fileno())
     shape = (reasons.count(None), preprocessing.height, preprocessing.width, preprocessing.channels)
-    write_json({"format": _FORMAT, "dtype": dtype, "shape": shape, "reasons": reasons}, unfinished / _SIDECAR)
+    facts = {"format": _FORMAT, "dtype": dtype, "shape": shape, "reasons": reasons, "parts": parts}
+    write_json(facts, unfinished / _SIDECAR)
 
 
 def _append(pixels: NDArray[np.float32], stored: Path, dtype: str) -> str:

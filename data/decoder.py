@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from data.files import Folder
     from data.limits import Limits
     from data.preprocessing import Preprocessing
+    from data.samples import Range
 
 #: Address space in bytes: enough for the largest image that may be allowed, too little to bring a machine down.
 MEMORY = 8 << 30
@@ -49,11 +50,16 @@ def serve(requests: int, answers: int) -> None:
 
 
 class _Question(NamedTuple):
-    """What is asked of each file; root: the local folder that it is in, None where its contents are sent."""
+    """What is asked of each file.
+
+    side_px: of a thumbnail; small: the longer side of a small copy, and the range of images of more than 8 bits.
+    root: the local folder that it is in, None where its contents are sent.
+    """
 
     limits: "Limits"
     preprocessing: "Preprocessing | None"
     side_px: int | None
+    small: "tuple[int, Range | None] | None"
     extent: bool
     root: "Folder | None"
 
@@ -71,6 +77,7 @@ def _question(head: bytes) -> _Question:
         Limits(**fields["limits"]),
         wanted and Preprocessing(**wanted),
         fields.get("side_px"),
+        fields.get("small"),
         fields.get("extent", False),
         None if root is None else Folder(path_of(root)),
     )
@@ -96,16 +103,18 @@ def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]
 
 
 def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
-    from data.images import float_extent, read_header, thumbnail
+    from data.images import float_extent, read_header, small_picture, thumbnail
     from data.preprocessing import read_picture
 
     if question.preprocessing is not None:
-        bands, drops_colour = read_picture(content, question.preprocessing, question.limits)
-        found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour}
+        bands, drops_colour, part = read_picture(content, question.preprocessing, question.limits)
+        found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part}
         # As they are: numbers in [0, 1] would be four times the bytes to send.
         return found, b"".join(band.tobytes() for band in bands)
     if question.side_px is not None:
         return {}, thumbnail(content, question.side_px, question.limits)
+    if question.small is not None:
+        return small_picture(content, question.small, question.limits)
     if question.extent:
         return {"extent": float_extent(content, question.limits)}, b""
     return {"header": read_header(content, question.limits)}, b""

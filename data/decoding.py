@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from joblib import cpu_count
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from data.errors import ImageError
 from data.files import File, Folder, Root, Stamp
+from data.frame import Part
 from data.images import Header
 from data.limits import Limits
 from data.preprocessing import Preprocessing, to_pixels
@@ -23,6 +24,9 @@ from data.reading import read_checked
 from data.roots import open_root
 from data.samples import Range
 from data.workers import Answer, Request, Worker, borrowed
+
+if TYPE_CHECKING:
+    from data.part import Seen
 
 #: Files that one thread works through with one decoder at a time.
 CHUNK = 16
@@ -37,11 +41,13 @@ class Images(NamedTuple):
     pixels: (n_readable, h, w, c) float32 in [0, 1], of those that could be read, in the order given.
     reasons: for each file given, None or why it has no pixels.
     drops_colour: (n_readable,) bool, whether an image has colour that one channel does not hold.
+    parts: (n_readable) what was found of its part; None where none is looked for.
     """
 
     pixels: NDArray[np.float32]
     reasons: list[str | None]
     drops_colour: NDArray[np.bool_]
+    parts: list[Part | None]
 
 
 class Look(NamedTuple):
@@ -197,6 +203,37 @@ def float_range(
     return (low, high) if low < high else (low, low + 1.0)
 
 
+def look_for_parts(
+    files: Iterable[File | Path],
+    *,
+    value_range: Range | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> "list[Seen]":
+    """Small copies of images with where the part is in each; files that cannot be read do not count.
+
+    Args:
+        files: paths, or files of a batch.
+        value_range: of images of more than 8 bits, see `Preprocessing`.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
+        advance: called with the number of files done since the last call.
+
+    >>> look_for_parts([Path("missing.png")])
+    []
+    """
+    from data.part import LOOKED_AT_PX, look
+
+    located = (file if isinstance(file, File) else File.at(file) for file in files)
+    found = []
+    for _, answer in _answers(located, {"small": [LOOKED_AT_PX, value_range]}, limits, workers):
+        advance(1)
+        if "reason" not in answer.fields:
+            found.append(look(np.frombuffer(answer.content, np.float32).reshape(answer.fields["shape"])))
+    return found
+
+
 def look_into(
     files: Iterable[File],
     *,
@@ -224,6 +261,7 @@ class _Row(NamedTuple):
 
     pixels: NDArray[np.float32]
     drops_colour: bool
+    part: Part | None
 
 
 def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> Images:
@@ -234,6 +272,7 @@ def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> 
         pixels,
         [row.reason if isinstance(row, ImageError) else None for row in rows],
         np.array([row.drops_colour for row in readable], bool),
+        [row.part for row in readable],
     )
 
 
@@ -242,7 +281,14 @@ def _rows(
 ) -> Iterator[_Row | ImageError]:
     located = (file if isinstance(file, File) else File.at(file) for file in files)
     for file, answer in _answers(located, {"preprocessing": preprocessing.to_dict()}, limits, workers):
-        yield _error(file, answer) or _Row(_pixels(answer, preprocessing), answer.fields["drops_colour"])
+        yield _error(file, answer) or _Row(
+            _pixels(answer, preprocessing), answer.fields["drops_colour"], part_of(answer.fields["part"])
+        )
+
+
+def part_of(fields: Sequence[Any] | None) -> Part | None:
+    """What a decoder, or a file in JSON, says of a part."""
+    return None if fields is None else Part(*fields)
 
 
 def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -113,6 +113,27 @@ def thumbnail(content: bytes, side_px: int, limits: Limits) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def small_picture(content: bytes, small: tuple[int, Range | None], limits: Limits) -> tuple[dict[str, Any], bytes]:
+    """A copy of the picture whose longer side is at most so long, averaged over areas, as float32 in [0, 1].
+
+    Args:
+        small: that side in pixels; and the range of images of more than 8 bits, as in `decode`.
+
+    Returns:
+        ``shape``, (h, w, c), and the values.
+    """
+    side_px, value_range = small
+    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px), ranges=Ranges(value_range))
+    factor = min(1.0, side_px / max(picture.values.shape[:2]))
+    height, width = picture.values.shape[:2]
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    bands = [np.asarray(band.resize(size, Image.Resampling.BOX, picture.box)) for band in picture.bands]
+    values = bands[0] if len(bands) == 1 else np.dstack(bands)
+    unit = values / np.float32(255) if values.dtype == np.uint8 else values
+    unit = unit if unit.ndim == 3 else unit[..., None]
+    return {"shape": unit.shape}, unit.astype(np.float32).tobytes()
 
 
 def float_extent(content: bytes, limits: Limits) -> Range | None:

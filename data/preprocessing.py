@@ -1,7 +1,8 @@
 """How an image becomes a model's input: one colour model, one size, numbers in [0, 1]."""
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from PIL import Image
 
 from data.colour import LOOKED_AT, is_coloured
 from data.errors import ImageError
+from data.frame import Frame, Part
 from data.images import decode
 from data.limits import Limits
 from data.samples import LUMA, Box, Picture, Range, Ranges, map_range
@@ -32,13 +34,15 @@ class Preprocessing:
         float_range: the same for images in floats. Training takes it from its images, so that all are read alike. None,
             as without a model: [0, 1] where all values of the image lie in it, or else its own range, which loses how
             bright it is.
+        frame: of the part that is looked for, turned upright and cropped to the size; `fit` does not matter then. None
+            takes images as they are.
 
     Raises:
         ValueError: a value that is none of these.
 
     >>> Preprocessing(28, 28, binarize=0.5, value_range=(0, 4095)).to_dict()  # doctest: +NORMALIZE_WHITESPACE
     {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5, 'value_range': [0, 4095],
-    'float_range': None}
+    'float_range': None, 'frame': None}
     """
 
     height: int = 64
@@ -48,6 +52,7 @@ class Preprocessing:
     binarize: float | None = None
     value_range: Range | None = None
     float_range: Range | None = None
+    frame: Frame | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -58,6 +63,8 @@ class Preprocessing:
             raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
         if self.binarize is not None and not 0 < self.binarize < 1:
             raise ValueError(f"binarize={self.binarize!r}: a number above 0 and below 1, or None for grey levels")
+        if isinstance(self.frame, dict):
+            object.__setattr__(self, "frame", Frame(**self.frame))
         for name in ("value_range", "float_range"):
             if getattr(self, name) is not None:
                 # JSON knows no tuples.
@@ -87,23 +94,38 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         ranges = {name: getattr(self, name) for name in ("value_range", "float_range")}
-        return asdict(self) | {name: None if ends is None else list(ends) for name, ends in ranges.items()}
+        frame = {"frame": self.frame and self.frame.to_dict()}
+        return asdict(self) | {name: None if ends is None else list(ends) for name, ends in ranges.items()} | frame
 
 
-def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[tuple[Image.Image, ...], bool]:
-    """The bytes of a file as the bands of a picture of the model's size; for `to_pixels`.
+class Fitted(NamedTuple):
+    """A picture of the model's size, for `to_pixels`.
 
-    Returns:
-        One image of mode L, RGB or F, or three of mode F, as in `data.samples.Picture`; and whether the picture had
-        colour that one channel does not hold.
+    bands: one image of mode L, RGB or F, or three of mode F, as in `data.samples.Picture`.
+    drops_colour: whether the picture had colour that one channel does not hold.
+    part: what was found of the part; None where none is looked for.
+    """
+
+    bands: tuple[Image.Image, ...]
+    drops_colour: bool
+    part: Part | None
+
+
+def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> Fitted:
+    """The bytes of a file as a picture of the model's size.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
     at_least = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
+    if preprocessing.frame is not None:
+        # Both sides: which is the longer one is not known yet.
+        longer = _SPARE * math.ceil(preprocessing.frame.scale(preprocessing.height, preprocessing.width))
+        at_least = (longer, longer)
     ranges = Ranges(preprocessing.value_range, preprocessing.float_range)
     picture = decode(content, limits, at_least=at_least, ranges=ranges)
-    return _fit(picture, preprocessing), preprocessing.channels == 1 and _is_coloured(picture)
+    bands, part = _fit(picture, preprocessing)
+    return Fitted(bands, preprocessing.channels == 1 and _is_coloured(picture), part)
 
 
 def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -131,6 +153,8 @@ def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.
 def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """One image in memory as (h, w, c) float32 in [0, 1]: what `read_image` makes of a file with these values.
 
+    See `prepare_with_part` for what was found of its part.
+
     Args:
         values: (rows, columns), or with 1 or 3 channels behind; uint8 or uint16 over their whole range, other numbers
             in [0, 1], unless the preprocessing has a range of values.
@@ -143,6 +167,18 @@ def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.fl
     >>> prepare(np.full((20, 30), 255, np.uint8), Preprocessing(16, 16, channels=3))[0, 0].tolist()
     [1.0, 1.0, 1.0]
     """
+    return prepare_with_part(values, preprocessing)[0]
+
+
+def prepare_with_part(values: NDArray[Any], preprocessing: Preprocessing) -> tuple[NDArray[np.float32], Part | None]:
+    """The same, and what was found of the part; None where none is looked for."""
+    fitted, part = _fit(picture_of(values, preprocessing), preprocessing)
+    bands = [np.asarray(band) for band in fitted]
+    return to_pixels(bands[0] if len(bands) == 1 else np.stack(bands, axis=-1), preprocessing), part
+
+
+def picture_of(values: NDArray[Any], preprocessing: Preprocessing) -> Picture:
+    """One image in memory as a picture; see `prepare`."""
     if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
         raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
     if values.shape[2:] == (1,):
@@ -152,9 +188,7 @@ def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.fl
     else:
         unit = map_range(values, preprocessing.value_range or _full_range(values))
         bands = [unit] if unit.ndim == 2 else list(np.moveaxis(unit, -1, 0))
-    picture = Picture(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
-    fitted = [np.asarray(band) for band in _fit(picture, preprocessing)]
-    return to_pixels(fitted[0] if len(fitted) == 1 else np.stack(fitted, axis=-1), preprocessing)
+    return Picture(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
 
 
 def _full_range(values: NDArray[Any]) -> tuple[float, float]:
@@ -175,13 +209,25 @@ def _is_coloured(picture: Picture) -> bool:
     return is_coloured(np.dstack([np.asarray(band.resize(size, Image.Resampling.NEAREST)) for band in picture.bands]))
 
 
-def _fit(picture: Picture, preprocessing: Preprocessing) -> tuple[Image.Image, ...]:
-    return tuple(_fit_band(band, picture.box, preprocessing) for band in picture.bands)
+def _fit(picture: Picture, preprocessing: Preprocessing) -> tuple[tuple[Image.Image, ...], Part | None]:
+    if preprocessing.frame is not None:
+        # OpenCV takes a tenth of a second to load.
+        from data.part import crop
+
+        values, part = crop(picture.values, preprocessing.frame, preprocessing.height, preprocessing.width)
+        bands = [values] if values.ndim == 2 or values.dtype == np.uint8 else list(np.moveaxis(values, -1, 0))
+        cropped = tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands)
+        return tuple(_of_channels(band, preprocessing) for band in cropped), part
+    fitted = tuple(_fit_band(band, picture.box, preprocessing) for band in picture.bands)
+    return fitted, None
+
+
+def _of_channels(band: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    return band.convert("L") if preprocessing.channels == 1 and band.mode == "RGB" else band
 
 
 def _fit_band(band: Image.Image, box: Box | None, preprocessing: Preprocessing) -> Image.Image:
-    if preprocessing.channels == 1 and band.mode == "RGB":
-        band = band.convert("L")
+    band = _of_channels(band, preprocessing)
     left, upper, right, lower = preprocessing.part_filled(*(box[2:] if box else band.size))
     fitted = band.resize((right - left, lower - upper), _AREA, box)
     size = (preprocessing.width, preprocessing.height)

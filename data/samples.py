@@ -40,6 +40,16 @@ class Picture(NamedTuple):
     bands: tuple[Image.Image, ...]
     box: Box | None = None
 
+    @property
+    def values(self) -> NDArray[Any]:
+        """(h, w) or (h, w, 3): uint8, or float32 in [0, 1]."""
+        bands = [np.asarray(band) for band in self.bands]
+        values = bands[0] if len(bands) == 1 else np.dstack(bands)
+        if self.box is None:
+            return values
+        left, upper, right, lower = (round(edge) for edge in self.box)
+        return values[upper:lower, left:right]
+
     def to_8_bits(self) -> Image.Image:
         """One image of mode L or RGB."""
         if self.bands[0].mode != "F":

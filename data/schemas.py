@@ -28,7 +28,7 @@ _word = pa.dictionary(pa.int32(), pa.string())
 _utc = pa.timestamp("us", tz="UTC")
 
 #: What an image looks like before any model, as far as it was decoded; see `data.quality`.
-QUALITY = ("brightness", "contrast", "sharpness")
+QUALITY = ("brightness", "contrast", "sharpness", "part_area", "part_x", "part_y", "part_degrees")
 
 #: One row for each file of a batch.
 MANIFEST_SCHEMA = pa.schema(
@@ -67,6 +67,7 @@ MEASURES = (
     "peak_z",
     "worst_z",
     "mean_z",
+    "size_z",
 )
 
 #: The statistic that is a sum, and the columns that add up to it; null where the model has no such statistic.
@@ -84,6 +85,9 @@ STATISTICS = {
     "peak": "peak",
 }
 
+#: Those in standard deviations, to which `size_z` is added where parts are looked for.
+IN_DEVIATIONS = (JOINT, "peak")
+
 #: One row for each file of a batch, with its verdict.
 SCORES_SCHEMA = pa.schema(
     [
@@ -99,6 +103,7 @@ SCORES_SCHEMA = pa.schema(
         ("statistic", _word),
         ("likelihood", _word),
         ("engine", _word),
+        ("part", _word),
         ("label", pa.int8()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
@@ -119,6 +124,7 @@ SHARD_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
         ("reason", pa.string()),
         ("drops_colour", pa.bool_()),
+        ("part", pa.string()),
         ("label", pa.int8()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),

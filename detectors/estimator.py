@@ -6,6 +6,7 @@ The one file of this package that knows `vae_core` and `data`, and it imports th
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from detectors.threshold import Threshold, conformal_threshold
 from detectors.verdict import decision_function, p_values
 
 if TYPE_CHECKING:
-    from data import Preprocessing
+    from data import Frame, Part, Preprocessing
     from vae_core import Model, Score, TrainConfig, VAEConfig
 
 #: One to train on, one to validate on, and one more.
@@ -37,6 +38,8 @@ MIN_IMAGES = 3
 DEFAULT_SIZE = (256, 256)
 #: What the images decide.
 AUTO = "auto"
+#: Images in which parts are looked for before it is known whether there are any.
+_LOOKED_AT = 256
 #: Numbers of an image that are scored, or decoded, at a time.
 _CHUNK_VALUES = 2**24
 
@@ -86,6 +89,9 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         fpr: promised false-positive rate; needs ceil(1 / fpr) - 1 calibration images.
         preset, likelihood, sigma, statistic, smoothing_px: see `vae_core.VAEConfig`.
         epochs, patience, batch_size, learning_rate, denoising: see `vae_core.TrainConfig`.
+        locate: "on" looks for the part in paths and images, turns it upright and crops to it, to as many pixels as
+            `image_size` has, in its own shape; "auto" does where the images given to fit show one rigid part before a
+            plain background; "off" takes images as they are. See docs/parts.md.
         resize: "stretch" to the size, or keep the aspect ratio and "pad" with black.
         binarize: None, or a level in (0, 1) above which values become 1, and others 0.
         train_config: further settings of `vae_core.TrainConfig`, by name.
@@ -126,6 +132,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         batch_size: int = 32,
         learning_rate: float = 1e-3,
         denoising: float = 0.0,
+        locate: str = AUTO,
         resize: str = "stretch",
         binarize: float | None = None,
         train_config: Mapping[str, Any] | None = None,
@@ -145,6 +152,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.denoising = denoising
+        self.locate = locate
         self.resize = resize
         self.binarize = binarize
         self.train_config = train_config
@@ -179,10 +187,15 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             rows = inputs.learn_rows(found, size, channels)
             size = size or rows.input_size
         images = _read(found, rows, scale)
-        config, train_config, preprocessing = self._configs(size or DEFAULT_SIZE, seed, channels)
-        preprocessing = self._with_floats(preprocessing, found)
+        size = size or DEFAULT_SIZE
+        frame = None if rows is not None else self._frame(images)
+        config, train_config, preprocessing = self._configs(
+            frame.crop_size(math.prod(size)) if frame else size, seed, channels
+        )
+        preprocessing = replace(self._with_floats(preprocessing, found), frame=frame)
         check_together(config, train_config)
-        pixels, _ = _pixels(images, preprocessing)
+        prepared = _prepared(images, preprocessing)
+        pixels = prepared.pixels
         ids, rows_of = _share_out(pixels, self.fpr, seed)
         training = train(
             pixels[rows_of["train"]],
@@ -199,7 +212,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self._seen = frozenset(ids[row] for part in ("train", "validation") for row in rows_of[part])
         self._calibration: Calibration | None = None
         if "calibration" in rows_of:
-            self._calibrate(pixels[rows_of["calibration"]], self.fpr)
+            self._calibrate(prepared.take(rows_of["calibration"]), self.fpr)
         else:
             warnings.warn(f"Fitted, but not calibrated. {self._missing()}", UserWarning, stacklevel=2)
         return self
@@ -218,9 +231,9 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         fpr = self.fpr if fpr is None else fpr
         n_needed(fpr)
-        pixels, n_coloured = _pixels(self._images(X), self._preprocessing)
-        self._warn_of_colour(n_coloured)
-        row_of = _first_of_each(_contents(pixels))
+        prepared = _prepared(self._images(X), self._preprocessing)
+        self._warn_of_colour(prepared.n_coloured)
+        row_of = _first_of_each(_contents(prepared.pixels))
         seen = [row for image, row in row_of.items() if image in self._seen]
         if seen:
             raise ValueError(
@@ -228,7 +241,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
                 f"number {min(seen)}), and their scores are too good. Leave out the images given to fit"
             )
         check_size(len(row_of), fpr)
-        self._calibrate(pixels[list(row_of.values())], fpr)
+        self._calibrate(prepared.take(list(row_of.values())), fpr)
         return self
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
@@ -489,9 +502,10 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         n_chunk = max(1, _CHUNK_VALUES // preprocessing.n_values)
         n_coloured = 0
         for start in range(0, len(images), n_chunk):
-            pixels, n = _pixels(images[start : start + n_chunk], preprocessing)
-            n_coloured += n
-            yield score(self.model_, pixels, maps=maps)
+            prepared = _prepared(images[start : start + n_chunk], preprocessing)
+            n_coloured += prepared.n_coloured
+            found = score(self.model_, prepared.pixels, maps=maps)
+            yield found._replace(anomaly_score=self._with_sizes(found.anomaly_score, prepared))
         self._warn_of_colour(n_coloured)
 
     def _warn_of_colour(self, n: int) -> None:
@@ -504,11 +518,34 @@ class NelboDetector(OutlierMixin, BaseEstimator):
                 stacklevel=2,
             )
 
-    def _calibrate(self, pixels: Pixels, fpr: float) -> None:
+    def _calibrate(self, prepared: _Prepared, fpr: float) -> None:
         from vae_core import score
 
-        scores = np.asarray(score(self.model_, pixels, maps=False).anomaly_score, np.float64)
-        self._set_calibration(scores, fpr)
+        scores = score(self.model_, prepared.pixels, maps=False).anomaly_score
+        self._set_calibration(np.asarray(self._with_sizes(scores, prepared), np.float64), fpr)
+
+    def _with_sizes(self, scores: NDArray[Any], prepared: _Prepared) -> NDArray[Any]:
+        """Anomaly scores with how far the parts' sizes are off, as verdicts of files have it."""
+        from data import IN_DEVIATIONS
+
+        return scores + prepared.size_z if self.model_.config.statistic in IN_DEVIATIONS else scores
+
+    def _frame(self, images: Images) -> Frame | None:
+        """Of the part that is looked for, or None; see `data.framing`."""
+        from data import Preprocessing, look_for_parts
+        from data.framing import choose_frame
+        from data.part import look
+        from data.preprocessing import picture_of
+
+        if self.locate not in (AUTO, "on", "off"):
+            raise ValueError(f"locate={self.locate!r}: expected 'auto', 'on' or 'off'")
+        if self.locate == "off":
+            return None
+        some = [images[row] for row in np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).astype(int)]
+        paths = [image for image in some if isinstance(image, Path)]
+        pictures = (picture_of(image, Preprocessing()) for image in some if isinstance(image, np.ndarray))
+        seen = look_for_parts(paths) if paths else [look(picture.values) for picture in pictures]
+        return choose_frame(seen, self.locate)[0]
 
     def _set_calibration(self, scores: NDArray[np.float64], fpr: float) -> None:
         self._calibration = Calibration(float(fpr), conformal_threshold(scores, fpr), scores)
@@ -545,16 +582,34 @@ def _read(found: Found, rows: inputs.Rows | None, scale: Scale) -> Images:
     return [rows.images(row)[0] for row in scale.read(found, clip=True)]
 
 
-def _pixels(images: Images, preprocessing: Preprocessing) -> tuple[Pixels, int]:
-    """The images' pixels, or a ValueError that names the files that cannot be read; and how many lose their colour."""
-    from data import is_coloured, prepare, read_images
+class _Prepared(NamedTuple):
+    """Images as the model takes them.
+
+    pixels: (n, h, w, c) float32 in [0, 1].
+    size_z: (n,) how far each part's size is off, see `data.Part`; 0 where none is looked for.
+    n_coloured: images with colour that one channel does not hold.
+    """
+
+    pixels: Pixels
+    size_z: NDArray[np.float64]
+    n_coloured: int
+
+    def take(self, rows: list[int]) -> _Prepared:
+        """Some of them."""
+        return self._replace(pixels=self.pixels[rows], size_z=self.size_z[rows])
+
+
+def _prepared(images: Images, preprocessing: Preprocessing) -> _Prepared:
+    """The images, or a ValueError that names the files that cannot be read."""
+    from data import is_coloured, prepare_with_part, read_images
 
     arrays = [image for image in images if isinstance(image, np.ndarray)]
     if arrays:
-        pixels = np.stack([prepare(image, preprocessing) for image in arrays])
-        return pixels, sum(map(is_coloured, arrays)) if preprocessing.channels == 1 else 0
+        values, parts = zip(*(prepare_with_part(image, preprocessing) for image in arrays), strict=True)
+        n_coloured = sum(map(is_coloured, arrays)) if preprocessing.channels == 1 else 0
+        return _Prepared(np.stack(values), _size_z(parts), n_coloured)
     paths = [image for image in images if isinstance(image, Path)]
-    pixels, reasons, drops_colour = read_images(paths, preprocessing)
+    pixels, reasons, drops_colour, found = read_images(paths, preprocessing)
     bad = [
         f"{path} ({reason if path.exists() else 'does not exist'})"
         for path, reason in zip(paths, reasons, strict=True)
@@ -563,7 +618,11 @@ def _pixels(images: Images, preprocessing: Preprocessing) -> tuple[Pixels, int]:
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(f"{len(bad)} of {len(paths)} images cannot be read: {', '.join(bad[:5])}{more}")
-    return pixels, int(drops_colour.sum())
+    return _Prepared(pixels, _size_z(found), int(drops_colour.sum()))
+
+
+def _size_z(parts: Sequence[Part | None]) -> NDArray[np.float64]:
+    return np.array([0.0 if part is None else part.size_z for part in parts])
 
 
 def _contents(pixels: Pixels) -> list[str]:

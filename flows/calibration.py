@@ -313,7 +313,7 @@ def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: s
             advance(rows.num_rows)
     table = manifest.table.select(["relative_path", "image_id", "label", "split", "group"])
     found = pa.concat_tables(scored)
-    for name in (*MEASURES, *QUALITY, "drops_colour"):
+    for name in (*MEASURES, *QUALITY, "drops_colour", "part"):
         table = table.append_column(name, found[name])
     return table.filter(pc.is_valid(table["nelbo_nats"]))
 

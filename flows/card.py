@@ -69,7 +69,8 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
     target = workspace.card(model_id)
     picture = target.with_suffix(".svg")
-    card = read_card(workspace, model_id, picture.name)
+    parts = workspace.found_parts(model_id)
+    card = read_card(workspace, model_id, picture.name, parts.name if parts.exists() else None)
     curves = render_curves(read_table(workspace.history(model_id)))
     # The picture first: a card never shows a broken link.
     for file, text in ((picture, curves), (target, card)):
@@ -78,30 +79,35 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     return target
 
 
-def read_card(workspace: Workspace, model_id: str, picture: str | None = None) -> str:
+def read_card(workspace: Workspace, model_id: str, picture: str | None = None, parts: str | None = None) -> str:
     """A model's card as Markdown, from its ``model.json`` and its history; see `render_card`."""
     path = workspace.models / check_id(model_id) / "model.json"
     history = read_table(workspace.history(model_id))
     try:
-        return render_card(json.loads(path.read_text(encoding="utf-8")), history, picture)
+        return render_card(json.loads(path.read_text(encoding="utf-8")), history, picture, parts)
     except (OSError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise UsageError(
             f"{path} does not say what a card needs ({error!r}). Restore it from a copy, or train again."
         ) from error
 
 
-def render_card(description: Mapping[str, Any], history: pa.Table, picture: str | None = None) -> str:
+def render_card(
+    description: Mapping[str, Any], history: pa.Table, picture: str | None = None, parts: str | None = None
+) -> str:
     """The card as Markdown; texts of the user are escaped.
 
     Args:
         description: the content of ``model.json``.
         history: of the training, one row an epoch.
-        picture: name of the curves' file beside the card, or None for a card without it.
+        picture, parts: names of the files beside the card with the curves, and with found parts; None for a card
+            without.
     """
     training, config = description["training"], description["config"]
     context = {
         "model_id": check_id(description["model_id"]),
         "picture": picture,
+        "parts": parts,
+        "frame": description["preprocessing"].get("frame"),
         "config": config,
         "preprocessing": description["preprocessing"],
         "training": training,

@@ -20,17 +20,20 @@ from data import (
     Cache,
     CachedPixels,
     Manifest,
+    Part,
     Place,
     Preprocessing,
     cache_images,
     folds,
     image_quality,
     near_duplicates,
+    part_quality,
     write_table,
 )
 from data import n_groups as n_groups_of
 from flows.card import write_card
 from flows.errors import UsageError
+from flows.found_parts import write_found_parts
 from flows.ingestion import publish_manifest, read_manifest
 from flows.models import SEEN_DIGITS, import_keras, keep_bundle
 from flows.parts import (
@@ -42,7 +45,7 @@ from flows.parts import (
     first_of_each,
     with_parts,
 )
-from flows.pipeline import columns_of
+from flows.pipeline import columns_of, size_z
 from flows.progress import progress
 from flows.run import Run, code_version
 from flows.settings import TrainingSettings, TrainOptions
@@ -80,6 +83,7 @@ class Normals:
 
     pixels: of all usable images.
     image_ids: n content hashes; paths: where the n lie; groups: of each, or None; parts: (n,) what each is for.
+    found: of each what is found of the part that is looked for; None where none is.
     crossed: whether all of them set the threshold, too.
     """
 
@@ -88,6 +92,7 @@ class Normals:
     paths: list[str]
     groups: list[str | None]
     parts: np.ndarray
+    found: list[Part | None]
     crossed: bool
 
     def rows(self, *parts: str) -> np.ndarray:
@@ -127,6 +132,8 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
         _write_history(training.history, workspace.history(model_id), workspace, run)
+    if options.frame is not None:
+        write_found_parts(workspace, model_id, normals.pixels, normals.found)
     write_card(workspace, model_id)
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
@@ -162,6 +169,7 @@ def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
             "split": ["calibration"] * len(rows),
             "group": pa.array([normals.groups[row] for row in rows], pa.string()),
             **{name: pa.array(values, pa.float64()) for name, values in found.items()},
+            "size_z": size_z([normals.found[row] for row in rows]),
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,9 +224,10 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
         [paths[first[image_id]] for image_id in usable],
         [groups[first[image_id]] for image_id in usable],
         np.array([part_of[image_id] for image_id in usable]),
+        cache.parts,
         crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options),
     )
-    table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache.pixels)
+    table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache)
     return replace(manifest, table=table), normals
 
 
@@ -238,16 +247,19 @@ def _warn_of_copies(normals: Normals) -> int:
     return len(pairs)
 
 
-def _with_quality(table: pa.Table, usable: list[str], pixels: CachedPixels) -> pa.Table:
+def _with_quality(table: pa.Table, usable: list[str], cache: Cache) -> pa.Table:
     """The manifest with what each usable image looks like; drift is later measured from there."""
+    pixels = cache.pixels
     chunks = [
         image_quality(pixels[start : start + _CHUNK] / np.iinfo(pixels.dtype).max)
         for start in range(0, len(pixels), _CHUNK)
     ]
     place = {image_id: row for row, image_id in enumerate(usable)}
     rows = pa.array([place.get(image_id) for image_id in table["image_id"].to_pylist()], pa.int64())
+    found = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    found |= part_quality(cache.parts)
     for name in QUALITY:
-        values = pa.array(np.concatenate([chunk[name] for chunk in chunks])).take(rows)
+        values = pa.array(found[name], from_pandas=True).take(rows)
         table = table.set_column(table.schema.get_field_index(name), name, values)
     return table
 
@@ -349,7 +361,7 @@ def model_config(options: TrainOptions) -> Any:
             "likelihood=bernoulli is for binarised images, and binarize is not set. "
             "Set binarize=0.5, or take likelihood=continuous_bernoulli."
         )
-    height, width = options.image_size
+    height, width = options.input_size
     try:
         return vae_core.VAEConfig(
             height=height,
@@ -388,9 +400,11 @@ def train_config(options: TrainOptions) -> Any:
 
 def make_preprocessing(options: TrainOptions) -> Preprocessing:
     """How files become pixels."""
-    height, width = options.image_size
+    height, width = options.input_size
     ranges = {"value_range": options.value_range, "float_range": options.float_ends}
-    return Preprocessing(height, width, options.n_channels, options.fit, options.binarize, **ranges)
+    return Preprocessing(
+        height, width, options.n_channels, options.fit, options.binarize, **ranges, frame=options.frame
+    )
 
 
 def _cache_id(manifest: Manifest, options: TrainOptions) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import Preprocessing
+from data import Frame, Preprocessing
 
 #: Nine evenly spaced colours of Matplotlib's "inferno": perceptually uniform, safe for the colour-blind.
 _INFERNO = np.array(
@@ -66,19 +66,36 @@ def overlay(
     ((40, 20), (128, 128, 128), (252, 255, 164))
     """
     opaque = Image.fromarray((255 * opacity * levels(heatmap)).round().astype(np.uint8))
-    colour, mask = (uncover(picture, original.size, preprocessing) for picture in (heatmap.convert("RGB"), opaque))
+    colour, mask = (uncover(picture, original, preprocessing) for picture in (heatmap.convert("RGB"), opaque))
     return Image.composite(colour, original.convert("RGB"), mask)
 
 
-def uncover(picture: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
+def uncover(picture: Image.Image, original: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """A picture of the model's input with the shape of the original: without padding, and not stretched.
+
+    Where a part was looked for, it lies where the part does, on black.
 
     Args:
         picture: of the model's input size.
-        size: width and height of the upright original, or of a smaller copy.
+        original: upright, or a smaller copy.
         preprocessing: how the image became the model's input.
     """
-    return picture.resize(size, Image.Resampling.BILINEAR, preprocessing.part_filled(*size))
+    size = original.size
+    if preprocessing.frame is None:
+        return picture.resize(size, Image.Resampling.BILINEAR, preprocessing.part_filled(*size))
+    return _put_back(picture, np.asarray(original), preprocessing.frame)
+
+
+def _put_back(picture: Image.Image, original: NDArray[np.uint8], frame: Frame) -> Image.Image:
+    # OpenCV takes a tenth of a second to load.
+    import cv2
+
+    from data.part import crop_matrix, found_part
+
+    shape = original.shape[:2]
+    crop = np.asarray(picture)
+    matrix = crop_matrix(found_part(original, frame), frame, crop.shape[:2], shape)
+    return Image.fromarray(cv2.warpAffine(crop, matrix, shape[::-1], flags=cv2.INTER_LINEAR))
 
 
 def heatmap_png(local_z: NDArray[np.floating], top: float) -> bytes:

@@ -97,7 +97,10 @@ def _check_same(exported: "vae_core.Exported", bundle: Place) -> None:
     """See that an engine is of the model in whose folder it lies, as that is now."""
     with _on_disk(bundle, _BUNDLE) as local:
         model = vae_core.verify_bundle(local)
-    if (exported.config, dict(exported.preprocessing)) != (VAEConfig.from_dict(model["config"]), model["preprocessing"]):
+    if (exported.config, dict(exported.preprocessing)) != (
+        VAEConfig.from_dict(model["config"]),
+        model["preprocessing"],
+    ):
         raise vae_core.EngineError(
             f"engine {exported.engine} of model {exported.model_id} was made of a model with another configuration. "
             f"Make it again with: nelbo export --model {exported.model_id} --engine {exported.engine}"

@@ -50,9 +50,9 @@ def picture(
         return Pictures(heatmap=jpeg_url(heatmap, n_bytes) if heatmap else "")
     shown = {"original": original}
     if look.reconstruction is not None:
-        shown["reconstruction"] = uncover(as_picture(look.reconstruction), original.size, preprocessing)
+        shown["reconstruction"] = uncover(as_picture(look.reconstruction), original, preprocessing)
     if heatmap:
-        shown["heatmap"] = uncover(heatmap, original.size, preprocessing)
+        shown["heatmap"] = uncover(heatmap, original, preprocessing)
         shown["overlay"] = overlay(original, heatmap, preprocessing)
     return Pictures(**{name: jpeg_url(made, n_bytes) for name, made in shown.items()})
 

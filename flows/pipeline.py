@@ -1,9 +1,9 @@
 """Files through a model, batch by batch: the next ones are decoded and prepared while one is computed."""
 
 import logging
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain, repeat
+from itertools import chain, compress, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import vae_core
-from data import JOINT_PARTS, MEASURES, QUALITY, File, Images, Preprocessing, image_quality, iter_images
+from data import (
+    JOINT_PARTS,
+    MEASURES,
+    QUALITY,
+    File,
+    Images,
+    Part,
+    Preprocessing,
+    image_quality,
+    iter_images,
+    part_quality,
+)
 from flows.ahead import ahead
 from flows.settings import DecodingSettings
 from vae_core import Scorable
@@ -25,6 +36,7 @@ SCORED_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
         ("reason", pa.string()),
         ("drops_colour", pa.bool_()),
+        ("part", pa.string()),
     ]
 )
 
@@ -69,7 +81,7 @@ def _prepared(
 ) -> Generator[tuple[Images, dict[str, np.ndarray]], None, None]:
     """Images with what they look like before any model."""
     for images in _decoded(model, files, decoding, maps=False):
-        yield images, image_quality(images.pixels)
+        yield images, {**image_quality(images.pixels), **part_quality(images.parts)}
 
 
 def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings, maps: bool) -> Iterator[Images]:
@@ -88,19 +100,30 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings,
             images.pixels[sound],
             [reason or (None if next(found) else "unsupported") for reason in images.reasons],
             images.drops_colour[sound],
+            list(compress(images.parts, sound)),
         )
 
 
 def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> pa.Table:
-    found = {**measures(model, images.pixels), **quality}
+    found = {**measures(model, images.pixels), **quality, "size_z": size_z(images.parts)}
     readable = np.array([reason is None for reason in images.reasons])
     place = pa.array(np.cumsum(readable) - 1, mask=~readable)
-    columns = {name: pa.array(found[name], pa.float64()).take(place) for name in (*MEASURES, *QUALITY)}
+    columns = {
+        name: pa.array(found[name], pa.float64(), from_pandas=name in QUALITY).take(place)
+        for name in (*MEASURES, *QUALITY)
+    }
+    statuses = [None if part is None else part.status for part in images.parts]
     columns |= {
         "reason": pa.array(images.reasons, pa.string()),
         "drops_colour": pa.array(images.drops_colour).take(place),
+        "part": pa.array(statuses, pa.string()).take(place),
     }
     return pa.table(columns, SCORED_SCHEMA)
+
+
+def size_z(parts: Sequence[Part | None]) -> pa.Array:
+    """(n,) how far each part's size is off, see `data.Part`; null where none is looked for."""
+    return pa.array([None if part is None else part.size_z for part in parts], pa.float64())
 
 
 def measures(model: Scorable, pixels: np.ndarray) -> dict[str, Any]:
@@ -113,7 +136,7 @@ def measures(model: Scorable, pixels: np.ndarray) -> dict[str, Any]:
 
 
 def columns_of(score: vae_core.Score, model: Scorable) -> dict[str, Any]:
-    """A model's scores by the names of ``MEASURES``; each (n,)."""
+    """A model's scores by the names of ``MEASURES``; each (n,). A part's size is none of them, and null."""
     n_values = Preprocessing(**model.preprocessing).n_values
     config = model.config
     return {
@@ -128,6 +151,7 @@ def columns_of(score: vae_core.Score, model: Scorable) -> dict[str, Any]:
         "worst_pixels_nats": score.worst_pixels,
         "peak": score.peak,
         **{name: _or_nulls(getattr(score, name), len(score.nelbo)) for name in JOINT_PARTS},
+        "size_z": pa.nulls(len(score.nelbo), pa.float64()),
     }
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from data import FLAGGED_SCHEMA, File, Place, Preprocessing, atomic_path, modified, read_table, read_unchanged
+from data.frame import STATUSES
 from flows import journal
 from flows.calibrations import REVIEWS, Calibration, caution, promise, read_calibration
 from flows.card import escape_markdown, read_card
@@ -139,6 +140,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "number": with_commas,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0)))),
         "cards": _cards(flagged, model, root, options),
+        "found": STATUSES,
         "n_flagged": n_flagged,
         "not_scored": _not_scored(table),
         "n_shown": SHOWN_NOT_SCORED,

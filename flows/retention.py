@@ -260,7 +260,12 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
     for model_id in going:
         engines = (f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in reversed(exported_files(name)))
         speeds = f"engines/{model_id}/speeds.json"
-        about = (*engines, speeds, f"history/{model_id}.parquet", f"cards/{model_id}.md", f"cards/{model_id}.svg")
+        about = (
+            *engines,
+            speeds,
+            f"history/{model_id}.parquet",
+            *(f"cards/{model_id}{end}" for end in (".md", ".svg", "-parts.png")),
+        )
         files = ("weights.safetensors", "model.json")
         yield from _whole(workspace, "model", model_id, f"models/{model_id}", files, about)
 

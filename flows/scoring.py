@@ -237,6 +237,7 @@ def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
     columns |= {
         "reason": pc.coalesce(listed["reason"], found["reason"]),
         "drops_colour": found["drops_colour"],
+        "part": found["part"],
         "scored_at_utc": pa.array([datetime.now(UTC)] * len(usable), pa.timestamp("us", tz="UTC")),
     }
     return pa.table(columns)

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
     WithJsonSchema,
@@ -34,6 +35,7 @@ from pydantic_settings import (
 )
 
 from data.errors import InputError
+from data.frame import Frame
 from data.groups import check_group_by
 from data.limits import Limits
 from data.urls import HARMLESS, check_urls
@@ -49,6 +51,8 @@ PASSWORD = "NELBO_DASHBOARD_PASSWORD"  # noqa: S105 - its name
 
 #: What suits the images, or another setting.
 AUTO: Final = "auto"
+ON: Final = "on"
+OFF: Final = "off"
 
 
 def _rows(value: Any) -> Any:
@@ -164,6 +168,11 @@ class ModelSettings(BaseModel):
     channels: Annotated[
         Literal["auto", 1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(str(value), value))
     ] = Field(AUTO, description="1 grey, 3 RGB; auto is 3 where colour varies in the training images.")
+    locate: Literal["auto", "on", "off"] = Field(
+        AUTO,
+        description="Look for the part, turn it upright and crop to it; auto does where the training images show one "
+        "rigid part before a plain background.",
+    )
     fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
     binarize: float | None = Field(None, gt=0, lt=1, description="Level above which values become 1, all others 0.")
     value_range: Annotated[tuple[float, float] | None, NoDecode] = Field(
@@ -196,6 +205,26 @@ class ModelSettings(BaseModel):
         description="Side of the box that smooths the map before its peak is taken; 0 is what suits the preset.",
     )
     noise_draws: int = Field(1, ge=1, le=1000, description="Draws of noise that a score is averaged over.")
+
+    #: Found in the training images where parts are located, see `flows.settling`.
+    _frame: Frame | None = PrivateAttr(default=None)
+
+    @property
+    def frame(self) -> Frame | None:
+        """Of the parts that are looked for; None where images are taken as they are, and until they have decided."""
+        return self._frame
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of what the model takes: as many pixels as `image_size` has, in the shape of the part."""
+        height, width = self.image_size
+        return self.image_size if self._frame is None else self._frame.crop_size(height * width)
+
+    def located(self, frame: Frame | None) -> Self:
+        """The same, with parts looked for or not."""
+        settled = self.model_copy(update={"locate": "off" if frame is None else "on"})
+        settled._frame = frame
+        return settled
 
     @property
     def n_channels(self) -> int:

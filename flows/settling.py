@@ -5,14 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from data import File, Manifest, first_coloured, float_range, is_float, may_have_colour
+import numpy as np
+
+from data import File, Frame, Manifest, first_coloured, float_range, is_float, look_for_parts, may_have_colour
+from flows.errors import UsageError
 from flows.ingestion import read_manifest
 from flows.parts import first_of_each
 from flows.progress import progress
-from flows.settings import AUTO, TrainOptions
+from flows.settings import AUTO, OFF, ON, TrainOptions
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
+
+#: Images in which parts are looked for before it is known whether there are any.
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def settle(options: TrainOptions, batch_id: str) -> Settled:
     The same images decide alike, so a training that was killed goes on with the same settings.
     """
     left_open = [name for name in _FIND if getattr(options, name) == AUTO]
-    if not left_open:
+    if not left_open and options.locate == OFF:
         return Settled(options)
     manifest = read_manifest(Workspace.at(options.workspace), batch_id)
     found = {name: _FIND[name](manifest, options) for name in left_open}
@@ -47,7 +53,12 @@ def settle(options: TrainOptions, batch_id: str) -> Settled:
     for name, why in reasons.items():
         log.info("%s=%s: %s", name, found[name].value, why)
     values = {name: value for name, (value, _) in found.items()}
-    return Settled(options.model_copy(update=values), reasons)
+    settled = options.model_copy(update=values)
+    if options.locate == OFF:
+        return Settled(settled, reasons)
+    frame, why = _frame(manifest, options)
+    log.info("locate=%s: %s", OFF if frame is None else ON, why)
+    return Settled(settled.located(frame), reasons | {"locate": why})
 
 
 def _channels(manifest: Manifest, options: TrainOptions) -> _Found:
@@ -69,6 +80,27 @@ def _float_range(manifest: Manifest, options: TrainOptions) -> _Found:
         return _Found((0.0, 1.0), None)
     low, high = found
     return _Found(found, f"{len(floats)} training images are in floats, from {low:g} to {high:g}")
+
+
+def _frame(manifest: Manifest, options: TrainOptions) -> tuple[Frame | None, str]:
+    """What brings parts to lie alike, where they are to be looked for; and what the images show of them.
+
+    Raises:
+        UsageError: parts are to be looked for, and the images show none.
+    """
+    # OpenCV takes a tenth of a second to load.
+    from data.framing import choose_frame
+
+    files = _files(manifest, lambda _: True)
+    some = [files[row] for row in np.linspace(0, len(files) - 1, min(len(files), _LOOKED_AT)).astype(int)]
+    with progress("looking for parts", len(some)) as advance:
+        seen = look_for_parts(
+            some, value_range=options.value_range, limits=options.limits, workers=options.workers, advance=advance
+        )
+    try:
+        return choose_frame(seen, options.locate)
+    except ValueError as error:
+        raise UsageError(f"{options.normal}: {error}.") from error
 
 
 def _files(manifest: Manifest, may_matter: Callable[[str], bool]) -> list[File]:

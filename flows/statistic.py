@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data import JOINT, JOINT_PARTS, STATISTICS
+from data import IN_DEVIATIONS, JOINT, JOINT_PARTS, STATISTICS
 from detectors.tail_rules import TWO_SIDED, TailRule
 
 
@@ -27,12 +27,15 @@ class Statistic:
         return cls(f"joint_{rule}", TailRule(_measures(reference, statistics), statistics, rule))
 
     def scores(self, table: pa.Table) -> np.ndarray:
-        """(n,) anomaly scores of rows with the columns of ``MEASURES``."""
+        """(n,) anomaly scores of rows with the columns of ``MEASURES``.
+
+        To those in standard deviations is added how far the part's size is off, where parts are looked for.
+        """
         if self.rule is not None:
             return self.rule.scores(_measures(table, self.rule.statistics))
-        if self.name == JOINT:
-            return np.sum([table[column].to_numpy() for column in JOINT_PARTS], axis=0)
-        return table[STATISTICS[self.name]].to_numpy()
+        columns = JOINT_PARTS if self.name == JOINT else (STATISTICS[self.name],)
+        found = np.sum([table[column].to_numpy() for column in columns], axis=0)
+        return found + np.nan_to_num(table["size_z"].to_numpy()) if self.name in IN_DEVIATIONS else found
 
 
 def _measures(table: pa.Table, statistics: Sequence[str]) -> dict[str, np.ndarray]:

@@ -60,7 +60,7 @@ def _train_frozen(
     log.info(
         "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
         config.preset,
-        *options.image_size,
+        *options.input_size,
         config.channels,
         options.fit,
         config.likelihood,

@@ -100,6 +100,10 @@ class Workspace:
         """The files of a batch."""
         return self.root / "manifests" / f"batch_id={check_id(batch_id)}" / "manifest.parquet"
 
+    def found_parts(self, model_id: str) -> Place:
+        """Picture of parts that were found in its training images, where it looks for parts."""
+        return self.card(model_id).with_name(f"{check_id(model_id)}-parts.png")
+
     def history(self, model_id: str) -> Place:
         """A model's training, one row an epoch."""
         return self.root / "history" / f"{check_id(model_id)}.parquet"

@@ -9,6 +9,7 @@ import pyarrow as pa
 import streamlit as st
 
 from data import Place
+from data.frame import STATUSES
 from flows.calibrations import Calibration, normal_rows
 from flows.dashboard import charts
 from flows.dashboard.calibrations import show_promise
@@ -118,6 +119,8 @@ def _facts(row: Row, calibration: Calibration | None) -> None:
             f"Distortion {row['distortion_nats']:,.1f} + rate {row['rate_nats']:,.1f} = nelbo {row['nelbo_nats']:,.1f} "
             f"nats. The score is the statistic {row['statistic']}; likelihood {row['likelihood']}."
         )
+        if pd.notna(row["part"]):
+            text += f" Found: {STATUSES[row['part']]}."
     st.write(literal(text))
     ids = f"Batch {row['batch_id']} · model {row['model_id']} · calibration {_word(row['calibration_id'])}"
     st.caption(literal(ids))
@@ -137,7 +140,7 @@ def _reconstruction(workspace: Workspace, scores: Place, row: Row, picture: Show
         return "None: the image was not scored."
     try:
         with st.spinner("Asking the model; the first time it has to be loaded."):
-            return reconstruction(workspace, row["model_id"], located(scores, row), picture.size)
+            return reconstruction(workspace, row["model_id"], located(scores, row), picture)
     except NotShownError as error:
         return str(error)
 

@@ -84,11 +84,11 @@ def preprocessing_of(workspace: Workspace, model_id: str) -> Preprocessing:
         raise NotShownError(f"The model {model_id} is not in the workspace any more.") from error
 
 
-def reconstruction(workspace: Workspace, model_id: str, file: File, size: tuple[int, int]) -> Image.Image:
+def reconstruction(workspace: Workspace, model_id: str, file: File, original: Image.Image) -> Image.Image:
     """What the model makes of an image, in the image's shape. The first one of a model takes its loading, too.
 
     Args:
-        size: width and height of the original as it is shown.
+        original: the image as it is shown.
 
     Raises:
         NotShownError: the model is gone or damaged, its backend is not installed, it is of features, or the file has
@@ -107,4 +107,4 @@ def reconstruction(workspace: Workspace, model_id: str, file: File, size: tuple[
         raise NotShownError("The file has changed or gone since it was scored.")
     if look.reconstruction is None:
         raise NotShownError("The model is of features, and reconstructs these, not the image.")
-    return uncover(as_picture(look.reconstruction), size, how)
+    return uncover(as_picture(look.reconstruction), original, how)

@@ -107,4 +107,4 @@ def _legend(top: float) -> None:
         f'style="flex: 1; height: .8rem; border-radius: 3px; background: linear-gradient(to right, {stops})"></span>'
         f"{top:.3g} and more</div>"
     )
-    st.caption("Standard deviations from what is usual at that place, smoothed; one scale for all images.")
+    st.caption("How unusual each place is: 0 is usual there; one scale for all images.")

@@ -103,3 +103,10 @@ def test_a_peer_that_fails_says_why(script: Script, tmp_path: Path) -> None:
 
 def test_rates(script: Script) -> None:
     assert doctest.testmod(script("rates")) == (0, 2)
+
+
+@pytest.mark.slow
+def test_parts() -> None:
+    found = rows("parts.py")
+    assert [row[:2] for row in found[2:]] == [["screw", "on"]]
+    assert [row for row in found if not all(row)] == []

@@ -215,7 +215,7 @@ DAMAGES = {
     "not UTF-8": lambda folder: (folder / "cache.json").write_bytes(b'"\xff"'),
     "a list": lambda folder: (folder / "cache.json").write_text("[]"),
     "no keys": lambda folder: (folder / "cache.json").write_text("{}"),
-    "other version": partial(rewrite, format=2),
+    "other version": partial(rewrite, format=1),
     "other type": partial(rewrite, dtype="float32"),
     "type of two bytes": partial(rewrite, dtype="uint16"),
     "list as type": partial(rewrite, dtype=[]),

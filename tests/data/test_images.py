@@ -179,7 +179,9 @@ def test_preprocessing_survives_its_dict() -> None:
     preprocessing = Preprocessing(8, 9, 3, "pad", 0.5)
     assert Preprocessing(**preprocessing.to_dict()) == preprocessing
     older = {"height": 8, "width": 9, "channels": 3, "fit": "pad"}
-    assert Preprocessing(**older).to_dict() == older | {"binarize": None, "value_range": None, "float_range": None}
+    assert Preprocessing(**older).to_dict() == older | {"binarize": None, "value_range": None, "float_range": None} | {
+        "frame": None
+    }
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, 1.5, 128, float("nan"), True])

@@ -23,7 +23,8 @@ RED = (200, 40, 40)
 
 
 def options(folder: Path, **more: Any) -> TrainOptions:
-    small = {"image_size": (16, 16), "epochs": 1}
+    # Of parts: test_locating.py.
+    small = {"image_size": (16, 16), "epochs": 1, "locate": "off"}
     return TrainOptions(normal=str(folder / "in"), workspace=str(folder / "w"), **{**small, **more})
 
 

@@ -26,7 +26,7 @@ import flows.cli
 import flows.publishing
 import flows.reporting
 import flows.scoring
-from data import InputError, read_metadata, read_table
+from data import MEASURES, QUALITY, InputError, read_metadata, read_table
 from data.reading import read_checked
 from data.roots import open_root
 from flows.execution import execute
@@ -49,8 +49,10 @@ def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any) -> Generator[
     numbers = pa.array(np.where(values > 0.8, 1000 * values, values - 10), from_pandas=True)
     with Path(os.environ["SCORED"]).open("a") as log:
         log.writelines(f"{file.path}\n" for file in files)
-    others = [pa.array(reasons, pa.string()), pa.array([False] * len(files))]
-    yield pa.table([*[numbers] * (len(SCORED_SCHEMA) - len(others)), *others], SCORED_SCHEMA)
+    nulls = pa.nulls(len(files))
+    columns = dict.fromkeys((*MEASURES, *QUALITY), numbers) | {"size_z": nulls, "part": nulls}
+    columns |= {"reason": pa.array(reasons, pa.string()), "drops_colour": pa.array([False] * len(files))}
+    yield pa.table(columns).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
 
 
 def stubs() -> list[tuple[Any, str, Any]]:

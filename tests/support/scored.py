@@ -101,7 +101,7 @@ def add_batch(
     measures = _measures(random, defect * random.uniform(1, 8, n) + shift)
     rows = _images(paths, root) | {name: pa.array(values, mask=lost) for name, values in measures.items()}
     rows |= _decide(pa.table(measures), lost, calibration)
-    constants = {"statistic": "peak", "likelihood": "gaussian", "engine": "keras", "run_id": run.run_id}
+    constants = {"statistic": "peak", "likelihood": "gaussian", "engine": "keras", "run_id": run.run_id, "part": None}
     rows |= {name: pa.array([value] * n) for name, value in constants.items()}
     rows |= {
         "reason": pa.array(random.choice(["truncated", "not_an_image", "too_large"], n, p=[0.6, 0.3, 0.1]), mask=~lost),
@@ -174,8 +174,8 @@ def _measures(random: np.random.Generator, strangeness: np.ndarray) -> dict[str,
         "z_log_var_sum": -2 * rate,
         "worst_pixels_nats": distortion / 50 + 200,
         "peak": peak,
-        # Of a model of pixels.
-        **dict.fromkeys(JOINT_PARTS, np.full(n, np.nan)),
+        # Of a model of pixels, which looks for no part.
+        **dict.fromkeys((*JOINT_PARTS, "size_z"), np.full(n, np.nan)),
     }
 
 
