@@ -36,7 +36,7 @@ from vae_core.pretext import give_weights
 from vae_core.usual import Parts, learn_usual
 
 SIDE, DRAWS, FPR = 256, 5, 0.05
-AMOUNTS = (10, 20, 50, 100, 200, 500, 1000)
+AMOUNTS = (10, 20, 50, 100, 200, 500)
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
 _BATCH = 64
 

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.frame import Frame
-from data.part import Seen, upright_mask
+from data.part import USUAL, Seen, upright_mask
 from data.pose import Silhouette, digits, learn_pose, rings, silhouette
 from data.segmentation import NORMAL
 
 #: Around the part, in shares of its length.
 _MARGIN = 0.03
-#: Sizes vary by this share at least.
-_LEAST_SPREAD = 0.01
+#: Sizes vary by this share at least, and so many normal parts have a usual one.
+_LEAST_SPREAD, _MOST = 0.01, 0.95
 #: Parts that reach over no edge, and are alone, of which a frame can be learnt.
 _LEAST_PARTS = 3
 #: Pixels of the crop in which silhouettes are compared.
@@ -127,9 +127,11 @@ def learn_frame(pictures: Sequence[Seen]) -> tuple[Frame | None, Facts]:
     left, upper, right, lower = np.median([_extent(*one) for one in posed], axis=0).tolist()
     margin = _MARGIN * max(right - left, lower - upper)
     area = float(np.median(areas))
+    # Parts that reach over the edge are normal, too: where there are many, a size says less.
+    off = [abs(seen.segment.mask.sum() / seen.longer**2 - area) for seen in parts]
     frame = Frame(
         area,
-        max(_spread(areas), _LEAST_SPREAD * area),
+        max(_spread(areas), float(np.quantile(off, _MOST)) / USUAL, _LEAST_SPREAD * area),
         (left - margin, upper - margin, right + margin, lower + margin),
         radius,
         learnt.has_axis,

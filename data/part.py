@@ -13,7 +13,7 @@ from data.segmentation import LOOKED_AT_PX, Segment, Values, segment
 #: How far the part's own surroundings are kept, in shares of the crop's height.
 _KEPT = 0.025
 #: Sizes count from so many standard deviations on; beyond so many more, a part is said to be of another size.
-_USUAL, _OTHER = 3.0, 5.0
+USUAL, _OTHER = 3.0, 5.0
 
 Matrix = NDArray[np.float64]
 
@@ -133,7 +133,7 @@ def _part(seen: Seen, frame: Frame, shape: tuple[int, ...]) -> Part:
 
 def _size_z(area: float, frame: Frame) -> float:
     """Of an area over the usual one."""
-    return max(0.0, abs(area - 1) * frame.area / frame.area_spread - _USUAL)
+    return max(0.0, abs(area - 1) * frame.area / frame.area_spread - USUAL)
 
 
 def _smaller(values: NDArray[Any], factor: int) -> NDArray[Any]:
@@ -156,7 +156,7 @@ def _warped(values: NDArray[Any], matrix: Matrix, step: float, size: tuple[int, 
     """The crop.
 
     Args:
-        step: pixels of the picture that one of the crop is wide. Where that is more than one, four or more are averaged.
+        step: pixels of the picture that one of the crop is wide; more than one are averaged.
     """
     factor = max(1, int(step / 2))
     scaled = _scaled(matrix, 1 / factor)

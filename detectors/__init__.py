@@ -24,7 +24,7 @@ from detectors.metrics import (
     f1_all_anomalous,
     recall_at_fpr,
 )
-from detectors.parts import part_sizes
+from detectors.parts import HELD_OUT_FROM, part_sizes
 from detectors.pixels import aupro, pixel_auroc
 from detectors.promise import check_size, false_alarm_interval, n_needed, supported_fpr
 from detectors.threshold import APPROXIMATE, Threshold, conformal_threshold, trim
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APPROXIMATE",
+    "HELD_OUT_FROM",
     "CalibrationError",
     "Confusion",
     "Drift",

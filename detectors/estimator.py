@@ -22,7 +22,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from detectors import inputs
-from detectors.parts import part_sizes
+from detectors.parts import HELD_OUT_FROM, part_sizes
 from detectors.promise import check_size, n_needed
 from detectors.record import Record, parse, plain
 from detectors.scale import Scale, learn_scale
@@ -55,11 +55,15 @@ class NotCalibratedError(NotFittedError):
 
 
 class Calibration(NamedTuple):
-    """A threshold and the (n,) scores of held-out normal images behind it; scores above it are anomalous."""
+    """A threshold and the (n,) scores of normal images behind it; scores above it are anomalous.
+
+    cross: each score is of a model that had not seen the image, and none is of the final model.
+    """
 
     fpr: float
     threshold: float
     scores: NDArray[np.float64]
+    cross: bool = False
 
 
 class NelboDetector(OutlierMixin, BaseEstimator):
@@ -87,11 +91,14 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         channels: 1 (grey), 3 (RGB), or "auto": 3 where an image given to fit has colour, see docs/images.md, and 1
             otherwise and for rows.
         fpr: promised false-positive rate; needs ceil(1 / fpr) - 1 calibration images.
-        preset, likelihood, sigma, statistic, smoothing_px: see `vae_core.VAEConfig`.
+        preset, backbone, head, likelihood, sigma, statistic, smoothing_px: see `vae_core.VAEConfig`.
         epochs, patience, batch_size, learning_rate, denoising: see `vae_core.TrainConfig`.
         locate: "on" looks for the part in paths and images, turns it upright and crops to it, to as many pixels as
             `image_size` has, in its own shape; "auto" does where the images given to fit show one rigid part before a
             plain background; "off" takes images as they are. See docs/parts.md.
+        calibrate_on: "held_out" keeps images back to set the threshold; "cross" trains on all, and sets it by what
+            models of other images say of each, which is approximate, and for the linear heads of the preset features
+            alone; "auto" crosses where that can be, and fewer than 200 would be held back. See docs/verdicts.md.
         resize: "stretch" to the size, or keep the aspect ratio and "pad" with black.
         binarize: None, or a level in (0, 1) above which values become 1, and others 0.
         train_config: further settings of `vae_core.TrainConfig`, by name.
@@ -123,6 +130,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         channels: int | str = AUTO,
         fpr: float = 0.05,
         preset: str = "auto",
+        backbone: str | None = None,
+        head: str | None = None,
         likelihood: str = "auto",
         sigma: float | None = None,
         statistic: str = "auto",
@@ -133,6 +142,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         learning_rate: float = 1e-3,
         denoising: float = 0.0,
         locate: str = AUTO,
+        calibrate_on: str = AUTO,
         resize: str = "stretch",
         binarize: float | None = None,
         train_config: Mapping[str, Any] | None = None,
@@ -143,6 +153,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self.channels = channels
         self.fpr = fpr
         self.preset = preset
+        self.backbone = backbone
+        self.head = head
         self.likelihood = likelihood
         self.sigma = sigma
         self.statistic = statistic
@@ -153,6 +165,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.denoising = denoising
         self.locate = locate
+        self.calibrate_on = calibrate_on
         self.resize = resize
         self.binarize = binarize
         self.train_config = train_config
@@ -160,10 +173,11 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> NelboDetector:  # noqa: ARG002, N803 - scikit-learn's names
-        """Train on normal images and calibrate on some that are held back.
+        """Train on normal images and calibrate on some that are held back, or see `calibrate_on`.
 
-        Copies of an image count once. Calibration gets the larger of 20 % and what `fpr` needs, validation 15 %.
-        Where that is too few for `fpr`, the detector has scores but no threshold, and a warning says so.
+        Copies of an image count once. Calibration gets the larger of 20 % and what `fpr` needs, validation 15 % (none
+        where the model is solved). Where that is too few for `fpr`, the detector has scores but no threshold, and a
+        warning says so.
 
         Args:
             X: normal images, at least 3.
@@ -196,10 +210,11 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         check_together(config, train_config)
         prepared = _prepared(images, preprocessing)
         pixels = prepared.pixels
-        ids, rows_of = _share_out(pixels, self.fpr, seed)
+        ids = _contents(pixels)
+        rows_of = self._share_out(ids, config.is_linear, seed)
         training = train(
             pixels[rows_of["train"]],
-            pixels[rows_of["validation"]],
+            pixels[rows_of["validation"]] if "validation" in rows_of else None,
             config,
             train_config,
             preprocessing=preprocessing.to_dict(),
@@ -209,10 +224,13 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         for text in training.warnings:
             warnings.warn(text, ConvergenceWarning, stacklevel=2)
         self.model_, self.history_, self.rows_, self.scale_ = training.model, training.history, rows, scale
-        self._seen = frozenset(ids[row] for part in ("train", "validation") for row in rows_of[part])
+        self._seen = frozenset(ids[row] for part in ("train", "validation") for row in rows_of.get(part, ()))
         self._calibration: Calibration | None = None
         if "calibration" in rows_of:
             self._calibrate(prepared.take(rows_of["calibration"]), self.fpr)
+        elif set(rows_of) == {"train"} and len(rows_of["train"]) >= n_needed(self.fpr):
+            scores = self._with_sizes(training.unseen.anomaly_score, prepared.take(rows_of["train"]))
+            self._set_calibration(np.asarray(scores, np.float64), self.fpr, cross=True)
         else:
             warnings.warn(f"Fitted, but not calibrated. {self._missing()}", UserWarning, stacklevel=2)
         return self
@@ -304,7 +322,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     def promise_(self) -> str:
         """What the threshold promises, in words, with the range that so many calibration images support."""
         calibration = self._calibrated()
-        return Threshold.from_normals(calibration.scores, calibration.fpr).describe()
+        return Threshold.from_normals(calibration.scores, calibration.fpr, cross=calibration.cross).describe()
 
     @property
     def calibration_scores_(self) -> NDArray[np.float64]:
@@ -340,6 +358,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             params=plain(self.get_params()),
             fpr=None if self._calibration is None else self._calibration.fpr,
             calibration_scores=np.empty(0) if self._calibration is None else self._calibration.scores,
+            cross=self._calibration is not None and self._calibration.cross,
             rows=self.rows_,
             scale=self.scale_,
             feature_names=None if names is None else list(names),
@@ -372,7 +391,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         detector._seen = frozenset(record.seen)
         detector._calibration = None
         if record.fpr is not None:
-            detector._set_calibration(record.calibration_scores, record.fpr)
+            detector._set_calibration(record.calibration_scores, record.fpr, cross=record.cross)
         if record.rows is not None:
             detector.n_features_in_ = int(np.prod(record.rows.shape))
         if record.feature_names is not None:
@@ -442,7 +461,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             height=height,
             width=width,
             channels=channels if params["channels"] == AUTO else params["channels"],
-            **{name: params[name] for name in ("preset", "likelihood", "sigma", "statistic")},
+            **{name: params[name] for name in ("preset", "backbone", "head", "likelihood", "sigma", "statistic")},
             smoothing_px=params["smoothing_px"],
         )
         train_config = TrainConfig(**own, **further, seed=seed)
@@ -530,6 +549,36 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
         return scores + prepared.size_z if self.model_.config.statistic in IN_DEVIATIONS else scores
 
+    def _share_out(self, ids: Sequence[str], solved: bool, seed: int) -> dict[str, list[int]]:
+        """The rows of each part: of copies only the first.
+
+        Args:
+            ids: content of each image.
+            solved: whether the model needs no validation images, and can be crossed.
+        """
+        from data import split_by_content
+
+        if self.calibrate_on not in (AUTO, "held_out", "cross"):
+            raise ValueError(f"calibrate_on={self.calibrate_on!r}: expected 'auto', 'held_out' or 'cross'")
+        if self.calibrate_on == "cross" and not solved:
+            raise ValueError(
+                "calibrate_on='cross' is of the linear heads of the preset features; leave it out, or set preset"
+            )
+        row_of = _first_of_each(ids)
+        if len(row_of) < MIN_IMAGES:
+            raise ValueError(f"n_samples={len(ids)}, {len(row_of)} of them different: expected at least {MIN_IMAGES}")
+        sizes = part_sizes(len(row_of), n_needed(self.fpr))
+        if solved:
+            del sizes["validation"]
+            few = sizes["calibration"] < HELD_OUT_FROM
+            if self.calibrate_on == "cross" or (self.calibrate_on == AUTO and few):
+                sizes = {}
+        parts = split_by_content(list(row_of), sizes, "train", seed)
+        rows_of: dict[str, list[int]] = {}
+        for row, part in zip(row_of.values(), parts, strict=True):
+            rows_of.setdefault(part, []).append(row)
+        return rows_of
+
     def _frame(self, images: Images) -> Frame | None:
         """Of the part that is looked for, or None; see `data.framing`."""
         from data import Preprocessing, look_for_parts
@@ -547,8 +596,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         seen = look_for_parts(paths) if paths else [look(picture.values) for picture in pictures]
         return choose_frame(seen, self.locate)[0]
 
-    def _set_calibration(self, scores: NDArray[np.float64], fpr: float) -> None:
-        self._calibration = Calibration(float(fpr), conformal_threshold(scores, fpr), scores)
+    def _set_calibration(self, scores: NDArray[np.float64], fpr: float, *, cross: bool = False) -> None:
+        self._calibration = Calibration(float(fpr), conformal_threshold(scores, fpr), scores, cross)
 
     def _calibrated(self) -> Calibration:
         check_is_fitted(self)
@@ -636,21 +685,6 @@ def _first_of_each(ids: Sequence[str]) -> dict[str, int]:
     for row, image in enumerate(ids):
         first.setdefault(image, row)
     return first
-
-
-def _share_out(pixels: Pixels, fpr: float, seed: int) -> tuple[list[str], dict[str, list[int]]]:
-    """The content of each image, and the rows of each part: of copies only the first."""
-    from data import split_by_content
-
-    ids = _contents(pixels)
-    row_of = _first_of_each(ids)
-    if len(row_of) < MIN_IMAGES:
-        raise ValueError(f"n_samples={len(ids)}, {len(row_of)} of them different: expected at least {MIN_IMAGES}")
-    parts = split_by_content(list(row_of), part_sizes(len(row_of), n_needed(fpr)), "train", seed)
-    rows_of: dict[str, list[int]] = {}
-    for row, part in zip(row_of.values(), parts, strict=True):
-        rows_of.setdefault(part, []).append(row)
-    return ids, rows_of
 
 
 def _progress(n_epochs: int) -> list[Any]:

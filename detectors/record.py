@@ -25,7 +25,7 @@ class Record:
 
     model_id: of the bundle beside it.
     params: of the estimator, as JSON holds them.
-    fpr, calibration_scores: of the calibration; None and empty if there is none.
+    fpr, calibration_scores, cross: of the calibration; None, empty and False if there is none.
     rows: how rows are images; None for a detector of images.
     scale: how numbers are read; nelbo 0.1 did not keep it.
     feature_names: of the rows, or None.
@@ -42,6 +42,7 @@ class Record:
     feature_names: list[str] | None
     seen: list[str]
     history: dict[str, list[float]]
+    cross: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, with format, version and the SHA-256 of the rest."""
@@ -52,6 +53,7 @@ class Record:
             "fpr": self.fpr,
             "threshold": threshold,
             "calibration_scores": self.calibration_scores.tolist(),
+            "cross": self.cross,
             "rows": None if self.rows is None else [list(self.rows.shape), self.rows.value_range],
             "scale": self.scale.dtype,
             "feature_names": self.feature_names,
@@ -121,6 +123,7 @@ def _checked(content: dict[str, Any]) -> Record:
         params={_text(name): value for name, value in content["params"].items()},
         fpr=fpr,
         calibration_scores=scores,
+        cross=content.get("cross", False) is True,
         rows=_rows(content["rows"]),
         scale=Scale(None if content.get("scale") is None else _text(content["scale"], r"[a-z]+[0-9]*")),
         feature_names=None if content["feature_names"] is None else [_text(name) for name in content["feature_names"]],

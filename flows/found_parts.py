@@ -1,4 +1,4 @@
-"""One picture of the parts that were found in training images, the worst first: whether it went right is seen at once."""
+"""One picture of parts found in training images, the worst first, so that people see whether it went right."""
 
 from collections.abc import Sequence
 

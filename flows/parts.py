@@ -8,16 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import InputError, groups_of, n_groups, split_by_content, united
-from detectors import CalibrationError, check_size, n_needed, part_sizes, trim
+from detectors import HELD_OUT_FROM, CalibrationError, check_size, n_needed, part_sizes, trim
 from flows.errors import UsageError
 from flows.settings import AUTO, CalibrationSettings, TrainOptions
 
 log = logging.getLogger(__name__)
 
 MIN_NORMALS = 20
-
-#: Fewer calibration images promise a rate so vaguely that cross-fitting, approximate but of all images, is better.
-HELD_OUT_FROM = 200
 
 #: Fewer are too few to keep some of them apart: one group more or less in a part would change everything.
 MIN_GROUPS = 5

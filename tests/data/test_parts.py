@@ -131,6 +131,19 @@ def test_what_is_missing_several_or_of_another_size_says_so(random: np.random.Ge
     assert (values.shape, part.status) == (frame.crop_size(64 * 64), "missing")
 
 
+def test_sizes_of_normal_parts_cost_no_verdicts(random: np.random.Generator) -> None:
+    """Every tenth reaches over the edge, and is normal."""
+    scene = Scene("screw", length=0.3)
+    poses = [drawn(random, scene) for _ in range(40)]
+    poses[::10] = [replace(pose, x=6.0) for pose in poses[::10]]
+    seen = [look(picture(scene, pose, random)) for pose in poses]
+    frame, facts = learn_frame(seen)
+    assert frame is not None
+    assert (facts.touches, against(facts)) == (0.1, [])
+    off = np.array([_part(one, frame).size_z for one in seen])
+    assert (off > 0).mean() <= 0.05
+
+
 @pytest.mark.parametrize(
     "scene",
     [Scene("screw", at_edge=True), Scene("screw", light=(0.252,), noise=0.03), Scene("disc", length=1.6)],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from parts import Scene, drawn, picture
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -487,6 +488,52 @@ def test_grid_search_and_cross_validation(images: np.ndarray, paths: list[Path])
     found = cross_val_score(small(fpr=0.1), paths, labels, scoring=auroc_of_scores, cv=split, error_score="raise")
     assert found.shape == (1,)
     assert 0 <= found[0] <= 1
+
+
+@pytest.fixture(scope="module")
+def keys() -> np.ndarray:
+    """60 pictures of a key at any angle."""
+    random = np.random.default_rng(4)
+    scene = Scene("key", width=120, height=90, length=0.5, noise=0.02)
+    values = [picture(scene, drawn(random, scene), random) for _ in range(60)]
+    return np.rint(255 * np.stack(values)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def located(keys: np.ndarray) -> NelboDetector:
+    return NelboDetector(image_size=96, preset="features", backbone="filters").fit(keys[:40])
+
+
+def test_parts_are_found_and_every_image_is_learnt_from(
+    located: NelboDetector, keys: np.ndarray, tmp_path: Path
+) -> None:
+    """A solved model crosses, where a fifth would be held back that is fewer than 200."""
+    how = Preprocessing(**located.model_.preprocessing)
+    assert how.frame is not None
+    assert (how.height, how.width) == how.frame.crop_size(96 * 96)
+    assert len(located.calibration_scores_) == 40
+    assert "approximate" in located.promise_
+    assert located.predict(keys[40:]).mean() > 0.5
+    # Two keys, and none.
+    two = np.maximum(keys[40:41], keys[41:42, :, ::-1])
+    assert located.predict(np.concatenate([two, np.full_like(two, 64)])).tolist() == [-1, -1]
+    again = NelboDetector.load(located.save(tmp_path / "detector"))
+    assert again.promise_ == located.promise_
+    np.testing.assert_array_equal(again.score_samples(keys[40:44]), located.score_samples(keys[40:44]))
+
+
+def test_what_holds_back_and_what_cannot_cross(keys: np.ndarray, normal: np.ndarray) -> None:
+    settings: dict[str, Any] = {"image_size": 96, "preset": "features", "backbone": "filters"}
+    held_out = NelboDetector(**settings, locate="off", calibrate_on="held_out").fit(keys)
+    assert len(held_out.calibration_scores_) == 19
+    assert "approximate" not in held_out.promise_
+    assert Preprocessing(**held_out.model_.preprocessing).frame is None
+    with pytest.raises(ValueError, match="calibrate_on='cross' is of the linear heads"):
+        NelboDetector(image_size=16, calibrate_on="cross", epochs=1).fit(normal)
+    with pytest.raises(ValueError, match="calibrate_on='twice': expected 'auto'"):
+        NelboDetector(image_size=16, calibrate_on="twice", epochs=1).fit(normal)
+    with pytest.raises(ValueError, match="locate='maybe': expected 'auto'"):
+        NelboDetector(image_size=16, locate="maybe", epochs=1).fit(normal)
 
 
 def test_as_paths() -> None:
