@@ -228,7 +228,11 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self._calibration: Calibration | None = None
         if "calibration" in rows_of:
             self._calibrate(prepared.take(rows_of["calibration"]), self.fpr)
-        elif set(rows_of) == {"train"} and len(rows_of["train"]) >= n_needed(self.fpr):
+        elif (
+            training.unseen is not None
+            and self.calibrate_on != "held_out"
+            and len(rows_of["train"]) >= n_needed(self.fpr)
+        ):
             scores = self._with_sizes(training.unseen.anomaly_score, prepared.take(rows_of["train"]))
             self._set_calibration(np.asarray(scores, np.float64), self.fpr, cross=True)
         else:
