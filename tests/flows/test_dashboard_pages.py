@@ -532,13 +532,14 @@ def test_reconstruction_has_the_shape_of_the_image(trained: tuple[Path, dict[str
     workspace, model_id = Workspace.at(str(trained[0])), trained[1]["model_id"]
     path = images / "new" / "a" / "tile_2_000.png"
     file = File(str(path.parent), path.name, _sha256(path))
-    assert reconstruction(workspace, model_id, file, (64, 48)).size == (64, 48)
+    original = Image.new("L", (64, 48))
+    assert reconstruction(workspace, model_id, file, original).size == (64, 48)
     (look,) = look_again(load_model(workspace, model_id), [file], DecodingSettings())
     assert look is not None
-    shown = np.asarray(reconstruction(workspace, model_id, file, (32, 32)))
+    shown = np.asarray(reconstruction(workspace, model_id, file, original.resize((32, 32))))
     assert shown == pytest.approx(255 * look.reconstruction[..., 0], abs=0.51)
     assert shown.std() > 1
     with pytest.raises(NotShownError, match="changed or gone"):
-        reconstruction(workspace, model_id, file._replace(image_id="0" * 64), (64, 48))
+        reconstruction(workspace, model_id, file._replace(image_id="0" * 64), original)
     with pytest.raises(NotShownError, match="not in the workspace"):
-        reconstruction(workspace, "m0", file, (64, 48))
+        reconstruction(workspace, "m0", file, original)

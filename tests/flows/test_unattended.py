@@ -200,10 +200,13 @@ def test_flows_workers_and_servers_are_killed(
 
 
 def retry(server: Prefect, run_id: str) -> None:
-    """As an operator does: Prefect reports a crash twice, seconds apart, and the second takes a quick retry back."""
+    """As an operator does: Prefect reports a crash twice, seconds apart, and the second takes a quick retry back.
+
+    A run whose retry has begun meanwhile cannot be retried, and is waited for.
+    """
 
     def again() -> bool:
-        server.command("prefect", "flow-run", "retry", run_id)
+        server.command("prefect", "flow-run", "retry", run_id, check=False)
         return bool(server.ended(run_id)["state_type"] == "COMPLETED")
 
     wait_for(again, "a retry that completes", 300)
