@@ -24,14 +24,25 @@ def image_quality(pixels: NDArray[np.floating]) -> dict[str, NDArray[np.float64]
     >>> {name: float(values[0]) for name, values in image_quality(step).items()}
     {'brightness': 0.5, 'contrast': 0.5, 'sharpness': 1.0}
     """
-    grey = np.asarray(pixels).mean(axis=3, dtype=np.float64)
-    inner = grey[:, 1:-1, 1:-1]
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    values = np.asarray(pixels)
+    # In 64 bits throughout, this would take a tenth of the time that scoring has.
+    grey = values[..., 0] if values.shape[3] == 1 else values.mean(axis=3)
+    brightness = grey.mean(axis=(1, 2), dtype=np.float64)
+    laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1]
+    laplacian += grey[:, 1:-1, :-2]
+    laplacian += grey[:, 1:-1, 2:]
+    laplacian -= 4 * grey[:, 1:-1, 1:-1]
     return {
-        "brightness": grey.mean(axis=(1, 2)),
-        "contrast": grey.std(axis=(1, 2)),
-        "sharpness": (around - 4 * inner).std(axis=(1, 2)),
+        "brightness": brightness,
+        "contrast": _deviation(grey, brightness),
+        "sharpness": _deviation(laplacian, laplacian.mean(axis=(1, 2), dtype=np.float64)),
     }
+
+
+def _deviation(values: NDArray[np.floating], means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) standard deviation of (n, h, w) values about their means."""
+    off = (values - means.astype(values.dtype)[:, None, None]).reshape(len(values), -1)
+    return np.sqrt(np.vecdot(off, off).astype(np.float64) / off.shape[1])
 
 
 def part_quality(parts: Sequence[Part | None]) -> dict[str, NDArray[np.float64]]:
