@@ -29,6 +29,9 @@ from vae_core import Scorable
 
 log = logging.getLogger(__name__)
 
+#: Images that are decoded, and then computed, at a time, at least.
+_LEAST_IMAGES = 64
+
 #: What scoring says of a file: numbers, null for a file without a score, or the reason why it has none; and whether it
 #: has colour that the model does not see.
 SCORED_SCHEMA = pa.schema(
@@ -85,14 +88,16 @@ def _prepared(
 
 
 def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings, maps: bool) -> Iterator[Images]:
-    """As many files at a time as are computed at once, without images that the likelihood is not defined for."""
+    """Some files at a time, without images that the likelihood is not defined for."""
     files = iter(files)
     if (first := next(files, None)) is None:
         # Compiling takes longer than all else that there is to do with no files.
         return
     files = chain([first], files)
     graph, preprocessing = model.graph(maps), Preprocessing(**model.preprocessing)
-    size = graph.batch_size * graph.parallel
+    at_once = graph.batch_size * graph.parallel
+    # All threads wait for the last one at the end of each call, which four large images a batch would make often.
+    size = at_once * max(1, _LEAST_IMAGES // at_once)
     for images in iter_images(files, preprocessing, size, limits=decoding.limits, workers=decoding.workers):
         sound = vae_core.supported(images.pixels, model.config.likelihood)
         found = iter(sound)
