@@ -9,6 +9,7 @@ each place over a hundred features drawn at random (PaDiM, Defard et al. 2021).
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -246,6 +247,8 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
             judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), config)
             limit = Threshold.from_normals(judged.unseen.joint, FPR, cross=True).value
             rates.append(float((judged.test.joint > limit).mean()))
+            # It takes long: what there is so far is worth something.
+            print(f"{name}, split {split}: {rates[-1]:.4f}", file=sys.stderr, flush=True)
         low, high = np.quantile(rates, [0.05, 0.95])
         yield row(
             name,
