@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 RINGS_SHAPE = (2, 16, 180)
 #: A crop's sides are multiples of this, and at least twice it: the grid of features.
 SIDE_UNIT_PX = 32
+#: Lengths that a part can have, in shares of a picture's longer side.
+_LEAST, _MOST = 1e-4, 4.0
 #: What is found of a part, and in words.
 STATUSES = {
     "found": "one part",
@@ -64,9 +66,13 @@ class Frame:
         # JSON knows no tuples.
         object.__setattr__(self, "box", tuple(self.box))
         left, upper, right, lower = self.box
-        numbers = [self.area, self.area_spread, self.radius, right - left, lower - upper]
-        if not all(0 < number < math.inf for number in numbers) or max(map(abs, self.box)) > 2 or self.radius > 2:
-            raise ValueError(f"a part's area, spread, radius and box are {numbers}: expected positive ones, at most 2")
+        areas, lengths = [self.area, self.area_spread], [self.radius, right - left, lower - upper]
+        sound = all(_LEAST**2 <= area <= _MOST for area in areas) and all(_LEAST <= one <= _MOST for one in lengths)
+        if not sound or max(map(abs, self.box)) > _MOST:
+            raise ValueError(
+                f"a part's area and its spread are {areas}, radius, width and height {lengths}: expected shares of a "
+                f"picture's longer side, from {_LEAST:g} to {_MOST:g}, or of its square"
+            )
         if self.mean and len(bytes.fromhex(self.mean)) != math.prod(RINGS_SHAPE):
             raise ValueError(f"the mean of parts has {len(self.mean)} digits, expected {2 * math.prod(RINGS_SHAPE)}")
 

@@ -217,6 +217,7 @@ def test_preprocessing_with_a_frame_is_the_same_from_json(frame: Frame) -> None:
         {"radius": float("nan")},
         {"box": (0.1, -0.1, -0.1, 0.1)},
         {"box": (-1e9, -0.1, 1e9, 0.1)},
+        {"box": (0.0, -0.1, 1e-300, 0.1)},
         {"mean": "00"},
         {"mean": "xy"},
     ],
@@ -278,3 +279,20 @@ def test_files_are_looked_into_as_arrays_are(tmp_path: Path, random: np.random.G
     for path, one in zip(paths, seen, strict=True):
         mask = look(np.asarray(Image.open(path))).segment.mask
         assert (one.segment.mask != mask).mean() < 0.005
+
+
+@pytest.mark.parametrize("height", [1, 2, 7, 33])
+@pytest.mark.parametrize("width", [1, 3, 31, 1500])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_any_picture_gives_a_crop(
+    frame: Frame, height: int, width: int, channels: tuple[int, ...], random: np.random.Generator
+) -> None:
+    """Noise, one level, dust and slopes, of any size: no warning, no error, and numbers throughout."""
+    shape = (height, width, *channels)
+    slope = np.broadcast_to(np.linspace(0, 255, width).reshape(1, width, *([1] * len(channels))), shape)
+    for values in (random.integers(0, 256, shape), np.zeros(shape), 255 * (random.random(shape) > 0.98), slope):
+        for picture_ in (values.astype(np.uint8), (values / 255).astype(np.float32)):
+            found, part = crop(picture_, frame, 64, 96)
+            assert found.shape == (64, 96, *channels)
+            assert np.isfinite(found).all()
+            assert np.isfinite([part.size_z, part.area, part.x, part.y, part.degrees, part.alike]).all()
