@@ -522,6 +522,29 @@ def test_parts_are_found_and_every_image_is_learnt_from(
     np.testing.assert_array_equal(again.score_samples(keys[40:44]), located.score_samples(keys[40:44]))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "defect"),
+    [(shape, "scratch") for shape in ("screw", "plate", "cross", "disc")] + [("rod", "missing"), ("washer", "missing")],
+)
+def test_parts_that_are_found_are_judged_no_worse(shape: str, defect: str, random: np.random.Generator) -> None:
+    scene = Scene(shape, noise=0.02)
+
+    def rendered(n: int, defect: str | None = None) -> np.ndarray:
+        values = [picture(scene, drawn(random, scene), random, defect) for _ in range(n)]
+        return np.rint(255 * np.stack(values)).astype(np.uint8)
+
+    normals, judged = rendered(40), np.concatenate([rendered(25), rendered(25, defect)])
+    labels = np.repeat([0, 1], 25)
+    found = {}
+    for locate in ("off", "auto"):
+        detector = NelboDetector(image_size=96, preset="features", backbone="filters", locate=locate).fit(normals)
+        found[locate] = roc_auc_score(labels, -detector.score_samples(judged))
+    # Three standard errors of so few images.
+    assert found["auto"] > found["off"] - 0.2
+    assert found["auto"] > 0.7
+
+
 def test_what_holds_back_and_what_cannot_cross(keys: np.ndarray, normal: np.ndarray) -> None:
     settings: dict[str, Any] = {"image_size": 96, "preset": "features", "backbone": "filters"}
     held_out = NelboDetector(**settings, locate="off", calibrate_on="held_out").fit(keys)
