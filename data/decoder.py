@@ -73,6 +73,11 @@ def _question(head: bytes) -> _Question:
 
     fields = json.loads(head)
     wanted, root = fields.get("preprocessing"), fields.get("root")
+    if wanted and wanted.get("frame"):
+        import cv2
+
+        # There is a decoder a core already.
+        cv2.setNumThreads(1)
     return _Question(
         Limits(**fields["limits"]),
         wanted and Preprocessing(**wanted),

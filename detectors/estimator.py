@@ -39,7 +39,7 @@ DEFAULT_SIZE = (256, 256)
 #: What the images decide.
 AUTO = "auto"
 #: Images in which parts are looked for before it is known whether there are any.
-_LOOKED_AT = 256
+_LOOKED_AT = 128
 #: Numbers of an image that are scored, or decoded, at a time.
 _CHUNK_VALUES = 2**24
 

@@ -18,7 +18,7 @@ from flows.workspace import Workspace
 log = logging.getLogger(__name__)
 
 #: Images in which parts are looked for before it is known whether there are any.
-_LOOKED_AT = 256
+_LOOKED_AT = 128
 
 
 @dataclass(frozen=True)
