@@ -106,7 +106,7 @@ def test_rates(script: Script) -> None:
 
 
 @pytest.mark.slow
-def test_parts() -> None:
-    found = rows("parts.py")
+def test_locating() -> None:
+    found = rows("locating.py")
     assert [row[:2] for row in found[2:]] == [["screw", "on"]]
     assert [row for row in found if not all(row)] == []

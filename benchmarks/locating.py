@@ -1,6 +1,6 @@
 """What finding the part is worth: rendered parts that lie anyhow, seen whole and located.
 
-    python benchmarks/parts.py [--draws N] [--smoke]
+    python benchmarks/locating.py [--draws N] [--smoke]
 
 prints the tables of ``docs/parts.md``: the time that finding takes; and AUROC, what is found at a false-alarm rate of
 5 % and what that rate becomes, with ``locate`` off and on, and what ``auto`` chooses. Parts are those of the tests.
