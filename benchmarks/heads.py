@@ -79,7 +79,8 @@ def _rows(maps: np.ndarray) -> np.ndarray:
 
 def folds_of(views: np.ndarray, seed: int) -> list[int]:
     """Views of one part share a fold."""
-    return folds([str(i) for i in range(len(views))], views.tolist(), N_FOLDS, seed=seed)
+    n = min(N_FOLDS, len(np.unique(views)))
+    return folds([str(i) for i in range(len(views))], views.tolist(), n, seed=seed)
 
 
 class Judged(NamedTuple):
@@ -182,6 +183,9 @@ def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
                 if rows is None:
                     break
                 views = one.views[rows]
+                if len(np.unique(views)) < 2:
+                    # Of one part alone nothing is unseen.
+                    continue
                 judged = fitted(one.normals[rows], one.test, folds_of(views, seed), one.config)
                 intervals.append(delong_interval(one.labels, judged.test.joint))
             cells.append(str(over_seeds(intervals)) if intervals else "")
