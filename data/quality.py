@@ -1,5 +1,6 @@
 """What images look like before any model: plain numbers in which a change of lamp, lens or camera shows."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,8 @@ def image_quality(pixels: NDArray[np.floating]) -> dict[str, NDArray[np.float64]
 
 def _deviation(values: NDArray[np.floating], means: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,) standard deviation of (n, h, w) values about their means."""
-    off = (values - means.astype(values.dtype)[:, None, None]).reshape(len(values), -1)
+    # Not -1: there may be no images.
+    off = (values - means.astype(values.dtype)[:, None, None]).reshape(len(values), math.prod(values.shape[1:]))
     return np.sqrt(np.vecdot(off, off).astype(np.float64) / off.shape[1])
 
 

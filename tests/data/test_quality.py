@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import laplace
 
-from data.quality import image_quality
+from data.quality import image_quality, part_quality
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -23,3 +23,9 @@ def test_of_one_grey_there_is_no_contrast() -> None:
     found = image_quality(np.full((2, 50, 40, 1), 0.7, np.float32))
     assert found["contrast"].max() < 1e-6
     assert found["sharpness"].max() < 1e-6
+
+
+def test_of_no_images() -> None:
+    """None of some files could be read."""
+    assert {len(values) for values in image_quality(np.empty((0, 8, 8, 1), np.float32)).values()} == {0}
+    assert {len(values) for values in part_quality([]).values()} == {0}
