@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,12 @@ _MARGIN = 0.03
 _LEAST_SPREAD, _MOST = 0.01, 0.95
 #: Parts that reach over no edge, and are alone, of which a frame can be learnt.
 _LEAST_PARTS = 3
+#: Images in which parts are looked for at first.
+_LOOKED_AT = 128
 #: Pixels of the crop in which silhouettes are compared.
 _COMPARED = 64 * 64
+
+Image = TypeVar("Image")
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,16 @@ def learn_frame(pictures: Sequence[Seen]) -> tuple[Frame | None, Facts]:
         turns=_turns(learnt.degrees) if frame.mean else 0.0,
     )
     return frame, facts
+
+
+def some_of(images: Sequence[Image]) -> list[Image]:
+    """As many images as are looked at before it is known whether there are parts, spread over all.
+
+    >>> some_of([1, 2, 3]), len(some_of(range(1000)))
+    ([1, 2, 3], 128)
+    """
+    places = np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).astype(int)
+    return [images[place] for place in places]
 
 
 def choose_frame(pictures: Sequence[Seen], locate: str) -> tuple[Frame | None, str]:

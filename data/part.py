@@ -132,7 +132,7 @@ def _part(seen: Seen, frame: Frame, shape: tuple[int, ...]) -> Part:
 
 
 def _size_z(area: float, frame: Frame) -> float:
-    """Of an area over the usual one."""
+    """How far an area, over the usual one, is off: standard deviations beyond three."""
     return max(0.0, abs(area - 1) * frame.area / frame.area_spread - USUAL)
 
 

@@ -38,8 +38,6 @@ MIN_IMAGES = 3
 DEFAULT_SIZE = (256, 256)
 #: What the images decide.
 AUTO = "auto"
-#: Images in which parts are looked for before it is known whether there are any.
-_LOOKED_AT = 128
 #: Numbers of an image that are scored, or decoded, at a time.
 _CHUNK_VALUES = 2**24
 
@@ -584,9 +582,9 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         return rows_of
 
     def _frame(self, images: Images) -> Frame | None:
-        """Of the part that is looked for, or None; see `data.framing`."""
+        """What brings the parts of the images to lie alike; None where none are looked for. See `data.framing`."""
         from data import Preprocessing, look_for_parts
-        from data.framing import choose_frame
+        from data.framing import choose_frame, some_of
         from data.part import look
         from data.preprocessing import picture_of
 
@@ -594,7 +592,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             raise ValueError(f"locate={self.locate!r}: expected 'auto', 'on' or 'off'")
         if self.locate == "off":
             return None
-        some = [images[row] for row in np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).astype(int)]
+        some = some_of(images)
         paths = [image for image in some if isinstance(image, Path)]
         pictures = (picture_of(image, Preprocessing()) for image in some if isinstance(image, np.ndarray))
         seen = look_for_parts(paths) if paths else [look(picture.values) for picture in pictures]

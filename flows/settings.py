@@ -211,7 +211,7 @@ class ModelSettings(BaseModel):
 
     @property
     def frame(self) -> Frame | None:
-        """Of the parts that are looked for; None where images are taken as they are, and until they have decided."""
+        """What brings parts to lie alike; None where images are taken as they are, and until they have decided."""
         return self._frame
 
     @property

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from data import File, Frame, Manifest, first_coloured, float_range, is_float, look_for_parts, may_have_colour
 from flows.errors import UsageError
 from flows.ingestion import read_manifest
@@ -16,9 +14,6 @@ from flows.settings import AUTO, OFF, ON, TrainOptions
 from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
-
-#: Images in which parts are looked for before it is known whether there are any.
-_LOOKED_AT = 128
 
 
 @dataclass(frozen=True)
@@ -89,10 +84,10 @@ def _frame(manifest: Manifest, options: TrainOptions) -> tuple[Frame | None, str
         UsageError: parts are to be looked for, and the images show none.
     """
     # OpenCV takes a tenth of a second to load.
-    from data.framing import choose_frame
+    from data.framing import choose_frame, some_of
 
     files = _files(manifest, lambda _: True)
-    some = [files[row] for row in np.linspace(0, len(files) - 1, min(len(files), _LOOKED_AT)).astype(int)]
+    some = some_of(files)
     with progress("looking for parts", len(some)) as advance:
         seen = look_for_parts(
             some, value_range=options.value_range, limits=options.limits, workers=options.workers, advance=advance

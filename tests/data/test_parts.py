@@ -197,7 +197,7 @@ def test_each_fact_alone_keeps_parts_from_being_looked_for() -> None:
 
 @pytest.fixture
 def frame(random: np.random.Generator) -> Frame:
-    """Of a key in colour."""
+    """It brings keys in colour to lie alike."""
     found, _ = learn_frame(pictures(SCENES["colour"], random)[1])
     assert found is not None
     return found

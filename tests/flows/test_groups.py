@@ -100,7 +100,7 @@ def test_parts_of_whole_groups(sizes: list[int], seed: int) -> None:
 
 
 def test_parts_come_as_near_to_their_sizes_as_groups_allow() -> None:
-    """Of 50 groups of 4, a fifth is 40 images and .15 are 30: ten groups, and seven or eight."""
+    """A fifth of 50 groups of 4 is 40 images, and .15 are 30: ten groups, and seven or eight."""
     counts = Counter(assigned(manifest(*equal_groups(50, 4))).values())
     assert counts["calibration"] == 40
     assert counts["validation"] == 28
