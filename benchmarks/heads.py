@@ -26,15 +26,14 @@ from table import heads as headings
 from table import row
 
 from data import folds
-from detectors import Threshold, delong_interval
+from detectors import Threshold, delong_interval, n_needed
 from vae_core import N_FOLDS, VAEConfig
-from vae_core.config import TrainConfig
-from vae_core.crossfit import fit_folds
+from vae_core.config import AUTO, TrainConfig
 from vae_core.extraction import extract
 from vae_core.features import Features, gathered
-from vae_core.linear import whiten
 from vae_core.pretext import give_weights
-from vae_core.usual import Parts, learn_usual
+from vae_core.scoring import VARIANT, Score, anomaly_score
+from vae_core.solving import fit_features
 
 SIDE, DRAWS, FPR = 256, 5, 0.05
 AMOUNTS = (10, 20, 50, 100, 200, 500)
@@ -86,25 +85,28 @@ def folds_of(views: np.ndarray, seed: int) -> list[int]:
 class Judged(NamedTuple):
     """What a fit says of images that it has not seen: new ones, and its own normals by the other folds."""
 
-    test: Parts
-    unseen: Parts
-    subject: str | None
+    test: Score
+    unseen: Score
+    config: VAEConfig
 
 
-def fitted(normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig) -> Judged:
+def fitted(
+    normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig, variants: int | str | list[str] = AUTO
+) -> Judged:
     """Fit and score as ``train`` and ``score`` do."""
     shape = (config.height // config.stride_px, config.width // config.stride_px, normals.shape[-1])
-    fit = fit_folds(normals, shape, config, numbers)
-
-    def local(found: dict[str, np.ndarray]) -> np.ndarray:
-        distortion, rate = (np.asarray(found[name]) for name in ("anomaly_map", "rate_map"))
-        return distortion + (rate if config.of == "nelbo" else 0)
-
-    box = config.smoothing_px // config.stride_px
-    usual, own = learn_usual(local({"anomaly_map": fit.unseen.distortion_map, "rate_map": fit.unseen.rate_map}), box)
-    values = whiten(test, fit.solution.centre, fit.solution.whitening).reshape(-1, *shape)
-    maps = [local(fit.network.evaluate(values[at : at + _BATCH])) for at in range(0, len(values), _BATCH)]
-    return Judged(usual.parts(np.concatenate(maps), box), own, fit.subject)
+    known = {"variants": variants} if isinstance(variants, list) else {"asked": variants}
+    fit = fit_features(normals, shape, config, folds=numbers, images_of_variant=n_needed(FPR), **known)
+    chunks = [
+        fit.head.evaluate(test[start : start + _BATCH].reshape(-1, *shape)) for start in range(0, len(test), _BATCH)
+    ]
+    found = {name: np.concatenate([np.asarray(chunk[name]) for chunk in chunks]) for name in chunks[0]}
+    local = found["anomaly_map"] + (found["rate_map"] if config.of == "nelbo" else 0)
+    own = found["variant"].astype(int) if "variant" in found else None
+    parts = fit.usual.parts(local, config.smoothing_px // config.stride_px, own)._asdict()
+    parts |= {name: found[name] for name in VARIANT if name in found}
+    blank = dict.fromkeys(name for name in Score._fields if name not in parts)
+    return Judged(Score(**blank | parts | {"anomaly_score": anomaly_score(parts, "joint")}), fit.unseen, fit.config)
 
 
 def nearest(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:  # noqa: ARG001 - as any other
@@ -156,7 +158,7 @@ def table_of_heads(found: dict[str, list[Looked]]) -> Iterator[str]:
             for set_name, draws in found.items()
         }
         for statistic in ("joint", "peak"):
-            cells = (_auroc(found[one], [getattr(parts, statistic) for parts in judged[one]]) for one in found)
+            cells = (_auroc(found[one], [_of(score, statistic) for score in judged[one]]) for one in found)
             yield row(str(backbone), f"{name}, {statistic}", *cells)
     for name, other in OTHERS.items():
         scores = {
@@ -164,6 +166,11 @@ def table_of_heads(found: dict[str, list[Looked]]) -> Iterator[str]:
             for set_name, draws in found.items()
         }
         yield row(str(backbone), name, *(_auroc(found[one], scores[one]) for one in found))
+
+
+def _of(score: Score, statistic: str) -> np.ndarray:
+    found = {name: values for name, values in score._asdict().items() if values is not None}
+    return np.asarray(anomaly_score(found, statistic))
 
 
 def _auroc(draws: list[Looked], scores: list[np.ndarray]) -> str:
@@ -187,7 +194,7 @@ def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
                     # Of one part alone nothing is unseen.
                     continue
                 judged = fitted(one.normals[rows], one.test, folds_of(views, seed), one.config)
-                intervals.append(delong_interval(one.labels, judged.test.joint))
+                intervals.append(delong_interval(one.labels, judged.test.anomaly_score))
             cells.append(str(over_seeds(intervals)) if intervals else "")
         yield row(name, str(draws[0].config.backbone), *cells)
 
@@ -224,7 +231,7 @@ def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
                 normals = np.concatenate([one.normals[order[n:]], one.test[withheld[:n]]])
                 views = np.concatenate([one.views[order[n:]], [f"defect {i}" for i in range(n)]])
                 judged = fitted(normals, one.test[kept], folds_of(views, seed), one.config)
-                intervals.append(delong_interval(one.labels[kept], judged.test.joint))
+                intervals.append(delong_interval(one.labels[kept], judged.test.anomaly_score))
             cells.append(str(over_seeds(intervals)))
         yield row(name, str(draws[0].config.backbone), *cells)
 
@@ -239,7 +246,7 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
         new = np.arange(len(one.normals), len(rows)).astype(str)
         views = np.concatenate([one.views, new]) if len(draws) == 1 else one.views
         # What it chooses of all normal images; half the time, and no label is seen.
-        subject = fitted(one.normals, one.test[:1], folds_of(one.views, 0), one.config).subject
+        subject = fitted(one.normals, one.test[:1], folds_of(one.views, 0), one.config).config.subject
         config = replace(one.config, subject=subject)
         rates = []
         for split in range(n_splits):
@@ -249,8 +256,8 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
             left_out = np.flatnonzero(np.isin(views, views[left_out]))
             learnt = np.setdiff1d(np.arange(len(rows)), left_out)
             judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), config)
-            limit = Threshold.from_normals(judged.unseen.joint, FPR, cross=True).value
-            rates.append(float((judged.test.joint > limit).mean()))
+            limit = Threshold.from_normals(judged.unseen.anomaly_score, FPR, cross=True).value
+            rates.append(float((judged.test.anomaly_score > limit).mean()))
             # It takes long: what there is so far is worth something.
             print(f"{name}, split {split}: {rates[-1]:.4f}", file=sys.stderr, flush=True)
         low, high = np.quantile(rates, [0.05, 0.95])

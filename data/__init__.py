@@ -20,11 +20,12 @@ from data.duplicates import near_duplicates
 from data.errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
 from data.files import File
 from data.frame import Frame, Part
-from data.groups import groups_of, n_groups, united
+from data.groups import n_groups, united
 from data.limits import Limits
 from data.listing import list_source
 from data.manifest import Known, Manifest, Scan, ingest
 from data.names import is_url
+from data.path_rules import names_in_paths
 from data.places import COMMIT, Place, modified, open_place, publish_folder, read_unchanged, remove_folder
 from data.preprocessing import Preprocessing, prepare, prepare_with_part
 from data.quality import image_quality, part_quality
@@ -38,6 +39,7 @@ from data.schemas import (
     JOINT,
     JOINT_PARTS,
     MANIFEST_SCHEMA,
+    MEASURED,
     MEASURES,
     QUALITY,
     REVIEWS_SCHEMA,
@@ -73,6 +75,7 @@ __all__ = [
     "JOINT",
     "JOINT_PARTS",
     "MANIFEST_SCHEMA",
+    "MEASURED",
     "MEASURES",
     "QUALITY",
     "REVIEWS_SCHEMA",
@@ -107,7 +110,6 @@ __all__ = [
     "first_coloured",
     "float_range",
     "folds",
-    "groups_of",
     "image_quality",
     "ingest",
     "is_coloured",
@@ -122,6 +124,7 @@ __all__ = [
     "may_have_colour",
     "modified",
     "n_groups",
+    "names_in_paths",
     "near_duplicates",
     "open_place",
     "part_quality",

@@ -31,10 +31,13 @@ class Contents:
         """The next rows, in the order of the paths."""
         self.reasons.update(table["reason"].to_pylist())
         self._keys.extend(map(_key, table["image_id"].to_pylist()))
-        columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split", "group"))
-        for *row, group in zip(*columns, strict=True):
-            # Without groups a batch keeps the id that it had before there were any.
+        columns = (
+            table[name].to_pylist() for name in ("relative_path", "image_id", "label", "split", "group", "variant")
+        )
+        for *row, group, variant in zip(*columns, strict=True):
+            # Without groups and variants a batch keeps the id that it had before there were any.
             named = [] if group is None else [json.dumps(group)]
+            named += [] if variant is None else [json.dumps({"variant": variant})]
             self._digest.update("\0".join([*map(str, row), *named]).encode() + b"\n")
 
     def __len__(self) -> int:

@@ -28,6 +28,7 @@ class Listed(NamedTuple):
     label: int = -1
     split: str | None = None
     group: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _concerns(entry: Entry, pattern: str) -> bool:
 def _listed(source: str, table_path: str, root: str) -> Listing:
     """The files that a table names; missing ones too."""
     rows = read_rows(source, table_path, root)
-    return Listing(source, root, (Listed(_look(root, row.path), row.label, row.split, row.group) for row in rows))
+    return Listing(source, root, (Listed(_look(root, row.path), *row[1:]) for row in rows))
 
 
 def _look(root: str, path: str) -> Entry:

@@ -63,7 +63,7 @@ class Manifest:
         return len(self) - self.table["reason"].null_count
 
     def content_hash(self) -> str:
-        """Hex SHA-256 over paths, contents, labels, parts and groups: the same for a batch wherever it lies."""
+        """Hex SHA-256 over paths, contents, and what a table says of them: the same for a batch wherever it lies."""
         contents = Contents()
         contents.add(self.table)
         return contents.hash
@@ -250,8 +250,9 @@ def ingest(
     Args:
         source: a folder (walked to the bottom, links not followed), a zip or tar archive, a CSV or Parquet manifest
             with the column ``path`` and, if known, ``label`` (0 normal, 1 anomalous, empty or -1 unknown), ``split``
-            (train, validation, calibration, test) and ``group`` (a name for images that belong together), a pattern
-            such as ``in/**/*.png``, or one image; each may be a URL that fsspec knows.
+            (train, validation, calibration, test), ``group`` (a name for images that belong together) and ``variant``
+            (of the product that is shown), a pattern such as ``in/**/*.png``, or one image; each may be a URL that
+            fsspec knows.
         root: the folder that a manifest's paths start from and may not leave; the manifest's own by default.
         skip: a folder below the source that is passed over, for example the one that results are written to.
         limits: of one image; what is larger is refused before its pixels are touched.
@@ -273,7 +274,7 @@ def ingest(
 
 def _row(listed: Listed, look: Look) -> dict[str, Any]:
     row = dict.fromkeys(MANIFEST_SCHEMA.names) | look._asdict()
-    said = {"label": listed.label, "split": listed.split, "group": listed.group}
+    said = {"label": listed.label, "split": listed.split, "group": listed.group, "variant": listed.variant}
     return row | {"relative_path": _shown(listed), **said}
 
 

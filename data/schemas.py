@@ -47,6 +47,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("label", pa.int8()),
         ("split", pa.string()),
         ("group", pa.string()),
+        ("variant", pa.string()),
         ("reason", pa.string()),
         ("duplicate_of", pa.string()),
         *((name, pa.float64()) for name in QUALITY),
@@ -68,7 +69,12 @@ MEASURES = (
     "worst_z",
     "mean_z",
     "size_z",
+    "variant_z",
 )
+
+#: All that a model says of an image: these numbers, and the name of the variant that it is nearest to, null where the
+#: model has one for all.
+MEASURED = (*MEASURES, "variant")
 
 #: The statistic that is a sum, and the columns that add up to it; null where the model has no such statistic.
 JOINT = "joint"
@@ -85,7 +91,8 @@ STATISTICS = {
     "peak": "peak",
 }
 
-#: Those in standard deviations, to which `size_z` is added where parts are looked for.
+#: Those in standard deviations, to which `size_z` is added where parts are looked for, and `variant_z` where there are
+#: several variants.
 IN_DEVIATIONS = (JOINT, "peak")
 
 #: One row for each file of a batch, with its verdict.
@@ -104,6 +111,7 @@ SCORES_SCHEMA = pa.schema(
         ("likelihood", _word),
         ("engine", _word),
         ("part", _word),
+        ("variant", _word),
         ("label", pa.int8()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
@@ -125,6 +133,7 @@ SHARD_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("drops_colour", pa.bool_()),
         ("part", pa.string()),
+        ("variant", pa.string()),
         ("label", pa.int8()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
@@ -139,6 +148,7 @@ CALIBRATION_SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("label", pa.int8()),
         ("split", pa.string()),
+        ("variant", pa.string()),
         ("anomaly_score", pa.float64()),
         *((name, pa.float64()) for name in MEASURES),
     ]

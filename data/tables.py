@@ -1,4 +1,4 @@
-"""Tables that list images: CSV or Parquet with the columns path, label, split and group."""
+"""Tables that list images: CSV or Parquet with the columns path, label, split, group and variant."""
 
 import os
 import posixpath
@@ -17,7 +17,7 @@ from data.roots import open_root
 from data.urls import check_urls
 
 SPLITS = ("train", "validation", "calibration", "test")
-_COLUMNS = ("path", "label", "split", "group")
+_COLUMNS = ("path", "label", "split", "group", "variant")
 _LABELS = {"": -1, "-1": -1, "0": 0, "1": 1, "false": 0, "true": 1}
 #: Larger tables of paths are refused.
 _MAX_TABLE_BYTES = 1 << 32
@@ -30,6 +30,7 @@ class Row(NamedTuple):
     label: int
     split: str | None
     group: str | None
+    variant: str | None
 
 
 def read_rows(source: str, table_path: str, root: str) -> list[Row]:
@@ -56,7 +57,7 @@ def read_rows(source: str, table_path: str, root: str) -> list[Row]:
         source, table["path"][paths.isna()], f"values leave {root}", "Keep to that folder, or give another root"
     )
     _check_rows(source, paths[paths.duplicated()], "values are repeated", "List each file once")
-    labels, splits, groups = (_words(table, name) for name in ("label", "split", "group"))
+    labels, splits, groups, variants = (_words(table, name) for name in _COLUMNS[1:])
     # Spreadsheets and pandas write a column of whole numbers with gaps as 0.0 and 1.0.
     labels = labels.str.lower().str.removesuffix(".0")
     _check_rows(source, labels[~labels.isin(list(_LABELS))], "values are no labels", "Use 0, 1, or nothing")
@@ -66,8 +67,8 @@ def read_rows(source: str, table_path: str, root: str) -> list[Row]:
         "values are no splits",
         f"Use {', '.join(SPLITS)}, or nothing",
     )
-    rows = sorted(zip(paths, labels, splits, groups, strict=True))
-    return [Row(path, _LABELS[label], split or None, group or None) for path, label, split, group in rows]
+    rows = sorted(zip(paths, labels, splits, groups, variants, strict=True))
+    return [Row(path, _LABELS[label], *(text or None for text in texts)) for path, label, *texts in rows]
 
 
 def _read_table(source: str, table_path: str) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from data import (
     CALIBRATION_SCHEMA,
     JOINT,
     JOINT_PARTS,
-    MEASURES,
+    MEASURED,
     QUALITY,
     STATISTICS,
     InputError,
@@ -40,6 +40,7 @@ from flows.errors import UsageError
 from flows.ingestion import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
 from flows.models import SEEN_DIGITS, load_model, seen_in_training
 from flows.parts import (
+    calibration_needs,
     check_calibration_size,
     check_parts,
     first_of_each,
@@ -206,6 +207,8 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
     statistic = Statistic(request.statistic or model.config.statistic)
     if statistic.name == JOINT and rows[JOINT_PARTS[0]].null_count:
         raise UsageError(f"statistic=joint is of features, and model {request.model_id} has none. Try peak.")
+    cross = request.unseen is not None or crossed.num_rows > 0
+    statistic = _levelled(statistic, rows, request, options, cross)
     rows = rows.append_column("anomaly_score", pa.array(statistic.scores(rows), pa.float64()))
     normal = rows.filter(pc.not_equal(rows["label"], 1))
     proposal = Proposal(
@@ -213,7 +216,7 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
         request.batch_id,
         rows,
         statistic,
-        _threshold(rows, request, options, cross=request.unseen is not None or crossed.num_rows > 0),
+        _threshold(rows, statistic, request, options, cross),
         # Twice what few normal images exceed: a defect has room above it.
         heatmap_top=2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
         labels=request.labels,
@@ -239,7 +242,7 @@ def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run
     rows, n_left_out = reviewed_rows(workspace, request.model_id)
     rows = _split(rows, request)
     rows = rows.append_column("anomaly_score", pa.array(current.statistic.scores(rows), pa.float64()))
-    threshold = _threshold(rows, request, options)
+    threshold = _threshold(rows, current.statistic, request, options)
     found_anomalous = rows.filter(pc.equal(rows["label"], 1))["image_id"].combine_chunks()
     normal = normal_rows(workspace, current)
     normal = normal.filter(pc.invert(pc.is_in(normal["image_id"], found_anomalous)))
@@ -313,7 +316,7 @@ def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: s
             advance(rows.num_rows)
     table = manifest.table.select(["relative_path", "image_id", "label", "split", "group"])
     found = pa.concat_tables(scored)
-    for name in (*MEASURES, *QUALITY, "drops_colour", "part"):
+    for name in (*MEASURED, *QUALITY, "drops_colour", "part"):
         table = table.append_column(name, found[name])
     return table.filter(pc.is_valid(table["nelbo_nats"]))
 
@@ -366,19 +369,62 @@ def _joined(scored: pa.Table, crossed: pa.Table) -> pa.Table:
     return pa.concat_tables([kept, crossed])
 
 
-def _threshold(rows: pa.Table, request: Request, options: CalibrationSettings, cross: bool = False) -> Threshold:
+def _levelled(
+    statistic: Statistic, rows: pa.Table, request: Request, options: TrainOptions | CalibrateOptions, cross: bool
+) -> Statistic:
+    """The statistic with a level for each variant: one threshold then flags of each as many normal images as promised.
+
+    Labels choose one threshold for all variants, at the levels of the current calibration.
+    """
+    if request.labels is not None:
+        current = calibration_of(Workspace.at(options.workspace), request.model_id)
+        return statistic if current is None or current.statistic.name != statistic.name else current.statistic
+    names = [name for name in pc.unique(rows["variant"]).to_pylist() if name is not None]
+    if len(names) < 2:
+        return statistic
+    scores, variants = statistic.scores(rows), np.asarray(rows["variant"].to_pylist(), object)
+    common = _from_normals(scores, options, cross).value
+    levels = {}
+    for name in sorted(names):
+        own = scores[variants == name]
+        if len(own) >= calibration_needs(options):
+            levels[name] = _from_normals(own, options, cross).value - common
+        else:
+            log.warning(
+                "variant %s has %d calibration images, and its own promise needs %d: it is judged by the threshold of "
+                "all variants together. Add normal images of it",
+                name,
+                len(own),
+                calibration_needs(options),
+            )
+    return replace(statistic, levels=levels)
+
+
+def _from_normals(scores: np.ndarray, options: CalibrationSettings, cross: bool) -> Threshold:
+    return Threshold.from_normals(
+        scores,
+        options.fpr,
+        confidence=options.confidence,
+        contamination=options.contamination,
+        review_fpr=options.review_fpr,
+        cross=cross,
+    )
+
+
+def _threshold(
+    rows: pa.Table, statistic: Statistic, request: Request, options: CalibrationSettings, cross: bool = False
+) -> Threshold:
     chosen = part_rows(rows, "calibration")
     scores = chosen["anomaly_score"].to_numpy()
     labels = request.labels
     if labels is None:
-        return Threshold.from_normals(
-            scores,
-            options.fpr,
-            confidence=options.confidence,
-            contamination=options.contamination,
-            review_fpr=options.review_fpr,
-            cross=cross,
-        )
+        found = _from_normals(scores, options, cross)
+        if not statistic.levels:
+            return found
+        # Ranks of all together may come out one lower than those of each variant.
+        value = _from_normals(replace(statistic, levels={}).scores(chosen), options, cross).value
+        review = found.review if found.review is not None and found.review < value else None
+        return replace(found, value=value, review=review)
     try:
         return Threshold.from_labels(
             chosen["label"].to_numpy(),

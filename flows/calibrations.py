@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from data import (
     CALIBRATION_SCHEMA,
     COMMIT,
-    MEASURES,
+    MEASURED,
     Place,
     publish_folder,
     read_table,
@@ -31,10 +32,10 @@ from flows.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-#: Version 2 had another id.
-FORMAT_VERSION, _READABLE = 3, (2, 3)
+#: Version 2 had another id. Version 4 has levels of variants, and what has none is written as version 3.
+FORMAT_VERSION, _WITH_LEVELS, _READABLE = 3, 4, (2, 3, 4)
 _FILES = ("calibration.json", "scores.parquet")
-_DECIDING = ("image_id", "label", "split", "anomaly_score")
+_DECIDING = ("image_id", "label", "split", "variant", "anomaly_score")
 
 #: Where labels came from that are decisions of people on flagged images; what ``--labels`` says instead of a file's
 #: name (a file of that name is ``./reviews``).
@@ -59,6 +60,7 @@ class Calibration:
     threshold: with its promise.
     normal_scores: (n,) sorted, of the held-out normal images that p-values are against. The threshold of a contaminated
         set leaves its highest out, and these do not: only so p-values are never too small.
+    normal_scores_of: the same of each variant with a promise of its own.
     image_ids: of every image that had a part in it.
     heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
     judged: metrics on labelled images that did not choose the threshold; None without any.
@@ -72,6 +74,7 @@ class Calibration:
     statistic: Statistic
     threshold: Threshold
     normal_scores: np.ndarray
+    normal_scores_of: Mapping[str, np.ndarray]
     image_ids: pa.Array
     heatmap_top: float
     judged: dict[str, Any] | None
@@ -82,12 +85,23 @@ class Calibration:
     def judge(self, table: pa.Table) -> Judgement:
         """Scores, p- and q-values and verdicts of the rows of one batch, all of them scored."""
         scores = self.statistic.scores(table)
-        p = self.p_values(scores)
+        p = self.p_values(scores, table["variant"])
         return Judgement(scores, p, q_values(p), self.verdicts(scores))
 
-    def p_values(self, scores: np.ndarray) -> np.ndarray:
-        """(n,) of anomaly scores."""
-        return p_values(scores, self.normal_scores)
+    def p_values(self, scores: np.ndarray, variants: pa.ChunkedArray | None = None) -> np.ndarray:
+        """(n,) of anomaly scores; against the normal images of each one's variant, where these are told apart."""
+        if variants is None or not self.normal_scores_of:
+            return p_values(scores, self.normal_scores)
+        names = np.asarray(variants.cast(pa.string()).to_numpy(), object)
+        found = np.empty(len(scores))
+        for name in set(names):
+            own = names == name
+            found[own] = p_values(scores[own], self.against(name))
+        return found
+
+    def against(self, variant: str | None) -> np.ndarray:
+        """Scores, sorted, of the normal images that the p-values of a variant are against."""
+        return self.normal_scores if variant is None else self.normal_scores_of.get(variant, self.normal_scores)
 
     def verdicts(self, scores: np.ndarray) -> np.ndarray:
         """(n,) words."""
@@ -108,7 +122,8 @@ def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Work
         return calibration_id
     made = {"made_at_utc": f"{run.started_at_utc:%Y-%m-%dT%H:%M:%SZ}", "code_version": code_version()}
     unfinished = workspace.local_staging / f"{run.run_id}-{calibration_id}"
-    content = {**content, **made, "format_version": FORMAT_VERSION, "calibration_id": calibration_id}
+    content = {**content, **made, "calibration_id": calibration_id}
+    content["format_version"] = _WITH_LEVELS if content.get("levels") else FORMAT_VERSION
     write_json(content, unfinished / "calibration.json")
     write_table(scores, unfinished / "scores.parquet", CALIBRATION_SCHEMA, run.metadata)
     write_json({name: _sha256(unfinished / name) for name in _FILES}, unfinished / COMMIT)
@@ -147,13 +162,17 @@ def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
     table = read_table(folder / "scores.parquet", None if content["joint"] else _DECIDING)
     # Earlier versions did not write it down.
     labels_from = content.get("labels_from")
+    statistic = _statistic(content, table)
+    normal = _normals(table.select(_DECIDING), labels_from)
+    of_variant = {name: normal.filter(pc.equal(normal["variant"], name)) for name in statistic.levels}
     return Calibration(
         content["calibration_id"],
         content["model_id"],
         content["batch_id"],
-        _statistic(content, table),
+        statistic,
         Threshold(**content["threshold"]),
-        np.sort(_normals(table.select(_DECIDING), labels_from)["anomaly_score"].to_numpy()),
+        _sorted_scores(normal),
+        {name: _sorted_scores(rows) for name, rows in of_variant.items()},
         table["image_id"].combine_chunks(),
         content["heatmap_top"],
         content["judged"],
@@ -165,8 +184,12 @@ def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
 
 def _statistic(content: dict[str, Any], table: pa.Table) -> Statistic:
     if content["joint"] is None:
-        return Statistic(content["statistic"])
+        return Statistic(content["statistic"], levels=content.get("levels", {}))
     return Statistic.by_rule(part_rows(table, "reference"), content["joint"]["statistics"], content["joint"]["rule"])
+
+
+def _sorted_scores(rows: pa.Table) -> np.ndarray:
+    return np.sort(rows["anomaly_score"].to_numpy())
 
 
 def _normals(table: pa.Table, labels_from: str | None) -> pa.Table:
@@ -271,12 +294,29 @@ def describe(calibration: Calibration) -> dict[str, Any]:
         "n_calibration": threshold.n_calibration,
         "approximate": threshold.approximate,
         "promise": promise(calibration),
+        **({"variants": of_variants(calibration)} if calibration.statistic.levels else {}),
     }
+
+
+def of_variants(calibration: Calibration) -> list[dict[str, Any]]:
+    """The promise to each variant; ``threshold`` is that of its scores before their level is taken off."""
+    threshold = calibration.threshold
+    return [
+        {
+            "variant": name,
+            "n_calibration": len(scores),
+            "threshold": threshold.value + calibration.statistic.levels[name],
+            "promise": replace(threshold, n_calibration=len(scores)).describe(None),
+        }
+        for name, scores in calibration.normal_scores_of.items()
+    ]
 
 
 def promise(calibration: Calibration) -> str:
     """What a calibration's threshold promises, in words."""
-    return calibration.threshold.describe(review_share(calibration))
+    said = calibration.threshold.describe(review_share(calibration))
+    names = calibration.statistic.levels
+    return f"{said}; kept for each of {len(names)} variants" if names and calibration.threshold.fpr else said
 
 
 def review_share(calibration: Calibration) -> Interval | None:
@@ -309,7 +349,7 @@ def caution(calibration: Calibration) -> str:
 
 def scored_rows(path: Place) -> pa.Table:
     """The rows of a published batch that have a score, with what any calibration needs."""
-    table = read_table(path, ["relative_path", "image_id", "label", "anomaly_score", *MEASURES])
+    table = read_table(path, ["relative_path", "image_id", "label", "anomaly_score", *MEASURED])
     return table.filter(pc.is_valid(table["anomaly_score"]))
 
 

@@ -69,8 +69,9 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
     target = workspace.card(model_id)
     picture = target.with_suffix(".svg")
-    parts = workspace.found_parts(model_id)
-    card = read_card(workspace, model_id, picture.name, parts.name if parts.exists() else None)
+    beside = {"parts": workspace.found_parts(model_id), "variants": workspace.variants(model_id)}
+    shown = {name: place.name if place.exists() else None for name, place in beside.items()}
+    card = read_card(workspace, model_id, picture.name, **shown)
     curves = render_curves(read_table(workspace.history(model_id)))
     # The picture first: a card never shows a broken link.
     for file, text in ((picture, curves), (target, card)):
@@ -79,12 +80,18 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     return target
 
 
-def read_card(workspace: Workspace, model_id: str, picture: str | None = None, parts: str | None = None) -> str:
+def read_card(
+    workspace: Workspace,
+    model_id: str,
+    picture: str | None = None,
+    parts: str | None = None,
+    variants: str | None = None,
+) -> str:
     """A model's card as Markdown, from its ``model.json`` and its history; see `render_card`."""
     path = workspace.models / check_id(model_id) / "model.json"
     history = read_table(workspace.history(model_id))
     try:
-        return render_card(json.loads(path.read_text(encoding="utf-8")), history, picture, parts)
+        return render_card(json.loads(path.read_text(encoding="utf-8")), history, picture, parts, variants)
     except (OSError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise UsageError(
             f"{path} does not say what a card needs ({error!r}). Restore it from a copy, or train again."
@@ -92,21 +99,28 @@ def read_card(workspace: Workspace, model_id: str, picture: str | None = None, p
 
 
 def render_card(
-    description: Mapping[str, Any], history: pa.Table, picture: str | None = None, parts: str | None = None
+    description: Mapping[str, Any],
+    history: pa.Table,
+    picture: str | None = None,
+    parts: str | None = None,
+    variants: str | None = None,
 ) -> str:
     """The card as Markdown; texts of the user are escaped.
 
     Args:
         description: the content of ``model.json``.
         history: of the training, one row an epoch.
-        picture, parts: names of the files beside the card with the curves, and with found parts; None for a card
-            without.
+        picture, parts, variants: names of the files beside the card with the curves, found parts, and images of each
+            variant; None for a card without.
     """
     training, config = description["training"], description["config"]
     context = {
         "model_id": check_id(description["model_id"]),
         "picture": picture,
         "parts": parts,
+        "variants_shown": variants,
+        # Models of before there were any do not say.
+        "variants": training.get("variants", {}),
         "frame": description["preprocessing"].get("frame"),
         "config": config,
         "preprocessing": description["preprocessing"],

@@ -111,6 +111,14 @@ def train(
             "their path, such as '(part[0-9]+)_'.",
         ),
     ] = None,
+    variant_by: Annotated[
+        str | None,
+        typer.Option(
+            "--variant-by",
+            metavar="folder|REGEX",
+            help="Train a model for each variant of the product, named by the folder or by the match in the path.",
+        ),
+    ] = None,
     promote: Annotated[bool, typer.Option(help="Make it the model that latest means.")] = True,
     gate: Annotated[
         str | None,
@@ -128,6 +136,7 @@ def train(
         "normal": normal,
         "fpr": fpr,
         "group_by": group_by,
+        "variant_by": variant_by,
         "promote": promote,
         "gate": gate,
         "root": root,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from data import QUALITY, InputError, Place, modified, read_table
 from detectors import detect_drift
-from flows.calibrations import Calibration, scored_rows
+from flows.calibrations import Calibration, rows_of, scored_rows
 from flows.settings import ScoreOptions
 from flows.workspace import Workspace
 
@@ -26,29 +26,67 @@ def find_drift(
 ) -> dict[str, Any]:
     """A batch against its calibration, the batches before it, and the look of the images behind the calibration.
 
+    Of several variants each is compared with its own, for a batch may hold other shares of them: that is no drift.
+
     Args:
-        rows: of the scored images: ``anomaly_score``, ``QUALITY``, size, and ``image_id`` or what sorts like it.
+        rows: of the scored images: ``anomaly_score``, ``QUALITY``, ``variant``, size, and ``image_id`` or what sorts
+            like it.
 
     Returns:
         ``alarm``; ``alpha``; ``findings``, a sentence for each test that fired; ``tests``, all of them.
     """
-    scored = _without_order(rows)
+    rows = _without_order(rows)
+    earlier = _earlier(calibration, workspace, batch_id, options.drift_batches)
+    reference = _reference(calibration, workspace)
+    names: list[str | None] = [
+        name for name in calibration.normal_scores_of if pc.any(pc.equal(rows["variant"], name)).as_py()
+    ]
+    # Together the variants raise a false alarm as rarely as one would.
+    alpha = options.drift_alpha / max(1, len(names))
+    found = [
+        _test(name, _of(rows, name), calibration, [_of(one, name) for one in earlier], _of(reference, name), alpha)
+        for name in names or [None]
+    ]
+    return {
+        "alarm": any(one["alarm"] for one in found),
+        "alpha": options.drift_alpha,
+        "findings": [finding for one in found for finding in one["findings"]],
+        "tests": [test for one in found for test in one["tests"]],
+    }
+
+
+def _test(
+    variant: str | None,
+    rows: pa.Table,
+    calibration: Calibration,
+    earlier: list[pa.Table],
+    reference: pa.Table | None,
+    alpha: float,
+) -> dict[str, Any]:
+    """The rows of one variant, or all of them, against those of the images before them."""
     promised = calibration.threshold.fpr is not None
     found = detect_drift(
-        scored["anomaly_score"].to_numpy(),
-        calibration.normal_scores,
+        rows["anomaly_score"].to_numpy(),
+        calibration.against(variant),
         threshold=calibration.threshold.value if promised else None,
-        earlier=_earlier(calibration, workspace, batch_id, options.drift_batches),
-        statistics=_look(scored),
-        reference=_reference(calibration, workspace),
-        alpha=options.drift_alpha,
+        earlier=[calibration.statistic.scores(one) for one in earlier if len(one)],
+        statistics=_look(rows),
+        reference={} if reference is None else _look(reference),
+        alpha=alpha,
     )
+    of_variant = "" if variant is None else f"variant {variant}: "
     return {
         "alarm": found.alarm,
-        "alpha": found.alpha,
-        "findings": [test.finding for test in found.fired],
-        "tests": [{**test._asdict(), "fired": test in found.fired} for test in found.tests],
+        "findings": [f"{of_variant}{test.finding}" for test in found.fired],
+        "tests": [
+            {**test._asdict(), "name": f"{of_variant}{test.name}", "fired": test in found.fired} for test in found.tests
+        ],
     }
+
+
+def _of(rows: pa.Table | None, variant: str | None) -> Any:
+    """The rows of a variant; all of them where there is one."""
+    return rows if rows is None or variant is None else rows.filter(pc.equal(rows["variant"], variant))
 
 
 def drift_facts(found: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -73,8 +111,8 @@ def read_drift(table: pa.Table) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limit: int) -> list[np.ndarray]:
-    """Anomaly scores of the batches published last under the same model, the oldest first.
+def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limit: int) -> list[pa.Table]:
+    """Scored rows of the batches published last under the same model, the oldest first.
 
     Only of those since the calibration was made, which says what is normal now; and without those that raised the
     alarm, or one odd batch would raise it for all that follow.
@@ -83,9 +121,9 @@ def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limi
     since = datetime.fromisoformat(calibration.made_at_utc).timestamp()
     times = {path: _modified(path) for path in published.parents[1].glob("batch_id=*/scores.parquet")}
     paths = (path for path, time in times.items() if path != published and time >= since)
-    scores: list[np.ndarray] = []
+    batches: list[pa.Table] = []
     for path in sorted(paths, key=lambda path: times[path], reverse=True):
-        if len(scores) == limit:
+        if len(batches) == limit:
             break
         try:
             rows = scored_rows(path)
@@ -94,8 +132,8 @@ def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limi
             continue
         found = read_drift(rows)
         if found is None or not found["alarm"]:
-            scores.insert(0, calibration.statistic.scores(_without_order(rows)))
-    return scores
+            batches.insert(0, _without_order(rows))
+    return batches
 
 
 def _without_order(rows: pa.Table) -> pa.Table:
@@ -111,14 +149,23 @@ def _modified(path: Place) -> float:
         return 0.0
 
 
-def _reference(calibration: Calibration, workspace: Workspace) -> dict[str, np.ndarray]:
-    """What the normal images behind the calibration look like: its manifest, which training's is for a start."""
+def _reference(calibration: Calibration, workspace: Workspace) -> pa.Table | None:
+    """The normal images behind the calibration, with their look: its manifest, which training's is for a start.
+
+    Of several variants only those that the calibration itself is of, whose variants are known.
+    """
     path = workspace.manifest(calibration.batch_id)
     if not path.exists():
         log.warning("%s is not here: brightness, contrast, sharpness and size are not compared with it", path)
-        return {}
+        return None
     table = read_table(path)
-    return _look(table.filter(pc.and_(pc.not_equal(table["label"], 1), pc.is_null(table["reason"]))))
+    table = table.filter(pc.and_(pc.not_equal(table["label"], 1), pc.is_null(table["reason"])))
+    if not calibration.normal_scores_of:
+        return table
+    own = rows_of(workspace, calibration)
+    place = pc.index_in(table["image_id"], own["image_id"].combine_chunks())
+    variants = own["variant"].combine_chunks().take(place.combine_chunks())
+    return table.set_column(table.schema.get_field_index("variant"), "variant", variants)
 
 
 def _look(table: pa.Table) -> dict[str, np.ndarray]:

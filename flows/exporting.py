@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import vae_core
-from data import JOINT_PARTS, MEASURES, STATISTICS, Manifest, Preprocessing, publish_folder, read_images, remove_folder
+from data import JOINT_PARTS, MEASURED, STATISTICS, Manifest, Preprocessing, publish_folder, read_images, remove_folder
 from flows.calibration import measure
 from flows.calibrations import Calibration, calibration_of, rows_of
 from flows.errors import UsageError
@@ -150,8 +150,8 @@ def _spread(n: int, most: int) -> np.ndarray:
 
 def _with(rows: pa.Table, model: vae_core.Scorable, pixels: np.ndarray) -> pa.Table:
     """The measures of scored files, and below them those of further images."""
-    further = pa.table({name: pa.array(values, pa.float64()) for name, values in measures(model, pixels).items()})
-    return pa.concat_tables([rows.select(MEASURES), further.select(MEASURES)])
+    further = pa.table(measures(model, pixels))
+    return pa.concat_tables([rows.select(MEASURED), further.select(MEASURED)])
 
 
 def _n_above(expected: pa.Table, calibration: Calibration | None) -> int | None:
@@ -186,8 +186,11 @@ def _scores(table: pa.Table, exported: vae_core.Exported) -> vae_core.Score:
     """The measures of a table by the names of a score, without maps."""
     numbers = {name: table[column].to_numpy() for name, column in STATISTICS.items()}
     empty: Any = dict.fromkeys(vae_core.Score._fields)
-    joint = {name: table[name].to_numpy() for name in JOINT_PARTS if not table[name].null_count}
-    score = vae_core.Score(**{**empty, **numbers, **joint})
+    others = {name: table[name].to_numpy() for name in (*JOINT_PARTS, "variant_z") if not table[name].null_count}
+    if exported.config.variants:
+        place = pc.index_in(table["variant"], pa.array(exported.config.variants))
+        others["variant"] = np.asarray(place.combine_chunks(), np.float64)
+    score = vae_core.Score(**{**empty, **numbers, **others})
     return score._replace(anomaly_score=Statistic(exported.config.statistic).scores(table))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from data import (
 from data import n_groups as n_groups_of
 from flows.card import write_card
 from flows.errors import UsageError
-from flows.found_parts import write_found_parts
+from flows.found_parts import write_found_parts, write_variants
 from flows.ingestion import publish_manifest, read_manifest
 from flows.models import SEEN_DIGITS, import_keras, keep_bundle
 from flows.parts import (
@@ -60,6 +61,8 @@ _FITTED = ("train", "validation")
 
 #: Images looked at, at a time.
 _CHUNK = 256
+#: Of the images of a rare variant, as many as chance may take from those that set its threshold.
+_MARGIN = 1.5
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Normals:
     """Decoded normal images, in parts.
 
     pixels: of all usable images.
-    image_ids: n content hashes; paths: where the n lie; groups: of each, or None; parts: (n,) what each is for.
+    image_ids: n content hashes; paths: where the n lie; groups, variants: of each, or None.
+    parts: (n,) what each is for.
     found: of each what is found of the part that is looked for; None where none is.
     crossed: whether all of them set the threshold, too.
     """
@@ -91,6 +95,7 @@ class Normals:
     image_ids: list[str]
     paths: list[str]
     groups: list[str | None]
+    variants: list[str | None]
     parts: np.ndarray
     found: list[Part | None]
     crossed: bool
@@ -120,11 +125,17 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
         log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
     n_alike = _warn_of_copies(normals)
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
+    variants = _sizes(training)
     for warning in training.warnings:
         log.warning("%s", warning)
     facts = _facts(training, normals, manifest, options, batch_id)
     n_groups = count_groups(manifest.table)
-    facts |= {"n_near_duplicates": n_alike, "n_groups": n_groups, "settled": settled.why}
+    facts |= {
+        "n_near_duplicates": n_alike,
+        "n_groups": n_groups,
+        "settled": settled.why,
+        **({"variants": variants} if variants else {}),
+    }
     if normals.crossed:
         facts |= {"crossed": True}
         _keep_unseen(training.unseen, normals, training.model, unseen_rows(options, batch_id))
@@ -134,11 +145,24 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
         _write_history(training.history, workspace.history(model_id), workspace, run)
     if options.frame is not None:
         write_found_parts(workspace, model_id, normals.pixels, normals.found)
+    if variants:
+        write_variants(workspace, model_id, normals.pixels.take(normals.rows(*_FITTED)), training.unseen.variant)
     write_card(workspace, model_id)
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
         counts["n_calibration"] = len(normals.rows(*_FITTED))
     return Fitted(model_id, **counts, n_groups=n_groups, crossed=normals.crossed)
+
+
+def _sizes(training: Any) -> dict[str, int]:
+    """How many of the images fitted on are of each variant; empty where there is one."""
+    names = training.model.config.variants
+    if not names:
+        return {}
+    counts = np.bincount(training.unseen.variant.astype(int), minlength=len(names)).tolist()
+    found = dict(zip(names, counts, strict=True))
+    log.info("variants: %s", ", ".join(f"{name} ({n} images)" for name, n in found.items()))
+    return found
 
 
 def unfinished(options: TrainOptions, batch_id: str) -> Path:
@@ -168,7 +192,7 @@ def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
             "label": pa.array([0] * len(rows), pa.int8()),
             "split": ["calibration"] * len(rows),
             "group": pa.array([normals.groups[row] for row in rows], pa.string()),
-            **{name: pa.array(values, pa.float64()) for name, values in found.items()},
+            **found,
             "size_z": size_z([normals.found[row] for row in rows]),
         }
     )
@@ -217,12 +241,14 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     check_enough(options.normal, len(usable), len(manifest))
     solved = model_config(options).is_linear
     part_of = assign_parts(manifest.table, usable, options, solved)
-    paths, groups = (manifest.table[name].to_pylist() for name in ("relative_path", "group"))
+    columns = (manifest.table[name].to_pylist() for name in ("relative_path", "group", "variant"))
+    paths, groups, variants = ([column[first[image_id]] for image_id in usable] for column in columns)
     normals = Normals(
         cache.pixels,
         usable,
-        [paths[first[image_id]] for image_id in usable],
-        [groups[first[image_id]] for image_id in usable],
+        paths,
+        groups,
+        variants,
         np.array([part_of[image_id] for image_id in usable]),
         cache.parts,
         crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options),
@@ -319,11 +345,27 @@ def _solve(normals: Normals, options: TrainOptions, config: Any, settings: Any, 
                 preprocessing=make_preprocessing(options).to_dict(),
                 names=[normals.paths[row] for row in rows],
                 folds=folds(ids, groups, n_folds, options.seed),
+                variants=_given_variants(normals, options),
+                images_of_variant=_images_of_variant(normals, options),
                 checkpoint=checkpoint,
                 advance=advance,
             )
-        except vae_core.BackboneError as error:
+        except (vae_core.BackboneError, vae_core.VariantError) as error:
             raise UsageError(f"{error}.") from error
+
+
+def _given_variants(normals: Normals, options: TrainOptions) -> list[str] | None:
+    """The variant of each image that is fitted on, where all are named; None where the number is asked for or found."""
+    names = [normals.variants[row] for row in normals.rows(*_FITTED)]
+    return None if options.variants == 1 or None in names else names
+
+
+def _images_of_variant(normals: Normals, options: TrainOptions) -> int:
+    """Images that a variant needs so that there are enough to set its threshold; these are found only afterwards."""
+    least, counts = calibration_needs(options), normals.counts
+    if normals.crossed or not counts["calibration"]:
+        return least
+    return math.ceil(_MARGIN * least * len(normals.rows(*_FITTED)) / counts["calibration"])
 
 
 def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import InputError, groups_of, n_groups, split_by_content, united
+from data import InputError, n_groups, names_in_paths, split_by_content, united
 from detectors import HELD_OUT_FROM, CalibrationError, check_size, n_needed, part_sizes, trim
 from flows.errors import UsageError
 from flows.settings import AUTO, CalibrationSettings, TrainOptions
@@ -30,7 +30,7 @@ def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
         return table
     if table["group"].null_count < len(table):
         log.warning("%s: its column 'group' is passed over, as group_by=%s is given", source, group_by)
-    groups = groups_of(table["relative_path"].to_pylist(), group_by)
+    groups = names_in_paths(table["relative_path"].to_pylist(), group_by, "group_by")
     if n_alone := groups.count(None):
         log.warning(
             "%s: group_by=%s finds nothing in the paths of %d of %d files (first: %s); each is a group of its own",
@@ -41,6 +41,28 @@ def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
             table["relative_path"][groups.index(None)],
         )
     return _with_texts(table, "group", groups)
+
+
+def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Table:
+    """The rows with the variants that their paths say; where no rule is given, with those that they have.
+
+    Raises:
+        InputError: the rule takes too long, or some usable images have a variant and others have none.
+    """
+    if variant_by is not None:
+        if table["variant"].null_count < len(table):
+            log.warning("%s: its column 'variant' is passed over, as variant_by=%s is given", source, variant_by)
+        found = names_in_paths(table["relative_path"].to_pylist(), variant_by, "variant_by")
+        table = _with_texts(table, "variant", found)
+    usable = table.filter(pc.is_null(table["reason"]))
+    unnamed = usable.filter(pc.is_null(usable["variant"]))
+    if 0 < len(unnamed) < len(usable) or (variant_by is not None and len(unnamed)):
+        raise InputError(
+            f"{source}: {len(unnamed)} of {len(usable)} usable images have no variant (first: "
+            f"{unnamed['relative_path'][0]}). Name one for each, in the column 'variant' or by a rule that finds it in "
+            "every path (--variant-by), or for none."
+        )
+    return table
 
 
 def with_united_groups(table: pa.Table) -> pa.Table:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, compress, repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import vae_core
 from data import (
     JOINT_PARTS,
+    MEASURED,
     MEASURES,
     QUALITY,
     File,
@@ -40,6 +41,7 @@ SCORED_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("drops_colour", pa.bool_()),
         ("part", pa.string()),
+        ("variant", pa.string()),
     ]
 )
 
@@ -110,13 +112,11 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings,
 
 
 def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> pa.Table:
-    found = {**measures(model, images.pixels), **quality, "size_z": size_z(images.parts)}
+    found = {**measures(model, images.pixels), "size_z": size_z(images.parts)}
     readable = np.array([reason is None for reason in images.reasons])
     place = pa.array(np.cumsum(readable) - 1, mask=~readable)
-    columns = {
-        name: pa.array(found[name], pa.float64(), from_pandas=name in QUALITY).take(place)
-        for name in (*MEASURES, *QUALITY)
-    }
+    columns = {name: found[name].take(place) for name in MEASURED}
+    columns |= {name: pa.array(quality[name], pa.float64(), from_pandas=True).take(place) for name in QUALITY}
     statuses = [None if part is None else part.status for part in images.parts]
     columns |= {
         "reason": pa.array(images.reasons, pa.string()),
@@ -131,8 +131,8 @@ def size_z(parts: Sequence[Part | None]) -> pa.Array:
     return pa.array([None if part is None else part.size_z for part in parts], pa.float64())
 
 
-def measures(model: Scorable, pixels: np.ndarray) -> dict[str, Any]:
-    """What a model says of images, by the names of ``MEASURES``; each (n,).
+def measures(model: Scorable, pixels: np.ndarray) -> dict[str, pa.Array]:
+    """What a model says of images, by the names of ``MEASURED``; each (n,).
 
     Args:
         pixels: (n, h, w, c) as the model takes them.
@@ -140,29 +140,35 @@ def measures(model: Scorable, pixels: np.ndarray) -> dict[str, Any]:
     return columns_of(vae_core.score(model, pixels, maps=False), model)
 
 
-def columns_of(score: vae_core.Score, model: Scorable) -> dict[str, Any]:
-    """A model's scores by the names of ``MEASURES``; each (n,). A part's size is none of them, and null."""
+def columns_of(score: vae_core.Score, model: Scorable) -> dict[str, pa.Array]:
+    """A model's scores by the names of ``MEASURED``; each (n,). A part's size is none of them, and null."""
     n_values = Preprocessing(**model.preprocessing).n_values
     config = model.config
-    return {
+    numbers = {
         "nelbo_nats": score.nelbo,
         "distortion_nats": score.distortion,
         "rate_nats": score.rate,
         "bits_per_dim": vae_core.bits_per_dim(score.nelbo, n_values, density=config.is_density)
         if config.is_pixels
-        else pa.nulls(len(score.nelbo), pa.float64()),
+        else None,
         "z_mean_norm": score.z_mean_norm,
         "z_log_var_sum": score.z_log_var_sum,
         "worst_pixels_nats": score.worst_pixels,
         "peak": score.peak,
-        **{name: _or_nulls(getattr(score, name), len(score.nelbo)) for name in JOINT_PARTS},
-        "size_z": pa.nulls(len(score.nelbo), pa.float64()),
+        **{name: getattr(score, name) for name in JOINT_PARTS},
+        "size_z": None,
+        "variant_z": score.variant_z,
     }
+    # Not all models have all of them.
+    nulls = pa.nulls(len(score.nelbo), pa.float64())
+    columns = {name: nulls if values is None else pa.array(values, pa.float64()) for name, values in numbers.items()}
+    return columns | {"variant": _variants(score, config.variants)}
 
 
-def _or_nulls(values: np.ndarray | None, n: int) -> Any:
-    """The values of a measure that not all models have."""
-    return pa.nulls(n, pa.float64()) if values is None else values
+def _variants(score: vae_core.Score, names: Sequence[str]) -> pa.Array:
+    if score.variant is None:
+        return pa.nulls(len(score.nelbo), pa.string())
+    return pa.array(names, pa.string()).take(pa.array(score.variant.astype(np.int64)))
 
 
 def warn_of_colour(rows: pa.Table, model_id: str) -> int:

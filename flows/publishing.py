@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from data import (
     CHANGED,
     FLAGGED_SCHEMA,
-    MEASURES,
+    MEASURED,
     QUALITY,
     SCORES_SCHEMA,
     SHARD_SCHEMA,
@@ -39,7 +39,7 @@ from flows.shards import Shard, plan_shards
 from flows.statistic import Statistic
 from flows.workspace import Workspace
 
-_NUMBERS = ("image_id", *MEASURES, *QUALITY, "width_px", "height_px", "drops_colour")
+_NUMBERS = ("image_id", *MEASURED, *QUALITY, "width_px", "height_px", "drops_colour")
 
 
 class AllChangedError(RuntimeError):
@@ -82,7 +82,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
     calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
     statistic = calibration.statistic if calibration else Statistic(model.config.statistic)
     batch = pa.concat_tables(_numbers(read_table(shard.path, _NUMBERS), statistic) for shard in shards)
-    q = q_values(calibration.p_values(batch["anomaly_score"].to_numpy())) if calibration else None
+    q = q_values(calibration.p_values(batch["anomaly_score"].to_numpy(), batch["variant"])) if calibration else None
     drift = find_drift(batch, calibration, workspace, target.batch_id, options) if calibration else None
     root = read_metadata(workspace.manifest(target.batch_id))["nelbo.root"]
     metadata = {**run.metadata, "nelbo.root": root, **write_drift(drift)}
@@ -171,7 +171,7 @@ def _numbers(rows: pa.Table, statistic: Statistic) -> pa.Table:
     rows = rows.filter(pc.is_valid(rows["nelbo_nats"]))
     # The first 16 digits sort as the whole does, in 8 bytes.
     order = np.array([int(image_id[:16], 16) for image_id in rows["image_id"].to_pylist()], np.uint64)
-    columns = {name: rows[name] for name in (*QUALITY, "width_px", "height_px", "drops_colour")}
+    columns = {name: rows[name] for name in (*QUALITY, "variant", "width_px", "height_px", "drops_colour")}
     return pa.table({"image_id": order, "anomaly_score": statistic.scores(rows), **columns})
 
 
@@ -180,14 +180,15 @@ def _decide(
 ) -> dict[str, pa.Array]:
     """Columns with scores, thresholds, p- and q-values and verdicts; null where there is nothing to decide."""
     scored = np.asarray(pc.is_valid(rows["nelbo_nats"]))
-    found = statistic.scores(rows.filter(pa.array(scored)))
+    judged = rows.filter(pa.array(scored))
+    found = statistic.scores(judged)
     decided = {name: np.full(len(scored), np.nan) for name in ("anomaly_score", "threshold", "p_value", "q_value")}
     verdict = np.full(len(scored), None, object)
     verdict[~scored] = "not_scored"
     decided["anomaly_score"][scored] = found
     if calibration is not None:
         decided["threshold"][scored] = calibration.threshold.value
-        decided["p_value"][scored] = calibration.p_values(found)
+        decided["p_value"][scored] = calibration.p_values(found, judged["variant"])
         decided["q_value"][scored] = q
         verdict[scored] = calibration.verdicts(found)
     columns = {name: pa.array(values, from_pandas=True) for name, values in decided.items()}

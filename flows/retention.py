@@ -264,7 +264,7 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
             *engines,
             speeds,
             f"history/{model_id}.parquet",
-            *(f"cards/{model_id}{end}" for end in (".md", ".svg", "-parts.png")),
+            *(f"cards/{model_id}{end}" for end in (".md", ".svg", "-parts.png", "-variants.png")),
         )
         files = ("weights.safetensors", "model.json")
         yield from _whole(workspace, "model", model_id, f"models/{model_id}", files, about)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from data import (
     CALIBRATION_SCHEMA,
     DECISIONS,
-    MEASURES,
+    MEASURED,
     REVIEWS_SCHEMA,
     InputError,
     MissingError,
@@ -192,7 +192,7 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
 
 def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_id: str) -> pa.Table:
     """Each of these images that the model flags, or flagged when it was shown, once, with its measures."""
-    columns = ["relative_path", "image_id", *MEASURES]
+    columns = ["relative_path", "image_id", *MEASURED]
     found = [CALIBRATION_SCHEMA.empty_table().select(columns).append_column("group", pa.array([], pa.string()))]
     folder = workspace.root / "scores" / f"model_id={check_id(model_id)}"
     for place in list_files(folder, "batch_id=*/scores.parquet"):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import (
-    MEASURES,
+    MEASURED,
     QUALITY,
     SHARD_SCHEMA,
     File,
@@ -233,7 +233,7 @@ def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
     usable = np.asarray(pc.is_null(listed["reason"]))
     found = scored.take(pa.array(np.cumsum(usable) - 1, mask=~usable))
     columns = {name: listed[name] for name in ("relative_path", "image_id", "label", "width_px", "height_px")}
-    columns |= {name: found[name] for name in (*MEASURES, *QUALITY)}
+    columns |= {name: found[name] for name in (*MEASURED, *QUALITY)}
     columns |= {
         "reason": pc.coalesce(listed["reason"], found["reason"]),
         "drops_colour": found["drops_colour"],

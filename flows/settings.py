@@ -22,6 +22,7 @@ from pydantic import (
     PrivateAttr,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -36,8 +37,8 @@ from pydantic_settings import (
 
 from data.errors import InputError
 from data.frame import Frame
-from data.groups import check_group_by
 from data.limits import Limits
+from data.path_rules import check_path_rule
 from data.urls import HARMLESS, check_urls
 from flows.errors import UsageError
 from flows.former_settings import FORMER, without_former
@@ -115,12 +116,12 @@ def _scheduler_address(text: str) -> str:
     return text
 
 
-def _group_rule(text: str) -> str:
+def _path_rule(text: str, info: ValidationInfo) -> str:
     try:
-        check_group_by(text)
+        check_path_rule(text)
     except ValueError as error:
         raise UsageError(
-            f"group_by={text!r}: {error}. Expected folder, or a regular expression that finds a group's name in a "
+            f"{info.field_name}={text!r}: {error}. Expected folder, or a regular expression that finds a name in a "
             r"path, such as (part\d+)_."
         ) from error
     return text
@@ -280,6 +281,15 @@ class TrainingSettings(BaseModel):
     shift_px: int = Field(0, ge=0, description="Largest shift that keeps an image normal.")
     precision: Text = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
     rotations: int = Field(1, description="Of the head linear_image: 4 shows it each image in four turns.")
+    # Texts, from --set and the environment, are numbers too.
+    variants: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1)],
+        BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdigit() else value),
+    ] = Field(
+        AUTO,
+        description="Of a linear head: models of so many variants of the product; auto is several where the training "
+        "images show them.",
+    )
     pretext_steps: int = Field(1500, ge=1, description="Batches that the backbone self_trained learns from.")
     backbone_weights: PathText | None = Field(None, description="File of the weights of another backbone.")
     devices: int = Field(1, ge=1, description="Over which each batch is spread.")
@@ -291,8 +301,11 @@ class TrainingSettings(BaseModel):
 class SplitSettings(BaseModel):
     """How training images are shared out."""
 
-    group_by: Annotated[Text, AfterValidator(_group_rule)] | None = Field(
+    group_by: Annotated[Text, AfterValidator(_path_rule)] | None = Field(
         None, description="Images that stay on one side of every split: folder, or a regular expression of paths."
+    )
+    variant_by: Annotated[Text, AfterValidator(_path_rule)] | None = Field(
+        None, description="The variant of the product that an image shows: folder, or a regular expression of paths."
     )
     calibrate_on: Literal["auto", "held_out", "cross"] = Field(
         AUTO,

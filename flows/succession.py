@@ -62,6 +62,7 @@ class Proposal:
             "joint": {"rule": rule.rule, "statistics": list(rule.statistics)} if rule else None,
             "threshold": self.threshold.to_dict(),
             "judged": self._judged(),
+            **({"levels": dict(self.statistic.levels)} if self.statistic.levels else {}),
         }
 
     def _judged(self) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from flows.parts import (
     check_parts,
     first_of_each,
     with_groups,
+    with_variants,
     without_test,
 )
 from flows.run import Run
@@ -166,7 +167,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     manifest = scan_source(options.normal, options).manifest()
     table = with_groups(options.normal, manifest.table, options.group_by)
     check_parts(options.normal, table)
-    table = without_test(table)
+    table = with_variants(options.normal, without_test(table), options.variant_by)
     anomalous = table.filter(pc.equal(table["label"], 1))
     if anomalous.num_rows:
         raise InputError(

@@ -104,6 +104,10 @@ class Workspace:
         """Picture of parts that were found in its training images, where it looks for parts."""
         return self.card(model_id).with_name(f"{check_id(model_id)}-parts.png")
 
+    def variants(self, model_id: str) -> Place:
+        """Picture of training images of each variant, where there are several."""
+        return self.card(model_id).with_name(f"{check_id(model_id)}-variants.png")
+
     def history(self, model_id: str) -> Place:
         """A model's training, one row an epoch."""
         return self.root / "history" / f"{check_id(model_id)}.parquet"

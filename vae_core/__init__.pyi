@@ -28,6 +28,7 @@ from .pretrained import BackboneError
 from .scoring import PixelsError, Scorable, Score, bits_per_dim, score
 from .speed import images_per_s, machine
 from .training import Training, train
+from .variants import VariantError
 
 __all__ = [
     "ENGINES",
@@ -46,6 +47,7 @@ __all__ = [
     "TrainConfig",
     "Training",
     "VAEConfig",
+    "VariantError",
     "bernoulli_log_likelihood",
     "bits_per_dim",
     "check_devices",

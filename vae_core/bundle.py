@@ -162,10 +162,11 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
                 raise ValueError(f"weights {name} are {values.dtype}, expected float32")
             if not np.isfinite(values).all():
                 raise ValueError(f"weights {name} are NaN or infinite in {(~np.isfinite(values)).sum()} places")
-        n_rows, n_columns = config.height // config.stride_px, config.width // config.stride_px
+        several = (len(config.variants),) if config.variants else ()
+        expected = (*several, config.height // config.stride_px, config.width // config.stride_px)
         for name in ("usual_mean", "usual_std"):
-            if tensors[name].shape != (n_rows, n_columns):
-                raise ValueError(f"{name} has shape {tensors[name].shape}, expected {(n_rows, n_columns)}")
+            if tensors[name].shape != expected:
+                raise ValueError(f"{name} has shape {tensors[name].shape}, expected {expected}")
         if not (tensors["usual_std"] > 0).all():
             raise ValueError("usual_std is not positive everywhere")
         _check_statistics(config, tensors.get("usual_statistics"))
@@ -177,8 +178,12 @@ def _check_statistics(config: VAEConfig, statistics: NDArray[Any] | None) -> Non
     if statistics is None:
         if config.is_linear or config.statistic == "joint":
             raise ValueError("usual_statistics is not there")
-    elif statistics.shape != (3, 2) or not (statistics[:, 1] > 0).all():
-        raise ValueError(f"usual_statistics has shape {statistics.shape}, expected (3, 2), the second column positive")
+        return
+    expected = (len(config.variants), 3, 2) if config.variants else (3, 2)
+    if statistics.shape != expected or not (statistics[..., 1] > 0).all():
+        raise ValueError(
+            f"usual_statistics has shape {statistics.shape}, expected {expected}, the last column positive"
+        )
 
 
 def _model_id(content: Mapping[str, Any], weights: bytes) -> str:

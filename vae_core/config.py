@@ -58,6 +58,8 @@ FLIPS = ("none", "horizontal", "vertical", "both")
 #: Smallest standard deviation of a density: that of rounding to 8 bits. Below it a density would reward itself for
 #: digits that the images do not have.
 SIGMA_FLOOR = 1 / 255 / math.sqrt(12)
+#: Each has a model of its own in the bundle.
+MAX_VARIANTS = 64
 MIN_SIDE_PX = 16
 MAX_SIDE_PX = 1024
 
@@ -83,6 +85,8 @@ class VAEConfig:
         subject: of the head ``linear``: ``aligned``, where parts lie alike and each position has a covariance of its
             own, or ``free``, where all positions share one. None lets unseen images choose in training.
         n_latents: of a linear head, for each position or for the image; training sets it.
+        variants: names of the variants of the product that a linear head has a model each for; training sets them.
+            Empty for one model of all.
         likelihood: p(x given z): ``gaussian_fixed_sigma``, ``gaussian_learned_sigma`` (one for all values),
             ``gaussian_pixel_sigma`` (one for each value, from the decoder), ``discretised_logistic`` (8-bit images),
             ``continuous_bernoulli``, or ``bernoulli`` (binarised images). ``auto`` becomes ``gaussian_pixel_sigma`` for
@@ -109,6 +113,7 @@ class VAEConfig:
     head: str | None = None
     subject: str | None = None
     n_latents: int | None = None
+    variants: tuple[str, ...] = ()
     likelihood: str = AUTO
     sigma: float | None = None
     statistic: str = AUTO
@@ -138,6 +143,7 @@ class VAEConfig:
         else:
             self._check_pixels()
         self._check_smoothing()
+        self._check_variants()
         if self.noise_draws < 1 and not self.is_linear:
             raise ValueError(f"noise_draws={self.noise_draws}: expected 1 or more; try 1")
 
@@ -217,6 +223,13 @@ class VAEConfig:
                 expected = f"a multiple of {unit}, from {2 * unit}"
                 raise ValueError(f"{name}={side} px: the preset features expects {expected}; try {nearest}")
 
+    def _check_variants(self) -> None:
+        names = self.variants
+        if names and not self.is_linear:
+            raise ValueError(f"variants={names!r} go with a linear head of the preset features; leave them out")
+        if len(names) == 1 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"variants={names!r}: expected two different names or more, or none")
+
     def _check_sigma(self) -> None:
         fixed = self.likelihood == "gaussian_fixed_sigma"
         if fixed and (self.sigma is None or not SIGMA_FLOOR <= self.sigma < math.inf):
@@ -279,7 +292,9 @@ class VAEConfig:
         if not isinstance(values, Mapping):
             raise TypeError(f"config is {values!r}: expected settings by name")
         old = values.get("preset") == "features" and "head" not in values
-        return cls(**{**values, "head": DEEP} if old else values)
+        # JSON has lists only.
+        variants = {"variants": tuple(values.get("variants", ()))}
+        return cls(**{**values, **variants, **({"head": DEEP} if old else {})})
 
 
 @dataclass(frozen=True)
@@ -307,6 +322,7 @@ class TrainConfig:
             stay float32). Scores are always computed in float32.
         rotations: of the head ``linear_image``: 4 shows it every training image turned by 0, 90, 180 and 270 degrees
             (sides must be equal), 1 as it is.
+        variants: of a linear head: models of so many variants of the product; ``auto`` where the images show several.
         pretext_steps: batches of 32 crops that the backbone ``self_trained`` learns from.
         backbone_weights: path of the weights of any other backbone, or None for those that are installed; see
             `vae_core.backbones.load_weights`.
@@ -332,6 +348,7 @@ class TrainConfig:
     shift_px: int = 0
     precision: str = "float32"
     rotations: int = 1
+    variants: int | str = AUTO
     pretext_steps: int = 1500
     backbone_weights: str | None = None
     devices: int = 1
@@ -360,6 +377,10 @@ class TrainConfig:
             raise ValueError(f"denoising={self.denoising}: expected a share between 0 and 1")
         if self.rotations not in (1, 4):
             raise ValueError(f"rotations={self.rotations}: expected 1 or 4")
+        if self.variants != AUTO and not (isinstance(self.variants, int) and 1 <= self.variants <= MAX_VARIANTS):
+            raise ValueError(
+                f"variants={self.variants!r}: expected auto, or a number from 1 to {MAX_VARIANTS}; try auto"
+            )
         _one_of("learning_rate_schedule", self.learning_rate_schedule, SCHEDULES)
         _one_of("flip", self.flip, FLIPS)
         _one_of("precision", self.precision, PRECISIONS)
@@ -385,6 +406,11 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
     others = [name for name in BACKBONES if name not in _COMPLETE]
     if config.backbone not in others and weights is not None:
         raise ValueError(f"backbone_weights={weights!r} goes with a backbone of {', '.join(others)}")
+    if train_config.variants not in (AUTO, 1) and not config.is_linear:
+        raise ValueError(
+            f"variants={train_config.variants} goes with a linear head of the preset features; try {AUTO}, which is 1 "
+            "with others"
+        )
     if config.is_pixels:
         return
     if config.backbone == LITE0 and weights is None and find_weights() is None:
@@ -397,18 +423,21 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
             f"backbone={config.backbone!r} needs backbone_weights, the path of a file; nelbo downloads none. "
             f"Or try {LITE0}, or {FILTERS}"
         )
-    if train_config.rotations != 1 and config.head != LINEAR_IMAGE:
-        raise ValueError(f"rotations={train_config.rotations} goes with the head linear_image, not {config.head}")
-    if train_config.rotations != 1 and config.height != config.width:
-        raise ValueError(
-            f"rotations={train_config.rotations} needs images as wide as high, not {config.height} x {config.width}"
-        )
+    if train_config.rotations != 1:
+        _check_rotations(config, train_config.rotations)
     for name, none in (("denoising", 0), ("flip", "none"), ("shift_px", 0)):
         if getattr(train_config, name) != none:
             raise ValueError(
                 f"{name}={getattr(train_config, name)} changes pixels, and the preset features learns from features; "
                 f"try {none}, or the preset conv_1x1x16"
             )
+
+
+def _check_rotations(config: VAEConfig, rotations: int) -> None:
+    if config.head != LINEAR_IMAGE:
+        raise ValueError(f"rotations={rotations} goes with the head linear_image, not {config.head}")
+    if config.height != config.width:
+        raise ValueError(f"rotations={rotations} needs images as wide as high, not {config.height} x {config.width}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -45,17 +45,22 @@ class Unseen(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A linear VAE of all images.
+    """Linear VAEs of all images, one for each variant.
 
-    network: with its values.
-    solution: of all images.
-    subject: which covariances it has; None for one of the whole image.
+    solutions: of each variant's images; all have as many latents.
+    subject: which covariances they have; None for one of the whole image.
     unseen: what models of the other folds say of each image.
     """
 
-    network: LinearVAE
-    solution: Solution
+    solutions: tuple[Solution, ...]
     subject: str | None
+    unseen: Unseen
+
+
+class _Tried(NamedTuple):
+    """One kind of model: of all images, and what those of the other folds say."""
+
+    solution: Solution
     unseen: Unseen
 
 
@@ -64,7 +69,13 @@ def default_folds(n: int) -> NDArray[np.int64]:
     return np.arange(n) % min(N_FOLDS, n)
 
 
-def fit_folds(rows: Rows, shape: tuple[int, int, int], config: VAEConfig, folds: ArrayLike) -> Fit:
+def fit_folds(
+    rows: Rows,
+    shape: tuple[int, int, int],
+    config: VAEConfig,
+    folds: ArrayLike,
+    variants: NDArray[np.int64] | None = None,
+) -> Fit:
     """Fit a linear VAE on features of normal images, and say of each image what models of the others say.
 
     Args:
@@ -72,9 +83,27 @@ def fit_folds(rows: Rows, shape: tuple[int, int, int], config: VAEConfig, folds:
         shape: (gh, gw, c), gh gw = p.
         config: head and subject; where the latter is None, the images choose.
         folds: (n,) the fold of each image; at least two.
+        variants: (n,) from 0: the images of each have a model of their own. None for one of all.
     """
-    moments = Moments.of(rows)
     numbers = np.asarray(folds)
+    own = np.zeros(len(numbers), np.int64) if variants is None else variants
+    of_rows = np.tile(own, len(rows) // len(own))
+    images = [np.flatnonzero(own == variant) for variant in np.unique(own)]
+    # One of all is not copied.
+    each = [rows] if len(images) == 1 else (rows[of_rows == variant] for variant in np.unique(own))
+    fits = [_fit_one(some, shape, config, numbers[mine]) for some, mine in zip(each, images, strict=True)]
+    best = min(fits[0], key=lambda subject: sum(fit[subject].unseen.nelbo for fit in fits))
+    chosen = [fit[best] for fit in fits]
+    n_latents = max(one.solution.variances.shape[-1] for one in chosen)
+    solutions = tuple(one.solution.with_latents(n_latents) for one in chosen)
+    return Fit(solutions, best, _in_order([one.unseen for one in chosen], images))
+
+
+def _fit_one(
+    rows: Rows, shape: tuple[int, int, int], config: VAEConfig, numbers: NDArray[Any]
+) -> dict[str | None, _Tried]:
+    """Models of one variant, by the subject of each that is tried."""
+    moments = Moments.of(rows)
     names = np.unique(numbers)
     parts = [np.flatnonzero(numbers == fold) for fold in names]
     turned = np.tile(numbers, len(rows) // len(numbers))
@@ -82,29 +111,18 @@ def fit_folds(rows: Rows, shape: tuple[int, int, int], config: VAEConfig, folds:
         raise ValueError(f"folds: expected at least 2, got {len(parts)}. Give images of more than one group")
     # Views of an image are unseen where it is.
     others = [moments.without(Moments.of(rows[turned == fold])) for fold in names]
-    subject = None
     if config.head == LINEAR_IMAGE:
         ridge, unseen = _best_ridge(rows, shape, parts, turned, others)
-        solution = solve_image(rows, moments).with_ridge(ridge)
-    else:
-        # Products of a position each are too small for several threads, which wait in loops.
-        with threadpool_limits(1, "blas"):
-            subject, unseen = _best_subject(rows, shape, parts, others, config.subject)
-            solution = solve_positions(moments, shared=subject == FREE)
-    network = _network(solution, shape, blocks_of(config.head, subject))
-    return Fit(network, solution, subject, unseen)
-
-
-def _best_subject(
-    rows: Rows, shape: tuple[int, int, int], parts: list[Any], others: list[Moments], asked: str | None
-) -> tuple[str, Unseen]:
-    """Whether each position has a covariance of its own: what unseen images are likelier under."""
-    tried = {}
-    for subject in (ALIGNED, FREE) if asked is None else (asked,):
-        solved = (solve_positions(moments, shared=subject == FREE) for moments in others)
-        tried[subject] = _unseen(rows, shape, parts, solved, blocks_of(LINEAR, subject))
-    best = min(tried, key=lambda subject: tried[subject].nelbo)
-    return best, tried[best]
+        return {None: _Tried(solve_image(rows, moments).with_ridge(ridge), unseen)}
+    tried: dict[str | None, _Tried] = {}
+    # Products of a position each are too small for several threads, which wait in loops.
+    with threadpool_limits(1, "blas"):
+        for subject in (ALIGNED, FREE) if config.subject is None else (config.subject,):
+            shared = subject == FREE
+            solved = (solve_positions(some, shared=shared) for some in others)
+            unseen = _unseen(rows, shape, parts, solved, blocks_of(LINEAR, subject))
+            tried[subject] = _Tried(solve_positions(moments, shared=shared), unseen)
+    return tried
 
 
 def _best_ridge(

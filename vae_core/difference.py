@@ -7,7 +7,7 @@ one pixel) may be off by a larger share than the sum that it is in: it may lose 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.scoring import JOINT, Array, Score
+from vae_core.scoring import JOINT, VARIANT, Array, Score
 
 #: Largest difference from Keras's scores that an engine may have.
 TOLERANCE = 1e-5
@@ -17,8 +17,8 @@ LOST = 10
 GRID = 16
 #: A score's arrays of pixels, and all else.
 MAPS = ("anomaly_map", "rate_map", "local_z", "reconstruction")
-#: Those that every score has; parts of ``joint`` come beside them where a model has it.
-NUMBERS = tuple(name for name in Score._fields if name not in (*MAPS, *JOINT))
+#: Those that every score has; parts of ``joint``, and the variant, come beside them where a model has them.
+NUMBERS = tuple(name for name in Score._fields if name not in (*MAPS, *JOINT, *VARIANT))
 
 Shares = NDArray[np.float64]
 
@@ -30,16 +30,17 @@ def differences(found: Score, expected: Score, subtracted: float) -> dict[str, S
 
     * nelbo, distortion, rate, worst_pixels: |worst_pixels| + |distortion - worst_pixels| + rate, which is |distortion|
       + rate unless a density is above 1 in some pixels and below in others, and their logarithms cancel;
-    * peak, local_z, and the parts of joint: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo that is off
-      by a share t of itself, z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s); of their sum,
-      joint, three times that;
+    * variant: 1, so it has to be the same one;
+    * peak, local_z, variant_z, and the parts of joint: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo
+      that is off by a share t of itself, z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s); of
+      their sum, joint, three times that;
     * z_mean_norm, z_log_var_sum: 100 (1 + rate + the number itself): the prior has the scale 1, and the whitening of
       features, ahead of the encoder, enlarges what was rounded;
     * anomaly_map, rate_map: 10 times the image's largest value and mean nats a value; reconstruction: 10.
 
     Args:
         found, expected: scores of the same images; arrays of pixels may be on a coarser grid, in both.
-        subtracted: largest mean of |m| / s over the box that smooths `local_z`, or of a part of joint.
+        subtracted: largest mean of |m| / s over the box that smooths `local_z`, of a part of joint, or of a distance.
 
     Returns:
         (n,) shares by name; infinite where a number is missing or has another shape.
@@ -106,7 +107,9 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
         highest = rows.max(axis=1)
         if name_of_scale in ("nelbo", "distortion", "rate", "worst_pixels"):
             scales[name] = nats
-        elif name_of_scale in ("peak", "local_z", *JOINT):
+        elif name_of_scale == "variant":
+            scales[name] = np.ones(len(values))
+        elif name_of_scale in ("peak", "local_z", "variant_z", *JOINT):
             scales[name] = LOST * (highest + subtracted)
         elif name_of_scale == "joint":
             parts = np.stack([np.abs(getattr(expected, part).astype(np.float64)) for part in JOINT])

@@ -23,7 +23,7 @@ from vae_core.config import VAEConfig
 from vae_core.difference import MAPS, NUMBERS
 from vae_core.exported import ENGINES, REMEDY, EngineError, Exported, is_installed
 from vae_core.pixels import to_unit
-from vae_core.scoring import JOINT, Score
+from vae_core.scoring import JOINT, VARIANT, Score
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def load_exported(folder: Path) -> Exported:
         references = load(files.pop(_REFERENCES))
         pixels = to_unit(references["pixels"])
         numbers = {name: references[name] for name in NUMBERS}
-        expected = Score(**numbers, **{name: references.get(name) for name in (*JOINT, *MAPS)})
+        expected = Score(**numbers, **{name: references.get(name) for name in (*JOINT, *VARIANT, *MAPS)})
     except (KeyError, SafetensorError) as error:
         raise BundleError(f"{folder / _REFERENCES} is not what nelbo writes: {error!r}. {REMEDY}") from error
     return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files)

@@ -18,6 +18,7 @@ from vae_core.device import has_accelerator
 from vae_core.difference import TOLERANCE, coarse
 from vae_core.exported import ENGINES, EngineError, Exported, is_installed
 from vae_core.graphs import import_openvino
+from vae_core.linear_vae import LinearHead
 from vae_core.model import Model
 from vae_core.scoring import default_batch_size, score
 from vae_core.speed import images_per_s, machine
@@ -100,10 +101,16 @@ def usual_engines(config: VAEConfig) -> tuple[str, ...]:
 def _subtracted(model: Model) -> float:
     """See `differences`."""
     ratio = np.abs(model.usual_mean.astype(np.float64)) / model.usual_std
-    largest = float(uniform_filter(ratio, model.config.smoothing_px // model.config.stride_px, mode="mirror").max())
+    side = model.config.smoothing_px // model.config.stride_px
+    # Of several variants, each by itself.
+    box = (0,) * (ratio.ndim - 2) + (side, side)
+    largest = float(uniform_filter(ratio, box, mode="mirror").max())
     if model.usual_statistics is None:
         return largest
-    median, spread = model.usual_statistics.astype(np.float64).T
+    if isinstance(model.network, LinearHead) and model.network.nearest is not None:
+        # The logarithm of a distance that is off by a share is off by that share.
+        largest = max(largest, 1 / float(np.min(model.network.nearest.usual[:, 1])))
+    median, spread = np.moveaxis(model.usual_statistics.astype(np.float64), -1, 0)
     return float(max(largest, ((np.abs(median) + largest) / spread).max()))
 
 

@@ -1,4 +1,4 @@
-"""What a linear head sees of an image: a backbone's maps gathered on one grid, and whitened."""
+"""What a linear head sees of an image: a backbone's maps gathered on one grid."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,13 @@ from keras import ops
 from vae_core.backbones import build_backbone
 from vae_core.config import FILTERS, LINEAR_STRIDE_PX, LITE0, VAEConfig
 from vae_core.likelihoods import Tensor
-from vae_core.linear_vae import LinearVAE, Whitening
+from vae_core.linear import Solution
+from vae_core.linear_vae import LinearVAE, Whitening, chosen, numbered_names
 from vae_core.objective import enlarge
 
 
 class Features(keras.Model):
-    """pixels (n, h, w, c) in [0, 1] -> whitened features (n, h / 32, w / 32, channels).
+    """pixels (n, h, w, c) in [0, 1] -> features (n, h / 32, w / 32, channels).
 
     Args:
         config: of the preset ``features`` with a linear head.
@@ -26,22 +27,17 @@ class Features(keras.Model):
         self.backbone.trainable = False
         #: Of the features: (gh, gw, channels).
         self.value_shape = gathered_shape(self.backbone, config)
-        self.whitening = Whitening(self.value_shape)
         self.built = True
 
     def call(self, pixels: Tensor) -> Tensor:
-        """Whitened features."""
-        return self.whitened(self.maps(pixels))
+        """Features on one grid."""
+        return gathered(self.maps(pixels), self.config)
 
     def maps(self, pixels: Tensor) -> list[Tensor]:
         """The backbone's maps, the finest first."""
         found = self.backbone(pixels, training=False)
         # Keras hands out a list of one as that one.
         return list(found) if isinstance(found, list | tuple) else [found]
-
-    def whitened(self, maps: Sequence[Tensor]) -> Tensor:
-        """The whitened features of a backbone's maps."""
-        return self.whitening(gathered(maps, self.config))
 
 
 def gathered(maps: Sequence[Tensor], config: VAEConfig) -> Tensor:
@@ -94,21 +90,34 @@ class DetailMap(keras.Model):
         shape: of `joined`.
         n_latents: of a position.
         size: (h, w) pixels of the image.
+        n_variants: each has a map of its own.
     """
 
-    def __init__(self, shape: tuple[int, int, int], n_latents: int, size: tuple[int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], n_latents: int, size: tuple[int, int], n_variants: int = 1) -> None:
         super().__init__(name="detail")
         self.size = size
-        self.whitening = Whitening(shape, name="detail_whitening")
-        self.network = LinearVAE(shape, n_latents, "shared", name="detail_vae")
-        self.scale = self.add_weight(name="scale", shape=(2,), initializer="ones", trainable=False)
+        self.whitenings = [Whitening(shape, name) for name in numbered_names("detail_whitening", n_variants)]
+        self.networks = [
+            LinearVAE(shape, n_latents, "shared", name) for name in numbered_names("detail_vae", n_variants)
+        ]
+        own = (2,) if n_variants == 1 else (n_variants, 2)
+        self.scale = self.add_weight(name="scale", shape=own, initializer="ones", trainable=False)
         self.built = True
 
-    def nats(self, maps: Sequence[Tensor]) -> Tensor:
-        """(n, fh, fw) local negative ELBO."""
-        found = self.network.evaluate(self.whitening(joined(maps)))
+    def assign(self, number: int, solution: Solution) -> None:
+        """Take what was learnt of a variant."""
+        self.whitenings[number].assign(solution)
+        self.networks[number].assign(solution)
+
+    def nats(self, maps: Sequence[Tensor], number: int) -> Tensor:
+        """(n, fh, fw) local negative ELBO under a variant."""
+        found = self.networks[number].evaluate(self.whitenings[number](joined(maps)))
         return found["anomaly_map"] + found["rate_map"]
 
-    def call(self, maps: Sequence[Tensor]) -> Tensor:
-        """(n, h, w), in between linear."""
-        return enlarge((self.nats(maps) - self.scale[0]) / self.scale[1], *self.size)
+    def call(self, maps: Sequence[Tensor], variant: Tensor | None = None) -> Tensor:
+        """(n, h, w), in between linear; of each image under its own of several variants."""
+        scales = ops.reshape(self.scale, (-1, 2))
+        found = [
+            (self.nats(maps, number) - scales[number, 0]) / scales[number, 1] for number in range(len(self.networks))
+        ]
+        return enlarge(found[0] if variant is None else chosen(found, variant), *self.size)

@@ -92,6 +92,14 @@ class Solution(NamedTuple):
         """The same with more variance in every direction."""
         return self._replace(variances=self.variances + ridge, noise=self.noise + ridge)
 
+    def with_latents(self, n_latents: int) -> "Solution":
+        """The same with further latents, which say nothing: directions of 0, without variance beside the noise."""
+        more = n_latents - self.variances.shape[-1]
+        return self._replace(
+            directions=np.pad(self.directions, ((0, 0), (0, 0), (0, more))),
+            variances=np.concatenate([self.variances, np.repeat(self.noise[:, None], more, axis=1)], axis=1),
+        )
+
 
 def solve_positions(moments: Moments, *, shared: bool, n_latents: int = N_LATENTS) -> Solution:
     """A linear VAE for each position, or one for all of them, about each position's own mean.

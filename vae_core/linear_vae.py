@@ -1,12 +1,16 @@
 """The linear VAE as Keras models: what a solution of `vae_core.linear` says of an image."""
 
+from collections.abc import Sequence
+
 import keras
+import numpy as np
 from keras import ops
 
 from vae_core.config import ALIGNED, LINEAR_IMAGE
 from vae_core.likelihoods import Tensor, gaussian_log_density
 from vae_core.linear import Solution
 from vae_core.objective import kl_divergence, kl_per_latent
+from vae_core.variants import ALLOWED_Z, N_COMPONENTS, Variants
 
 
 class Whitening(keras.Model):
@@ -169,3 +173,120 @@ class LinearVAE(keras.Model):
         gain = ops.sqrt(ops.maximum(self.variances - self.noise[:, None], 0.0))
         back = ops.transpose(self.directions, (0, 2, 1))
         return ops.transpose(ops.matmul(ops.transpose(z * gain, (1, 0, 2)), back), (1, 0, 2))
+
+
+class Nearest(keras.Model):
+    """(n, gh, gw, c) features -> (n,) the variant that each image is nearest to, and how far beyond its normal images.
+
+    Args:
+        n_channels: c.
+        n_variants: how many there are.
+    """
+
+    def __init__(self, n_channels: int, n_variants: int) -> None:
+        super().__init__(name="variants")
+        zeros = {"initializer": "zeros", "trainable": False}
+        self.projection = self.add_weight(name="projection", shape=(n_channels, N_COMPONENTS), **zeros)
+        self.centres = self.add_weight(name="centres", shape=(n_variants, N_COMPONENTS), **zeros)
+        self.usual = self.add_weight(name="usual", shape=(n_variants, 2), initializer="ones", trainable=False)
+        self.built = True
+
+    def call(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The variant's number, as a float, and `vae_core.variants.Variants.beyond`."""
+        places = ops.matmul(ops.mean(features, axis=(1, 2)), self.projection)
+        distances = ops.sqrt(ops.sum(ops.square(places[:, None] - self.centres), axis=-1))
+        logarithms = ops.log(ops.maximum(distances, float(np.finfo(np.float32).tiny)))
+        beyond = ops.maximum((logarithms - self.usual[:, 0]) / self.usual[:, 1] - ALLOWED_Z, 0.0)
+        # Keras's argmin asks for the bits of a number, which OpenVINO does not hand out.
+        nearest = ops.cast(distances <= ops.min(distances, axis=1, keepdims=True), "float32")
+        # Of two that are as near, the first.
+        first = nearest * ops.cast(ops.cumsum(nearest, axis=1) < 1.5, "float32")
+        numbers = ops.arange(distances.shape[1], dtype="float32")
+        return ops.sum(first * numbers, axis=1), ops.sum(first * beyond, axis=1)
+
+    def assign(self, variants: Variants) -> None:
+        """Take the values of what was learnt."""
+        # Of few images there are fewer components.
+        more = ((0, 0), (0, N_COMPONENTS - variants.centres.shape[1]))
+        self.projection.assign(np.pad(variants.projection, more))
+        self.centres.assign(np.pad(variants.centres, more))
+        self.usual.assign(variants.usual)
+
+
+class LinearHead(keras.Model):
+    """Linear VAEs of whitened features, one for each variant; an image is seen by that of the nearest.
+
+    Args:
+        shape: (gh, gw, c) of the features.
+        n_latents, blocks: of each `LinearVAE`.
+        n_variants: how many there are.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], n_latents: int, blocks: str = "positions", n_variants: int = 1
+    ) -> None:
+        super().__init__(name="linear_head")
+        self.whitenings = [Whitening(shape, name) for name in numbered_names("whitening", n_variants)]
+        self.networks = [LinearVAE(shape, n_latents, blocks, name) for name in numbered_names("linear_vae", n_variants)]
+        self.nearest = Nearest(shape[-1], n_variants) if n_variants > 1 else None
+        self.built = True
+
+    def assign(self, solutions: Sequence[Solution], variants: Variants | None) -> None:
+        """Take what was learnt of each variant, and where they lie; None where there is one."""
+        for whitening, network, solution in zip(self.whitenings, self.networks, solutions, strict=True):
+            whitening.assign(solution)
+            network.assign(solution)
+        if self.nearest is not None and variants is not None:
+            self.nearest.assign(variants)
+
+    def evaluate(self, features: Tensor) -> dict[str, Tensor]:
+        """What scoring needs of (n, gh, gw, c) features; see `LinearVAE.evaluate`.
+
+        Where there are several variants, also ``variant`` and ``variant_z``, both (n,): see `Nearest`.
+        """
+        found = [network.evaluate(values) for network, values in self._seen(features)]
+        if self.nearest is None:
+            return found[0]
+        variant, beyond = self.nearest(features)
+        own = {name: chosen([one[name] for one in found], variant) for name in found[0]}
+        return own | {"variant": variant, "variant_z": beyond}
+
+    def log_weights(self, features: Tensor, eps: Tensor) -> Tensor:
+        """(s, n) nats of draws from the posterior; see `LinearVAE.log_weights`."""
+        found = [network.log_weights(values, eps) for network, values in self._seen(features)]
+        if self.nearest is None:
+            return found[0]
+        variant, _ = self.nearest(features)
+        return ops.transpose(chosen([ops.transpose(one) for one in found], variant))
+
+    def _seen(self, features: Tensor) -> list[tuple[LinearVAE, Tensor]]:
+        """Each variant's network, and the features as it takes them."""
+        return [
+            (network, whitening(features)) for network, whitening in zip(self.networks, self.whitenings, strict=True)
+        ]
+
+
+def chosen(values: Sequence[Tensor], variant: Tensor) -> Tensor:
+    """Of each image what its own variant says.
+
+    Args:
+        values: of each variant, (n, ...).
+        variant: (n,) numbers from 0.
+
+    >>> chosen([np.zeros((2, 1)), np.ones((2, 1))], np.array([1.0, 0.0])).numpy().tolist()
+    [[1.0], [0.0]]
+    """
+    numbers = ops.reshape(variant, (-1, *[1] * (len(values[0].shape) - 1)))
+    result = values[0]
+    for number, one in enumerate(values[1:], 1):
+        result = ops.where(numbers == number, one, result)
+    return result
+
+
+def numbered_names(name: str, n: int) -> list[str]:
+    """The name, and with numbers for more of the same.
+
+    >>> numbered_names("whitening", 2)
+    ['whitening', 'whitening_2']
+    """
+    return [name, *(f"{name}_{number}" for number in range(2, n + 1))]

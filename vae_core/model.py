@@ -12,7 +12,7 @@ from vae_core.architecture import latent_shape
 from vae_core.config import VAEConfig
 from vae_core.features import DetailMap, Features, joined_shape
 from vae_core.linear import N_LATENTS
-from vae_core.linear_vae import LinearVAE, blocks_of
+from vae_core.linear_vae import LinearHead, blocks_of
 from vae_core.network import VAE
 from vae_core.pixels import PixelRows, to_unit
 from vae_core.representation import Representation
@@ -29,16 +29,16 @@ class Model:
     network: the trained VAE.
     eps: (s, zh, zw, latents) standard normal noise, drawn once, shared by all images.
     usual_mean, usual_std: (h, w) nats a pixel, of the local negative ELBO over held-out normal images; of features
-        (gh, gw) nats a position.
+        (gh, gw) nats a position, and of several variants (v, gh, gw).
     preprocessing: how files become pixels; opaque here, kept with the model.
     batch_size: images in one padded batch; None takes what suits the size of the input.
-    representation: pixels to whitened features, in the preset ``features``.
-    usual_statistics: (3, 2), see `vae_core.usual.Usual`; None in models of pixels, and of version 0.1.
+    representation: pixels to features, in the preset ``features``; those of a deep head are whitened.
+    usual_statistics: (3, 2) or (v, 3, 2), see `vae_core.usual.Usual`; None in models of pixels, and of version 0.1.
     detail: the map for people, of a linear head.
     """
 
     config: VAEConfig
-    network: VAE | LinearVAE
+    network: VAE | LinearHead
     eps: NDArray[np.float32]
     usual_mean: NDArray[np.float32]
     usual_std: NDArray[np.float32]
@@ -86,10 +86,10 @@ def untrained(config: VAEConfig) -> tuple[Any, Any, DetailMap | None]:
     if config.n_latents is None:
         raise ValueError("n_latents is not set")
     features = Features(config)
-    blocks = blocks_of(config.head, config.subject)
+    blocks, n_variants = blocks_of(config.head, config.subject), max(1, len(config.variants))
     shape = joined_shape(features.backbone)
-    detail = DetailMap(shape, min(N_LATENTS, shape[-1] - 1), (config.height, config.width))
-    return LinearVAE(features.value_shape, config.n_latents, blocks), features, detail
+    detail = DetailMap(shape, min(N_LATENTS, shape[-1] - 1), (config.height, config.width), n_variants)
+    return LinearHead(features.value_shape, config.n_latents, blocks, n_variants), features, detail
 
 
 def draw_eps(config: VAEConfig, seed: int) -> NDArray[np.float32]:

@@ -8,12 +8,12 @@ from keras import ops
 
 from vae_core.config import VAEConfig
 from vae_core.device import jit_compile
-from vae_core.features import DetailMap
+from vae_core.features import DetailMap, gathered
 from vae_core.likelihoods import Tensor
-from vae_core.linear_vae import LinearVAE
+from vae_core.linear_vae import LinearHead
 from vae_core.network import VAE
 from vae_core.objective import enlarge, smooth, spread
-from vae_core.scoring import JOINT, Array, default_batch_size, n_worst
+from vae_core.scoring import JOINT, VARIANT, Array, anomaly_score, default_batch_size, n_worst
 from vae_core.usual import Usual
 
 
@@ -37,7 +37,7 @@ class Scorer(keras.Model):
     def __init__(
         self,
         config: VAEConfig,
-        network: VAE | LinearVAE,
+        network: VAE | LinearHead,
         eps: Array,
         usual: Usual,
         maps: bool,
@@ -61,20 +61,19 @@ class Scorer(keras.Model):
         features: list[Tensor] = []
         if config.is_linear:
             features = self.representation.maps(pixels)
-            draws = self.network.evaluate(self.representation.whitened(features))
+            draws = self.network.evaluate(gathered(features, config))
         else:
             values = pixels if self.representation is None else self.representation(pixels)
             draws = self.network.evaluate_draws(values, self.eps)
         local, rate = draws["anomaly_map"], draws["rate"]
         distortion = ops.sum(local, axis=(1, 2))
-        local_z = self._local_z(local if config.of == "distortion" else local + draws["rate_map"])
+        usual = self._usual(draws)
+        local_z = self._local_z(local if config.of == "distortion" else local + draws["rate_map"], usual)
         nelbo = distortion + rate
-        statistics = self._statistics(local_z)
-        named = {**statistics, "nelbo": nelbo}
+        statistics = self._statistics(local_z, usual)
+        variants = {name: draws[name] for name in VARIANT if name in draws}
         result = {
-            "anomaly_score": sum(statistics[name] for name in JOINT)
-            if config.statistic == "joint"
-            else named[config.statistic],
+            "anomaly_score": anomaly_score({**statistics, **variants, "nelbo": nelbo}, config.statistic),
             "nelbo": nelbo,
             "distortion": distortion,
             "rate": rate,
@@ -82,6 +81,7 @@ class Scorer(keras.Model):
             "z_log_var_sum": ops.sum(draws["z_log_var"], axis=(1, 2, 3)),
             "worst_pixels": ops.sum(_worst(local), axis=-1),
             **statistics,
+            **variants,
         }
         if not self.maps:
             return result
@@ -90,28 +90,37 @@ class Scorer(keras.Model):
             return result | maps | {"reconstruction": draws["reconstruction"]}
         size = config.height, config.width
         maps = {"anomaly_map": spread(local, *size), "rate_map": spread(draws["rate_map"], *size)}
-        shown = enlarge(local_z, *size) if self.detail is None else self.detail(features)
+        shown = enlarge(local_z, *size) if self.detail is None else self.detail(features, draws.get("variant"))
         return result | maps | {"local_z": shown}
 
-    def _local_z(self, local: Tensor) -> Tensor:
+    def _usual(self, draws: dict[str, Tensor]) -> Usual:
+        """What is usual; of several variants for each image what is usual of its own, (n, ...)."""
+        if "variant" not in draws:
+            return self.usual
+        numbers = ops.cast(draws["variant"], "int32")
+        return Usual(*(ops.take(ops.convert_to_tensor(values), numbers, axis=0) for values in self.usual))
+
+    def _local_z(self, local: Tensor, usual: Usual) -> Tensor:
         """The map in standard deviations, smoothed."""
         side = self.config.smoothing_px // self.config.stride_px
-        mean, std = ops.convert_to_tensor(self.usual.mean), ops.convert_to_tensor(self.usual.std)
-        if self.usual.statistics is None:
+        mean, std = ops.convert_to_tensor(usual.mean), ops.convert_to_tensor(usual.std)
+        if usual.statistics is None:
             return smooth((local - mean) / std, side)
         return (smooth(local, side) - mean) / std
 
-    def _statistics(self, local_z: Tensor) -> dict[str, Tensor]:
+    def _statistics(self, local_z: Tensor, usual: Usual) -> dict[str, Tensor]:
         """The peak, and the parts of ``joint`` where the model has them."""
         peak = ops.max(local_z, axis=(1, 2))
-        if self.usual.statistics is None:
+        if usual.statistics is None:
             return {"peak": peak}
         # Means over positions: the statistics are of a map, whatever its size.
         found = (peak, ops.mean(_worst(local_z), axis=-1), ops.mean(local_z, axis=(1, 2)))
-        scales = zip(found, self.usual.statistics, strict=True)
-        return {"peak": peak} | dict(
-            zip(JOINT, ((one - median) / width for one, (median, width) in scales), strict=True)
-        )
+        scales = ops.convert_to_tensor(usual.statistics)
+        z = {
+            name: (one - scales[..., i, 0]) / scales[..., i, 1]
+            for i, (name, one) in enumerate(zip(JOINT, found, strict=True))
+        }
+        return {"peak": peak} | z
 
     def run(self, pixels: Array) -> dict[str, Array]:
         """The same for one padded batch of NumPy's."""
@@ -143,7 +152,7 @@ class LocalNelbo(keras.Model):
 class LogWeights(keras.Model):
     """``VAE.log_weights`` as one compiled graph, for the importance-weighted bound; the noise is an input."""
 
-    def __init__(self, network: VAE | LinearVAE, representation: keras.Model | None = None) -> None:
+    def __init__(self, network: VAE | LinearHead, representation: keras.Model | None = None) -> None:
         super().__init__(name="log_weights")
         self.network, self.representation = network, representation
         self.built = True

@@ -19,6 +19,8 @@ WORST_PIXELS = 0.1
 
 #: Parts of the statistic ``joint``.
 JOINT = ("peak_z", "worst_z", "mean_z")
+#: What models of several variants say beside that.
+VARIANT = ("variant", "variant_z")
 
 Array = NDArray[np.floating[Any]]
 
@@ -40,6 +42,8 @@ class Score(NamedTuple):
         pixel, smoothed; of a linear head from a finer map than is scored, in one unit everywhere.
     reconstruction: (n, h, w, c) the likelihood's mean; None for a likelihood of features. The four arrays of pixels are
         None unless asked for.
+    variant: (n,) number of the variant that each image is nearest to, from 0; variant_z: (n,) deviations that it is
+        farther from it than usual, beyond three of them, which count in `joint` and `peak`. None where there is one.
     """
 
     anomaly_score: Array
@@ -57,6 +61,23 @@ class Score(NamedTuple):
     rate_map: Array | None
     local_z: Array | None
     reconstruction: Array | None
+    variant: Array | None = None
+    variant_z: Array | None = None
+
+
+def anomaly_score(found: Mapping[str, Any], statistic: str) -> Any:
+    """(n,) the value of a statistic.
+
+    Args:
+        found: columns of `Score`: parts of the statistic, and ``variant_z`` where there are several variants.
+        statistic: of `vae_core.config.STATISTICS`.
+
+    >>> anomaly_score({"peak": 3.0, "variant_z": 0.5}, "peak")
+    3.5
+    """
+    score = sum(found[name] for name in JOINT) if statistic == "joint" else found[statistic]
+    # Where an image is near no variant, that is an anomaly; a nelbo is in nats.
+    return score + found["variant_z"] if "variant_z" in found and statistic != "nelbo" else score
 
 
 def n_worst(n_values: int) -> int:
@@ -143,7 +164,7 @@ def score_batches(graph: Graph, pixels: Array) -> Score:
     columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     for key in ("anomaly_score", "nelbo"):
         check_finite(key, columns[key])
-    return Score(*(columns.get(name) for name in Score._fields))  # type: ignore[arg-type]
+    return Score(**{name: columns.get(name) for name in Score._fields})  # type: ignore[arg-type]
 
 
 def padded(values: Array, n: int) -> NDArray[np.float32]:

@@ -133,6 +133,8 @@ def train(
     preprocessing: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
     folds: Sequence[int] | None = None,
+    variants: Sequence[str] | None = None,
+    images_of_variant: int = 19,
     checkpoint: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     backbone_callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -155,6 +157,10 @@ def train(
         names: of the training images, for errors; by default their row numbers.
         folds: of a linear head, (n + m,) the fold of each image, pixels first; images that are not independent, such as
             views of one part, belong in one. By default one image after the other goes into the next of five.
+        variants: of a linear head, (n + m,) the name of each image's variant of the product, where that is known; each
+            gets a model of its own. By default `TrainConfig.variants` says how many there are.
+        images_of_variant: that each needs where the images decide how many there are; by default what a false-alarm
+            rate of 5 % can be promised with.
         checkpoint: a file written after every epoch. Where it is there already, and of the same training, training
             goes on after its last finished epoch and ends as if it had never stopped.
         callbacks: further Keras callbacks; a linear head has no epochs to call them in.
@@ -194,6 +200,8 @@ def train(
                 train_config,
                 preprocessing=preprocessing or {},
                 folds=folds,
+                variants=variants,
+                images_of_variant=images_of_variant,
                 aside=Path(aside),
                 checkpoint=kept,
                 advance=advance,

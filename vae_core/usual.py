@@ -17,7 +17,7 @@ from vae_core.scoring import n_worst
 #: position sane where few images were seen.
 POOLED_IMAGES = 10
 #: The standard deviation of a normal distribution over its median absolute deviation.
-_NORMAL = 1.4826
+NORMAL = 1.4826
 
 Maps = NDArray[np.floating[Any]]
 
@@ -28,22 +28,35 @@ class Usual(NamedTuple):
     mean, std: (gh, gw) nats, position by position.
     statistics: (3, 2) median, and spread, of the peak, the worst tenth and the mean of the standardised map; None in
         models of pixels and of version 0.1, which standardise before they smooth, and have no `joint`.
+
+    In models of several variants each array has one of these for each variant.
     """
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     statistics: NDArray[np.float32] | None = None
 
-    def parts(self, maps: Maps, side: int) -> "Parts":
+    def parts(self, maps: Maps, side: int, variants: NDArray[np.int64] | None = None) -> "Parts":
         """What images score whose (n, gh, gw) local nats are given; see `learn_usual` for those that it is learnt from.
+
+        Args:
+            maps: of images.
+            side: of the box that smooths them, an odd number of positions.
+            variants: (n,) number of each image's, in models of several.
 
         Raises:
             ValueError: of models that have no `joint`.
         """
         if self.statistics is None:
             raise ValueError("statistics is None: this model has no joint")
-        found = _statistics((_smoothed(maps, side) - self.mean) / self.std)
-        median, spread = self.statistics.astype(np.float64).T
+        mean, std, scales = (
+            (self.mean, self.std, self.statistics)
+            if variants is None
+            else (values[variants] for values in (self.mean, self.std, self.statistics))
+        )
+        found = _statistics((_smoothed(maps, side) - mean) / std)
+        # (3, 1), or (3, n).
+        median, spread = np.moveaxis(np.reshape(scales, (-1, 3, 2)).astype(np.float64), 0, 1).transpose(2, 0, 1)
         return _parts(found, median, spread)
 
 
@@ -80,14 +93,14 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     mean, std = _mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1)
     statistics = _statistics((smoothed - mean) / std)
     median = np.median(statistics, axis=1)
-    spread = _NORMAL * np.median(np.abs(statistics - median[:, None]), axis=1)
+    spread = NORMAL * np.median(np.abs(statistics - median[:, None]), axis=1)
     # All alike: what differs at all is then far away.
     spread = np.maximum(spread, 1e-6 * np.maximum(1, np.abs(median)))
     mean, std = _mean_and_std(total, squares, n)
     usual = Usual(
         mean.astype(np.float32), std.astype(np.float32), np.stack([median, spread], axis=1).astype(np.float32)
     )
-    return usual, _parts(statistics, median, spread)
+    return usual, _parts(statistics, median[:, None], spread[:, None])
 
 
 def _smoothed(maps: Maps, side: int) -> Maps:
@@ -95,7 +108,7 @@ def _smoothed(maps: Maps, side: int) -> Maps:
 
 
 def _parts(statistics: Maps, median: Maps, spread: Maps) -> Parts:
-    z = ((statistics - median[:, None]) / spread[:, None]).astype(np.float32)
+    z = ((statistics - median) / spread).astype(np.float32)
     return Parts(statistics[0].astype(np.float32), *z)
 
 

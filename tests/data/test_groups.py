@@ -10,20 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import data.groups
+import data.path_rules
 from data import (
     MANIFEST_SCHEMA,
     InputError,
     Manifest,
-    groups_of,
     ingest,
     iter_rows,
     n_groups,
+    names_in_paths,
     read_table,
     united,
     write_table,
 )
-from data.groups import check_group_by
+from data.path_rules import check_path_rule
 
 PATHS = ["day1/tile7_a.png", "day1/tile7_b.png", "day2/tile7_a.png", "day2/größe8_a.png", "x.png", "a\nb/tile1_.png"]
 
@@ -36,7 +36,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_by_folder() -> None:
-    assert groups_of([*PATHS, "a/b/c.png"], "folder") == ["day1", "day1", "day2", "day2", ".", "a\nb", "a/b"]
+    assert names_in_paths([*PATHS, "a/b/c.png"], "folder", "group_by") == [
+        "day1",
+        "day1",
+        "day2",
+        "day2",
+        ".",
+        "a\nb",
+        "a/b",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,37 +66,37 @@ def test_by_folder() -> None:
     ],
 )
 def test_by_pattern(pattern: str, names: list[str | None]) -> None:
-    check_group_by(pattern)
-    assert groups_of(PATHS, pattern) == names
+    check_path_rule(pattern)
+    assert names_in_paths(PATHS, pattern, "group_by") == names
 
 
 @pytest.mark.parametrize("bad", ["(", "[a", "*", "(?P<a>x)(?P<a>y)", r"\1", "a{99999999999999999999}", "x" * 201])
 def test_what_is_no_pattern(bad: str) -> None:
     with pytest.raises(ValueError, match=r"position|at most 200|too large|redefinition|nothing to repeat"):
-        check_group_by(bad)
+        check_path_rule(bad)
 
 
 def test_the_longest_pattern() -> None:
-    check_group_by("x" * 200)
+    check_path_rule("x" * 200)
 
 
 def test_a_pattern_that_a_later_python_reads_otherwise_is_taken() -> None:
-    check_group_by("[[a]tile")
+    check_path_rule("[[a]tile")
 
 
 def test_a_pattern_that_takes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.groups, "_SECONDS", 1)
+    monkeypatch.setattr(data.path_rules, "_SECONDS", 1)
     with pytest.raises(
         InputError, match=r"group_by='\(a\+\)\+\$' takes more than 1 seconds on 2 paths. Repeat nothing"
     ):
-        groups_of(["b.png", "a" * 60 + "!"], "(a+)+$")
+        names_in_paths(["b.png", "a" * 60 + "!"], "(a+)+$", "group_by")
     # The same on a path that it has no trouble with.
-    assert groups_of(["baa"], "(a+)+$") == ["aa"]
+    assert names_in_paths(["baa"], "(a+)+$", "group_by") == ["aa"]
 
 
 def test_many_paths() -> None:
     paths = [f"tile{i % 700}/{i}.png" for i in range(30_000)]
-    assert groups_of(paths, r"tile\d+") == [re.search(r"tile\d+", path)[0] for path in paths]  # type: ignore[index]
+    assert names_in_paths(paths, r"tile\d+", "group_by") == [re.search(r"tile\d+", path)[0] for path in paths]  # type: ignore[index]
 
 
 def test_groups_that_share_contents_are_one_through_any_others() -> None:

@@ -360,7 +360,7 @@ def test_what_is_no_rule_is_said_before_anything_is_done(
 
 
 def test_a_rule_that_takes_for_ever_is_bad_input(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.groups._SECONDS", 1)
+    monkeypatch.setattr("data.path_rules._SECONDS", 1)
     Image.new("L", (16, 16)).save(normals / "in" / f"{'a' * 60}.png")
     with pytest.raises(InputError, match="takes more than 1 seconds on 61 paths"):
         execute("train", options(normals, group_by="(a+)+$"), prefect=False)
