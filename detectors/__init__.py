@@ -6,6 +6,7 @@ scikit-learn estimator, is asked for.
 
 from typing import TYPE_CHECKING, Any
 
+from detectors.calibration import variant_levels
 from detectors.delong import PairedTest, delong_interval, delong_test
 from detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
 from detectors.errors import CalibrationError
@@ -24,7 +25,7 @@ from detectors.metrics import (
     f1_all_anomalous,
     recall_at_fpr,
 )
-from detectors.parts import HELD_OUT_FROM, part_sizes
+from detectors.parts import HELD_OUT_FROM, images_of_variant, part_sizes
 from detectors.pixels import aupro, pixel_auroc
 from detectors.promise import check_size, false_alarm_interval, n_needed, supported_fpr
 from detectors.threshold import APPROXIMATE, Threshold, conformal_threshold, trim
@@ -67,6 +68,7 @@ __all__ = [
     "false_alarm_interval",
     "gate",
     "holm",
+    "images_of_variant",
     "labelled_threshold",
     "martingale",
     "mcnemar_test",
@@ -78,6 +80,7 @@ __all__ = [
     "recall_at_fpr",
     "supported_fpr",
     "trim",
+    "variant_levels",
     "verdicts",
 ]
 

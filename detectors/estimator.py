@@ -22,12 +22,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from detectors import inputs
-from detectors.parts import HELD_OUT_FROM, part_sizes
+from detectors.calibration import Calibration
+from detectors.parts import HELD_OUT_FROM, images_of_variant, part_sizes
 from detectors.promise import check_size, n_needed
 from detectors.record import Record, parse, plain
 from detectors.scale import Scale, learn_scale
-from detectors.threshold import Threshold, conformal_threshold
-from detectors.verdict import decision_function, p_values
+from detectors.threshold import Threshold
+from detectors.verdict import decision_function
 
 if TYPE_CHECKING:
     from data import Frame, Part, Preprocessing
@@ -38,6 +39,8 @@ MIN_IMAGES = 3
 DEFAULT_SIZE = (256, 256)
 #: What the images decide.
 AUTO = "auto"
+#: Parameters that are of `vae_core.TrainConfig`.
+_TRAINED = ("epochs", "patience", "batch_size", "learning_rate", "denoising", "variants")
 #: Numbers of an image that are scored, or decoded, at a time.
 _CHUNK_VALUES = 2**24
 
@@ -50,18 +53,6 @@ Pixels = Any
 
 class NotCalibratedError(NotFittedError):
     """A fitted detector has scores, but no threshold yet: give `NelboDetector.calibrate` normal images."""
-
-
-class Calibration(NamedTuple):
-    """A threshold and the (n,) scores of normal images behind it; scores above it are anomalous.
-
-    cross: each score is of a model that had not seen the image, and none is of the final model.
-    """
-
-    fpr: float
-    threshold: float
-    scores: NDArray[np.float64]
-    cross: bool = False
 
 
 class NelboDetector(OutlierMixin, BaseEstimator):
@@ -94,6 +85,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         locate: "on" looks for the part in paths and images, turns it upright and crops to it, to as many pixels as
             `image_size` has, in its own shape; "auto" does where the images given to fit show one rigid part before a
             plain background; "off" takes images as they are. See docs/parts.md.
+        variants: of a linear head of the preset features: models of so many variants of the product, each with a
+            threshold of its own; "auto" is several where the images given to fit show them.
         calibrate_on: "held_out" keeps images back to set the threshold; "cross" trains on all, and sets it by what
             models of other images say of each, which is approximate, and for the linear heads of the preset features
             alone; "auto" crosses where that can be, and fewer than 200 would be held back. See docs/verdicts.md.
@@ -107,7 +100,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         model_: the `vae_core.Model`.
         threshold_: images with a higher anomaly score are anomalous; `offset_` is minus that.
         fpr_: the rate that the threshold promises.
-        calibration_scores_: (n,) anomaly scores of the calibration images.
+        calibration_scores_: (n,) anomaly scores of the calibration images. Of several variants, anomaly scores are less
+            the level of each, once there is a threshold: it is right for all of them then.
         history_: of the training, a list with an entry an epoch each; see `vae_core.Training`.
         rows_: how rows are read as images; None for a detector of images.
         scale_: the type that fit saw, and with it what is white.
@@ -140,6 +134,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         learning_rate: float = 1e-3,
         denoising: float = 0.0,
         locate: str = AUTO,
+        variants: int | str = AUTO,
         calibrate_on: str = AUTO,
         resize: str = "stretch",
         binarize: float | None = None,
@@ -163,6 +158,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.denoising = denoising
         self.locate = locate
+        self.variants = variants
         self.calibrate_on = calibrate_on
         self.resize = resize
         self.binarize = binarize
@@ -216,6 +212,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             config,
             train_config,
             preprocessing=preprocessing.to_dict(),
+            images_of_variant=self._images_of_variant(rows_of),
             names=[f"X[{row}]" if isinstance(found, np.ndarray) else str(found[row]) for row in rows_of["train"]],
             callbacks=_progress(train_config.epochs) if self.verbose else (),
         )
@@ -231,8 +228,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             and self.calibrate_on != "held_out"
             and len(rows_of["train"]) >= n_needed(self.fpr)
         ):
-            scores = self._with_sizes(training.unseen.anomaly_score, prepared.take(rows_of["train"]))
-            self._set_calibration(np.asarray(scores, np.float64), self.fpr, cross=True)
+            self._set_calibration(training.unseen, prepared.take(rows_of["train"]), self.fpr, cross=True)
         else:
             warnings.warn(f"Fitted, but not calibrated. {self._missing()}", UserWarning, stacklevel=2)
         return self
@@ -269,7 +265,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
         The anomaly score is the model's statistic: standard deviations for "peak" and "joint", nats for "nelbo".
         """
-        return -self._scores(X, "anomaly_score")
+        return -self._judged(X)[0]
 
     def elbo(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """(n,) evidence lower bound in nats: higher = more normal."""
@@ -286,7 +282,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             NotCalibratedError: there is no threshold.
         """
         threshold = self.threshold_
-        return decision_function(self._scores(X, "anomaly_score"), threshold)
+        return decision_function(self._judged(X)[0], threshold)
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
         """(n,) -1 for anomalous, 1 for normal images.
@@ -302,8 +298,9 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         Raises:
             NotCalibratedError: there is no calibration.
         """
-        calibration_scores = self.calibration_scores_
-        return p_values(self._scores(X, "anomaly_score"), calibration_scores)
+        calibration = self._calibrated()
+        scores, variants = self._judged(X)
+        return calibration.p_values(scores, variants)
 
     @property
     def threshold_(self) -> float:
@@ -329,7 +326,8 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     @property
     def calibration_scores_(self) -> NDArray[np.float64]:
         """(n,) anomaly scores of the calibration images."""
-        return self._calibrated().scores
+        calibration = self._calibrated()
+        return calibration.levelled(calibration.scores, calibration.variants)
 
     def save(self, folder: Path | str) -> Path:
         """Write a fitted detector: the bundle of its model, and ``detector.json``; no pickle.
@@ -361,6 +359,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             fpr=None if self._calibration is None else self._calibration.fpr,
             calibration_scores=np.empty(0) if self._calibration is None else self._calibration.scores,
             cross=self._calibration is not None and self._calibration.cross,
+            variants=None if self._calibration is None else self._calibration.variants,
             rows=self.rows_,
             scale=self.scale_,
             feature_names=None if names is None else list(names),
@@ -393,7 +392,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         detector._seen = frozenset(record.seen)
         detector._calibration = None
         if record.fpr is not None:
-            detector._set_calibration(record.calibration_scores, record.fpr, cross=record.cross)
+            detector._calibration = Calibration(record.fpr, record.calibration_scores, record.cross, record.variants)
         if record.rows is not None:
             detector.n_features_in_ = int(np.prod(record.rows.shape))
         if record.feature_names is not None:
@@ -452,7 +451,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             raise ValueError(f"channels={self.channels!r}: expected 1 (grey), 3 (RGB) or {AUTO!r}")
         height, width = size
         further = params["train_config"] or {}
-        own = {name: params[name] for name in ("epochs", "patience", "batch_size", "learning_rate", "denoising")}
+        own = {name: params[name] for name in _TRAINED}
         unknown = sorted(set(further) - (set(TrainConfig().to_dict()) - set(own) - {"seed"}))
         if unknown:
             raise ValueError(
@@ -515,6 +514,16 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         images = self._images(X)
         return np.concatenate([np.asarray(getattr(score, name), np.float64) for score in self._scored(images, maps)])
 
+    def _judged(self, X: Any) -> tuple[NDArray[np.float64], NDArray[Any] | None]:  # noqa: N803
+        """(n,) anomaly scores, and numbers of variants, None where there is one."""
+        check_is_fitted(self)
+        found = list(self._scored(self._images(X), maps=False))
+        scores = np.concatenate([np.asarray(score.anomaly_score, np.float64) for score in found])
+        if not self.model_.config.variants:
+            return scores, None
+        variants = np.concatenate([score.variant for score in found])
+        return scores if self._calibration is None else self._calibration.levelled(scores, variants), variants
+
     def _scored(self, images: Images, maps: bool) -> Iterator[Score]:
         """The scores, in chunks, so that not all files are in memory at once."""
         from vae_core import score
@@ -542,8 +551,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     def _calibrate(self, prepared: _Prepared, fpr: float) -> None:
         from vae_core import score
 
-        scores = score(self.model_, prepared.pixels, maps=False).anomaly_score
-        self._set_calibration(np.asarray(self._with_sizes(scores, prepared), np.float64), fpr)
+        self._set_calibration(score(self.model_, prepared.pixels, maps=False), prepared, fpr)
 
     def _with_sizes(self, scores: NDArray[Any], prepared: _Prepared) -> NDArray[Any]:
         """Anomaly scores with how far the parts' sizes are off, as verdicts of files have it."""
@@ -581,6 +589,10 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             rows_of.setdefault(part, []).append(row)
         return rows_of
 
+    def _images_of_variant(self, rows_of: Mapping[str, Sequence[int]]) -> int:
+        """Images that a variant needs so that there are enough to set its threshold."""
+        return images_of_variant(n_needed(self.fpr), len(rows_of["train"]), len(rows_of.get("calibration", ())))
+
     def _frame(self, images: Images) -> Frame | None:
         """What brings the parts of the images to lie alike; None where none are looked for. See `data.framing`."""
         from data import Preprocessing, look_for_parts
@@ -598,8 +610,10 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         seen = look_for_parts(paths) if paths else [look(picture.values) for picture in pictures]
         return choose_frame(seen, self.locate)[0]
 
-    def _set_calibration(self, scores: NDArray[np.float64], fpr: float, *, cross: bool = False) -> None:
-        self._calibration = Calibration(float(fpr), conformal_threshold(scores, fpr), scores, cross)
+    def _set_calibration(self, found: Score, prepared: _Prepared, fpr: float, *, cross: bool = False) -> None:
+        scores = np.asarray(self._with_sizes(found.anomaly_score, prepared), np.float64)
+        variants = None if found.variant is None else found.variant.astype(np.int64)
+        self._calibration = Calibration(float(fpr), scores, cross, variants)
 
     def _calibrated(self) -> Calibration:
         check_is_fitted(self)

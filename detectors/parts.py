@@ -7,6 +7,8 @@ VALIDATION_SHARE = 0.15
 CALIBRATION_SHARE = 0.2
 #: Fewer calibration images promise a rate so vaguely that cross-fitting, approximate but of all images, is better.
 HELD_OUT_FROM = 200
+#: Of the images of a rare variant, as many as chance may take from those that set its threshold.
+_MARGIN = 1.5
 
 
 def part_sizes(n: int, n_calibration: int, have: Collection[str] = ()) -> dict[str, int]:
@@ -30,3 +32,17 @@ def part_sizes(n: int, n_calibration: int, have: Collection[str] = ()) -> dict[s
         "validation": math.ceil(VALIDATION_SHARE * n),
     }
     return {part: size for part, size in wanted.items() if part not in have}
+
+
+def images_of_variant(n_needed: int, n_fitted: int, n_calibration: int) -> int:
+    """How many of the images fitted on show a variant of the product, at least, so that enough set its threshold.
+
+    Args:
+        n_needed: images that its threshold needs.
+        n_fitted: images fitted on.
+        n_calibration: others, held out to set thresholds; 0 where those fitted on do.
+
+    >>> images_of_variant(19, 100, 0), images_of_variant(19, 800, 200)
+    (19, 114)
+    """
+    return math.ceil(_MARGIN * n_needed * n_fitted / n_calibration) if n_calibration else n_needed

@@ -25,7 +25,7 @@ class Record:
 
     model_id: of the bundle beside it.
     params: of the estimator, as JSON holds them.
-    fpr, calibration_scores, cross: of the calibration; None, empty and False if there is none.
+    fpr, calibration_scores, cross, variants: of the calibration; None, empty, False and None if there is none.
     rows: how rows are images; None for a detector of images.
     scale: how numbers are read; nelbo 0.1 did not keep it.
     feature_names: of the rows, or None.
@@ -43,6 +43,7 @@ class Record:
     seen: list[str]
     history: dict[str, list[float]]
     cross: bool = False
+    variants: NDArray[np.int64] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, with format, version and the SHA-256 of the rest."""
@@ -54,6 +55,7 @@ class Record:
             "threshold": threshold,
             "calibration_scores": self.calibration_scores.tolist(),
             "cross": self.cross,
+            "variants": None if self.variants is None else self.variants.tolist(),
             "rows": None if self.rows is None else [list(self.rows.shape), self.rows.value_range],
             "scale": self.scale.dtype,
             "feature_names": self.feature_names,
@@ -124,6 +126,7 @@ def _checked(content: dict[str, Any]) -> Record:
         fpr=fpr,
         calibration_scores=scores,
         cross=content.get("cross", False) is True,
+        variants=_variants(content.get("variants"), len(scores)),
         rows=_rows(content["rows"]),
         scale=Scale(None if content.get("scale") is None else _text(content["scale"], r"[a-z]+[0-9]*")),
         feature_names=None if content["feature_names"] is None else [_text(name) for name in content["feature_names"]],
@@ -132,6 +135,14 @@ def _checked(content: dict[str, Any]) -> Record:
             _text(name): [_number(value) for value in values] for name, values in dict(content["history"]).items()
         },
     )
+
+
+def _variants(value: Any, n: int) -> NDArray[np.int64] | None:
+    if value is None:
+        return None
+    if len(value) != n or not all(type(number) is int and number >= 0 for number in value):
+        raise ValueError(f"its variants are not the numbers of {n} images' variants")
+    return np.array(value, np.int64)
 
 
 def _rows(value: Any) -> Rows | None:

@@ -21,7 +21,7 @@ from data import (
     Manifest,
     read_table,
 )
-from detectors import Threshold, check_objective
+from detectors import Threshold, check_objective, variant_levels
 from flows.calibrations import (
     REVIEWS,
     Calibration,
@@ -379,25 +379,22 @@ def _levelled(
     if request.labels is not None:
         current = calibration_of(Workspace.at(options.workspace), request.model_id)
         return statistic if current is None or current.statistic.name != statistic.name else current.statistic
-    names = [name for name in pc.unique(rows["variant"]).to_pylist() if name is not None]
-    if len(names) < 2:
+    if rows["variant"].null_count:
         return statistic
-    scores, variants = statistic.scores(rows), np.asarray(rows["variant"].to_pylist(), object)
-    common = _from_normals(scores, options, cross).value
-    levels = {}
-    for name in sorted(names):
-        own = scores[variants == name]
-        if len(own) >= calibration_needs(options):
-            levels[name] = _from_normals(own, options, cross).value - common
-        else:
+    variants, least = np.array(rows["variant"].to_pylist()), calibration_needs(options)
+    levels = variant_levels(
+        statistic.scores(rows), variants, lambda scores: _from_normals(scores, options, cross).value, least
+    )
+    for name, n in zip(*np.unique(variants, return_counts=True), strict=True):
+        if n < least:
             log.warning(
                 "variant %s has %d calibration images, and its own promise needs %d: it is judged by the threshold of "
                 "all variants together. Add normal images of it",
                 name,
-                len(own),
-                calibration_needs(options),
+                n,
+                least,
             )
-    return replace(statistic, levels=levels)
+    return replace(statistic, levels={str(name): level for name, level in levels.items()})
 
 
 def _from_normals(scores: np.ndarray, options: CalibrationSettings, cross: bool) -> Threshold:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from data import (
     write_table,
 )
 from data import n_groups as n_groups_of
+from detectors import images_of_variant
 from flows.card import write_card
 from flows.errors import UsageError
 from flows.found_parts import write_found_parts, write_variants
@@ -61,8 +61,6 @@ _FITTED = ("train", "validation")
 
 #: Images looked at, at a time.
 _CHUNK = 256
-#: Of the images of a rare variant, as many as chance may take from those that set its threshold.
-_MARGIN = 1.5
 
 
 @dataclass(frozen=True)
@@ -362,10 +360,8 @@ def _given_variants(normals: Normals, options: TrainOptions) -> list[str] | None
 
 def _images_of_variant(normals: Normals, options: TrainOptions) -> int:
     """Images that a variant needs so that there are enough to set its threshold; these are found only afterwards."""
-    least, counts = calibration_needs(options), normals.counts
-    if normals.crossed or not counts["calibration"]:
-        return least
-    return math.ceil(_MARGIN * least * len(normals.rows(*_FITTED)) / counts["calibration"])
+    held_out = 0 if normals.crossed else normals.counts["calibration"]
+    return images_of_variant(calibration_needs(options), len(normals.rows(*_FITTED)), held_out)
 
 
 def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from data import FLAGGED_SCHEMA, File, Place, Preprocessing, atomic_path, modified, read_table, read_unchanged
 from data.frame import STATUSES
-from flows import journal
-from flows.calibrations import REVIEWS, Calibration, caution, promise, read_calibration
+from flows import journal, variants
+from flows.calibrations import REVIEWS, Calibration, caution, of_variants, promise, read_calibration
 from flows.card import escape_markdown, read_card
 from flows.curves import four_digits, render_curves, with_commas
 from flows.drift import read_drift
@@ -49,6 +49,7 @@ _COLUMNS = (
     "anomaly_score",
     "q_value",
     "verdict",
+    "variant",
     "reason",
     "statistic",
     "engine",
@@ -141,6 +142,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0)))),
         "cards": _cards(flagged, model, root, options),
         "found": STATUSES,
+        "variant": variants.named,
         "n_flagged": n_flagged,
         "not_scored": _not_scored(table),
         "n_shown": SHOWN_NOT_SCORED,
@@ -199,6 +201,8 @@ def _numbers(
         "calibration": calibration,
         "statistic": table["statistic"][0].as_py(),
         "counts": counts,
+        "variants": variants.count(table),
+        "promises": {one["variant"]: one["promise"] for one in of_variants(calibration)} if calibration else {},
         "headline": headline(counts, threshold),
         "chance": chance(counts, threshold),
         "promise": _promise(calibration) if calibration else None,

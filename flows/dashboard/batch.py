@@ -74,8 +74,8 @@ def draw(tables: Tables) -> None:
 
 
 def _counts(tables: Tables, batch: Batch) -> pd.DataFrame:
-    """``n`` files by ``verdict`` and ``reason``."""
-    sql = "SELECT coalesce(verdict, ?) AS verdict, reason, count(*) AS n FROM scores GROUP BY ALL"
+    """``n`` files by ``verdict``, ``reason`` and ``variant``."""
+    sql = "SELECT coalesce(verdict, ?) AS verdict, reason, variant, count(*) AS n FROM scores GROUP BY ALL"
     return tables.query(sql, [_NO_VERDICT], [batch])
 
 
@@ -84,6 +84,9 @@ def _summary(counts: pd.DataFrame) -> None:
     n = sum(by_verdict.values())
     found = [f"{number(by_verdict[verdict])} {said}" for verdict, said in _VERDICTS.items() if verdict in by_verdict]
     say(f"{images(n)}: {', '.join(found)}.")
+    for variant, own in counts.dropna(subset="variant").groupby("variant"):
+        flagged = own["n"][own["verdict"].isin(["anomalous", "review"])].sum()
+        st.text(f"Variant {variant}: {number(flagged)} of {images(own['n'].sum())} flagged.")
 
 
 def _drift(tables: Tables, batch: Batch) -> None:
@@ -141,6 +144,9 @@ def _filter(counts: pd.DataFrame) -> Filter:
     known = sorted(counts["reason"].dropna().unique())
     if reasons := second.multiselect("Reason", known, key="reason", bind="query-params", placeholder="any"):
         chosen = chosen.also("list_contains(?, reason)", reasons)
+    known = sorted(counts["variant"].dropna().unique())
+    if known and (variants := st.multiselect("Variant", known, key="variant", bind="query-params", placeholder="any")):
+        chosen = chosen.also("list_contains(?, variant)", variants)
     largest = third.number_input("p at most", 0.0, 1.0, 1.0, 0.01, format="%.4f", key="p", bind="query-params")
     if largest < 1:
         chosen = chosen.also("p_value <= ?", largest)

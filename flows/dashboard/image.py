@@ -20,6 +20,7 @@ from flows.dashboard.originals import NotShownError, located, reconstruction
 from flows.dashboard.pictures import Row, Shown, calibration_of, original_of, show, show_heatmap
 from flows.dashboard.style import palette, utc
 from flows.dashboard.tables import Tables
+from flows.variants import named
 from flows.workspace import Workspace
 
 _N_NEAREST = 5
@@ -121,6 +122,8 @@ def _facts(row: Row, calibration: Calibration | None) -> None:
         )
         if pd.notna(row["part"]):
             text += f" Found: {STATUSES[row['part']]}."
+        if words := named(row):
+            text += f" It is of {words}."
     st.write(literal(text))
     ids = f"Batch {row['batch_id']} · model {row['model_id']} · calibration {_word(row['calibration_id'])}"
     st.caption(literal(ids))
@@ -155,10 +158,10 @@ def _nearest(workspace: Workspace, row: Row, calibration: Calibration | None) ->
     normals = normal_rows(workspace, calibration)
     distance = np.abs(normals["anomaly_score"].to_numpy() - score)
     nearest = normals.take(pa.array(np.argsort(distance, kind="stable")[:_N_NEAREST]))
-    n_above = int((calibration.normal_scores >= score).sum())
+    against = calibration.against(row["variant"] if isinstance(row["variant"], str) else None)
+    n_above = int((against >= score).sum())
     st.caption(
-        f"Normal images that p is against: {n_above:,} of {len(calibration.normal_scores):,} have at least "
-        "the score of this image."
+        f"Normal images that p is against: {n_above:,} of {len(against):,} have at least the score of this image."
     )
     manifest = workspace.manifest(calibration.batch_id)
     with st.container(horizontal=True):

@@ -1,0 +1,91 @@
+"""What sets a detector's threshold: scores of normal images, of each variant of the product where there are several."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.promise import n_needed
+from detectors.threshold import conformal_threshold
+from detectors.verdict import p_values
+
+Scores = NDArray[np.float64]
+
+
+class Calibration(NamedTuple):
+    """A rate, and the (n,) scores of normal images that promise it.
+
+    cross: each score is of a model that had not seen the image, and none is of the final model.
+    variants: (n,) number of each image's variant; None where there is one.
+
+    >>> scores, variants = np.arange(1.0, 41), np.repeat([0, 1], 20)
+    >>> calibration = Calibration(0.1, scores, variants=variants)
+    >>> (calibration.levelled(scores, variants) > calibration.threshold).reshape(2, 20).sum(axis=1).tolist()
+    [2, 2]
+    """
+
+    fpr: float
+    scores: Scores
+    cross: bool = False
+    variants: NDArray[np.int64] | None = None
+
+    @property
+    def threshold(self) -> float:
+        """Levelled scores above it are anomalous."""
+        return conformal_threshold(self.scores, self.fpr)
+
+    @property
+    def levels(self) -> dict[Hashable, float]:
+        """See `variant_levels`."""
+        if self.variants is None:
+            return {}
+        return variant_levels(
+            self.scores, self.variants, lambda scores: conformal_threshold(scores, self.fpr), n_needed(self.fpr)
+        )
+
+    def levelled(self, scores: Scores, variants: NDArray[Any] | None) -> Scores:
+        """Scores of images as the threshold is compared with, by the variant of each."""
+        levels = self.levels
+        if variants is None or not levels:
+            return scores
+        return scores - np.array([levels.get(int(variant), 0.0) for variant in variants])
+
+    def p_values(self, scores: Scores, variants: NDArray[Any] | None) -> NDArray[np.float64]:
+        """(n,) of levelled scores, against the normal images of each one's own variant."""
+        own = self.levelled(self.scores, self.variants)
+        if variants is None or self.variants is None:
+            return p_values(scores, own)
+        found = p_values(scores, own) if len(scores) else np.empty(0)
+        for variant in self.levels:
+            mine = variants == variant
+            if mine.any():
+                found[mine] = p_values(scores[mine], own[self.variants == variant])
+        return found
+
+
+def variant_levels(
+    scores: Scores, variants: NDArray[Any], threshold: Callable[[Scores], float], least: int
+) -> dict[Hashable, float]:
+    """What to take off the scores of each variant, so that the threshold of all together keeps each one's promise.
+
+    Args:
+        scores: (n,) of normal images that set the threshold.
+        variants: (n,) what variant each image is of.
+        threshold: of scores.
+        least: scores that a threshold needs; a variant with fewer has no level, and is judged with all others.
+
+    Returns:
+        Levels by variant; none where there is one variant.
+
+    >>> scores, variants = np.array([1.0, 2.0, 3.0, 11.0, 12.0, 13.0]), np.array(["a"] * 3 + ["b"] * 3)
+    >>> levels = variant_levels(scores, variants, max, least=3)
+    >>> {str(name): float(level) for name, level in levels.items()}
+    {'a': -10.0, 'b': 0.0}
+    """
+    names = np.unique(variants)
+    if len(names) < 2:
+        return {}
+    common = threshold(scores)
+    own = {name: scores[variants == name] for name in names.tolist()}
+    return {name: float(threshold(some) - common) for name, some in own.items() if len(some) >= least}

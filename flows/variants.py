@@ -1,0 +1,37 @@
+"""Variants of the product in words and numbers: of an image, and of a batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def named(row: Mapping[str, Any]) -> str | None:
+    """What a row of scores says of its variant; None where the model has one for all.
+
+    >>> named({"variant": "left", "variant_z": 0.0}), named({"variant": "left", "variant_z": 7.1})
+    ('variant left', 'no known variant (the nearest is left)')
+    """
+    name, beyond = row["variant"], row["variant_z"]
+    if not isinstance(name, str):
+        return None
+    return f"no known variant (the nearest is {name})" if beyond > 0 else f"variant {name}"
+
+
+def count(table: pa.Table) -> list[dict[str, Any]]:
+    """Of each variant of a batch how many images were scored, and how many are flagged; empty where there is one.
+
+    Args:
+        table: rows of scores with ``variant`` and ``verdict``.
+
+    >>> count(pa.table({"variant": ["a", "a", None], "verdict": ["normal", "anomalous", "not_scored"]}))
+    [{'variant': 'a', 'n': 2, 'anomalous': 1, 'review': 0}]
+    """
+    rows = table.filter(pc.is_valid(table["variant"]))
+    found = []
+    for name in sorted(pc.unique(rows["variant"].cast(pa.string())).to_pylist()):
+        words = rows.filter(pc.equal(rows["variant"], name))["verdict"].cast(pa.string()).to_pylist()
+        flagged = {word: words.count(word) for word in ("anomalous", "review")}
+        found.append({"variant": name, "n": len(words), **flagged})
+    return found
