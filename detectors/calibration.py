@@ -22,7 +22,7 @@ class Calibration(NamedTuple):
     >>> scores, variants = np.arange(1.0, 41), np.repeat([0, 1], 20)
     >>> calibration = Calibration(0.1, scores, variants=variants)
     >>> (calibration.levelled(scores, variants) > calibration.threshold).reshape(2, 20).sum(axis=1).tolist()
-    [2, 2]
+    [1, 1]
     """
 
     fpr: float

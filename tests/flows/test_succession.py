@@ -40,8 +40,8 @@ def rows(split: str, label: int, scores: Any, kind: str = "image") -> pa.Table:
         "split": [split] * len(names),
         "anomaly_score": scores,
         **dict.fromkeys(MEASURES, scores),
-        # No part is looked for.
-        "size_z": [None] * len(names),
+        # No part is looked for, and there is one variant.
+        **dict.fromkeys(("size_z", "variant_z", "variant"), [None] * len(names)),
     }
     return pa.table({name: columns[name] for name in CALIBRATION_SCHEMA.names}).cast(CALIBRATION_SCHEMA)
 

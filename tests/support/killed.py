@@ -50,7 +50,9 @@ def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any) -> Generator[
     with Path(os.environ["SCORED"]).open("a") as log:
         log.writelines(f"{file.path}\n" for file in files)
     nulls = pa.nulls(len(files))
-    columns = dict.fromkeys((*MEASURES, *QUALITY), numbers) | {"size_z": nulls, "part": nulls}
+    columns = dict.fromkeys((*MEASURES, *QUALITY), numbers) | dict.fromkeys(
+        ("size_z", "variant_z", "part", "variant"), nulls
+    )
     columns |= {"reason": pa.array(reasons, pa.string()), "drops_colour": pa.array([False] * len(files))}
     yield pa.table(columns).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
 

@@ -42,6 +42,7 @@ def add_calibration(
     rows = _images([f"normal/{i:06d}.png" for i in range(n)])
     rows |= _measures(np.random.default_rng(seed), np.zeros(n))
     rows |= {"label": pa.array([0] * n, pa.int8()), "split": pa.array(["calibration"] * n)}
+    rows["variant"] = pa.nulls(n, pa.string())
     rows["anomaly_score"] = rows["peak"]
     how: dict[str, Any] = {"review_fpr": review_fpr, "contamination": contamination, "cross": cross}
     threshold = Threshold.from_normals(rows["peak"], fpr, **how)
@@ -101,7 +102,8 @@ def add_batch(
     measures = _measures(random, defect * random.uniform(1, 8, n) + shift)
     rows = _images(paths, root) | {name: pa.array(values, mask=lost) for name, values in measures.items()}
     rows |= _decide(pa.table(measures), lost, calibration)
-    constants = {"statistic": "peak", "likelihood": "gaussian", "engine": "keras", "run_id": run.run_id, "part": None}
+    constants = {"statistic": "peak", "likelihood": "gaussian", "engine": "keras", "run_id": run.run_id}
+    constants |= {"part": None, "variant": None}
     rows |= {name: pa.array([value] * n) for name, value in constants.items()}
     rows |= {
         "reason": pa.array(random.choice(["truncated", "not_an_image", "too_large"], n, p=[0.6, 0.3, 0.1]), mask=~lost),
@@ -174,8 +176,8 @@ def _measures(random: np.random.Generator, strangeness: np.ndarray) -> dict[str,
         "z_log_var_sum": -2 * rate,
         "worst_pixels_nats": distortion / 50 + 200,
         "peak": peak,
-        # Of a model of pixels, which looks for no part.
-        **dict.fromkeys((*JOINT_PARTS, "size_z"), np.full(n, np.nan)),
+        # Of a model of pixels, which looks for no part and has one variant.
+        **dict.fromkeys((*JOINT_PARTS, "size_z", "variant_z"), np.full(n, np.nan)),
     }
 
 
@@ -186,7 +188,9 @@ def _decide(measures: pa.Table, lost: np.ndarray, calibration: Calibration | Non
     decided["anomaly_score"] = np.where(lost, np.nan, measures["peak"].to_numpy())
     verdict = np.where(lost, "not_scored", None)
     if calibration is not None:
-        judged = calibration.judge(measures.filter(pa.array(~lost)))
+        judged = calibration.judge(
+            measures.filter(pa.array(~lost)).append_column("variant", pa.nulls(int((~lost).sum()), pa.string()))
+        )
         decided["threshold"][~lost] = calibration.threshold.value
         decided["p_value"][~lost], decided["q_value"][~lost] = judged.p_value, judged.q_value
         verdict[~lost] = judged.verdict

@@ -167,7 +167,7 @@ def test_each_fold_is_scored_by_a_model_of_the_others(rows: np.ndarray) -> None:
             fit.unseen.distortion_map[folds == fold], np.asarray(expected["anomaly_map"]), rtol=1e-4, atol=1e-4
         )
     # The model that is kept is of all.
-    np.testing.assert_allclose(fit.solution.centre, rows.mean(0))
+    np.testing.assert_allclose(fit.solutions[0].centre, rows.mean(0))
 
 
 def test_unseen_images_tell_whether_places_vary_alike(rows: np.ndarray, random: np.random.Generator) -> None:
@@ -184,7 +184,7 @@ def test_turned_views_are_unseen_where_the_image_is(rows: np.ndarray) -> None:
     views = np.concatenate([rows[:60], rows[:60] + 100])
     fit = fit_folds(views, (2, 3, 5), config, np.arange(60) % 5)
     assert fit.unseen.distortion_map.shape == (60, 2, 3)
-    np.testing.assert_allclose(fit.solution.centre, views.mean(0))
+    np.testing.assert_allclose(fit.solutions[0].centre, views.mean(0))
     # Copies that a fold had left behind would make its images known by heart.
     copies = fit_folds(np.concatenate([rows[:60], rows[:60]]), (2, 3, 5), config, np.arange(60) % 5)
     alone = fit_folds(rows[:60], (2, 3, 5), config, np.arange(60) % 5)
