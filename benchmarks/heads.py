@@ -1,6 +1,6 @@
 """Heads beside each other on the same features: what an exact VAE is worth, and how many images it takes.
 
-    python benchmarks/heads.py --results DIR [--mtd DIR] [--tables heads curves defects rates]
+    python benchmarks/heads.py --results DIR [--mtd DIR] [--tables heads curves defects variants rates]
 
 computes each set's features once, keeps them in DIR, and prints the tables of ``docs/choosing.md``. Everything here is
 nelbo's own: features, folds, fit, statistics; beside it stand two methods that others are known for, on the same
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -26,7 +26,8 @@ from table import heads as headings
 from table import row
 
 from data import folds
-from detectors import Threshold, delong_interval, n_needed
+from detectors import delong_interval, n_needed
+from detectors.calibration import Calibration
 from vae_core import N_FOLDS, VAEConfig
 from vae_core.config import AUTO, TrainConfig
 from vae_core.extraction import extract
@@ -45,6 +46,7 @@ class Looked(NamedTuple):
     """A set as a head sees it.
 
     normals, test: (n, p, c) features; labels: (n,) of the test images; views: (n,) what part each normal shows.
+    kinds: (n,) what kind each test image is of; None where a set has one.
     """
 
     normals: np.ndarray
@@ -52,6 +54,7 @@ class Looked(NamedTuple):
     labels: np.ndarray
     views: np.ndarray
     config: VAEConfig
+    kinds: np.ndarray | None = None
 
 
 def looked(name: str, load: Callable[[int], Dataset], backbone: str, folder: Path, side: int = SIDE) -> Looked:
@@ -69,7 +72,9 @@ def looked(name: str, load: Callable[[int], Dataset], backbone: str, folder: Pat
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(path, normals=_rows(normals), test=_rows(test), labels=data.labels, views=views)
     kept = np.load(path)
-    return Looked(kept["normals"], kept["test"], kept["labels"], kept["views"], config)
+    # The only set of two kinds of normal images.
+    kinds = load(64).groups if name == "ELPV" else None
+    return Looked(kept["normals"], kept["test"], kept["labels"], kept["views"], config, kinds)
 
 
 def _rows(maps: np.ndarray) -> np.ndarray:
@@ -173,8 +178,9 @@ def _of(score: Score, statistic: str) -> np.ndarray:
     return np.asarray(anomaly_score(found, statistic))
 
 
-def _auroc(draws: list[Looked], scores: list[np.ndarray]) -> str:
-    return str(over_seeds([delong_interval(one.labels, own) for one, own in zip(draws, scores, strict=True)]))
+def _auroc(draws: list[Looked], scores: list[np.ndarray], rows: Any = slice(None)) -> str:
+    pairs = zip(draws, scores, strict=True)
+    return str(over_seeds([delong_interval(one.labels[rows], own[rows]) for one, own in pairs]))
 
 
 def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
@@ -236,9 +242,40 @@ def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
         yield row(name, str(draws[0].config.backbone), *cells)
 
 
+def table_of_variants(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC of one model, and of variants as found; of all test images, and of each kind by itself."""
+    yield from headings("set", "features", "variants", "images of each", "AUROC", "of each kind")
+    for name, draws in found.items():
+        for asked in (1, AUTO, 2, 3):
+            judged = [fitted(one.normals, one.test, folds_of(one.views, 0), one.config, asked) for one in draws]
+            scores = [_levelled(one) for one in judged]
+            own = judged[0].unseen.variant
+            sizes = "" if own is None else ", ".join(map(str, np.bincount(own.astype(int))))
+            kinds = draws[0].kinds
+            by_kind = (
+                f"{kind} {_auroc([draws[0]], [scores[0]], kinds == kind)}"
+                for kind in ([] if kinds is None else np.unique(kinds))
+            )
+            features = str(draws[0].config.backbone)
+            yield row(name, features, str(asked), sizes, _auroc(draws, scores), "; ".join(by_kind))
+
+
+def _levelled(judged: Judged) -> np.ndarray:
+    """Anomaly scores as a threshold at `FPR` is compared with."""
+    return _calibration(judged).levelled(np.asarray(judged.test.anomaly_score, float), judged.test.variant)
+
+
+def _calibration(judged: Judged) -> Calibration:
+    own = judged.unseen.variant
+    variants = None if own is None else own.astype(int)
+    return Calibration(FPR, np.asarray(judged.unseen.anomaly_score, float), True, variants)
+
+
 def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[str]:
     """False alarms on normal parts that were left out, the threshold cross-fitted: mean and range over splits."""
-    yield from headings("set", "features", "splits", "promised", "mean", "5 % to 95 % of the splits")
+    yield from headings(
+        "set", "features", "splits", "promised", "mean", "5 % to 95 % of the splits", "mean of each variant"
+    )
     for name, draws in found.items():
         one = draws[0]
         normal = one.test[one.labels == 0]
@@ -248,7 +285,8 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
         # What it chooses of all normal images; half the time, and no label is seen.
         subject = fitted(one.normals, one.test[:1], folds_of(one.views, 0), one.config).config.subject
         config = replace(one.config, subject=subject)
-        rates = []
+        rates: list[float] = []
+        by_variant: dict[int, list[float]] = {}
         for split in range(n_splits):
             left_out = _some(views, round(0.25 * len(rows)), split)
             assert left_out is not None
@@ -256,10 +294,14 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
             left_out = np.flatnonzero(np.isin(views, views[left_out]))
             learnt = np.setdiff1d(np.arange(len(rows)), left_out)
             judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), config)
-            limit = Threshold.from_normals(judged.unseen.anomaly_score, FPR, cross=True).value
-            rates.append(float((judged.test.anomaly_score > limit).mean()))
+            flagged = _levelled(judged) > _calibration(judged).threshold
+            rates.append(float(flagged.mean()))
+            own = judged.test.variant
+            each = [] if own is None else [round(float(flagged[own == one].mean()), 4) for one in np.unique(own)]
             # It takes long: what there is so far is worth something.
-            print(f"{name}, split {split}: {rates[-1]:.4f}", file=sys.stderr, flush=True)
+            print(f"{name}, split {split}: {rates[-1]:.4f}, of each variant {each}", file=sys.stderr, flush=True)
+            for variant, rate in enumerate(each):
+                by_variant.setdefault(variant, []).append(rate)
         low, high = np.quantile(rates, [0.05, 0.95])
         yield row(
             name,
@@ -268,6 +310,7 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
             f"{FPR:.0%}",
             f"{np.mean(rates):.1%}",
             f"{low:.1%} to {high:.1%}",
+            ", ".join(f"{np.mean(own):.1%}" for own in by_variant.values()),
         )
 
 
@@ -275,6 +318,7 @@ TABLES = {
     "heads": table_of_heads,
     "curves": table_of_amounts,
     "defects": table_of_defects,
+    "variants": table_of_variants,
 }
 
 

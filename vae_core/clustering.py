@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from vae_core.config import AUTO
-from vae_core.linear import MIN_IMAGES, whitening_of
+from vae_core.linear import MIN_IMAGES
 from vae_core.usual import NORMAL
 from vae_core.variants import N_COMPONENTS, Places, Variants
 
@@ -94,12 +94,10 @@ def learn_places(
 
 
 def _places(means: NDArray[np.floating[Any]], variants: NDArray[np.int64]) -> tuple[Places, Places]:
-    """Projection and centres: within variants, places have unit variance in every direction."""
-    components = _principal(means).components_.T
-    centres = np.stack([means[variants == one].mean(axis=0, dtype=np.float64) for one in range(variants.max() + 1)])
-    off = (means - centres[variants]) @ components
-    projection = components @ whitening_of(off.T @ off / len(off)).T
-    return projection, centres @ projection
+    """Projection and centres. Directions are not whitened: in those that hardly vary a defect would outweigh all else."""
+    projection = _principal(means).components_.T
+    centres = [means[variants == one].mean(axis=0, dtype=np.float64) for one in range(variants.max() + 1)]
+    return projection, np.stack(centres) @ projection
 
 
 def _median_and_spread(values: Places) -> Places:

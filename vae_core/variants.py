@@ -23,7 +23,7 @@ Places = NDArray[np.float64]
 class Variants(NamedTuple):
     """Where variants lie.
 
-    projection: (c, k) mean features -> places in which the images of a variant vary alike in every direction.
+    projection: (c, k) mean features -> places along their principal components.
     centres: (v, k).
     usual: (v, 2) median and spread of the logarithm of the distance from the centre.
     """

@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import streamlit as st
 
 from data import Place
@@ -156,9 +157,12 @@ def _nearest(workspace: Workspace, row: Row, calibration: Calibration | None) ->
         st.info("None: the image has no score, or no calibration.")
         return
     normals = normal_rows(workspace, calibration)
+    variant = row["variant"] if row["variant"] in calibration.normal_scores_of else None
+    if variant is not None:
+        normals = normals.filter(pc.equal(normals["variant"], variant))
     distance = np.abs(normals["anomaly_score"].to_numpy() - score)
     nearest = normals.take(pa.array(np.argsort(distance, kind="stable")[:_N_NEAREST]))
-    against = calibration.against(row["variant"] if isinstance(row["variant"], str) else None)
+    against = calibration.against(variant)
     n_above = int((against >= score).sum())
     st.caption(
         f"Normal images that p is against: {n_above:,} of {len(against):,} have at least the score of this image."
