@@ -94,7 +94,7 @@ def learn_places(
 
 
 def _places(means: NDArray[np.floating[Any]], variants: NDArray[np.int64]) -> tuple[Places, Places]:
-    """Projection and centres. Directions are not whitened: in those that hardly vary a defect would outweigh all else."""
+    """Projection and centres; not whitened, for a defect would outweigh all in directions that hardly vary."""
     projection = _principal(means).components_.T
     centres = [means[variants == one].mean(axis=0, dtype=np.float64) for one in range(variants.max() + 1)]
     return projection, np.stack(centres) @ projection
