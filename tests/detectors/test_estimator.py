@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from parts import Scene, drawn, picture
 from PIL import Image
+from products import product
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -28,7 +29,7 @@ from data import Preprocessing, prepare, read_image
 from detectors import CalibrationError, NelboDetector, NotCalibratedError, decision_function
 from detectors.inputs import as_paths, learn_rows
 from detectors.record import parse
-from vae_core import TrainConfig, VAEConfig
+from vae_core import TrainConfig, VAEConfig, score
 
 #: Checks of scikit-learn that cannot hold, and why. There are none.
 EXPECTED_TO_FAIL: dict[str, str] = {}
@@ -602,3 +603,24 @@ def test_examples_of_the_page_run(
 @parametrize_with_checks([NelboDetector(fpr=0.5, epochs=1)], expected_failed_checks=lambda _: EXPECTED_TO_FAIL)
 def test_checks_of_scikit_learn(estimator: NelboDetector, check: Callable[[NelboDetector], None]) -> None:
     check(estimator)
+
+
+def test_variants_have_thresholds_of_their_own(random: np.random.Generator, tmp_path: Path) -> None:
+    kinds = ["stripes", "dots"] * 40
+    normal = np.stack([product(kind, random) for kind in kinds])[..., 0]
+    detector = NelboDetector(image_size=64, preset="features", backbone="filters", random_state=0).fit(normal)
+    assert detector.model_.config.variants == ("1", "2")
+    assert len(detector.calibration_scores_) == 80
+    own = score(detector.model_, normal[..., None], maps=False).variant
+    for number in (0, 1):
+        mine = detector.calibration_scores_[own == number]
+        # The second of forty, as a threshold on them alone has it.
+        assert (mine > detector.threshold_ + 1e-9).sum() == 1
+    fresh = np.stack([product(kind, random, i < 20) for i, kind in enumerate(["stripes", "dots"] * 20)])[..., 0]
+    np.testing.assert_array_equal(detector.predict(fresh) == -1, detector.p_values(fresh) <= 0.05)
+    assert (detector.predict(fresh[:20]) == -1).all()
+    loaded = NelboDetector.load(detector.save(tmp_path / "saved"))
+    np.testing.assert_array_equal(loaded.score_samples(fresh), detector.score_samples(fresh))
+    np.testing.assert_array_equal(loaded.p_values(fresh), detector.p_values(fresh))
+    one = NelboDetector(image_size=64, preset="features", backbone="filters", variants=1, random_state=0).fit(normal)
+    assert one.model_.config.variants == ()
