@@ -190,7 +190,7 @@ def test_through_prefect(
 
     quiet = settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path})
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "ERROR")
-    with prefect_test_harness(server_startup_timeout=60), quiet:
+    with prefect_test_harness(server_startup_timeout=240), quiet:
         execute("score", options(batch, workspace, dask, batch_id="flow"), prefect=True)
         with get_client(sync_client=True) as client:
             (flow_run,) = client.read_flow_runs()
