@@ -29,6 +29,8 @@ from vae_core.variants import Places, Variants, check_variants, numbered
 _DETAILED = 128
 #: Maps computed at a time.
 _CHUNK = 16
+#: Share of images nearer to another variant than their own that is not worth a word.
+_FEW_ASTRAY = 0.02
 #: Share of the normal images whose most unusual place sets the unit of the map for people.
 _HIGH = 0.95
 
@@ -37,11 +39,13 @@ class Solved(NamedTuple):
     """What fitting gives.
 
     unseen: of each image, in the order given, by a model of others.
+    warnings: what people should know of it.
     nelbo: mean of the images under the model of all, in nats; seconds that it took.
     """
 
     model: Model
     unseen: Score
+    warnings: list[str]
     nelbo: float
     seconds: float
 
@@ -112,7 +116,7 @@ def solve(
         detail=_detail(features, maps, fitted.variants[detailed % n], config, fitted.unseen.peak, fitted.variants),
     )
     nelbo = _mean_nelbo(fitted.head, rows, features.value_shape)
-    return Solved(model, fitted.unseen, nelbo, time.perf_counter() - started)
+    return Solved(model, fitted.unseen, fitted.warnings, nelbo, time.perf_counter() - started)
 
 
 class Fitted(NamedTuple):
@@ -122,6 +126,7 @@ class Fitted(NamedTuple):
     usual: of the local nats, of each variant where there are several.
     unseen: what each image scores as a new one.
     variants: (n,) number of each image's variant.
+    warnings: what people should know of it.
     """
 
     config: VAEConfig
@@ -129,6 +134,7 @@ class Fitted(NamedTuple):
     usual: Usual
     unseen: Score
     variants: NDArray[np.int64]
+    warnings: list[str]
 
 
 def fit_features(
@@ -161,7 +167,8 @@ def fit_features(
     head.assign(fit.solutions, found.where)
     local = fit.unseen.distortion_map + (fit.unseen.rate_map if config.of == "nelbo" else 0)
     usual, parts = _usual(local, config.smoothing_px // config.stride_px, found.own)
-    return Fitted(config, head, usual, _scores(fit.unseen, parts, config, found), found.own)
+    warnings = [] if found.where is None else _astray(found.where, means, found.own)
+    return Fitted(config, head, usual, _scores(fit.unseen, parts, config, found), found.own, warnings)
 
 
 class _Found(NamedTuple):
@@ -207,10 +214,22 @@ class Turned:
         return np.rot90(self.images[rows], self.quarter, axes=(1, 2))
 
 
+def _astray(where: Variants, means: NDArray[np.float32], own: NDArray[np.int64]) -> list[str]:
+    """That images named one variant look like another, where some do."""
+    n = int((where.distances(means).argmin(axis=1) != own).sum())
+    if n <= _FEW_ASTRAY * len(own):
+        return []
+    said = (
+        f"{n} of {len(own)} images are nearer to another variant than to the one that is named for them, and new ones "
+        "like them will be judged as that. Name variants that look different, or take variants=1"
+    )
+    return [said]
+
+
 def _looked_at(
     features: Features, images: Sequence[PixelRows], path: Path, advance: Callable[[int], None]
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], NDArray[np.int64]]:
-    """(n, p, c) features of all images, in a file that is as an array; the backbone's maps of some, and their rows."""
+    """(n, p, c) features of all images, in a file that is as an array; a backbone's maps of some, and their rows."""
     config = features.config
     pixels = features.backbone.input
     outputs = features.maps(pixels)

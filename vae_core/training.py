@@ -207,7 +207,7 @@ def train(
                 advance=advance,
                 backbone_callbacks=backbone_callbacks,
             )
-            return Training(solved.model, _solved_history(solved), [], solved.unseen)
+            return Training(solved.model, _solved_history(solved), solved.warnings, solved.unseen)
         if validation is None:
             raise ValueError(f"validation: the {config.head or config.preset} network needs images to be stopped by")
         representation, values = None, Values(pixels, validation)

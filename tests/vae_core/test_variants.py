@@ -1,5 +1,6 @@
 """Variants among normal images: found where they are real, each with a model of its own."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,9 @@ def test_named_variants_are_taken_as_they_are(mixed: np.ndarray) -> None:
     assert found.model.config.variants == ("left", "right")
     assert found.unseen is not None
     assert found.unseen.variant.tolist() == [0, 1] * 50
+    # Nobody sees what is left and what right: that is said.
+    (said,) = found.warnings
+    assert re.match(r"\d\d of 100 images are nearer to another variant", said)
     one = train(mixed, None, config, TrainConfig(variants=1))
     assert one.model.config.variants == ()
     assert one.unseen is not None
