@@ -193,7 +193,8 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
 def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_id: str) -> pa.Table:
     """Each of these images that the model flags, or flagged when it was shown, once, with its measures."""
     columns = ["relative_path", "image_id", *MEASURED]
-    found = [CALIBRATION_SCHEMA.empty_table().select(columns).append_column("group", pa.array([], pa.string()))]
+    none = CALIBRATION_SCHEMA.empty_table().select(columns)
+    found = [none.append_column("group", pa.array([], pa.string()))]
     folder = workspace.root / "scores" / f"model_id={check_id(model_id)}"
     for place in list_files(folder, "batch_id=*/scores.parquet"):
         for rows in iter_rows(place, _ROWS, [*columns, "verdict"]):
@@ -201,7 +202,8 @@ def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_i
             raised = pc.is_in(rows["verdict"].cast(pa.string()), pa.array(["anomalous", "review"]))
             rows = rows.filter(pc.or_(raised, pc.is_in(rows["image_id"], shown)))
             if rows.num_rows:
-                found.append(_with_groups(rows.select(columns).replace_schema_metadata(None), workspace, place))
+                # Words of scores are kept as a dictionary.
+                found.append(_with_groups(rows.select(columns).cast(none.schema), workspace, place))
     table = with_united_groups(pa.concat_tables(found))
     # In several batches an image has the same score.
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
