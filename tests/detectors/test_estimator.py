@@ -4,11 +4,12 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -284,7 +285,8 @@ def test_defaults_are_those_of_the_command_line() -> None:
     for config in (VAEConfig, TrainConfig):
         defaults = {field.name: field.default for field in fields(config)}
         # The command line's channels are auto, too; a network takes a number.
-        shared = set(params) & set(defaults) - {"channels"}
+        # The variants of a network are those that were found.
+        shared = set(params) & set(defaults) - {"channels", *(["variants"] if config is VAEConfig else [])}
         assert len(shared) >= 5
         assert {name: params[name] for name in shared} == {name: defaults[name] for name in shared}
     assert params["channels"] == "auto"
@@ -598,9 +600,24 @@ def test_examples_of_the_page_run(
     assert scope["detector"].p_values(scope["broken"]).max() <= 0.1
 
 
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Fits on a handful of rows take less time than compiling them does."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 # Many checks fit on too few samples for the default fpr: `docs/estimator.md`, which also says what is skipped.
 @pytest.mark.slow
 @parametrize_with_checks([NelboDetector(fpr=0.5, epochs=1)], expected_failed_checks=lambda _: EXPECTED_TO_FAIL)
+@pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning")
 def test_checks_of_scikit_learn(estimator: NelboDetector, check: Callable[[NelboDetector], None]) -> None:
     check(estimator)
 

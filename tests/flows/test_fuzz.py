@@ -313,7 +313,7 @@ READING = [
         ["calibrate", "--labels", "reviews"],
         ["score", "in"],
         ["ingest", "in"],
-        ["export", "--engine", "onnx"],
+        ["export", "--engine", "keras"],
     ),
 ]
 

@@ -83,9 +83,8 @@ def in_a_shard(workspace: Path) -> Callable[[], bool]:
     return lambda: any(workspace.glob("_staging/shards.*/*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_told_to_end_while_it_decodes_trains_or_scores(
-    number: signal.Signals, many: Path, trained: Trained, images: Path, tmp_path: Path
+    many: Path, trained: Trained, images: Path, tmp_path: Path
 ) -> None:
     tmp, workspace = tmp_path / "tmp", tmp_path / "w"
     shutil.copytree(trained[0], workspace)
@@ -93,16 +92,17 @@ def test_told_to_end_while_it_decodes_trains_or_scores(
 
     ingesting = start(tmp, "ingest", many, *at)
     wait_for(lambda: decoders(ingesting.pid) and list(tmp.glob("nelbo-*")), "decoders")
-    assert_ends(ingesting, number, ingesting.pid, tmp, decoders(ingesting.pid))
+    assert_ends(ingesting, signal.SIGTERM, ingesting.pid, tmp, decoders(ingesting.pid))
 
     small = ["--set", "image_size=16", "--set", "epochs=100000", "--set", "patience=100000"]
     training = start(tmp, "train", "--normal", images / "normal", *small, *at)
     wait_for(lambda: list(workspace.glob("checkpoints/*/*.safetensors")), "an epoch", 300)
-    assert_ends(training, number, training.pid, tmp, decoders(training.pid))
+    # Ctrl-C goes through Keras's own loops, too.
+    assert_ends(training, signal.SIGINT, training.pid, tmp, decoders(training.pid))
 
     scoring = start(tmp, "score", many, "--set", "shard_size=20", *at)
     wait_for(in_a_shard(workspace), "a shard", 300)
-    assert_ends(scoring, number, scoring.pid, tmp, decoders(scoring.pid))
+    assert_ends(scoring, signal.SIGTERM, scoring.pid, tmp, decoders(scoring.pid))
     again = start(tmp, "score", many, "--set", "shard_size=20", *at)
     out, err = again.communicate(timeout=500)
     assert again.returncode == 0, err

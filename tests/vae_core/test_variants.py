@@ -1,14 +1,28 @@
 """Variants among normal images: found where they are real, each with a model of its own."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from products import product
 
 from detectors.calibration import Calibration
-from vae_core import TrainConfig, Training, VAEConfig, VariantError, load_bundle, save_bundle, score, train
+from vae_core import (
+    EngineError,
+    TrainConfig,
+    Training,
+    VAEConfig,
+    VariantError,
+    difference,
+    export,
+    load_bundle,
+    save_bundle,
+    score,
+    train,
+)
 from vae_core.clustering import find_variants, learn_places
 from vae_core.crossfit import fit_folds
 from vae_core.linear_vae import LinearHead
@@ -157,6 +171,23 @@ def test_a_bundle_keeps_its_variants(training: Training, tmp_path: Path, mixed: 
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="engines are made through TensorFlow")
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_engines_tell_variants_apart(
+    training: Training, mixed: np.ndarray, engine: str, random: np.random.Generator
+) -> None:
+    exported = export(training.model, engine, mixed[:16], model_id="m1")
+    pixels = np.concatenate([mixed, np.stack([product("wedge", random) for _ in range(3)])])
+    ours, theirs = score(exported, pixels), score(training.model, pixels)
+    np.testing.assert_array_equal(ours.variant, theirs.variant)
+    assert difference(ours, theirs, exported.subtracted) < 1e-5
+    # One that is taken for the other is refused, whatever it scores.
+    other = exported.expected._replace(variant=1 - exported.expected.variant)
+    with pytest.raises(EngineError, match="relative to the scale of variant"):
+        replace(exported, expected=other).check(exported)
+
+
 def test_named_variants_are_taken_as_they_are(mixed: np.ndarray) -> None:
     names = ["left", "right"] * 50
     config = VAEConfig(height=64, width=64, preset="features", backbone="filters")
@@ -184,8 +215,8 @@ def test_variants_are_of_linear_heads() -> None:
 
 @pytest.mark.slow
 def test_the_rate_of_each_variant_is_what_was_aimed_at(random: np.random.Generator) -> None:
-    """New images of two variants that vary by different amounts, over 50 draws of normal images to learn from."""
-    n_draws, sizes_of, n_new, fpr = 50, (90, 70), 100, 0.1
+    """New images of two variants that vary by different amounts, over 25 draws of normal images to learn from."""
+    n_draws, sizes_of, n_new, fpr = 25, (90, 70), 100, 0.1
     turned = np.linalg.qr(random.normal(size=(6, 6)))[0]
 
     def drawn(variant: int, n: int) -> np.ndarray:
