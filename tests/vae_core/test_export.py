@@ -193,8 +193,14 @@ def test_other_scores_are_refused_with_engine_versions_and_difference(model: Mod
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("output", [name for name in Score._fields if name not in VARIANT])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "output"),
+    [
+        *(("openvino", name) for name in Score._fields if name not in VARIANT),
+        # What is tampered with is the engine's own file; what notices is the same for both.
+        *(("onnx", name) for name in ("anomaly_score", "nelbo", "peak_z", "local_z")),
+    ],
+)
 def test_an_output_that_is_always_zero_is_refused_when_it_is_made_and_when_it_is_read(
     engine: str, output: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

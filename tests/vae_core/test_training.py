@@ -161,9 +161,9 @@ def test_options_of_training_do_what_they_say(random: np.random.Generator) -> No
     assert strong["rate"][-1] < 0.5 * plain["rate"][-1]
     assert strong["rate_weight"] == [50.0] * 6
     assert strong["loss"][-1] > strong["nelbo"][-1]
-    warm = run(warmup_epochs=4, beta=2.0)
+    warm = run(warmup_epochs=4, beta=2.0, learning_rate_schedule="cosine", learning_rate=0.002)
     assert warm["rate_weight"] == [0.5, 1, 1.5, 2, 2, 2]
-    cosine = run(learning_rate_schedule="cosine", learning_rate=0.002)["learning_rate"]
+    cosine = warm["learning_rate"]
     assert cosine[0] == 0.002
     assert cosine[3] == pytest.approx(0.001)
     assert sorted(cosine, reverse=True) == cosine
