@@ -70,7 +70,7 @@ class Prefect:
             self.process = subprocess.Popen(
                 command, env=self.environment | settings, stdout=log, stderr=log, start_new_session=True
             )
-        wait_for(self._answers, f"the server, see {self.folder / 'server.log'}")
+        wait_for(self._answers, f"the server, see {self.folder / 'server.log'}", 300)
 
     def stop(self) -> None:
         end(self.process)
