@@ -17,7 +17,8 @@ from data import read_table
 from flows.execution import execute
 from flows.settings import ScoreOptions
 
-pytestmark = pytest.mark.slow
+# Servers, workers and flows of their own processes: on a slow machine each takes a minute to start.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 Trained = tuple[Path, dict[str, Any]]
 PROJECT = Path(__file__).parents[2] / "prefect.yaml"
@@ -97,7 +98,7 @@ def check_scheduled_and_triggered(
         scheduled = wait_for(
             lambda: [run for run in server.runs("score/hourly") if run["state_type"] == "COMPLETED"],
             "a scheduled run",
-            200,
+            400,
         )[0]
         assert scheduled["auto_scheduled"]
         (batch_id,) = rows(workspace)
@@ -113,7 +114,7 @@ def check_scheduled_and_triggered(
         server.command(
             "prefect", "event", "emit", "nelbo.batch.landed", "--resource-id", "camera", "--payload", payload
         )
-        (started,) = wait_for(lambda: server.runs("score/on-landing"), "the run that the event starts", 60)
+        (started,) = wait_for(lambda: server.runs("score/on-landing"), "the run that the event starts", 180)
         assert server.ended(started["id"])["state_type"] == "COMPLETED"
         every = [row["relative_path"] for batch in rows(workspace).values() for row in batch]
         assert sorted(every) == sorted(str(path.relative_to(landed)) for path in landed.rglob("*.png"))
@@ -300,7 +301,7 @@ def test_two_lines_on_one_server(trained: Trained, landed: Path, sqlite: Prefect
     def scheduled(name: str) -> bool:
         return any(run["auto_scheduled"] for run in sqlite.runs(f"score/{name}"))
 
-    wait_for(lambda: scheduled("bottles-hourly") and scheduled("caps-hourly"), "both schedules", 120)
+    wait_for(lambda: scheduled("bottles-hourly") and scheduled("caps-hourly"), "both schedules", 300)
     worker = sqlite.worker("nelbo")
     try:
         started = [sqlite.submit(f"score/{line}-hourly") for line in lines]
@@ -312,7 +313,7 @@ def test_two_lines_on_one_server(trained: Trained, landed: Path, sqlite: Prefect
             )
         # By nelbo itself: the batch has landed in one line's workspace.
         sqlite.command("nelbo", "ingest", other, "--workspace", workspaces["caps"])
-        (run,) = wait_for(lambda: sqlite.runs("score/caps-on-landing"), "the run that the event starts", 60)
+        (run,) = wait_for(lambda: sqlite.runs("score/caps-on-landing"), "the run that the event starts", 180)
         assert sqlite.ended(run["id"])["state_type"] == "COMPLETED"
         assert sqlite.runs("score/bottles-on-landing") == []
     finally:

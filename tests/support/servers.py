@@ -158,7 +158,7 @@ class Prefect:
     def run(self, run_id: str) -> dict[str, Any]:
         return self.get(f"flow_runs/{run_id}")
 
-    def ended(self, run_id: str, seconds: float = 240) -> dict[str, Any]:
+    def ended(self, run_id: str, seconds: float = 480) -> dict[str, Any]:
         """A flow run once it is in a final state."""
 
         def final() -> Any:
