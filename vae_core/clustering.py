@@ -9,7 +9,6 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from vae_core.config import AUTO
-from vae_core.linear import MIN_IMAGES
 from vae_core.usual import NORMAL
 from vae_core.variants import N_COMPONENTS, Places, Variants
 
@@ -20,6 +19,8 @@ AGREEMENT = 0.95
 #: Images halfway between two centres, over those around the centre that has fewer. One cloud cut in two has 1 or more.
 VALLEY = 0.25
 
+#: Images that each needs, whatever its promise asks for: fewer are learnt from better together with others.
+LEARNT_FROM = 50
 #: Images for each component: fewer say nothing of the directions in which places vary.
 _IMAGES_EACH = 5
 #: Images that are clustered; more say the same.
@@ -39,14 +40,14 @@ def find_variants(
         means: (n, c) features, means over positions.
         asked: how many, or "auto".
         folds: (n,) the fold of each image.
-        least: images that each variant needs, where they are left to the images.
+        least: images that each variant needs, where they are left to the images; `LEARNT_FROM` in any case.
 
     >>> random = np.random.default_rng(0)
-    >>> means = random.normal(size=(90, 4)) + 9 * (np.arange(90) % 3 == 0)[:, None]
-    >>> np.bincount(find_variants(means, "auto", np.arange(90) % 5, least=20)).tolist()
-    [60, 30]
-    >>> np.bincount(find_variants(random.normal(size=(90, 4)), "auto", np.arange(90) % 5, least=20)).tolist()
-    [90]
+    >>> means = random.normal(size=(150, 4)) + 9 * (np.arange(150) % 3 == 0)[:, None]
+    >>> np.bincount(find_variants(means, "auto", np.arange(150) % 5, least=19)).tolist()
+    [100, 50]
+    >>> np.bincount(find_variants(random.normal(size=(150, 4)), "auto", np.arange(150) % 5, least=19)).tolist()
+    [150]
     """
     if asked == 1:
         return np.zeros(len(means), np.int64)
@@ -55,11 +56,12 @@ def find_variants(
         return _by_size(_clustered(places, int(asked)).predict(places))
     some = np.linspace(0, len(places) - 1, min(len(places), _CLUSTERED)).astype(int)
     numbers = np.asarray(folds)[some]
-    for n_variants in range(min(MOST, len(means) // max(least, 1)), 1, -1):
+    least = max(least, LEARNT_FROM)
+    for n_variants in range(min(MOST, len(means) // least), 1, -1):
         clusters = _clustered(places[some], n_variants)
         labels = clusters.predict(places)
         if (
-            np.bincount(labels, minlength=n_variants).min() >= max(least, MIN_IMAGES)
+            np.bincount(labels, minlength=n_variants).min() >= least
             and _between(places, labels, clusters.cluster_centers_) <= VALLEY
             and _agreement(places[some], n_variants, numbers) >= AGREEMENT
         ):

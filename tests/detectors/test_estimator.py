@@ -623,15 +623,15 @@ def test_checks_of_scikit_learn(estimator: NelboDetector, check: Callable[[Nelbo
 
 
 def test_variants_have_thresholds_of_their_own(random: np.random.Generator, tmp_path: Path) -> None:
-    kinds = ["stripes", "dots"] * 40
+    kinds = ["stripes", "dots"] * 50
     normal = np.stack([product(kind, random) for kind in kinds])[..., 0]
     detector = NelboDetector(image_size=64, preset="features", backbone="filters", random_state=0).fit(normal)
     assert detector.model_.config.variants == ("1", "2")
-    assert len(detector.calibration_scores_) == 80
+    assert len(detector.calibration_scores_) == 100
     own = score(detector.model_, normal[..., None], maps=False).variant
     for number in (0, 1):
         mine = detector.calibration_scores_[own == number]
-        # The second of forty, as a threshold on them alone has it.
+        # The second of fifty, as a threshold on them alone has it.
         assert (mine > detector.threshold_ + 1e-9).sum() == 1
     fresh = np.stack([product(kind, random, i < 20) for i, kind in enumerate(["stripes", "dots"] * 20)])[..., 0]
     np.testing.assert_array_equal(detector.predict(fresh) == -1, detector.p_values(fresh) <= 0.05)

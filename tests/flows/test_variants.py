@@ -24,7 +24,7 @@ SMALL = ("--set", "image_size=64", "--set", "preset=features", "--set", "backbon
 def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixed") / "normal"
     write_products(folder / "left", "stripes", 60, 1)
-    write_products(folder / "right", "dots", 40, 2)
+    write_products(folder / "right", "dots", 50, 2)
     return folder
 
 
@@ -58,12 +58,12 @@ def scored(nelbo: Nelbo, workspace: Path, images: Path) -> tuple[dict[str, Any],
 
 def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
-    assert "variants: 1 (60 images), 2 (40 images)" in result["stderr"]
-    assert [(one["variant"], one["n_calibration"]) for one in result["variants"]] == [("1", 60), ("2", 40)]
+    assert "variants: 1 (60 images), 2 (50 images)" in result["stderr"]
+    assert [(one["variant"], one["n_calibration"]) for one in result["variants"]] == [("1", 60), ("2", 50)]
     assert all("5 %" in one["promise"] for one in result["variants"])
     assert result["promise"].endswith("kept for each of 2 variants")
     card = (workspace / "cards" / f"{result['model_id']}.md").read_text()
-    assert "| variants | 2 | a model, and a threshold, for each: 1 (60 images), 2 (40 images)." in card
+    assert "| variants | 2 | a model, and a threshold, for each: 1 (60 images), 2 (50 images)." in card
     assert f"({result['model_id']}-variants.png)" in card
     with Image.open(workspace / "cards" / f"{result['model_id']}-variants.png") as sheet:
         # Three pictures of each, a row each.
@@ -119,7 +119,7 @@ def test_other_shares_of_variants_are_no_drift(
 
 def test_variants_are_named_by_folder_or_table(nelbo: Nelbo, normals: Path, new: Path, tmp_path: Path) -> None:
     workspace, result = train(nelbo, normals, tmp_path / "workspace", "--variant-by", "folder")
-    assert [(one["variant"], one["n_calibration"]) for one in result["variants"]] == [("left", 60), ("right", 40)]
+    assert [(one["variant"], one["n_calibration"]) for one in result["variants"]] == [("left", 60), ("right", 50)]
     _, rows = scored(nelbo, workspace, new)
     assert {row["variant"] for row in rows} == {"left", "right"}
     table = tmp_path / "normals.csv"
@@ -133,7 +133,7 @@ def test_variants_are_named_by_folder_or_table(nelbo: Nelbo, normals: Path, new:
     table.write_text("\n".join(["path,variant", *lines[:50], *(line.partition(",")[0] + "," for line in lines[50:])]))
     code, _, err = nelbo("train", "--normal", table, "--root", normals, *SMALL, "--workspace", tmp_path / "no")
     assert code != 0
-    assert "50 of 100 usable images have no variant (first: " in err
+    assert "60 of 110 usable images have no variant (first: " in err
 
 
 def test_a_variant_with_few_images_is_judged_with_the_others(
