@@ -210,8 +210,9 @@ def test_heads(tmp_path: Path) -> None:
         "nearest neighbour of each place",
         "Gaussian of each place, 100 features",
     ]
-    # Curves, defects among the normals, and rates.
-    assert [row[:2] for row in found[8:]] == [["ELPV", "filters"]] * 3
+    # Curves, defects among the normals, one model of all and of variants, and rates.
+    assert [row[:2] for row in found[8:]] == [["ELPV", "filters"]] * 5
+    assert [row[2] for row in found[10:12]] == ["1", "auto"]
     assert found[-1][2:4] == ["2", "5%"]
 
 
