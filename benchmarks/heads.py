@@ -96,12 +96,11 @@ class Judged(NamedTuple):
 
 
 def fitted(
-    normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig, variants: int | str | list[str] = AUTO
+    normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig, variants: int | str = AUTO
 ) -> Judged:
     """Fit and score as ``train`` and ``score`` do."""
     shape = (config.height // config.stride_px, config.width // config.stride_px, normals.shape[-1])
-    known = {"variants": variants} if isinstance(variants, list) else {"asked": variants}
-    fit = fit_features(normals, shape, config, folds=numbers, images_of_variant=n_needed(FPR), **known)
+    fit = fit_features(normals, shape, config, folds=numbers, asked=variants, images_of_variant=n_needed(FPR))
     chunks = [
         fit.head.evaluate(test[start : start + _BATCH].reshape(-1, *shape)) for start in range(0, len(test), _BATCH)
     ]

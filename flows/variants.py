@@ -20,7 +20,7 @@ def named(row: Mapping[str, Any]) -> str | None:
 
 
 def count(table: pa.Table) -> list[dict[str, Any]]:
-    """Of each variant of a batch how many images were scored, and how many are flagged; empty where there is one.
+    """Count the scored and the flagged images of each variant in a batch; empty where there is one variant.
 
     Args:
         table: rows of scores with ``variant`` and ``verdict``.

@@ -82,13 +82,13 @@ def learn_places(
     Returns:
         The variants, and (n,) `Variants.beyond`.
     """
-    numbers, rows = np.asarray(folds), np.arange(len(means))
+    numbers = np.asarray(folds)
     distances = np.empty(len(means))
     for fold in np.unique(numbers):
         mine = numbers == fold
         projection, centres = _places(means[~mine], variants[~mine])
         unseen = Variants(projection, centres, np.ones((len(centres), 2))).distances(means[mine])
-        distances[mine] = unseen[rows[: mine.sum()], variants[mine]]
+        distances[mine] = np.take_along_axis(unseen, variants[mine][:, None], axis=1)[:, 0]
     projection, centres = _places(means, variants)
     usual = np.stack([_median_and_spread(np.log(distances[variants == one])) for one in range(len(centres))])
     found = Variants(projection, centres, usual)

@@ -267,7 +267,7 @@ class LinearHead(keras.Model):
 
 
 def chosen(values: Sequence[Tensor], variant: Tensor) -> Tensor:
-    """Of each image what its own variant says.
+    """What its own variant says of each image.
 
     Args:
         values: of each variant, (n, ...).

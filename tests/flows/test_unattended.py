@@ -81,15 +81,14 @@ def project(server: Prefect, trained: Trained, landed: Path, hourly: str) -> Pat
     return workspace
 
 
-def test_a_scheduled_and_an_event_triggered_run(
-    trained: Trained, landed: Path, direct: list[dict[str, Any]], tmp_path: Path
-) -> None:
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Prefect]:
     """On PostgreSQL; the other tests here are on SQLite."""
-    with postgresql() as database, prefect_server(tmp_path / "prefect", database=database) as server:
-        check_scheduled_and_triggered(server, trained, landed, direct)
+    with postgresql() as database, prefect_server(tmp_path / "prefect", database=database) as found:
+        yield found
 
 
-def check_scheduled_and_triggered(
+def test_a_scheduled_and_an_event_triggered_run(
     server: Prefect, trained: Trained, landed: Path, direct: list[dict[str, Any]]
 ) -> None:
     workspace = project(server, trained, landed, hourly="* * * * *")
