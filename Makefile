@@ -17,9 +17,9 @@ test: .venv/test.installed
 
 # Every table of docs/benchmarks.md that issue from one machine: hours. The small run only sees that none is broken;
 # it is a part of `make test`.
-BENCHMARKS := limits scoring end_to_end peers scale
+BENCHMARKS := speed.limits speed.scoring speed.end_to_end peers.compare speed.scale
 bench: .venv/test.installed
-	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 bench-smoke: .venv/test.installed
 	$(BIN)/pytest --numprocesses=2 --dist=load tests/benchmarks
@@ -29,7 +29,7 @@ bench-smoke: .venv/test.installed
 RESULTS ?= quality-results
 quality: .venv/test.installed
 	for script in quality heads; do \
-	    $(BIN)/python benchmarks/$$script.py --results $(RESULTS) $(addprefix --mtd ,$(MTD)) || exit 1; \
+	    $(BIN)/python -m benchmarks.detection.$$script --results $(RESULTS) $(addprefix --mtd ,$(MTD)) || exit 1; \
 	done
 
 quality-smoke: .venv/test.installed

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from data import Preprocessing, read_images
+from nelbo.data import Preprocessing, read_images
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 VALIDATION_SHARE = 0.15

@@ -1,6 +1,6 @@
 """The pictures in ``docs/images/``, of synthetic images: the pages of the dashboard, and a report.
 
-    python benchmarks/screenshots.py
+    python -m benchmarks.screenshots
 
 Run it again when a page looks different.
 """
@@ -16,10 +16,10 @@ from browser import Watched, chromium, dashboard
 from scored import MODEL, START, add_batch, add_calibration
 from synthetic import write_images
 
-from data import Preprocessing, read_table, write_json
-from flows.execution import execute
-from flows.settings import CalibrateOptions, ScoreOptions, TrainOptions
-from flows.workspace import Workspace
+from nelbo.data import Preprocessing, read_table, write_json
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace.layout import Workspace
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 N_BATCHES = 60

@@ -1,9 +1,8 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing."""
 
-from data.cache import Cache, CachedPixels, cache_images
-from data.colour import is_coloured, may_have_colour
-from data.contents import Contents
-from data.decoding import (
+from nelbo.data.cache import Cache, CachedPixels, cache_images
+from nelbo.data.decoder.colour import is_coloured, may_have_colour
+from nelbo.data.decoder.decoding import (
     Images,
     Look,
     first_coloured,
@@ -15,23 +14,17 @@ from data.decoding import (
     read_images,
     read_thumbnail,
 )
-from data.digest import read_as_written, rows_digest
-from data.duplicates import near_duplicates
-from data.errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
-from data.files import File
-from data.frame import Frame, Part
-from data.groups import n_groups, united
-from data.limits import Limits
-from data.listing import list_source
-from data.manifest import Known, Manifest, Scan, ingest
-from data.names import is_url
-from data.path_rules import names_in_paths
-from data.places import COMMIT, Place, modified, open_place, publish_folder, read_unchanged, remove_folder
-from data.preprocessing import Preprocessing, prepare, prepare_with_part
-from data.quality import image_quality, part_quality
-from data.roots import is_there
-from data.samples import is_float
-from data.schemas import (
+from nelbo.data.decoder.limits import Limits
+from nelbo.data.decoder.preprocessing import Preprocessing, prepare, prepare_with_part
+from nelbo.data.decoder.samples import is_float
+from nelbo.data.duplicates import near_duplicates
+from nelbo.data.errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
+from nelbo.data.groups import n_groups, with_united_groups
+from nelbo.data.part.frame import Frame, Part
+from nelbo.data.path_rules import names_in_paths
+from nelbo.data.places import COMMIT, Place, modified, open_place, publish_folder, read_unchanged, remove_folder
+from nelbo.data.quality import image_quality, part_quality
+from nelbo.data.schemas import (
     CALIBRATION_SCHEMA,
     DECISIONS,
     FLAGGED_SCHEMA,
@@ -49,8 +42,16 @@ from data.schemas import (
     SHARD_SCHEMA,
     STATISTICS,
 )
-from data.splits import folds, split_by_content
-from data.store import (
+from nelbo.data.sources.contents import Contents
+from nelbo.data.sources.digest import read_as_written, rows_digest
+from nelbo.data.sources.files import File
+from nelbo.data.sources.listing import list_source
+from nelbo.data.sources.manifest import Known, Manifest, Scan, ingest
+from nelbo.data.sources.names import is_url
+from nelbo.data.sources.roots import is_there
+from nelbo.data.sources.urls import HARMLESS, check_url, check_urls
+from nelbo.data.splits import folds, split_by_content
+from nelbo.data.store import (
     atomic_path,
     iter_rows,
     read_metadata,
@@ -62,7 +63,6 @@ from data.store import (
     write_scores,
     write_table,
 )
-from data.urls import HARMLESS, check_url, check_urls
 
 __all__ = [
     "CALIBRATION_SCHEMA",
@@ -144,7 +144,7 @@ __all__ = [
     "rows_digest",
     "split_by_content",
     "table_writer",
-    "united",
+    "with_united_groups",
     "write_json",
     "write_scores",
     "write_table",

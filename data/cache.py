@@ -14,12 +14,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data.decoding import part_of, read_images
-from data.files import File
-from data.frame import Part
-from data.limits import Limits
-from data.preprocessing import Preprocessing
-from data.store import write_json
+from nelbo.data.decoder.decoding import part_of, read_images
+from nelbo.data.decoder.limits import Limits
+from nelbo.data.decoder.preprocessing import Preprocessing
+from nelbo.data.part.frame import Part
+from nelbo.data.sources.files import File
+from nelbo.data.store import write_json
 
 #: Pixel values that are decoded at a time; bounds the memory that making a cache takes.
 CHUNK_VALUES = 16_000_000

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cache import CachedPixels
+from nelbo.data.cache import CachedPixels
 
 #: Root mean square between two pictures' block means, in grey levels of 255, up to which they are the same.
 ALIKE_LEVELS = 1.0

@@ -20,7 +20,7 @@ class SpaceError(OSError):
 
 
 class ImageError(ValueError):
-    """One image cannot be used; ``reason`` is one of :data:`data.schemas.REASONS`, or ``CHANGED``."""
+    """One image cannot be used; ``reason`` is one of :data:`nelbo.data.schemas.REASONS`, or ``CHANGED``."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+import pyarrow as pa
+
 
 def united(image_ids: Sequence[str | None], groups: Sequence[str | None]) -> list[str | None]:
     """The group of each image when groups that share a content are one.
@@ -56,3 +58,9 @@ def n_groups(image_ids: Sequence[str], groups: Sequence[str | None]) -> int | No
     (2, None)
     """
     return None if all(group is None for group in groups) else len(members(image_ids, groups))
+
+
+def with_united_groups(table: pa.Table) -> pa.Table:
+    """The rows with groups that share a content as one: some of the rows are enough then to tell what is apart."""
+    groups = united(table["image_id"].to_pylist(), table["group"].to_pylist())
+    return table.set_column(table.schema.get_field_index("group"), "group", pa.array(groups, pa.string()))

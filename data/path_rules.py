@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import InputError
+from nelbo.data.errors import InputError
 
 #: The rule that takes the name of the folder; every other rule is a pattern.
 FOLDER = "folder"

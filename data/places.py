@@ -17,9 +17,9 @@ from typing import TypeAlias, TypeVar
 import pyarrow.parquet as pq
 from upath import UPath
 
-from data.errors import InputError
-from data.names import is_url, local_path
-from data.urls import check_url
+from nelbo.data.errors import InputError
+from nelbo.data.sources.names import is_url, local_path
+from nelbo.data.sources.urls import check_url
 
 #: A local path, or an object or prefix in a store.
 Place: TypeAlias = Path | UPath

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.frame import Part
+from nelbo.data.part.frame import Part
 
 
 def image_quality(pixels: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:

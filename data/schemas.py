@@ -5,7 +5,7 @@
 
 import pyarrow as pa
 
-from data.errors import TIMEOUT
+from nelbo.data.errors import TIMEOUT
 
 SCHEMA_VERSION = 5
 
@@ -27,7 +27,7 @@ VERDICTS = ("normal", "review", "anomalous", "not_scored")
 _word = pa.dictionary(pa.int32(), pa.string())
 _utc = pa.timestamp("us", tz="UTC")
 
-#: What an image looks like before any model, as far as it was decoded; see `data.quality`.
+#: What an image looks like before any model, as far as it was decoded; see `nelbo.data.quality`.
 QUALITY = ("brightness", "contrast", "sharpness", "part_area", "part_x", "part_y", "part_degrees")
 
 #: One row for each file of a batch.

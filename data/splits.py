@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from data.groups import members
+from nelbo.data.groups import members
 
 Group = list[str]
 

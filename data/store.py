@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from data.errors import InputError, MissingError, SpaceError
-from data.places import Place, open_parquet, open_place, read_unchanged, upload, was_replaced
-from data.schemas import SCHEMA_VERSION, SCORES_SCHEMA
-from data.versions import check_types, upgrade
+from nelbo.data.errors import InputError, MissingError, SpaceError
+from nelbo.data.places import Place, open_parquet, open_place, read_unchanged, upload, was_replaced
+from nelbo.data.schemas import SCHEMA_VERSION, SCORES_SCHEMA
+from nelbo.data.versions import check_types, upgrade
 
 ROW_GROUP_ROWS = 65_536
 

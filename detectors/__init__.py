@@ -4,17 +4,18 @@ Works on any array of scores with the anomalous side up; no neural network is im
 scikit-learn estimator, is asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from detectors.calibration import variant_levels
-from detectors.delong import PairedTest, delong_interval, delong_test
-from detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
-from detectors.errors import CalibrationError
-from detectors.gate import Finding, Gate, Judged, gate
-from detectors.interval import Interval, binomial_interval
-from detectors.labelled import check_objective, labelled_threshold
-from detectors.mcnemar import mcnemar_test
-from detectors.metrics import (
+from nelbo.detectors.calibration import variant_levels
+from nelbo.detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
+from nelbo.detectors.errors import CalibrationError
+from nelbo.detectors.interval import Interval, binomial_interval
+from nelbo.detectors.metrics.delong import PairedTest, delong_interval, delong_test
+from nelbo.detectors.metrics.gate import Finding, Gate, Judged, gate
+from nelbo.detectors.metrics.labelled import check_objective, labelled_threshold
+from nelbo.detectors.metrics.mcnemar import mcnemar_test
+from nelbo.detectors.metrics.metrics import (
     Confusion,
     Evaluation,
     VerdictCounts,
@@ -25,14 +26,14 @@ from detectors.metrics import (
     f1_all_anomalous,
     recall_at_fpr,
 )
-from detectors.parts import HELD_OUT_FROM, images_of_variant, part_sizes
-from detectors.pixels import aupro, pixel_auroc
-from detectors.promise import check_size, false_alarm_interval, n_needed, supported_fpr
-from detectors.threshold import APPROXIMATE, Threshold, conformal_threshold, trim
-from detectors.verdict import decision_function, p_values, q_values, verdicts
+from nelbo.detectors.metrics.pixels import aupro, pixel_auroc
+from nelbo.detectors.parts import HELD_OUT_FROM, images_of_variant, part_sizes
+from nelbo.detectors.promise import check_size, false_alarm_interval, n_needed, supported_fpr
+from nelbo.detectors.threshold import APPROXIMATE, Threshold, conformal_threshold, trim
+from nelbo.detectors.verdict import decision_function, p_values, q_values, verdicts
 
 if TYPE_CHECKING:
-    from detectors.estimator import NelboDetector, NotCalibratedError
+    from nelbo.detectors.estimator.estimator import NelboDetector, NotCalibratedError
 
 __all__ = [
     "APPROXIMATE",
@@ -89,9 +90,7 @@ def __getattr__(name: str) -> Any:
     """The estimator and its error when they are first asked for."""
     if name not in ("NelboDetector", "NotCalibratedError"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from detectors import estimator
-
-    return getattr(estimator, name)
+    return getattr(import_module("nelbo.detectors.estimator.estimator"), name)
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.promise import n_needed
-from detectors.threshold import conformal_threshold
-from detectors.verdict import p_values
+from nelbo.detectors.promise import n_needed
+from nelbo.detectors.threshold import conformal_threshold
+from nelbo.detectors.verdict import p_values
 
 Scores = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ks_2samp
 
-from detectors.checks import check_scores
-from detectors.promise import false_alarm_probability
+from nelbo.detectors.checks import check_scores
+from nelbo.detectors.promise import false_alarm_probability
 
 #: Share of the capital that the martingale spreads anew over its three bets before each score.
 JUMP = 0.01

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import betainc
 from scipy.stats import beta, betabinom
 
-from detectors.errors import CalibrationError
-from detectors.interval import Interval
+from nelbo.detectors.errors import CalibrationError
+from nelbo.detectors.interval import Interval
 
 #: Rarer false alarms would need more calibration images than anyone has.
 MIN_FPR = 1e-9

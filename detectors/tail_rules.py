@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from detectors.checks import check_scores
-from detectors.errors import CalibrationError
+from nelbo.detectors.checks import check_scores
+from nelbo.detectors.errors import CalibrationError
 
 #: A statistic whose name ends so is strange on both sides: too high, and too low.
 TWO_SIDED = "_two_sided"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detectors.checks import check_labels, check_scores
-from detectors.interval import Interval
-from detectors.labelled import EQUAL_COSTS, labelled_threshold
-from detectors.promise import (
+from nelbo.detectors.checks import check_labels, check_scores
+from nelbo.detectors.interval import Interval
+from nelbo.detectors.metrics.labelled import EQUAL_COSTS, labelled_threshold
+from nelbo.detectors.promise import (
     check_rates,
     check_size,
     false_alarm_interval,
@@ -32,7 +32,7 @@ class Threshold:
     fpr: promised false-positive rate on fresh normal images, or with `cross` the rate aimed at; None where there is
         neither.
     objective: "conformal"; "trimmed" (conformal on a contaminated set, so without a promise); or one of
-        `detectors.labelled.OBJECTIVES`.
+        `nelbo.detectors.metrics.labelled.OBJECTIVES`.
     n_calibration: normal images behind it, without those trimmed.
     confidence: share of calibration sets for which the promise holds; None if it holds on average over them.
     target: of an objective that has one; of "trimmed" the rate that was asked for.

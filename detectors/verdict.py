@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import false_discovery_control
 
-from detectors.checks import check_scores
+from nelbo.detectors.checks import check_scores
 
 
 def p_values(scores: ArrayLike, calibration_scores: ArrayLike) -> NDArray[np.float64]:

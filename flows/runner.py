@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from flows.progress import progress
+from nelbo.flows.inference.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -60,7 +60,7 @@ SMALL = ["--set", "image_size=32", "--set", "epochs=12"]
 @pytest.fixture
 def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run the command line in this process; (exit code, stdout, stderr)."""
-    from flows.cli import main
+    from nelbo.flows.cli.main import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["nelbo", *map(str, arguments)])
@@ -72,10 +72,9 @@ def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             code = int(stop.code or 0)
         finally:
             # It has this process to itself; another test may capture what is logged.
-            for name in ("flows", "vae_core", "detectors", "data"):
-                logger = logging.getLogger(name)
-                logger.handlers, logger.propagate = [], True
-                logger.setLevel(logging.NOTSET)
+            logger = logging.getLogger("nelbo")
+            logger.handlers, logger.propagate = [], True
+            logger.setLevel(logging.NOTSET)
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -85,8 +84,8 @@ def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="session")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A workspace with one trained and calibrated model, and what training said."""
-    from flows.execution import execute
-    from flows.settings import TrainOptions
+    from nelbo.flows.options.options import TrainOptions
+    from nelbo.flows.orchestration.execution import execute
 
     workspace = tmp_path_factory.mktemp("trained") / "workspace"
     options = TrainOptions(normal=str(images / "normal"), workspace=str(workspace), image_size=(32, 32), epochs=12)

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, REVIEWS_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
-from data.schemas import DECISIONS, MEASURES, REASONS, VERDICTS
+from nelbo.data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, REVIEWS_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
+from nelbo.data.schemas import DECISIONS, MEASURES, REASONS, VERDICTS
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = (ROOT / "docs" / "data_contract.md").read_text(encoding="utf-8")
@@ -56,11 +56,11 @@ def test_contract_of_flagged_and_calibrations() -> None:
 
 
 def test_contract_of_ledgers(tmp_path: Path) -> None:
-    from flows.ingestion import manifest_metadata
-    from flows.landing import UNFINISHED
-    from flows.run import Run
-    from flows.settings import ScoreOptions
-    from flows.workspace import Workspace
+    from nelbo.flows.options.options import ScoreOptions
+    from nelbo.flows.steps.ingest import manifest_metadata
+    from nelbo.flows.steps.land import UNFINISHED
+    from nelbo.flows.workspace.layout import Workspace
+    from nelbo.flows.workspace.runs import Run
 
     section = CONTRACT.split("\n## landing\n")[1].split("\n## ")[0]
     keys = re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
@@ -78,8 +78,8 @@ def test_contract_lists_every_reason_and_verdict() -> None:
 def test_examples_of_the_contract_run(
     trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.execution import execute
-    from flows.settings import ScoreOptions
+    from nelbo.flows.options.options import ScoreOptions
+    from nelbo.flows.orchestration.execution import execute
 
     workspace = shutil.copytree(trained[0], tmp_path / "workspace")
     execute("score", ScoreOptions(images=str(images / "new"), workspace=str(workspace)), prefect=False)
@@ -89,10 +89,10 @@ def test_examples_of_the_contract_run(
     for example in examples:
         scope: dict[str, Any] = {}
         exec(example, scope)  # noqa: S102 - our own document
-        found[re.search(r"(?:import|from) (\w+)", example)[1]] = scope.get("scores", scope.get("table"))  # type: ignore[index]
-    assert set(found) == {"pandas", "duckdb", "polars", "data"}
+        found[re.search(r"(?:import|from) ([.\w]+)", example)[1]] = scope.get("scores", scope.get("table"))  # type: ignore[index]
+    assert set(found) == {"pandas", "duckdb", "polars", "nelbo.data"}
     n_anomalous = (found["pandas"]["verdict"] == "anomalous").sum()
-    assert len(found["pandas"]) == len(found["data"]) == found["polars"]["n"].sum() == 28
+    assert len(found["pandas"]) == len(found["nelbo.data"]) == found["polars"]["n"].sum() == 28
     assert len(found["duckdb"]) == found["polars"]["n_anomalous"].sum() == n_anomalous > 0
 
 

@@ -2,33 +2,33 @@ from .bound import Bound, importance_weighted_bound
 from .bundle import load_bundle, save_bundle, verify_bundle
 from .checksums import BundleError
 from .config import TrainConfig, VAEConfig, check_together
-from .crossfit import N_FOLDS
 from .device import check_devices
-from .difference import LOST, difference, differences, unmoved
-from .engine_folder import exported_files, load_exported, save_exported
-from .exported import (
+from .engines.difference import LOST, difference, differences, unmoved
+from .engines.exported import (
     ENGINES,
     EngineError,
     Exported,
     is_installed,
 )
-from .exporting import export, usual_engines
-from .layers import Sampling
-from .likelihoods import (
+from .engines.exporting import export, usual_engines
+from .engines.folder import exported_files, load_exported, save_exported
+from .engines.speed import images_per_s, machine
+from .features.pretext import n_pretext_epochs
+from .features.pretrained import BackboneError
+from .linear.crossfit import N_FOLDS
+from .linear.variants import VariantError
+from .model import Model
+from .network.layers import Sampling
+from .network.likelihoods import (
     bernoulli_log_likelihood,
     continuous_bernoulli_log_likelihood,
     discretised_logistic_log_likelihood,
     gaussian_log_likelihood,
 )
-from .model import Model
-from .objective import kl_divergence, rate_map
+from .network.objective import kl_divergence, rate_map
 from .pixels import supported
-from .pretext import n_pretext_epochs
-from .pretrained import BackboneError
 from .scoring import PixelsError, Scorable, Score, bits_per_dim, score
-from .speed import images_per_s, machine
-from .training import Training, train
-from .variants import VariantError
+from .training.training import Training, train
 
 __all__ = [
     "ENGINES",

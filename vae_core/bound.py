@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.architecture import latent_shape
-from vae_core.model import Model
-from vae_core.scorer import LogWeights
-from vae_core.scoring import Array, check_finite, check_pixels, default_batch_size, padded
+from nelbo.vae_core.model import Model
+from nelbo.vae_core.network.architecture import latent_shape
+from nelbo.vae_core.scorer import LogWeights
+from nelbo.vae_core.scoring import Array, check_finite, check_pixels, default_batch_size, padded
 
 #: Images at a time; few, so that many of their draws are decoded together.
 _IMAGES = 8
@@ -86,9 +86,9 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
 
     Source: Burda et al. 2016, "Importance weighted autoencoders", equation 8.
 
-    >>> from vae_core import Model, VAEConfig
-    >>> from vae_core.network import VAE
-    >>> from vae_core.model import draw_eps
+    >>> from nelbo.vae_core import Model, VAEConfig
+    >>> from nelbo.vae_core.network.vae import VAE
+    >>> from nelbo.vae_core.model import draw_eps
     >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
     >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
     >>> bound = importance_weighted_bound(untrained, np.zeros((2, 16, 16, 1), np.float32), n_samples=50)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from vae_core.checksums import BundleError, as_json, read_files, write_files
-from vae_core.config import VAEConfig
+from nelbo.vae_core.checksums import BundleError, as_json, read_files, write_files
+from nelbo.vae_core.config import VAEConfig
 
 if TYPE_CHECKING:
-    from vae_core.model import Model
+    from nelbo.vae_core.model import Model
 
 FORMAT_VERSION = 1
 _FILES = ("model.json", "weights.safetensors")
@@ -47,8 +47,8 @@ def save_bundle(
         BundleError: a bundle of that id is there, and damaged.
 
     >>> import tempfile
-    >>> from vae_core import Model
-    >>> from vae_core.network import VAE
+    >>> from nelbo.vae_core import Model
+    >>> from nelbo.vae_core.network.vae import VAE
     >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
     >>> model = Model(config, VAE(config), np.zeros((1, 1, 1, 16), np.float32), ones, ones, {})
     >>> folder = Path(tempfile.mkdtemp())
@@ -103,9 +103,9 @@ def load_bundle(folder: Path) -> "Model":
         BundleError: damaged, incomplete, or made for another version.
     """
     # A bundle can be checked, and an exported one scored with, where there is no Keras.
-    from vae_core.architecture import latent_shape
-    from vae_core.backbones import assign_weights
-    from vae_core.model import Model, untrained
+    from nelbo.vae_core.features.backbones import assign_weights
+    from nelbo.vae_core.model import Model, untrained
+    from nelbo.vae_core.network.architecture import latent_shape
 
     description, tensors = _read(folder)
     try:

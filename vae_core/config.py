@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vae_core.pretrained import find_weights
+from nelbo.vae_core.features.pretrained import find_weights
 
 PRESETS = ("conv_1x1x16", "conv_spatial", "resnet", "features")
 #: What models features: a linear VAE for each position, or one of all positions together, both solved; or a deep one.
@@ -325,7 +325,7 @@ class TrainConfig:
         variants: of a linear head: models of so many variants of the product; ``auto`` where the images show several.
         pretext_steps: batches of 32 crops that the backbone ``self_trained`` learns from.
         backbone_weights: path of the weights of any other backbone, or None for those that are installed; see
-            `vae_core.backbones.load_weights`.
+            `nelbo.vae_core.features.backbones.load_weights`.
         devices: over which each batch is spread, by data parallelism.
         deterministic: ask the framework for operations that repeat to the bit, at some cost in speed. It holds
             for the whole process from then on.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import keras
 
-from vae_core.config import TrainConfig
+from nelbo.vae_core.config import TrainConfig
 
 #: Of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

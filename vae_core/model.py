@@ -8,17 +8,17 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.architecture import latent_shape
-from vae_core.config import VAEConfig
-from vae_core.features import DetailMap, Features, joined_shape
-from vae_core.linear import N_LATENTS
-from vae_core.linear_vae import LinearHead, blocks_of
-from vae_core.network import VAE
-from vae_core.pixels import PixelRows, to_unit
-from vae_core.representation import Representation
-from vae_core.scorer import LocalNelbo, LogWeights, Scorer
-from vae_core.scoring import Array, default_batch_size, padded
-from vae_core.usual import POOLED_IMAGES, Usual, learn_usual
+from nelbo.vae_core.config import VAEConfig
+from nelbo.vae_core.features.features import DetailMap, Features, joined_shape
+from nelbo.vae_core.features.representation import Representation
+from nelbo.vae_core.linear.moments import N_LATENTS
+from nelbo.vae_core.linear.vae import LinearHead, blocks_of
+from nelbo.vae_core.network.architecture import latent_shape
+from nelbo.vae_core.network.vae import VAE
+from nelbo.vae_core.pixels import PixelRows, to_unit
+from nelbo.vae_core.scorer import LocalNelbo, LogWeights, Scorer
+from nelbo.vae_core.scoring import Array, default_batch_size, padded
+from nelbo.vae_core.usual import POOLED_IMAGES, Usual, learn_usual
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Model:
     preprocessing: how files become pixels; opaque here, kept with the model.
     batch_size: images in one padded batch; None takes what suits the size of the input.
     representation: pixels to features, in the preset ``features``; those of a deep head are whitened.
-    usual_statistics: (3, 2) or (v, 3, 2), see `vae_core.usual.Usual`; None in models of pixels, and of version 0.1.
+    usual_statistics: (3, 2) or (v, 3, 2), see `usual.Usual`; None in models of pixels, and of version 0.1.
     detail: the map for people, of a linear head.
     """
 

@@ -6,15 +6,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_core.config import VAEConfig
-from vae_core.device import jit_compile
-from vae_core.features import DetailMap, gathered
-from vae_core.likelihoods import Tensor
-from vae_core.linear_vae import LinearHead
-from vae_core.network import VAE
-from vae_core.objective import enlarge, smooth, spread
-from vae_core.scoring import JOINT, VARIANT, Array, anomaly_score, default_batch_size, n_worst
-from vae_core.usual import Usual
+from nelbo.vae_core.config import VAEConfig
+from nelbo.vae_core.device import jit_compile
+from nelbo.vae_core.features.features import DetailMap, gathered
+from nelbo.vae_core.linear.vae import LinearHead
+from nelbo.vae_core.network.likelihoods import Tensor
+from nelbo.vae_core.network.objective import enlarge, smooth, spread
+from nelbo.vae_core.network.vae import VAE
+from nelbo.vae_core.scoring import JOINT, VARIANT, Array, anomaly_score, default_batch_size, n_worst
+from nelbo.vae_core.usual import Usual
 
 
 class Scorer(keras.Model):

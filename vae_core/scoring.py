@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.config import VAEConfig
-from vae_core.pixels import supported
+from nelbo.vae_core.config import VAEConfig
+from nelbo.vae_core.pixels import supported
 
 #: Share of the pixels, the worst ones, whose distortion is kept apart.
 WORST_PIXELS = 0.1
@@ -70,7 +70,7 @@ def anomaly_score(found: Mapping[str, Any], statistic: str) -> Any:
 
     Args:
         found: columns of `Score`: parts of the statistic, and ``variant_z`` where there are several variants.
-        statistic: of `vae_core.config.STATISTICS`.
+        statistic: of `nelbo.vae_core.config.STATISTICS`.
 
     >>> anomaly_score({"peak": 3.0, "variant_z": 0.5}, "peak")
     3.5
@@ -131,9 +131,9 @@ def score(model: Scorable, pixels: Array, *, eps: Array | None = None, maps: boo
         ValueError: wrong shape, pixels that are NaN or outside [0, 1], or that the likelihood is not defined for.
         FloatingPointError: a score is not finite.
 
-    >>> from vae_core import Model, VAEConfig
-    >>> from vae_core.model import draw_eps
-    >>> from vae_core.network import VAE
+    >>> from nelbo.vae_core import Model, VAEConfig
+    >>> from nelbo.vae_core.model import draw_eps
+    >>> from nelbo.vae_core.network.vae import VAE
     >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
     >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
     >>> scored = score(untrained, np.zeros((2, 16, 16, 1), np.float32))

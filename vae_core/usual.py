@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from vae_core.scoring import n_worst
+from nelbo.vae_core.scoring import n_worst
 
 #: Weight of the spread over all positions in the spread of one, counted in images: keeps the standard deviation of a
 #: position sane where few images were seen.

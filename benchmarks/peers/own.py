@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from vae_core import Scorable, TrainConfig, VAEConfig, export, score, train
+from nelbo.vae_core import Scorable, TrainConfig, VAEConfig, export, score, train
 
 VALIDATION_SHARE = 0.15
 #: Images that what is exported is compared with Keras on.

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from data import Place
-from flows.calibrations import Calibration, promise, read_calibration
-from flows.dashboard.literal import literal
-from flows.dashboard.tables import Tables
-from flows.errors import UsageError
-from flows.workspace import Workspace
+from nelbo.data import Place
+from nelbo.flows.dashboard.literal import literal
+from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.workspace.calibrations.calibration import Calibration, promise, read_calibration
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
 
 
 def known_calibration(tables: Tables, calibration_id: str) -> Calibration | None:

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from flows.dashboard.style import palette
+from nelbo.flows.dashboard.style import palette
 
 #: How a batch compares with its band, in words, with the shape of its point.
 WITHIN, ABOVE, BELOW, UNPROMISED = "within chance", "more than chance", "fewer than chance", "no promise"

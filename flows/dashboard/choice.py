@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from flows.dashboard.links import page_at
-from flows.dashboard.style import nothing
-from flows.dashboard.tables import Batch, Tables
+from nelbo.flows.dashboard.links import page_at
+from nelbo.flows.dashboard.style import nothing
+from nelbo.flows.dashboard.tables import Batch, Tables
 
 #: Of the batches to choose from; older ones have links.
 _SHOWN = 500

@@ -11,8 +11,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from flows.dashboard.palette import DARK, LIGHT
-from flows.rendering import template
+from nelbo.flows.dashboard.palette import DARK, LIGHT
+from nelbo.flows.report.rendering import template
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -6,7 +6,9 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-from flows.dashboard.door import Door
-from flows.settings import PASSWORD
+from nelbo.flows.dashboard.door import Door
+from nelbo.flows.options.options import PASSWORD
 
-app = st.App(Path(__file__).with_name("app.py"), middleware=[Middleware(Door, password=os.environ.get(PASSWORD))])
+app = st.App(
+    Path(__file__).with_name("pages") / "app.py", middleware=[Middleware(Door, password=os.environ.get(PASSWORD))]
+)

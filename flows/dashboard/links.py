@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from flows.dashboard.frames import show_frame
+from nelbo.flows.dashboard.frames import show_frame
 
 #: The row of an image as addresses name it.
 _QUERY = {"model": "model_id", "batch": "batch_id", "image": "image_id", "path": "relative_path"}

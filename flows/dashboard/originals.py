@@ -7,15 +7,16 @@ from typing import Any
 
 from PIL import Image
 
-from data import CHANGED, File, ImageError, InputError, Place, Preprocessing, read_metadata, read_thumbnail
-from flows.engines import choose_engine
-from flows.errors import bad_input
-from flows.heatmap import uncover
-from flows.models import describe_model, load_model
-from flows.pictures import as_picture
-from flows.pipeline import look_again
-from flows.settings import DecodingSettings
-from flows.workspace import Workspace
+from nelbo.data import CHANGED, File, ImageError, InputError, Place, Preprocessing, read_metadata, read_thumbnail
+from nelbo.flows.inference.engines import choose_engine
+from nelbo.flows.inference.heatmap import uncover
+from nelbo.flows.inference.models import load_model
+from nelbo.flows.inference.pipeline import look_again
+from nelbo.flows.options.options import DecodingSettings
+from nelbo.flows.report.pictures import as_picture
+from nelbo.flows.workspace.errors import bad_input
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.models import describe_model
 
 #: Longer side of what is shown of an original.
 SIDE_PX = 1024

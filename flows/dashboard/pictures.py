@@ -9,15 +9,15 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from data import Place, Preprocessing
-from flows.calibrations import Calibration, read_calibration
-from flows.dashboard.calibrations import tell_damaged
-from flows.dashboard.literal import literal
-from flows.dashboard.originals import SIDE_PX, NotShownError, located, original, preprocessing_of
-from flows.dashboard.tables import Tables
-from flows.errors import UsageError
-from flows.heatmap import OPACITY, colours, overlay
-from flows.workspace import Workspace
+from nelbo.data import Place, Preprocessing
+from nelbo.flows.dashboard.calibrations import tell_damaged
+from nelbo.flows.dashboard.literal import literal
+from nelbo.flows.dashboard.originals import SIDE_PX, NotShownError, located, original, preprocessing_of
+from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.inference.heatmap import OPACITY, colours, overlay
+from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
 
 #: A row of ``scores`` or ``flagged``, by its columns.
 Row = Mapping[Any, Any]

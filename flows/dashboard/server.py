@@ -11,10 +11,10 @@ from typing import NoReturn
 
 import typer
 
-from flows.dashboard.palette import DARK, LIGHT, Palette
-from flows.errors import UsageError
-from flows.settings import PASSWORD
-from flows.workspace import Workspace
+from nelbo.flows.dashboard.palette import DARK, LIGHT, Palette
+from nelbo.flows.options.options import PASSWORD
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
 
 _FRONT = Path(__file__).with_name("front.py")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from flows.dashboard.literal import literal
-from flows.dashboard.palette import DARK, LIGHT, Palette
+from nelbo.flows.dashboard.literal import literal
+from nelbo.flows.dashboard.palette import DARK, LIGHT, Palette
 
 _CSS = """
 /* Streamlit fades captions below the contrast that WCAG AA asks for. */

@@ -15,10 +15,10 @@ import duckdb
 import pandas as pd
 from joblib import cpu_count
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
-from flows.compaction import KINDS
-from flows.flagged import MATCHING
-from flows.workspace import Workspace, is_id
+from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
+from nelbo.flows.workspace.flagged import MATCHING
+from nelbo.flows.workspace.layout import Workspace, is_id
+from nelbo.flows.workspace.tables import KINDS
 
 #: A published batch: the id of the model that scored it, and its own.
 Batch = tuple[str, str]

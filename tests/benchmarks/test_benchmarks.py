@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from tables import BENCHMARKS, rows
+from tables import ROOT, rows
 
 Script = Callable[[str], ModuleType]
 
@@ -17,14 +17,14 @@ Script = Callable[[str], ModuleType]
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """Import a module of the folder, as its scripts do."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.syspath_prepend(ROOT)
     return importlib.import_module
 
 
 # The longest, so first.
 @pytest.mark.slow
 def test_scale() -> None:
-    found = rows("scale.py")
+    found = rows("speed.scale")
     assert [row[0] for row in found] == [
         "a Dask worker starts",
         "a client connects",
@@ -42,7 +42,7 @@ def test_scale() -> None:
 
 @pytest.mark.slow
 def test_limits() -> None:
-    found = rows("limits.py")
+    found = rows("speed.limits")
     assert [row for row in found if not all(row)] == []
     assert [row[0] for row in found if not row[0].startswith("matrix")] == [
         "memory copy",
@@ -55,7 +55,7 @@ def test_limits() -> None:
 
 @pytest.mark.slow
 def test_scoring() -> None:
-    found = rows("scoring.py")
+    found = rows("speed.scoring")
     assert [row[2] for row in found] == ["predict", "keras", "openvino", "onnx"]
     assert [row for row in found if not all(row)] == []
     assert found[0][5] == "1.00"
@@ -63,20 +63,20 @@ def test_scoring() -> None:
 
 @pytest.mark.slow
 def test_end_to_end() -> None:
-    found = rows("end_to_end.py")
+    found = rows("speed.end_to_end")
     assert [row[0] for row in found] == ["40"]
     assert [row for row in found if not all(row)] == []
 
 
 @pytest.mark.slow
 def test_peers() -> None:
-    found = rows("peers.py")
+    found = rows("peers.compare")
     assert [row[0] for row in found] == ["nelbo, one epoch", "scikit-learn PCA", "scikit-learn IsolationForest"]
     assert [row for row in found if not all(row)] == []
 
 
 def test_a_ceiling_is_that_of_the_fastest_library(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = script("limits")
+    limits = script("benchmarks.speed.limits")
     products = {
         "slow": lambda precision, side: limits.numpy_product(precision, 2 * side),
         "fast": limits.numpy_product,
@@ -93,7 +93,7 @@ def test_a_ceiling_is_that_of_the_fastest_library(script: Script, monkeypatch: p
 def test_a_peer_that_fails_says_why(script: Script, tmp_path: Path) -> None:
     for part in ("train", "test"):
         np.save(tmp_path / f"{part}.npy", np.zeros((1, 16, 16, 1), np.float32))
-    peers = script("peers")
+    peers = script("benchmarks.peers.compare")
     absent = peers.Peer("absent", "no_such_module", "Detector")
     row = peers.cells(absent, tmp_path, tmp_path, data=None, rounds=1, minutes=1)
     assert row == ["absent", "could not be installed or run: ModuleNotFoundError: No module named 'no_such_module'"]
@@ -102,11 +102,11 @@ def test_a_peer_that_fails_says_why(script: Script, tmp_path: Path) -> None:
 
 
 def test_rates(script: Script) -> None:
-    assert doctest.testmod(script("rates")) == (0, 2)
+    assert doctest.testmod(script("benchmarks.rates")) == (0, 2)
 
 
 @pytest.mark.slow
 def test_locating() -> None:
-    found = rows("locating.py")
+    found = rows("detection.locating")
     assert [row[:2] for row in found[2:]] == [["screw", "on"]]
     assert [row for row in found if not all(row)] == []

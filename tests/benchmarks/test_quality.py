@@ -10,23 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tables import BENCHMARKS, rows
+from tables import ROOT, rows
 
-from detectors.interval import Interval
+from nelbo.detectors.interval import Interval
 
 
 @pytest.fixture
 def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import quality
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.detection import quality
 
     return quality
 
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import results
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.detection import results
 
     return results
 
@@ -36,7 +36,7 @@ def test_quality() -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
     # Of each sort one: those of heads are looked at below, and trained ones take long.
     few = ("nelbo, filters", "nelbo, conv_1x1x16", "darkest pixel", "1-NN on pixels", "size")
-    found = rows("quality.py", "--sets", "ELPV", "--detectors", *few)
+    found = rows("detection.quality", "--sets", "ELPV", "--detectors", *few)
     names = [row[0] for row in found]
     assert names[:3] == [f"nelbo, filters, {of} (1)" for of in ("joint", "peak", "nelbo")]
     assert {f"nelbo, conv_1x1x16, {statistic} (1)" for statistic in ("peak", "nelbo")} <= set(names)
@@ -47,7 +47,7 @@ def test_quality() -> None:
 @pytest.mark.slow
 def test_mistakes(tmp_path: Path) -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
-    found = rows("mistakes.py", "--pictures", str(tmp_path))
+    found = rows("detection.mistakes", "--pictures", str(tmp_path))
     assert [row[0] for row in found] == ["all", "mono", "poly"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ELPV, nelbo, features, flagged.png",
@@ -121,7 +121,7 @@ def test_classes_have_a_row_for_each_detector_that_saw_all(results: ModuleType) 
 
 
 def test_the_published_tables_are_of_the_published_figures(results: ModuleType) -> None:
-    docs = BENCHMARKS.parent / "docs"
+    docs = ROOT / "docs"
     published = (docs / "benchmarks.md").read_text(encoding="utf-8")
     figures = results.read_figures(docs / "quality.csv")
     of_classes = figures["set"].str.startswith("Fashion-MNIST")
@@ -177,8 +177,8 @@ def test_a_set_with_the_same_normal_images_trains_no_model_of_its_own(
 def test_mistakes_are_on_the_wrong_side_of_the_threshold(
     monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
 ) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import mistakes
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.detection import mistakes
 
     labels = np.repeat([0, 1], [20, 5])
     peaks = np.concatenate([np.arange(20.0), [30.0, 3.0, 18.0, 1.0, 19.5]])
@@ -200,7 +200,7 @@ def test_mistakes_are_on_the_wrong_side_of_the_threshold(
 @pytest.mark.slow
 def test_heads(tmp_path: Path) -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
-    found = rows("heads.py", "--results", tmp_path, "--sets", "ELPV", "--backbones", "filters", "--splits", 2)
+    found = rows("detection.heads", "--results", tmp_path, "--sets", "ELPV", "--backbones", "filters", "--splits", 2)
     assert [row[1] for row in found[:8]] == [
         *(
             f"{head}, {of}"
@@ -217,10 +217,11 @@ def test_heads(tmp_path: Path) -> None:
 
 
 def test_other_heads_against_libraries(monkeypatch: pytest.MonkeyPatch, random: np.random.Generator) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import heads
+    monkeypatch.syspath_prepend(ROOT)
     from scipy.spatial.distance import mahalanobis
     from sklearn.neighbors import NearestNeighbors
+
+    from benchmarks.detection import heads
 
     normals, test = random.normal(size=(40, 1, 6)), random.normal(size=(5, 1, 6))
     bank = NearestNeighbors(n_neighbors=1).fit(normals[:, 0])

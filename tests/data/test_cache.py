@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data.cache
-from data import Images, Limits, Preprocessing, cache_images, read_images
+import nelbo.data.cache
+from nelbo.data import Images, Limits, Preprocessing, cache_images, read_images
 
 GREY = Preprocessing(16, 12, 1)
 RGB = Preprocessing(16, 12, 3)
@@ -45,8 +45,8 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(len(files))
         return read_images(files, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(data.cache, "CHUNK_VALUES", 2 * GREY.n_values + 1)
-    monkeypatch.setattr(data.cache, "read_images", counted)
+    monkeypatch.setattr(nelbo.data.cache, "CHUNK_VALUES", 2 * GREY.n_values + 1)
+    monkeypatch.setattr(nelbo.data.cache, "read_images", counted)
     return sizes
 
 
@@ -282,7 +282,7 @@ def test_the_first_of_two_wins(tmp_path: Path, files: list[Path], chunks: list[i
         if sum(chunks) == N_FILES:
             theirs.append(cache_images(files, GREY, folder))
 
-    theirs: list[data.cache.Cache] = []
+    theirs: list[nelbo.data.cache.Cache] = []
     ours = cache_images(files, GREY, folder, advance=overtake)
     assert sum(chunks) == 2 * N_FILES
     assert ours.reasons == theirs[0].reasons

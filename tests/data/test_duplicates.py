@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from synthetic import texture
 
-import data.duplicates
-from data import CachedPixels, near_duplicates
+import nelbo.data.duplicates
+from nelbo.data import CachedPixels, near_duplicates
 
 
 def cached(images: list[np.ndarray]) -> CachedPixels:
@@ -30,7 +30,7 @@ def test_copies_are_found_and_others_are_not(random: np.random.Generator) -> Non
 
 def test_every_pair_is_as_a_loop_finds_it(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Across chunks, with sides that are no multiple of the blocks' number, in 16 bits."""
-    monkeypatch.setattr(data.duplicates, "_CHUNK", 7)
+    monkeypatch.setattr(nelbo.data.duplicates, "_CHUNK", 7)
     images = random.integers(0, 65_536, (25, 20, 37), dtype=np.uint16)
     images[20:] = np.clip(images[:5] + random.normal(0, 300, (5, 20, 37)), 0, 65_535)
     rows, columns = (np.linspace(0, side, 16, endpoint=False).astype(int) for side in (20, 37))
@@ -52,5 +52,5 @@ def test_few_and_many(random: np.random.Generator, monkeypatch: pytest.MonkeyPat
     assert near_duplicates(empty) == []
     same = cached([texture(random)] * 3)
     assert near_duplicates(same) == [(0, 1), (0, 2), (1, 2)]
-    monkeypatch.setattr(data.duplicates, "MAX_COMPARED", 2)
+    monkeypatch.setattr(nelbo.data.duplicates, "MAX_COMPARED", 2)
     assert near_duplicates(same) == [(0, 1)]

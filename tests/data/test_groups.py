@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import data.path_rules
-from data import (
+import nelbo.data.path_rules
+from nelbo.data import (
     MANIFEST_SCHEMA,
     InputError,
     Manifest,
@@ -20,10 +20,10 @@ from data import (
     n_groups,
     names_in_paths,
     read_table,
-    united,
     write_table,
 )
-from data.path_rules import check_path_rule
+from nelbo.data.groups import united
+from nelbo.data.path_rules import check_path_rule
 
 PATHS = ["day1/tile7_a.png", "day1/tile7_b.png", "day2/tile7_a.png", "day2/größe8_a.png", "x.png", "a\nb/tile1_.png"]
 
@@ -85,7 +85,7 @@ def test_a_pattern_that_a_later_python_reads_otherwise_is_taken() -> None:
 
 
 def test_a_pattern_that_takes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.path_rules, "_SECONDS", 1)
+    monkeypatch.setattr(nelbo.data.path_rules, "_SECONDS", 1)
     with pytest.raises(
         InputError, match=r"group_by='\(a\+\)\+\$' takes more than 1 seconds on 2 paths. Repeat nothing"
     ):

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-import data.manifest
-from data import MANIFEST_SCHEMA, Known, Scan, read_images
-from data.files import File, Stamp
-from data.listing import list_source
-from data.preprocessing import Preprocessing
+import nelbo.data.sources.manifest
+from nelbo.data import MANIFEST_SCHEMA, Known, Scan, read_images
+from nelbo.data.decoder.preprocessing import Preprocessing
+from nelbo.data.sources.files import File, Stamp
+from nelbo.data.sources.listing import list_source
 
 OLD = 1_700_000_000
 
@@ -78,7 +78,7 @@ def scan_of(folder: Path, *earlier: Any, **options: Any) -> Scan:
 @pytest.fixture
 def all_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test has written is old at once."""
-    monkeypatch.setattr("data.files.YOUNG_NS", 0)
+    monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
 
 
 @pytest.mark.usefixtures("all_old")
@@ -145,7 +145,7 @@ def test_young_files_are_read_again_where_times_are_coarse(
 
 @pytest.mark.parametrize("stamp", [Stamp(1, 100, 20), Stamp(1, 20, 100), Stamp(1, 200), Stamp(1), Stamp(1, None, 5)])
 def test_times_that_lie_ahead_or_are_missing_are_not_trusted(stamp: Stamp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.files.YOUNG_NS", 10)
+    monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 10)
     assert not stamp.was_settled(100)
     assert Stamp(1, 20, 80).was_settled(100)
     assert Stamp(1, 20, etag="x").was_settled(100)
@@ -165,14 +165,14 @@ def test_rights_and_links_do_not_make_a_file_wait(tmp_path: Path, monkeypatch: p
     """Neither before the listing nor between that and reading."""
     path = put(tmp_path / "a.bmp", 1)
     path.chmod(0o640)
-    looked = data.manifest.look_into
+    looked = nelbo.data.sources.manifest.look_into
 
     def late(files: Any, **options: Any) -> Any:
         path.chmod(0o600)
         (tmp_path / ".link").hardlink_to(path)
         return looked(files, **options)
 
-    monkeypatch.setattr(data.manifest, "look_into", late)
+    monkeypatch.setattr(nelbo.data.sources.manifest, "look_into", late)
     scan = scan_of(tmp_path, min_age_s=3600)
     assert [len(table) for table in scan] == [1]
     assert scan.waiting == []

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from data import COMMIT, publish_folder
+from nelbo.data import COMMIT, publish_folder
 
 #: Publishes a folder under the same name again and again; each version says the same number in all of its files.
 PUBLISHING = """
 import sys
 from itertools import count
 from pathlib import Path
-from data import publish_folder
+from nelbo.data import publish_folder
 place = Path(sys.argv[1])
 for turn in count(1):
     unfinished = place / "_staging" / str(turn)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import laplace
 
-from data.quality import image_quality, part_quality
+from nelbo.data.quality import image_quality, part_quality
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data import folds, split_by_content
+from nelbo.data import folds, split_by_content
 
 ids = st.lists(st.text("abcdef", min_size=1, max_size=2), min_size=1, max_size=60)
 #: Images and their groups: contents that repeat, groups that share some, images without one.

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import (
+from nelbo.data import (
     SCHEMA_VERSION,
     SCORES_SCHEMA,
     InputError,
@@ -125,7 +125,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from data import SCORES_SCHEMA, write_scores
+from nelbo.data import SCORES_SCHEMA, write_scores
 
 empty = dict.fromkeys(SCORES_SCHEMA.names)
 tables = [pa.Table.from_pylist([empty | {"relative_path": str(n)}] * n, SCORES_SCHEMA) for n in (10, 30_000)]

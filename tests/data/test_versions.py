@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import (
+from nelbo.data import (
     MANIFEST_SCHEMA,
     RUNS_SCHEMA,
     SCHEMA_VERSION,

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom, binomtest, ks_2samp, kstest, norm
 
-from detectors import Drift, DriftTest, conformal_threshold, detect_drift, holm, martingale
-from detectors.drift import SCORES_PER_BATCH, _log_wealth, _online_p_values
+from nelbo.detectors import Drift, DriftTest, conformal_threshold, detect_drift, holm, martingale
+from nelbo.detectors.drift import SCORES_PER_BATCH, _log_wealth, _online_p_values
 
 values = st.lists(st.integers(0, 4) | st.integers(-1000, 1000), min_size=1, max_size=40)
 STATISTICS = ("brightness", "contrast", "sharpness", "size")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from detectors import CalibrationError, check_size, conformal_threshold, n_needed, supported_fpr
-from detectors.promise import n_above
+from nelbo.detectors import CalibrationError, check_size, conformal_threshold, n_needed, supported_fpr
+from nelbo.detectors.promise import n_above
 
 
 @given(st.integers(1, 400), st.floats(0.002, 0.9), st.floats(0.01, 0.99))

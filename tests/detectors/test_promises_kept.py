@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import betabinom, binom, binomtest, chisquare
 from sklearn.metrics import roc_auc_score
 
-from data import STATISTICS
-from detectors import conformal_threshold, detect_drift, p_values, q_values
-from detectors.tail_rules import RULES, TWO_SIDED, TailRule
+from nelbo.data import STATISTICS
+from nelbo.detectors import conformal_threshold, detect_drift, p_values, q_values
+from nelbo.detectors.tail_rules import RULES, TWO_SIDED, TailRule
 
-#: Written by benchmarks/elpv_scores.py.
+#: Written by benchmarks/detection/elpv_scores.py.
 SAVED = Path(__file__).with_name("elpv_scores.parquet")
 
 #: What rules of version 0.1 joined by default.

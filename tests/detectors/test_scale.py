@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from synthetic import texture
 
-from data import Preprocessing, prepare
-from detectors import NelboDetector
-from detectors.inputs import learn_rows, stacked
-from detectors.record import parse
-from detectors.scale import FILES, Scale
+from nelbo.data import Preprocessing, prepare
+from nelbo.detectors import NelboDetector
+from nelbo.detectors.estimator.inputs import learn_rows, stacked
+from nelbo.detectors.estimator.record import parse
+from nelbo.detectors.scale import FILES, Scale
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -143,7 +143,7 @@ def test_a_detector_of_0_1_takes_each_array_by_its_type(
 ) -> None:
     import json
 
-    from detectors.record import _digest
+    from nelbo.detectors.estimator.record import _digest
 
     folder = on_images.save(tmp_path)
     whole = json.loads((folder / "detector.json").read_text())

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy.stats import betabinom, cauchy
 from sklearn.metrics import roc_auc_score
 
-from detectors import CalibrationError, conformal_threshold, p_values
-from detectors.tail_rules import RULES, Tail, TailRule
+from nelbo.detectors import CalibrationError, conformal_threshold, p_values
+from nelbo.detectors.tail_rules import RULES, Tail, TailRule
 
 values = st.lists(st.integers(-3, 3).map(float) | st.floats(-1e3, 1e3), min_size=21, max_size=60)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, betabinom
 
-from detectors import CalibrationError, Threshold, conformal_threshold, n_needed, p_values, trim, verdicts
+from nelbo.detectors import CalibrationError, Threshold, conformal_threshold, n_needed, p_values, trim, verdicts
 
 scores = st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]) | st.floats(-1e6, 1e6), min_size=1, max_size=200)
 rates = st.floats(0.001, 0.999) | st.sampled_from([0.01, 0.05, 0.1, 0.29, 0.43, 0.57, 1 / 3])

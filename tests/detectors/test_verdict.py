@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from detectors import conformal_threshold, decision_function, n_needed, p_values, q_values, verdicts
+from nelbo.detectors import conformal_threshold, decision_function, n_needed, p_values, q_values, verdicts
 
 values = st.lists(st.integers(0, 5) | st.floats(-1e9, 1e9), max_size=50)
 

@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from data import FLAGGED_SCHEMA, SCORES_SCHEMA, File, InputError, SpaceError, read_scores, read_table
-from detectors import p_values, q_values
-from flows.execution import execute
-from flows.settings import (
+from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, File, InputError, SpaceError, read_scores, read_table
+from nelbo.detectors import p_values, q_values
+from nelbo.flows.options.options import (
     CalibrateOptions,
     CompactOptions,
     ExportOptions,
@@ -29,7 +28,8 @@ from flows.settings import (
     ScoreOptions,
     TrainOptions,
 )
-from flows.workspace import Workspace
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace.layout import Workspace
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -161,7 +161,7 @@ def test_a_workspace_in_the_folder_is_no_part_of_the_batch(images: Path, workspa
 def test_a_batch_ingested_anew_while_it_is_scored_is_not_published(
     images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import scoring
+    from nelbo.flows.steps import score as scoring
 
     real = scoring.publish
 
@@ -239,7 +239,7 @@ def test_report_again(images: Path, workspace: Path) -> None:
 def test_shards_share_batches_and_give_the_same_rows(
     images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vae_core
+    from nelbo import vae_core
 
     real, looked_at = vae_core.score, list[int]()
 
@@ -270,7 +270,8 @@ def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
 
 
 def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import publishing, scoring
+    from nelbo.flows.inference import publishing
+    from nelbo.flows.steps import score as scoring
 
     before = score(images / "new", workspace)
     kept = rows(before["scores"])
@@ -369,7 +370,7 @@ def test_prefect_saw_the_runs_and_their_tasks(images: Path, workspace: Path) -> 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import scoring
+    from nelbo.flows.steps import score as scoring
 
     real = scoring.score_files
 
@@ -390,7 +391,8 @@ def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypat
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_storage_that_fails_once_is_asked_again(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import orchestration, scoring
+    from nelbo.flows.orchestration import flows as orchestration
+    from nelbo.flows.steps import score as scoring
 
     real, failures = scoring.score_files, [OSError(5, "Input/output error"), TimeoutError("slow")]
 
@@ -419,7 +421,7 @@ def test_prefect_says_bad_input_without_a_traceback(
 
 
 def test_flows_have_the_options_as_parameters() -> None:
-    import flows
+    from nelbo.flows import orchestration as flows
 
     for name in flows.__all__:
         kind = {

@@ -87,14 +87,14 @@ class DaskCluster:
 
 def loads() -> int:
     """How often this process has loaded a model."""
-    from flows.models import _load
+    from nelbo.flows.inference.models import _load
 
     return _load.cache_info().misses
 
 
 def double(number: int) -> int:
     """A step that refuses 3."""
-    from flows.errors import UsageError
+    from nelbo.flows.workspace.errors import UsageError
 
     if number == 3:
         raise UsageError(f"twice {number} is refused")

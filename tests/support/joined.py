@@ -4,13 +4,13 @@ import json
 
 import pyarrow as pa
 
-from data import read_table
-from detectors import Threshold
-from flows.calibrations import Calibration, part_rows, read_calibration, write_calibration
-from flows.run import Run
-from flows.settings import CalibrateOptions
-from flows.statistic import Statistic
-from flows.workspace import Workspace
+from nelbo.data import read_table
+from nelbo.detectors import Threshold
+from nelbo.flows.options.options import CalibrateOptions
+from nelbo.flows.workspace.calibrations.calibration import Calibration, part_rows, read_calibration, write_calibration
+from nelbo.flows.workspace.calibrations.statistic import Statistic
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
 
 MEMBERS = ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels")
 

@@ -1,5 +1,4 @@
-"""Scores a batch over and over in forks of this process, and kills them: run by ``tests/flows/test_exactly_once.py``
-and ``test_landing.py``.
+"""Scores a batch over and over in forks of this process, and kills them; run by tests of exactly once and of landing.
 
 Everything is real but the network: files are listed, hashed, decided on and published; scores are made of the
 contents' hash. A fork is killed with SIGKILL at the n-th time that it opens, moves or removes a file of the workspace.
@@ -22,18 +21,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-import flows.cli
-import flows.publishing
-import flows.reporting
-import flows.scoring
-from data import MEASURES, QUALITY, InputError, read_metadata, read_table
-from data.reading import read_checked
-from data.roots import open_root
-from flows.execution import execute
-from flows.pipeline import SCORED_SCHEMA
-from flows.reporting import Reported
-from flows.settings import ScoreOptions
-from flows.workspace import Workspace
+import nelbo.flows.cli.main
+import nelbo.flows.inference.publishing
+import nelbo.flows.steps.report
+import nelbo.flows.steps.score
+from nelbo.data import MEASURES, QUALITY, InputError, read_metadata, read_table
+from nelbo.data.sources.reading import read_checked
+from nelbo.data.sources.roots import open_root
+from nelbo.flows.inference.pipeline import SCORED_SCHEMA
+from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.steps.report import Reported
+from nelbo.flows.workspace.layout import Workspace
 
 SHARD = 5
 _EVENTS = {"open", "os.link", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mkdir"}
@@ -68,13 +67,13 @@ def stubs() -> list[tuple[Any, str, Any]]:
         return Reported(str(page), None)
 
     return [
-        (flows.scoring, "load_model", lambda *_: model),
-        (flows.scoring, "choose_engine", lambda *_: "keras"),
-        (flows.publishing, "load_model", lambda *_: model),
-        (flows.scoring, "score_files", stub_scores),
-        (flows.scoring, "write_report", write_report),
-        (flows.reporting, "write_report", write_report),
-        (flows.publishing, "look_again", lambda _model, files, _decoding: (None for _ in files)),
+        (nelbo.flows.steps.score, "load_model", lambda *_: model),
+        (nelbo.flows.steps.score, "choose_engine", lambda *_: "keras"),
+        (nelbo.flows.inference.publishing, "load_model", lambda *_: model),
+        (nelbo.flows.steps.score, "score_files", stub_scores),
+        (nelbo.flows.steps.score, "write_report", write_report),
+        (nelbo.flows.steps.report, "write_report", write_report),
+        (nelbo.flows.inference.publishing, "look_again", lambda _model, files, _decoding: (None for _ in files)),
     ]
 
 
@@ -207,7 +206,7 @@ def list_batches(workspace: Path) -> None:
     sys.argv = ["nelbo", "batches", "--workspace", str(workspace), "--json"]
     sys.stdout = sys.stderr
     with pytest.raises(SystemExit, match=r"^0$"):
-        flows.cli.main()
+        nelbo.flows.cli.main.main()
 
 
 def run_ids(workspace: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reviews made here; run by ``tests/flows/test_reviews.py`` as a program, it records and joins them in forks of itself.
+"""Reviews made here; run by ``test_reviews.py`` as a program, it records and joins them in forks of itself.
 
 A fork is killed with SIGKILL at the n-th time that it opens, links, moves or removes a file of the workspace.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 import killed
 
-from data import read_table
-from flows.compaction import compact_workspace
-from flows.reviews import Review, read_reviews, record_review
-from flows.runner import Direct
-from flows.settings import CompactOptions
-from flows.workspace import Workspace
+from nelbo.data import read_table
+from nelbo.flows.options.options import CompactOptions
+from nelbo.flows.runner import Direct
+from nelbo.flows.steps.compact import compact_workspace
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.reviews import Review, read_reviews, record_review
 
 
 def review(number: int, **changes: Any) -> Review:

@@ -13,14 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, JOINT_PARTS, SCORES_SCHEMA, write_scores, write_table
-from detectors import Threshold, detect_drift
-from flows.calibrations import Calibration, read_calibration, write_calibration
-from flows.drift import drift_facts, write_drift
-from flows.heatmap import heatmap_png
-from flows.run import Run
-from flows.settings import CalibrateOptions, ScoreOptions
-from flows.workspace import Workspace
+from nelbo.data import (
+    CALIBRATION_SCHEMA,
+    FLAGGED_SCHEMA,
+    JOINT_PARTS,
+    SCORES_SCHEMA,
+    write_json,
+    write_scores,
+    write_table,
+)
+from nelbo.detectors import Threshold, detect_drift
+from nelbo.flows.evaluation.drift import drift_facts, write_drift
+from nelbo.flows.inference.heatmap import heatmap_png
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
+from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration, write_calibration
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
 
 MODEL = "m5c0fed000000000"
 START = datetime(2026, 10, 1, 6, tzinfo=UTC)
@@ -199,7 +207,7 @@ def _decide(measures: pa.Table, lost: np.ndarray, calibration: Calibration | Non
 
 
 def _drift(table: pa.Table, calibration: Calibration | None) -> dict[str, Any] | None:
-    """As `flows.drift.find_drift` has it, of the scores alone."""
+    """As `nelbo.flows.evaluation.drift.find_drift` has it, of the scores alone."""
     if calibration is None:
         return None
     scores = table["anomaly_score"].drop_null().to_numpy()
@@ -219,3 +227,14 @@ def _heatmaps(paths: Sequence[str], root: Path) -> pa.Array:
         for path in paths
     ]
     return pa.array(pictures, pa.binary())
+
+
+def stub_workspace(root: Path, fpr: float = 0.05) -> Workspace:
+    """A workspace whose model is a stub that is the latest, with a calibration."""
+    workspace = Workspace(root)
+    model = root / "models" / MODEL
+    write_json({"config": {}, "preprocessing": {}, "training": {"batch_id": "t0", "seen": []}}, model / "model.json")
+    write_json({}, model / "checksums.json")
+    workspace.promote(MODEL)
+    add_calibration(workspace, fpr=fpr, review_fpr=None)
+    return workspace

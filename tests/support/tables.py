@@ -4,13 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 
 
-def rows(script: str, *arguments: object) -> list[list[str]]:
-    """The cells of all rows that a small run prints, headings left out."""
-    command = [sys.executable, BENCHMARKS / script, "--smoke", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def rows(module: str, *arguments: object) -> list[list[str]]:
+    """The cells of all rows that a small run of a module of benchmarks prints, headings left out."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--smoke", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
     headings = {i + below for i, line in enumerate(lines) if line.startswith("|---") for below in (-1, 0)}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from synthetic import stripes
 
-from vae_core import Model, TrainConfig, VAEConfig, train
+from nelbo.vae_core import Model, TrainConfig, VAEConfig, train
 
 
 @pytest.fixture(scope="session")

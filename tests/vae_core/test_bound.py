@@ -10,10 +10,10 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from synthetic import stripes
 
-from vae_core import Model, VAEConfig, importance_weighted_bound, score
-from vae_core.bound import LogMeanExp
-from vae_core.model import draw_eps
-from vae_core.network import VAE
+from nelbo.vae_core import Model, VAEConfig, importance_weighted_bound, score
+from nelbo.vae_core.bound import LogMeanExp
+from nelbo.vae_core.model import draw_eps
+from nelbo.vae_core.network.vae import VAE
 
 SIDE, LATENTS, SIGMA = 16, 16, 0.2
 
@@ -32,8 +32,8 @@ class LinearVAE:
         lengths = np.square(self.w).sum(axis=0)
         encoder, decoder = self._encoder(lengths, wrong), self._decoder()
         with (
-            mock.patch("vae_core.network.build_encoder", return_value=encoder),
-            mock.patch("vae_core.network.build_decoder", return_value=decoder),
+            mock.patch("nelbo.vae_core.network.vae.build_encoder", return_value=encoder),
+            mock.patch("nelbo.vae_core.network.vae.build_decoder", return_value=decoder),
         ):
             network = VAE(config)
         ones = np.ones((SIDE, SIDE), np.float32)
@@ -69,7 +69,7 @@ class LinearVAE:
 @pytest.fixture
 def allow_any_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Gaussian's images leave [0, 1]."""
-    monkeypatch.setattr("vae_core.bound.check_pixels", lambda *_: None)
+    monkeypatch.setattr("nelbo.vae_core.bound.check_pixels", lambda *_: None)
 
 
 @pytest.mark.usefixtures("allow_any_value")
@@ -107,7 +107,7 @@ def test_more_draws_than_fit_at_once_change_nothing(
 ) -> None:
     pixels = stripes(random, 5)
     whole = importance_weighted_bound(model, pixels, 37)
-    monkeypatch.setattr("vae_core.bound._CHUNK_VALUES", 8 * 480 * 4)
+    monkeypatch.setattr("nelbo.vae_core.bound._CHUNK_VALUES", 8 * 480 * 4)
     parts = importance_weighted_bound(model, pixels, 37)
     np.testing.assert_allclose(parts.value, whole.value, rtol=1e-6)
     np.testing.assert_allclose(parts.standard_error, whole.standard_error, rtol=1e-3)

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save
 from synthetic import stripes
 
-import vae_core.bundle
-from vae_core import BundleError, Model, load_bundle, save_bundle, score, verify_bundle
-from vae_core.checksums import as_json, write_files
+import nelbo.vae_core.bundle
+from nelbo.vae_core import BundleError, Model, load_bundle, save_bundle, score, verify_bundle
+from nelbo.vae_core.checksums import as_json, write_files
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def save_again(bundle: Path, tensors: dict[str, Any], **changes: object) -> Path
     description = json.loads((bundle / "model.json").read_text()) | changes
     weights = save(tensors)
     content = {name: description[name] for name in ("config", "preprocessing")}
-    description["model_id"] = vae_core.bundle._model_id(content, weights)
+    description["model_id"] = nelbo.vae_core.bundle._model_id(content, weights)
     folder = bundle.parent / "again" / description["model_id"]
     write_files({"model.json": as_json(description), "weights.safetensors": weights}, folder)
     return folder

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from synthetic import stripes
 
-from vae_core import Model, TrainConfig, VAEConfig, load_bundle, save_bundle, score, train
-from vae_core.checksums import as_json, write_files
-from vae_core.config import SIGMA_FLOOR
-from vae_core.model import draw_eps
-from vae_core.network import VAE
-from vae_core.pixels import mean_and_std
+from nelbo.vae_core import Model, TrainConfig, VAEConfig, load_bundle, save_bundle, score, train
+from nelbo.vae_core.checksums import as_json, write_files
+from nelbo.vae_core.config import SIGMA_FLOOR
+from nelbo.vae_core.model import draw_eps
+from nelbo.vae_core.network.vae import VAE
+from nelbo.vae_core.pixels import mean_and_std
 
 SIDES = {"height": 24, "width": 20}
 SETTINGS = TrainConfig(epochs=4, batch_size=8)

@@ -7,10 +7,10 @@ import pytest
 from scipy.ndimage import uniform_filter
 from synthetic import stripes
 
-from vae_core import Model, gaussian_log_likelihood, kl_divergence, score
-from vae_core.model import draw_eps, usual_local_nelbo
-from vae_core.network import VAE
-from vae_core.scoring import default_batch_size
+from nelbo.vae_core import Model, gaussian_log_likelihood, kl_divergence, score
+from nelbo.vae_core.model import draw_eps, usual_local_nelbo
+from nelbo.vae_core.network.vae import VAE
+from nelbo.vae_core.scoring import default_batch_size
 
 
 def test_parts_add_up(model: Model, random: np.random.Generator) -> None:

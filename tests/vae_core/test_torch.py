@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic import stripes
 
-from vae_core import load_bundle, score
+from nelbo.vae_core import load_bundle, score
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 import keras, numpy as np
 from synthetic import stripes
-from vae_core import TrainConfig, VAEConfig, load_bundle, save_bundle, score, train
+from nelbo.vae_core import TrainConfig, VAEConfig, load_bundle, save_bundle, score, train
 pixels, folder = stripes(np.random.default_rng(0), 40), Path(sys.argv[1])
 config, settings = VAEConfig(height=24, width=20), TrainConfig(epochs=2, batch_size=8, deterministic=True)
 training = train(pixels[:30], pixels[30:], config, settings, checkpoint=folder / "checkpoint")

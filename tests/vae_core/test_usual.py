@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vae_core.usual import POOLED_IMAGES, learn_usual
+from nelbo.vae_core.usual import POOLED_IMAGES, learn_usual
 
 
 def test_each_image_is_standardised_by_the_others(random: np.random.Generator) -> None:

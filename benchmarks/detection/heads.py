@@ -1,0 +1,354 @@
+"""Heads beside each other on the same features: what an exact VAE is worth, and how many images it takes.
+
+    python -m benchmarks.detection.heads --results DIR [--mtd DIR] [--tables heads curves defects variants rates]
+
+computes each set's features once, keeps them in DIR, and prints the tables of ``docs/choosing.md``. Everything here is
+nelbo's own: features, folds, fit, statistics; beside it stand two methods that others are known for, on the same
+features: the nearest neighbour of each place (PatchCore's memory bank, Roth et al. 2022, all of it) and a Gaussian of
+each place over a hundred features drawn at random (PaDiM, Defard et al. 2021).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from benchmarks.datasets import Dataset
+from benchmarks.detection.quality import chosen, sets
+from benchmarks.detection.results import over_seeds
+from benchmarks.rates import circumstances
+from benchmarks.table import heads as headings
+from benchmarks.table import row
+from nelbo.data import folds
+from nelbo.detectors import delong_interval, n_needed
+from nelbo.detectors.calibration import Calibration
+from nelbo.vae_core import N_FOLDS, VAEConfig
+from nelbo.vae_core.config import AUTO, TrainConfig
+from nelbo.vae_core.features.extraction import extract
+from nelbo.vae_core.features.features import Features, gathered
+from nelbo.vae_core.features.pretext import give_weights
+from nelbo.vae_core.linear.solving import fit_features
+from nelbo.vae_core.scoring import VARIANT, Score, anomaly_score
+
+SIDE, DRAWS, FPR = 256, 5, 0.05
+AMOUNTS = (10, 20, 50, 100, 200, 500)
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
+_BATCH = 64
+
+
+class Looked(NamedTuple):
+    """A set as a head sees it.
+
+    normals, test: (n, p, c) features; labels: (n,) of the test images; views: (n,) what part each normal shows.
+    kinds: (n,) what kind each test image is of; None where a set has one.
+    """
+
+    normals: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+    views: np.ndarray
+    config: VAEConfig
+    kinds: np.ndarray | None = None
+
+
+def looked(name: str, load: Callable[[int], Dataset], backbone: str, folder: Path, side: int = SIDE) -> Looked:
+    """A set's features, from the folder if they are there."""
+    config = VAEConfig(height=side, width=side, preset="features", backbone=backbone)
+    path = folder / f"{name}, {backbone}.npz".replace(" ", "_")
+    if not path.exists():
+        data = load(side)
+        features = Features(config)
+        give_weights(features.backbone, data.train, config, TrainConfig())
+        network = keras.Model(features.backbone.input, [gathered(features.maps(features.backbone.input), config)])
+        images = (np.concatenate([data.train, data.validation]), data.test)
+        normals, test = (np.concatenate([maps[0] for maps in extract(network, some)]) for some in images)
+        views = np.arange(len(normals)).astype(str) if data.views is None else data.views
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, normals=_rows(normals), test=_rows(test), labels=data.labels, views=views)
+    kept = np.load(path)
+    # The only set of two kinds of normal images.
+    kinds = load(64).groups if name == "ELPV" else None
+    return Looked(kept["normals"], kept["test"], kept["labels"], kept["views"], config, kinds)
+
+
+def _rows(maps: np.ndarray) -> np.ndarray:
+    return maps.reshape(len(maps), -1, maps.shape[-1])
+
+
+def folds_of(views: np.ndarray, seed: int) -> list[int]:
+    """Views of one part share a fold."""
+    n = min(N_FOLDS, len(np.unique(views)))
+    return folds([str(i) for i in range(len(views))], views.tolist(), n, seed=seed)
+
+
+class Judged(NamedTuple):
+    """What a fit says of images that it has not seen: new ones, and its own normals by the other folds."""
+
+    test: Score
+    unseen: Score
+    config: VAEConfig
+
+
+def fitted(
+    normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig, variants: int | str = AUTO
+) -> Judged:
+    """Fit and score as ``train`` and ``score`` do."""
+    shape = (config.height // config.stride_px, config.width // config.stride_px, normals.shape[-1])
+    fit = fit_features(normals, shape, config, folds=numbers, asked=variants, images_of_variant=n_needed(FPR))
+    chunks = [
+        fit.head.evaluate(test[start : start + _BATCH].reshape(-1, *shape)) for start in range(0, len(test), _BATCH)
+    ]
+    found = {name: np.concatenate([np.asarray(chunk[name]) for chunk in chunks]) for name in chunks[0]}
+    local = found["anomaly_map"] + (found["rate_map"] if config.of == "nelbo" else 0)
+    own = found["variant"].astype(int) if "variant" in found else None
+    parts = fit.usual.parts(local, config.smoothing_px // config.stride_px, own)._asdict()
+    parts |= {name: found[name] for name in VARIANT if name in found}
+    blank = dict.fromkeys(name for name in Score._fields if name not in parts)
+    return Judged(Score(**blank | parts | {"anomaly_score": anomaly_score(parts, "joint")}), fit.unseen, fit.config)
+
+
+def nearest(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:  # noqa: ARG001 - as any other
+    """Distance of the place whose nearest neighbour, among all places of all normal images, is the furthest."""
+    bank = normals.reshape(-1, normals.shape[-1])
+    squares = np.square(bank).sum(axis=1)
+    found = []
+    for image in test:
+        distances = squares - 2 * image @ bank.T
+        found.append(float((distances.min(axis=1) + np.square(image).sum(axis=1)).max()))
+    return np.array(found)
+
+
+def gaussian_of_each_place(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """The largest Mahalanobis distance of a place, over features drawn at random; the covariance gets 0.01 added."""
+    n_features = normals.shape[-1]
+    drawn = np.random.default_rng(seed).permutation(n_features)[:100]
+    learnt, judged = (rows[:, :, drawn].astype(np.float64) for rows in (normals, test))
+    mean = learnt.mean(axis=0)
+    centred = (learnt - mean).transpose(1, 0, 2)
+    covariance = centred.transpose(0, 2, 1) @ centred / (len(learnt) - 1) + 0.01 * np.eye(len(drawn))
+    off = (judged - mean).transpose(1, 0, 2)
+    distances = np.einsum("pnc,pnc->np", off @ np.linalg.inv(covariance), off)
+    side = int(np.sqrt(distances.shape[1]))
+    return np.asarray(uniform_filter(distances.reshape(-1, side, side), (0, 3, 3)).max(axis=(1, 2)))
+
+
+#: By the names of their rows: what is laid over the defaults of a backbone.
+HEADS: dict[str, dict[str, str]] = {
+    "linear": {"head": "linear"},
+    "linear, of the distortion": {"head": "linear", "of": "distortion"},
+    "linear_image": {"head": "linear_image"},
+}
+OTHERS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+    "nearest neighbour of each place": nearest,
+    "Gaussian of each place, 100 features": gaussian_of_each_place,
+}
+
+
+def table_of_heads(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC, a row a head and statistic, a column a set; means over the draws of a set."""
+    yield from headings("features", "head", *found)
+    default = next(iter(found.values()))[0].config
+    backbone, size = default.backbone, {"height": default.height, "width": default.width}
+    for name, changes in HEADS.items():
+        config = VAEConfig(**size, preset="features", backbone=backbone, **changes)  # type: ignore[arg-type]
+        judged = {
+            set_name: [fitted(one.normals, one.test, folds_of(one.views, 0), config).test for one in draws]
+            for set_name, draws in found.items()
+        }
+        for statistic in ("joint", "peak"):
+            cells = (_auroc(found[one], [_of(score, statistic) for score in judged[one]]) for one in found)
+            yield row(str(backbone), f"{name}, {statistic}", *cells)
+    for name, other in OTHERS.items():
+        scores = {
+            set_name: [other(one.normals, one.test, seed) for seed, one in enumerate(draws)]
+            for set_name, draws in found.items()
+        }
+        yield row(str(backbone), name, *(_auroc(found[one], scores[one]) for one in found))
+
+
+def _of(score: Score, statistic: str) -> np.ndarray:
+    found = {name: values for name, values in score._asdict().items() if values is not None}
+    return np.asarray(anomaly_score(found, statistic))
+
+
+def _auroc(draws: list[Looked], scores: list[np.ndarray], rows: Any = slice(None)) -> str:
+    pairs = zip(draws, scores, strict=True)
+    return str(over_seeds([delong_interval(one.labels[rows], own[rows]) for one, own in pairs]))
+
+
+def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC with few normal images, the defaults of the backbone: five draws of whole parts."""
+    yield from headings("set", "features", *map(str, AMOUNTS), "all")
+    for name, draws in found.items():
+        cells = []
+        for amount in (*AMOUNTS, None):
+            intervals = []
+            for seed in range(DRAWS):
+                one = draws[seed % len(draws)]
+                rows = _some(one.views, amount, seed)
+                if rows is None:
+                    break
+                views = one.views[rows]
+                if len(np.unique(views)) < 2:
+                    # Of one part alone nothing is unseen.
+                    continue
+                judged = fitted(one.normals[rows], one.test, folds_of(views, seed), one.config)
+                intervals.append(delong_interval(one.labels, judged.test.anomaly_score))
+            cells.append(str(over_seeds(intervals)) if intervals else "")
+        yield row(name, str(draws[0].config.backbone), *cells)
+
+
+def _some(views: np.ndarray, amount: int | None, seed: int) -> np.ndarray | None:
+    """Rows of whole parts, drawn until there are so many; None where there are fewer."""
+    if amount is None:
+        return np.arange(len(views))
+    if amount > len(views):
+        return None
+    kept: list[int] = []
+    for view in np.random.default_rng(seed).permutation(np.unique(views)):
+        kept += np.flatnonzero(views == view).tolist()
+        if len(kept) >= amount:
+            break
+    return np.array(kept[:amount])
+
+
+def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC with defects among the normal images: all shares are judged on the same images, five draws."""
+    yield from headings("set", "features", *(f"{share:.0%}" for share in SHARES))
+    for name, draws in found.items():
+        cells = []
+        for share in SHARES:
+            intervals = []
+            for seed in range(DRAWS):
+                one = draws[seed % len(draws)]
+                random = np.random.default_rng(seed)
+                defective = random.permutation(np.flatnonzero(one.labels == 1))
+                withheld = defective[: round(max(SHARES) * len(one.normals))]
+                n = round(share * len(one.normals))
+                order = random.permutation(len(one.normals))
+                kept = np.setdiff1d(np.arange(len(one.labels)), withheld)
+                normals = np.concatenate([one.normals[order[n:]], one.test[withheld[:n]]])
+                views = np.concatenate([one.views[order[n:]], [f"defect {i}" for i in range(n)]])
+                judged = fitted(normals, one.test[kept], folds_of(views, seed), one.config)
+                intervals.append(delong_interval(one.labels[kept], judged.test.anomaly_score))
+            cells.append(str(over_seeds(intervals)))
+        yield row(name, str(draws[0].config.backbone), *cells)
+
+
+def table_of_variants(found: dict[str, list[Looked]]) -> Iterator[str]:
+    """AUROC of one model, and of variants as found; of all test images, and of each kind by itself."""
+    yield from headings("set", "features", "variants", "images of each", "AUROC", "of each kind")
+    for name, draws in found.items():
+        for asked in (1, AUTO):
+            judged = [fitted(one.normals, one.test, folds_of(one.views, 0), one.config, asked) for one in draws]
+            scores = [_levelled(one) for one in judged]
+            own = judged[0].unseen.variant
+            sizes = "" if own is None else ", ".join(map(str, np.bincount(own.astype(int))))
+            kinds = draws[0].kinds
+            by_kind = (
+                f"{kind} {_auroc([draws[0]], [scores[0]], kinds == kind)}"
+                for kind in ([] if kinds is None else np.unique(kinds))
+            )
+            features = str(draws[0].config.backbone)
+            yield row(name, features, str(asked), sizes, _auroc(draws, scores), "; ".join(by_kind))
+
+
+def _levelled(judged: Judged) -> np.ndarray:
+    """Anomaly scores as a threshold at `FPR` is compared with."""
+    return _calibration(judged).levelled(np.asarray(judged.test.anomaly_score, float), judged.test.variant)
+
+
+def _calibration(judged: Judged) -> Calibration:
+    own = judged.unseen.variant
+    variants = None if own is None else own.astype(int)
+    return Calibration(FPR, np.asarray(judged.unseen.anomaly_score, float), True, variants)
+
+
+def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[str]:
+    """False alarms on normal parts that were left out, the threshold cross-fitted: mean and range over splits."""
+    yield from headings(
+        "set", "features", "splits", "promised", "mean", "5 % to 95 % of the splits", "mean of each variant"
+    )
+    for name, draws in found.items():
+        one = draws[0]
+        normal = one.test[one.labels == 0]
+        rows = np.concatenate([one.normals, normal]) if len(draws) == 1 else one.normals
+        new = np.arange(len(one.normals), len(rows)).astype(str)
+        views = np.concatenate([one.views, new]) if len(draws) == 1 else one.views
+        # What it chooses of all normal images; half the time, and no label is seen.
+        subject = fitted(one.normals, one.test[:1], folds_of(one.views, 0), one.config).config.subject
+        config = replace(one.config, subject=subject)
+        rates: list[float] = []
+        by_variant: dict[int, list[float]] = {}
+        for split in range(n_splits):
+            left_out = _some(views, round(0.25 * len(rows)), split)
+            assert left_out is not None
+            # Whole parts.
+            left_out = np.flatnonzero(np.isin(views, views[left_out]))
+            learnt = np.setdiff1d(np.arange(len(rows)), left_out)
+            judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), config)
+            flagged = _levelled(judged) > _calibration(judged).threshold
+            rates.append(float(flagged.mean()))
+            own = judged.test.variant
+            each = [] if own is None else [round(float(flagged[own == one].mean()), 4) for one in np.unique(own)]
+            # It takes long: what there is so far is worth something.
+            print(f"{name}, split {split}: {rates[-1]:.4f}, of each variant {each}", file=sys.stderr, flush=True)
+            for variant, rate in enumerate(each):
+                by_variant.setdefault(variant, []).append(rate)
+        low, high = np.quantile(rates, [0.05, 0.95])
+        yield row(
+            name,
+            str(one.config.backbone),
+            str(n_splits),
+            f"{FPR:.0%}",
+            f"{np.mean(rates):.1%}",
+            f"{low:.1%} to {high:.1%}",
+            ", ".join(f"{np.mean(own):.1%}" for own in by_variant.values()),
+        )
+
+
+TABLES = {
+    "heads": table_of_heads,
+    "curves": table_of_amounts,
+    "defects": table_of_defects,
+    "variants": table_of_variants,
+}
+
+
+def main() -> None:
+    """Print the tables that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, metavar="DIR", required=True, help="where features are kept")
+    parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
+    parser.add_argument("--tables", nargs="+", choices=(*TABLES, "rates"), default=[*TABLES, "rates"])
+    parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0", "filters"])
+    parser.add_argument("--sets", nargs="+", default=["ELPV", "MTD by tile", "MTD"])
+    parser.add_argument("--splits", type=int, default=200, metavar="N", help="of the table of rates")
+    parser.add_argument("--smoke", action="store_true", help="a few small images: whether it runs, not how well")
+    given = parser.parse_args()
+    print(circumstances())
+    loads = sets(given.mtd, given.smoke)
+    for backbone in given.backbones:
+        found = {}
+        for name in given.sets:
+            draws = {name: loads[name]} if name in loads else chosen(loads, [name])
+            found[name] = [
+                looked(draw, load, backbone, given.results, 64 if given.smoke else SIDE) for draw, load in draws.items()
+            ]
+        for table in given.tables:
+            # Published, it shows most of the test tiles in training: it says nothing of new ones.
+            judged = found if table == "heads" else {name: one for name, one in found.items() if name != "MTD"}
+            print(f"\n### {table}, {backbone}\n", flush=True)
+            lines = table_of_rates(judged, given.splits) if table == "rates" else TABLES[table](judged)
+            for line in lines:
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Beside what people would pick instead."""

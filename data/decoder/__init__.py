@@ -1,0 +1,1 @@
+"""Bytes of image files to pixels, in processes of their own."""

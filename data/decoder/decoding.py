@@ -1,0 +1,352 @@
+"""Files to pixels or headers: read and checked here, decoded in processes that may die of it."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from joblib import cpu_count
+from numpy.typing import NDArray
+
+from nelbo.data.decoder.images import Header
+from nelbo.data.decoder.limits import Limits
+from nelbo.data.decoder.preprocessing import Preprocessing, to_pixels
+from nelbo.data.decoder.samples import Range
+from nelbo.data.decoder.workers import Answer, Request, Worker, borrowed
+from nelbo.data.errors import ImageError
+from nelbo.data.part.frame import Part
+from nelbo.data.sources.files import File, Folder, Root, Stamp
+from nelbo.data.sources.reading import read_checked
+from nelbo.data.sources.roots import open_root
+
+if TYPE_CHECKING:
+    from nelbo.data.part.part import Seen
+
+#: Files that one thread works through with one decoder at a time.
+CHUNK = 16
+
+#: Enough to see whether an image has colour; a large JPEG comes at an eighth of its size.
+_SMALL = Preprocessing(16, 16)
+
+
+class Images(NamedTuple):
+    """Decoded images.
+
+    pixels: (n_readable, h, w, c) float32 in [0, 1], of those that could be read, in the order given.
+    reasons: for each file given, None or why it has no pixels.
+    drops_colour: (n_readable,) bool, whether an image has colour that one channel does not hold.
+    parts: (n_readable) what was found of its part; None where none is looked for.
+    """
+
+    pixels: NDArray[np.float32]
+    reasons: list[str | None]
+    drops_colour: NDArray[np.bool_]
+    parts: list[Part | None]
+
+
+class Look(NamedTuple):
+    """What a file is, without its pixels; None where it could not be found out.
+
+    image_id: hex SHA-256 of the contents.
+    size_bytes, modified_ns, changed_ns, inode, etag: of the file, see `nelbo.data.sources.files.Stamp`.
+    format, mode: in Pillow's words.
+    width_px, height_px: of the stored array, before it is turned upright.
+    reason: None, or why it cannot be decoded.
+    """
+
+    image_id: str | None = None
+    size_bytes: int | None = None
+    modified_ns: int | None = None
+    changed_ns: int | None = None
+    inode: int | None = None
+    etag: str | None = None
+    format: str | None = None
+    mode: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    reason: str | None = None
+
+
+def read_images(
+    files: Sequence[File | Path],
+    preprocessing: Preprocessing,
+    *,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
+    workers: int | None = None,
+) -> Images:
+    """Decode and preprocess files, each in a process that may die of it.
+
+    A file that cannot be read costs its own row only: it gets a reason instead of pixels.
+
+    Args:
+        files: paths, or files of a batch, whose contents must still be what their `image_id` says.
+        preprocessing: size, channels, fit, threshold and range.
+        limits: on each image.
+        workers: decoder processes; by default one for each CPU that may be used.
+
+    >>> read_images([Path("missing.png")], Preprocessing(16, 16)).reasons
+    ['unreadable']
+    """
+    return _images(list(_rows(files, preprocessing, limits, workers)), preprocessing)
+
+
+def iter_images(
+    files: Iterable[File | Path],
+    preprocessing: Preprocessing,
+    size: int,
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Generator[Images, None, None]:
+    """The same for any number of files, which are taken as they are needed; the next ones are decoded meanwhile.
+
+    Args:
+        size: files at a time; the last ones may be fewer.
+
+    >>> [images.reasons for images in iter_images(map(Path, ["a.png", "b.png", "c.png"]), Preprocessing(16, 16), 2)]
+    [['unreadable', 'unreadable'], ['unreadable']]
+    """
+    rows = _rows(files, preprocessing, limits, workers)
+    while chunk := list(islice(rows, size)):
+        yield _images(chunk, preprocessing)
+
+
+def first_coloured(
+    files: Sequence[File | Path],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> File | Path | None:
+    """The first of some files that has colour, as `is_coloured` says; the others after it are not decoded.
+
+    Args:
+        files: paths, or files of a batch; those that cannot be read are passed over.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
+        advance: called with the number of files done since the last call.
+
+    >>> first_coloured([Path("missing.png")]) is None
+    True
+    """
+    with closing(iter_images(files, _SMALL, CHUNK, limits=limits, workers=workers)) as chunks:
+        done = 0
+        for images in chunks:
+            chunk = files[done : done + len(images.reasons)]
+            done += len(chunk)
+            advance(len(chunk))
+            readable = (file for file, reason in zip(chunk, images.reasons, strict=True) if reason is None)
+            for file, coloured in zip(readable, images.drops_colour, strict=True):
+                if coloured:
+                    return file
+    return None
+
+
+def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits = Limits()) -> NDArray[np.float32]:  # noqa: B008
+    """One image as (h, w, c) float32 in [0, 1].
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    row = next(_rows([file], preprocessing, limits, 1))
+    if isinstance(row, ImageError):
+        raise row
+    return row.pixels
+
+
+def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -> bytes:  # noqa: B008
+    """A JPEG of an image for people to look at, upright, at most that large.
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    located = file if isinstance(file, File) else File.at(file)
+    _, answer = next(_answers([located], {"side_px": side_px}, limits, 1))
+    error = _error(located, answer)
+    if error is not None:
+        raise error
+    return answer.content
+
+
+def float_range(
+    files: Iterable[File | Path],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Range | None:
+    """The range that brings all images in floats among some files to [0, 1]; for `Preprocessing.float_range`.
+
+    That is [0, 1] where all their values lie in it, else from their lowest to their highest. Files that cannot be read,
+    and those whose type says what white is, do not count.
+
+    Returns:
+        None where no image is in floats.
+
+    >>> float_range([Path("missing.tif")]) is None
+    True
+    """
+    located = (file if isinstance(file, File) else File.at(file) for file in files)
+    answers = (answer.fields for _, answer in _answers(located, {"extent": True}, limits, workers))
+    extents = [fields["extent"] for fields in answers if fields.get("extent")]
+    if not extents:
+        return None
+    low, high = min(low for low, _ in extents), max(high for _, high in extents)
+    if low >= 0 and high <= 1:
+        return (0.0, 1.0)
+    # Of one value alone there is no range; it becomes black.
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def look_for_parts(
+    files: Iterable[File | Path],
+    *,
+    value_range: Range | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> "list[Seen]":
+    """Small copies of images with where the part is in each; files that cannot be read do not count.
+
+    Args:
+        files: paths, or files of a batch.
+        value_range: of images of more than 8 bits, see `Preprocessing`.
+        limits: on each image.
+        workers: decoder processes; by default one a core.
+        advance: called with the number of files done since the last call.
+
+    >>> look_for_parts([Path("missing.png")])
+    []
+    """
+    from nelbo.data.part.part import LOOKED_AT_PX, look
+
+    located = (file if isinstance(file, File) else File.at(file) for file in files)
+    found = []
+    for _, answer in _answers(located, {"small": [LOOKED_AT_PX, value_range]}, limits, workers):
+        advance(1)
+        if "reason" not in answer.fields:
+            found.append(look(np.frombuffer(answer.content, np.float32).reshape(answer.fields["shape"])))
+    return found
+
+
+def look_into(
+    files: Iterable[File],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Iterator[Look]:
+    """Hash files and look into their headers, in order, without holding more than a few chunks of them.
+
+    Args:
+        files: any number of them; taken as they are needed.
+        limits: on each image.
+        workers: decoder processes; by default one for each CPU that may be used.
+
+    >>> [look.reason for look in look_into([File.at("missing.png")])]
+    ['unreadable']
+    """
+    for _, answer in _answers(files, {}, limits, workers):
+        found = answer.fields
+        look = Look(**{name: found.get(name) for name in ("image_id", *Stamp._fields, "reason")})
+        yield look._replace(**Header(*found["header"])._asdict()) if "header" in found else look
+
+
+class _Row(NamedTuple):
+    """One image."""
+
+    pixels: NDArray[np.float32]
+    drops_colour: bool
+    part: Part | None
+
+
+def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> Images:
+    readable = [row for row in rows if not isinstance(row, ImageError)]
+    shape = (len(readable), preprocessing.height, preprocessing.width, preprocessing.channels)
+    pixels = np.stack([row.pixels for row in readable]) if readable else np.empty(shape, np.float32)
+    return Images(
+        pixels,
+        [row.reason if isinstance(row, ImageError) else None for row in rows],
+        np.array([row.drops_colour for row in readable], bool),
+        [row.part for row in readable],
+    )
+
+
+def _rows(
+    files: Iterable[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
+) -> Iterator[_Row | ImageError]:
+    located = (file if isinstance(file, File) else File.at(file) for file in files)
+    for file, answer in _answers(located, {"preprocessing": preprocessing.to_dict()}, limits, workers):
+        yield _error(file, answer) or _Row(
+            _pixels(answer, preprocessing), answer.fields["drops_colour"], part_of(answer.fields["part"])
+        )
+
+
+def part_of(fields: Sequence[Any] | None) -> Part | None:
+    """What a decoder, or a file in JSON, says of a part."""
+    return None if fields is None else Part(*fields)
+
+
+def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    modes = answer.fields["modes"]
+    values = np.frombuffer(answer.content, np.float32 if modes[0] == "F" else np.uint8)
+    size = (preprocessing.height, preprocessing.width)
+    if len(modes) > 1:
+        return to_pixels(np.moveaxis(values.reshape(len(modes), *size), 0, -1), preprocessing)
+    return to_pixels(values.reshape(*size, *((3,) if modes == ["RGB"] else ())), preprocessing)
+
+
+def _error(file: File, answer: Answer) -> ImageError | None:
+    fields = answer.fields
+    if "reason" not in fields:
+        return None
+    return ImageError(fields["reason"], f"{file.root}/{file.path}: {fields['detail']}")
+
+
+def _answers(
+    files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None
+) -> Iterator[tuple[File, Answer]]:
+    """What became of each file, in order; a bounded number of them is looked at ahead."""
+    n_threads = workers or cpu_count()
+    left = iter(files)
+    pending: deque[tuple[list[File], Future[list[Answer]]]] = deque()
+    fields = fields | {"limits": asdict(limits)}
+    threads = ThreadPoolExecutor(n_threads)
+    try:
+        while True:
+            while len(pending) < 2 * n_threads and (chunk := list(islice(left, CHUNK))):
+                pending.append((chunk, threads.submit(_work_through, chunk, fields, limits)))
+            if not pending:
+                return
+            chunk, answers = pending.popleft()
+            yield from zip(chunk, answers.result(), strict=True)
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _work_through(files: Sequence[File], fields: dict[str, Any], limits: Limits) -> list[Answer]:
+    answers: list[Answer] = []
+    with borrowed() as worker:
+        for name, group in groupby(files, lambda file: file.root):
+            root = open_root(name)
+            if isinstance(root, Folder):
+                # The decoder reads these itself: no bytes of theirs go through this process.
+                head = json.dumps(fields | {"root": name}).encode()
+                answers += worker.ask([Request(head, json.dumps(file[1:]).encode()) for file in group])
+            else:
+                head = json.dumps(fields).encode()
+                answers += [_sent(worker, root, file, head, limits) for file in group]
+    return answers
+
+
+def _sent(worker: Worker, root: Root, file: File, head: bytes, limits: Limits) -> Answer:
+    """Of a file that is read here: connections and archives are opened once, in this process."""
+    facts, content = read_checked(root, file.path, file.image_id, limits.size_bytes)
+    if "reason" in facts:
+        return Answer(facts)
+    (answer,) = worker.ask([Request(head, content)])
+    return Answer(facts | answer.fields, answer.content)

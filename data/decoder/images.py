@@ -1,0 +1,292 @@
+"""From the bytes of a file to an upright picture."""
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+# Plugins by name: Pillow would load all of its own to find those of WebP and AVIF.
+from PIL import (  # noqa: F401
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from nelbo.data.decoder import png, tiff
+from nelbo.data.decoder.limits import Limits
+from nelbo.data.decoder.samples import Box, Picture, Range, Ranges, Samples, extent, is_float, to_picture
+from nelbo.data.decoder.signatures import reason_of
+from nelbo.data.decoder.tags import SIGNATURES as TIFF_SIGNATURES
+from nelbo.data.errors import ImageError
+
+#: What hostile bytes may reach of Pillow's decoders; it knows many more. Those of PNG's pixels and of TIFF are others.
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF", "PPM", "AVIF")
+
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_BYTE, _WORD = 255, 65_535
+_WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+_WITHOUT_ALPHA = ("P", "RGBX", "CMYK", "YCbCr", "HSV")
+#: EXIF orientations that swap width and height.
+_SWAPPED = (5, 6, 7, 8)
+_ORIENTATION = 0x0112
+
+
+class Header(NamedTuple):
+    """What a file says of itself before its pixels are decoded: Pillow's names, and the size of the stored array."""
+
+    format: str
+    mode: str
+    width_px: int
+    height_px: int
+
+
+def read_header(content: bytes, limits: Limits) -> Header:
+    """Format, mode and size, without decoding the pixels.
+
+    Args:
+        content: all of a file.
+        limits: on pixels and sides.
+
+    Raises:
+        ImageError: not an image of a supported format, or too large or too small.
+    """
+    if content.startswith(TIFF_SIGNATURES):
+        with _guarded():
+            layout = tiff.read_layout(content)
+        _check_size(layout.width_px, layout.height_px, limits)
+        return Header("TIFF", *layout)
+    with _open(_without_ballast(content), limits) as image:
+        return Header(image.format or "", image.mode, *image.size)
+
+
+def decode(
+    content: bytes,
+    limits: Limits,
+    *,
+    at_least: tuple[int, int] | None = None,
+    ranges: Ranges = Ranges(),  # noqa: B008 - immutable
+) -> Picture:
+    """The upright first frame.
+
+    Transparent parts lie on black, palettes and CMYK become RGB, embedded colour profiles are not applied. A JPEG that
+    comes smaller ends within its last pixels.
+
+    Args:
+        content: all of a file.
+        limits: on pixels and sides.
+        at_least: width and height that are needed: a larger JPEG may come smaller, but not smaller than that.
+        ranges: what becomes 0 and 1 in images of more than 8 bits; see `Preprocessing`.
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    with _guarded():
+        samples = _samples(content, limits)
+        if samples is not None:
+            return to_picture(samples, ranges)
+        with _open(content, limits) as image:
+            samples = _deep_samples(image, content)
+            if samples is not None:
+                return to_picture(samples, ranges)
+            box = None
+            if at_least is not None and image.format in ("JPEG", "MPO"):
+                box = _reduce(image, at_least)
+            image.load()
+            return Picture((_plain(_upright(image)),), box)
+
+
+def thumbnail(content: bytes, side_px: int, limits: Limits) -> bytes:
+    """A JPEG of the picture, at most that large; see `decode` for errors."""
+    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px)).to_8_bits()
+    picture.thumbnail((side_px, side_px))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def small_picture(content: bytes, small: tuple[int, Range | None], limits: Limits) -> tuple[dict[str, Any], bytes]:
+    """A copy of the picture whose longer side is at most so long, averaged over areas, as float32 in [0, 1].
+
+    Args:
+        small: that side in pixels; and the range of images of more than 8 bits, as in `decode`.
+
+    Returns:
+        ``shape``, (h, w, c), and the values.
+    """
+    side_px, value_range = small
+    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px), ranges=Ranges(value_range))
+    factor = min(1.0, side_px / max(picture.values.shape[:2]))
+    height, width = picture.values.shape[:2]
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    bands = [np.asarray(band.resize(size, Image.Resampling.BOX, picture.box)) for band in picture.bands]
+    values = bands[0] if len(bands) == 1 else np.dstack(bands)
+    unit = values / np.float32(255) if values.dtype == np.uint8 else values
+    unit = unit if unit.ndim == 3 else unit[..., None]
+    return {"shape": unit.shape}, unit.astype(np.float32).tobytes()
+
+
+def float_extent(content: bytes, limits: Limits) -> Range | None:
+    """The lowest and the highest value of a picture in floats; None where the type says what black and white are.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    # Most files are of other types, and their headers say so.
+    if not is_float(read_header(content, limits).mode):
+        return None
+    with _guarded():
+        samples = _samples(content, limits)
+        if samples is None:
+            with _open(content, limits) as image:
+                samples = _deep_samples(image, content)
+        return None if samples is None else extent(samples.values)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Hostile bytes make decoders raise nearly anything; each costs that one image."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError("too_large", "decoding needs too much memory") from error
+    except Exception as error:
+        raise ImageError(_damage(error), f"{type(error).__name__}: {error}") from error
+
+
+def _samples(content: bytes, limits: Limits) -> Samples | None:
+    """What is decoded without Pillow: TIFF and PNG; None of others."""
+    if content.startswith(TIFF_SIGNATURES):
+        layout = tiff.read_layout(content)
+        _check_size(layout.width_px, layout.height_px, limits)
+        return tiff.read_samples(content)
+    if not content.startswith(png.SIGNATURE):
+        return None
+    content = png.picture_chunks(content)
+    _check_size(*png.size(content), limits)
+    # Pillow is slower, keeps 8 bits of 16 in colour, and takes a stream that ends early for one with a black rest.
+    values = png.decode(content)
+    n = values.shape[2] if values.ndim == 3 else 1
+    has_alpha = n in (2, 4)
+    colours = values[..., : n - has_alpha] if n > 2 else values[..., 0] if n == 2 else values
+    orientation = 1
+    if not png.is_plain(content):
+        with _open(content, limits) as image:
+            orientation = _orientation(image)
+    return Samples(
+        colours,
+        "rgb" if n > 2 else "grey",
+        8 * values.itemsize,
+        values[..., -1] if has_alpha else None,
+        orientation=orientation,
+    )
+
+
+def _deep_samples(image: Image.Image, content: bytes) -> Samples | None:
+    """More than 8 bits from what Pillow opened, which is netpbm; None of others."""
+    if isinstance(image, PpmImagePlugin.PpmImageFile) and content[:2] == b"P6" and image.tile[0].codec_name == "ppm":
+        # Pillow leaves 8 bits of colours.
+        _, (_, _, width, height), start, (_, most) = cast("tuple[str, Box, int, tuple[str, int]]", image.tile[0])
+        stored = np.frombuffer(content, ">u2" if most > _BYTE else "u1", int(width * height) * 3, start)
+        values = (stored * (_WORD / most)).round().clip(0, _WORD).astype(np.uint16)
+        return Samples(values.reshape(int(height), int(width), 3), "rgb", 16)
+    if image.mode in _DEEP:
+        values = np.asarray(image)
+        return Samples(values, "grey", 32) if image.mode == "F" else Samples(values.astype(np.uint16), "grey", 16)
+    return None
+
+
+def _damage(error: Exception) -> str:
+    """The reason; decoders tell truncation in words only: Pillow in two of these, libpng and numpy in the others."""
+    words = ("truncated", "not enough image data", "too small", "buffer is smaller")
+    return "truncated" if any(word in str(error).lower() for word in words) else "unreadable"
+
+
+def _without_ballast(content: bytes) -> bytes:
+    return png.picture_chunks(content) if content.startswith(png.SIGNATURE) else content
+
+
+def _open(content: bytes, limits: Limits) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
+        raise ImageError("too_large", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(reason_of(content), str(error)) from error
+    except Exception as error:
+        raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
+    try:
+        _check_size(*image.size, limits)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise ImageError("too_large", f"{width} x {height} px is more than {limits.pixels} pixels")
+    if min(width, height) < limits.side_px:
+        raise ImageError("too_small", f"{width} x {height} px has a side under {limits.side_px}")
+
+
+def _reduce(image: Image.Image, at_least: tuple[int, int]) -> Box | None:
+    """Let the decoder halve a JPEG up to three times, where it stays large enough; the part that is then the image."""
+    width, height = at_least
+    orientation = _orientation(image)
+    if orientation in _SWAPPED:
+        width, height = height, width
+    for scale in (8, 4, 2):
+        # A part of a block comes out as a whole pixel; where that lies in a turned image, is more than it is worth.
+        is_whole = image.width % scale == image.height % scale == 0
+        if not is_whole and orientation != 1:
+            continue
+        part = (image.width / scale, image.height / scale)
+        if part[0] >= width and part[1] >= height:
+            image.draft(None, (math.floor(part[0]), math.floor(part[1])))
+            return None if is_whole else (0, 0, *part)
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION) or 1
+    except Exception:
+        # As in _upright.
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) == 1:
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # Broken metadata must not lose an image whose pixels are sound.
+        return image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image in 8 bits a channel, on black."""
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image.copy()
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode not in _WITHOUT_ALPHA:
+        raise ImageError("unsupported", f"colours of mode {image.mode} are not converted")
+    return image.convert("RGB")

@@ -1,0 +1,238 @@
+"""How an image becomes a model's input: one colour model, one size, numbers in [0, 1]."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nelbo.data.decoder.colour import LOOKED_AT, is_coloured
+from nelbo.data.decoder.images import decode
+from nelbo.data.decoder.limits import Limits
+from nelbo.data.decoder.samples import LUMA, Box, Picture, Range, Ranges, map_range
+from nelbo.data.errors import ImageError
+from nelbo.data.part.frame import Frame, Part
+
+_AREA = Image.Resampling.BOX
+#: How many times the model's size a decoder leaves, so that the area filter has something to average.
+_SPARE = 2
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input; part of the model, because another way gives other scores.
+
+    Args:
+        height, width: pixels after resizing with the area filter.
+        channels: 1 (grey) or 3 (RGB).
+        fit: "stretch" to the size, or keep the aspect ratio and "pad" with black.
+        binarize: None, or a level in (0, 1): after resizing, values above it become 1 and all others 0.
+        value_range: values of images of more than 8 bits that become 0 and 1, what lies beyond is clipped. None: the
+            range of their type, of signed integers its positive half; and for floats `float_range`.
+        float_range: the same for images in floats. Training takes it from its images, so that all are read alike. None,
+            as without a model: [0, 1] where all values of the image lie in it, or else its own range, which loses how
+            bright it is.
+        frame: of the part that is looked for, turned upright and cropped to the size; `fit` does not matter then. None
+            takes images as they are.
+
+    Raises:
+        ValueError: a value that is none of these.
+
+    >>> Preprocessing(28, 28, binarize=0.5, value_range=(0, 4095)).to_dict()  # doctest: +NORMALIZE_WHITESPACE
+    {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5, 'value_range': [0, 4095],
+    'float_range': None, 'frame': None}
+    """
+
+    height: int = 64
+    width: int = 64
+    channels: int = 1
+    fit: str = "stretch"
+    binarize: float | None = None
+    value_range: Range | None = None
+    float_range: Range | None = None
+    frame: Frame | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"image size {self.height} x {self.width}: both must be positive")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}: 1 (grey) or 3 (RGB)")
+        if self.fit not in ("stretch", "pad"):
+            raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
+        if self.binarize is not None and not 0 < self.binarize < 1:
+            raise ValueError(f"binarize={self.binarize!r}: a number above 0 and below 1, or None for grey levels")
+        if isinstance(self.frame, dict):
+            object.__setattr__(self, "frame", Frame(**self.frame))
+        for name in ("value_range", "float_range"):
+            if getattr(self, name) is not None:
+                # JSON knows no tuples.
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+                low, high = getattr(self, name)
+                if not (np.isfinite([low, high]).all() and low < high):
+                    raise ValueError(f"{name}={low},{high}: two finite numbers, the lower one first")
+
+    @property
+    def n_values(self) -> int:
+        """Numbers in one image."""
+        return self.height * self.width * self.channels
+
+    def part_filled(self, width: float, height: float) -> tuple[int, int, int, int]:
+        """Where an upright image of this size lies in the input: left, upper, right and lower edge in pixels.
+
+        >>> Preprocessing(64, 64, fit="pad").part_filled(200, 100), Preprocessing(64, 64).part_filled(200, 100)
+        ((0, 16, 64, 48), (0, 0, 64, 64))
+        """
+        if self.fit == "stretch":
+            return (0, 0, self.width, self.height)
+        scale = min(self.width / width, self.height / height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        left, upper = (self.width - inner[0]) // 2, (self.height - inner[1]) // 2
+        return (left, upper, left + inner[0], upper + inner[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        ranges = {name: getattr(self, name) for name in ("value_range", "float_range")}
+        frame = {"frame": self.frame and self.frame.to_dict()}
+        return asdict(self) | {name: None if ends is None else list(ends) for name, ends in ranges.items()} | frame
+
+
+class Fitted(NamedTuple):
+    """A picture of the model's size, for `to_pixels`.
+
+    bands: one image of mode L, RGB or F, or three of mode F, as in `nelbo.data.decoder.samples.Picture`.
+    drops_colour: whether the picture had colour that one channel does not hold.
+    part: what was found of the part; None where none is looked for.
+    """
+
+    bands: tuple[Image.Image, ...]
+    drops_colour: bool
+    part: Part | None
+
+
+def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> Fitted:
+    """The bytes of a file as a picture of the model's size.
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    at_least = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
+    if preprocessing.frame is not None:
+        # Both sides: which is the longer one is not known yet.
+        longer = _SPARE * math.ceil(preprocessing.frame.scale(preprocessing.height, preprocessing.width))
+        at_least = (longer, longer)
+    ranges = Ranges(preprocessing.value_range, preprocessing.float_range)
+    picture = decode(content, limits, at_least=at_least, ranges=ranges)
+    bands, part = _fit(picture, preprocessing)
+    return Fitted(bands, preprocessing.channels == 1 and _is_coloured(picture), part)
+
+
+def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The values of a picture of the model's size as (h, w, c) float32 in [0, 1].
+
+    Args:
+        values: (h, w) or (h, w, 3), uint8, or float32 in [0, 1].
+        preprocessing: channels and threshold.
+
+    >>> to_pixels(np.full((2, 2), 51, np.uint8), Preprocessing(2, 2, channels=3))[0, 0].tolist()
+    [0.20000000298023224, 0.20000000298023224, 0.20000000298023224]
+    """
+    # Averaging in floats can leave [0, 1] by a rounding.
+    unit = np.divide(values, 255, dtype=np.float32) if values.dtype == np.uint8 else np.clip(values, 0, 1)
+    if unit.ndim == 3 and preprocessing.channels == 1:
+        unit = np.clip(unit @ np.array(LUMA, np.float32), 0, 1)
+    if preprocessing.binarize is not None:
+        # Compared as float32, so that an 8-bit level that was written as a decimal is not above itself.
+        unit = (unit > np.float32(preprocessing.binarize)).astype(np.float32)
+    if unit.ndim == 3:
+        return unit
+    return unit[..., None] if preprocessing.channels == 1 else np.repeat(unit[..., None], 3, axis=2)
+
+
+def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """One image in memory as (h, w, c) float32 in [0, 1]: what `read_image` makes of a file with these values.
+
+    See `prepare_with_part` for what was found of its part.
+
+    Args:
+        values: (rows, columns), or with 1 or 3 channels behind; uint8 or uint16 over their whole range, other numbers
+            in [0, 1], unless the preprocessing has a range of values.
+        preprocessing: size, channels, fit, threshold and range.
+
+    Raises:
+        ImageError: values outside [0, 1], or NaN.
+        ValueError: another shape.
+
+    >>> prepare(np.full((20, 30), 255, np.uint8), Preprocessing(16, 16, channels=3))[0, 0].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    return prepare_with_part(values, preprocessing)[0]
+
+
+def prepare_with_part(values: NDArray[Any], preprocessing: Preprocessing) -> tuple[NDArray[np.float32], Part | None]:
+    """The same, and what was found of the part; None where none is looked for."""
+    fitted, part = _fit(picture_of(values, preprocessing), preprocessing)
+    bands = [np.asarray(band) for band in fitted]
+    return to_pixels(bands[0] if len(bands) == 1 else np.stack(bands, axis=-1), preprocessing), part
+
+
+def picture_of(values: NDArray[Any], preprocessing: Preprocessing) -> Picture:
+    """One image in memory as a picture; see `prepare`."""
+    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
+        raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
+    if values.shape[2:] == (1,):
+        values = values[..., 0]
+    if values.dtype == np.uint8:
+        bands: list[NDArray[Any]] = [values]
+    else:
+        unit = map_range(values, preprocessing.value_range or _full_range(values))
+        bands = [unit] if unit.ndim == 2 else list(np.moveaxis(unit, -1, 0))
+    return Picture(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
+
+
+def _full_range(values: NDArray[Any]) -> tuple[float, float]:
+    if values.dtype == np.uint16:
+        return 0, 65_535
+    if not (values.min() >= 0 and values.max() <= 1):
+        reason = "unsupported" if np.isfinite(values).all() else "non_finite"
+        raise ImageError(reason, f"values lie in [{values.min()}, {values.max()}], not [0, 1]")
+    return 0, 1
+
+
+def _is_coloured(picture: Picture) -> bool:
+    if len(picture.bands) == 1 and picture.bands[0].mode != "RGB":
+        return False
+    # Fewer pixels first: all of them as an array would take a fifth of the time that decoding takes.
+    width, height = picture.bands[0].size
+    size = (min(width, LOOKED_AT), min(height, LOOKED_AT))
+    return is_coloured(np.dstack([np.asarray(band.resize(size, Image.Resampling.NEAREST)) for band in picture.bands]))
+
+
+def _fit(picture: Picture, preprocessing: Preprocessing) -> tuple[tuple[Image.Image, ...], Part | None]:
+    if preprocessing.frame is not None:
+        # OpenCV takes a tenth of a second to load.
+        from nelbo.data.part.part import crop
+
+        values, part = crop(picture.values, preprocessing.frame, preprocessing.height, preprocessing.width)
+        bands = [values] if values.ndim == 2 or values.dtype == np.uint8 else list(np.moveaxis(values, -1, 0))
+        cropped = tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands)
+        return tuple(_of_channels(band, preprocessing) for band in cropped), part
+    fitted = tuple(_fit_band(band, picture.box, preprocessing) for band in picture.bands)
+    return fitted, None
+
+
+def _of_channels(band: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    return band.convert("L") if preprocessing.channels == 1 and band.mode == "RGB" else band
+
+
+def _fit_band(band: Image.Image, box: Box | None, preprocessing: Preprocessing) -> Image.Image:
+    band = _of_channels(band, preprocessing)
+    left, upper, right, lower = preprocessing.part_filled(*(box[2:] if box else band.size))
+    fitted = band.resize((right - left, lower - upper), _AREA, box)
+    size = (preprocessing.width, preprocessing.height)
+    if fitted.size == size:
+        return fitted
+    padded = Image.new(band.mode, size)
+    padded.paste(fitted, (left, upper))
+    return padded

@@ -1,0 +1,148 @@
+"""The program that decodes, in a process of its own: what its libraries do with hostile bytes costs that one image.
+
+`workers` starts it by its file. It answers messages on stdin with messages on stdout until stdin ends.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import types
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from nelbo.data.decoder.limits import Limits
+    from nelbo.data.decoder.preprocessing import Preprocessing
+    from nelbo.data.decoder.samples import Range
+    from nelbo.data.sources.files import Folder
+
+#: Address space in bytes: enough for the largest image that may be allowed, too little to bring a machine down.
+MEMORY = 8 << 30
+
+#: Times the seconds that an image may take, after which a decoder ends that nobody has stopped.
+ALONE = 10
+
+
+def serve(requests: int, answers: int) -> None:
+    """Answer requests in order.
+
+    Args:
+        requests, answers: file descriptors.
+    """
+    from nelbo.data.decoder.messages import BUFFER, read_message, write_message
+
+    write_message(answers, b"ready")
+    with open(requests, "rb", BUFFER) as pipe:
+        while True:
+            try:
+                head, content = read_message(pipe)
+            except EOFError:
+                return
+            question = _question(head)
+            # The parent keeps the time. Without it, only the system itself can stop a library that has lost its way.
+            signal.setitimer(signal.ITIMER_REAL, ALONE * question.limits.seconds)
+            fields, result = _answer(question, content)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            write_message(answers, json.dumps(fields).encode(), result)
+
+
+class _Question(NamedTuple):
+    """What is asked of each file.
+
+    side_px: of a thumbnail; small: the longer side of a small copy, and the range of images of more than 8 bits.
+    root: the local folder that it is in, None where its contents are sent.
+    """
+
+    limits: "Limits"
+    preprocessing: "Preprocessing | None"
+    side_px: int | None
+    small: "tuple[int, Range | None] | None"
+    extent: bool
+    root: "Folder | None"
+
+
+@lru_cache(maxsize=1)
+def _question(head: bytes) -> _Question:
+    from nelbo.data.decoder.limits import Limits
+    from nelbo.data.decoder.preprocessing import Preprocessing
+    from nelbo.data.sources.files import Folder
+    from nelbo.data.sources.names import path_of
+
+    fields = json.loads(head)
+    wanted, root = fields.get("preprocessing"), fields.get("root")
+    if wanted and wanted.get("frame"):
+        import cv2
+
+        # There is a decoder a core already.
+        cv2.setNumThreads(1)
+    return _Question(
+        Limits(**fields["limits"]),
+        wanted and Preprocessing(**wanted),
+        fields.get("side_px"),
+        fields.get("small"),
+        fields.get("extent", False),
+        None if root is None else Folder(path_of(root)),
+    )
+
+
+def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
+    from nelbo.data.errors import ImageError
+    from nelbo.data.sources.reading import read_checked, refusal
+
+    facts: dict[str, Any] = {}
+    if question.root is not None:
+        path, image_id = json.loads(content)
+        facts, content = read_checked(question.root, path, image_id, question.limits.size_bytes)
+        if "reason" in facts:
+            return facts, b""
+    try:
+        found, result = _decoded(question, content)
+    except ImageError as error:
+        found, result = refusal(error.reason, str(error)), b""
+    except MemoryError:
+        found, result = refusal("too_large", "decoding needs too much memory"), b""
+    return facts | found, result
+
+
+def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
+    from nelbo.data.decoder.images import float_extent, read_header, small_picture, thumbnail
+    from nelbo.data.decoder.preprocessing import read_picture
+
+    if question.preprocessing is not None:
+        bands, drops_colour, part = read_picture(content, question.preprocessing, question.limits)
+        found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part}
+        # As they are: numbers in [0, 1] would be four times the bytes to send.
+        return found, b"".join(band.tobytes() for band in bands)
+    if question.side_px is not None:
+        return {}, thumbnail(content, question.side_px, question.limits)
+    if question.small is not None:
+        return small_picture(content, question.small, question.limits)
+    if question.extent:
+        return {"extent": float_extent(content, question.limits)}, b""
+    return {"header": read_header(content, question.limits)}, b""
+
+
+def _confine() -> int:
+    """Limit this process, and give the file descriptor for answers, which no library can write into by accident."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Ctrl-C belongs to the parent; the alarm must strike whatever that one does with its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return answers
+
+
+if __name__ == "__main__":
+    # Without data/__init__.py, which loads pandas and pyarrow: a second, and 100 MB for each process.
+    for name, folder in (("nelbo", 2), ("nelbo.data", 1)):
+        package = types.ModuleType(name)
+        package.__path__ = [str(Path(__file__).parents[folder])]
+        sys.modules[name] = package
+    serve(0, _confine())

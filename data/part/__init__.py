@@ -1,0 +1,1 @@
+"""The part that an image shows: found, turned upright and cropped to."""

@@ -1,0 +1,175 @@
+"""What a saved detector is beside its model, as JSON: parameters, calibration, how rows are images."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import RandomState
+from numpy.typing import NDArray
+
+from nelbo.detectors.estimator.inputs import Rows
+from nelbo.detectors.scale import Scale
+from nelbo.detectors.threshold import conformal_threshold
+
+FORMAT, FORMAT_VERSION = "nelbo-detector", 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A detector without its network.
+
+    model_id: of the bundle beside it.
+    params: of the estimator, as JSON holds them.
+    fpr, calibration_scores, cross, variants: of the calibration; None, empty, False and None if there is none.
+    rows: how rows are images; None for a detector of images.
+    scale: how numbers are read; nelbo 0.1 did not keep it.
+    feature_names: of the rows, or None.
+    seen: content hashes of the images that it was trained or validated on.
+    history: of the training, an entry an epoch.
+    """
+
+    model_id: str
+    params: dict[str, Any]
+    fpr: float | None
+    calibration_scores: NDArray[np.float64]
+    rows: Rows | None
+    scale: Scale
+    feature_names: list[str] | None
+    seen: list[str]
+    history: dict[str, list[float]]
+    cross: bool = False
+    variants: NDArray[np.int64] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it, with format, version and the SHA-256 of the rest."""
+        threshold = None if self.fpr is None else conformal_threshold(self.calibration_scores, self.fpr)
+        content = {
+            "model_id": self.model_id,
+            "params": self.params,
+            "fpr": self.fpr,
+            "threshold": threshold,
+            "calibration_scores": self.calibration_scores.tolist(),
+            "cross": self.cross,
+            "variants": None if self.variants is None else self.variants.tolist(),
+            "rows": None if self.rows is None else [list(self.rows.shape), self.rows.value_range],
+            "scale": self.scale.dtype,
+            "feature_names": self.feature_names,
+            "seen": self.seen,
+            "history": self.history,
+        }
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, "content": content, "sha256": _digest(content)}
+
+
+def parse(text: bytes) -> Record:
+    """A record from bytes that anyone may have written.
+
+    Raises:
+        ValueError: what is wrong.
+
+    >>> scores = np.arange(1.0, 20)
+    >>> how = (Rows((1, 2, 1), None), Scale("uint8"))
+    >>> record = Record("m0123456789abcdef", {"epochs": 3}, 0.05, scores, *how, None, [], {})
+    >>> parse(json.dumps(record.to_dict()).encode()).rows
+    Rows(shape=(1, 2, 1), value_range=None)
+    >>> parse(b"[]")
+    Traceback (most recent call last):
+        ...
+    ValueError: it is not a nelbo-detector
+    """
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
+        raise ValueError(f"it is not a {FORMAT}")
+    if whole.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"it has format version {whole.get('format_version')}, this nelbo reads {FORMAT_VERSION}")
+    try:
+        content = whole["content"]
+        if _digest(content) != whole["sha256"]:
+            raise ValueError("its SHA-256 is not that of its content")
+        return _checked(content)
+    except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its content is not a detector's: {error!r}") from error
+
+
+def plain(value: Any) -> Any:
+    """A parameter as JSON holds it; a random state, which JSON cannot hold, becomes None.
+
+    >>> plain({"image_size": (np.int64(3), 4), "random_state": RandomState(0)})
+    {'image_size': [3, 4], 'random_state': None}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(one) for one in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return None if isinstance(value, RandomState | np.random.Generator) else value
+
+
+def _checked(content: dict[str, Any]) -> Record:
+    scores = np.array([_number(score) for score in content["calibration_scores"]], np.float64)
+    fpr = content["fpr"]
+    # A threshold is what its scores make it, or the file is not to be trusted.
+    expected = None if fpr is None else conformal_threshold(scores, _number(fpr))
+    if content["threshold"] != expected:
+        raise ValueError(f"its threshold is {content['threshold']}, its calibration scores give {expected}")
+    return Record(
+        model_id=_text(content["model_id"], r"m[0-9a-f]{16}"),
+        params={_text(name): value for name, value in content["params"].items()},
+        fpr=fpr,
+        calibration_scores=scores,
+        cross=content.get("cross", False) is True,
+        variants=_variants(content.get("variants"), len(scores)),
+        rows=_rows(content["rows"]),
+        scale=Scale(None if content.get("scale") is None else _text(content["scale"], r"[a-z]+[0-9]*")),
+        feature_names=None if content["feature_names"] is None else [_text(name) for name in content["feature_names"]],
+        seen=[_text(image, r"[0-9a-f]+") for image in content["seen"]],
+        history={
+            _text(name): [_number(value) for value in values] for name, values in dict(content["history"]).items()
+        },
+    )
+
+
+def _variants(value: Any, n: int) -> NDArray[np.int64] | None:
+    if value is None:
+        return None
+    if len(value) != n or not all(type(number) is int and number >= 0 for number in value):
+        raise ValueError(f"its variants are not the numbers of {n} images' variants")
+    return np.array(value, np.int64)
+
+
+def _rows(value: Any) -> Rows | None:
+    if value is None:
+        return None
+    (height, width, channels), value_range = value
+    if not all(type(side) is int and side >= 1 for side in (height, width, channels)):
+        raise ValueError(f"its rows have shape {value[0]}")
+    if value_range is None:
+        return Rows((height, width, channels), None)
+    low, high = (_number(end) for end in value_range)
+    if not 0 < high - low < math.inf:
+        raise ValueError(f"its rows have values in {value_range}")
+    return Rows((height, width, channels), (low, high))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _text(value: Any, pattern: str = r".*") -> str:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.DOTALL):
+        raise ValueError(f"{value!r} is not a text of the form {pattern}")
+    return value
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""How often two judges flag the same images: shares compared image by image."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom, binomtest, norm
+
+from nelbo.detectors.interval import Interval, binomial_interval
+from nelbo.detectors.metrics.delong import PairedTest
+
+_WIDTH = float(norm.ppf(0.975))
+
+
+def mcnemar_test(flagged_a: ArrayLike, flagged_b: ArrayLike) -> PairedTest:
+    """Whether two judges flag different shares of the same images.
+
+    Only the images that one of the two flags tell them apart. Where both flag at the same rate, each of these is
+    either one's with probability 1/2: the p-value is exact.
+
+    Args:
+        flagged_a: (n,) booleans of one judge, n >= 1.
+        flagged_b: (n,) of the other, on the same images in the same order.
+
+    Returns:
+        Each one's share with its exact interval, and the difference with Bonett and Price's, which is of the normal
+        kind after one more image has been added to either side.
+
+    Raises:
+        ValueError: no image, lengths that differ, or values that are not booleans.
+
+    Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
+    percentages", in its exact form; Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of
+    binomial proportions based on paired data".
+
+    >>> test = mcnemar_test([True] * 6 + [False] * 14, [True] + [False] * 19)
+    >>> print(test.difference, test.p_value)
+    0.250 [0.012, 0.443] 0.0625
+    """
+    a, b = _pair(flagged_a, flagged_b)
+    n = len(a)
+    if not n:
+        raise ValueError("got no images, expected at least one, the same for both")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    share_a, share_b = (binomial_interval(int(flagged.sum()), n) for flagged in (a, b))
+    return PairedTest(share_a, share_b, _difference(only_a, only_b, n), float(p_value))
+
+
+class Excess(NamedTuple):
+    """What befalls one of two more often than the other, on the same images.
+
+    a, b: images of each.
+    only_a, only_b: of them those that are not the other's, too.
+    p_value: probability of so large a share of the images that tell them apart being a's, or a larger one, where each
+        is as likely either's.
+    """
+
+    a: int
+    b: int
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar_excess(flags_a: ArrayLike, flags_b: ArrayLike) -> Excess:
+    """McNemar's exact test, one-sided: small where a has more than b.
+
+    Args:
+        flags_a: (n,) booleans, n may be 0.
+        flags_b: (n,) on the same images in the same order.
+
+    Raises:
+        ValueError: lengths that differ, or values that are not booleans.
+
+    >>> mcnemar_excess([True] * 6 + [False] * 14, [True] + [False] * 19)
+    Excess(a=6, b=1, only_a=5, only_b=0, p_value=0.03125)
+    """
+    a, b = _pair(flags_a, flags_b)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    p_value = float(binom.sf(only_a - 1, only_a + only_b, 0.5))
+    return Excess(int(a.sum()), int(b.sum()), only_a, only_b, p_value)
+
+
+def _difference(only_a: int, only_b: int, n: int) -> Interval:
+    centre = (only_a - only_b) / (n + 2)
+    apart = (only_a + only_b + 2) / (n + 2)
+    half = _WIDTH * math.sqrt((apart - centre**2) / (n + 2))
+    return Interval((only_a - only_b) / n, max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    flags_a, flags_b = _booleans(a), _booleans(b)
+    if len(flags_a) != len(flags_b):
+        raise ValueError(f"got {len(flags_a)} and {len(flags_b)} images, expected the same ones twice")
+    return flags_a, flags_b
+
+
+def _booleans(flagged: ArrayLike) -> NDArray[np.bool_]:
+    values = np.asarray(flagged)
+    if values.ndim != 1 or values.dtype != bool:
+        raise ValueError(f"got flags of type {values.dtype} and shape {values.shape}, expected (n,) booleans")
+    return values

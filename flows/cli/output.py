@@ -1,0 +1,163 @@
+"""What commands print: results on stdout, errors and logs on stderr; names in them come from anybody."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from nelbo.flows.workspace.errors import without_credentials
+
+#: Of an error: what is longer was given by somebody, and says no more.
+_LONGEST = 2000
+
+
+def printable(text: str) -> str:
+    r"""The same text without what a terminal obeys or an encoding lacks: escapes, line breaks, lone surrogates.
+
+    >>> print(printable("a\x1b[31mb\nc\u202ed é"))
+    a\x1b[31mb\nc\u202ed é
+    """
+    return _escape(text, lambda character: character.encode("unicode_escape").decode())
+
+
+def one_line(text: str) -> str:
+    """An error as a terminal takes it: one line of bounded length, without the credentials of the URLs in it."""
+    text = printable(without_credentials(" ".join(text.split())))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-490:]}"
+
+
+class LogFormatter(logging.Formatter):
+    """Records as lines that a terminal only shows."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging names it
+        """One line."""
+        return printable(without_credentials(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """A line for each of the traceback."""
+        return "\n".join(map(printable, without_credentials(super().formatException(ei)).split("\n")))
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON: text as it is, and what is not printable as JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    typer.echo(_escape(text, lambda character: json.dumps(character)[1:-1]))
+
+
+def _escape(text: str, escaped: Callable[[str], str]) -> str:
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else escaped(character) for character in text)
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """One object: as JSON in a line, or a row for each of its parts."""
+    if as_json:
+        print_json(result)
+        return
+    _table([(key, _text(value)) for key, value in result.items()])
+
+
+def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A list of objects with the same keys: as JSON under its name, or a table."""
+    if as_json:
+        print_json({name: rows})
+    elif not rows:
+        typer.echo(f"no {name}")
+    else:
+        _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
+
+
+def print_comparison(result: dict[str, Any], as_json: bool) -> None:
+    """Calibrations side by side: one a column, so that long sentences have room."""
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(f"batch {result['batch_id']}, {result['n_scored']:,} scored images, model {result['model_id']}")
+    columns = result["calibrations"]
+    _table([[name, *(_text(column[name]) for column in columns)] for name in columns[0]], [""] * (1 + len(columns)))
+
+
+def print_diagnosis(found: dict[str, Any]) -> None:
+    """What a system has, then a line for each thing that it lacks."""
+    print_result({name: value for name, value in found.items() if name not in ("missing", "ok")}, False)
+    for lacks in found["missing"]:
+        typer.echo(f"missing: {lacks}.")
+    typer.echo("nelbo runs here" if found["ok"] else "nelbo does not run here")
+
+
+def print_verified(result: dict[str, Any], as_json: bool) -> None:
+    """What was checked and found to be as it was made, one a line."""
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    current = result["calibration_id"]
+    _table(
+        [
+            (f"model {result['model_id']}", "ok"),
+            *((f"engine {name}", "ok") for name in result["engines"]),
+            *((f"calibration {name}", "ok, in use" if name == current else "ok") for name in result["calibrations"]),
+        ]
+    )
+
+
+def print_pruned(result: dict[str, Any]) -> None:
+    """What was deleted, or would be, with sizes."""
+    if result["items"]:
+        columns = ("kind", "name", "size_bytes", "modified_utc")
+        _table([[_text(item[name]) for name in columns] for item in result["items"]], list(columns))
+    done = "deleted" if result["applied"] else "would be deleted; say --apply to do it"
+    typer.echo(f"{result['n']:,} items, {result['size_bytes'] / 1e6:,.1f} MB, {done}")
+
+
+def print_demo(result: dict[str, Any]) -> None:
+    """The demonstration in a short table."""
+    trained, scored = result["train"], result["score"]
+    metrics = scored["metrics"]
+    rate, area = metrics["realised_fpr"], metrics["auroc"]
+    aim, _, rates = trained["promise"].partition(": ")
+    _table(
+        [
+            (
+                "images",
+                f"{scored['n_images']}: {metrics['n_normal']} normal, {metrics['n_anomalous']} defective",
+            ),
+            ("flagged", f"{scored['n_anomalous']}, of them {metrics['detected']} defective"),
+            (aim.replace("false-alarm rate", "false alarms"), rates),
+            ("false alarms realised", f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"),
+            ("AUROC", f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}] (95 %)"),
+            ("scores", scored["scores"]),
+            ("flagged images", scored["flagged"]),
+            ("report", scored["report"]),
+            ("seconds", f"{trained['seconds'] + scored['seconds']:.0f}"),
+        ]
+    )
+
+
+def _table(rows: list[Any], header: list[str] | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*(header or ()), show_header=header is not None, box=None, padding=(0, 2, 0, 0))
+    if header is None:
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+    for row in rows:
+        # Text: square brackets in a file's name are not markup.
+        table.add_row(*(Text(cell) for cell in row))
+    # In a pipe nothing is cut to a terminal's width.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(_text(inner) for inner in value) or "none"
+    return "none" if value is None else printable(str(value))

@@ -1,0 +1,155 @@
+"""The page "Batch": all files of one batch, and what another threshold would make of them."""
+# ruff: noqa: S608 - conditions and orders in SQL are ours; values are bound
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+import streamlit as st
+
+from nelbo.data import InputError, read_table
+from nelbo.flows.dashboard.choice import choose_batch
+from nelbo.flows.dashboard.formats import images, number
+from nelbo.flows.dashboard.links import choose_page, show_rows
+from nelbo.flows.dashboard.pages.whatif import draw_what_if
+from nelbo.flows.dashboard.style import say
+from nelbo.flows.dashboard.tables import Batch, Tables
+from nelbo.flows.evaluation.drift import read_drift
+
+_ROWS = 25
+
+#: Of rows that were scored without a calibration.
+_NO_VERDICT = "without verdict"
+
+#: In this order, as sentences say them.
+_VERDICTS = {
+    "anomalous": "anomalous",
+    "review": "for review",
+    "normal": "normal",
+    "not_scored": "not scored",
+    _NO_VERDICT: _NO_VERDICT,
+}
+
+_ORDERS = {
+    "score, highest first": "anomaly_score DESC NULLS LAST",
+    "score, lowest first": "anomaly_score NULLS LAST",
+    "p, lowest first": "p_value NULLS LAST, anomaly_score DESC",
+    "q, lowest first": "q_value NULLS LAST, anomaly_score DESC",
+    "nelbo, highest first": "nelbo_nats DESC NULLS LAST",
+    "rate, highest first": "rate_nats DESC NULLS LAST",
+    "reason, then path": "scores.reason NULLS LAST",
+    "path": "relative_path",
+}
+
+
+class Filter(NamedTuple):
+    """Conditions of SQL, and the values in them."""
+
+    conditions: tuple[str, ...] = ("true",)
+    values: tuple[Any, ...] = ()
+
+    def also(self, condition: str, *values: Any) -> "Filter":
+        """Narrower by a condition.
+
+        >>> Filter().also("p_value <= ?", 0.01)
+        Filter(conditions=('true', 'p_value <= ?'), values=(0.01,))
+        """
+        return Filter((*self.conditions, condition), (*self.values, *values))
+
+    def __str__(self) -> str:
+        """As it stands after WHERE."""
+        return " AND ".join(self.conditions)
+
+
+def draw(tables: Tables) -> None:
+    """Draw the page."""
+    st.title("Batch")
+    batch = choose_batch(tables)
+    if batch is None:
+        return
+    counts = _counts(tables, batch)
+    _summary(counts)
+    _drift(tables, batch)
+    draw_what_if(tables, batch)
+    _files(tables, batch, counts)
+
+
+def _counts(tables: Tables, batch: Batch) -> pd.DataFrame:
+    """``n`` files by ``verdict``, ``reason`` and ``variant``."""
+    sql = "SELECT coalesce(verdict, ?) AS verdict, reason, variant, count(*) AS n FROM scores GROUP BY ALL"
+    return tables.query(sql, [_NO_VERDICT], [batch])
+
+
+def _summary(counts: pd.DataFrame) -> None:
+    by_verdict = counts.groupby("verdict")["n"].sum().to_dict()
+    n = sum(by_verdict.values())
+    found = [f"{number(by_verdict[verdict])} {said}" for verdict, said in _VERDICTS.items() if verdict in by_verdict]
+    say(f"{images(n)}: {', '.join(found)}.")
+    for variant, own in counts.dropna(subset="variant").groupby("variant"):
+        flagged = own["n"][own["verdict"].isin(["anomalous", "review"])].sum()
+        st.text(f"Variant {variant}: {number(flagged)} of {images(own['n'].sum())} flagged.")
+
+
+def _drift(tables: Tables, batch: Batch) -> None:
+    try:
+        drift = read_drift(read_table(tables.workspace.scores(*batch), ["label"]))
+    except InputError:
+        # Pruned just now: the rest of the page says so.
+        return
+    if drift and drift["alarm"]:
+        st.warning("Drift: as a whole this batch is unlike its calibration.", icon=":material/warning:")
+        st.text("\n".join(drift["findings"]))
+
+
+@st.fragment
+def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
+    """A fragment: a filter draws nothing else anew."""
+    st.header("Files")
+    chosen = _filter(counts)
+    order = st.selectbox("Order", _ORDERS, key="order", bind="query-params")
+    n_all = int(counts["n"].sum())
+    n = int(tables.query(f"SELECT count(*) AS n FROM scores WHERE {chosen}", chosen.values, [batch])["n"].iloc[0])
+    st.text(f"{number(n)} of {images(n_all)}.")
+    if not n:
+        st.info("Nothing matches: widen the filters.")
+        return
+    # Another filter or order begins with its first page.
+    page = choose_page(n, _ROWS, f"page of {chosen} {chosen.values} {order}")
+    sql = f"""
+        SELECT relative_path, coalesce(scores.verdict, '') AS verdict, coalesce(scores.reason, '') AS reason,
+               anomaly_score, p_value, q_value, round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion,
+               round(rate_nats, 1) AS rate, model_id, batch_id, image_id
+        FROM scores WHERE {chosen} ORDER BY {_ORDERS[order]}, relative_path LIMIT ? OFFSET ?
+    """
+    rows = tables.query(sql, [*chosen.values, _ROWS, (page - 1) * _ROWS], [batch])
+    numbers = ("nelbo", "distortion", "rate")
+    columns = {
+        "relative_path": "path",
+        **{name: name for name in ("verdict", "reason") if rows[name].any()},
+        "anomaly_score": st.column_config.NumberColumn("score", format="%.4g"),
+        "p_value": st.column_config.NumberColumn("p", format="%.3g"),
+        "q_value": st.column_config.NumberColumn("q", format="%.3g"),
+        **{name: st.column_config.NumberColumn(f"{name}, nats", format="localized") for name in numbers},
+    }
+    show_rows(rows, f"files {page}", columns)
+    st.caption("Choose a row to open the image. The order above is over all pages; a heading's is within this one.")
+
+
+def _filter(counts: pd.DataFrame) -> Filter:
+    """What the visitor asks for; the address keeps it."""
+    chosen = Filter()
+    first, second, third, fourth = st.columns([3, 3, 2, 3])
+    known = [verdict for verdict in _VERDICTS if verdict in set(counts["verdict"])]
+    if verdicts := first.multiselect("Verdict", known, key="verdict", bind="query-params", placeholder="any"):
+        chosen = chosen.also("list_contains(?, coalesce(verdict, ?))", verdicts, _NO_VERDICT)
+    known = sorted(counts["reason"].dropna().unique())
+    if reasons := second.multiselect("Reason", known, key="reason", bind="query-params", placeholder="any"):
+        chosen = chosen.also("list_contains(?, reason)", reasons)
+    known = sorted(counts["variant"].dropna().unique())
+    if known and (variants := st.multiselect("Variant", known, key="variant", bind="query-params", placeholder="any")):
+        chosen = chosen.also("list_contains(?, variant)", variants)
+    largest = third.number_input("p at most", 0.0, 1.0, 1.0, 0.01, format="%.4f", key="p", bind="query-params")
+    if largest < 1:
+        chosen = chosen.also("p_value <= ?", largest)
+    if text := fourth.text_input("Text in the path", key="text", bind="query-params"):
+        chosen = chosen.also("contains(lower(relative_path), lower(?))", text)
+    return chosen

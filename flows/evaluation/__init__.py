@@ -1,0 +1,1 @@
+"""Judgements on stored numbers: metrics, drift, comparisons, and which calibration becomes current."""

@@ -1,0 +1,115 @@
+"""Two calibrations, of one model or of two, on one scored batch: where their verdicts differ, and who is right."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.detectors import PairedTest, VerdictCounts, delong_test, mcnemar_test
+from nelbo.flows.workspace.calibrations.calibration import Calibration, scored_rows
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.models import unseen_in_training
+
+#: What makes two rows the same image.
+_KEYS = ["relative_path", "image_id"]
+
+
+class Against(NamedTuple):
+    """How two calibrations fare where the truth is known.
+
+    n_normal, n_anomalous: the images; n_left_out: others with a known truth, which one of the two was made from.
+    false_alarms, misses: as shares of these; None without such images.
+    auroc: None with fewer than two of a kind.
+    """
+
+    n_normal: int
+    n_anomalous: int
+    n_left_out: int
+    false_alarms: PairedTest | None
+    misses: PairedTest | None
+    auroc: PairedTest | None
+
+
+def agreement(workspace: Workspace, batch_id: str, a: Calibration, b: Calibration) -> pa.Table:
+    """The files of a batch that both models have scored, with the scores and verdicts of a and of b.
+
+    Verdicts are derived from the stored scores, whichever calibration decided when the batch was scored.
+
+    Returns:
+        ``relative_path``, ``image_id``, ``label``, ``score_a``, ``verdict_a``, ``score_b``, ``verdict_b``, in the
+        order of the paths. A file that was replaced between the two models' scoring has no row.
+    """
+    judged_a = _judged(workspace, batch_id, a, "a")
+    judged_b = _judged(workspace, batch_id, b, "b").drop_columns("label")
+    return judged_a.join(judged_b, _KEYS, join_type="inner").sort_by([(name, "ascending") for name in _KEYS])
+
+
+def _judged(workspace: Workspace, batch_id: str, calibration: Calibration, side: str) -> pa.Table:
+    rows = scored_rows(workspace.scores(calibration.model_id, batch_id))
+    scores = calibration.statistic.scores(rows)
+    found = {f"score_{side}": scores, f"verdict_{side}": calibration.verdicts(scores)}
+    return pa.table({name: rows[name] for name in (*_KEYS, "label")} | found)
+
+
+def verdict_counts(rows: pa.Table) -> dict[str, VerdictCounts]:
+    """How many images have each pair of verdicts: of each verdict of a, those of b.
+
+    >>> rows = pa.table({"verdict_a": ["normal", "normal"], "verdict_b": ["normal", "anomalous"]})
+    >>> verdict_counts(rows)["normal"]
+    VerdictCounts(normal=1, review=0, anomalous=1)
+    """
+    a, b = (rows[name].to_numpy() for name in ("verdict_a", "verdict_b"))
+    words = VerdictCounts._fields
+    return {word: VerdictCounts(*(int(((a == word) & (b == other)).sum()) for other in words)) for word in words}
+
+
+def differing(rows: pa.Table) -> pa.Table:
+    """The rows with two verdicts."""
+    return rows.filter(pc.not_equal(rows["verdict_a"], rows["verdict_b"]))
+
+
+def flagged_shares(rows: pa.Table) -> PairedTest | None:
+    """How much each flags, anomalous or for review; None without rows."""
+    return mcnemar_test(*(_flags(rows, side) for side in "ab")) if rows.num_rows else None
+
+
+def against_truth(rows: pa.Table, workspace: Workspace, a: Calibration, b: Calibration) -> Against | None:
+    """Compare the two where ``label`` says what is true; None where it says nothing.
+
+    Nothing is judged on what made it: images that one of the two models was trained on, or that had a part in one
+    of the calibrations, are left out. The verdict "anomalous" is an alarm, "review" is none.
+
+    Raises:
+        UsageError: a model is damaged or gone, so that nobody knows what it was trained on.
+    """
+    known = rows.filter(pc.greater_equal(rows["label"], 0))
+    if not known.num_rows:
+        return None
+    fresh = known
+    for calibration in (a, b):
+        fresh = calibration.unseen(unseen_in_training(fresh, workspace, calibration.model_id))
+    labels = fresh["label"].to_numpy()
+    alarms_a, alarms_b = (fresh[f"verdict_{side}"].to_numpy() == "anomalous" for side in "ab")
+    normal, anomalous = labels == 0, labels == 1
+    n_normal, n_anomalous = int(normal.sum()), int(anomalous.sum())
+    return Against(
+        n_normal,
+        n_anomalous,
+        known.num_rows - fresh.num_rows,
+        mcnemar_test(alarms_a[normal], alarms_b[normal]) if n_normal else None,
+        mcnemar_test(~alarms_a[anomalous], ~alarms_b[anomalous]) if n_anomalous else None,
+        delong_test(labels, *(fresh[f"score_{side}"].to_numpy() for side in "ab"))
+        if min(n_normal, n_anomalous) > 1
+        else None,
+    )
+
+
+def with_truth(rows: pa.Table, truth: dict[str, int]) -> pa.Table:
+    """The same rows with the labels of `truth`, which knows images by the hash of their contents."""
+    labels = [truth.get(image_id, -1) for image_id in rows["image_id"].to_pylist()]
+    return rows.set_column(rows.column_names.index("label"), "label", pa.array(labels, pa.int8()))
+
+
+def _flags(rows: pa.Table, side: str) -> np.ndarray:
+    return rows[f"verdict_{side}"].to_numpy() != "normal"

@@ -1,0 +1,175 @@
+"""Drift of a batch: what it is compared with, and how the verdict is kept beside its scores."""
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import QUALITY, InputError, Place, modified, read_table
+from nelbo.detectors import detect_drift
+from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.workspace.calibrations.calibration import Calibration, rows_of, scored_rows
+from nelbo.flows.workspace.layout import Workspace
+
+log = logging.getLogger(__name__)
+
+_KEY = "nelbo.drift"
+
+
+def find_drift(
+    rows: pa.Table, calibration: Calibration, workspace: Workspace, batch_id: str, options: ScoreOptions
+) -> dict[str, Any]:
+    """A batch against its calibration, the batches before it, and the look of the images behind the calibration.
+
+    Of several variants each is compared with its own, for a batch may hold other shares of them: that is no drift.
+
+    Args:
+        rows: of the scored images: ``anomaly_score``, ``QUALITY``, ``variant``, size, and ``image_id`` or what sorts
+            like it.
+
+    Returns:
+        ``alarm``; ``alpha``; ``findings``, a sentence for each test that fired; ``tests``, all of them.
+    """
+    rows = _without_order(rows)
+    earlier = _earlier(calibration, workspace, batch_id, options.drift_batches)
+    reference = _reference(calibration, workspace)
+    names: list[str | None] = [
+        name for name in calibration.normal_scores_of if pc.any(pc.equal(rows["variant"], name)).as_py()
+    ]
+    # Together the variants raise a false alarm as rarely as one would.
+    alpha = options.drift_alpha / max(1, len(names))
+    found = [
+        _test(name, _of(rows, name), calibration, [_of(one, name) for one in earlier], _of(reference, name), alpha)
+        for name in names or [None]
+    ]
+    return {
+        "alarm": any(one["alarm"] for one in found),
+        "alpha": options.drift_alpha,
+        "findings": [finding for one in found for finding in one["findings"]],
+        "tests": [test for one in found for test in one["tests"]],
+    }
+
+
+def _test(
+    variant: str | None,
+    rows: pa.Table,
+    calibration: Calibration,
+    earlier: list[pa.Table],
+    reference: pa.Table | None,
+    alpha: float,
+) -> dict[str, Any]:
+    """The rows of one variant, or all of them, against those of the images before them."""
+    promised = calibration.threshold.fpr is not None
+    found = detect_drift(
+        rows["anomaly_score"].to_numpy(),
+        calibration.against(variant),
+        threshold=calibration.threshold.value if promised else None,
+        earlier=[calibration.statistic.scores(one) for one in earlier if len(one)],
+        statistics=_look(rows),
+        reference={} if reference is None else _look(reference),
+        alpha=alpha,
+    )
+    of_variant = "" if variant is None else f"variant {variant}: "
+    return {
+        "alarm": found.alarm,
+        "findings": [f"{of_variant}{test.finding}" for test in found.fired],
+        "tests": [
+            {**test._asdict(), "name": f"{of_variant}{test.name}", "fired": test in found.fired} for test in found.tests
+        ],
+    }
+
+
+def _of(rows: pa.Table | None, variant: str | None) -> Any:
+    """The rows of a variant; all of them where there is one."""
+    return rows if rows is None or variant is None else rows.filter(pc.equal(rows["variant"], variant))
+
+
+def drift_facts(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a run's row says of drift."""
+    if found is None or not found["tests"]:
+        return {}
+    return {
+        "drift": found["alarm"],
+        "drift_tests": ",".join(test["name"] for test in found["tests"] if test["fired"]),
+        "drift_p_value": min(test["adjusted_p_value"] for test in found["tests"]),
+    }
+
+
+def write_drift(found: Mapping[str, Any] | None) -> dict[str, str]:
+    """As metadata of the file of scores."""
+    return {} if found is None else {_KEY: json.dumps(found)}
+
+
+def read_drift(table: pa.Table) -> dict[str, Any] | None:
+    """From the metadata of the file of scores; None where the batch was scored without a calibration."""
+    text = (table.schema.metadata or {}).get(_KEY.encode())
+    return None if text is None else json.loads(text)
+
+
+def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limit: int) -> list[pa.Table]:
+    """Scored rows of the batches published last under the same model, the oldest first.
+
+    Only of those since the calibration was made, which says what is normal now; and without those that raised the
+    alarm, or one odd batch would raise it for all that follow.
+    """
+    published = workspace.scores(calibration.model_id, batch_id)
+    since = datetime.fromisoformat(calibration.made_at_utc).timestamp()
+    times = {path: _modified(path) for path in published.parents[1].glob("batch_id=*/scores.parquet")}
+    paths = (path for path, time in times.items() if path != published and time >= since)
+    batches: list[pa.Table] = []
+    for path in sorted(paths, key=lambda path: times[path], reverse=True):
+        if len(batches) == limit:
+            break
+        try:
+            rows = scored_rows(path)
+        except InputError as error:
+            log.warning("drift is looked for without one of the earlier batches: %s", error)
+            continue
+        found = read_drift(rows)
+        if found is None or not found["alarm"]:
+            batches.insert(0, _without_order(rows))
+    return batches
+
+
+def _without_order(rows: pa.Table) -> pa.Table:
+    """Rows in an order that says nothing: by path, all defects of a batch may come last, which is no drift."""
+    return rows.sort_by("image_id")
+
+
+def _modified(path: Place) -> float:
+    try:
+        return modified(path)
+    except FileNotFoundError:
+        # Pruned meanwhile.
+        return 0.0
+
+
+def _reference(calibration: Calibration, workspace: Workspace) -> pa.Table | None:
+    """The normal images behind the calibration, with their look: its manifest, which training's is for a start.
+
+    Of several variants only those that the calibration itself is of, whose variants are known.
+    """
+    path = workspace.manifest(calibration.batch_id)
+    if not path.exists():
+        log.warning("%s is not here: brightness, contrast, sharpness and size are not compared with it", path)
+        return None
+    table = read_table(path)
+    table = table.filter(pc.and_(pc.not_equal(table["label"], 1), pc.is_null(table["reason"])))
+    if not calibration.normal_scores_of:
+        return table
+    own = rows_of(workspace, calibration)
+    place = pc.index_in(table["image_id"], own["image_id"].combine_chunks())
+    variants = own["variant"].combine_chunks().take(place.combine_chunks())
+    return table.set_column(table.schema.get_field_index("variant"), "variant", variants)
+
+
+def _look(table: pa.Table) -> dict[str, np.ndarray]:
+    """Simple statistics of images; NaN where one was not decoded."""
+    look = {name: np.asarray(table[name].to_numpy(), np.float64) for name in QUALITY}
+    pixels = pc.multiply(table["width_px"].cast(pa.int64()), table["height_px"].cast(pa.int64()))
+    return {**look, "size": np.sqrt(np.asarray(pixels.to_numpy(), np.float64))}

@@ -1,0 +1,85 @@
+"""How the verdicts of a batch compare with its labels, in numbers and in words."""
+
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.detectors import Evaluation, evaluate
+from nelbo.flows.workspace.calibrations.calibration import Calibration
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.models import unseen_in_training
+
+
+def evaluate_batch(
+    table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
+) -> tuple[Evaluation | None, int]:
+    """Metrics of a batch's labelled rows, and how many of these had a part in the training or the calibration.
+
+    Nothing is judged on what made it: those rows are left out.
+    """
+    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
+    if not known.num_rows:
+        return None, 0
+    fresh = unseen_in_training(known, workspace, model_id)
+    if calibration is not None:
+        fresh = calibration.unseen(fresh)
+    n_left_out = known.num_rows - fresh.num_rows
+    if not fresh.num_rows:
+        return None, n_left_out
+    words = fresh["verdict"].cast(pa.string())
+    fpr = None if calibration is None else calibration.threshold.fpr
+    return (
+        evaluate(
+            fresh["label"].to_numpy(),
+            fresh["anomaly_score"].to_numpy(),
+            None if words.null_count else words.to_pylist(),
+            fpr,
+        ),
+        n_left_out,
+    )
+
+
+def as_json(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """As JSON holds it."""
+    return None if evaluation is None else {name: _plain(value) for name, value in evaluation._asdict().items()}
+
+
+def _plain(value: Any) -> Any:
+    return {name: _plain(inner) for name, inner in value._asdict().items()} if hasattr(value, "_asdict") else value
+
+
+class Metric(NamedTuple):
+    """One measure as text: its name, its value, its 95 % interval, and how that was found or what to know of it."""
+
+    name: str
+    value: str
+    interval: str
+    remark: str
+
+
+def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
+    """The measures that there are, in words and numbers."""
+    bootstrap, constant = "stratified bootstrap", evaluation.f1_all_anomalous
+    beside = "" if constant is None else f"; calling every image anomalous gives {_number(constant)}"
+    measured = (
+        ("realised false-alarm rate", evaluation.realised_fpr, _percent, "exact binomial"),
+        ("share of the anomalous found", evaluation.recall, _percent, "exact binomial"),
+        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, _percent, bootstrap),
+        ("F1", evaluation.f1, _number, bootstrap + beside),
+        ("AUROC", evaluation.auroc, _number, ""),
+        ("average precision", evaluation.average_precision, _number, f"{bootstrap}; depends on the share of anomalies"),
+    )
+    return [
+        Metric(name, text(share.value), f"{text(share.low)} to {text(share.high)}", remark)
+        for name, share, text, remark in measured
+        if share is not None
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"

@@ -1,0 +1,178 @@
+"""What becomes of a new calibration: its model's current one, or a candidate that somebody may take anyway."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import CALIBRATION_SCHEMA
+from nelbo.detectors import Threshold, evaluate, verdicts
+from nelbo.detectors.metrics.evidence import KINDS, blind, too_few, worse
+from nelbo.flows.evaluation.metrics import as_json
+from nelbo.flows.options.options import LabelSettings
+from nelbo.flows.workspace.calibrations.calibration import (
+    REVIEWS,
+    Calibration,
+    calibration_of,
+    judging_rows,
+    not_choosing,
+    part_rows,
+    write_calibration,
+)
+from nelbo.flows.workspace.calibrations.statistic import Statistic
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A calibration that is about to be written.
+
+    batch_id: manifest of the images behind it.
+    rows: columns of ``CALIBRATION_SCHEMA``, and others.
+    heatmap_top: upper end of the heatmaps' colour scale.
+    labels: how labels chose the threshold, and where they came from; None where normal images did.
+    """
+
+    model_id: str
+    batch_id: str
+    rows: pa.Table
+    statistic: Statistic
+    threshold: Threshold
+    heatmap_top: float
+    labels: LabelSettings | None = None
+    labels_from: str | None = None
+
+    def content(self) -> dict[str, Any]:
+        """As ``calibration.json`` holds it."""
+        rule = self.statistic.rule
+        return {
+            "model_id": self.model_id,
+            "batch_id": self.batch_id,
+            "heatmap_top": self.heatmap_top,
+            "labels_from": self.labels_from,
+            "statistic": self.statistic.name,
+            # Of 0.1, which reviews keep.
+            "joint": {"rule": rule.rule, "statistics": list(rule.statistics)} if rule else None,
+            "threshold": self.threshold.to_dict(),
+            "judged": self._judged(),
+            **({"levels": dict(self.statistic.levels)} if self.statistic.levels else {}),
+        }
+
+    def _judged(self) -> dict[str, Any] | None:
+        """The threshold on the labelled images that did not choose it."""
+        others = part_rows(self.rows, "test")
+        if not others.num_rows:
+            return None
+        scores = others["anomaly_score"].to_numpy()
+        found = verdicts(scores, self.threshold.value, self.threshold.review)
+        return as_json(evaluate(others["label"].to_numpy(), scores, found))
+
+
+def keep(proposal: Proposal, workspace: Workspace, run: Run) -> str:
+    """Write a calibration, and make it its model's current one unless something speaks against that; its id.
+
+    It is compared with the one that it replaces: where another one became current meanwhile, it is compared again.
+    """
+    model_id = proposal.model_id
+    log.info("%s", proposal.threshold.describe())
+    while True:
+        before = workspace.calibration(model_id)
+        why_not = _why_not(proposal, _read(workspace, model_id, before), workspace)
+        content = {**proposal.content(), "why_not": why_not}
+        calibration_id = write_calibration(content, proposal.rows.select(CALIBRATION_SCHEMA.names), workspace, run)
+        if calibration_id == before:
+            return calibration_id
+        if why_not is not None:
+            log.warning(
+                "calibration %s is a candidate, and %s: %s. Take it anyway with: nelbo calibrate --model %s --use %s",
+                calibration_id,
+                f"{before} stays current" if before else "the model has no current one",
+                why_not,
+                model_id,
+                calibration_id,
+            )
+            return calibration_id
+        if workspace.replace_calibration(model_id, calibration_id, before):
+            return calibration_id
+
+
+def _read(workspace: Workspace, model_id: str, calibration_id: str | None) -> Calibration | None:
+    if calibration_id is None:
+        return None
+    try:
+        return calibration_of(workspace, model_id, calibration_id)
+    except UsageError as error:
+        # A new one is the remedy for a current one that is damaged or gone.
+        log.warning("not compared with the current calibration: %s", error)
+        return None
+
+
+def _why_not(new: Proposal, current: Calibration | None, workspace: Workspace) -> str | None:
+    """What keeps a calibration from becoming current by itself; None if nothing does."""
+    if new.labels is None:
+        return None if current is None else _against_normals(new, current, workspace)
+    return _against_labels(new, new.labels, current, workspace)
+
+
+def _against_normals(new: Proposal, current: Calibration, workspace: Workspace) -> str | None:
+    """Normal images in the number that their promise needs are enough; labels that judge the current one may object.
+
+    How often it flags normal images is its own promise; only what it misses is compared.
+    """
+    known = judging_rows(workspace, current)
+    known = known.filter(pc.invert(pc.is_in(known["image_id"], new.rows["image_id"].combine_chunks())))
+    if current.labels_from == REVIEWS:
+        # Normal images that were flagged before say nothing of a rate over all of them.
+        known = known.filter(pc.equal(known["label"], 1))
+    if not known.num_rows:
+        return None
+    labels, (flagged, by_current) = known["label"].to_numpy(), _both(known, new, current)
+    # What is asked of a rate is the most that can be found at it.
+    rate = new.threshold.asked_fpr
+    return blind(labels, flagged) or worse(labels, flagged, by_current, "recall", rate)
+
+
+def _against_labels(
+    new: Proposal, labels: LabelSettings, current: Calibration | None, workspace: Workspace
+) -> str | None:
+    """Too few labels, or what those that chose neither threshold say of the new one."""
+    judging = part_rows(new.rows, "test")
+    said = _too_few(new) or blind(judging["label"].to_numpy(), _flags(judging, new.statistic, new.threshold))
+    if said is not None or current is None:
+        return said
+    known = not_choosing(judging, workspace, current)
+    truth, (flagged, by_current) = known["label"].to_numpy(), _both(known, new, current)
+    said = worse(truth, flagged, by_current, labels.objective, labels.target, labels.costs)
+    if said is not None or new.labels_from != REVIEWS:
+        return said
+    # Nobody reviews what was not flagged: of false alarms only the held-out normal images know.
+    normal = part_rows(new.rows, "normal")
+    said = worse(np.zeros(normal.num_rows, int), *_both(normal, new, current))
+    return said and f"{said}, all of them held out and picked by nobody"
+
+
+def _too_few(new: Proposal) -> str | None:
+    # Whoever reviews judges few normal images: false alarms are compared on those that were held out.
+    kinds = ("anomalous",) if new.labels_from == REVIEWS else ("anomalous", "normal")
+    for kind in kinds:
+        of_kind = new.rows.filter(pc.equal(new.rows["label"], KINDS.index(kind)))
+        n_judging = part_rows(of_kind, "test").num_rows
+        if said := too_few(kind, of_kind.num_rows - n_judging, n_judging):
+            return said
+    return None
+
+
+def _both(rows: pa.Table, new: Proposal, current: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the rows either one calls anomalous; each (n,) booleans."""
+    return _flags(rows, new.statistic, new.threshold), _flags(rows, current.statistic, current.threshold)
+
+
+def _flags(rows: pa.Table, statistic: Statistic, threshold: Threshold) -> np.ndarray:
+    return verdicts(statistic.scores(rows), threshold.value) == "anomalous"

@@ -1,0 +1,1 @@
+"""One pass over images: models and engines, shards, maps, and publishing."""

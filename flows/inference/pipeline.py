@@ -1,0 +1,189 @@
+"""Files through a model, batch by batch: the next ones are decoded and prepared while one is computed."""
+
+import logging
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import chain, compress, repeat
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo import vae_core
+from nelbo.data import (
+    JOINT_PARTS,
+    MEASURED,
+    MEASURES,
+    QUALITY,
+    File,
+    Images,
+    Part,
+    Preprocessing,
+    image_quality,
+    iter_images,
+    part_quality,
+)
+from nelbo.flows.inference.ahead import ahead
+from nelbo.flows.options.options import DecodingSettings
+from nelbo.vae_core import Scorable
+
+log = logging.getLogger(__name__)
+
+#: Images that are decoded, and then computed, at a time, at least.
+_LEAST_IMAGES = 64
+
+#: What scoring says of a file: numbers, null for a file without a score, or the reason why it has none; and whether it
+#: has colour that the model does not see.
+SCORED_SCHEMA = pa.schema(
+    [
+        *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
+        ("reason", pa.string()),
+        ("drops_colour", pa.bool_()),
+        ("part", pa.string()),
+        ("variant", pa.string()),
+    ]
+)
+
+
+def score_files(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Generator[pa.Table, None, None]:
+    """Decode and score files; rows of ``SCORED_SCHEMA`` in the files' order, some at a time.
+
+    Args:
+        files: any number of them; taken as they are needed, on another thread.
+    """
+    with closing(ahead(_prepared(model, files, decoding))) as batches:
+        for images, quality in batches:
+            yield _scored(model, images, quality)
+
+
+class Look(NamedTuple):
+    """Pictures of one image: ``local_z`` (h, w) in standard deviations, ``reconstruction`` (h, w, c).
+
+    A model of features has no reconstruction of the image.
+    """
+
+    local_z: np.ndarray
+    reconstruction: np.ndarray | None
+
+
+def look_again(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Iterator[Look | None]:
+    """A second look at files, in order; None for one that cannot be read any more.
+
+    Args:
+        files: any number of them; taken as they are needed, some batches ahead.
+    """
+    for images in _decoded(model, files, decoding, maps=True):
+        score = vae_core.score(model, images.pixels)
+        pictures = repeat(None) if score.reconstruction is None else score.reconstruction
+        looks = map(Look, score.local_z, pictures)  # type: ignore[arg-type]
+        for reason in images.reasons:
+            yield next(looks) if reason is None else None
+
+
+def _prepared(
+    model: Scorable, files: Iterable[File], decoding: DecodingSettings
+) -> Generator[tuple[Images, dict[str, np.ndarray]], None, None]:
+    """Images with what they look like before any model."""
+    for images in _decoded(model, files, decoding, maps=False):
+        yield images, {**image_quality(images.pixels), **part_quality(images.parts)}
+
+
+def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings, maps: bool) -> Iterator[Images]:
+    """Some files at a time, without images that the likelihood is not defined for."""
+    files = iter(files)
+    if (first := next(files, None)) is None:
+        # Compiling takes longer than all else that there is to do with no files.
+        return
+    files = chain([first], files)
+    graph, preprocessing = model.graph(maps), Preprocessing(**model.preprocessing)
+    at_once = graph.batch_size * graph.parallel
+    # All threads wait for the last one at the end of each call, which four large images a batch would make often.
+    size = at_once * max(1, _LEAST_IMAGES // at_once)
+    for images in iter_images(files, preprocessing, size, limits=decoding.limits, workers=decoding.workers):
+        sound = vae_core.supported(images.pixels, model.config.likelihood)
+        found = iter(sound)
+        yield Images(
+            images.pixels[sound],
+            [reason or (None if next(found) else "unsupported") for reason in images.reasons],
+            images.drops_colour[sound],
+            list(compress(images.parts, sound)),
+        )
+
+
+def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> pa.Table:
+    found = {**measures(model, images.pixels), "size_z": size_z(images.parts)}
+    readable = np.array([reason is None for reason in images.reasons])
+    place = pa.array(np.cumsum(readable) - 1, mask=~readable)
+    columns = {name: found[name].take(place) for name in MEASURED}
+    columns |= {name: pa.array(quality[name], pa.float64(), from_pandas=True).take(place) for name in QUALITY}
+    statuses = [None if part is None else part.status for part in images.parts]
+    columns |= {
+        "reason": pa.array(images.reasons, pa.string()),
+        "drops_colour": pa.array(images.drops_colour).take(place),
+        "part": pa.array(statuses, pa.string()).take(place),
+    }
+    return pa.table(columns, SCORED_SCHEMA)
+
+
+def size_z(parts: Sequence[Part | None]) -> pa.Array:
+    """(n,) how far each part's size is off, see `data.Part`; null where none is looked for."""
+    return pa.array([None if part is None else part.size_z for part in parts], pa.float64())
+
+
+def measures(model: Scorable, pixels: np.ndarray) -> dict[str, pa.Array]:
+    """What a model says of images, by the names of ``MEASURED``; each (n,).
+
+    Args:
+        pixels: (n, h, w, c) as the model takes them.
+    """
+    return columns_of(vae_core.score(model, pixels, maps=False), model)
+
+
+def columns_of(score: vae_core.Score, model: Scorable) -> dict[str, pa.Array]:
+    """A model's scores by the names of ``MEASURED``; each (n,). A part's size is none of them, and null."""
+    n_values = Preprocessing(**model.preprocessing).n_values
+    config = model.config
+    numbers = {
+        "nelbo_nats": score.nelbo,
+        "distortion_nats": score.distortion,
+        "rate_nats": score.rate,
+        "bits_per_dim": vae_core.bits_per_dim(score.nelbo, n_values, density=config.is_density)
+        if config.is_pixels
+        else None,
+        "z_mean_norm": score.z_mean_norm,
+        "z_log_var_sum": score.z_log_var_sum,
+        "worst_pixels_nats": score.worst_pixels,
+        "peak": score.peak,
+        **{name: getattr(score, name) for name in JOINT_PARTS},
+        "size_z": None,
+        "variant_z": score.variant_z,
+    }
+    # Not all models have all of them.
+    nulls = pa.nulls(len(score.nelbo), pa.float64())
+    columns = {name: nulls if values is None else pa.array(values, pa.float64()) for name, values in numbers.items()}
+    return columns | {"variant": _variants(score, config.variants)}
+
+
+def _variants(score: vae_core.Score, names: Sequence[str]) -> pa.Array:
+    if score.variant is None:
+        return pa.nulls(len(score.nelbo), pa.string())
+    return pa.array(names, pa.string()).take(pa.array(score.variant.astype(np.int64)))
+
+
+def warn_of_colour(rows: pa.Table, model_id: str) -> int:
+    """Say that colour is dropped, where it is; in how many of some scored rows.
+
+    Args:
+        rows: with the column ``drops_colour``.
+    """
+    n = pc.sum(rows["drops_colour"]).as_py() or 0
+    if n:
+        log.warning(
+            "%d of %d images have colour, and model %s sees them in grey: what is wrong in colour alone is missed. "
+            "Train a model on images in colour with channels=auto (or 3), or score grey images.",
+            n,
+            pc.sum(pc.is_valid(rows["drops_colour"])).as_py(),
+            model_id,
+        )
+    return n

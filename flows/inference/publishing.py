@@ -1,0 +1,211 @@
+"""The step that ends a batch: shards joined, decided on, and put in their place at once."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice, tee
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import (
+    CHANGED,
+    FLAGGED_SCHEMA,
+    MEASURED,
+    QUALITY,
+    SCORES_SCHEMA,
+    SHARD_SCHEMA,
+    Manifest,
+    read_metadata,
+    read_table,
+    table_writer,
+)
+from nelbo.data.store import TableWriter
+from nelbo.detectors import q_values
+from nelbo.flows.evaluation.drift import drift_facts, find_drift, write_drift
+from nelbo.flows.inference.heatmap import heatmap_png
+from nelbo.flows.inference.models import load_model
+from nelbo.flows.inference.pipeline import look_again, warn_of_colour
+from nelbo.flows.inference.shards import Shard, plan_shards
+from nelbo.flows.options.options import DecodingSettings
+from nelbo.flows.workspace import journal
+from nelbo.flows.workspace.calibrations.calibration import Calibration, promise, read_calibration
+from nelbo.flows.workspace.calibrations.statistic import Statistic
+from nelbo.flows.workspace.flagged import add_flagged
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
+
+_NUMBERS = ("image_id", *MEASURED, *QUALITY, "width_px", "height_px", "drops_colour")
+
+
+class AllChangedError(RuntimeError):
+    """Not one file of a batch is as it was when it was listed."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What there is to say of a published batch; n_discoveries, promise and drift are None where there are none.
+
+    counts: of images and verdicts, as the run's row has them; files that changed, or went, after they were listed
+        are in ``n_waiting``, and have no row.
+    n_colour_dropped: images with colour that the model does not see.
+    n_discoveries: images with q <= ``fdr``.
+    promise: of the calibration, in words.
+    drift: see `nelbo.flows.evaluation.drift.find_drift`.
+    """
+
+    counts: dict[str, int]
+    n_colour_dropped: int
+    n_discoveries: int | None
+    promise: str | None
+    drift: dict[str, Any] | None
+
+
+def publish(shards: list[Shard], run: Run) -> Published:
+    """Decide on the whole batch, and put it in its place: flagged rows, all rows, which is the commit, the run's row.
+
+    A first pass over the shards takes the few numbers that need the whole batch; a second one writes the rows.
+
+    Args:
+        run: with what is known of the batch since it was listed, ``n_waiting`` and ``n_folders_unlisted``, and with
+            ``images_per_s``.
+    """
+    options, target = shards[0].options, shards[0].target
+    workspace = Workspace.at(options.workspace)
+    if plan_shards(options, target, sum(shard.size for shard in shards)) != shards:
+        raise RuntimeError(f"batch {target.batch_id} was ingested anew with other files while it was scored")
+    model = load_model(workspace, target.model_id, options.engine)
+    calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
+    statistic = calibration.statistic if calibration else Statistic(model.config.statistic)
+    batch = pa.concat_tables(_numbers(read_table(shard.path, _NUMBERS), statistic) for shard in shards)
+    q = q_values(calibration.p_values(batch["anomaly_score"].to_numpy(), batch["variant"])) if calibration else None
+    drift = find_drift(batch, calibration, workspace, target.batch_id, options) if calibration else None
+    root = read_metadata(workspace.manifest(target.batch_id))["nelbo.root"]
+    metadata = {**run.metadata, "nelbo.root": root, **write_drift(drift)}
+    ids, staging = (target.model_id, target.batch_id), target.staging(options)
+    constants = {
+        "statistic": statistic.name,
+        "likelihood": model.config.likelihood,
+        "engine": options.engine,
+        "run_id": target.run_id,
+        "calibration_id": target.calibration_id,
+    }
+    counts: Counter[str] = Counter()
+
+    def raised(scores: TableWriter) -> Iterator[pa.Table]:
+        """Write all rows, shard by shard, and hand on the flagged ones."""
+        done = 0
+        for shard in shards:
+            rows = _without_waiting(read_table(shard.path))
+            n_scored = rows.num_rows - rows["nelbo_nats"].null_count
+            decided = _decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
+            done += n_scored
+            decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
+            columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
+            table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
+            scores.write(table)
+            words = table["verdict"].cast(pa.string())
+            counts.update(words.to_pylist())
+            yield table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
+
+    with _aside(workspace, run.run_id) as new, ExitStack() as lock:
+        with table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores:
+            with table_writer(new, FLAGGED_SCHEMA, metadata) as flagged:
+                for rows in _with_heatmaps(raised(scores), model, calibration, root, options):
+                    flagged.write(rows)
+            if not scores.n_rows:
+                raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
+            found = {
+                "n_images": scores.n_rows,
+                "n_scored": batch.num_rows,
+                "n_not_scored": scores.n_rows - batch.num_rows,
+                "n_anomalous": counts["anomalous"],
+                "n_review": counts["review"],
+                # Changed while they were listed, or between that and being scored.
+                "n_waiting": run.facts["n_waiting"] + sum(shard.size for shard in shards) - scores.n_rows,
+                "n_folders_unlisted": run.facts["n_folders_unlisted"],
+            }
+            row = run.row(
+                batch_id=target.batch_id,
+                model_id=target.model_id,
+                calibration_id=target.calibration_id,
+                **found,
+                fpr=calibration.threshold.fpr if calibration else None,
+                **drift_facts(drift),
+            )
+            # Held until the run has its row: of two jobs on one batch, one publishes after the other.
+            lock.enter_context(workspace.lock())
+            journal.note(workspace, row)
+            add_flagged(workspace, *ids, new)
+        # Here the scores have taken their place: the commit.
+        journal.finish(workspace, row)
+    return Published(
+        counts=found,
+        n_colour_dropped=warn_of_colour(batch, target.model_id),
+        n_discoveries=int((q <= options.fdr).sum()) if q is not None and options.fdr is not None else None,
+        promise=promise(calibration) if calibration else None,
+        drift=drift,
+    )
+
+
+@contextmanager
+def _aside(workspace: Workspace, run_id: str) -> Iterator[Path]:
+    """Where flagged rows wait, on this machine, until the scores are ready too."""
+    place = workspace.local_staging / f".flagged.{run_id}.parquet"
+    try:
+        yield place
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _without_waiting(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.not_equal(pc.fill_null(rows["reason"], ""), CHANGED))
+
+
+def _numbers(rows: pa.Table, statistic: Statistic) -> pa.Table:
+    """What decisions on the whole batch need of a shard's scored rows: a few numbers each."""
+    rows = rows.filter(pc.is_valid(rows["nelbo_nats"]))
+    # The first 16 digits sort as the whole does, in 8 bytes.
+    order = np.array([int(image_id[:16], 16) for image_id in rows["image_id"].to_pylist()], np.uint64)
+    columns = {name: rows[name] for name in (*QUALITY, "variant", "width_px", "height_px", "drops_colour")}
+    return pa.table({"image_id": order, "anomaly_score": statistic.scores(rows), **columns})
+
+
+def _decide(
+    rows: pa.Table, statistic: Statistic, calibration: Calibration | None, q: np.ndarray | None
+) -> dict[str, pa.Array]:
+    """Columns with scores, thresholds, p- and q-values and verdicts; null where there is nothing to decide."""
+    scored = np.asarray(pc.is_valid(rows["nelbo_nats"]))
+    judged = rows.filter(pa.array(scored))
+    found = statistic.scores(judged)
+    decided = {name: np.full(len(scored), np.nan) for name in ("anomaly_score", "threshold", "p_value", "q_value")}
+    verdict = np.full(len(scored), None, object)
+    verdict[~scored] = "not_scored"
+    decided["anomaly_score"][scored] = found
+    if calibration is not None:
+        decided["threshold"][scored] = calibration.threshold.value
+        decided["p_value"][scored] = calibration.p_values(found, judged["variant"])
+        decided["q_value"][scored] = q
+        verdict[scored] = calibration.verdicts(found)
+    columns = {name: pa.array(values, from_pandas=True) for name, values in decided.items()}
+    return {**columns, "verdict": pa.array(verdict, pa.string())}
+
+
+def _with_heatmaps(
+    flagged: Iterable[pa.Table], model: Any, calibration: Calibration | None, root: str, decoding: DecodingSettings
+) -> Iterator[pa.Table]:
+    """The same rows with a picture each; null where the file has gone since it was scored.
+
+    Files are looked at in whole batches, whichever shards they are of; only the rows of these are held meanwhile.
+    """
+    # Without a calibration nothing is flagged.
+    top = calibration.heatmap_top if calibration else 1.0
+    flagged, same = tee(flagged)
+    looks = look_again(model, (file for rows in same for file in Manifest(rows, root).files), decoding)
+    for rows in flagged:
+        pictures = [None if look is None else heatmap_png(look.local_z, top) for look in islice(looks, rows.num_rows)]
+        yield rows.append_column("heatmap_png", pa.array(pictures, pa.binary()))

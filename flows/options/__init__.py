@@ -1,0 +1,1 @@
+"""What can be set: one model for each command."""

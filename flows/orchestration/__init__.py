@@ -1,0 +1,16 @@
+"""Prefect and Dask around the commands: the flows, their deployments, and where a command runs.
+
+The flows are loaded when asked for, because Prefect takes a second to import.
+"""
+
+from typing import Any
+
+__all__ = ["calibrate", "compact", "export", "ingest", "prune", "report", "score", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from nelbo.flows.orchestration import flows
+
+        return flows.FLOWS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

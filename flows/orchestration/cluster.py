@@ -1,0 +1,312 @@
+"""Shards on the workers of a Dask cluster that is there: what is checked first, and how the work goes to them.
+
+Workers get paths, ids and options, never images or credentials: they read and write the workspace themselves.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from nelbo.data import File, list_source, look_into, open_place
+from nelbo.flows.inference.progress import progress
+from nelbo.flows.options.options import AnyOptions, ScoreOptions
+from nelbo.flows.runner import Item, Result, Runner
+from nelbo.flows.workspace.errors import UsageError, store_errors, without_credentials
+from nelbo.flows.workspace.journal import settle
+from nelbo.flows.workspace.layout import Workspace
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+#: Seconds for a scheduler to answer.
+_ANSWER_S = 10
+
+#: Seconds without a finished task after which somebody looks whether there are workers; after two such looks in
+#: vain it is over.
+_LOOK_S = 30
+
+#: What has to be of the same version here, on the scheduler and on the workers: scores depend on it, or what is sent.
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "nelbo": ("nelbo",),
+    "pandas": ("pandas",),
+    "pyarrow": ("pyarrow",),
+    "numpy": ("numpy",),
+    "prefect": ("prefect",),
+    "distributed": ("distributed",),
+}
+
+#: The same, of the engine that scores.
+_OF_ENGINES: dict[str, dict[str, tuple[str, ...]]] = {
+    "keras": {"keras": ("keras",), "tensorflow": ("tensorflow", "tensorflow-cpu")},
+    "openvino": {"openvino": ("openvino",)},
+    "onnx": {"onnxruntime": ("onnxruntime",)},
+}
+
+#: Files among which one is looked for that can be read here, to ask the workers for it.
+_FIRST = 10
+
+AsTask = Callable[[Callable[..., Any]], Any]
+
+
+def carry_out(
+    composition: Callable[[AnyOptions, Runner], dict[str, Any]],
+    options: AnyOptions,
+    here: Runner,
+    as_task: AsTask | None = None,
+) -> dict[str, Any]:
+    """Run a composition, after what killed ones have left; where a Dask cluster is named, what it maps goes there.
+
+    Args:
+        here: runs all the rest.
+        as_task: makes a Prefect task of a step, inside a flow; None maps plain functions.
+
+    Raises:
+        UsageError: the cluster cannot be reached, or cannot do this work.
+    """
+    workspace = Workspace.at(options.workspace)
+    settle(workspace)
+    if not isinstance(options, ScoreOptions) or options.dask_address is None:
+        return composition(options, here)
+    address = options.dask_address
+    # No model is said before anything is written or anybody is asked.
+    workspace.model(options.model)
+    # Workers have a current folder of their own.
+    options = options.model_copy(update={"workspace": str(workspace.root)})
+    with _connect(address, in_flow=as_task is not None) as client:
+        _check(client, options)
+        return composition(options, Cluster(client, here, as_task))
+
+
+class Cluster:
+    """Steps here, and what is mapped on the workers of a Dask cluster.
+
+    A task whose worker dies runs again on another one: steps that are mapped may run twice.
+    """
+
+    def __init__(self, client: "Client", here: Runner, as_task: AsTask | None = None) -> None:
+        self._client = client
+        self._here = here
+        self._as_task = as_task
+
+    def call(self, step: Callable[..., Result], *args: Any) -> Result:
+        """One step, here."""
+        return self._here.call(step, *args)
+
+    def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
+        """One task for each item; the first failure is raised, and what has not begun then is left."""
+        import distributed
+        from distributed.comm import CommClosedError
+
+        task = step if self._as_task is None else self._as_task(step)
+        resources = {"GPU": 1} if _has_gpus(_workers(self._client)) else None
+        futures: list[Future] = []
+        try:
+            futures += [self._client.submit(task, item, pure=False, resources=resources) for item in items]
+            sizes_of = dict(zip(futures, sizes, strict=True))
+            results = {}
+            with progress(step.__name__.replace("_", " "), sum(sizes)) as advance:
+                for future in self._finished(futures):
+                    results[future] = future.result()
+                    advance(sizes_of[future])
+            return [results[future] for future in futures]
+        except (distributed.CancelledError, CommClosedError) as error:
+            raise RuntimeError(
+                f"the Dask scheduler at {self._client.scheduler.address} was lost; finished shards are kept."
+            ) from error
+        except distributed.KilledWorker as error:
+            raise RuntimeError(
+                f"{error.allowed_failures + 1} workers died of the same task: perhaps for lack of memory. "
+                "Give them more, or make shards smaller with --set shard_size=256."
+            ) from error
+        finally:
+            if self._client.status == "running":
+                self._client.cancel(futures)
+
+    def _finished(self, futures: list["Future"]) -> Iterator["Future"]:
+        """The futures as they finish, unless nobody is left to work."""
+        import distributed
+
+        waiting, in_vain = set(futures), 0
+        while waiting:
+            try:
+                with self._client.as_current():
+                    done, waiting = distributed.wait(waiting, _LOOK_S, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                in_vain = 0 if _workers(self._client) else in_vain + 1
+                if in_vain == 2:
+                    raise RuntimeError(
+                        f"all workers of the Dask scheduler at {self._client.scheduler.address} have gone. Start some."
+                    ) from None
+                continue
+            yield from done
+
+    def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
+        """Where what runs here is shown."""
+        self._here.show(key, content)
+
+    def rename(self, name: str) -> None:
+        """As of what runs here."""
+        self._here.rename(name)
+
+    def announce(self, event: str, subject: str, **facts: Any) -> None:
+        """As what runs here does."""
+        self._here.announce(event, subject, **facts)
+
+
+@contextlib.contextmanager
+def _connect(address: str, in_flow: bool) -> Iterator["Client"]:
+    try:
+        import distributed
+        from prefect_dask.client import PrefectDaskClient
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"runner=dask needs {error.name}, which is not installed. Get it with: pip install 'nelbo[cluster]'"
+        ) from error
+    # What there is to say of a connection is said in the errors here.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # The first of these sends Prefect tasks, too, and with them the flow run that they belong to.
+    kind = PrefectDaskClient if in_flow else distributed.Client
+    try:
+        asyncio.run(_knock(address))
+        with warnings.catch_warnings():
+            # Of other versions: looked into below.
+            warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
+            client = kind(address, timeout=_ANSWER_S, set_as_default=False)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        # The last two: without certificates for tls://, and with a protocol of another version.
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(
+            f"no Dask scheduler answers at {address} ({why}). "
+            "Start one (dask scheduler), check the address, or score here with --runner local."
+        ) from error
+    with client:
+        yield client
+
+
+async def _knock(address: str) -> None:
+    """Shake hands with a scheduler; the client itself waits for ever where a port is open and nobody speaks Dask."""
+    from distributed import Security
+    from distributed.comm import connect
+
+    arguments = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=_ANSWER_S, **arguments), _ANSWER_S)
+    comm.abort()
+
+
+def _check(client: "Client", options: ScoreOptions) -> None:
+    """See that the workers can do the work, before any of it is done.
+
+    Raises:
+        UsageError: there are none, something is not installed alike, or one does not see the workspace or the images.
+    """
+    address = client.scheduler.address
+    workers = _workers(client)
+    if not workers:
+        raise UsageError(f"the Dask scheduler at {address} has no workers. Start some: dask worker {address}")
+    try:
+        _compare(f"the Dask scheduler at {address}", client.run_on_scheduler(_versions, options.engine), options)
+    except ImportError as error:
+        raise _not_installed(f"the Dask scheduler at {address}", error) from error
+    for worker, found in _ask(client, workers, _versions, options.engine):
+        _compare(worker, found, options)
+    probe = Workspace.at(options.workspace).prepare().staging / f".probe.{uuid.uuid4().hex}"
+    probe.write_bytes(b"")
+    try:
+        for worker, found in _ask(client, workers, _sees, str(probe)):
+            if found is not True:
+                raise UsageError(
+                    f"{worker} does not see the workspace {options.workspace}{found}. Put it where all machines see it "
+                    "under the same name (--workspace): on a shared disk or in an object store."
+                )
+    finally:
+        probe.unlink()
+    for image in _some_image(options):
+        for worker, found in _ask(client, workers, _reads, image):
+            if not found:
+                raise UsageError(
+                    f"{worker} cannot read {image.path} of {image.root}. Put the images where all machines see them "
+                    "under the same name: on a shared disk or in an object store."
+                )
+
+
+def _workers(client: "Client") -> dict[str, Any]:
+    """The workers that do the work, by address: those with the resource GPU where there are any, or else all."""
+    workers: dict[str, Any] = client.scheduler_info()["workers"]
+    with_gpu = {address: facts for address, facts in workers.items() if "GPU" in facts["resources"]}
+    return with_gpu or workers
+
+
+def _has_gpus(workers: Mapping[str, Any]) -> bool:
+    return any("GPU" in facts["resources"] for facts in workers.values())
+
+
+def _ask(
+    client: "Client", workers: Mapping[str, Any], question: Callable[..., Any], *args: Any
+) -> Iterator[tuple[str, Any]]:
+    """A name for each worker, and its answer."""
+    answers = client.run(question, *args, workers=list(workers), on_error="return")
+    for address, answer in answers.items():
+        name = f"the Dask worker at {address}"
+        if isinstance(answer, OSError):
+            raise answer
+        if isinstance(answer, Exception):
+            # The scheduler passes on what a worker cannot import as a text.
+            raise _not_installed(name, answer) from answer
+        yield name, answer
+
+
+def _not_installed(where: str, error: Exception) -> UsageError:
+    return UsageError(f"{where} cannot run nelbo ({error}). Install there what is installed here.")
+
+
+def _compare(where: str, found: Mapping[str, str], options: ScoreOptions) -> None:
+    for name, wanted in _versions(options.engine).items():
+        if found[name] != wanted:
+            raise UsageError(
+                f"{where} has {name} {found[name]}, and here is {wanted}. Install the same versions on all machines."
+            )
+
+
+def _versions(engine: str) -> dict[str, str]:
+    packages = dict(_PACKAGES)
+    for name, needed in _OF_ENGINES.items():
+        if engine in (name, "auto"):
+            packages |= needed
+    found = {name: _version(candidates) for name, candidates in packages.items()}
+    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **found}
+
+
+def _version(candidates: Sequence[str]) -> str:
+    for candidate in candidates:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(candidate)
+    return "none"
+
+
+def _sees(name: str) -> bool | str:
+    """Whether a place is there, or why that cannot be said."""
+    try:
+        return bool(open_place(name).exists()) or ""
+    except ImportError as error:
+        return f" ({error})"
+    except store_errors() as error:
+        return f" ({without_credentials(' '.join(str(error).split()))})"
+
+
+def _some_image(options: ScoreOptions) -> Iterator[File]:
+    """One of the first files to score that can be read here, if there is one."""
+    listing = list_source(options.images, options.root)
+    files = (File(listing.root, listed.entry.path) for listed in listing.entries if not listed.entry.skipped)
+    return islice(filter(_reads, islice(files, _FIRST)), 1)
+
+
+def _reads(file: File) -> bool:
+    (look,) = look_into([file], workers=1)
+    return look.image_id is not None

@@ -1,0 +1,136 @@
+"""One command, through Prefect where an API is configured and directly where none is."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from nelbo.flows.options.options import Options
+from nelbo.flows.orchestration.cluster import carry_out
+from nelbo.flows.runner import Direct
+from nelbo.flows.telemetry import QUIET
+from nelbo.flows.workspace.errors import UsageError
+
+#: Module and function behind each command.
+_COMPOSITIONS = {
+    "ingest": "ingest.ingest_batch",
+    "train": "train.train_model",
+    "calibrate": "calibrate.recalibrate",
+    "score": "score.score_batch",
+    "export": "export.export_model",
+    "report": "report.report_batch",
+    "prune": "prune.prune_workspace",
+    "compact": "compact.compact_workspace",
+}
+
+
+def execute(name: str, options: Options, prefect: bool | None = None) -> dict[str, Any]:
+    """Run the composition of a command; what it prints.
+
+    Args:
+        name: ingest, train, calibrate, score, export, report, prune or compact.
+        options: of that command.
+        prefect: True or False decide; None looks whether an API is configured. A hidden server is never started.
+    """
+    if prefect is None:
+        prefect = prefect_api() is not None
+    if prefect:
+        check_api()
+        from nelbo.flows.orchestration import flows as orchestration
+
+        return dict(getattr(orchestration, name)(**options.model_dump()))
+    return carry_out(_composition(name), options, Direct())
+
+
+def prefect_api() -> str | None:
+    """The address of the configured Prefect API (environment or profile), without credentials; or None."""
+    api = _prefect_api()
+    if api is None:
+        return None
+    import httpx
+
+    return str(httpx.URL(api).copy_with(username=None, password=None))
+
+
+def _prefect_api() -> str | None:
+    if not _may_be_configured():
+        return None
+    try:
+        from prefect.settings import get_current_settings
+
+        return get_current_settings().api.url
+    except ValueError as error:
+        raise UsageError(
+            "Prefect refuses its settings and says why above. Mend PREFECT_API_URL or the profile, or use --no-prefect."
+        ) from error
+
+
+def _may_be_configured() -> bool:
+    """Whether there is anything that Prefect reads settings from; to ask Prefect itself takes two seconds."""
+    # Not Path.home(), which raises where there is none.
+    files = (".env", "prefect.toml", "pyproject.toml", os.path.expanduser("~/.prefect/profiles.toml"))  # noqa: PTH111
+    return (
+        "prefect" in sys.modules
+        or any(name.upper().startswith("PREFECT_") and name not in QUIET for name in os.environ)
+        or any(Path(file).exists() for file in files)
+    )
+
+
+def check_api() -> None:
+    """Refuse to go on without a Prefect API that answers.
+
+    Raises:
+        UsageError: none is configured, it does not answer, or it wants another password.
+    """
+    import httpx
+
+    api = _prefect_api()
+    if api is None:
+        raise UsageError(
+            "this needs a Prefect API, and none is configured. Set PREFECT_API_URL, for example to "
+            "http://127.0.0.1:4200/api after: prefect server start. A command with --prefect works without it, too."
+        )
+    try:
+        httpx.get(f"{api}/health", timeout=10).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UsageError(
+            f"the Prefect API at {prefect_api()} does not answer ({type(error).__name__}). "
+            "Start it, or run without it: --no-prefect."
+        ) from error
+    _check_password()
+
+
+def _check_password() -> None:
+    # Health is told to everybody.
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise UsageError(
+            f"the Prefect API at {prefect_api()} refuses the password. Set PREFECT_API_AUTH_STRING to what its "
+            "PREFECT_SERVER_API_AUTH_STRING is (user:password), or run without it: --no-prefect."
+        ) from error
+
+
+def _composition(name: str) -> Any:
+    """Imported when it is wanted: all of them together take a second."""
+    module, _, function = _COMPOSITIONS[name].partition(".")
+    return getattr(importlib.import_module(f"nelbo.flows.steps.{module}"), function)
+
+
+def prefect_profile(api: str | None) -> str | None:
+    """The name of the Prefect profile in use; None where no API is configured."""
+    if named := os.environ.get("PREFECT_PROFILE"):
+        return named
+    if api is None:
+        return None
+    from prefect.context import get_settings_context
+
+    return str(get_settings_context().profile.name)

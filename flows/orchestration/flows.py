@@ -1,0 +1,250 @@
+"""The flows: Prefect around the compositions that the command line also runs without it."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
+from prefect.exceptions import TerminationSignal
+from prefect.flows import Flow
+from prefect.futures import as_completed
+from prefect.logging.handlers import APILogHandler
+from prefect.states import Completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.tasks import Task, exponential_backoff
+
+from nelbo.flows.inference.signals import stop_decoders
+from nelbo.flows.options.former import without_former
+from nelbo.flows.options.options import (
+    AnyOptions,
+    CalibrateOptions,
+    CompactOptions,
+    ExportOptions,
+    IngestOptions,
+    PruneOptions,
+    ReportOptions,
+    ScoreOptions,
+    TrainOptions,
+    check_options,
+    refuse_credentials,
+)
+from nelbo.flows.orchestration.cluster import carry_out
+from nelbo.flows.orchestration.lines import WORKSPACE, same_everywhere
+from nelbo.flows.runner import Item, Result, Runner
+from nelbo.flows.steps.calibrate import recalibrate
+from nelbo.flows.steps.compact import compact_workspace
+from nelbo.flows.steps.export import export_model
+from nelbo.flows.steps.ingest import ingest_batch
+from nelbo.flows.steps.prune import prune_workspace
+from nelbo.flows.steps.report import report_batch
+from nelbo.flows.steps.score import score_batch
+from nelbo.flows.steps.train import train_model
+from nelbo.flows.workspace.errors import NotYetError, bad_input, is_transient
+
+#: Times that a step is tried again when storage fails, the first after about this many seconds.
+_RETRIES, _RETRY_S = 3, 2
+#: Updates of the progress of a run: each is a call to the server.
+_UPDATES = 20
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Input that is the caller's to mend is said in a line; where in the code it was noticed helps nobody."""
+    if record.exc_info and isinstance(record.exc_info[1], bad_input()):
+        record.exc_info = None
+    return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_without_traceback)
+
+
+class PrefectRunner:
+    """Steps as Prefect tasks; to be used inside a flow."""
+
+    def call(self, step: Callable[..., Result], *args: Any) -> Result:
+        """One task run."""
+        return cast(Result, _task(step)(*args))
+
+    def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
+        """One task run for each item; all are waited for, and the first failure is raised."""
+        made = _task(step)
+        name = made.name.replace("_", " ")
+        futures = [
+            made.with_options(task_run_name=f"{name} {i} of {len(items)}").submit(item)
+            for i, item in enumerate(items, start=1)
+        ]
+        size_of = dict(zip((future.task_run_id for future in futures), sizes, strict=True))
+        try:
+            with _progress(sum(sizes)) as advance:
+                for future in as_completed(futures):
+                    advance(size_of[future.task_run_id])
+        except TerminationSignal:
+            stop_decoders()
+            raise
+        return [future.result() for future in futures]
+
+    def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
+        """An artifact of the flow run."""
+        if not isinstance(content, str):
+            create_table_artifact(content, key=key)
+        elif content.startswith("data:image/"):
+            create_image_artifact(content, key=key)
+        else:
+            create_markdown_artifact(content, key=key)
+
+    def rename(self, name: str) -> None:
+        """The name of the flow run."""
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            get_client(sync_client=True).set_flow_run_name(context.flow_run.id, name)
+
+    def announce(self, event: str, subject: str, **facts: Any) -> None:
+        """A Prefect event about a batch or a model; its resource says of which workspace."""
+        resource = {
+            "prefect.resource.id": f"nelbo.{subject}",
+            "prefect.resource.name": subject,
+            WORKSPACE: same_everywhere(facts["workspace"]),
+        }
+        emit_event(event, resource, payload=facts)
+
+
+def _task(step: Callable[..., Any]) -> Task[..., Any]:
+    return task(
+        name=step.__name__,
+        # No cache: it would not see that an output file is gone. The published files are the checkpoints.
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=_RETRIES,
+        retry_delay_seconds=exponential_backoff(_RETRY_S),
+        retry_jitter_factor=1.0,
+        retry_condition_fn=_may_pass,
+    )(step)
+
+
+def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed step is worth another try; what is wrong with input, code or numbers stays wrong."""
+    try:
+        state.result()
+    except Exception as error:
+        return is_transient(error)
+    return False
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress artifact; yields the function that moves it on by n images."""
+    artifact = cast(UUID, create_progress_artifact(0.0, key="progress", description=f"{total:,} images"))
+    done = shown = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, shown
+        done += n
+        if done == total or done - shown >= total / _UPDATES:
+            update_progress_artifact(artifact, 100 * done / max(1, total))
+            shown = done
+
+    yield advance
+
+
+class _Handler(APILogHandler):
+    """What nelbo says while a flow runs, beside the run in Prefect's UI; outside of one there is nowhere to show it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if FlowRunContext.get() or TaskRunContext.get():
+            super().emit(record)
+
+
+def _log_to_api() -> None:
+    logger = logging.getLogger("nelbo")
+    if not any(isinstance(handler, _Handler) for handler in logger.handlers):
+        logger.addHandler(_Handler())
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
+def _run(
+    kind: type[AnyOptions], composition: Callable[[AnyOptions, Runner], dict[str, Any]], parameters: dict[str, Any]
+) -> dict[str, Any] | State[Any]:
+    _log_to_api()
+    context = FlowRunContext.get()
+    deployed = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+    try:
+        result = carry_out(composition, check_options(kind, parameters), PrefectRunner(), _task)
+    except NotYetError as error:
+        if not deployed:
+            raise
+        result = {"skipped": str(error)}
+    if "skipped" in result and deployed:
+        # A night in which there is nothing to do is no failure, and no success to celebrate either.
+        logging.getLogger(__name__).warning("nothing done: %s", result["skipped"])
+        return Completed(name="Skipped", message=result["skipped"])
+    return result
+
+
+class _Flow(Flow[..., dict[str, Any]]):
+    """Refuses credentials before Prefect sees them: it stores the parameters of a run, and logs those it refuses."""
+
+    def __call__(self, *args: Any, **parameters: Any) -> Any:
+        """Run it."""
+        refuse_credentials([args, parameters])
+        return super().__call__(*args, **without_former(parameters))
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The same with their types; of a deployment's runs, too."""
+        refuse_credentials(parameters)
+        return super().validate_parameters(without_former(parameters))
+
+
+def _make_flow(
+    name: str, kind: type[AnyOptions], composition: Callable[[AnyOptions, Runner], dict[str, Any]]
+) -> Flow[..., dict[str, Any]]:
+    """A flow whose flat keyword parameters are the fields of `kind`, with their types and defaults."""
+
+    def run(**parameters: Any) -> dict[str, Any] | State[Any]:
+        return _run(kind, composition, parameters)
+
+    signature = [
+        inspect.Parameter(
+            field,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if info.is_required() else info.default,
+            annotation=info.rebuild_annotation(),
+        )
+        for field, info in kind.model_fields.items()
+    ]
+    run.__signature__ = inspect.Signature(signature, return_annotation=dict)  # type: ignore[attr-defined]
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = composition.__doc__
+    # One piece of work at a time: each decodes, computes and writes at once, and two would want twice the decoders.
+    runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=1))
+    return _Flow(cast(Any, run), name=name, task_runner=runner, persist_result=False)
+
+
+ingest = _make_flow("ingest", IngestOptions, ingest_batch)
+train = _make_flow("train", TrainOptions, train_model)
+calibrate = _make_flow("calibrate", CalibrateOptions, recalibrate)
+score = _make_flow("score", ScoreOptions, score_batch)
+export = _make_flow("export", ExportOptions, export_model)
+report = _make_flow("report", ReportOptions, report_batch)
+prune = _make_flow("prune", PruneOptions, prune_workspace)
+compact = _make_flow("compact", CompactOptions, compact_workspace)
+
+#: Flows by name.
+FLOWS: dict[str, Flow[..., dict[str, Any]]] = {
+    made.name: made for made in (ingest, train, calibrate, score, export, report, prune, compact)
+}

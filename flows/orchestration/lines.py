@@ -1,0 +1,102 @@
+"""Lines on a Prefect server that several share: each has a workspace, deployments of its own, and events of its own."""
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
+from prefect.client.schemas.responses import DeploymentResponse
+
+from nelbo.data import is_url
+from nelbo.flows.workspace.errors import UsageError
+
+#: Label of the resource of each event: the workspace that it is about. It starts that line's deployments only.
+WORKSPACE = "nelbo.workspace"
+
+_LONGEST = 60
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
+
+
+def line_name(given: str | None, workspace: str) -> str:
+    """The name that was given, or one made of the workspace's folder.
+
+    Raises:
+        UsageError: it cannot be part of a deployment's name.
+
+    >>> line_name(None, "/srv/line 3/bottles (left)"), line_name(None, "s3://bucket/caps/"), line_name("A-1", "/srv")
+    ('bottles-left', 'caps', 'A-1')
+    """
+    if given is None:
+        folder = PurePosixPath(workspace).name
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder)[:_LONGEST].strip("-_")
+        if not name:
+            raise UsageError(f"workspace {workspace} has a name that no line can have. Give one: --line NAME")
+        return name
+    if _NAME.fullmatch(given) is None:
+        raise UsageError(
+            f"--line {given!r}: expected a letter or digit, then letters, digits, '-' or '_', {_LONGEST} at most."
+        )
+    return given
+
+
+def same_everywhere(workspace: str) -> str:
+    """A workspace as deployments and events name it: absolute, without a slash at its end."""
+    return workspace.rstrip("/") if is_url(workspace) else str(Path(workspace).absolute())
+
+
+def find_deployments(flows: Collection[str], names: Collection[str]) -> dict[str, DeploymentResponse]:
+    """Deployments on the server that are called so, whoever made them, by flow and name."""
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(names))),
+        )
+        return {f"{client.read_flow(one.flow_id).name}/{one.name}": one for one in found}
+
+
+def check_ours(found: dict[str, DeploymentResponse], workspace: str, pool: str | None) -> None:
+    """Refuse to take over another line's deployments.
+
+    Args:
+        found: what is on the server under the names of this line.
+        workspace: of this line.
+        pool: where its runs are to go; None if there is none.
+
+    Raises:
+        UsageError: one of them works on another workspace, or in another pool.
+    """
+    for name, one in found.items():
+        other = str(one.parameters.get("workspace"))
+        if not _is_same(other, workspace):
+            taken = f"works on workspace {other}, not on {workspace}"
+        elif pool and one.work_pool_name and one.work_pool_name != pool:
+            taken = f"runs in work pool {one.work_pool_name}, not in {pool}"
+        else:
+            continue
+        raise UsageError(
+            f"{name} is on this server already and {taken}. Give this line another name with --line, or, if it is to "
+            f"replace that one, delete that first: prefect deployment delete {name}"
+        )
+
+
+def say_what_stays(unnamed: Iterable[tuple[str, DeploymentResponse]], ours: Iterable[str]) -> list[str]:
+    """Sentences on deployments that nobody asked for and that nobody deletes by himself.
+
+    Args:
+        unnamed: those without a line's name, with their names.
+        ours: names of those of this line.
+    """
+    remedy = "If nobody needs it, delete it with: prefect deployment delete"
+    without = [
+        f"{name}, which has no line's name (it was made by nelbo 0.1, or from prefect.yaml), works on workspace "
+        f"{one.parameters.get('workspace')} and stays as it is. {remedy} {name}"
+        for name, one in unnamed
+    ]
+    return without + [f"{name} stays as it was deployed before. {remedy} {name}" for name in ours]
+
+
+def _is_same(one: str, other: str) -> bool:
+    if is_url(one) or is_url(other):
+        return same_everywhere(one) == same_everywhere(other)
+    return Path(one).resolve() == Path(other).resolve()

@@ -1,0 +1,230 @@
+"""A model's card: a page in Markdown for people, with the curves of its training beside it."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+
+from nelbo.data import Place, atomic_path, read_table
+from nelbo.flows.options.options import TrainingSettings
+from nelbo.flows.report.curves import render_curves, with_commas
+from nelbo.flows.report.rendering import template
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace, check_id
+
+#: What each likelihood assumes.
+LIKELIHOODS = {
+    "gaussian_fixed_sigma": "Each value is the decoder's mean plus Gaussian noise of one given standard deviation.",
+    "gaussian_learned_sigma": "Each value is the decoder's mean plus Gaussian noise of one standard deviation, "
+    "which is learnt and the same for all values.",
+    "gaussian_pixel_sigma": "Each value is the decoder's mean plus Gaussian noise whose standard deviation the "
+    "decoder gives too, value by value.",
+    "discretised_logistic": "Each value is one of the 256 levels of an 8-bit image, drawn from a logistic "
+    "distribution around the decoder's mean with one learnt scale.",
+    "continuous_bernoulli": "Each value lies between 0 and 1, and the decoder's one number for it says both where "
+    "and how certainly.",
+    "bernoulli": "Each value is 0 or 1, and the decoder gives the probability of a 1.",
+}
+#: Those that give probabilities; the others are densities over [0, 1].
+PROBABILITIES = ("discretised_logistic", "bernoulli")
+
+PRESETS = {
+    "conv_1x1x16": "convolutions, 16 latents for the whole image",
+    "conv_spatial": "convolutions, 8 latents for each 8 x 8 pixels",
+    "resnet": "residual blocks, 16 latents for each 16 x 16 pixels",
+    "features": "features of a frozen backbone, whitened position by position, and 16 latents for all of them",
+}
+#: Of the preset features, what models them.
+HEADS = {
+    "linear": "for each place a linear VAE of {n_latents} latents: it knows how the features of a frozen backbone "
+    "usually are there, and the {n_latents} directions in which they vary on normal images. It explains an image as "
+    "far as these directions go; what is left over, and how far along them it had to go, are the nats of that place",
+    "linear_image": "one linear VAE of {n_latents} latents for all places together: it knows how the features of a "
+    "frozen backbone usually are, and the {n_latents} patterns over the whole image in which they vary on normal "
+    "images. It explains an image as far as these patterns go; what is left over, and how far along them it had to go, "
+    "are its nats",
+    "deep": PRESETS["features"],
+}
+SUBJECTS = {
+    "aligned": "parts lie alike, so each place varies in its own way",
+    "free": "parts lie anyhow, so all places vary in the same way",
+}
+STATISTICS = {
+    "nelbo": "the negative ELBO of the whole image",
+    "joint": "a sum of three of the smoothed local negative ELBO: its peak, the mean of its worst tenth and its mean, "
+    "each in standard deviations of what is usual, so that one spot counts, and an image that is odd as a whole",
+    "peak": "the peak of the smoothed local negative ELBO, in standard deviations of what is usual at that place",
+}
+
+SHOWN_EPOCHS = 11
+_COLUMNS = {"nelbo": 1, "distortion": 1, "rate": 1, "sigma": 4, "val_nelbo": 1}
+
+
+def write_card(workspace: Workspace, model_id: str) -> Place:
+    """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
+    target = workspace.card(model_id)
+    picture = target.with_suffix(".svg")
+    beside = {"parts": workspace.found_parts(model_id), "variants": workspace.variants(model_id)}
+    shown = {name: place.name if place.exists() else None for name, place in beside.items()}
+    card = read_card(workspace, model_id, picture.name, **shown)
+    curves = render_curves(read_table(workspace.history(model_id)))
+    # The picture first: a card never shows a broken link.
+    for file, text in ((picture, curves), (target, card)):
+        with atomic_path(file, workspace.staging) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+    return target
+
+
+def read_card(
+    workspace: Workspace,
+    model_id: str,
+    picture: str | None = None,
+    parts: str | None = None,
+    variants: str | None = None,
+) -> str:
+    """A model's card as Markdown, from its ``model.json`` and its history; see `render_card`."""
+    path = workspace.models / check_id(model_id) / "model.json"
+    history = read_table(workspace.history(model_id))
+    try:
+        return render_card(json.loads(path.read_text(encoding="utf-8")), history, picture, parts, variants)
+    except (OSError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        raise UsageError(
+            f"{path} does not say what a card needs ({error!r}). Restore it from a copy, or train again."
+        ) from error
+
+
+def render_card(
+    description: Mapping[str, Any],
+    history: pa.Table,
+    picture: str | None = None,
+    parts: str | None = None,
+    variants: str | None = None,
+) -> str:
+    """The card as Markdown; texts of the user are escaped.
+
+    Args:
+        description: the content of ``model.json``.
+        history: of the training, one row an epoch.
+        picture, parts, variants: names of the files beside the card with the curves, found parts, and images of each
+            variant; None for a card without.
+    """
+    training, config = description["training"], description["config"]
+    context = {
+        "model_id": check_id(description["model_id"]),
+        "picture": picture,
+        "parts": parts,
+        "variants_shown": variants,
+        # Models of before there were any do not say.
+        "variants": training.get("variants", {}),
+        "frame": description["preprocessing"].get("frame"),
+        "config": config,
+        "preprocessing": description["preprocessing"],
+        "training": training,
+        "trained_at": f"{datetime.fromisoformat(training['trained_at_utc']):%Y-%m-%d %H:%M}",
+        "n_repeats": _n_repeats(training),
+        "network": _network(config),
+        "head": config.get("head"),
+        "solved": config.get("head") in ("linear", "linear_image"),
+        "subject": SUBJECTS.get(config.get("subject")),
+        "likelihood": LIKELIHOODS[config["likelihood"]],
+        "is_density": config["likelihood"] not in PROBABILITIES,
+        # Bundles of before there were any do not name one.
+        "backbone": config.get("backbone"),
+        # Models of version 0.1 and of features keep the weights of a step.
+        "averaged": config.get("pixel_mean") is not None,
+        "statistic": STATISTICS[config["statistic"]],
+        "changed": _changed(training["train_config"]),
+        "unchanged": _unchanged(training["train_config"]),
+        "images_per_s": _median(history, "images_per_s"),
+        "columns": [name for name in (*_COLUMNS, "learning_rate") if name in history.column_names],
+        "rows": _epochs(history, training["best_epoch"]),
+        "number": with_commas,
+        "val_nelbo": history["val_nelbo"][0].as_py() if "val_nelbo" in history.column_names else None,
+        "gap": _gap(history, training["best_epoch"]),
+        "n_values": config["height"] * config["width"] * config["channels"],
+    }
+    # HTML's escaping would not be enough: everything that is printed goes through `escape_markdown`.
+    return template("card.md.j2", autoescape=False, finalize=escape_markdown).render(context)
+
+
+#: What means something in Markdown, HTML or a template language, wherever it stands or at the start of a line.
+_MARKS = re.compile(r"[]\"#$&*<=>@[\\^`{|}~]|:(?=/)|(?<=www)\.|^[:+-]|^\d+[.)](?= |$)", re.IGNORECASE)
+
+
+def escape_markdown(value: object) -> str:
+    r"""Text on one line of Markdown that shows it as it is and starts nothing, at the start of a line too.
+
+    >>> print(escape_markdown("# a_b\n<c>"))
+    &#35; a\_b &#60;c&#62;
+    """
+    line = " ".join(str(value).split())
+    # Control characters, marks that turn the writing direction, halves of surrogate pairs.
+    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    # References to characters are never structure, in any dialect; a backslash reads better where it is sure.
+    escaped = _MARKS.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), line)
+    return escaped.replace("_", r"\_")
+
+
+def _network(config: Mapping[str, Any]) -> str:
+    """What the network is, in words; models of version 0.1 name no head."""
+    head = config.get("head")
+    return PRESETS[config["preset"]] if head is None else HEADS[head].format(n_latents=config["n_latents"])
+
+
+def _n_repeats(training: Mapping[str, Any]) -> int:
+    used = sum(training[f"n_{part}"] for part in ("train", "validation", "calibration"))
+    return training["n_listed"] - training["n_unusable"] - used
+
+
+def _changed(train_config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(name, value, default, meaning) of each setting that is not the default, or has none."""
+    rows = []
+    for name, value in train_config.items():
+        field = TrainingSettings.model_fields.get(name)
+        if field is None:
+            rows.append((name, _setting(value), "", ""))
+        elif value != field.default:
+            rows.append((name, _setting(value), _setting(field.default), field.description or ""))
+    return rows
+
+
+def _unchanged(train_config: Mapping[str, Any]) -> str:
+    changed = {row[0] for row in _changed(train_config)}
+    return ", ".join(f"{name} {_setting(value)}" for name, value in train_config.items() if name not in changed)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _median(history: pa.Table, name: str) -> float | None:
+    return float(np.median(history[name].to_numpy())) if name in history.column_names else None
+
+
+def _epochs(history: pa.Table, best: int) -> list[list[str]]:
+    """A few epochs, as texts: the first, some evenly spaced, the best, the last."""
+    shown = np.linspace(0, history.num_rows - 1, SHOWN_EPOCHS).round().astype(int)
+    shown = np.unique([*shown, best - 1])
+    return [_row(row, best) for row in history.take(shown).to_pylist()]
+
+
+def _row(row: dict[str, Any], best: int) -> list[str]:
+    cells = [f"{row['epoch']} (best)" if row["epoch"] == best else f"{row['epoch']}"]
+    cells += [with_commas(row[name], decimals) for name, decimals in _COLUMNS.items() if name in row]
+    return cells + ([f"{row['learning_rate']:.3g}"] if "learning_rate" in row else [])
+
+
+def _gap(history: pa.Table, best: int) -> float | None:
+    """Nats by which validation images are worse than training images in the best epoch."""
+    if not {"nelbo", "val_nelbo"} <= set(history.column_names):
+        return None
+    return history["val_nelbo"][best - 1].as_py() - history["nelbo"][best - 1].as_py()

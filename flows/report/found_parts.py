@@ -1,0 +1,62 @@
+"""Pictures beside a model's card of what was found in training images, so that people see whether it went right."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from nelbo.data import CachedPixels, Part, atomic_path
+from nelbo.flows.inference.heatmap import png
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.vae_core.pixels import PixelRows, to_unit
+
+N_SHOWN, COLUMNS = 12, 3
+_WIDTH_PX, _GAP_PX = 260, 6
+_GREY = 128
+
+
+def write_found_parts(workspace: Workspace, model_id: str, pixels: CachedPixels, found: Sequence[Part | None]) -> None:
+    """Put it beside the model's card.
+
+    Args:
+        pixels: (n, h, w, c) as the model takes them.
+        found: (n) what was found in each.
+    """
+    parts = [(row, part) for row, part in enumerate(found) if part is not None]
+    worst = sorted(parts, key=lambda one: (-one[1].size_z, one[1].alike))[:N_SHOWN]
+    shown = contact_sheet(to_unit(pixels[[row for row, _ in worst]]))
+    with atomic_path(workspace.found_parts(model_id), workspace.staging) as unfinished:
+        unfinished.write_bytes(png(shown))
+
+
+def write_variants(workspace: Workspace, model_id: str, pixels: PixelRows, variants: np.ndarray) -> None:
+    """Three images of each variant in a row, the variants in their order.
+
+    Args:
+        pixels: (n, h, w, c) as the model takes them.
+        variants: (n,) number of each image's.
+    """
+    rows = [np.flatnonzero(variants == number) for number in np.unique(variants)]
+    some = np.concatenate([own[np.linspace(0, len(own) - 1, COLUMNS).astype(int)] for own in rows])
+    shown = contact_sheet(np.concatenate([to_unit(pixels[[row]]) for row in some]))
+    with atomic_path(workspace.variants(model_id), workspace.staging) as unfinished:
+        unfinished.write_bytes(png(shown))
+
+
+def contact_sheet(pixels: np.ndarray) -> Image.Image:
+    """(n, h, w, c) pictures in [0, 1], side by side in rows of three.
+
+    >>> contact_sheet(np.zeros((4, 50, 100, 1))).size
+    (798, 278)
+    """
+    levels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    height = round(_WIDTH_PX * levels.shape[1] / levels.shape[2])
+    n_rows = -(-len(levels) // COLUMNS)
+    size = (COLUMNS * (_WIDTH_PX + _GAP_PX), n_rows * (height + _GAP_PX) + _GAP_PX)
+    sheet = Image.new("RGB", size, (_GREY,) * 3)
+    for place, values in enumerate(levels):
+        row, column = divmod(place, COLUMNS)
+        one = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values).resize((_WIDTH_PX, height))
+        corner = (_GAP_PX // 2 + column * (_WIDTH_PX + _GAP_PX), _GAP_PX + row * (height + _GAP_PX))
+        sheet.paste(one.convert("RGB"), corner)
+    return sheet

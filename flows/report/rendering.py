@@ -1,0 +1,44 @@
+"""Templates and Markdown of what people read."""
+
+from typing import Any
+
+import jinja2
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+
+def template(name: str, **how: Any) -> jinja2.Template:
+    """A template of ``report/templates``; what it prints is escaped for HTML unless `how` says otherwise.
+
+    A name that a template uses and nobody gave is an error.
+    """
+    environment = jinja2.Environment(  # noqa: S701 - ruff cannot see it
+        loader=jinja2.PackageLoader("nelbo.flows.report"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **{"autoescape": True, **how},
+    )
+    return environment.get_template(name)
+
+
+def markdown(text: str, level: int) -> Markup:
+    """Markdown with tables as HTML that holds everything itself: of its links, only pictures in data URLs are.
+
+    Args:
+        text: HTML in it is shown as text.
+        level: of its first heading, h1 to h6.
+
+    >>> print(markdown("# A <b>\\n[b](http://c)", level=3))
+    <h3>A &lt;b&gt;</h3>
+    <p>[b](http://c)</p>
+    <BLANKLINE>
+    """
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    reader.validateLink = lambda url: url.startswith("data:image/")  # type: ignore[method-assign]
+    tokens = reader.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{int(token.tag[1]) + level - 1}"
+    return Markup(reader.renderer.render(tokens, reader.options, {}))  # noqa: S704 - escaped by the reader

@@ -1,0 +1,238 @@
+"""Steps and composition of ``export``: a model made ready for an engine, if its scores and verdicts stay the same."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo import vae_core
+from nelbo.data import (
+    JOINT_PARTS,
+    MEASURED,
+    STATISTICS,
+    Manifest,
+    Preprocessing,
+    publish_folder,
+    read_images,
+    remove_folder,
+)
+from nelbo.flows.inference.models import read_bundle
+from nelbo.flows.inference.painted import painted
+from nelbo.flows.inference.pipeline import measures
+from nelbo.flows.options.options import ExportOptions
+from nelbo.flows.runner import Runner
+from nelbo.flows.steps.calibrate import measure
+from nelbo.flows.steps.ingest import read_manifest, scan_source
+from nelbo.flows.steps.parts import first_of_each
+from nelbo.flows.workspace.calibrations.calibration import Calibration, calibration_of, rows_of
+from nelbo.flows.workspace.calibrations.statistic import Statistic
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
+
+log = logging.getLogger(__name__)
+
+#: Images that every scoring run starts with, and how many of them are painted.
+N_REFERENCES, _N_PAINTED = 32, 8
+#: Images of a cross-fitted calibration that engines are compared on.
+_N_CROSSED = 64
+#: Painted images that engines are compared on.
+_N_COMPARED = 32
+
+
+def export_model(options: ExportOptions, runner: Runner) -> dict[str, Any]:
+    """Make a model ready for an engine; what the command prints."""
+    run = Run("export", options)
+    workspace = Workspace.at(options.workspace).prepare()
+    model_id = workspace.model(options.model)
+    runner.rename(f"{model_id} for {options.engine}")
+    made = runner.call(export_engine, options, model_id, run)
+    run.record(workspace, model_id=model_id, calibration_id=made["calibration_id"], n_images=made["n_images"])
+    return {"model_id": model_id, **made, "run_id": run.run_id, "seconds": round(run.seconds, 3)}
+
+
+def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, Any]:
+    """Compile, compare with Keras on all calibration images and on painted ones, publish; what there is to say of it.
+
+    Raises:
+        EngineError: a number differs by more than the tolerance, is the same for all images, or a verdict changes.
+    """
+    workspace = Workspace.at(options.workspace)
+    engine = options.engine
+    calibration = calibration_of(workspace, model_id)
+    model = read_bundle(workspace.models / model_id)
+    manifest = _images(workspace, model_id, calibration, options)
+    expected = _expected(model, manifest, calibration, workspace, options)
+    if not expected.num_rows:
+        raise UsageError(
+            f"none of the {len(manifest)} images to compare engines on can be read in {manifest.root}. "
+            "Name normal images: --normal DIR"
+        )
+    normal = _pixels(model, manifest, expected, options)
+    strange = painted(normal, model.config.likelihood)
+    expected = _with(expected, model, strange)
+    n_above = _n_above(expected, calibration)
+    exported = vae_core.export(
+        model,
+        engine,
+        _references(normal, strange),
+        model_id=model_id,
+        tolerance=options.tolerance,
+        aside=workspace.local_staging,
+    )
+    scored_by = replace(model, batch_size=exported.batch_size) if engine == "keras" else exported
+    found = _with(measure(scored_by, manifest, options, f"scoring with {engine}"), scored_by, strange)
+    difference = _check_scores(found, expected, exported)
+    n_changed = 0 if calibration is None else _check_verdicts(found, expected, calibration, exported)
+    _publish(exported, workspace, run)
+    return {
+        "engine": engine,
+        "engine_version": exported.made_with,
+        "calibration_id": calibration.calibration_id if calibration else None,
+        "n_images": expected.num_rows - len(strange),
+        "n_painted": len(strange),
+        "n_above_threshold": n_above,
+        "difference": difference,
+        "tolerance": options.tolerance,
+        "n_verdicts_changed": n_changed,
+        "batch_size": exported.batch_size,
+        "images_per_s": {name: round(speed, 1) for name, speed in exported.images_per_s.items()},
+        "machine": exported.machine,
+        "path": str(workspace.engine(model_id, engine)),
+    }
+
+
+def _expected(
+    model: vae_core.Model,
+    manifest: Manifest,
+    calibration: Calibration | None,
+    workspace: Workspace,
+    options: ExportOptions,
+) -> pa.Table:
+    """What Keras says of the images: where they are those of a calibration, it has said that when that was made."""
+    if calibration is None or options.normal is not None or calibration.threshold.cross:
+        return measure(model, manifest, options, "scoring with keras")
+    rows = rows_of(workspace, calibration)
+    return rows.filter(pc.is_in(rows["image_id"], manifest.table["image_id"].combine_chunks()))
+
+
+def _images(workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions) -> Manifest:
+    """What engines are compared on: the images named, or those behind the calibration; each content once."""
+    if options.normal is not None:
+        manifest = scan_source(options.normal, options).manifest()
+    elif calibration is not None:
+        manifest = read_manifest(workspace, calibration.batch_id)
+        chosen = pc.is_in(manifest.table["image_id"], calibration.image_ids)
+        manifest = replace(manifest, table=manifest.table.filter(chosen))
+        if calibration.threshold.cross:
+            # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
+            rows = list(first_of_each(manifest.table).values())
+            return replace(manifest, table=manifest.table.take([rows[i] for i in _spread(len(rows), _N_CROSSED)]))
+    else:
+        raise UsageError(f"model {model_id} is not calibrated. Name images to compare engines on: --normal DIR")
+    rows = pa.array(first_of_each(manifest.table).values(), pa.int64())
+    return replace(manifest, table=manifest.table.take(rows))
+
+
+def _pixels(model: vae_core.Scorable, manifest: Manifest, scored: pa.Table, options: ExportOptions) -> np.ndarray:
+    """Pixels of a few images, from the one with the lowest nelbo to the one with the highest."""
+    ids = scored.sort_by("nelbo_nats")["image_id"].to_pylist()
+    file_of = {file.image_id: file for file in manifest.files}
+    files = [file_of[ids[place]] for place in _spread(len(ids), _N_COMPARED)]
+    preprocessing = Preprocessing(**model.preprocessing)
+    return read_images(files, preprocessing, limits=options.limits, workers=options.workers).pixels
+
+
+def _references(normal: np.ndarray, strange: np.ndarray) -> np.ndarray:
+    """What is kept with an engine: images of the calibration, and painted ones."""
+    some = strange[_spread(len(strange), _N_PAINTED)]
+    return np.concatenate([normal[_spread(len(normal), N_REFERENCES - len(some))], some])
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """Places from the first of n to the last, evenly."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
+
+
+def _with(rows: pa.Table, model: vae_core.Scorable, pixels: np.ndarray) -> pa.Table:
+    """The measures of scored files, and below them those of further images."""
+    further = pa.table(measures(model, pixels))
+    return pa.concat_tables([rows.select(MEASURED), further.select(MEASURED)])
+
+
+def _n_above(expected: pa.Table, calibration: Calibration | None) -> int | None:
+    """How many of the images that engines are compared on lie above the threshold; None without one."""
+    if calibration is None:
+        return None
+    n = int((calibration.statistic.scores(expected) > calibration.threshold.value).sum())
+    if not n:
+        log.warning("no image that engines are compared on lies above the threshold, painted ones neither")
+    return n
+
+
+def _check_scores(found: pa.Table, expected: pa.Table, exported: vae_core.Exported) -> float:
+    """The largest difference, as a share of its number's scale."""
+    ours, theirs = _scores(found, exported), _scores(expected, exported)
+    still = vae_core.unmoved(ours, theirs, exported.subtracted)
+    if still:
+        raise exported.refused(f"is refused: it says the same of all {len(theirs.nelbo)} images in {', '.join(still)}")
+    shares = vae_core.differences(ours, theirs, exported.subtracted)
+    worst = np.max(list(shares.values()), axis=0)
+    n_off = int((~(worst <= exported.tolerance)).sum())
+    if n_off:
+        names = [name for name, share in shares.items() if not share.max() <= exported.tolerance]
+        raise exported.refused(
+            f"is refused: of {len(worst)} images {n_off} are more than {exported.tolerance:.0e} of its scale off what "
+            f"Keras says in {', '.join(names)}, up to {worst.max():.1e}. Allow more with --tolerance, if that is sound"
+        )
+    return float(worst.max())
+
+
+def _scores(table: pa.Table, exported: vae_core.Exported) -> vae_core.Score:
+    """The measures of a table by the names of a score, without maps."""
+    numbers = {name: table[column].to_numpy() for name, column in STATISTICS.items()}
+    empty: Any = dict.fromkeys(vae_core.Score._fields)
+    others = {name: table[name].to_numpy() for name in (*JOINT_PARTS, "variant_z") if not table[name].null_count}
+    if exported.config.variants:
+        place = pc.index_in(table["variant"], pa.array(exported.config.variants))
+        others["variant"] = np.asarray(place.combine_chunks(), np.float64)
+    score = vae_core.Score(**{**empty, **numbers, **others})
+    return score._replace(anomaly_score=Statistic(exported.config.statistic).scores(table))
+
+
+def _check_verdicts(found: pa.Table, expected: pa.Table, calibration: Calibration, exported: vae_core.Exported) -> int:
+    """How many verdicts change, all of them of scores that lie on a threshold, as far as the tolerance can tell.
+
+    Of one statistic, no difference is above the tolerance here. Several that a rule of 0.1 joins are logarithms of
+    probabilities, and may be off by ten times the tolerance.
+    """
+    ours, theirs = calibration.statistic.scores(expected), calibration.statistic.scores(found)
+    changed = calibration.verdicts(ours) != calibration.verdicts(theirs)
+    if calibration.statistic.rule is None:
+        scores = (
+            _scores(found, exported)._replace(anomaly_score=theirs),
+            _scores(expected, exported)._replace(anomaly_score=ours),
+        )
+        wrong = changed & (vae_core.differences(*scores, exported.subtracted)["anomaly_score"] > exported.tolerance)
+    else:
+        limits = (calibration.threshold.value, calibration.threshold.review)
+        thresholds = [value for value in limits if value is not None]
+        distance = np.min([np.abs(ours - value) for value in thresholds], axis=0)
+        wrong = changed & (distance > vae_core.LOST * exported.tolerance * np.maximum(1, np.abs(ours)))
+    if wrong.any():
+        raise exported.refused(
+            f"is refused: it changes the verdicts on {wrong.sum()} of {len(ours)} images whose scores are further from "
+            "the threshold than the tolerance"
+        )
+    return int(changed.sum())
+
+
+def _publish(exported: vae_core.Exported, workspace: Workspace, run: Run) -> None:
+    """Put an engine in its place, instead of one that was there; what a kill leaves lies in the staging folder."""
+    unfinished = workspace.local_staging / f"{run.run_id}-{exported.engine}"
+    vae_core.save_exported(exported, unfinished)
+    publish_folder(unfinished, workspace.engine(exported.model_id, exported.engine))
+    remove_folder(unfinished)

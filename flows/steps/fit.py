@@ -1,0 +1,459 @@
+"""The step of ``train`` that takes time: decode once, fit, keep the model and what there is to know about it."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from nelbo import vae_core
+from nelbo.data import (
+    CHANGED,
+    QUALITY,
+    Cache,
+    CachedPixels,
+    Manifest,
+    Part,
+    Place,
+    Preprocessing,
+    cache_images,
+    folds,
+    image_quality,
+    near_duplicates,
+    part_quality,
+    write_table,
+)
+from nelbo.data import n_groups as n_groups_of
+from nelbo.detectors import images_of_variant
+from nelbo.flows.inference.models import import_keras, keep_bundle
+from nelbo.flows.inference.pipeline import columns_of, size_z
+from nelbo.flows.inference.progress import progress
+from nelbo.flows.options.options import TrainingSettings, TrainOptions
+from nelbo.flows.report.card import write_card
+from nelbo.flows.report.found_parts import write_found_parts, write_variants
+from nelbo.flows.steps.ingest import publish_manifest, read_manifest
+from nelbo.flows.steps.parts import (
+    assign_parts,
+    calibration_needs,
+    check_enough,
+    count_groups,
+    crosses,
+    first_of_each,
+    with_parts,
+)
+from nelbo.flows.steps.settle import Settled
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.models import SEEN_DIGITS
+from nelbo.flows.workspace.runs import Run, code_version
+
+log = logging.getLogger(__name__)
+
+PARTS = ("train", "validation", "calibration")
+#: Those that a linear head is fitted on.
+_FITTED = ("train", "validation")
+
+#: Images looked at, at a time.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model, the sizes of its parts, and how many groups its images make.
+
+    crossed: whether images that it was trained on set the threshold, see `unseen_rows`; all of them count then.
+    """
+
+    model_id: str
+    n_train: int
+    n_validation: int
+    n_calibration: int
+    n_groups: int | None = None
+    crossed: bool = False
+
+
+@dataclass(frozen=True)
+class Normals:
+    """Decoded normal images, in parts.
+
+    pixels: of all usable images.
+    image_ids: n content hashes; paths: where the n lie; groups, variants: of each, or None.
+    parts: (n,) what each is for.
+    found: of each what is found of the part that is looked for; None where none is.
+    crossed: whether all of them set the threshold, too.
+    """
+
+    pixels: CachedPixels
+    image_ids: list[str]
+    paths: list[str]
+    groups: list[str | None]
+    variants: list[str | None]
+    parts: np.ndarray
+    found: list[Part | None]
+    crossed: bool
+
+    def rows(self, *parts: str) -> np.ndarray:
+        """Row numbers of some parts."""
+        return np.flatnonzero(np.isin(self.parts, parts))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images in each part."""
+        return {part: len(self.rows(part)) for part in PARTS}
+
+
+def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
+    """Decode, split, train and save the model; readability and split go back into the manifest.
+
+    Killed and run again with the same options, it goes on after the last finished epoch.
+    """
+    options = settled.options
+    workspace = Workspace.at(options.workspace)
+    manifest = read_manifest(workspace, batch_id)
+    cache = _decode(manifest, options, batch_id)
+    manifest, normals = _part(manifest, cache, options)
+    publish_manifest(manifest, workspace, batch_id, run)
+    if manifest.n_unusable:
+        log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
+    n_alike = _warn_of_copies(normals)
+    training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
+    variants = _sizes(training)
+    for warning in training.warnings:
+        log.warning("%s", warning)
+    facts = _facts(training, normals, manifest, options, batch_id)
+    n_groups = count_groups(manifest.table)
+    facts |= {
+        "n_near_duplicates": n_alike,
+        "n_groups": n_groups,
+        "settled": settled.why,
+        **({"variants": variants} if variants else {}),
+    }
+    if normals.crossed:
+        facts |= {"crossed": True}
+        _keep_unseen(training.unseen, normals, training.model, unseen_rows(options, batch_id))
+    model_id = keep_bundle(training.model, workspace, facts)
+    # The same model made another way is described as it was made first, as its bundle is.
+    if not workspace.history(model_id).exists():
+        _write_history(training.history, workspace.history(model_id), workspace, run)
+    if options.frame is not None:
+        write_found_parts(workspace, model_id, normals.pixels, normals.found)
+    if variants:
+        write_variants(workspace, model_id, normals.pixels.take(normals.rows(*_FITTED)), training.unseen.variant)
+    write_card(workspace, model_id)
+    counts = {f"n_{part}": n for part, n in normals.counts.items()}
+    if normals.crossed:
+        counts["n_calibration"] = len(normals.rows(*_FITTED))
+    return Fitted(model_id, **counts, n_groups=n_groups, crossed=normals.crossed)
+
+
+def _sizes(training: Any) -> dict[str, int]:
+    """How many of the images fitted on are of each variant; empty where there is one."""
+    names = training.model.config.variants
+    if not names:
+        return {}
+    counts = np.bincount(training.unseen.variant.astype(int), minlength=len(names)).tolist()
+    found = dict(zip(names, counts, strict=True))
+    log.info("variants: %s", ", ".join(f"{name} ({n} images)" for name, n in found.items()))
+    return found
+
+
+def unfinished(options: TrainOptions, batch_id: str) -> Path:
+    """Folder of what a training needs to go on: its checkpoint, and its decoded images unless they are kept.
+
+    It is the same for the same images, network, preprocessing and training.
+    """
+    parts = (model_config(options), train_config(options), make_preprocessing(options))
+    content = [batch_id, *(part.to_dict() for part in parts)]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Workspace.at(options.workspace).checkpoint("t" + digest[:16])
+
+
+def unseen_rows(options: TrainOptions, batch_id: str) -> Path:
+    """The file of what models of other images say of each image that a cross-fitted model was trained on."""
+    return unfinished(options, batch_id) / "unseen.parquet"
+
+
+def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
+    """Write rows as calibration has them of images that it scores itself."""
+    rows = normals.rows(*_FITTED)
+    found = columns_of(unseen, model)
+    table = pa.table(
+        {
+            "relative_path": [normals.paths[row] for row in rows],
+            "image_id": [normals.image_ids[row] for row in rows],
+            "label": pa.array([0] * len(rows), pa.int8()),
+            "split": ["calibration"] * len(rows),
+            "group": pa.array([normals.groups[row] for row in rows], pa.string()),
+            **found,
+            "size_z": size_z([normals.found[row] for row in rows]),
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, path, table.schema)
+
+
+def clean_up(options: TrainOptions, batch_id: str) -> None:
+    """Remove what only an unfinished training needs."""
+    folder = unfinished(options, batch_id)
+    # The same training may have run twice at once, and the other one was faster.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _decode(manifest: Manifest, options: TrainOptions, batch_id: str) -> Cache:
+    files = manifest.files
+    # A duplicate would only weigh more, and a file without usable header has no pixels.
+    wanted = [files[row] for row in first_of_each(manifest.table).values()]
+    preprocessing = make_preprocessing(options)
+    mine = unfinished(options, batch_id)
+    kept = Workspace.at(options.workspace).cache(_cache_id(manifest, options))
+    # A kept cache serves every training and is deleted by none.
+    folder = kept if options.keep_cache or kept.exists() else mine / "cache"
+    size_mb = len(wanted) * preprocessing.n_values / 1e6
+    log.info("decoding %d images into %s: %.1f MB, twice that for 16-bit images", len(wanted), folder, size_mb)
+    with progress("decoding", len(wanted)) as advance:
+        return cache_images(
+            wanted,
+            preprocessing,
+            folder,
+            limits=options.limits,
+            workers=options.workers,
+            staging=mine,
+            advance=advance,
+        )
+
+
+def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Manifest, Normals]:
+    """The manifest with reasons and parts, and the decoded images with theirs."""
+    first = first_of_each(manifest.table)
+    # A file that has changed by now is not the one that was parted.
+    found = ("unreadable" if reason == CHANGED else reason for reason in cache.reasons)
+    unreadable = {image_id: reason for image_id, reason in zip(first, found, strict=True) if reason}
+    usable = [image_id for image_id in first if image_id not in unreadable]
+    check_enough(options.normal, len(usable), len(manifest))
+    solved = model_config(options).is_linear
+    part_of = assign_parts(manifest.table, usable, options, solved)
+    columns = (manifest.table[name].to_pylist() for name in ("relative_path", "group", "variant"))
+    paths, groups, variants = ([column[first[image_id]] for image_id in usable] for column in columns)
+    normals = Normals(
+        cache.pixels,
+        usable,
+        paths,
+        groups,
+        variants,
+        np.array([part_of[image_id] for image_id in usable]),
+        cache.parts,
+        crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options),
+    )
+    table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache)
+    return replace(manifest, table=table), normals
+
+
+def _warn_of_copies(normals: Normals) -> int:
+    """The number of pairs of images that look alike but are in different parts; they are left where they are."""
+    parts, paths = normals.parts, normals.paths
+    pairs = [(one, other) for one, other in near_duplicates(normals.pixels) if parts[one] != parts[other]]
+    if pairs:
+        (one, other), *_ = pairs
+        log.warning(
+            "%d pairs of images look alike and are in different parts (first: %s, %s). What is promised on copies of "
+            "what was trained on is promised too much: leave them out, or name their parts in a manifest.",
+            len(pairs),
+            paths[one],
+            paths[other],
+        )
+    return len(pairs)
+
+
+def _with_quality(table: pa.Table, usable: list[str], cache: Cache) -> pa.Table:
+    """The manifest with what each usable image looks like; drift is later measured from there."""
+    pixels = cache.pixels
+    chunks = [
+        image_quality(pixels[start : start + _CHUNK] / np.iinfo(pixels.dtype).max)
+        for start in range(0, len(pixels), _CHUNK)
+    ]
+    place = {image_id: row for row, image_id in enumerate(usable)}
+    rows = pa.array([place.get(image_id) for image_id in table["image_id"].to_pylist()], pa.int64())
+    found = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    found |= part_quality(cache.parts)
+    for name in QUALITY:
+        values = pa.array(found[name], from_pandas=True).take(rows)
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    return table
+
+
+def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
+    import_keras()
+    import keras
+
+    config, settings = model_config(options), train_config(options)
+    if config.is_linear:
+        return _solve(normals, options, config, settings, checkpoint)
+    rows, validation = normals.rows("train"), normals.rows("validation")
+    n_pretext = vae_core.n_pretext_epochs(config, settings)
+    with progress(f"training on {len(rows)} images", n_pretext + options.epochs) as advance:
+        done = 0
+
+        def ended(first: int) -> Any:
+            def epoch_ended(epoch: int, _logs: Any) -> None:
+                nonlocal done
+                # A training that goes on begins further up.
+                advance(first + epoch + 1 - done)
+                done = first + epoch + 1
+
+            return [keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)]
+
+        try:
+            return vae_core.train(
+                normals.pixels.take(rows),
+                normals.pixels.take(validation),
+                config,
+                settings,
+                preprocessing=make_preprocessing(options).to_dict(),
+                names=[normals.paths[row] for row in rows],
+                checkpoint=checkpoint,
+                callbacks=ended(n_pretext),
+                backbone_callbacks=ended(0),
+            )
+        except vae_core.PixelsError as error:
+            raise UsageError(f"{options.normal}: {error}.") from error
+        except vae_core.BackboneError as error:
+            raise UsageError(f"{error}.") from error
+
+
+def _solve(normals: Normals, options: TrainOptions, config: Any, settings: Any, checkpoint: Path) -> Any:
+    """Fit a linear head, which needs no images to be stopped by."""
+    rows = normals.rows(*_FITTED)
+    ids, groups = ([of[row] for row in rows] for of in (normals.image_ids, normals.groups))
+    n_folds = min(vae_core.N_FOLDS, n_groups_of(ids, groups) or len(ids))
+    log.info("features by %s, head %s", config.backbone, config.head)
+    with progress(f"features of {len(rows)} images", len(rows) * settings.rotations) as advance:
+        try:
+            return vae_core.train(
+                normals.pixels.take(rows),
+                None,
+                config,
+                settings,
+                preprocessing=make_preprocessing(options).to_dict(),
+                names=[normals.paths[row] for row in rows],
+                folds=folds(ids, groups, n_folds, options.seed),
+                variants=_given_variants(normals, options),
+                images_of_variant=_images_of_variant(normals, options),
+                checkpoint=checkpoint,
+                advance=advance,
+            )
+        except (vae_core.BackboneError, vae_core.VariantError) as error:
+            raise UsageError(f"{error}.") from error
+
+
+def _given_variants(normals: Normals, options: TrainOptions) -> list[str] | None:
+    """The variant of each image that is fitted on, where all are named; None where the number is asked for or found."""
+    names = [normals.variants[row] for row in normals.rows(*_FITTED)]
+    return None if options.variants == 1 or None in names else names
+
+
+def _images_of_variant(normals: Normals, options: TrainOptions) -> int:
+    """Images that a variant needs so that there are enough to set its threshold; these are found only afterwards."""
+    held_out = 0 if normals.crossed else normals.counts["calibration"]
+    return images_of_variant(calibration_needs(options), len(normals.rows(*_FITTED)), held_out)
+
+
+def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:
+    """What is kept in the bundle about its making."""
+    import keras
+
+    curve = training.history["val_nelbo"]
+    return {
+        "source": options.normal,
+        "batch_id": batch_id,
+        "n_listed": len(manifest),
+        "n_unusable": manifest.n_unusable,
+        **{f"n_{part}": n for part, n in normals.counts.items()},
+        "train_config": train_config(options).to_dict(),
+        "n_epochs": len(curve),
+        "best_epoch": 1 + int(np.argmin(curve)),
+        "warnings": training.warnings,
+        "seconds": round(sum(training.history["seconds"]), 1),
+        "backend": keras.backend.backend(),
+        "code_version": code_version(),
+        "trained_at_utc": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        # A later calibration leaves these out, wherever the model is taken.
+        "seen": sorted(
+            image_id[:SEEN_DIGITS]
+            for image_id, part in zip(normals.image_ids, normals.parts, strict=True)
+            if part != "calibration"
+        ),
+    }
+
+
+def model_config(options: TrainOptions) -> Any:
+    """The network's configuration; a UsageError says what does not go together."""
+    if options.likelihood == "bernoulli" and options.binarize is None:
+        raise UsageError(
+            "likelihood=bernoulli is for binarised images, and binarize is not set. "
+            "Set binarize=0.5, or take likelihood=continuous_bernoulli."
+        )
+    height, width = options.input_size
+    try:
+        return vae_core.VAEConfig(
+            height=height,
+            width=width,
+            channels=options.n_channels,
+            preset=options.preset,
+            backbone=options.backbone,
+            likelihood=options.likelihood,
+            sigma=options.sigma,
+            statistic=options.statistic,
+            of=options.of,
+            head=options.head,
+            subject=options.subject,
+            smoothing_px=options.smoothing_px,
+            noise_draws=options.noise_draws,
+        )
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def train_config(options: TrainOptions) -> Any:
+    """How the network is trained; a UsageError says what does not go together."""
+    names = set(TrainingSettings.model_fields) - {"keep_cache"}
+    weights = options.backbone_weights
+    if weights is not None and not Path(weights).is_file():
+        raise UsageError(f"backbone_weights={weights}: there is no such file.")
+    import_keras()
+    try:
+        config = vae_core.TrainConfig(**options.model_dump(include=names))
+        vae_core.check_together(model_config(options), config)
+        vae_core.check_devices(config)
+        return config
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def make_preprocessing(options: TrainOptions) -> Preprocessing:
+    """How files become pixels."""
+    height, width = options.input_size
+    ranges = {"value_range": options.value_range, "float_range": options.float_ends}
+    return Preprocessing(
+        height, width, options.n_channels, options.fit, options.binarize, **ranges, frame=options.frame
+    )
+
+
+def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
+    """Equal for the same contents decoded the same way."""
+    content = [list(first_of_each(manifest.table)), make_preprocessing(options).to_dict(), asdict(options.limits)]
+    return "p" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _write_history(history: dict[str, list[float]], target: Place, workspace: Workspace, run: Run) -> None:
+    columns = {"epoch": pa.array(range(1, len(history["loss"]) + 1), pa.int32())}
+    columns |= {name: pa.array(values, pa.float64()) for name, values in sorted(history.items())}
+    table = pa.table(columns)
+    write_table(table, target, table.schema, run.metadata, workspace.staging)

@@ -1,0 +1,244 @@
+"""Steps and composition of ``ingest``: freeze the list of files of a batch."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import (
+    CHANGED,
+    MANIFEST_SCHEMA,
+    Contents,
+    InputError,
+    Known,
+    Manifest,
+    Preprocessing,
+    Scan,
+    image_quality,
+    iter_rows,
+    list_source,
+    modified,
+    read_images,
+    read_metadata,
+    read_table,
+    table_writer,
+    write_table,
+)
+from nelbo.flows.options.options import CalibrateOptions, ExportOptions, IngestOptions, ScoreOptions, TrainOptions
+from nelbo.flows.runner import Runner
+from nelbo.flows.steps.parts import count_groups
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace, check_id
+from nelbo.flows.workspace.runs import Run
+
+#: Rows of a manifest that are in memory at a time.
+ROWS = 4096
+
+#: Newest manifests among which one of the same root is looked for.
+_EARLIER = 100
+
+LISTED = "nelbo.listed_ns"
+N_GROUPS = "nelbo.n_groups"
+_UNLISTED = "nelbo.n_folders_unlisted"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A frozen batch: its manifest is written and does not change under the steps that follow.
+
+    n_known: files that are as they were in an earlier manifest, and were not read again.
+    n_duplicates: files with the contents of another.
+    n_folders_unlisted: folders that could not be listed; what is in them is not of the batch.
+    """
+
+    batch_id: str
+    n_images: int
+    n_unusable: int
+    n_skipped: int
+    n_waiting: int
+    n_known: int
+    n_duplicates: int
+    n_folders_unlisted: int = 0
+
+
+def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
+    """Write the manifest of a folder, without scoring; what the command prints."""
+    run = Run("ingest", options)
+    batch = runner.call(freeze_batch, options, run, True)
+    workspace = Workspace.at(options.workspace)
+    counts = {name: getattr(batch, name) for name in ("n_images", "n_waiting", "n_folders_unlisted")}
+    run.record(workspace, batch_id=batch.batch_id, **counts)
+    runner.rename(batch.batch_id)
+    about = {"images": options.images, "workspace": options.workspace}
+    runner.announce(
+        "nelbo.batch.landed", f"batch.{batch.batch_id}", batch_id=batch.batch_id, n_images=batch.n_images, **about
+    )
+    return {
+        "batch_id": batch.batch_id,
+        "run_id": run.run_id,
+        "n_images": batch.n_images,
+        "n_unusable": batch.n_unusable,
+        "n_skipped": batch.n_skipped,
+        "n_waiting": batch.n_waiting,
+        "n_folders_unlisted": batch.n_folders_unlisted,
+        "n_known": batch.n_known,
+        "n_duplicates": batch.n_duplicates,
+        "manifest": str(workspace.manifest(batch.batch_id)),
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def freeze_batch(options: IngestOptions, run: Run, decode: bool = False) -> Batch:
+    """Ingest ``options.images`` and publish the manifest; the batch's id comes from its contents unless given.
+
+    Args:
+        decode: look at the pixels too, for their quality and for damage that the header does not show; scoring does
+            so later anyway.
+    """
+    if options.batch_id is not None:
+        check_id(options.batch_id)
+    scan = scan_source(options.images, options)
+    with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
+        # Duplicates, and the batch's id, are known when all files are.
+        rough = Path(aside) / "manifest.parquet"
+        with table_writer(rough, MANIFEST_SCHEMA) as writer:
+            for table in scan:
+                writer.write(table)
+        scan.check()
+        tables = scan.contents.with_duplicates(iter_rows(rough, ROWS))
+        if decode:
+            tables = (_looked_at(table, scan.listing.root, options) for table in tables)
+        return keep_batch(scan, scan.contents, tables, options, run)
+
+
+def keep_batch(
+    scan: Scan, contents: Contents, tables: Iterable[pa.Table], options: IngestOptions | ScoreOptions, run: Run
+) -> Batch:
+    """Publish the manifest of all or some of the files that were listed.
+
+    Args:
+        scan: gone through.
+        contents: noted of the rows; the batch's id comes from it unless one is given.
+        tables: the rows, with their duplicates.
+    """
+    workspace = Workspace.at(options.workspace).prepare()
+    batch_id = options.batch_id or _id("b", contents.hash)
+    metadata = manifest_metadata(scan.listing.root, run, scan.started_ns, scan.n_folders_unlisted)
+    n_unusable = n_duplicates = 0
+    place = workspace.manifest(batch_id)
+    with workspace.using(batch_id), table_writer(place, MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
+        for table in tables:
+            n_unusable += len(table) - table["reason"].null_count
+            n_duplicates += len(table) - table["duplicate_of"].null_count
+            writer.write(table)
+    counts = (n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates, scan.n_folders_unlisted)
+    return Batch(batch_id, len(contents), *counts)
+
+
+def scan_source(
+    source: str,
+    options: IngestOptions | TrainOptions | CalibrateOptions | ExportOptions | ScoreOptions,
+    known: Known | None = None,
+    min_age_s: float = 0,
+) -> Scan:
+    """What an option names, ready to be gone through. A workspace that lies in the folder is no part of it.
+
+    Args:
+        known: what is not read again; by default the newest manifest of the same root.
+        min_age_s: younger files wait.
+    """
+    workspace = Workspace.at(options.workspace)
+    skip = workspace.root if isinstance(workspace.root, Path) else None
+    listing = list_source(source, options.root, skip)
+    known = known or _known(workspace, listing.root)
+    return Scan(listing, known=known, limits=options.limits, workers=options.workers, min_age_s=min_age_s)
+
+
+def content_id(letter: str, manifest: Manifest, *settings: object) -> str:
+    """An id that the same files with the same settings always get; the letter tells kinds of batches apart."""
+    return _id(letter, manifest.content_hash(), *settings)
+
+
+def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
+    """The frozen manifest of a batch."""
+    path = workspace.manifest(batch_id)
+    if not path.exists():
+        raise UsageError(f"batch {batch_id!r} is not in workspace {workspace.root}. List them with: nelbo batches")
+    said = read_metadata(path)
+    numbers = {"listed_ns": int(said.get(LISTED, 0)), "n_folders_unlisted": int(said.get(_UNLISTED, 0))}
+    return Manifest(read_table(path), said["nelbo.root"], **numbers)
+
+
+def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
+    """Write a manifest to its place; where there are groups, it says how many."""
+    metadata = manifest_metadata(manifest.root, run, manifest.listed_ns, manifest.n_folders_unlisted)
+    n_groups = count_groups(manifest.table)
+    metadata |= {} if n_groups is None else {N_GROUPS: str(n_groups)}
+    with workspace.using(batch_id):
+        write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
+
+
+def _id(letter: str, content_hash: str, *settings: object) -> str:
+    content = "\0".join([content_hash, *map(str, settings)])
+    return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def manifest_metadata(root: str, run: Run, listed_ns: int, n_folders_unlisted: int) -> dict[str, str]:
+    """What a manifest, or a ledger, says of itself."""
+    return {**run.metadata, "nelbo.root": root, LISTED: str(listed_ns), _UNLISTED: str(n_folders_unlisted)}
+
+
+def folders_unlisted(workspace: Workspace, batch_id: str) -> int:
+    """How many folders could not be listed when a batch was frozen."""
+    return int(read_metadata(workspace.manifest(batch_id)).get(_UNLISTED, 0))
+
+
+def _known(workspace: Workspace, root: str) -> Known | None:
+    """The newest manifest or ledger of the same root, whatever it was made for."""
+    for path in _newest(workspace, root)[:_EARLIER]:
+        try:
+            said = read_metadata(path)
+        except InputError:
+            # Damaged, or of a later version: its files are read again.
+            continue
+        if said.get("nelbo.root") == root and said.get(LISTED, "").isdigit():
+            return Known(iter_rows(path, ROWS), int(said[LISTED]))
+    return None
+
+
+def _newest(workspace: Workspace, root: str) -> list[Any]:
+    # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
+    ledger, manifests = workspace.ledger(root), workspace.manifest("b").parents[1]
+    times = {}
+    for path in [*ledger.parent.glob(ledger.name), *manifests.glob("batch_id=*/manifest.parquet")]:
+        try:
+            times[path] = modified(path)
+        except FileNotFoundError:
+            continue
+    return sorted(times, key=lambda path: times[path], reverse=True)
+
+
+def _looked_at(table: pa.Table, root: str, options: IngestOptions) -> pa.Table:
+    """The same rows with what decoding says of those that are sound so far."""
+    rows = np.flatnonzero(np.asarray(pc.is_null(table["reason"])))
+    files = Manifest(table, root).files
+    images = read_images([files[row] for row in rows], Preprocessing(), limits=options.limits, workers=options.workers)
+    reasons = table["reason"].to_pylist()
+    for row, reason in zip(rows, images.reasons, strict=True):
+        # One that has changed has another row in the next batch; of this one it is only known that it is gone.
+        reasons[row] = "unreadable" if reason == CHANGED else reason
+    sound = rows[[reason is None for reason in images.reasons]]
+    columns = {"reason": pa.array(reasons, pa.string())}
+    for name, values in image_quality(images.pixels).items():
+        filled = np.full(len(table), np.nan)
+        filled[sound] = values
+        columns[name] = pa.array(filled, from_pandas=True)
+    for name, column in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), MANIFEST_SCHEMA.field(name), column)
+    return table

@@ -1,0 +1,280 @@
+"""Training images in parts that share no content and no group: train, validation, calibration."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import InputError, n_groups, names_in_paths, split_by_content, with_united_groups
+from nelbo.detectors import HELD_OUT_FROM, CalibrationError, check_size, n_needed, part_sizes, trim
+from nelbo.flows.options.options import AUTO, CalibrationSettings, TrainOptions
+from nelbo.flows.workspace.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+MIN_NORMALS = 20
+
+#: Fewer are too few to keep some of them apart: one group more or less in a part would change everything.
+MIN_GROUPS = 5
+
+
+def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
+    """The rows with the groups that their paths say; where no rule is given, with those that they have.
+
+    Raises:
+        InputError: the rule takes too long.
+    """
+    if group_by is None:
+        return table
+    if table["group"].null_count < len(table):
+        log.warning("%s: its column 'group' is passed over, as group_by=%s is given", source, group_by)
+    groups = names_in_paths(table["relative_path"].to_pylist(), group_by, "group_by")
+    if n_alone := groups.count(None):
+        log.warning(
+            "%s: group_by=%s finds nothing in the paths of %d of %d files (first: %s); each is a group of its own",
+            source,
+            group_by,
+            n_alone,
+            len(groups),
+            table["relative_path"][groups.index(None)],
+        )
+    return _with_texts(table, "group", groups)
+
+
+def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Table:
+    """The rows with the variants that their paths say; where no rule is given, with those that they have.
+
+    Raises:
+        InputError: the rule takes too long, or some usable images have a variant and others have none.
+    """
+    if variant_by is not None:
+        if table["variant"].null_count < len(table):
+            log.warning("%s: its column 'variant' is passed over, as variant_by=%s is given", source, variant_by)
+        found = names_in_paths(table["relative_path"].to_pylist(), variant_by, "variant_by")
+        table = _with_texts(table, "variant", found)
+    usable = table.filter(pc.is_null(table["reason"]))
+    unnamed = usable.filter(pc.is_null(usable["variant"]))
+    if 0 < len(unnamed) < len(usable) or (variant_by is not None and len(unnamed)):
+        raise InputError(
+            f"{source}: {len(unnamed)} of {len(usable)} usable images have no variant (first: "
+            f"{unnamed['relative_path'][0]}). Name one for each, in the column 'variant' or by a rule that finds it in "
+            "every path (--variant-by), or for none."
+        )
+    return table
+
+
+def without_test(table: pa.Table) -> pa.Table:
+    """The rows that are not for testing, and none of the same content or group either."""
+    for_test = pc.equal(pc.fill_null(table["split"], ""), "test")
+    whole = with_united_groups(table)
+    for name in ("image_id", "group"):
+        tested = whole.filter(for_test)[name].drop_null().combine_chunks()
+        for_test = pc.or_(for_test, pc.is_in(whole[name], tested))
+    return table.filter(pc.invert(for_test))
+
+
+def check_parts(source: str, table: pa.Table) -> None:
+    """The same content, or group, in two parts would let a threshold be judged on what the model has seen."""
+    part_of: dict[tuple[str, str], str] = {}
+    whole = with_united_groups(table)
+    rows = zip(*(whole[name].to_pylist() for name in ("relative_path", "image_id", "group", "split")), strict=True)
+    for path, image_id, group, split in rows:
+        for what, key in (("the same image", image_id), (f"another image of its group {group!r}", group)):
+            if key and split and part_of.setdefault((what, key), split) != split:
+                raise InputError(
+                    f"{source}: {path} is in part {split!r}, and {what} in {part_of[what, key]!r}. "
+                    "Leave one of the two out."
+                )
+
+
+def count_groups(table: pa.Table) -> int | None:
+    """How many groups the usable images make; None where no row has one."""
+    usable = with_united_groups(table).take(pa.array(first_of_each(table).values(), pa.int64()))
+    return n_groups(usable["image_id"].to_pylist(), usable["group"].to_pylist())
+
+
+def check_enough(source: str, n_distinct: int, n_listed: int) -> None:
+    """Too few images are an error."""
+    if n_distinct < MIN_NORMALS:
+        raise InputError(
+            f"{source} holds {n_distinct} different usable normal images among {n_listed} files, "
+            f"and training needs at least {MIN_NORMALS}. Add normal images."
+        )
+
+
+def first_of_each(table: pa.Table) -> dict[str, int]:
+    """Content hash -> row number of the first usable file with that content."""
+    first: dict[str, int] = {}
+    rows = zip(table["image_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    for row, (image_id, reason) in enumerate(rows):
+        if reason is None:
+            first.setdefault(image_id, row)
+    return first
+
+
+def crosses(table: pa.Table, n_usable: int, options: TrainOptions, solved: bool) -> bool:
+    """Whether images that are trained on set the threshold, by scores of models that have not seen them.
+
+    Args:
+        solved: whether the network is; only then are there such scores.
+
+    Raises:
+        UsageError: that is asked for of a network that is trained.
+    """
+    if options.calibrate_on == "cross" and not solved:
+        raise UsageError(
+            "calibrate_on=cross is of the heads linear and linear_image, which are solved in seconds, and this network "
+            "is trained once. Leave it out."
+        )
+    if options.calibrate_on != AUTO or not solved or options.confidence is not None:
+        return options.calibrate_on == "cross"
+    named = "calibration" in table["split"].to_pylist()
+    size = part_sizes(n_usable, calibration_needs(options))["calibration"]
+    return not named and size < HELD_OUT_FROM
+
+
+def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions, solved: bool = False) -> dict[str, str]:
+    """Content hash -> part, of the contents that are usable.
+
+    A network that is solved needs no validation images, and with cross-fitting no others for calibration.
+
+    Validation and calibration images that the manifest names are kept, and images of their groups with them; a part
+    that it does not name is drawn by content from the others, in whole groups.
+
+    Raises:
+        InputError: the parts named leave too few images for another, or there are too few groups, or too large ones.
+    """
+    whole = with_united_groups(table)
+    rows = list(zip(*(whole[name].to_pylist() for name in ("image_id", "group", "split")), strict=True))
+    group_of = {image_id: group for image_id, group, _ in rows if image_id}
+    _check_groups(options.normal, usable, [group_of[image_id] for image_id in usable])
+    named = {image_id: part for image_id, _, part in rows if part}
+    named_groups = {group: part for _, group, part in rows if group and part}
+    part_of = {}
+    for image_id in usable:
+        part = named.get(image_id) or named_groups.get(group_of[image_id], "train")
+        if part != "train":
+            part_of[image_id] = part
+    free = [image_id for image_id in usable if image_id not in part_of]
+    have = set(part_of.values()) | ({"validation"} if solved else set())
+    if crosses(table, len(usable), options, solved):
+        have.add("calibration")
+    part_of |= dict(zip(free, _draw(free, [group_of[x] for x in free], have, options), strict=True))
+    counts = Counter(part_of.values())
+    n_least = {
+        "train": 1,
+        "validation": 0 if solved else 1,
+        "calibration": calibration_needs(options) if counts["calibration"] else 0,
+    }
+    for part, least in n_least.items():
+        if counts[part] < least:
+            raise InputError(
+                f"{options.normal}: the split leaves {counts[part]} usable images for {part}, "
+                f"and at least {least} are needed. Name fewer images for the other parts, or add images."
+            )
+    return part_of
+
+
+def _check_groups(source: str, usable: list[str], groups: list[str | None]) -> None:
+    found = n_groups(usable, groups)
+    if found is not None and found < MIN_GROUPS:
+        raise InputError(
+            f"{source}: {len(usable)} usable images make {found} groups, and training needs at least {MIN_GROUPS}: "
+            "groups stay whole, and each part takes some. Add images of other groups, name smaller ones (--group-by, "
+            "or the column 'group' of a manifest), or leave the groups out if the images are independent."
+        )
+
+
+def _draw(free: list[str], groups: list[str | None], have: set[str], options: TrainOptions) -> list[str]:
+    """The parts of images that none is named for."""
+    least = calibration_needs(options)
+    sizes = part_sizes(len(free), least, have)
+    # As without groups: calibration takes half at most.
+    within = {"calibration": (least, len(free) // 2), "validation": (1, len(free))}
+    try:
+        return split_by_content(free, sizes, "train", options.seed, groups, within)
+    except ValueError as error:
+        raise InputError(
+            f"{options.normal}: {error}. Groups stay whole: add images of other groups, name smaller ones, "
+            f"or ask for a larger fpr than {options.fpr}."
+        ) from error
+
+
+def halved(image_ids: Sequence[str], groups: Sequence[str | None], labels: Sequence[int]) -> list[str]:
+    """What labelled images are for: of either kind half choose a threshold, and the others judge it.
+
+    Args:
+        groups: of groups that share a content one; see `with_united_groups`.
+        labels: 0 or 1 of each.
+
+    Returns:
+        "calibration" or "test" of each; images of one group are in one half, also where they are of both kinds.
+
+    Raises:
+        InputError: so few groups that of one kind there are none in a half.
+
+    >>> halved(["a", "b", "c", "d"], [None, None, "p", "q"], [0, 0, 1, 1])
+    ['test', 'calibration', 'calibration', 'test']
+    """
+    rows = list(zip(image_ids, groups, labels, strict=True))
+    part_of: dict[str, str] = {}
+    part_of_group: dict[str | None, str] = {}
+    for label, kind in ((1, "anomalous"), (0, "normal")):
+        of_kind = [(image_id, group) for image_id, group, found in rows if found == label]
+        part_of |= {image_id: part_of_group[group] for image_id, group in of_kind if group in part_of_group}
+        free = {image_id: group for image_id, group in of_kind if group not in part_of_group}
+        size = len(of_kind) // 2 - sum(part_of.get(image_id) == "test" for image_id, _ in of_kind)
+        sizes = {"test": min(max(size, 0), len(free))}
+        part_of |= dict(
+            zip(free, split_by_content(list(free), sizes, "calibration", 0, list(free.values())), strict=True)
+        )
+        part_of_group |= {group: part_of[image_id] for image_id, group in free.items() if group is not None}
+        if len(of_kind) > 1 and len({part_of[image_id] for image_id, _ in of_kind}) == 1:
+            raise InputError(
+                f"{len(of_kind)} {kind} images are in too few groups for two halves, one that chooses a threshold and "
+                "one that judges it. Label images of other groups too, or name smaller groups."
+            )
+    return [part_of[image_id] for image_id in image_ids]
+
+
+def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, str]) -> pa.Table:
+    """The manifest with what decoding found (content hash -> reason), and each usable file's part."""
+    ids = table["image_id"].to_pylist()
+    reasons = [
+        reason or unreadable.get(image_id) for image_id, reason in zip(ids, table["reason"].to_pylist(), strict=True)
+    ]
+    parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
+    return _with_texts(_with_texts(table, "reason", reasons), "split", parts)
+
+
+def _with_texts(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+
+
+def calibration_needs(options: CalibrationSettings) -> int:
+    """Calibration images that the promise needs, with those that are trimmed.
+
+    >>> calibration_needs(CalibrationSettings()), calibration_needs(CalibrationSettings(contamination=0.1))
+    (19, 22)
+    """
+    n = n_needed(options.fpr, options.confidence)
+    while len(trim(range(n), options.contamination)) < n_needed(options.fpr, options.confidence):
+        n += 1
+    return n
+
+
+def check_calibration_size(n: int, options: CalibrationSettings) -> None:
+    """Refuse n calibration images if they are too few.
+
+    Raises:
+        CalibrationError: how many are needed, and for what.
+    """
+    if not options.contamination:
+        check_size(n, options.fpr, options.confidence)
+    elif n < calibration_needs(options):
+        raise CalibrationError(
+            f"fpr={options.fpr} after contamination={options.contamination} is trimmed needs at least "
+            f"{calibration_needs(options)} calibration images, got {n}. Add normal images, or ask for a larger fpr."
+        )

@@ -1,0 +1,339 @@
+"""Steps and composition of ``report``: one self-contained HTML page for a batch."""
+
+import importlib
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup, escape
+from PIL import Image
+
+from nelbo.data import FLAGGED_SCHEMA, File, Place, Preprocessing, atomic_path, modified, read_table, read_unchanged
+from nelbo.data.part.frame import STATUSES
+from nelbo.flows.evaluation.drift import read_drift
+from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch
+from nelbo.flows.inference.engines import load_to_look
+from nelbo.flows.inference.heatmap import colours, png
+from nelbo.flows.inference.pipeline import look_again
+from nelbo.flows.options.options import DecodingSettings, ReportOptions, ScoreOptions
+from nelbo.flows.report import variants
+from nelbo.flows.report.card import escape_markdown, read_card
+from nelbo.flows.report.curves import four_digits, render_curves, with_commas
+from nelbo.flows.report.headline import chance, headline
+from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
+from nelbo.flows.report.pictures import Pictures, data_url, picture
+from nelbo.flows.report.rendering import markdown, template
+from nelbo.flows.runner import Runner
+from nelbo.flows.workspace import journal
+from nelbo.flows.workspace.calibrations.calibration import (
+    REVIEWS,
+    Calibration,
+    caution,
+    of_variants,
+    promise,
+    read_calibration,
+)
+from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
+from nelbo.flows.workspace.flagged import iter_flagged, published_run
+from nelbo.flows.workspace.layout import Workspace, is_id
+from nelbo.flows.workspace.models import describe_model
+from nelbo.flows.workspace.runs import Run, code_version
+from nelbo.vae_core import ENGINES, Exported, Scorable
+
+log = logging.getLogger(__name__)
+
+SHOWN_FLAGGED = 200
+SHOWN_NOT_SCORED = 200
+#: Columns of scores that a page is made of: of a large batch the others are most.
+_COLUMNS = (
+    "relative_path",
+    "image_id",
+    "anomaly_score",
+    "q_value",
+    "verdict",
+    "variant",
+    "reason",
+    "statistic",
+    "engine",
+    "label",
+    "scored_at_utc",
+    "calibration_id",
+)
+#: What all pictures of a page take at most; in base64 they are a third larger, and a page should stay below 5 MB.
+_PICTURE_BYTES = 3_500_000
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Where the page is, and what else shows it.
+
+    metrics: None where the batch has no labels.
+    summary: the page's numbers as Markdown.
+    histogram: a data URL of the plot on it; empty where nothing was scored.
+    """
+
+    path: str
+    metrics: dict[str, Any] | None
+    summary: str = ""
+    histogram: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A flagged image on the page."""
+
+    path: str
+    row: dict[str, Any]
+    pictures: Pictures
+
+
+def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
+    """Write the page of a scored batch again; what the command prints."""
+    run = Run("report", options)
+    workspace = Workspace.at(options.workspace)
+    write_missing_pages(options, runner)
+    batch_id, model_id = _asked(workspace, options)
+    runner.rename(f"{batch_id} with {model_id}")
+    reported = runner.call(write_report, options, batch_id, model_id)
+    run.record(workspace, batch_id=batch_id, model_id=model_id)
+    show_reported(reported, {"report": reported.path}, runner)
+    result = {"batch_id": batch_id, "model_id": model_id, "run_id": run.run_id, "report": reported.path}
+    return result | ({"metrics": reported.metrics} if reported.metrics else {})
+
+
+def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
+    """The batch and the model asked for; of what is not said, the one that was scored, or scored with, last."""
+    batch_id = options.batch
+    models = workspace.model_ids() if options.model is None else [workspace.model(options.model)]
+    paths = [path for model in models for path in _scored(workspace, model, batch_id)]
+    if paths:
+        newest = max(paths, key=modified)
+        return newest.parent.name.removeprefix("batch_id="), newest.parents[1].name.removeprefix("model_id=")
+    by = "" if options.model is None else f" with model {models[0]}"
+    if batch_id is None:
+        raise NotYetError(f"no batch is scored yet in workspace {workspace.root}{by}. Score one with: nelbo score DIR")
+    raise UsageError(
+        f"batch {batch_id!r} has no scores in workspace {workspace.root}{by}. "
+        "List batches with: nelbo batches, or score it with: nelbo score DIR"
+    )
+
+
+def _scored(workspace: Workspace, model_id: str, batch_id: str | None) -> list[Place]:
+    """Scores of a model: of one batch if it has them, or of all."""
+    if batch_id is not None:
+        path = workspace.scores(model_id, batch_id)
+        return [path] if path.exists() else []
+    found = workspace.scores(model_id, "b").parents[1].glob("batch_id=*/scores.parquet")
+    return [path for path in found if is_id(path.parent.name.removeprefix("batch_id="))]
+
+
+def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id: str) -> Reported:
+    """Render the page of a batch from its Parquet files, its images and the model."""
+    workspace = Workspace.at(options.workspace).prepare()
+    path = workspace.scores(model_id, batch_id)
+    if not path.exists():
+        raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
+    table, flagged, n_flagged = _read(workspace, model_id, batch_id)
+    model = load_to_look(workspace, model_id, table["engine"][0].as_py() if table.num_rows else "keras")
+    root = table.schema.metadata[b"nelbo.root"].decode()
+    numbers = _numbers(table, workspace, model_id, options)
+    page = numbers | {
+        "batch_id": batch_id,
+        "model_id": model_id,
+        "number": with_commas,
+        "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0)))),
+        "cards": _cards(flagged, model, root, options),
+        "found": STATUSES,
+        "variant": variants.named,
+        "n_flagged": n_flagged,
+        "not_scored": _not_scored(table),
+        "n_shown": SHOWN_NOT_SCORED,
+        "config": model.config.to_dict(),
+        "training_warnings": describe_model(workspace, model_id)["training"].get("warnings", []),
+        "model_card": _model_card(workspace, model_id),
+        "facts": _facts(table, root, model),
+    }
+    target = workspace.report(batch_id)
+    with atomic_path(target, workspace.staging) as unfinished:
+        # File names and reasons are untrusted text: the template escapes everything.
+        unfinished.write_text(template("report.html.j2").render(page), encoding="utf-8")
+    summary = template("report.md.j2", autoescape=False, finalize=escape_markdown).render(numbers)
+    return Reported(str(target), as_json(numbers["evaluation"]), summary, _histogram_url(numbers))
+
+
+def write_missing_pages(options: ReportOptions | ScoreOptions, runner: Runner) -> None:
+    """The pages of batches that were published by a run that was killed before it wrote them."""
+    workspace = Workspace.at(options.workspace)
+    for row in journal.published(workspace):
+        batch_id, model_id = row["batch_id"], row["model_id"]
+        try:
+            if not _is_newer(workspace.report(batch_id), workspace.scores(model_id, batch_id)):
+                runner.call(write_report, options, batch_id, model_id)
+        except bad_input() as error:
+            # It takes nothing from what is asked for now.
+            log.warning("batch %s of a killed run stays without its page: %s", batch_id, error)
+        journal.close(workspace, row["run_id"])
+
+
+def _is_newer(page: Place, scores: Place) -> bool:
+    return page.exists() and modified(page) >= modified(scores)
+
+
+def show_reported(reported: Reported, paths: Mapping[str, str], runner: Runner) -> None:
+    """The page's numbers and its plot where people see the run, with links to the files."""
+    links = [
+        f"* {name}: [{path}]({Path(path).absolute().as_uri() if '://' not in path else path})"
+        for name, path in paths.items()
+    ]
+    runner.show("report", "\n".join([reported.summary, *links]))
+    if reported.histogram:
+        runner.show("scores", reported.histogram)
+
+
+def _numbers(
+    table: pa.Table, workspace: Workspace, model_id: str, options: ReportOptions | ScoreOptions
+) -> dict[str, Any]:
+    """What there is to say of a batch, on its page and beside the run."""
+    calibration_id = table["calibration_id"][0].as_py()
+    calibration = read_calibration(workspace, calibration_id) if calibration_id else None
+    threshold = calibration.threshold if calibration else None
+    counts = _counts(table)
+    evaluation, n_left_out = evaluate_batch(table, calibration, workspace, model_id)
+    return {
+        "calibration": calibration,
+        "statistic": table["statistic"][0].as_py(),
+        "counts": counts,
+        "variants": variants.count(table),
+        "promises": {one["variant"]: one["promise"] for one in of_variants(calibration)} if calibration else {},
+        "headline": headline(counts, threshold),
+        "chance": chance(counts, threshold),
+        "promise": _promise(calibration) if calibration else None,
+        "discoveries": _discoveries(table, options.fdr),
+        "fdr": options.fdr,
+        "drift": read_drift(table),
+        "histogram": _histogram(table, calibration),
+        "plot": (WIDTH, HEIGHT),
+        "digits": four_digits,
+        "alone": False,
+        "evaluation": evaluation,
+        "metrics": describe_evaluation(evaluation) if evaluation else [],
+        "n_left_out": n_left_out,
+    }
+
+
+def _promise(calibration: Calibration) -> str:
+    text = promise(calibration)
+    return f"{text}; {caution(calibration)}" if calibration.labels_from == REVIEWS else text
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
+    found = {row["values"]: row["counts"] for row in table["verdict"].cast(pa.string()).value_counts().to_pylist()}
+    words = {name: found.get(name, 0) for name in ("anomalous", "review", "normal", "not_scored")}
+    return words | {"images": table.num_rows, "scored": table.num_rows - words["not_scored"]}
+
+
+def _discoveries(table: pa.Table, fdr: float | None) -> list[str] | None:
+    """Paths of the images that may be listed at that rate, the strangest first."""
+    if fdr is None or table["q_value"].null_count == table.num_rows:
+        return None
+    rows = table.filter(pc.less_equal(table["q_value"], fdr)).sort_by([("anomaly_score", "descending")])
+    return rows["relative_path"].to_pylist()
+
+
+def _histogram(table: pa.Table, calibration: Calibration | None) -> Histogram | None:
+    scores = table["anomaly_score"].drop_null().to_numpy()
+    if not len(scores):
+        return None
+    if calibration is None:
+        return histogram(scores, np.empty(0), None)
+    threshold = calibration.threshold
+    return histogram(scores, calibration.normal_scores, threshold.value, threshold.review)
+
+
+def _histogram_url(numbers: dict[str, Any]) -> str:
+    """The plot by itself, with the colours that the page else gives it."""
+    if numbers["histogram"] is None:
+        return ""
+    plot = template("histogram.svg.j2").render(numbers | {"alone": True})
+    return data_url("image/svg+xml", plot.encode())
+
+
+def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table, pa.Table, int]:
+    """The rows of a batch, the strangest flagged ones, and how many are flagged: all by one run."""
+    path = workspace.scores(model_id, batch_id)
+    while True:
+        table = read_table(path, _COLUMNS)
+        run_id = table.schema.metadata[b"nelbo.run_id"].decode()
+        flagged, n_flagged = read_unchanged(
+            lambda: _strangest(iter_flagged(workspace, model_id, batch_id, SHOWN_FLAGGED), SHOWN_FLAGGED)
+        )
+        if published_run(workspace, model_id, batch_id) == run_id:
+            return table, flagged, n_flagged
+
+
+def _strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
+    """The rows with the highest scores, in that order, and how many there are; other heatmaps are not kept."""
+    highest, n_flagged = FLAGGED_SCHEMA.empty_table(), 0
+    for rows in flagged:
+        highest = pa.concat_tables([highest, rows]).sort_by([("anomaly_score", "descending")]).slice(0, n)
+        n_flagged += rows.num_rows
+    return highest, n_flagged
+
+
+def _cards(flagged: pa.Table, model: Scorable, root: str, decoding: DecodingSettings) -> list[Card]:
+    """Flagged images with their pictures, which share what a page may take."""
+    rows = flagged.to_pylist()
+    files = [File(root, row["relative_path"], row["image_id"]) for row in rows]
+    preprocessing = Preprocessing(**model.preprocessing)
+    n_bytes = _PICTURE_BYTES // (len(Pictures._fields) * max(1, len(rows)))
+    return [
+        Card(
+            row["relative_path"],
+            row,
+            picture(file, look, row.pop("heatmap_png"), preprocessing, decoding.limits, n_bytes),
+        )
+        for row, file, look in zip(rows, files, look_again(model, files, decoding), strict=True)
+    ]
+
+
+def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
+    rows = table.filter(pc.equal(table["verdict"].cast(pa.string()), "not_scored"))
+    return rows.select(["relative_path", "reason"]).to_pylist()
+
+
+def _model_card(workspace: Workspace, model_id: str) -> Markup:
+    """The model's card with its curves; why there is none, where what it is made from has gone."""
+    try:
+        curves = data_url("image/svg+xml", render_curves(read_table(workspace.history(model_id))).encode())
+        return markdown(read_card(workspace, model_id, curves), level=3)
+    except bad_input() as error:
+        return escape(error)
+
+
+def _facts(table: pa.Table, root: str, model: Scorable) -> dict[str, str]:
+    metadata = table.schema.metadata
+    return {
+        "images from": root,
+        "scored at (UTC)": f"{pc.max(table['scored_at_utc']).as_py():%Y-%m-%d %H:%M:%S}",
+        "run": metadata[b"nelbo.run_id"].decode(),
+        "config hash": metadata[b"nelbo.config_hash"].decode()[:16],
+        "scored by": f"nelbo {metadata[b'nelbo.code_version'].decode()}, engine {table['engine'][0].as_py()}",
+        "page made by": f"nelbo {code_version()}, {_made_with(model)}",
+    }
+
+
+def _made_with(model: Scorable) -> str:
+    """What computed the reconstructions, with its version; for Keras also what that computes with."""
+    if isinstance(model, Exported):
+        package = ENGINES[model.engine].package
+        return f"{package} {version(package)}"
+    import keras
+
+    name = keras.backend.backend()
+    return f"Keras {keras.__version__}, {name} {importlib.import_module(name).__version__}"

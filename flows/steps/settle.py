@@ -1,0 +1,108 @@
+"""What settings on ``auto`` become: the training images decide, in one look before anything that depends on them."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nelbo.data import File, Frame, Manifest, first_coloured, float_range, is_float, look_for_parts, may_have_colour
+from nelbo.flows.inference.progress import progress
+from nelbo.flows.options.options import AUTO, OFF, ON, TrainOptions
+from nelbo.flows.steps.ingest import read_manifest
+from nelbo.flows.steps.parts import first_of_each
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Options with no setting left open.
+
+    why: what the images show, of each setting that they decided.
+    """
+
+    options: TrainOptions
+    why: dict[str, str] = field(default_factory=dict)
+
+
+class _Found(NamedTuple):
+    """What a setting becomes, and why; None where the images say nothing of it."""
+
+    value: Any
+    why: str | None
+
+
+def settle(options: TrainOptions, batch_id: str) -> Settled:
+    """Look at the training images for what `options` leave open.
+
+    The same images decide alike, so a training that was killed goes on with the same settings.
+    """
+    left_open = [name for name in _FIND if getattr(options, name) == AUTO]
+    if not left_open and options.locate == OFF:
+        return Settled(options)
+    manifest = read_manifest(Workspace.at(options.workspace), batch_id)
+    found = {name: _FIND[name](manifest, options) for name in left_open}
+    reasons = {name: why for name, (_, why) in found.items() if why is not None}
+    for name, why in reasons.items():
+        log.info("%s=%s: %s", name, found[name].value, why)
+    values = {name: value for name, (value, _) in found.items()}
+    settled = options.model_copy(update=values)
+    if options.locate == OFF:
+        return Settled(settled, reasons)
+    frame, why = _frame(manifest, options)
+    log.info("locate=%s: %s", OFF if frame is None else ON, why)
+    return Settled(settled.located(frame), reasons | {"locate": why})
+
+
+def _channels(manifest: Manifest, options: TrainOptions) -> _Found:
+    """Three where an image has colour: one is enough, and the others after it are not decoded."""
+    perhaps = _files(manifest, may_have_colour)
+    with progress("looking for colour", len(perhaps)) as advance:
+        found = first_coloured(perhaps, limits=options.limits, workers=options.workers, advance=advance)
+    if found is None:
+        return _Found(1, "no training image has colour")
+    path = found.path if isinstance(found, File) else found
+    return _Found(3, f"colour varies in the training images, first in {path}")
+
+
+def _float_range(manifest: Manifest, options: TrainOptions) -> _Found:
+    """What brings all images in floats to [0, 1], so that all are read alike and a bright one stays brighter."""
+    floats = [] if options.value_range else _files(manifest, is_float)
+    found = float_range(floats, limits=options.limits, workers=options.workers)
+    if found is None:
+        return _Found((0.0, 1.0), None)
+    low, high = found
+    return _Found(found, f"{len(floats)} training images are in floats, from {low:g} to {high:g}")
+
+
+def _frame(manifest: Manifest, options: TrainOptions) -> tuple[Frame | None, str]:
+    """What brings parts to lie alike, where they are to be looked for; and what the images show of them.
+
+    Raises:
+        UsageError: parts are to be looked for, and the images show none.
+    """
+    # OpenCV takes a tenth of a second to load.
+    from nelbo.data.part.framing import choose_frame, some_of
+
+    files = _files(manifest, lambda _: True)
+    some = some_of(files)
+    with progress("looking for parts", len(some)) as advance:
+        seen = look_for_parts(
+            some, value_range=options.value_range, limits=options.limits, workers=options.workers, advance=advance
+        )
+    try:
+        return choose_frame(seen, options.locate)
+    except ValueError as error:
+        raise UsageError(f"{options.normal}: {error}.") from error
+
+
+def _files(manifest: Manifest, may_matter: Callable[[str], bool]) -> list[File]:
+    """Each usable content once, by its stored mode."""
+    modes, files = manifest.table["mode"].to_pylist(), manifest.files
+    return [files[row] for row in first_of_each(manifest.table).values() if may_matter(modes[row])]
+
+
+#: Settings that may be left open, and who finds out.
+_FIND: dict[str, Callable[[Manifest, TrainOptions], _Found]] = {"channels": _channels, "float_range": _float_range}

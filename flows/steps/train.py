@@ -1,0 +1,187 @@
+"""Steps and composition of ``train``: normals in, a model with a calibrated threshold out."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pyarrow.compute as pc
+
+from nelbo import vae_core
+from nelbo.data import InputError, read_table
+from nelbo.flows.options.options import DecodingSettings, ExportOptions, TrainOptions
+from nelbo.flows.report.card import read_card
+from nelbo.flows.runner import Runner
+from nelbo.flows.steps.calibrate import Request, calibrate_model
+from nelbo.flows.steps.export import export_engine
+from nelbo.flows.steps.fit import Fitted, clean_up, fit, model_config, train_config, unseen_rows
+from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, scan_source
+from nelbo.flows.steps.judge import Gated, freeze_gate, judge_candidate
+from nelbo.flows.steps.parts import (
+    assign_parts,
+    calibration_needs,
+    check_enough,
+    check_parts,
+    first_of_each,
+    with_groups,
+    with_variants,
+    without_test,
+)
+from nelbo.flows.steps.settle import settle
+from nelbo.flows.workspace.calibrations.calibration import Calibration, describe, read_calibration, standing
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
+    """Ingest, split, train, calibrate, promote if a gate lets it pass; what the command prints."""
+    run = Run("train", options)
+    workspace = Workspace.at(options.workspace)
+    batch_id = runner.call(freeze_normals, options, run)
+    with workspace.using(batch_id):
+        if options.gate is None:
+            return _train_frozen(options, batch_id, None, runner, run)
+        gate_id = runner.call(freeze_gate, options, batch_id, run)
+        with workspace.using(gate_id):
+            return _train_frozen(options, batch_id, gate_id, runner, run)
+
+
+def _train_frozen(
+    options: TrainOptions, batch_id: str, gate_id: str | None, runner: Runner, run: Run
+) -> dict[str, Any]:
+    """All steps after those that freeze images.
+
+    Killed at any of them, the same command goes on where this one was: the checkpoint of the training goes last.
+    """
+    workspace = Workspace.at(options.workspace)
+    settled = runner.call(settle, options, batch_id)
+    options = settled.options
+    config = model_config(options)
+    log.info(
+        "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
+        config.preset,
+        *options.input_size,
+        config.channels,
+        options.fit,
+        config.likelihood,
+        config.statistic,
+        options.fpr,
+    )
+    fitted = runner.call(fit, settled, batch_id, run)
+    runner.rename(f"{fitted.model_id} from {batch_id}")
+    runner.show("model-card", read_card(workspace, fitted.model_id))
+    runner.show("training-history", read_table(workspace.history(fitted.model_id)).to_pylist())
+    calibration = None
+    if fitted.n_calibration:
+        unseen = str(unseen_rows(options, batch_id)) if fitted.crossed else None
+        request = Request(fitted.model_id, batch_id, split="calibration", unseen=unseen)
+        calibrated = runner.call(calibrate_model, request, options, run)
+        calibration = read_calibration(workspace, calibrated.calibration_id)
+    else:
+        log.warning(
+            "fpr=%g needs %d calibration images, more than half of these normals: the model is not calibrated. "
+            "Score with --uncalibrated, or train with more images or a larger fpr.",
+            options.fpr,
+            calibration_needs(options),
+        )
+    made = _export(options, fitted, runner, run)
+    gated = None if gate_id is None else _judge(options, gate_id, fitted.model_id, runner)
+    result = _record(run, workspace, batch_id, fitted, calibration)
+    promoted = options.promote and (gated is None or gated.passed)
+    if promoted:
+        _promote(workspace, fitted.model_id, calibration, runner)
+    # Only now: killed before this, the same command has nothing to train again.
+    runner.call(clean_up, options, batch_id)
+    verdict = {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
+    network = {"channels": config.channels} | ({"settled": settled.why} if settled.why else {})
+    return result | network | verdict | ({"engines": made} if made else {})
+
+
+def _export(options: TrainOptions, fitted: Fitted, runner: Runner, run: Run) -> list[str]:
+    """Make it ready for the engines that it is to be scored with, before it can become the latest; their names."""
+    common = {"workspace", *DecodingSettings.model_fields}
+    # Compared on what calibrated it, or else on all that it was made from.
+    images = set() if fitted.n_calibration else {"normal", "root"}
+    engines = vae_core.usual_engines(model_config(options)) if options.engines is None else options.engines
+    for engine in engines:
+        asked = ExportOptions(**options.model_dump(include=common | images), engine=engine)
+        runner.call(export_engine, asked, fitted.model_id, run)
+    return list(engines)
+
+
+def _judge(options: TrainOptions, gate_id: str, model_id: str, runner: Runner) -> Gated:
+    gated = runner.call(judge_candidate, options, gate_id, model_id)
+    runner.show("gate", gated.to_markdown())
+    for finding in gated.failed:
+        log.warning("model %s is not promoted, latest stays %s: %s", model_id, gated.serving_id, finding)
+    return gated
+
+
+def _promote(workspace: Workspace, model_id: str, calibration: Calibration | None, runner: Runner) -> None:
+    """Make it the model that ``latest`` means, and say so if that is news."""
+    before = workspace.promoted()
+    workspace.promote(model_id)
+    if model_id != before:
+        runner.announce(
+            "nelbo.model.promoted",
+            f"model.{model_id}",
+            model_id=model_id,
+            workspace=str(workspace.root),
+            calibration_id=calibration.calibration_id if calibration else None,
+            replaces=before,
+        )
+
+
+def _record(
+    run: Run, workspace: Workspace, batch_id: str, fitted: Fitted, calibration: Calibration | None
+) -> dict[str, Any]:
+    """Publish the run's row; what there is to print of the model."""
+    n_images = fitted.n_train + fitted.n_validation + fitted.n_calibration
+    n_unlisted = folders_unlisted(workspace, batch_id)
+    said = describe(calibration) if calibration else dict.fromkeys(("calibration_id", "fpr", "threshold", "promise"))
+    ids = {"model_id": fitted.model_id, "calibration_id": said["calibration_id"]}
+    run.record(workspace, batch_id=batch_id, n_images=n_images, n_folders_unlisted=n_unlisted, fpr=said["fpr"], **ids)
+    # The first one of a model is current; the same model trained again may have had another since.
+    stands = standing(calibration, workspace.calibration(fitted.model_id)) if calibration else {}
+    return {
+        **ids,
+        "run_id": run.run_id,
+        "n_train": fitted.n_train,
+        "n_validation": fitted.n_validation,
+        **said,
+        **stands,
+        "n_calibration": fitted.n_calibration,
+        "calibrate_on": "cross" if fitted.crossed else "held_out",
+        "n_groups": fitted.n_groups,
+        "n_folders_unlisted": n_unlisted,
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def freeze_normals(options: TrainOptions, run: Run) -> str:
+    """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
+    # Before an hour of hashing and decoding, not after it.
+    solved = model_config(options).is_linear
+    train_config(options)
+    manifest = scan_source(options.normal, options).manifest()
+    table = with_groups(options.normal, manifest.table, options.group_by)
+    check_parts(options.normal, table)
+    table = with_variants(options.normal, without_test(table), options.variant_by)
+    anomalous = table.filter(pc.equal(table["label"], 1))
+    if anomalous.num_rows:
+        raise InputError(
+            f"{options.normal}: {anomalous.num_rows} images are labelled anomalous "
+            f"(first: {anomalous['relative_path'][0]}), and training takes normal ones. "
+            "Leave them out, or give them the split 'test'."
+        )
+    usable = list(first_of_each(table))
+    check_enough(options.normal, len(usable), table.num_rows)
+    assign_parts(table, usable, options, solved)
+    workspace = Workspace.at(options.workspace).prepare()
+    kept = replace(manifest, table=table)
+    # Another seed, rate or limit parts the same files differently.
+    how = (options.calibrate_on,) if solved else ()
+    batch_id = content_id("t", kept, options.seed, options.fpr, options.limits, *how)
+    publish_manifest(kept, workspace, batch_id, run)
+    return batch_id

@@ -1,0 +1,53 @@
+"""``verify``: a model, its engines and its calibrations against their checksums and ids."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nelbo.flows.inference.models import read_bundle, verify_engine
+from nelbo.flows.workspace.calibrations.calibration import calibration_of, read_calibration
+from nelbo.flows.workspace.errors import UsageError, bad_input
+from nelbo.flows.workspace.layout import Workspace
+
+
+def verify(workspace: Workspace, model: str) -> dict[str, Any]:
+    """See that each file is what was written, each id the hash of its contents, and all of one model.
+
+    A damaged calibration may be any model's, so it counts for each.
+
+    Raises:
+        UsageError: what is wrong, all of it, and the remedies.
+    """
+    model_id = workspace.model(model)
+    faults: list[str] = []
+    engines, calibrations = workspace.engines(model_id), []
+    with _noted(faults):
+        read_bundle(workspace.models / model_id)
+    for engine in engines:
+        with _noted(faults):
+            verify_engine(workspace, model_id, engine)
+    for name in workspace.calibration_ids():
+        with _noted(faults):
+            if read_calibration(workspace, name).model_id == model_id:
+                calibrations.append(name)
+    with _noted(faults):
+        # It may be gone, or another model's.
+        calibration_of(workspace, model_id)
+    if faults:
+        raise UsageError(" ".join(dict.fromkeys(faults)))
+    return {
+        "model_id": model_id,
+        "calibration_id": workspace.calibration(model_id),
+        "calibrations": calibrations,
+        "engines": engines,
+        "ok": True,
+    }
+
+
+@contextmanager
+def _noted(faults: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except bad_input() as error:
+        text = str(error)
+        faults.append(text if text.endswith(".") else f"{text}.")

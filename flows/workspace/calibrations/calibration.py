@@ -1,0 +1,357 @@
+"""Calibrations in the workspace: written once, verified whenever they are read, listed and compared."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import (
+    CALIBRATION_SCHEMA,
+    COMMIT,
+    MEASURED,
+    Place,
+    publish_folder,
+    read_table,
+    remove_folder,
+    write_json,
+    write_table,
+)
+from nelbo.detectors import Interval, Threshold, binomial_interval, p_values, q_values, verdicts
+from nelbo.flows.workspace.calibrations.identity import calibration_id as id_of
+from nelbo.flows.workspace.calibrations.identity import check_calibration_id
+from nelbo.flows.workspace.calibrations.statistic import Statistic
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run, code_version
+
+log = logging.getLogger(__name__)
+
+#: Version 2 had another id. Version 4 has levels of variants, and what has none is written as version 3.
+FORMAT_VERSION, _WITH_LEVELS, _READABLE = 3, 4, (2, 3, 4)
+_FILES = ("calibration.json", "scores.parquet")
+_DECIDING = ("image_id", "label", "split", "variant", "anomaly_score")
+
+#: Where labels came from that are decisions of people on flagged images; what ``--labels`` says instead of a file's
+#: name (a file of that name is ``./reviews``).
+REVIEWS = "reviews"
+
+
+class Judgement(NamedTuple):
+    """What a calibration makes of scored images; each (n,)."""
+
+    anomaly_score: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+    verdict: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration as read: what verdicts are made with.
+
+    batch_id: manifest of the images behind it.
+    statistic: what the threshold is compared with.
+    threshold: with its promise.
+    normal_scores: (n,) sorted, of the held-out normal images that p-values are against. The threshold of a contaminated
+        set leaves its highest out, and these do not: only so p-values are never too small.
+    normal_scores_of: the same of each variant with a promise of its own.
+    image_ids: of every image that had a part in it.
+    heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
+    judged: metrics on labelled images that did not choose the threshold; None without any.
+    labels_from: where the labels that chose the threshold came from: "manifest" or "reviews"; None if none did.
+    why_not: why it did not become current when it was made; None if it did.
+    """
+
+    calibration_id: str
+    model_id: str
+    batch_id: str
+    statistic: Statistic
+    threshold: Threshold
+    normal_scores: np.ndarray
+    normal_scores_of: Mapping[str, np.ndarray]
+    image_ids: pa.Array
+    heatmap_top: float
+    judged: dict[str, Any] | None
+    labels_from: str | None
+    why_not: str | None
+    made_at_utc: str
+
+    def judge(self, table: pa.Table) -> Judgement:
+        """Scores, p- and q-values and verdicts of the rows of one batch, all of them scored."""
+        scores = self.statistic.scores(table)
+        p = self.p_values(scores, table["variant"])
+        return Judgement(scores, p, q_values(p), self.verdicts(scores))
+
+    def p_values(self, scores: np.ndarray, variants: pa.ChunkedArray | None = None) -> np.ndarray:
+        """(n,) of anomaly scores; against the normal images of each one's variant, where these are told apart."""
+        if variants is None or not self.normal_scores_of:
+            return p_values(scores, self.normal_scores)
+        names = np.asarray(variants.cast(pa.string()).to_numpy(), object)
+        found = np.empty(len(scores))
+        for name in set(names):
+            own = names == name
+            found[own] = p_values(scores[own], self.against(name))
+        return found
+
+    def against(self, variant: str | None) -> np.ndarray:
+        """Scores, sorted, of the normal images that the p-values of a variant are against."""
+        return self.normal_scores if variant is None else self.normal_scores_of.get(variant, self.normal_scores)
+
+    def verdicts(self, scores: np.ndarray) -> np.ndarray:
+        """(n,) words."""
+        return verdicts(scores, self.threshold.value, self.threshold.review)
+
+    def unseen(self, table: pa.Table) -> pa.Table:
+        """The rows of images that had no part in it: those on which it may be judged."""
+        return table.filter(pc.invert(pc.is_in(table["image_id"], self.image_ids)))
+
+
+def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Workspace, run: Run) -> str:
+    """Publish a calibration's folder, whole; an equal one that is there already is kept. Its id."""
+    scores = scores.select(CALIBRATION_SCHEMA.names).cast(CALIBRATION_SCHEMA)
+    calibration_id = id_of(content, scores)
+    folder = workspace.calibrations / calibration_id
+    if (folder / COMMIT).exists():
+        read_calibration(workspace, calibration_id)
+        return calibration_id
+    made = {"made_at_utc": f"{run.started_at_utc:%Y-%m-%dT%H:%M:%SZ}", "code_version": code_version()}
+    unfinished = workspace.local_staging / f"{run.run_id}-{calibration_id}"
+    content = {**content, **made, "calibration_id": calibration_id}
+    content["format_version"] = _WITH_LEVELS if content.get("levels") else FORMAT_VERSION
+    write_json(content, unfinished / "calibration.json")
+    write_table(scores, unfinished / "scores.parquet", CALIBRATION_SCHEMA, run.metadata)
+    write_json({name: _sha256(unfinished / name) for name in _FILES}, unfinished / COMMIT)
+    publish_folder(unfinished, folder)
+    remove_folder(unfinished)
+    return calibration_id
+
+
+def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
+    """A calibration of the workspace, verified: each file by its checksum, and all of it by its id.
+
+    Raises:
+        UsageError: it is not whole, or not what it was when it was made.
+    """
+    folder = workspace.calibrations / calibration_id
+    remedy = "Restore it from a copy, or delete it and calibrate again."
+    try:
+        checksums = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
+        damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
+        content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+        version = content.get("format_version")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{folder} is not a whole calibration ({error}). {remedy}") from error
+    if damaged or version not in _READABLE:
+        what = f"{damaged[0]} does not match its checksum" if damaged else "it has another format version"
+        raise UsageError(f"{folder}: {what}. {remedy}")
+    try:
+        check_calibration_id(folder, content, remedy)
+        return _parsed(folder, content)
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{folder / 'calibration.json'} is not what nelbo writes: {error!r}. {remedy}") from error
+
+
+def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
+    # The tails of a rule of 0.1 need what else was measured.
+    table = read_table(folder / "scores.parquet", None if content["joint"] else _DECIDING)
+    # Earlier versions did not write it down.
+    labels_from = content.get("labels_from")
+    statistic = _statistic(content, table)
+    normal = _normals(table.select(_DECIDING), labels_from)
+    of_variant = {name: normal.filter(pc.equal(normal["variant"], name)) for name in statistic.levels}
+    return Calibration(
+        content["calibration_id"],
+        content["model_id"],
+        content["batch_id"],
+        statistic,
+        Threshold(**content["threshold"]),
+        _sorted_scores(normal),
+        {name: _sorted_scores(rows) for name, rows in of_variant.items()},
+        table["image_id"].combine_chunks(),
+        content["heatmap_top"],
+        content["judged"],
+        labels_from,
+        content.get("why_not"),
+        content["made_at_utc"],
+    )
+
+
+def _statistic(content: dict[str, Any], table: pa.Table) -> Statistic:
+    if content["joint"] is None:
+        return Statistic(content["statistic"], levels=content.get("levels", {}))
+    return Statistic.by_rule(part_rows(table, "reference"), content["joint"]["statistics"], content["joint"]["rule"])
+
+
+def _sorted_scores(rows: pa.Table) -> np.ndarray:
+    return np.sort(rows["anomaly_score"].to_numpy())
+
+
+def _normals(table: pa.Table, labels_from: str | None) -> pa.Table:
+    """The rows that p-values are against: those that chose the threshold, or reviews did and they are kept apart.
+
+    Reviewed images are a selection, and stand in for no normal one.
+    """
+    if labels_from == REVIEWS:
+        return part_rows(table, "normal")
+    chosen = part_rows(table, "calibration")
+    return chosen.filter(pc.not_equal(chosen["label"], 1))
+
+
+def part_rows(rows: pa.Table, part: str) -> pa.Table:
+    """The rows of one part of a calibration: what its column ``split`` says."""
+    return rows.filter(pc.equal(rows["split"], part))
+
+
+def judging_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The labelled images that judge a calibration's threshold: those of its images that did not make it."""
+    return part_rows(rows_of(workspace, calibration), "test")
+
+
+def not_choosing(rows: pa.Table, workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The rows of images that did not make a calibration; it may be judged on them."""
+    own = rows_of(workspace, calibration)
+    choosing = own.filter(pc.not_equal(own["split"], "test"))["image_id"].combine_chunks()
+    return rows.filter(pc.invert(pc.is_in(rows["image_id"], choosing)))
+
+
+def normal_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The held-out normal images that a calibration's p-values are against, as rows of another one that keeps them."""
+    rows = _normals(rows_of(workspace, calibration), calibration.labels_from)
+    split = pa.array(["normal"] * rows.num_rows, pa.string())
+    return rows.set_column(rows.schema.get_field_index("split"), "split", split)
+
+
+def reference_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """The images behind the tails of a calibration that has a rule of 0.1; none for a single statistic."""
+    return part_rows(rows_of(workspace, calibration), "reference")
+
+
+def rows_of(workspace: Workspace, calibration: Calibration) -> pa.Table:
+    """All images that had a part in a calibration."""
+    return read_table(workspace.calibrations / calibration.calibration_id / "scores.parquet")
+
+
+def calibration_of(workspace: Workspace, model_id: str, name: str | None = None) -> Calibration | None:
+    """A model's calibration: the one named, or its current one; None if it has none."""
+    calibration_id = workspace.calibration(model_id, name)
+    if calibration_id is None:
+        return None
+    calibration = read_calibration(workspace, calibration_id)
+    if calibration.model_id != model_id:
+        raise UsageError(
+            f"calibration {calibration_id} belongs to model {calibration.model_id}, not to {model_id}. "
+            "Name one of this model's, or leave it out. List them with: nelbo calibrations"
+        )
+    return calibration
+
+
+def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
+    """All calibrations of a model, the oldest first."""
+    mine = []
+    for calibration_id in workspace.calibration_ids():
+        try:
+            calibration = read_calibration(workspace, calibration_id)
+        except UsageError as error:
+            # One that is damaged must not hide the others.
+            log.warning("%s", error)
+            continue
+        if calibration.model_id == model_id:
+            mine.append(calibration)
+    return sorted(mine, key=lambda calibration: (calibration.made_at_utc, calibration.calibration_id))
+
+
+def standing(calibration: Calibration, current: str | None) -> dict[str, Any]:
+    """Whether a calibration is current, by the id of the one that is; and if it was found wanting, why."""
+    is_current = calibration.calibration_id == current
+    candidate = calibration.why_not is not None and not is_current
+    return {"current": is_current, "candidate": candidate, "why_not": calibration.why_not if candidate else None}
+
+
+def describe(calibration: Calibration) -> dict[str, Any]:
+    """What is printed of a calibration wherever its threshold is; ``review_share`` is of normal images.
+
+    Where ``approximate``, the rates are aimed at and not promised.
+    """
+    threshold = calibration.threshold
+    supported, share = threshold.supported, review_share(calibration)
+    return {
+        "calibration_id": calibration.calibration_id,
+        "statistic": calibration.statistic.name,
+        "objective": threshold.objective,
+        "labels_from": calibration.labels_from,
+        "threshold": threshold.value,
+        "review": threshold.review,
+        "fpr": threshold.fpr,
+        "fpr_low": supported.low if supported else None,
+        "fpr_high": supported.high if supported else None,
+        "review_share": share.value if share else None,
+        "n_calibration": threshold.n_calibration,
+        "approximate": threshold.approximate,
+        "promise": promise(calibration),
+        **({"variants": of_variants(calibration)} if calibration.statistic.levels else {}),
+    }
+
+
+def of_variants(calibration: Calibration) -> list[dict[str, Any]]:
+    """The promise to each variant; ``threshold`` is that of its scores before their level is taken off."""
+    threshold = calibration.threshold
+    return [
+        {
+            "variant": name,
+            "n_calibration": len(scores),
+            "threshold": threshold.value + calibration.statistic.levels[name],
+            "promise": replace(threshold, n_calibration=len(scores)).describe(None),
+        }
+        for name, scores in calibration.normal_scores_of.items()
+    ]
+
+
+def promise(calibration: Calibration) -> str:
+    """What a calibration's threshold promises, in words."""
+    said = calibration.threshold.describe(review_share(calibration))
+    names = calibration.statistic.levels
+    return f"{said}; kept for each of {len(names)} variants" if names and calibration.threshold.fpr else said
+
+
+def review_share(calibration: Calibration) -> Interval | None:
+    """Share of normal images sent to people: by the calibration's law, or as judged where labels chose.
+
+    Where reviews chose, the images that judge were flagged before; those that p-values are against were not picked.
+    """
+    threshold = calibration.threshold
+    if threshold.review is None:
+        return None
+    if threshold.supported_review is not None:
+        return threshold.supported_review
+    if calibration.labels_from == REVIEWS:
+        words = calibration.verdicts(calibration.normal_scores)
+        return binomial_interval(int((words == "review").sum()), len(words))
+    counts = ((calibration.judged or {}).get("confusion") or {}).get("normal")
+    return binomial_interval(counts["review"], sum(counts.values())) if counts and any(counts.values()) else None
+
+
+def caution(calibration: Calibration) -> str:
+    """What has to be said of a threshold that reviews chose."""
+    scores = calibration.normal_scores
+    n_above = int((scores > calibration.threshold.value).sum())
+    return (
+        "reviewed images were flagged before: the normal ones among them are the hardest, and anomalies that were not "
+        "flagged are missing, so no rate here (judged) is one over all images. Of the "
+        f"{len(scores):,} held-out normal images that p-values are against, {n_above:,} lie above the threshold"
+    )
+
+
+def scored_rows(path: Place) -> pa.Table:
+    """The rows of a published batch that have a score, with what any calibration needs."""
+    table = read_table(path, ["relative_path", "image_id", "label", "anomaly_score", *MEASURED])
+    return table.filter(pc.is_valid(table["anomaly_score"]))
+
+
+def _sha256(path: Place) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

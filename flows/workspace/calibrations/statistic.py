@@ -1,0 +1,56 @@
+"""The anomaly score of an image: one of the model's statistics; in calibrations of 0.1 also several, by a rule."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import IN_DEVIATIONS, JOINT, JOINT_PARTS, STATISTICS
+from nelbo.detectors.tail_rules import TWO_SIDED, TailRule
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What a threshold is compared with.
+
+    name: of ``STATISTICS``, or "joint"; or "joint_" and the rule.
+    rule: of version 0.1, with its reference scores; None for a single statistic.
+    levels: of variants, what is taken off their scores, so that one threshold flags of each as many normal images.
+    """
+
+    name: str
+    rule: TailRule | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def by_rule(cls, reference: pa.Table, statistics: Sequence[str], rule: str) -> "Statistic":
+        """Several statistics by a rule, against rows of normal images that serve nothing else."""
+        return cls(f"joint_{rule}", TailRule(_measures(reference, statistics), statistics, rule))
+
+    def scores(self, table: pa.Table) -> np.ndarray:
+        """(n,) anomaly scores of rows with the columns of ``MEASURED``.
+
+        To those in standard deviations is added how far the part's size is off, where parts are looked for, and how far
+        the image is from its variant, where there are several.
+        """
+        if self.rule is not None:
+            return self.rule.scores(_measures(table, self.rule.statistics))
+        columns = JOINT_PARTS if self.name == JOINT else (STATISTICS[self.name],)
+        found = np.sum([table[column].to_numpy() for column in columns], axis=0)
+        if self.name in IN_DEVIATIONS:
+            found = found + sum(np.nan_to_num(table[name].to_numpy()) for name in ("size_z", "variant_z"))
+        return found - self._levels(table["variant"]) if self.levels else found
+
+    def _levels(self, variants: pa.ChunkedArray) -> np.ndarray:
+        """(n,) of each image; 0 of a variant without one."""
+        place = pc.index_in(variants.cast(pa.string()), pa.array(self.levels, pa.string()))
+        levels = pa.array(self.levels.values(), pa.float64()).take(place.combine_chunks())
+        return np.asarray(pc.fill_null(levels, 0.0))
+
+
+def _measures(table: pa.Table, statistics: Sequence[str]) -> dict[str, np.ndarray]:
+    """What a rule asks for, and no more: tables of 0.1 have no other statistics."""
+    names = [name.removesuffix(TWO_SIDED) for name in statistics]
+    return {name: table[STATISTICS[name]].to_numpy() for name in names}

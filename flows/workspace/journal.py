@@ -1,0 +1,99 @@
+"""What is about to be published, written down first, so that the next command finishes what a kill has left.
+
+An entry holds the row of a run. It is written before the run's scores take their place, which is the commit, and goes
+when the batch has its page: killed at any step, either nothing is published, or the row is known.
+"""
+
+import json
+import logging
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nelbo.data import Place, write_json
+from nelbo.flows.workspace.errors import bad_input, store_errors
+from nelbo.flows.workspace.flagged import keep_flagged, published_run
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import record_row
+from nelbo.flows.workspace.tables import KINDS, list_files, read_rows_of
+
+log = logging.getLogger(__name__)
+
+_NAME = "journal.{}.json"
+
+
+def note(workspace: Workspace, row: dict[str, Any]) -> None:
+    """Write down the row of a run that is about to publish its batch; by whoever holds the workspace's lock."""
+    content = {**row, "started_at_utc": row["started_at_utc"].isoformat()}
+    write_json(content, _place(workspace, row["run_id"]), workspace.staging)
+
+
+def finish(workspace: Workspace, row: dict[str, Any]) -> bool:
+    """All that comes after the commit of a run's batch, as far as it is not done; under the same lock.
+
+    Returns:
+        Whether it is this run that is published. If not, it is not recorded, and has left nothing behind.
+    """
+    run_id = published_run(workspace, row["model_id"], row["batch_id"])
+    if run_id is not None:
+        keep_flagged(workspace, row["model_id"], row["batch_id"])
+    if run_id == row["run_id"] and not _is_recorded(workspace, row["run_id"]):
+        record_row(workspace, row)
+    return bool(run_id == row["run_id"])
+
+
+def close(workspace: Workspace, run_id: str) -> None:
+    """Nothing is left to do for a run."""
+    with suppress(FileNotFoundError):
+        _place(workspace, run_id).unlink()
+
+
+def settle(workspace: Workspace) -> None:
+    """Finish what was killed around its commit. Without entries, as nearly always, this is one listing."""
+    if not _entries(workspace):
+        return
+    try:
+        with workspace.lock():
+            # So nobody else is between an entry and its row.
+            for row in _rows(workspace):
+                # But in a store, which has no locks, it may be at work.
+                if not finish(workspace, row) and isinstance(workspace.root, Path):
+                    close(workspace, row["run_id"])
+    except (*store_errors(), *bad_input()) as error:
+        # A workspace that cannot be written to can be read.
+        log.warning("what a killed run has left in %s cannot be finished yet: %s", workspace.root, error)
+
+
+def published(workspace: Workspace) -> list[dict[str, Any]]:
+    """The rows of runs that are published, and not known to have written their pages."""
+    return [
+        row for row in _rows(workspace) if published_run(workspace, row["model_id"], row["batch_id"]) == row["run_id"]
+    ]
+
+
+def _place(workspace: Workspace, run_id: str) -> Place:
+    return workspace.staging / _NAME.format(run_id)
+
+
+def _entries(workspace: Workspace) -> list[Place]:
+    return list_files(workspace.staging, _NAME.format("*"))
+
+
+def _rows(workspace: Workspace) -> list[dict[str, Any]]:
+    rows = []
+    for place in _entries(workspace):
+        # Otherwise its run has just closed it.
+        with suppress(FileNotFoundError):
+            row = json.loads(place.read_text(encoding="utf-8"))
+            rows.append({**row, "started_at_utc": datetime.fromisoformat(row["started_at_utc"])})
+    return rows
+
+
+def _is_recorded(workspace: Workspace, run_id: str) -> bool:
+    """Whether the row stands in its own file or in one of its month; asked in the order in which `compact` moves it."""
+    if (workspace.runs / f"{run_id}.parquet").exists():
+        return True
+    months = list_files(workspace.runs, f"month-{run_id[1:5]}-{run_id[5:7]}-*.parquet")
+    tables = (read_rows_of(place, KINDS["runs"]) for place in months)
+    return any(table is not None and run_id in table["run_id"].to_pylist() for table in tables)

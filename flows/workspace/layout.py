@@ -1,0 +1,334 @@
+"""Where everything lies: the folders of a workspace, and which model and calibration are current."""
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nelbo.data import COMMIT, InputError, Place, open_place, write_json
+from nelbo.flows.workspace.errors import NotYetError, UsageError, store_errors, without_credentials
+from nelbo.flows.workspace.home import expand_home
+from nelbo.flows.workspace.locks import locked
+
+#: Ids become folder names; they start with a letter so that hive readers keep them strings.
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder of manifests, models, calibrations, scores and reports, on a disk or in an object store."""
+
+    root: Place
+
+    @classmethod
+    def at(cls, name: str) -> "Workspace":
+        """The workspace at a local path or an fsspec URL; it need not exist, but its bucket must."""
+        return cls(_open(expand_home(name)))
+
+    def prepare(self) -> "Workspace":
+        """See that it can be written to, before any work is done; a local one's folder is made."""
+        probe = self.staging / f".probe.{uuid.uuid4().hex}"
+        try:
+            self.local_staging.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except store_errors() as error:
+            raise UsageError(
+                f"workspace {self.root} cannot be written ({_why(error)}). "
+                "Choose another with --workspace, or change its permissions."
+            ) from error
+        return self
+
+    @property
+    def local(self) -> Path:
+        """A folder on this machine for what needs a disk: the workspace itself, or a private one for its URL."""
+        if isinstance(self.root, Path):
+            return self.root
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "nelbo" / ("w" + hashlib.sha256(str(self.root).encode()).hexdigest()[:16])
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def local_staging(self) -> Path:
+        """Unfinished files that need a disk."""
+        return self.local / "_staging"
+
+    @property
+    def staging(self) -> Place:
+        """Unfinished files; readers never look there."""
+        return self.root / "_staging"
+
+    def unfinished(self, model_id: str, batch_id: str) -> Place:
+        """Folder of a batch that is being scored."""
+        return self.staging / f"shards.{check_id(model_id)}.{check_id(batch_id)}"
+
+    @property
+    def models(self) -> Place:
+        """One folder a model."""
+        return self.root / "models"
+
+    @property
+    def calibrations(self) -> Place:
+        """One folder a calibration."""
+        return self.root / "calibrations"
+
+    @property
+    def runs(self) -> Place:
+        """One small file a run."""
+        return self.root / "runs"
+
+    @property
+    def reviews(self) -> Place:
+        """One small file a decision of a reviewer."""
+        return self.root / "reviews"
+
+    @property
+    def latest(self) -> Place:
+        """The model last promoted, and each model's current calibration."""
+        return self.root / "latest.json"
+
+    def manifest(self, batch_id: str) -> Place:
+        """The files of a batch."""
+        return self.root / "manifests" / f"batch_id={check_id(batch_id)}" / "manifest.parquet"
+
+    def found_parts(self, model_id: str) -> Place:
+        """Picture of parts that were found in its training images, where it looks for parts."""
+        return self.card(model_id).with_name(f"{check_id(model_id)}-parts.png")
+
+    def variants(self, model_id: str) -> Place:
+        """Picture of training images of each variant, where there are several."""
+        return self.card(model_id).with_name(f"{check_id(model_id)}-variants.png")
+
+    def history(self, model_id: str) -> Place:
+        """A model's training, one row an epoch."""
+        return self.root / "history" / f"{check_id(model_id)}.parquet"
+
+    def card(self, model_id: str) -> Place:
+        """A model's page for people."""
+        return self.root / "cards" / f"{check_id(model_id)}.md"
+
+    def engine(self, model_id: str, engine: str) -> Place:
+        """Folder of a model that was made ready for an engine."""
+        return self.root / "engines" / check_id(model_id) / check_id(engine)
+
+    def speeds(self, model_id: str) -> Place:
+        """How fast a model's engines were on machines other than those that they were made on."""
+        return self.root / "engines" / check_id(model_id) / "speeds.json"
+
+    def engines(self, model_id: str) -> list[str]:
+        """Engines that a model was made ready for."""
+        places = (self.root / "engines" / check_id(model_id)).glob(f"*/{COMMIT}")
+        return sorted(place.parent.name for place in places)
+
+    def checkpoint(self, training_id: str) -> Path:
+        """Folder of an unfinished training, on this machine."""
+        return self.local / "checkpoints" / check_id(training_id)
+
+    def cache(self, cache_id: str) -> Path:
+        """Folder of decoded training images that are kept, on this machine."""
+        return self.local / "cache" / check_id(cache_id)
+
+    def scores(self, model_id: str, batch_id: str) -> Place:
+        """The verdicts of a batch."""
+        return self._published("scores", model_id, batch_id)
+
+    def flagged(self, model_id: str, batch_id: str) -> Place:
+        """Those of them that are anomalous or for review, with heatmaps."""
+        return self._published("flagged", model_id, batch_id)
+
+    def report(self, batch_id: str) -> Place:
+        """The page of a batch."""
+        return self.root / "reports" / f"{check_id(batch_id)}.html"
+
+    def ledger(self, root: str) -> Place:
+        """What of a landing folder has been taken into a batch."""
+        return self.root / "landing" / f"l{hashlib.sha256(root.encode()).hexdigest()[:16]}.parquet"
+
+    def _published(self, kind: str, model_id: str, batch_id: str) -> Place:
+        partition = f"model_id={check_id(model_id)}/batch_id={check_id(batch_id)}"
+        return self.root / kind / partition / f"{kind}.parquet"
+
+    def model_ids(self) -> list[str]:
+        """Models in the workspace."""
+        return sorted(path.parent.name for path in self.models.glob(f"*/{COMMIT}") if is_id(path.parent.name))
+
+    def calibration_ids(self) -> list[str]:
+        """Calibrations in the workspace, of all models."""
+        names = (path.parent.name for path in self.calibrations.glob(f"c*/{COMMIT}"))
+        return sorted(name for name in names if is_id(name))
+
+    def model(self, name: str) -> str:
+        """The id of the model that `name` means: ``latest``, or an id itself."""
+        known = self.model_ids()
+        if name == "latest":
+            promoted = self.promoted()
+            if promoted is None:
+                raise NotYetError(f"workspace {self.root} has no latest model. Make one with: nelbo train --normal DIR")
+            name = promoted
+        if name not in known:
+            raise UsageError(
+                f"model {name!r} is not in workspace {self.root}, which has {some(known)}. "
+                "Name one of them, or give another --workspace."
+            )
+        return name
+
+    def calibration(self, model_id: str, name: str | None = None) -> str | None:
+        """The id of the calibration to use with a model: `name`, or the current one; None if there is none."""
+        if name is None:
+            return self._latest().get("calibrations", {}).get(model_id)
+        known = self.calibration_ids()
+        if check_id(name) not in known:
+            raise UsageError(f"calibration {name!r} is not in workspace {self.root}, which has {some(known)}.")
+        return name
+
+    def use_calibration(self, model_id: str, calibration_id: str) -> None:
+        """Make a calibration its model's current one, whichever was."""
+        with self.lock():
+            self._use(model_id, calibration_id)
+
+    def replace_calibration(self, model_id: str, calibration_id: str, before: str | None) -> bool:
+        """Make a calibration its model's current one if `before` still is; False where another one has become it."""
+        with self.lock():
+            still = self.calibration(model_id) == before
+            if still:
+                self._use(model_id, calibration_id)
+        return still
+
+    def _use(self, model_id: str, calibration_id: str) -> None:
+        latest = self._latest()
+        calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
+        write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
+
+    def forget(self, model_id: str) -> None:
+        """Take a model's current calibration out of ``latest.json``."""
+        with self.lock():
+            latest = self._latest()
+            if model_id in latest.get("calibrations", {}):
+                calibrations = {name: kept for name, kept in latest["calibrations"].items() if name != model_id}
+                write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
+
+    def promoted(self) -> str | None:
+        """The id that ``latest`` means, or None."""
+        return self._latest().get("model_id")
+
+    def promote(self, model_id: str) -> None:
+        """Make a model the one that ``latest`` means."""
+        with self.lock():
+            write_json({**self._latest(), "model_id": model_id}, self.latest, self.staging)
+
+    @contextmanager
+    def lock(self, name: str | None = None) -> Iterator[None]:
+        """One at a time, among processes too; the system frees the lock if its holder is killed.
+
+        Object stores have no locks, nor do some network disks: there the last writer wins.
+
+        Args:
+            name: a file below the workspace that stands for the lock, and is left there; None is the lock of
+                ``latest.json`` and of what is published.
+        """
+        if not isinstance(self.root, Path):
+            yield
+            return
+        with locked(self.root / name if name else self.root):
+            yield
+
+    @contextmanager
+    def using(self, batch_id: str) -> Iterator[None]:
+        """Keep `prune` away from a manifest, which need not be there yet; many may use it at once."""
+        folder = self.manifest(batch_id).parent
+        with locked(folder, shared=True) if isinstance(folder, Path) else nullcontext():
+            yield
+
+    @contextmanager
+    def unused(self, batch_id: str) -> Iterator[bool]:
+        """Whether nobody uses a manifest, which then stays so for the block; of one in a store nobody knows."""
+        folder = self.manifest(batch_id).parent
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(folder, wait=False) if isinstance(folder, Path) else nullcontext())
+                is_free = True
+            except BlockingIOError:
+                is_free = False
+            yield is_free
+
+    def _latest(self) -> dict[str, Any]:
+        try:
+            latest = json.loads(self.latest.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            latest = None
+        if not isinstance(latest, dict) or not isinstance(latest.get("calibrations", {}), dict):
+            raise UsageError(f"{self.latest} is damaged. Delete it, and name the model with --model.")
+        return latest
+
+
+@lru_cache(maxsize=16)
+def _open(name: str) -> Place:
+    """The root of a workspace; a store is asked once a process whether it can be reached."""
+    try:
+        root = open_place(name)
+        if not isinstance(root, Path):
+            root.fs.ls(root.path)
+    except InputError as error:
+        raise UsageError(f"workspace: {error}") from error
+    except ImportError as error:
+        scheme = name.partition("://")[0]
+        extra = "nelbo[s3]" if scheme in ("s3", "s3a") else _package(str(error), scheme)
+        raise UsageError(
+            f"workspace {name} needs a package that is missing. Get it with: pip install '{extra}'"
+        ) from error
+    except store_errors() as error:
+        # A prefix that is still empty is not found either; only a store's own answer has a cause.
+        if isinstance(error, FileNotFoundError) and error.__cause__ is None:
+            return root
+        raise UsageError(
+            f"workspace {name} cannot be reached ({_why(error)}). Check the bucket's name, the network, and the "
+            "credentials in the environment."
+        ) from error
+    return root
+
+
+def _package(message: str, scheme: str) -> str:
+    """What fsspec says must be installed for a store that nelbo has no extra of its own for."""
+    found = re.search(r"[Ii]nstall (\w+)", message)
+    return found[1] if found else f"fsspec[{scheme}]"
+
+
+def _why(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return without_credentials(" ".join(text.split()))
+
+
+def is_id(text: str) -> bool:
+    """Whether a name is an id; whatever else lies in a workspace is none of ours."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_id(text: str) -> str:
+    """The same text, if it can be a folder's name on every system and in every reader."""
+    if not is_id(text):
+        raise UsageError(f"id {text!r}: expected a letter, then letters, digits, '-' or '_', 100 at most.")
+    return text
+
+
+def new_run_id() -> str:
+    """A fresh id that sorts by time."""
+    return f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def some(names: list[str], shown: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    if not names:
+        return "none"
+    text = ", ".join(names[:shown])
+    return text if len(names) <= shown else f"{text} and {len(names) - shown} more"

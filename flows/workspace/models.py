@@ -1,0 +1,45 @@
+"""What is written down of models, read without loading one."""
+
+import json
+import logging
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+
+log = logging.getLogger(__name__)
+
+#: Hex digits of an image's content hash by which a model remembers that it has seen it.
+SEEN_DIGITS = 16
+
+
+def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
+    """A model's ``model.json``, read without loading the model or its backend."""
+    path = workspace.models / model_id / "model.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: description[name] for name in ("config", "preprocessing", "training")}
+        if not all(isinstance(part, dict) for part in found.values()):
+            raise TypeError(f"{', '.join(found)} are no objects")
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is damaged ({error!r}). Restore it from a copy, or delete the folder and train again."
+        ) from error
+
+
+def seen_in_training(workspace: Workspace, model_id: str) -> set[str]:
+    """Beginnings of the content hashes of the images that the model was trained or stopped on."""
+    seen = describe_model(workspace, model_id)["training"].get("seen")
+    if seen is None:
+        log.warning("%s does not say what it was trained on: overlap with those images is not checked", model_id)
+    return set(seen or ())
+
+
+def unseen_in_training(table: pa.Table, workspace: Workspace, model_id: str) -> pa.Table:
+    """The rows of images that the model may be judged on: it was neither trained nor stopped on them."""
+    seen = pa.array(seen_in_training(workspace, model_id), pa.string())
+    return table.filter(pc.invert(pc.is_in(pc.utf8_slice_codeunits(table["image_id"], 0, SEEN_DIGITS), seen)))

@@ -1,0 +1,231 @@
+"""Reviews: what people decided on flagged images. Each decision is written once and never changed."""
+
+import contextlib
+import math
+import re
+import unicodedata
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import (
+    CALIBRATION_SCHEMA,
+    DECISIONS,
+    MEASURED,
+    REVIEWS_SCHEMA,
+    InputError,
+    MissingError,
+    Place,
+    iter_rows,
+    read_table,
+    with_united_groups,
+    write_table,
+)
+from nelbo.detectors import CalibrationError
+from nelbo.flows.workspace.errors import NotYetError, UsageError
+from nelbo.flows.workspace.layout import Workspace, check_id
+from nelbo.flows.workspace.models import unseen_in_training
+from nelbo.flows.workspace.tables import JOINED_REVIEWS, KINDS, distinct, list_files, read_rows_of
+
+MAX_REVIEWER, MAX_NOTE = 100, 2_000
+
+_KIND = KINDS["reviews"]
+
+#: Rows of scores that are in memory at a time.
+_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Review:
+    """A person's decision on one image.
+
+    image_id: SHA-256 of its bytes; relative_path, model_id, batch_id: whose row of scores was looked at.
+    calibration_id: whose verdict; None if there was none.
+    anomaly_score: as it was then.
+    decision: "anomalous" accepts the flag, "normal" rejects it.
+    reviewer: who decided.
+    review_id: made when the form is shown, see `new_review_id`: a form that is sent twice is one review.
+
+    Raises:
+        UsageError: a part of it cannot be kept as it is.
+    """
+
+    image_id: str
+    relative_path: str
+    model_id: str
+    batch_id: str
+    calibration_id: str | None
+    anomaly_score: float
+    decision: str
+    reviewer: str
+    note: str
+    review_id: str
+
+    def __post_init__(self) -> None:
+        """See that it can be kept."""
+        for identifier in (self.review_id, self.model_id, self.batch_id, self.calibration_id):
+            if identifier is not None:
+                check_id(identifier)
+        if self.decision not in DECISIONS:
+            raise UsageError(f"decision={self.decision!r}: expected one of {', '.join(DECISIONS)}.")
+        if re.fullmatch(r"[0-9a-f]{64}", self.image_id) is None:
+            raise UsageError(f"image_id={self.image_id!r}: expected the SHA-256 of the image, 64 hex digits.")
+        if not self.relative_path:
+            raise UsageError("relative_path is empty: expected the path of the image below its batch's folder.")
+        if not math.isfinite(self.anomaly_score):
+            raise UsageError(f"anomaly_score={self.anomaly_score}: expected a finite number; only scored images count.")
+        if not self.reviewer.strip():
+            raise UsageError("reviewer is empty: expected the name of the person who decides.")
+        _check_text("reviewer", self.reviewer, MAX_REVIEWER)
+        _check_text("note", self.note.replace("\n", " "), MAX_NOTE)
+
+
+def _check_text(name: str, text: str, longest: int) -> None:
+    if len(text) > longest:
+        raise UsageError(f"{name} has {len(text):,} characters, {longest:,} at most are kept. Shorten it.")
+    # Control characters, and halves of characters that are no text in any file.
+    if odd := next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")), None):
+        raise UsageError(f"{name} holds the control character U+{ord(odd):04X}. Leave it out.")
+
+
+def new_review_id() -> str:
+    """A fresh id for a form that is about to be shown."""
+    return f"v{uuid.uuid4().hex}"
+
+
+def record_review(workspace: Workspace, review: Review) -> bool:
+    """Keep a decision: one file, which appears whole or not at all and is never overwritten.
+
+    Returns:
+        True if it was written now; False if a review of that id is there already, which stays as it is.
+
+    >>> import tempfile
+    >>> workspace = Workspace.at(tempfile.mkdtemp())
+    >>> review = Review("0" * 64, "a.png", "m1", "b1", "c1", 3.2, "anomalous", "Ann", "a crack", new_review_id())
+    >>> record_review(workspace, review), record_review(workspace, review)
+    (True, False)
+    >>> latest_reviews(workspace).select(["reviewer", "decision"]).to_pylist()
+    [{'reviewer': 'Ann', 'decision': 'anomalous'}]
+    """
+    # One that was compacted has no file of its own any more.
+    if review.review_id in _read(workspace, JOINED_REVIEWS)["review_id"].to_pylist():
+        return False
+    row = {**asdict(review), "reviewed_at_utc": datetime.now(UTC)}
+    target = workspace.reviews / f"{review.review_id}.parquet"
+    table = pa.Table.from_pylist([row], REVIEWS_SCHEMA)
+    try:
+        write_table(table, target, REVIEWS_SCHEMA, staging=workspace.staging, exclusive=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def read_reviews(workspace: Workspace) -> pa.Table:
+    """All decisions in order of time; the columns are ``REVIEWS_SCHEMA``."""
+    return _read(workspace, "*.parquet")
+
+
+def _read(workspace: Workspace, pattern: str) -> pa.Table:
+    try:
+        tables = [read_rows_of(place, _KIND) for place in list_files(workspace.reviews, pattern)]
+    except MissingError:
+        # Compacted meanwhile: its rows stand in another file now.
+        return _read(workspace, pattern)
+    return distinct((table for table in tables if table is not None), _KIND)
+
+
+def latest_reviews(workspace: Workspace) -> pa.Table:
+    """The last decision on each image, in order of time: where reviewers disagree, it is the one that counts."""
+    return _latest(read_reviews(workspace))
+
+
+def _latest(reviews: pa.Table) -> pa.Table:
+    last = {image_id: row for row, image_id in enumerate(reviews["image_id"].to_pylist())}
+    return reviews.take(pa.array(sorted(last.values()), pa.int64()))
+
+
+def labels_of(decided: pa.Table) -> dict[str, int]:
+    """Content hash of each image -> 0 or 1, as `latest_reviews` says."""
+    columns = (decided[name].to_pylist() for name in ("image_id", "decision"))
+    return {image_id: DECISIONS.index(decision) for image_id, decision in zip(*columns, strict=True)}
+
+
+def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
+    """Reviewed images that a model flagged, with what it made of them as its published batches say.
+
+    What only another model flagged is left out: nobody reviews images that are easily normal, so a few anomalies with
+    low scores would pull a threshold down to where nearly everything is flagged.
+
+    Returns:
+        One row an image, in order of ``image_id``: the columns of ``CALIBRATION_SCHEMA`` but the score, ``label`` as
+        decided last, and ``group`` as their batches' manifests say. And how many reviewed images are left out: not
+        flagged by this model, or its scores are gone.
+
+    Raises:
+        NotYetError: there are no reviews.
+        CalibrationError: none of those images was reviewed as normal, or none as anomalous.
+        InputError: the model was trained on some of them.
+    """
+    reviews = read_reviews(workspace)
+    decided = _latest(reviews)
+    if not decided.num_rows:
+        raise NotYetError(f"workspace {workspace.root} has no reviews. Decide on flagged images in: nelbo dashboard")
+    label_of = labels_of(decided)
+    # A batch may have been scored anew since, with a threshold that flags fewer.
+    shown = reviews.filter(pc.equal(reviews["model_id"], model_id))["image_id"]
+    rows = _flagged(decided["image_id"].combine_chunks(), shown.combine_chunks(), workspace, model_id)
+    labels = [label_of[image_id] for image_id in rows["image_id"].to_pylist()]
+    n_left_out = len(label_of) - len(labels)
+    _check_unseen(rows, workspace, model_id)
+    if len(set(labels)) < 2:
+        raise CalibrationError(
+            "--labels reviews needs images that were reviewed as normal and as anomalous. Of those that model "
+            f"{model_id} flagged, {labels.count(0)} were reviewed as normal and {labels.count(1)} as anomalous "
+            f"({n_left_out} that it did not flag, or has no score of, are left out). Decide on more in: nelbo dashboard"
+        )
+    rows = rows.append_column("label", pa.array(labels, pa.int8()))
+    return rows.append_column("split", pa.nulls(rows.num_rows, pa.string())), n_left_out
+
+
+def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_id: str) -> pa.Table:
+    """Each of these images that the model flags, or flagged when it was shown, once, with its measures."""
+    columns = ["relative_path", "image_id", *MEASURED]
+    none = CALIBRATION_SCHEMA.empty_table().select(columns)
+    found = [none.append_column("group", pa.array([], pa.string()))]
+    folder = workspace.root / "scores" / f"model_id={check_id(model_id)}"
+    for place in list_files(folder, "batch_id=*/scores.parquet"):
+        for rows in iter_rows(place, _ROWS, [*columns, "verdict"]):
+            rows = rows.filter(pc.and_(pc.is_in(rows["image_id"], image_ids), pc.is_valid(rows["nelbo_nats"])))
+            raised = pc.is_in(rows["verdict"].cast(pa.string()), pa.array(["anomalous", "review"]))
+            rows = rows.filter(pc.or_(raised, pc.is_in(rows["image_id"], shown)))
+            if rows.num_rows:
+                # Words of scores are kept as a dictionary.
+                found.append(_with_groups(rows.select(columns).cast(none.schema), workspace, place))
+    table = with_united_groups(pa.concat_tables(found))
+    # In several batches an image has the same score.
+    row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
+    return table.take(pa.array([row for _, row in sorted(row_of.items())], pa.int64()))
+
+
+def _with_groups(rows: pa.Table, workspace: Workspace, scores: Place) -> pa.Table:
+    """The rows of a batch's scores with the groups that its manifest names, as long as it is there."""
+    group_of: dict[str, str | None] = {}
+    with contextlib.suppress(MissingError):
+        manifest = read_table(workspace.manifest(scores.parent.name.partition("=")[2]), ["image_id", "group"])
+        group_of = dict(zip(*(column.to_pylist() for column in manifest.columns), strict=True))
+    groups = [group_of.get(image_id) for image_id in rows["image_id"].to_pylist()]
+    return rows.append_column("group", pa.array(groups, pa.string()))
+
+
+def _check_unseen(rows: pa.Table, workspace: Workspace, model_id: str) -> None:
+    unseen = unseen_in_training(rows, workspace, model_id)
+    if n_seen := rows.num_rows - unseen.num_rows:
+        seen = rows.filter(pc.invert(pc.is_in(rows["image_id"], unseen["image_id"].combine_chunks())))
+        raise InputError(
+            f"{n_seen} of {rows.num_rows} reviewed images were trained on (first: {seen['relative_path'][0]}), so "
+            "their scores are lower than those of others. Take a model that has not seen them (--model), or give the "
+            "other images in a table (--labels CSV)."
+        )

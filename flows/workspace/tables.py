@@ -1,0 +1,71 @@
+"""Rows that lie in many small files of a folder: runs and reviews."""
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from nelbo.data import REVIEWS_SCHEMA, RUNS_SCHEMA, InputError, MissingError, Place, read_table
+
+log = logging.getLogger(__name__)
+
+#: One run, as `new_run_id` names it; the group is its month.
+RUN_FILE = re.compile(r"r(\d{6})\d{2}T\d{6}-[0-9a-f]{8}\.parquet")
+
+MONTH_FILE = re.compile(r"month-(\d{4}-\d{2})-[0-9a-f]{16}\.parquet")
+
+#: Decisions that were joined; any other file of ``reviews/`` is named after its one decision.
+JOINED_REVIEWS = "all-*.parquet"
+
+
+class Kind(NamedTuple):
+    """Rows that lie in many files of one folder: their columns, what tells them apart, and what orders them."""
+
+    schema: pa.Schema
+    key: str
+    time: str
+
+
+#: By folder.
+KINDS = {
+    "runs": Kind(RUNS_SCHEMA, "run_id", "started_at_utc"),
+    "reviews": Kind(REVIEWS_SCHEMA, "review_id", "reviewed_at_utc"),
+}
+
+
+def list_files(folder: Place, pattern: str = "*.parquet") -> list[Place]:
+    """The files of a folder by name. Links are none of ours."""
+    places: list[Place] = list(folder.glob(pattern))
+    return [
+        place
+        for place in sorted(places, key=str)
+        if not (isinstance(place, Path) and (place.is_symlink() or place.parent.is_symlink()))
+    ]
+
+
+def read_rows_of(place: Place, kind: Kind) -> pa.Table | None:
+    """The rows of a file; None, and a warning, for one that cannot be read: it must not hide the others.
+
+    Raises:
+        MissingError: it is gone.
+    """
+    try:
+        return read_table(place).select(kind.schema.names).cast(kind.schema)
+    except MissingError:
+        raise
+    except (InputError, KeyError, pa.ArrowException) as error:
+        log.warning("%s is left as it is: %s", place, error)
+        return None
+
+
+def distinct(tables: Iterable[pa.Table], kind: Kind) -> pa.Table:
+    """All rows in order of time, each once: a compaction that is under way, or was killed, leaves some twice."""
+    rows = pa.concat_tables([kind.schema.empty_table(), *tables]).replace_schema_metadata(None)
+    rows = rows.sort_by([(kind.time, "ascending"), (kind.key, "ascending")])
+    first: dict[str, int] = {}
+    for row, key in enumerate(rows[kind.key].to_pylist()):
+        first.setdefault(key, row)
+    return rows.take(pa.array(first.values(), pa.int64()))

@@ -1,0 +1,148 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from nelbo.detectors import auroc, delong_interval, delong_test
+
+TRUTH = 0.7602499  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
+
+rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=30).filter(
+    lambda drawn: 2 <= sum(label for label, *_ in drawn) <= len(drawn) - 2
+)
+
+
+def components(labels: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    """By the definition, all pairs: (n_normal,) and (n_anomalous,)."""
+    normal, anomalous = scores[labels == 0], scores[labels == 1]
+    ordered = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
+    return [ordered.mean(axis=0), ordered.mean(axis=1)]
+
+
+def variance(labels: np.ndarray, *models: np.ndarray, weights: tuple[float, ...]) -> float:
+    """Of a weighted sum of areas: L S L', with the covariance matrix S."""
+    parts = zip(*(components(labels, scores) for scores in models), strict=True)
+    covariance = sum(np.atleast_2d(np.cov(part)) / len(part[0]) for part in parts)
+    return float(np.array(weights) @ covariance @ np.array(weights))
+
+
+def two_models(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Equally good ones, that see much the same."""
+    labels = np.repeat([0, 1], n)
+    common = random.normal(size=2 * n)
+    a, b = (labels + np.sqrt(0.6) * common + np.sqrt(0.4) * random.normal(size=2 * n) for _ in range(2))
+    return labels, a, b
+
+
+def test_interval_by_hand() -> None:
+    # Shares: normals 1 and 3 lie below 1 and 1/2 of the anomalies, anomalies 2 and 4 above 1/2 and 1 of the normals.
+    area, variance = 0.75, 0.125 / 2 + 0.125 / 2
+    half = 1.959964 * math.sqrt(variance) / (0.75 * 0.25)
+    found = delong_interval([0, 0, 1, 1], [1, 3, 2, 4])
+    assert tuple(found) == pytest.approx((area, expit(math.log(3) - half), expit(math.log(3) + half)))
+
+
+@given(rows)
+def test_interval_is_what_all_pairs_give(drawn: list[tuple[int, int, int]]) -> None:
+    labels, scores, _ = np.array(drawn).T
+    area = roc_auc_score(labels, scores)
+    error = math.sqrt(variance(labels, scores, weights=(1.0,)))
+    found = delong_interval(labels, scores)
+    assert found.value == pytest.approx(area)
+    if error < 1e-9:
+        assert found.low == found.value == found.high
+        return
+    ends = expit(logit(area) + np.array([-1, 1]) * norm.ppf(0.975) * error / area / (1 - area))
+    assert found[1:] == pytest.approx(ends)
+    assert 0 <= found.low < found.value < found.high <= 1
+
+
+@given(rows)
+def test_paired_test_is_what_all_pairs_give(drawn: list[tuple[int, int, int]]) -> None:
+    labels, a, b = np.array(drawn).T
+    error = math.sqrt(max(0.0, variance(labels, a, b, weights=(1.0, -1.0))))
+    found = delong_test(labels, a, b)
+    assert (found.a, found.b) == (delong_interval(labels, a), delong_interval(labels, b))
+    assert found.difference.value == pytest.approx(found.a.value - found.b.value)
+    if error > 1e-6:
+        assert found.p_value == pytest.approx(2 * norm.sf(abs(found.difference.value) / error))
+        ends = found.difference.value + np.array([-1, 1]) * norm.ppf(0.975) * error
+        assert found.difference[1:] == pytest.approx(np.clip(ends, -1, 1))
+
+
+@given(rows)
+def test_only_the_order_counts(drawn: list[tuple[int, int, int]]) -> None:
+    labels, a, b = np.array(drawn).T
+    assert delong_interval(labels, np.exp(a)) == delong_interval(labels, a)
+    assert delong_test(labels, np.exp(a), b / 7) == delong_test(labels, a, b)
+    same = delong_test(labels, a, np.exp(a))
+    assert (same.p_value, tuple(same.difference)) == (1.0, (0.0, 0.0, 0.0))
+
+
+@given(rows)
+def test_models_may_change_places(drawn: list[tuple[int, int, int]]) -> None:
+    labels, a, b = np.array(drawn).T
+    one, other = delong_test(labels, a, b), delong_test(labels, b, a)
+    assert one.p_value == pytest.approx(other.p_value)
+    assert (one.difference.low, one.difference.high) == pytest.approx((-other.difference.high, -other.difference.low))
+
+
+def test_without_variance_the_interval_is_the_value() -> None:
+    assert tuple(delong_interval([0, 0, 1, 1], [1, 2, 3, 4])) == (1, 1, 1)
+    assert tuple(delong_interval([0, 0, 1, 1], [3, 4, 1, 2])) == (0, 0, 0)
+    assert tuple(delong_interval([0, 0, 1, 1], [7, 7, 7, 7])) == (0.5, 0.5, 0.5)
+    opposite = delong_test([0, 0, 1, 1], [1, 2, 3, 4], [4, 3, 2, 1])
+    assert (opposite.p_value, tuple(opposite.difference)) == (0.0, (1.0, 1.0, 1.0))
+
+
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    random, labels = np.random.default_rng(1), np.repeat([0, 1], [80, 40])
+    intervals = [delong_interval(labels, random.normal(size=120) + labels) for _ in range(1000)]
+    assert 0.93 < np.mean([low <= TRUTH <= high for _, low, high in intervals]) < 0.97
+
+
+def test_paired_test_rejects_as_often_as_it_says() -> None:
+    random = np.random.default_rng(2)
+    found = [delong_test(*two_models(random, 60)) for _ in range(1000)]
+    p = np.array([one.p_value for one in found])
+    assert 0.035 < np.mean(p <= 0.05) < 0.065
+    assert 0.45 < np.mean(p <= 0.5) < 0.55
+    assert 0.935 < np.mean([low <= 0 <= high for _, low, high in (one.difference for one in found)]) < 0.965
+
+
+def test_pairing_finds_what_two_intervals_hide() -> None:
+    labels, a, _ = two_models(np.random.default_rng(3), 200)
+    found = delong_test(labels, a, a + np.random.default_rng(4).normal(size=400) / 2)
+    assert found.a.low < found.b.high
+    assert found.p_value < 0.05
+
+
+def test_agrees_with_the_bootstrap(random: np.random.Generator) -> None:
+    labels = np.repeat([0, 1], 400)
+    scores = random.normal(size=800) + labels
+    assert delong_interval(labels, scores) == pytest.approx(auroc(labels, scores), abs=0.005)
+
+
+def test_a_million_scores(random: np.random.Generator) -> None:
+    labels = random.random(1_000_000) < 0.01
+    found = delong_interval(labels, random.normal(size=1_000_000) + labels)
+    assert found.value == pytest.approx(TRUTH, abs=0.01)
+    assert found.high - found.low < 0.015
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="2 normal and 0 anomalous images, expected both kinds"):
+        delong_interval([0, 0], [1, 2])
+    with pytest.raises(ValueError, match="2 normal and 1 anomalous images, expected at least 2 of each"):
+        delong_interval([0, 0, 1], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"labels of shape \(4,\) and scores of shape \(3,\)"):
+        delong_test([0, 0, 1, 1], [1, 2, 3, 4], [1, 2, 3])
+    with pytest.raises(ValueError, match="1 of 4 scores are NaN"):
+        delong_interval([0, 0, 1, 1], [1, 2, 3, math.nan])
+    with pytest.raises(ValueError, match="expected 0"):
+        delong_interval([0, 0, 1, -1], [1, 2, 3, 4])

@@ -1,0 +1,216 @@
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, roc_auc_score
+
+from nelbo.detectors import auroc, average_precision, delong_interval, evaluate, f1, f1_all_anomalous, recall_at_fpr
+
+
+def two_kinds(rows: list[tuple[int, Any]]) -> bool:
+    return len({label for label, _ in rows}) == 2
+
+
+def labelled(random: np.random.Generator, n_normal: int, n_anomalous: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.repeat([0, 1], [n_normal, n_anomalous])
+    return labels, random.normal(size=len(labels)) + labels
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=30))
+def test_auroc_is_the_share_of_ordered_pairs(rows: list[tuple[int, int]]) -> None:
+    normal, anomalous = ([float(s) for kind, s in rows if kind == label] for label in (0, 1))
+    labels, scores = zip(*rows, strict=True)
+    if not normal or not anomalous:
+        with pytest.raises(ValueError, match="expected both kinds"):
+            auroc(labels, scores, n_resamples=1)
+        return
+    pairs = [(a > b) + 0.5 * (a == b) for a in anomalous for b in normal]
+    assert auroc(labels, scores, n_resamples=1).value == pytest.approx(np.mean(pairs))
+
+
+def test_average_precision_by_hand() -> None:
+    # From the top: hit 1/1, miss, hit 2/3.
+    assert average_precision([1, 0, 1], [3, 2, 1], n_resamples=1).value == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_intervals_hold_their_value_and_repeat(random: np.random.Generator) -> None:
+    labels, scores = labelled(random, 80, 60)
+    for metric in (auroc, average_precision):
+        interval = metric(labels, scores)
+        assert interval.low < interval.value < interval.high
+        assert interval == metric(labels, scores)
+        assert interval != metric(labels, scores, seed=1)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says(random: np.random.Generator) -> None:
+    truth = 0.7602499  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
+    covered = [
+        interval.low <= truth <= interval.high
+        for interval in (auroc(*labelled(random, 60, 60), n_resamples=200) for _ in range(100))
+    ]
+    assert np.mean(covered) > 0.87
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=2, max_size=30).filter(two_kinds),
+    st.sampled_from([0.0, 0.1, 0.29, 1 / 3, 0.5, 1.0]),
+)
+def test_recall_at_fpr_is_the_best_of_all_thresholds(rows: list[tuple[int, int]], fpr: float) -> None:
+    labels, scores = np.array(rows).T
+    possible = []
+    for threshold in [-1, *np.unique(scores)]:
+        above = scores > threshold
+        if above[labels == 0].mean() <= fpr:
+            possible.append(above[labels == 1].mean())
+    assert recall_at_fpr(labels, scores, fpr, n_resamples=1).value == pytest.approx(max(possible))
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(-6, 6)), min_size=2, max_size=30).filter(two_kinds))
+def test_metrics_are_those_of_scikit_learn_and_only_the_order_counts(rows: list[tuple[int, int]]) -> None:
+    labels, scores = np.array(rows).T
+    assert auroc(labels, scores, 1).value == pytest.approx(roc_auc_score(labels, scores))
+    assert average_precision(labels, scores, 1).value == pytest.approx(average_precision_score(labels, scores))
+    for metric in (auroc, average_precision, partial(recall_at_fpr, fpr=0.2)):
+        assert metric(labels, np.exp(scores), n_resamples=5) == metric(labels, scores, n_resamples=5)
+
+
+@pytest.mark.parametrize(("metric", "expected"), [(auroc, roc_auc_score), (average_precision, average_precision_score)])
+def test_bootstrap_redraws_the_images(metric: Any, expected: Any, random: np.random.Generator) -> None:
+    """Against scikit-learn on the drawn images themselves."""
+    labels, scores = labelled(random, 30, 20)
+    scores = scores.round(1)
+    draws = np.random.default_rng(7)
+    groups = [np.flatnonzero(labels == kind) for kind in (0, 1)]
+    samples = []
+    for _ in range(50):
+        drawn = np.concatenate([draws.choice(group, len(group)) for group in groups])
+        samples.append(expected(labels[drawn], scores[drawn]))
+    found = metric(labels, scores, n_resamples=50, seed=7)
+    assert found[1:] == pytest.approx(np.quantile(samples, [0.025, 0.975]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.booleans()), min_size=2, max_size=30).filter(two_kinds))
+def test_f1_is_that_of_scikit_learn(rows: list[tuple[int, bool]]) -> None:
+    labels, flagged = zip(*rows, strict=True)
+    found = f1(labels, flagged, n_resamples=100)
+    assert found.value == pytest.approx(f1_score(labels, flagged, zero_division=0))
+    assert f1_all_anomalous(labels) == pytest.approx(f1_score(labels, [1] * len(labels)))
+    assert 0 <= found.low <= found.high <= 1
+
+
+def test_f1_by_hand() -> None:
+    # 2 hits, 1 miss, 1 false alarm.
+    found = f1([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])
+    assert found.value == pytest.approx(4 / 6)
+    assert found == f1([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])
+    assert f1_all_anomalous([1, 0, 0, 0]) == pytest.approx(0.4)
+    assert f1_all_anomalous([0, 0]) == 0
+
+
+def test_f1_interval_is_that_of_redrawn_images(random: np.random.Generator) -> None:
+    labels = np.repeat([0, 1], [70, 30])
+    flagged = np.concatenate([np.arange(70) < 7, np.arange(30) < 20])
+    drawn = np.concatenate([random.integers(0, 70, (4000, 70)), random.integers(70, 100, (4000, 30))], axis=1)
+    hits, marked = (labels * flagged)[drawn].sum(axis=1), flagged[drawn].sum(axis=1)
+    expected = np.quantile(2 * hits / (marked + 30), [0.025, 0.975])
+    assert f1(labels, flagged)[1:] == pytest.approx(expected, abs=0.015)
+
+
+def test_f1_interval_covers_the_truth() -> None:
+    random, labels = np.random.default_rng(3), np.repeat([0, 1], [100, 50])
+    truth = 2 * 0.7 * 50 / (0.7 * 50 + 0.1 * 100 + 50)
+    draws = [random.random(150) < np.where(labels, 0.7, 0.1) for _ in range(300)]
+    covered = [low <= truth <= high for _, low, high in (f1(labels, flagged, 500) for flagged in draws)]
+    assert 0.91 < np.mean(covered) < 0.98
+
+
+def test_recall_at_fpr_covers_the_truth_about_as_often_as_it_says() -> None:
+    random, truth = np.random.default_rng(4), 0.3891  # P(N(1, 1) > the 90 % quantile of N(0, 1))
+    intervals = [recall_at_fpr(*labelled(random, 200, 100), fpr=0.1, n_resamples=200) for _ in range(100)]
+    assert np.mean([low <= truth <= high for _, low, high in intervals]) > 0.87
+
+
+def test_evaluation_counts() -> None:
+    words = ["normal", "review", "normal", "anomalous", "anomalous", "normal"]
+    result = evaluate([0, 0, 0, 0, 1, 1], [1, 2, 3, 9, 8, 2], words, fpr=0.25)
+    assert (result.n_normal, result.n_anomalous, result.false_alarms, result.detected) == (4, 2, 1, 1)
+    assert result.confusion == ((2, 1, 1), (1, 0, 1))
+    # Clopper and Pearson: 1 of 4, and 1 of 2.
+    assert result.realised_fpr == pytest.approx((0.25, 0.0063, 0.8059), abs=1e-4)
+    assert result.recall == pytest.approx((0.5, 0.0126, 0.9874), abs=1e-4)
+    assert result.f1 is not None
+    assert (result.f1.value, result.f1_all_anomalous) == (0.5, 0.5)
+    # One false alarm is allowed: 9 is it, and the threshold lies between 8 and 3.
+    assert result.recall_at_fpr is not None
+    assert result.recall_at_fpr.value == 0.5
+
+
+def test_confusion_is_that_of_scikit_learn(random: np.random.Generator) -> None:
+    order = ["normal", "anomalous", "review"]
+    labels, words = random.integers(0, 2, 200), random.choice(order, 200)
+    found = evaluate(labels, random.random(200), words).confusion
+    assert found is not None
+    expected = confusion_matrix([order[kind] for kind in labels], words, labels=order)
+    np.testing.assert_array_equal([[row.normal, row.anomalous, row.review] for row in found], expected[:2])
+
+
+def test_evaluation_without_verdicts_counts_none() -> None:
+    result = evaluate([0, 0, 1], [1, 2, 3])
+    assert (result.false_alarms, result.detected, result.confusion) == (None, None, None)
+    assert (result.realised_fpr, result.recall, result.f1, result.recall_at_fpr) == (None, None, None, None)
+    assert result.auroc is not None
+    assert result.f1_all_anomalous == pytest.approx(0.5)
+
+
+def test_evaluation_of_one_kind() -> None:
+    normal = evaluate([0, 0], [1, 2], ["normal", "anomalous"], fpr=0.1)
+    anomalous = evaluate([1], [1], ["anomalous"], fpr=0.1)
+    for result in (normal, anomalous):
+        both = result.auroc, result.average_precision, result.f1, result.f1_all_anomalous, result.recall_at_fpr
+        assert both == (None,) * 5
+    assert (normal.realised_fpr is None, normal.recall is None) == (False, True)
+    assert (anomalous.realised_fpr is None, anomalous.recall is None) == (True, False)
+    assert evaluate([], [], []).confusion == ((0, 0, 0), (0, 0, 0))
+
+
+@pytest.mark.parametrize("n_anomalous", [1, 600])
+def test_evaluation_of_many_images_needs_no_resampled_area(n_anomalous: int, random: np.random.Generator) -> None:
+    labels, scores = labelled(random, 60_000, n_anomalous)
+    found = evaluate(labels, scores).auroc
+    assert found == (delong_interval(labels, scores) if n_anomalous > 1 else auroc(labels, scores))
+
+
+@pytest.mark.parametrize("unknown", ["not_scored", True, None])
+def test_other_words_are_no_verdicts(unknown: object) -> None:
+    with pytest.raises(ValueError, match=f"got verdicts {unknown!r}, expected the words normal, review, anomalous"):
+        evaluate([0, 1], [1, 2], ["normal", unknown])
+
+
+def test_lengths_differ() -> None:
+    for metric in (auroc, average_precision, evaluate, partial(recall_at_fpr, fpr=0.1)):
+        with pytest.raises(ValueError, match=r"labels of shape \(3,\) and scores of shape \(2,\)"):
+            metric([0, 1, 1], [1, 2])
+    with pytest.raises(ValueError, match=r"labels of shape \(2,\)"):
+        f1([0, 1], [True])
+    with pytest.raises(ValueError, match=r"verdicts of shape \(1,\) for 2 scores"):
+        evaluate([0, 1], [1, 2], ["normal"])
+
+
+def test_refusals() -> None:
+    for fpr in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="expected a rate from 0 to 1"):
+            recall_at_fpr([0, 1], [1, 2], fpr)
+    with pytest.raises(ValueError, match="expected both kinds"):
+        recall_at_fpr([1, 1], [1, 2], 0.1)
+    with pytest.raises(ValueError, match="expected both kinds"):
+        f1([1, 1], [0, 1])
+    for flags in (["normal", "anomalous"], [0, 2]):
+        with pytest.raises(ValueError, match="expected booleans"):
+            f1([0, 1], flags)
+    with pytest.raises(ValueError, match="no labels"):
+        f1_all_anomalous([])
+    with pytest.raises(ValueError, match="n_resamples of at least 1"):
+        auroc([0, 1], [1, 2], n_resamples=0)

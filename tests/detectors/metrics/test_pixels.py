@@ -1,0 +1,190 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import label
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from nelbo.detectors import Interval, aupro, pixel_auroc
+
+Images = tuple[list[np.ndarray], list[np.ndarray]]
+
+
+@st.composite
+def images(draw: st.DrawFn, ties: int = 6) -> Images:
+    """Small images of any sizes with masks, with a defective and a normal pixel somewhere."""
+    sizes = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    masks = [random.random(size) < random.choice([0, 0.3, 0.6]) for size in sizes]
+    maps = [random.integers(0, draw(st.integers(1, ties)), size).astype(float) for size in sizes]
+    masks.append(np.array([[True, False]]))
+    maps.append(random.integers(0, ties, (1, 2)).astype(float))
+    return masks, maps
+
+
+def flat(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def pro_curve(masks: list[np.ndarray], maps: list[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Threshold by threshold and region by region: false-positive rates and mean overlaps."""
+    rates, overlaps = [0.0], [0.0]
+    for threshold in np.unique(flat(maps))[::-1]:
+        above = [one >= threshold for one in maps]
+        rates.append(float(flat(above)[~flat(masks)].mean()))
+        found = []
+        for mask, marked in zip(masks, above, strict=True):
+            regions, n = label(mask, np.ones((3, 3)))
+            found += [marked[regions == region].mean() for region in range(1, n + 1)]
+        overlaps.append(float(np.mean(found)))
+    return rates, overlaps
+
+
+def area_up_to(rates: list[float], heights: list[float], end: float) -> float:
+    """Trapezium by trapezium, the last one cut at the end."""
+    area = 0.0
+    for (x0, x1), (y0, y1) in zip(itertools.pairwise(rates), itertools.pairwise(heights), strict=True):
+        if x0 < end and x1 > x0:
+            cut = min(x1, end)
+            area += (cut - x0) * (y0 + y0 + (y1 - y0) * (cut - x0) / (x1 - x0)) / 2
+    return area / end
+
+
+def test_by_hand() -> None:
+    # Region P is one pixel, 9; Q two, 8 and 3, that touch at a corner. Normal pixels: 7, 5, 4, 1.
+    mask = [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    scores = [[9, 7, 5], [0, 4, 8], [2, 3, 1]]
+    # Normal, highest first: 7 5 4 2 1 0. Overlap 3/4 from 0 on, 1 from 3/6 on.
+    assert aupro([mask], [scores], max_fpr=1, n_resamples=1).value == pytest.approx(0.75 * 0.5 + 0.5)
+    assert aupro([mask], [scores], max_fpr=0.5, n_resamples=1).value == pytest.approx(0.75)
+    assert aupro([mask], [scores], max_fpr=0.75, n_resamples=1).value == pytest.approx((0.75 * 0.5 + 0.25) / 0.75)
+    # Of 18 pairs, 3 below 7, 5 and 4 are wrong.
+    assert pixel_auroc([mask], [scores], n_resamples=1).value == pytest.approx(15 / 18)
+
+
+def test_interpolation_by_hand() -> None:
+    # All tied: a straight line from (0, 0) to (1, 1), cut at 0.3.
+    assert aupro([[[1, 0]]], [[[1.0, 1.0]]], n_resamples=1).value == pytest.approx(0.15)
+
+
+def test_corners_join_a_defect() -> None:
+    mask = [[1, 0], [0, 1], [0, 0], [1, 0]]
+    scores = [[3, 1], [1, 0], [1, 1], [2, 1]]
+    # Half of one and all of the other; as three defects it would be 2 of 3.
+    assert aupro([mask], [scores], n_resamples=1).value == 0.75
+
+
+@given(images(), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
+def test_aupro_is_the_area_counted_out(drawn: Images, max_fpr: float) -> None:
+    expected = area_up_to(*pro_curve(*drawn), max_fpr)
+    assert aupro(*drawn, max_fpr=max_fpr, n_resamples=1).value == pytest.approx(expected, abs=1e-12)
+
+
+@given(images())
+def test_pixel_auroc_is_that_of_all_pixels(drawn: Images) -> None:
+    masks, maps = drawn
+    expected = roc_auc_score(flat(masks), flat(maps))
+    assert pixel_auroc(masks, maps, n_resamples=1).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_many_pixels_without_ties_agree_with_the_oracles(random: np.random.Generator) -> None:
+    masks = [random.random((12, 15)) < share for share in (0, 0.1, 0.3, 0)]
+    maps = [random.normal(size=mask.shape) + mask for mask in masks]
+    assert aupro(masks, maps, n_resamples=1).value == pytest.approx(area_up_to(*pro_curve(masks, maps), 0.3))
+    assert pixel_auroc(masks, maps, n_resamples=1).value == pytest.approx(roc_auc_score(flat(masks), flat(maps)))
+
+
+@given(images(), st.integers(0, 100))
+def test_a_bootstrap_sample_is_a_set_of_whole_images(drawn: Images, seed: int) -> None:
+    """One sample has the value of some images drawn again, as many with a defect as there were."""
+    masks, maps = ([one[-1], *one[:-1]][:3] for one in drawn)
+    groups = [[i for i, mask in enumerate(masks) if mask.any() == kind] for kind in (False, True)]
+    samples = itertools.product(*(itertools.combinations_with_replacement(group, len(group)) for group in groups))
+    possible = []
+    for sample in (normal + defective for normal, defective in samples):
+        again = [masks[i] for i in sample], [maps[i] for i in sample]
+        if not flat(again[0]).all():
+            possible.append(area_up_to(*pro_curve(*again), 0.3))
+    found = aupro(masks, maps, n_resamples=1, seed=seed)
+    assert found.low == found.high
+    assert min(abs(found.low - area) for area in possible) < 1e-9
+
+
+@given(images())
+def test_only_the_order_counts(drawn: Images) -> None:
+    masks, maps = drawn
+    for metric in (pixel_auroc, aupro):
+        assert metric(masks, [np.exp(one) for one in maps], n_resamples=5) == metric(masks, maps, n_resamples=5)
+
+
+@given(images(ties=1000))
+def test_upside_down_is_one_minus(drawn: Images) -> None:
+    masks, maps = drawn
+    turned = pixel_auroc(masks, [-one for one in maps], n_resamples=1).value
+    assert turned == pytest.approx(1 - pixel_auroc(masks, maps, n_resamples=1).value, abs=1e-12)
+
+
+def test_every_defect_weighs_alike_in_aupro() -> None:
+    mask, scores = np.zeros((2, 20)), np.zeros((2, 20))
+    mask[0, :15], mask[0, 19] = 1, 1
+    scores[0, :15], scores[0, 19] = 1, -1
+    assert pixel_auroc([mask], [scores], n_resamples=1).value == pytest.approx(15 / 16)
+    assert aupro([mask], [scores], n_resamples=1).value == pytest.approx(1 / 2)
+
+
+def test_intervals_repeat_and_widen_with_fewer_images(random: np.random.Generator) -> None:
+    masks = [np.pad(np.ones((2, 2)), 3) * (i % 2) for i in range(60)]
+    maps = [random.normal(size=mask.shape) + mask + random.normal() for mask in masks]
+    for metric in (pixel_auroc, aupro):
+        interval, fewer = metric(masks, maps, n_resamples=200), metric(masks[:12], maps[:12], n_resamples=200)
+        assert interval.low < interval.value < interval.high
+        assert interval == metric(masks, maps, n_resamples=200)
+        assert interval != metric(masks, maps, n_resamples=200, seed=1)
+        assert fewer.high - fewer.low > interval.high - interval.low
+
+
+def test_interval_covers_the_truth_though_the_pixels_of_an_image_are_alike() -> None:
+    random, truth = np.random.default_rng(5), norm.cdf(1 / math.sqrt(2 * (1 + 0.5**2)))
+    mask = np.pad(np.ones((3, 3)), 2)
+    masks = [mask * (i % 2) for i in range(60)]
+
+    def interval() -> Interval:
+        return pixel_auroc(masks, [random.normal(size=(7, 7)) + one + random.normal() / 2 for one in masks], 100)
+
+    assert np.mean([low <= truth <= high for _, low, high in (interval() for _ in range(150))]) > 0.87
+
+
+def test_an_image_that_is_all_defect_is_never_drawn_alone() -> None:
+    found = pixel_auroc([[[1, 1]], [[1, 0]]], [[[3.0, 4.0]], [[2.0, 1.0]]], n_resamples=50)
+    assert tuple(found) == (1, 1, 1)
+
+
+def test_refusals() -> None:
+    mask, scores = [[1, 0]], [[2.0, 1.0]]
+    for metric in (pixel_auroc, aupro):
+        with pytest.raises(ValueError, match="2 masks and 1 maps"):
+            metric([mask, mask], [scores])
+        with pytest.raises(ValueError, match=r"image 1: got a mask of shape \(1, 2\) and a map of shape \(2, 1\)"):
+            metric([mask, mask], [scores, [[1.0], [2.0]]])
+        with pytest.raises(ValueError, match=r"image 0: got a mask of shape \(2,\), expected \(h, w\)"):
+            metric([[1, 0]], [[1.0, 2.0]])
+        with pytest.raises(ValueError, match=r"image 0: got a mask with values from 0 to 255.*Compare"):
+            metric([[[255, 0]]], [scores])
+        for bad in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match="image 0: 1 of 2 values of the map are NaN or infinite"):
+                metric([mask], [[[1.0, bad]]])
+        with pytest.raises(ValueError, match="0 defective and 2 normal pixels in 1 images"):
+            metric([[[0, 0]]], [scores])
+        with pytest.raises(ValueError, match="2 defective and 0 normal pixels"):
+            metric([[[1, 1]]], [scores])
+        with pytest.raises(ValueError, match="0 defective and 0 normal pixels in 0 images"):
+            metric([], [])
+        with pytest.raises(ValueError, match="n_resamples of at least 1"):
+            metric([mask], [scores], n_resamples=0)
+    for rate in (0, 1.1, math.nan):
+        with pytest.raises(ValueError, match="max_fpr="):
+            aupro([mask], [scores], max_fpr=rate)

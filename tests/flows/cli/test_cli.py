@@ -1,0 +1,322 @@
+"""The command line as its users meet it: exit codes, one line for bad input, JSON."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import write_images
+
+Nelbo = Callable[..., tuple[int, str, str]]
+Trained = tuple[Path, dict[str, Any]]
+
+SMALL = ["--set", "image_size=16", "--set", "epochs=1", "--no-prefect"]
+
+
+@pytest.fixture
+def workspace(trained: Trained, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+
+
+def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
+    """Exit code 2, nothing on stdout, one line that says all of `parts`."""
+    code, out, err = answer
+    assert code == 2, err
+    assert out == ""
+    (line,) = err.strip().splitlines()
+    assert line.startswith("nelbo: ")
+    for part in parts:
+        assert part in line
+
+
+def test_chain_in_json(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
+    at = ["--workspace", tmp_path / "w", "--json", "--no-prefect"]
+    code, out, _ = nelbo("train", "--normal", images / "normal", *SMALL, *at)
+    trained = json.loads(out)
+    assert code == 0
+    assert {"model_id", "calibration_id", "n_train", "n_calibration", "threshold", "fpr", "seconds"} <= set(trained)
+    assert trained["fpr"] == 0.05
+    code, out, _ = nelbo("score", images / "new", "--model", "latest", *at)
+    scored = json.loads(out)
+    assert code == 0
+    expected = "batch_id run_id model_id calibration_id n_images n_scored n_not_scored n_anomalous n_review"
+    assert {*expected.split(), "scores", "flagged", "report", "seconds", "images_per_s"} <= set(scored)
+    for name in ("scores", "flagged", "report"):
+        assert Path(scored[name]).is_file()
+    listing = ["--workspace", tmp_path / "w", "--json"]
+    (model,) = json.loads(nelbo("models", *listing)[1])["models"]
+    assert (model["model_id"], model["latest"], model["n_train"]) == (trained["model_id"], True, trained["n_train"])
+    (batch,) = json.loads(nelbo("batches", *listing)[1])["batches"]
+    assert (batch["batch_id"], batch["n_images"], batch["n_not_scored"]) == (scored["batch_id"], 28, 2)
+    assert json.loads(nelbo("verify", *listing)[1])["ok"] is True
+    found = json.loads(nelbo("doctor", *listing)[1])
+    assert found["workspace_writable"] is True
+    assert found["engines"] == ["keras", "openvino", "onnx"]
+
+
+def test_for_people(nelbo: Nelbo, images: Path, workspace: Path) -> None:
+    code, out, err = nelbo("score", images / "new", "--workspace", workspace, "--no-prefect")
+    assert code == 0
+    assert "n_anomalous" in out
+    assert str(workspace / "reports") in out
+    assert err == ""
+    assert "latest" in nelbo("models", "--workspace", workspace)[1]
+    assert nelbo("batches", "--workspace", workspace)[1].count("\n") == 2
+
+
+def test_anomalies_can_fail_the_command(nelbo: Nelbo, images: Path, workspace: Path) -> None:
+    at = ["--workspace", workspace, "--no-prefect", "--fail-on-anomaly"]
+    assert nelbo("score", images / "new" / "b", *at)[0] == 3
+    assert nelbo("score", images / "normal" / "tile_1_000.png", *at)[0] == 0
+
+
+def test_bad_folders(nelbo: Nelbo, tmp_path: Path, workspace: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    before = sorted(workspace.rglob("*"))
+    for command in (["train", "--normal"], ["score"], ["ingest"], ["calibrate", "--normal"]):
+        at = ["--workspace", workspace, "--no-prefect"]
+        assert_refused(nelbo(*command, tmp_path / "empty", *at), "holds no files", "Put images")
+        assert_refused(nelbo(*command, tmp_path / "texts", *at), "no usable image", "Give a folder")
+        assert_refused(nelbo(*command, tmp_path / "none", *at), "does not exist")
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_too_few_normals(nelbo: Nelbo, tmp_path: Path, workspace: Path) -> None:
+    write_images(tmp_path / "few", 12, seed=9)
+    new = tmp_path / "new"
+    assert_refused(
+        nelbo("train", "--normal", tmp_path / "few", "--workspace", new, *SMALL), "holds 12 different", "at least 20"
+    )
+    assert not new.exists()
+    before = sorted(workspace.rglob("*.parquet"))
+    at = ["--workspace", workspace, "--no-prefect"]
+    assert_refused(
+        nelbo("calibrate", "--normal", tmp_path / "few", "--fpr", "0.05", *at),
+        "fpr=0.05 needs at least 19 calibration images, got 12. Add normal images, or ask for fpr >= 0.077.",
+    )
+    assert sorted(workspace.rglob("*.parquet")) == before
+
+
+def test_unknown_names(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
+    at = ["--workspace", workspace, "--no-prefect"]
+    assert_refused(nelbo("score", images / "new", "--model", "m123", *at), "model 'm123'", trained[1]["model_id"])
+    assert_refused(nelbo("score", images / "new", "--model", "../x", *at), "model '../x'")
+    assert_refused(nelbo("score", images / "new", "--calibration", "c123", *at), "calibration 'c123'")
+    assert_refused(nelbo("score", images / "new", "--batch-id", "../../x", *at), "id '../../x'")
+    assert_refused(nelbo("score", images / "new", "--set", "fps=0.1", *at), "unknown key 'fps'", "fpr")
+    assert_refused(nelbo("report", "--batch", "b123", *at), "batch 'b123' has no scores", "nelbo batches")
+    assert_refused(nelbo("report", *at), "no batch is scored yet in workspace", "nelbo score DIR")
+    assert_refused(nelbo("verify", "--model", "m1", "--workspace", workspace), "model 'm1'")
+    assert_refused(
+        nelbo("score", images / "new", "--workspace", workspace / "nothing", "--no-prefect"), "no latest model"
+    )
+
+
+@pytest.mark.parametrize("command", ["models", "batches", "verify", "ingest"])
+def test_variables_that_are_no_settings_are_warned_of_once(
+    command: str, nelbo: Nelbo, images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NELBO_PORT", "tcp://10.0.0.1:8501")
+    monkeypatch.setenv("NELBO_SERVICE_HOST", "10.0.0.1")
+    more = [images / "new", "--no-prefect"] if command == "ingest" else []
+    code, out, err = nelbo(command, *more, "--workspace", workspace, "--json")
+    assert code == 0, err
+    assert json.loads(out)
+    (line,) = [line for line in err.splitlines() if "NELBO_PORT" in line]
+    assert "no settings: NELBO_PORT, NELBO_SERVICE_HOST." in line
+    assert "10.0.0.1" not in err
+    monkeypatch.setenv("NELBO_EPOCHS", "many")
+    code, _, err = nelbo(command, *more, "--workspace", workspace)
+    assert (code, err.splitlines()[-1][:29]) == (2, "nelbo: NELBO_EPOCHS='many': I")
+
+
+def test_config_is_looked_for_in_the_home_folder(nelbo: Nelbo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "nelbo.toml").write_text('workspace = "~/w"\n')
+    assert nelbo("models", "--config", "~/nelbo.toml", "--json")[:2] == (0, '{"models": []}\n')
+    assert_refused(nelbo("models", "--config", "./~/nelbo.toml"), "~/nelbo.toml: no such file")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "nelbo.toml").write_text("epoks = 1\n")
+    assert_refused(nelbo("models", "--config", "./~/nelbo.toml"), "unknown key 'epoks'")
+
+
+def test_calibrate_wants_one_of_its_ways(nelbo: Nelbo, images: Path, workspace: Path) -> None:
+    at = ["--workspace", workspace, "--no-prefect"]
+    assert_refused(nelbo("calibrate", *at), "one of: --normal DIR with --fpr; --labels CSV")
+    assert_refused(
+        nelbo("calibrate", "--normal", images / "normal", "--objective", "f1", *at), "--objective goes with --labels"
+    )
+    assert_refused(nelbo("calibrate", "--labels", images / "normal", "--objective", "best", *at), "objective='best'")
+
+
+def test_usage_errors_of_the_command_line_itself(nelbo: Nelbo) -> None:
+    assert_refused(nelbo("score"), "Missing argument 'DIR'", "--help")
+    assert_refused(nelbo("scroe"), "No such command 'scroe'")
+    assert_refused(nelbo("train", "--normal", "x", "--fpr", "often"), "--fpr", "valid number")
+    assert_refused(nelbo("calibrate", "--labels", "x", "--objective", "f1", "--fpr", "0.1"), "labels promise no rate")
+    for empty in (["ingest", ""], ["train", "--normal", ""], ["ingest", "x", "--workspace", ""]):
+        assert_refused(nelbo(*empty, "--no-prefect"), "''")
+    assert_refused(nelbo("ingest", b"\xff".decode("utf-8", "surrogateescape"), "--no-prefect"), "unicode")
+    code, out, _ = nelbo()
+    assert (code, "Commands" in out) == (0, True)
+
+
+def test_listings_of_a_damaged_workspace(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
+    at = ["--workspace", workspace]
+    assert nelbo("score", images / "new", "--no-prefect", *at)[0] == 0
+    # What is not a model is not listed.
+    shutil.copytree(workspace / "models" / trained[1]["model_id"], workspace / "models" / "old.bak")
+    (workspace / "models" / "mtmp").mkdir()
+    assert len(json.loads(nelbo("models", "--json", *at)[1])["models"]) == 1
+    (scores,) = workspace.glob("scores/*/*/scores.parquet")
+    scores.write_bytes(scores.read_bytes()[:100])
+    assert_refused(nelbo("batches", *at), "not a readable Parquet file")
+    (workspace / "models" / trained[1]["model_id"] / "model.json").write_text("{")
+    assert_refused(nelbo("models", *at), "model.json is damaged")
+    (workspace / "latest.json").write_text("[1]")
+    assert_refused(nelbo("models", *at), "latest.json is damaged")
+    checksums = workspace / "models" / trained[1]["model_id"] / "checksums.json"
+    checksums.write_text("5")
+    assert_refused(nelbo("verify", "--model", trained[1]["model_id"], *at), "damaged")
+
+
+def test_uncalibrated_models_want_to_be_asked(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 22, seed=9)
+    at = ["--workspace", tmp_path / "w", "--no-prefect"]
+    code, _, err = nelbo("train", "--normal", tmp_path / "in", *SMALL, *at)
+    assert code == 0
+    assert "the model is not calibrated" in err
+    assert_refused(nelbo("score", images / "new", *at), "is not calibrated", "--uncalibrated")
+    assert nelbo("score", images / "new", "--uncalibrated", *at)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_a_flipped_byte_in_the_bundle(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained, name: str) -> None:
+    file = workspace / "models" / trained[1]["model_id"] / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    before = sorted(workspace.rglob("*.parquet"))
+    assert_refused(nelbo("verify", "--workspace", workspace), "SHA-256", "damaged", "Restore it")
+    assert_refused(nelbo("score", images / "new", "--workspace", workspace, "--no-prefect"), "damaged")
+    assert_refused(
+        nelbo("calibrate", "--normal", images / "normal", "--workspace", workspace, "--no-prefect"), "damaged"
+    )
+    assert sorted(workspace.rglob("*.parquet")) == before
+
+
+def test_a_flipped_byte_in_the_calibration(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
+    file = workspace / "calibrations" / trained[1]["calibration_id"] / "calibration.json"
+    file.write_text(file.read_text().replace("conformal", "conformaI"))
+    assert_refused(
+        nelbo("score", images / "new", "--workspace", workspace, "--no-prefect"), "does not match its checksum"
+    )
+    assert_refused(nelbo("verify", "--workspace", workspace), "does not match its checksum")
+
+
+def test_a_workspace_that_cannot_be_written(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    at = ["--workspace", tmp_path / "file" / "w"]
+    assert_refused(nelbo("train", "--normal", images / "normal", *SMALL, *at), "cannot be written", "--workspace")
+    assert_refused(nelbo("ingest", images / "normal", "--no-prefect", *at), "cannot be written")
+    assert json.loads(nelbo("doctor", "--json", *at)[1])["workspace_writable"] is False
+
+
+def test_a_failure_midway_is_one_line_too(
+    nelbo: Nelbo, images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nelbo.flows.inference import publishing
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publishing, "table_writer", fail)
+    code, out, err = nelbo("score", images / "new", "--workspace", workspace, "--no-prefect")
+    assert (code, out) == (1, "")
+    assert "No space left" in err
+    assert "run the same command again" in err
+    assert len(err.splitlines()) == 1
+
+
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, as a shell starts it."""
+    line = [sys.executable, "-W", "error", "-c", "from nelbo.flows.cli.main import main; main()", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    started = time.perf_counter()
+    help_ = command("--help")
+    seconds = time.perf_counter() - started
+    assert help_.returncode == 0
+    for name in ["ingest", "train", "calibrate", "score", "report", "models", "batches", "verify", "doctor", "demo"]:
+        assert f" {name} " in help_.stdout
+    # The promise is a second; what is asserted is that nothing slow is imported (see test_imports).
+    assert seconds < 10
+
+
+@pytest.mark.slow
+def test_a_cold_process_is_as_quiet(images: Path, workspace: Path) -> None:
+    bad = command("score", images / "new", "--model", "m1", "--workspace", workspace, "--no-prefect")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert len(bad.stderr.splitlines()) == 1
+    good = command("score", images / "new", "--workspace", workspace, "--no-prefect", "--json")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert json.loads(good.stdout)["n_images"] == 28
+
+
+@pytest.mark.slow
+def test_prefect_that_is_not_there(images: Path, workspace: Path) -> None:
+    line = ["ingest", images / "new", "--workspace", workspace]
+    asked = command(*line, "--prefect")
+    assert_refused((asked.returncode, asked.stdout, asked.stderr), "this needs a Prefect API, and none is configured")
+    address = "http://user:secret@127.0.0.1:9/api"
+    down = command(*line, PREFECT_API_URL=address)
+    assert_refused(
+        (down.returncode, down.stdout, down.stderr), "http://127.0.0.1:9/api does not answer", "--no-prefect"
+    )
+    assert "secret" not in down.stderr
+    found = command("doctor", "--json", "--workspace", workspace, PREFECT_API_URL=address)
+    assert json.loads(found.stdout)["prefect_api"] == "http://127.0.0.1:9/api"
+    broken = command(*line, PREFECT_API_URL="http://[::1/api")
+    # Prefect says its part first.
+    assert_refused((broken.returncode, broken.stdout, broken.stderr.splitlines()[-1]), "PREFECT_API_URL")
+    assert command(*line, "--no-prefect", PREFECT_API_URL=address).returncode == 0
+
+
+def test_prefect_is_loaded_only_where_it_may_be_configured(tmp_path: Path) -> None:
+    module = "nelbo.flows.orchestration.execution"
+    code = f"import sys; from {module} import prefect_api; print(prefect_api(), 'prefect' in sys.modules)"
+    (tmp_path / "here").mkdir()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    plain |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
+
+    def found(**more: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path / "here",
+            env=plain | more,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    address = "http://127.0.0.1:9/api"
+    assert found() == "None False"
+    assert found(PREFECT_API_URL=address) == f"{address} True"
+    (tmp_path / "here" / "prefect.toml").write_text(f'[api]\nurl = "{address}"\n')
+    assert found() == f"{address} True"
+    (tmp_path / "here" / "prefect.toml").unlink()
+    (tmp_path / ".prefect").mkdir(exist_ok=True)
+    profile = f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{address}"\n'
+    (tmp_path / ".prefect" / "profiles.toml").write_text(profile)
+    assert found() == f"{address} True"

@@ -1,0 +1,36 @@
+"""The demonstration on real images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nelbo.data import read_table
+from nelbo.flows.cli.demo import _images, protocol
+
+pytest.importorskip("elpv_dataset", reason="the real solar cells are not installed (extra demo)")
+
+
+def test_protocol_has_the_published_sizes() -> None:
+    table = protocol(_images() / "labels.csv")
+    counts = table.groupby(["part", "label"]).size().to_dict()
+    assert counts == {("train", 0): 454, ("test", 0): 134, ("test", 1): 313}
+    assert table["path"].is_unique
+
+
+@pytest.mark.slow
+def test_the_demo_sees_defects_in_real_cells(nelbo: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, _ = nelbo("demo", "--workspace", tmp_path / "w", "--no-prefect", "--json")
+    assert code == 0
+    result = json.loads(out)
+    trained, scored = result["train"], result["score"]
+    assert (trained["n_train"], trained["n_validation"], trained["n_calibration"]) == (454, 0, 454)
+    assert (trained["calibrate_on"], trained["approximate"]) == ("cross", True)
+    assert (scored["n_images"], scored["n_not_scored"]) == (447, 0)
+    metrics = scored["metrics"]
+    assert scored["engine"] == "openvino"
+    assert metrics["auroc"]["value"] >= 0.94
+    # Were the 5 % of 134 normals exact, more than 21 false alarms would come about once in a thousand calibrations.
+    assert metrics["false_alarms"] <= 21
+    assert read_table(Path(scored["flagged"])).num_rows == scored["n_anomalous"]

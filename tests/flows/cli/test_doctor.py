@@ -1,0 +1,86 @@
+"""What ``nelbo doctor`` says of systems that lack something."""
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nelbo.flows.cli import doctor
+from nelbo.flows.workspace.layout import Workspace
+
+Nelbo = Callable[..., tuple[int, str, str]]
+
+
+def test_a_whole_system(nelbo: Nelbo, tmp_path: Path) -> None:
+    code, out, _ = nelbo("doctor", "--json", "--workspace", tmp_path / "w")
+    found = json.loads(out)
+    assert (code, found["ok"]) == (0, True)
+    assert found["cpus"] == {"allowed": len(os.sched_getaffinity(0)), "present": os.cpu_count()}
+    assert found["temporary"]["folder"] == tempfile.gettempdir()
+    assert found["workspace_disk"]["syncs_folders"] is found["workspace_disk"]["locks"] is True
+    assert found["packages"]["imagecodecs"]
+    assert found["codecs_missing"] == []
+    assert list(tmp_path.iterdir()) == []
+    code, out, _ = nelbo("doctor", "--workspace", tmp_path / "w")
+    assert (code, out.splitlines()[-1]) == (0, "nelbo runs here")
+
+
+def missing(workspace: Path) -> str:
+    return "\n".join(doctor.diagnose(Workspace.at(str(workspace)))["missing"])
+
+
+def test_each_lack_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setenv("NELBO_PORT", "tcp://10.0.0.1:8501")
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    monkeypatch.setattr(doctor, "memory_limit", lambda: 1 << 30)
+    monkeypatch.setattr(doctor, "is_installed", lambda name: name != "onnx")
+    monkeypatch.setattr(doctor.sys, "getfilesystemencoding", lambda: "ascii")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        said = missing(tmp_path)
+    assert "NELBO_PORT: there are none of these names" in said
+    assert "10.0.0.1" not in said
+    assert f"{tmp_path / 'none'} cannot. Set HOME" in said
+    assert "memory: 1,073,741,824 bytes may be used" in said
+    assert "pip install 'nelbo[onnx]'" in said
+    assert "Set LANG=C.UTF-8" in said
+    assert "does not sync folders" in said
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert "Let one command at a time write there" in missing(tmp_path)
+
+
+def test_what_nelbo_cannot_run_without_is_exit_code_1(
+    nelbo: Nelbo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    code, out, _ = nelbo("doctor", "--json", "--workspace", tmp_path / "file" / "w")
+    assert (code, json.loads(out)["ok"]) == (1, False)
+
+    def absent() -> None:
+        raise doctor.UsageError("tensorflow is not installed. Get it with: pip install 'nelbo[cpu]'")
+
+    monkeypatch.setattr(doctor, "import_keras", absent)
+    code, out, _ = nelbo("doctor", "--workspace", tmp_path)
+    assert code == 1
+    assert "missing: tensorflow is not installed" in out
+    assert out.splitlines()[-1] == "nelbo does not run here"
+
+
+def test_prefect_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise doctor.UsageError("the Prefect API at http://127.0.0.1:9/api does not answer (ConnectError). Start it.")
+
+    monkeypatch.setattr(doctor, "prefect_api", lambda: "http://127.0.0.1:9/api")
+    monkeypatch.setattr(doctor, "check_api", refuse)
+    found = doctor.diagnose(Workspace.at(str(tmp_path)))
+    assert (found["prefect_api"], found["prefect_reachable"]) == ("http://127.0.0.1:9/api", False)
+    assert "does not answer" in "\n".join(found["missing"])

@@ -1,0 +1,161 @@
+"""Drift as it is seen from the commands: on real images in another light, over batches, and in what is written."""
+
+import json
+import os
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from synthetic import write_images
+
+from nelbo.data import read_table
+from nelbo.flows.options.options import CalibrateOptions, ReportOptions, ScoreOptions, TrainOptions
+from nelbo.flows.orchestration.execution import execute
+
+Trained = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture
+def workspace(trained: Trained, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+
+
+def score(images: Path, workspace: Path, **options: Any) -> dict[str, Any]:
+    return execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
+
+
+def drift_of(scored: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(read_table(Path(scored["scores"])).schema.metadata[b"nelbo.drift"])
+
+
+def fired(scored: dict[str, Any]) -> set[str]:
+    return {test["name"] for test in drift_of(scored)["tests"] if test["fired"]}
+
+
+@pytest.mark.slow
+def test_real_cells_in_another_light(tmp_path: Path) -> None:
+    """200 solar cells as they are raise nothing; the same ones a tenth darker or brighter do."""
+    pytest.importorskip("elpv_dataset")
+    root = Path(str(files("elpv_dataset") / "data"))
+    table = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
+    normals = table["path"][table["probability"] == 0].sample(600, random_state=0)
+    for path in normals[:400]:
+        (tmp_path / "good").mkdir(exist_ok=True)
+        shutil.copy(root / path, tmp_path / "good")
+    for name, factor in (("same", 1.0), ("darker", 0.9), ("brighter", 1.1)):
+        (tmp_path / name).mkdir()
+        for path in normals[400:]:
+            pixels = np.asarray(Image.open(root / path), np.float64)
+            changed = np.clip(factor * pixels, 0, 255).round().astype(np.uint8)
+            Image.fromarray(changed).save(tmp_path / name / Path(path).name)
+    workspace = tmp_path / "workspace"
+    execute(
+        "train",
+        TrainOptions(normal=str(tmp_path / "good"), workspace=str(workspace), image_size=(32, 32), epochs=3),
+        prefect=False,
+    )
+    found = {name: score(tmp_path / name, workspace, drift_batches=0) for name in ("same", "darker", "brighter")}
+    assert found["same"]["drift"] == {"alarm": False, "findings": []}
+    for name, direction in (("darker", "lower"), ("brighter", "higher")):
+        assert found[name]["drift"]["alarm"]
+        assert "brightness" in fired(found[name])
+        assert any(text.startswith(f"brightness is {direction}") for text in found[name]["drift"]["findings"])
+        # No thousand defects: the verdict on the batch is apart from those on its images.
+        page = Path(found[name]["report"]).read_text()
+        assert "This batch as a whole is unlike the calibration" in page
+        assert f"brightness is {direction} than in the calibration" in page
+    assert "No sign that this batch" in Path(found["same"]["report"]).read_text()
+
+
+def test_drift_is_written_where_it_is_looked_for(images: Path, workspace: Path) -> None:
+    scored = score(images / "new", workspace)
+    drift = drift_of(scored)
+    assert drift["alpha"] == 0.01
+    assert [test["name"] for test in drift["tests"]] == [
+        *("scores", "flagged", "martingale", "brightness", "contrast", "sharpness", "size")
+    ]
+    (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
+    assert row["drift"] is drift["alarm"] is scored["drift"]["alarm"]
+    assert row["drift_p_value"] == min(test["adjusted_p_value"] for test in drift["tests"])
+    assert row["drift_tests"] == ",".join(test["name"] for test in drift["tests"] if test["fired"])
+
+
+def test_images_of_another_size(workspace: Path, tmp_path: Path) -> None:
+    for path in write_images(tmp_path / "in", 40, seed=5):
+        picture = Image.open(path)
+        picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
+    assert "size" in fired(score(tmp_path / "in", workspace))
+
+
+def test_without_a_calibration_there_is_nothing_to_compare_with(images: Path, workspace: Path) -> None:
+    scored = score(images / "new", workspace, uncalibrated=True)
+    assert scored["drift"] is None
+    assert b"nelbo.drift" not in read_table(Path(scored["scores"])).schema.metadata
+    (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
+    assert (row["drift"], row["drift_tests"], row["drift_p_value"]) == (None, None, None)
+    assert "<h2>Drift" not in Path(scored["report"]).read_text()
+
+
+def test_slow_change_adds_up_over_batches(workspace: Path, tmp_path: Path) -> None:
+    """A third of each batch is strange; a batch scored again does not count twice, and a damaged one is left out."""
+    p_values = []
+    for i in range(5):
+        folder = tmp_path / str(i)
+        write_images(folder, 10, seed=30 + i)
+        write_images(folder, 6, seed=60 + i, blot=True)
+        # With so small an alpha no batch raises the alarm itself and is left out for that.
+        scored = score(folder, workspace, drift_alpha=1e-12)
+        p_values.append({test["name"]: test["p_value"] for test in drift_of(scored)["tests"]}["martingale"])
+        again = score(folder, workspace, drift_alpha=1e-12)
+        assert drift_of(again)["tests"] == drift_of(scored)["tests"]
+    assert p_values[-1] < p_values[0]
+    damaged = workspace / "scores" / f"model_id={scored['model_id']}" / f"batch_id={scored['batch_id']}"
+    (damaged / "scores.parquet").write_bytes(b"PAR1")
+    write_images(tmp_path / "last", 10, seed=90)
+    assert drift_of(score(tmp_path / "last", workspace))["tests"][2]["name"] == "martingale"
+
+
+def test_an_odd_batch_is_over_when_it_is_over(workspace: Path, tmp_path: Path) -> None:
+    """What raised the alarm says nothing of the batches after it, however odd it was."""
+    write_images(tmp_path / "odd", 60, seed=40, blot=True)
+    assert score(tmp_path / "odd", workspace)["drift"]["alarm"]
+    for i in range(4):
+        write_images(tmp_path / str(i), 30, seed=41 + i)
+        assert not score(tmp_path / str(i), workspace)["drift"]["alarm"]
+
+
+def test_batches_from_before_a_calibration_say_nothing_of_it(workspace: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        write_images(tmp_path / str(i), 40, seed=50 + i, blot=True)
+        # None is left out for its own alarm.
+        scored = score(tmp_path / str(i), workspace, drift_alpha=1e-12)
+        os.utime(scored["scores"], (1, 1))
+    write_images(tmp_path / "accepted", 60, seed=60, blot=True)
+    execute("calibrate", CalibrateOptions(normal=str(tmp_path / "accepted"), workspace=str(workspace)), prefect=False)
+    write_images(tmp_path / "next", 40, seed=61, blot=True)
+    found = drift_of(score(tmp_path / "next", workspace))
+    (finding,) = (test["finding"] for test in found["tests"] if test["name"] == "martingale")
+    assert "within this batch" in finding
+    assert "martingale" not in {test["name"] for test in found["tests"] if test["fired"]}
+
+
+def test_looks_are_compared_with_those_behind_the_calibration(workspace: Path, tmp_path: Path) -> None:
+    """A darker process is drift, until it is calibrated as normal."""
+    for kind, n, seed in (("accepted", 60, 70), ("next", 40, 71)):
+        for path in write_images(tmp_path / kind, n, seed=seed):
+            pixels = np.asarray(Image.open(path), np.float64)
+            Image.fromarray((0.7 * pixels).astype(np.uint8)).save(path)
+    assert "brightness" in fired(score(tmp_path / "next", workspace))
+    execute("calibrate", CalibrateOptions(normal=str(tmp_path / "accepted"), workspace=str(workspace)), prefect=False)
+    assert "brightness" not in fired(score(tmp_path / "next", workspace))
+    # A workspace that holds the bundle but not the manifest behind it still scores.
+    shutil.rmtree(workspace / "manifests")
+    scored = score(tmp_path / "next", workspace, batch_id="alone")
+    assert {"brightness", "size"}.isdisjoint(test["name"] for test in drift_of(scored)["tests"])
+    page = execute("report", ReportOptions(batch="alone", workspace=str(workspace)), prefect=False)
+    assert "<h2>Drift" in Path(page["report"]).read_text()

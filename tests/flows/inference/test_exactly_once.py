@@ -1,0 +1,143 @@
+"""Whatever happens to a scoring job, the same command ends with the rows of one that nothing happened to."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import killed
+import numpy as np
+import pytest
+from synthetic import write_images
+
+from nelbo.data import read_table
+
+Trained = tuple[Path, dict[str, Any]]
+N = 40
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("batch")
+    write_images(folder, N, seed=17)
+    return folder
+
+
+def drive(trained: Trained, batch: Path, aside: Path, *what: object) -> Any:
+    """What ``killed.py`` found, in a process that loads no network and can fork."""
+    command = [sys.executable, killed.__file__, str(trained[0]), str(batch), str(aside), *map(str, what)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trained: Trained, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found, _ = drive(trained, batch, tmp_path_factory.mktemp("undisturbed"), "count")
+    assert len(found["rows"]) == N
+    assert 0 < len(found["flagged"]) < N
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_random_points(
+    trained: Trained, batch: Path, undisturbed: dict[str, Any], tmp_path: Path, random: np.random.Generator
+) -> None:
+    points = sorted(random.choice(np.arange(1, undisturbed["events"] + 1), 25, replace=False).tolist())
+    found, _ = drive(trained, batch, tmp_path, "kill", *points)
+    # The first run of a workspace has as many events as the one that was counted, a later one about as many.
+    assert sum(one["code"] == -signal.SIGKILL for one in found) >= 20
+    assert any(0 < one["finished"] < N for one in found)
+    for one in found:
+        # Readers saw the batch as it was, as it is, or not at all.
+        assert one["seen"] in (one["old"], undisturbed["rows"])
+        assert one["again"] == 0
+        assert one["rows"] == undisturbed["rows"]
+        assert one["flagged"] == undisturbed["flagged"]
+        assert one["scored_again"] == N - one["finished"]
+        # What was cut off is hidden, and no shard is left.
+        assert all(name.startswith(".") for name in one["left"])
+
+
+@pytest.mark.slow
+def test_two_jobs_on_one_batch(trained: Trained, batch: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    found, errors = drive(trained, batch, tmp_path, "race", *range(8))
+    for one in found:
+        assert one == {"codes": [0, 0], "rows": undisturbed["rows"], "flagged": undisturbed["flagged"]}, errors
+
+
+@pytest.mark.slow
+def test_no_space_left(trained: Trained, batch: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """Files may be no longer than a limit, at which the manifest, a shard or the published file ends."""
+    found, errors = drive(trained, batch, tmp_path, "full", 100, 5_000, 9_000)
+    for one in found:
+        assert one["code"] == 1
+        assert one["left"] == one["old"] == one["rows"] == undisturbed["rows"]
+        assert one["again"] == 0
+    said = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert [line["type"] for line in said] == ["SpaceError"] * 3
+    assert all("Free space and run the same command again." in line["error"] for line in said)
+
+
+def command(batch: Path, workspace: Path) -> list[str]:
+    nelbo = str(Path(sys.executable).parent / "nelbo")
+    return [
+        nelbo,
+        "score",
+        str(batch),
+        "--workspace",
+        str(workspace),
+        "--set",
+        "shard_size=4",
+        "--no-prefect",
+        "--json",
+    ]
+
+
+def published(workspace: Path) -> list[dict[str, Any]]:
+    (path,) = workspace.glob("scores/*/*/scores.parquet")
+    return read_table(path).drop_columns(["run_id", "scored_at_utc"]).to_pylist()
+
+
+@pytest.mark.slow
+def test_the_real_command_is_killed(trained: Trained, batch: Path, tmp_path: Path) -> None:
+    """After its first shard, in the middle, and when the scores are published but the report is not."""
+    whole = Path(shutil.copytree(trained[0], tmp_path / "whole"))
+    subprocess.run(command(batch, whole), check=True, capture_output=True)
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    points = {"_staging/shards.*/*.parquet": (1, 5), "scores/*/*/scores.parquet": (1,)}
+    for pattern, counts in points.items():
+        for n in counts:
+            job = subprocess.Popen(command(batch, workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while len(list(workspace.glob(pattern))) < n and job.poll() is None:
+                time.sleep(0.001)
+            job.kill()
+            assert job.wait() == -signal.SIGKILL
+    done = subprocess.run(command(batch, workspace), check=True, capture_output=True)
+    assert published(workspace) == published(whole)
+    assert json.loads(done.stdout)["n_images"] == N
+    assert not list(workspace.glob("_staging/shards.*"))
+
+
+@pytest.mark.slow
+def test_the_real_command_without_space(trained: Trained, batch: Path, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    job = subprocess.run(
+        command(batch, workspace),
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert (job.returncode, job.stdout) == (1, "")
+    assert "Free space and run the same command again." in job.stderr
+    assert len(job.stderr.splitlines()) == 1
+    assert subprocess.run(command(batch, workspace), check=True, capture_output=True)
+    assert len(published(workspace)) == N

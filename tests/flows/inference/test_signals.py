@@ -1,0 +1,178 @@
+"""Commands that are told to end: with SIGTERM or Ctrl-C, as process number 1, at any moment."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from servers import free_port, wait_for
+
+pytestmark = pytest.mark.slow
+
+Trained = tuple[Path, dict[str, Any]]
+#: The command line, with Ctrl-C as a terminal's foreground has it.
+LINE = [
+    sys.executable,
+    "-c",
+    (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from nelbo.flows.cli.main import main; main()"
+    ),
+]
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that takes a while to decode."""
+    folder = tmp_path_factory.mktemp("many")
+    values = np.random.default_rng(0).integers(0, 255, (1500, 1500), np.uint8)
+    Image.fromarray(values).save(folder / "0.png")
+    for i in range(1, 120):
+        shutil.copy(folder / "0.png", folder / f"{i}.png")
+    return folder
+
+
+def start(tmp: Path, *arguments: object, init: bool = False) -> subprocess.Popen[str]:
+    tmp.mkdir(exist_ok=True)
+    line = [*(UNSHARE if init else ()), *LINE, *map(str, arguments)]
+    environment = os.environ | {"TMPDIR": str(tmp)}
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Processes below a process, with their command lines."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            try:
+                found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+                found |= descendants(int(child))
+            except OSError:
+                continue
+    return found
+
+
+def decoders(pid: int) -> list[int]:
+    return [child for child, line in descendants(pid).items() if "decoder.py" in line]
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists() or ") Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+def assert_ends(
+    process: subprocess.Popen[str], number: signal.Signals, told: int, tmp: Path, children: list[int]
+) -> None:
+    os.kill(told, number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("nelbo: ")
+    assert err.splitlines()[-1].endswith("It is safe to run the same command again.")
+    assert list(tmp.iterdir()) == []
+    wait_for(lambda: all(map(is_gone, children)), "the end of the decoders")
+
+
+def in_a_shard(workspace: Path) -> Callable[[], bool]:
+    return lambda: any(workspace.glob("_staging/shards.*/*"))
+
+
+def test_told_to_end_while_it_decodes_trains_or_scores(
+    many: Path, trained: Trained, images: Path, tmp_path: Path
+) -> None:
+    tmp, workspace = tmp_path / "tmp", tmp_path / "w"
+    shutil.copytree(trained[0], workspace)
+    at = ["--workspace", workspace, "--no-prefect", "--json"]
+
+    ingesting = start(tmp, "ingest", many, *at)
+    wait_for(lambda: decoders(ingesting.pid) and list(tmp.glob("nelbo-*")), "decoders")
+    assert_ends(ingesting, signal.SIGTERM, ingesting.pid, tmp, decoders(ingesting.pid))
+
+    small = ["--set", "image_size=16", "--set", "epochs=100000", "--set", "patience=100000"]
+    training = start(tmp, "train", "--normal", images / "normal", *small, *at)
+    wait_for(lambda: list(workspace.glob("checkpoints/*/*.safetensors")), "an epoch", 300)
+    # Ctrl-C goes through Keras's own loops, too.
+    assert_ends(training, signal.SIGINT, training.pid, tmp, decoders(training.pid))
+
+    scoring = start(tmp, "score", many, "--set", "shard_size=20", *at)
+    wait_for(in_a_shard(workspace), "a shard", 300)
+    assert_ends(scoring, signal.SIGTERM, scoring.pid, tmp, decoders(scoring.pid))
+    again = start(tmp, "score", many, "--set", "shard_size=20", *at)
+    out, err = again.communicate(timeout=500)
+    assert again.returncode == 0, err
+    assert json.loads(out)["n_scored"] == 120
+
+
+def can_be_init() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+
+
+needs_unshare = pytest.mark.skipif(not can_be_init(), reason="needs unshare, and the right to be process 1")
+
+
+@needs_unshare
+def test_process_1_of_a_container_ends_with_all_that_it_has_started(many: Path, tmp_path: Path) -> None:
+    tmp = tmp_path / "tmp"
+    process = start(tmp, "ingest", many, "--workspace", tmp_path / "w", "--no-prefect", init=True)
+    wait_for(lambda: decoders(process.pid), "decoders")
+    (init,) = [pid for pid in descendants(process.pid) if f"\nPPid:\t{process.pid}\n" in status(pid)]
+    assert status(init).split("NSpid:")[1].split()[:2] == [str(init), "1"]
+    assert_ends(process, signal.SIGTERM, init, tmp, list(descendants(init)))
+
+
+@needs_unshare
+def test_process_1_buries_orphans(tmp_path: Path) -> None:
+    """The grandchild's parent has gone when it ends."""
+    code = f"""
+import os, signal, sys, time
+from pathlib import Path
+from nelbo.flows.inference.signals import leave_init
+leave_init()
+assert os.getpid() != 1
+child = os.fork()
+if not child:
+    if orphan := os.fork():
+        Path({str(tmp_path / "orphan")!r}).write_text(str(orphan))
+        os._exit(0)
+    while os.getppid() != 1:
+        time.sleep(0.01)
+    os._exit(0)
+os.waitpid(child, 0)
+orphan = Path({str(tmp_path / "orphan")!r}).read_text()
+while Path(f"/proc/{{orphan}}").exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([*UNSHARE, sys.executable, "-c", code], timeout=120, check=False)
+    assert done.returncode == 128 + signal.SIGKILL
+
+
+@needs_unshare
+def test_a_dashboard_as_process_1_ends(tmp_path: Path) -> None:
+    tmp, port = tmp_path / "tmp", free_port()
+    process = start(tmp, "dashboard", "--workspace", tmp_path / "w", "--port", port, init=True)
+    (init,) = wait_for(lambda: [pid for pid in descendants(process.pid) if "NSpid" in status(pid)][:1], "process 1")
+    wait_for(lambda: "streamlit" in "".join(descendants(init).values()), "the server")
+    children = list(descendants(init))
+    os.kill(init, signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert all(map(is_gone, children))
+    assert list(tmp.iterdir()) == []
+
+
+def status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""

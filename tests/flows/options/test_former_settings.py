@@ -1,0 +1,110 @@
+"""Settings that are gone are accepted from everywhere, change nothing, and are warned of once."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nelbo.flows.options import former as former_settings
+from nelbo.flows.options.options import (
+    CalibrateOptions,
+    IngestOptions,
+    TrainOptions,
+    check_options,
+    make_options,
+    strange_variables,
+)
+from nelbo.flows.workspace.errors import UsageError
+
+FISHER = "joint=fisher is gone since 0.2 and has no effect: the statistic joint of features takes the place of rules; "
+FISHER += "leave it out"
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    former_settings._warn.cache_clear()
+    # Where an earlier test has loaded Prefect, that keeps what is logged to itself.
+    monkeypatch.setattr(logging.getLogger("nelbo"), "propagate", True)
+    caplog.set_level("WARNING")
+
+
+def test_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    plain = CalibrateOptions(normal="x", fpr=0.1)
+    file = tmp_path / "nelbo.toml"
+    file.write_text('joint = "fisher"\nfpr = 0.1\n')
+    said = {"normal": "x", "fpr": 0.1}
+
+    def from_environment() -> CalibrateOptions:
+        with monkeypatch.context() as patch:
+            patch.setenv("Nelbo_Joint", "fisher")
+            assert strange_variables() == []
+            return make_options(CalibrateOptions, said)
+
+    ways: dict[str, Callable[[], CalibrateOptions]] = {
+        "file": lambda: make_options(CalibrateOptions, {"normal": "x"}, file),
+        "environment": from_environment,
+        "--set": lambda: make_options(CalibrateOptions, said, None, ["joint=fisher"]),
+        "command line": lambda: make_options(CalibrateOptions, {**said, "joint": "fisher"}),
+        "Python": lambda: check_options(CalibrateOptions, {**said, "joint": "fisher"}),
+    }
+    for way, make in ways.items():
+        caplog.clear()
+        former_settings._warn.cache_clear()
+        # What a deployment stores of it, too.
+        assert make().model_dump(exclude_unset=True) == plain.model_dump(exclude_unset=True), way
+        assert [record.getMessage() for record in caplog.records] == [FISHER], way
+    # A process says it once, whoever asks.
+    caplog.clear()
+    for make in ways.values():
+        make()
+    make_options(IngestOptions, {"images": "x"}, file)
+    assert not caplog.records
+
+
+def test_both_in_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "nelbo.toml"
+    file.write_text('joint = "cauchy"\njoint_statistics = ["peak", "rate"]\n')
+    make_options(TrainOptions, {"normal": "x"}, file)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "joint=cauchy and joint_statistics=peak,rate are gone since 0.2 and have no effect: "
+    )
+    assert record.getMessage().endswith("leave them out")
+
+
+def test_what_was_not_said_is_not_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    # Of another program, and as a stored parameter that was left alone.
+    monkeypatch.setenv("JOINT", "fisher")
+    make_options(TrainOptions, {"normal": "x"})
+    assert check_options(CalibrateOptions, {"normal": "x", "joint": None}) == CalibrateOptions(normal="x")
+    assert not caplog.records
+
+
+def test_nothing_secret_is_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="a user, a password"):
+        make_options(TrainOptions, {"normal": "x"}, None, ["joint=https://ann:secret@example.com/x"])
+    make_options(TrainOptions, {"normal": "x"}, None, ["joint=" + "x" * 5000])
+    assert [len(record.getMessage()) < 300 for record in caplog.records] == [True]
+    assert "secret" not in caplog.text
+
+
+def test_a_flow_takes_what_a_deployment_has_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nelbo.flows import orchestration
+
+    said: list[str] = []
+    monkeypatch.setattr(former_settings, "_warn", lambda given, **_: said.append(given))
+    stored = {"normal": "x", "joint": "fisher"}
+    assert "joint" not in orchestration.calibrate.validate_parameters(stored)
+    assert said == ["joint=fisher"]
+
+
+def test_the_command_line_says_it_once(tmp_path: Path, nelbo: Callable[..., Any]) -> None:
+    line = ["calibrate", "--normal", tmp_path, "--joint", "fisher", "--set", "joint=fisher", "--no-prefect"]
+    code, _, err = nelbo(*line, "--workspace", tmp_path / "w")
+    assert code == 2
+    assert err.count(FISHER) == 1
+    assert "no latest model" in err
+    assert len(err.splitlines()) == 2
+    assert "--joint" not in nelbo("calibrate", "--help")[1]

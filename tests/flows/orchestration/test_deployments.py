@@ -1,0 +1,197 @@
+"""prefect.yaml is held to what nelbo and Prefect really take, because Prefect passes over what it does not know."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import PrefectYamlModel
+
+from nelbo.flows.orchestration.deployments import describe, plan, read_project
+from nelbo.flows.orchestration.lines import check_ours, line_name
+from nelbo.flows.workspace.errors import UsageError
+
+PROJECT = Path(__file__).parents[3] / "prefect.yaml"
+
+
+def names(path: Path | None = None) -> list[str]:
+    return [spec.full_name for spec in read_project(path).deployments]
+
+
+def test_the_clone_and_the_package_have_one_file() -> None:
+    assert PROJECT.resolve() == Path(__file__).parents[3] / "flows" / "orchestration" / "prefect.yaml"
+    assert names() == [
+        "score/hourly",
+        "score/on-landing",
+        "train/weekly",
+        "calibrate/weekly",
+        "report/daily",
+        "prune/monthly",
+    ]
+
+
+def test_prefect_reads_every_key_of_it() -> None:
+    """Prefect's own model of the file, dumped, has all that the file says."""
+    raw = yaml.safe_load(PROJECT.read_text())
+    understood = PrefectYamlModel.model_validate(raw).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    for key in ("name", "prefect-version", "pull"):
+        assert understood[key] == raw[key]
+    for said, found in zip(raw["deployments"], understood["deployments"], strict=True):
+        assert {key: found[key] for key in said if key != "schedules"} == {
+            key: value for key, value in said.items() if key != "schedules"
+        }
+        assert [schedule["cron"] for schedule in found.get("schedules", [])] == [
+            schedule["cron"] for schedule in said.get("schedules", [])
+        ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("schedules:", "scedules:", "scedules: Extra inputs are not permitted"),
+        ("cron:", "crom:", "schedules.0.cron: Field required"),
+        ("collision_strategy: ENQUEUE", "collision_strategy: WAIT", "'CANCEL_NEW' or 'ENQUEUE'"),
+        ("- name: hourly\n  ", "- ", "name: Field required"),
+        (
+            "nelbo.flows.orchestration.prune",
+            "nelbo.flows.orchestration.prone",
+            "'nelbo.flows.orchestration.prone': expected",
+        ),
+        ("nelbo.flows.orchestration.prune", "os.system", "'os.system': expected"),
+        ("older_than: 90d", "older_then: 90d", "older_then"),
+        ("older_than: 90d", "older_than: often", "older_than='often'"),
+        ("batch_id:\n", "batch:\n", "a trigger sets batch, which score does not take"),
+        ("- name: on-landing", "- name: hourly", "two deployments have the name score/hourly"),
+        ("pull: []", "pull: [{prefect.deployments.steps.git_clone: {}}]", "pull"),
+        ("name: nelbo\n", "name: [\n", "while parsing"),
+    ],
+)
+def test_what_is_not_understood_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    text = PROJECT.read_text()
+    assert old in text
+    path = tmp_path / "prefect.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UsageError) as refused:
+        read_project(path)
+    assert complaint in str(refused.value)
+
+
+def test_code_in_yaml_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "prefect.yaml"
+    path.write_text(f"name: !!python/object/apply:os.mkdir [{tmp_path}/made]\n")
+    with pytest.raises(UsageError):
+        read_project(path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_places_become_absolute_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"images": "in", "normal": "s3://bucket/good", "gate": "held", "workspace": "w"}
+    found, left_out = plan(given, assignments=["epochs=7", "workers=2"], keep="90d")
+    parameters = {f"{one.flow_name}/{one.name}": one.parameters for one in found}
+    assert left_out == {}
+    assert parameters["score/w-hourly"] == {
+        "images": str(tmp_path / "in"),
+        "new": True,
+        "workers": 2,
+        "workspace": str(tmp_path / "w"),
+    }
+    assert parameters["train/w-weekly"] == {
+        "normal": "s3://bucket/good",
+        "gate": str(tmp_path / "held"),
+        "epochs": 7,
+        "workers": 2,
+        "workspace": str(tmp_path / "w"),
+    }
+    assert parameters["prune/w-monthly"] == {"older_than": "90d", "apply": True, "workspace": str(tmp_path / "w")}
+
+
+def test_a_tilde_is_the_home_folder_of_who_deploys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    (hourly, *_), _ = plan({"images": "~/in", "workspace": "~/w"})
+    assert (hourly.parameters["images"], hourly.parameters["workspace"]) == ("/home/ada/in", "/home/ada/w")
+
+
+def test_what_lacks_a_folder_is_left_out() -> None:
+    found, left_out = plan({"images": None, "normal": "/normal"})
+    assert left_out == {
+        "score/workspace-hourly": "--images",
+        "score/workspace-on-landing": "--images",
+        "prune/workspace-monthly": "--keep",
+    }
+    assert [row["deployment"] for row in describe(found)] == [
+        "train/workspace-weekly",
+        "calibrate/workspace-weekly",
+        "report/workspace-daily",
+    ]
+    # Nobody looks on, and no gate does.
+    assert found[0].parameters["promote"] is False
+
+
+def test_retention_is_scheduled_only_when_asked_for() -> None:
+    """Neither by `nelbo deploy` nor by ``prefect deploy --all`` with the file as it is."""
+    assert all(one.flow_name != "prune" for one in plan({"images": "/in", "normal": "/normal"})[0])
+    (in_file,) = (spec for spec in read_project().deployments if spec.flow.name == "prune")
+    assert [schedule.active for schedule in in_file.schedules] == [False]
+    (prune,) = (one for one in plan({}, keep="4w")[0] if one.flow_name == "prune")
+    assert prune.parameters["older_than"] == "4w"
+    assert [schedule.active for schedule in prune.schedules or ()] == [True]  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"keep='often': expected hours, days or weeks"):
+        plan({}, keep="often")
+
+
+def test_deployments_carry_the_name_of_their_line() -> None:
+    found, _ = plan({"images": "/in", "workspace": "/srv/caps/workspace"}, line="caps")
+    assert all(one.name.startswith("caps-") and one.tags == ["nelbo", "line:caps"] for one in found)
+    (landing,) = (one for one in found if one.name == "caps-on-landing")
+    (trigger,) = landing.triggers
+    # An event about another line's workspace does not start it.
+    assert trigger.match.root == {"nelbo.workspace": "/srv/caps/workspace"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("line", ["", "-a", "a b", "a/b", "\u00fc", "a" * 61, "a;b", "a\n", "{{x}}"])
+def test_a_line_has_a_plain_name(line: str) -> None:
+    with pytest.raises(UsageError, match=r"--line .*: expected a letter or digit, then letters, digits"):
+        plan({"workspace": "/w"}, line=line)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "line"),
+    [
+        ("/srv/bottles", "bottles"),
+        ("/srv/Line 3 (left)/", "Line-3-left"),
+        ("s3://bucket/caps", "caps"),
+        ("s3://bucket", "bucket"),
+        ("/srv/" + "x" * 80, "x" * 60),
+    ],
+)
+def test_a_line_is_called_after_its_workspace(workspace: str, line: str) -> None:
+    assert line_name(None, workspace) == line
+
+
+def test_a_workspace_without_a_name_asks_for_one() -> None:
+    with pytest.raises(UsageError, match="Give one: --line NAME"):
+        plan({"workspace": "/"})
+
+
+def deployed(workspace: str, pool: str | None = None) -> Any:
+    return SimpleNamespace(parameters={"workspace": workspace}, work_pool_name=pool)
+
+
+def test_another_lines_deployments_are_refused() -> None:
+    for other, pool in (("/srv/b/workspace", None), ("/srv/a/workspace", "there"), ("s3://b/w", "here")):
+        with pytest.raises(UsageError, match=r"another name with --line, or, .* prefect deployment delete score/w-x"):
+            check_ours({"score/w-x": deployed(other, pool)}, "/srv/a/workspace", "here")
+
+
+def test_the_same_line_is_updated_however_its_workspace_is_spelt(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "w")
+    for other in (f"{tmp_path}/w", f"{tmp_path}/link", f"{tmp_path}/x/../w"):
+        check_ours({"score/w-x": deployed(other, "here")}, f"{tmp_path}/w", "here")
+    check_ours({"score/w-x": deployed("s3://b/w/")}, "s3://b/w", "here")
+
+
+def test_a_url_with_a_password_is_refused() -> None:
+    with pytest.raises(ValueError, match="credentials"):
+        plan({"images": "s3://key:secret@bucket/in"})

@@ -1,0 +1,403 @@
+"""The page as a browser sees it."""
+
+import io
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+
+from nelbo.data import FLAGGED_SCHEMA, Preprocessing, prepare, read_image, read_thumbnail
+from nelbo.flows.inference.heatmap import colours, heatmap_png, overlay
+from nelbo.flows.options.options import ReportOptions, ScoreOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.report.histogram import HEIGHT, WIDTH, histogram
+from nelbo.flows.report.pictures import jpeg_url
+from nelbo.flows.runner import Direct
+from nelbo.flows.steps import report as reporting
+from nelbo.flows.workspace.errors import NotYetError, UsageError
+from nelbo.flows.workspace.runs import code_version
+
+CHROMIUM = shutil.which("chromium")
+ATTACK = "<img src=x onerror=alert(1)>.png"
+LONG = "long_blot_" * 20
+
+
+@pytest.fixture(scope="module")
+def page_file(
+    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A report with labels, files whose names are attacks or far too long, and one that is gone by now."""
+    folder = tmp_path_factory.mktemp("report")
+    workspace = shutil.copytree(trained[0], folder / "workspace")
+    new = Path(shutil.copytree(images / "new", folder / "new"))
+    shutil.copy(new / "b" / "blot_3_000.png", new / ATTACK)
+    shutil.copy(new / "b" / "blot_3_001.png", new / f"{LONG}.png")
+    for name in ("{{ 7 * 7 }}.txt", f"{LONG}.txt"):
+        (new / name).write_text("not an image")
+    rows = [
+        f'"{path.relative_to(new).as_posix()}",{int("blot" in path.name or path.name == ATTACK)}'
+        for path in new.rglob("*.png")
+    ]
+    (new / "list.csv").write_text(
+        "path,label\n" + "\n".join([*rows, "{{ 7 * 7 }}.txt,", f"{LONG}.txt,", "gone.png,"]) + "\n"
+    )
+    result = execute("score", ScoreOptions(images=str(new / "list.csv"), workspace=str(workspace)), prefect=False)
+    return Path(result["report"]), result
+
+
+def test_page_needs_no_network_and_escapes_names(page_file: tuple[Path, dict[str, Any]]) -> None:
+    html = page_file[0].read_text()
+    assert ATTACK not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in html
+    assert "{{ 7 * 7 }}.txt" in html
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+    assert "url(" not in html
+    assert "<script" not in html
+
+
+def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) -> None:
+    html, result = page_file[0].read_text().replace("\N{NO-BREAK SPACE}", " "), page_file[1]
+    assert f"<h1>{result['n_anomalous']} of {result['n_scored']} images anomalous; at the promised 5 % about" in html
+    assert f"{result['metrics']['auroc']['value']:.3f}" in html
+    for text in (result["batch_id"], result["model_id"], result["calibration_id"], "gone.png", "not_an_image"):
+        assert text in html
+    assert html.count("<figure") == result["n_anomalous"]
+    # A quarter of the batch has a blot.
+    assert '<p class="chance">More anomalous images than chance gives: ' in html
+    for text in (code_version(), version("keras"), "engine keras"):
+        assert text in html.split("What was run</h2>")[1]
+
+
+def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]]) -> None:
+    path, result = page_file
+    shown: dict[str, Any] = {}
+
+    class Watched(Direct):
+        def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
+            shown[key] = content
+
+    options = ReportOptions(batch=result["batch_id"], workspace=str(path.parent.parent))
+    reporting.report_batch(options, Watched())
+    summary = shown["report"]
+    n_flagged = f"{result['n_anomalous']} of {result['n_scored']} images anomalous"
+    assert summary.startswith(f"# {n_flagged}; at the promised 5 % about 1 false alarm would be normal.\n")
+    assert "More anomalous images than chance gives: " in summary
+    counts = ("n_images", "n_anomalous", "n_review", "n_scored", "n_not_scored")
+    images, anomalous, review, scored, not_scored = (result[name] for name in counts)
+    assert f"| {images} | {anomalous} | {review} | {scored - anomalous - review} | {not_scored} |" in summary
+    assert f"F{result['promise'][1:]}." in summary
+    assert ("**This batch as a whole is unlike the calibration.**" in summary) == result["drift"]["alarm"]
+    assert all(f"* {finding}" in summary for finding in result["drift"]["findings"])
+    auroc = result["metrics"]["auroc"]
+    assert f"| AUROC | {auroc['value']:.3f} | {auroc['low']:.3f} to {auroc['high']:.3f} |" in summary
+    assert f"* report: [{path}]({path.as_uri()})" in summary
+    assert shown["scores"].startswith("data:image/svg+xml;base64,")
+
+
+def test_page_holds_the_models_card(
+    page_file: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, result = page_file
+    workspace = shutil.copytree(written.parent.parent, tmp_path / "workspace")
+    options = ReportOptions(batch=result["batch_id"], workspace=str(workspace))
+
+    def page(*warnings: str) -> str:
+        told = {"training": {"warnings": list(warnings)} if warnings else {}}
+        monkeypatch.setattr(reporting, "describe_model", lambda *_: told)
+        return Path(reporting.write_report(options, result["batch_id"], result["model_id"]).path).read_text()
+
+    html = page("Sigma is <b>small</b>.", "Posterior collapse.")
+    assert "Sigma is &lt;b&gt;small&lt;/b&gt;." in html
+    assert html.index("Posterior collapse.") < html.index("What was run</h2>")
+    assert "<h4>Data and split</h4>" in html
+    assert '<img src="data:image/svg+xml;base64,' in html.split("<h4>Curves</h4>")[1]
+    history = workspace / "history" / f"{result['model_id']}.parquet"
+    history.unlink()
+    html = page()
+    assert "Warnings" not in html
+    assert str(history) in html.split("<h2>Model</h2>")[1]
+
+
+def test_a_file_that_has_gone_leaves_its_heatmap(
+    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
+    new = shutil.copytree(images / "new" / "b", tmp_path / "new")
+    scored = execute("score", ScoreOptions(images=str(new), workspace=str(workspace)), prefect=False)
+    (new / "blot_3_000.png").unlink()
+    html = Path(execute("report", ReportOptions(workspace=str(workspace)), prefect=False)["report"]).read_text()
+    assert html.count("<figure") == scored["n_anomalous"]
+    (gone,) = (figure for figure in html.split("<figure")[1:] if "blot_3_000" in figure)
+    assert gone.count("file is gone") == html.count("file is gone") == 3
+    assert gone.count('<img src="data:image/jpeg') == 1
+
+
+def test_without_a_calibration_there_are_no_verdicts(
+    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
+    options = ScoreOptions(images=str(images / "new"), workspace=str(workspace), uncalibrated=True)
+    html = Path(execute("score", options, prefect=False)["report"]).read_text()
+    assert "<h1>26 of 28 images scored, without verdicts: the model is not calibrated.</h1>" in html
+    assert 'class="chance"' not in html
+    assert "Share of images by anomaly score" in html
+    assert "<figure" not in html
+
+
+def photograph(random: np.random.Generator) -> Image.Image:
+    """A picture in colour, whose noise is not gone when it is made small."""
+    rows, columns = np.mgrid[:480, :640]
+    parts = [120 + 60 * np.sin(rows / f) + 50 * np.cos(columns / f) for f in random.uniform(5, 90, 3)]
+    values = np.stack(parts, axis=-1) + random.normal(0, 40, (480, 640, 3))
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def test_two_hundred_flagged_images_take_less_than_five_megabytes(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path, random: np.random.Generator
+) -> None:
+    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
+    new = tmp_path / "new"
+    new.mkdir()
+    for i in range(8):
+        photograph(random).save(new / f"{i}_00.jpg", quality=90)
+        for again in range(1, 26):
+            (new / f"{i}_{again:02d}.jpg").hardlink_to(new / f"{i}_00.jpg")
+    result = execute("score", ScoreOptions(images=str(new), workspace=str(workspace)), prefect=False)
+    page = Path(result["report"])
+    html = page.read_text()
+    assert result["n_anomalous"] == 208
+    assert html.count("<figure") == 200
+    assert "200 of 208 are shown" in html
+    assert len(re.findall(r'<img src="data:image/jpeg;base64,[^"]{2000,}" alt="overlay">', html)) == 200
+    assert page.stat().st_size < 5_000_000
+
+
+def test_the_strangest_images_are_shown_wherever_they_stand(random: np.random.Generator) -> None:
+    # Nine groups of rows, with ties across them.
+    scores = random.permutation(np.arange(900) // 3).astype(float)
+    columns = {field.name: pa.nulls(100, field.type) for field in FLAGGED_SCHEMA}
+    groups = [pa.table(columns | {"anomaly_score": some}, FLAGGED_SCHEMA) for some in np.split(scores, 9)]
+    shown, n_flagged = reporting._strangest(groups, 50)
+    assert n_flagged == 900
+    assert shown["anomaly_score"].to_pylist() == sorted(scores, reverse=True)[:50]
+    shown, _ = reporting._strangest(groups, 1000)
+    assert shown["anomaly_score"].to_pylist() == sorted(scores, reverse=True)
+
+
+def test_the_batch_scored_last_is_reported_unless_another_is_named(
+    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
+    at, other = {"workspace": str(workspace)}, trained[1]["model_id"]
+    with pytest.raises(NotYetError, match=r"no batch is scored yet in workspace .*nelbo score DIR"):
+        execute("report", ReportOptions(**at), prefect=False)
+    with pytest.raises(NotYetError, match=f"no batch is scored yet .* with model {other}"):
+        execute("report", ReportOptions(model=other, **at), prefect=False)
+    for now, name in enumerate(("zebra", "apple", "mango")):
+        execute("score", ScoreOptions(images=str(images / "new" / "b"), batch_id=name, **at), prefect=False)
+        (scores,) = workspace.glob(f"scores/*/batch_id={name}/scores.parquet")
+        # Clocks of file systems are coarse.
+        os.utime(scores, (1_000_000 + now, 1_000_000 + now))
+    # What somebody has put beside the batches is none.
+    shutil.copytree(scores.parent, scores.parents[1] / "batch_id=a.bak")
+    for named, expected in ((None, "mango"), ("apple", "apple")):
+        for model in (None, "latest"):
+            result = execute("report", ReportOptions(batch=named, model=model, **at), prefect=False)
+            assert (result["batch_id"], result["model_id"]) == (expected, other)
+            assert Path(result["report"]).name == f"{expected}.html"
+    with pytest.raises(UsageError, match=f"batch 'pear' has no scores .* with model {other}"):
+        execute("report", ReportOptions(batch="pear", model="latest", **at), prefect=False)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian package chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+                "--disable-sync",
+            ],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(page_file: tuple[Path, dict[str, Any]], browser: Any) -> Iterator[Any]:
+    """The page in a browser; nothing may go wrong or be asked of another machine meanwhile."""
+    problems: list[str] = []
+    page = browser.new_page()
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    page.on("requestfailed", lambda request: problems.append(request.url[:80]))
+    page.on("request", lambda request: None if is_local(request.url) else problems.append(request.url))
+    page.goto(page_file[0].as_uri())
+    page.wait_for_load_state("networkidle")
+    yield page
+    page.close()
+    assert problems == []
+
+
+def is_local(url: str) -> bool:
+    return url.startswith(("file:", "data:"))
+
+
+@pytest.mark.slow
+def test_page_opens_without_errors(page_file: tuple[Path, dict[str, Any]], opened: Any) -> None:
+    assert str(page_file[1]["n_anomalous"]) in opened.inner_text("h1")
+    assert opened.locator("figure").count() == page_file[1]["n_anomalous"]
+    assert opened.locator("figure", has_text=ATTACK).count() == 1
+    assert opened.locator("table", has_text="gone.png").count() == 1
+    # Every picture is there, and the histogram is drawn.
+    assert opened.evaluate("[...document.images].every(picture => picture.naturalWidth > 0)")
+    assert opened.locator("svg rect").count() > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_is_accessible(opened: Any, scheme: str, width: int) -> None:
+    opened.emulate_media(color_scheme=scheme)
+    opened.set_viewport_size({"width": width, "height": 900})
+    opened.locator("summary").click()
+    background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background))) < 384) == (scheme == "dark")
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    found = Axe().run(opened).response["violations"]
+    assert [(rule["id"], rule["impact"]) for rule in found if rule["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.slow
+def test_the_keyboard_goes_down_the_page(opened: Any) -> None:
+    stops = []
+    for _ in range(7):
+        opened.keyboard.press("Tab")
+        stops.append(focused(opened))
+    opened.keyboard.press("Enter")
+    opened.keyboard.press("Tab")
+    stops.append(focused(opened))
+    assert [name for name, _ in stops] == ["A"] * 6 + ["SUMMARY", "DIV"]
+    assert [top for _, top in stops] == sorted(top for _, top in stops)
+    opened.locator("nav a", has_text="Not scored").press("Enter")
+    assert opened.evaluate("document.querySelector('#not-scored').getBoundingClientRect().top < window.innerHeight")
+
+
+def focused(page: Any) -> tuple[str, float]:
+    """What has the focus, and how far down the page it is."""
+    name, top = page.evaluate(
+        "[document.activeElement.tagName, document.activeElement.getBoundingClientRect().top + window.scrollY]"
+    )
+    return name, top
+
+
+@pytest.mark.slow
+def test_page_prints(opened: Any) -> None:
+    # Whoever likes it dark has white paper, too.
+    opened.emulate_media(color_scheme="dark", media="print")
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert opened.evaluate("getComputedStyle(document.querySelector('.key')).printColorAdjust") == "exact"
+    assert not opened.locator("nav").is_visible()
+    # What is folded on the screen cannot be unfolded on paper.
+    assert opened.locator(".document h3").evaluate("heading => heading.checkVisibility({contentVisibilityAuto: true})")
+    assert opened.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_colours_run_from_black_to_pale_yellow() -> None:
+    values = colours(np.array([[-1.0, 0.0, 2.0, 4.0, 9.0]]), top=4.0)
+    assert values.shape == (1, 5, 3)
+    assert values[0, 0].tolist() == values[0, 1].tolist() == [0, 0, 4]
+    assert values[0, 3].tolist() == values[0, 4].tolist() == [252, 255, 164]
+    lightness = colours(np.linspace(0, 1, 50)[None], 1.0)[0] @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > 0).all()
+
+
+def test_histogram_counts_every_image_once() -> None:
+    scores = np.array([0.0, 1.0, 1.0, 2.0, 50.0])
+    drawn = histogram(scores, np.array([0.5, 1.5]), threshold=2.0)
+    assert sum(int(re.search(r"(\d+) images", bar.text).group(1)) for bar in drawn.bars) == 5  # type: ignore[union-attr]
+    assert drawn.overflow == 1
+    assert drawn.threshold_x == pytest.approx(WIDTH * 2 / 5)
+    assert max(bar.height for bar in drawn.bars) <= HEIGHT
+
+
+def test_histogram_of_equal_scores() -> None:
+    drawn = histogram(np.array([3.0, 3.0]), np.empty(0), None)
+    assert (len(drawn.bars), drawn.outline, drawn.threshold_x) == (1, "", None)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize(("width", "height"), [(300, 90), (90, 300)])
+def test_the_overlay_lies_where_the_defect_is(fit: str, width: int, height: int) -> None:
+    original = np.full((height, width), 100, np.uint8)
+    defect = (slice(height // 3, height // 3 + 20), slice(width // 4, width // 4 + 20))
+    original[defect] = 200
+    preprocessing = Preprocessing(48, 64, 1, fit)
+    local_z = np.abs(prepare(original, preprocessing)[..., 0] - np.float32(100 / 255))
+    heatmap = Image.open(io.BytesIO(heatmap_png(local_z, 0.4)))
+    shown = overlay(Image.fromarray(original), heatmap, preprocessing)
+    assert shown.size == (width, height)
+    change = np.abs(np.asarray(shown, int) - original[..., None]).sum(axis=-1)
+    # Padding, which is unusual in this map, may shine in from the edges by one pixel of the model.
+    margin = math.ceil(max(width / 64, height / 48))
+    inside = change[margin:-margin, margin:-margin]
+    rows, columns = np.nonzero(inside > inside.max() / 2)
+    assert rows.mean() + margin == pytest.approx(height // 3 + 9.5, abs=margin / 2)
+    assert columns.mean() + margin == pytest.approx(width // 4 + 9.5, abs=margin / 2)
+    assert len(rows) == pytest.approx(400, rel=0.4)
+    assert np.median(inside) == 0
+
+
+def test_a_turned_photograph_and_its_heatmap_are_upright(tmp_path: Path) -> None:
+    """Stored on its side; its white corner is at the upper right when it is seen upright."""
+    stored = np.zeros((80, 160), np.uint8)
+    stored[:30, :30] = 255
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "turned.jpg", quality=95, exif=orientation)
+    preprocessing = Preprocessing(32, 32, 1, "pad")
+    original = Image.open(io.BytesIO(read_thumbnail(tmp_path / "turned.jpg", 160)))
+    local_z = read_image(tmp_path / "turned.jpg", preprocessing)[..., 0]
+    shown = overlay(original, Image.open(io.BytesIO(heatmap_png(local_z, 1.0))), preprocessing, opacity=1.0)
+    assert shown.size == (80, 160)
+    assert np.asarray(shown)[8, 72].tolist() == pytest.approx([252, 255, 164], abs=8)
+    for row, column in ((8, 8), (150, 72), (150, 8)):
+        assert np.asarray(shown)[row, column].max() < 16
+
+
+def test_opacity_rises_with_the_value() -> None:
+    heatmap = Image.open(io.BytesIO(heatmap_png(np.linspace(0, 5, 16)[None], 5.0)))
+    preprocessing = Preprocessing(1, 16)
+    shown = np.asarray(overlay(Image.new("L", (16, 1), 0), heatmap, preprocessing), int)[0].sum(axis=-1)
+    assert shown[0] == 0
+    assert (np.diff(shown) > 0).all()
+    untouched = overlay(Image.new("L", (16, 1), 7), heatmap, preprocessing, opacity=0.0)
+    assert untouched.getextrema() == ((7, 7),) * 3
+
+
+def test_pictures_keep_to_their_bytes(random: np.random.Generator) -> None:
+    noise = Image.fromarray(random.integers(0, 256, (192, 192, 3), np.uint8))
+    sizes = [len(jpeg_url(noise, n_bytes)) * 3 / 4 for n_bytes in (30_000, 18_000, 6_000)]
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert sizes[1] < 18_100
+    assert sizes[2] < 6_100
+    plain = Image.new("L", (192, 192), 90)
+    assert jpeg_url(plain, 4_000) == jpeg_url(plain, 10**9)

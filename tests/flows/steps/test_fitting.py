@@ -1,0 +1,244 @@
+"""What training leaves in the workspace, by likelihood and option, and what it refuses before it starts."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import texture, write_images
+
+from nelbo.data import read_table
+from nelbo.flows.options.options import ScoreOptions, TrainOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+
+SMALL = {"image_size": (16, 16), "epochs": 2}
+
+
+def options(folder: Path, **more: Any) -> TrainOptions:
+    return TrainOptions(normal=str(folder / "in"), workspace=str(folder / "w"), **{**SMALL, **more})
+
+
+@pytest.fixture
+def normals(tmp_path: Path) -> Path:
+    write_images(tmp_path / "in", 40, seed=0)
+    return tmp_path
+
+
+def test_what_is_left_behind(trained: tuple[Path, dict[str, Any]]) -> None:
+    workspace, result = trained
+    model_id = result["model_id"]
+    card = (workspace / "cards" / f"{model_id}.md").read_text(encoding="utf-8")
+    assert f"({model_id}.svg)" in card
+    assert (workspace / "cards" / f"{model_id}.svg").exists()
+    for text in ("gaussian\\_learned\\_sigma", str(result["n_train"]), str(result["n_calibration"])):
+        assert text in card
+    facts = json.loads((workspace / "models" / model_id / "model.json").read_text())["training"]
+    assert facts["n_epochs"] == 12
+    history = read_table(workspace / "history" / f"{model_id}.parquet")
+    assert facts["best_epoch"] == 1 + int(np.argmin(history["val_nelbo"].to_numpy()))
+    assert facts["backend"] == "tensorflow"
+    assert {"sigma", "learning_rate", "images_per_s", "rate_weight"} <= set(history.column_names)
+    assert not list((workspace / "checkpoints").iterdir())
+    assert not (workspace / "cache").exists()
+
+
+def test_an_image_that_the_likelihood_excludes_costs_its_own_row(normals: Path) -> None:
+    trained = execute("train", options(normals, likelihood="discretised_logistic"), prefect=False)
+    new = normals / "new"
+    write_images(new, 5, seed=1)
+    deep = texture(np.random.default_rng(5)).astype(np.uint16) * 200 + 77
+    Image.fromarray(deep).save(new / "deep.png")
+    result = execute("score", ScoreOptions(images=str(new), workspace=str(normals / "w")), prefect=False)
+    assert (result["n_scored"], result["n_not_scored"]) == (5, 1)
+    rows = {row["relative_path"]: row for row in read_table(Path(result["scores"])).to_pylist()}
+    assert rows["deep.png"]["reason"] == "unsupported"
+    scored = [row for row in rows.values() if row["reason"] is None]
+    assert {row["likelihood"] for row in scored} == {"discretised_logistic"}
+    for row in scored:
+        # A probability of levels: never negative, and no 8 bits added.
+        assert row["distortion_nats"] >= 0
+        assert row["bits_per_dim"] == pytest.approx(row["nelbo_nats"] / (256 * np.log(2)), rel=1e-6)
+    assert trained["n_train"] > 0
+
+
+def test_deep_normals_are_refused_where_levels_are_needed(normals: Path) -> None:
+    random = np.random.default_rng(5)
+    for i in range(3):
+        deep = texture(random).astype(np.uint16) * 200 + 77
+        Image.fromarray(deep).save(normals / "in" / f"deep{i}.png")
+    with pytest.raises(
+        UsageError, match=r"'deep\d.png'.* discretised_logistic is not defined for. Bring them to the 256 levels"
+    ):
+        execute("train", options(normals, likelihood="discretised_logistic"), prefect=False)
+
+
+def test_bernoulli_needs_binarised_images(normals: Path) -> None:
+    with pytest.raises(UsageError, match=r"binarize is not set. Set binarize=0.5, or take .*continuous_bernoulli"):
+        execute("train", options(normals, likelihood="bernoulli"), prefect=False)
+    assert not (normals / "w").exists()
+    execute("train", options(normals, likelihood="bernoulli", binarize=0.6), prefect=False)
+    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    assert result["n_scored"] == 40
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"preset": "resnet50"}, "try resnet"),
+        ({"likelihood": "gaussian"}, "expected one of"),
+        ({"sigma": 0.1}, "does not go with"),
+        ({"batch_size": 9, "devices": 2}, "cannot be spread evenly over 2 devices"),
+        ({"flip": "up"}, "flip='up'"),
+        ({"shift_px": 99}, "less than the image's 16 pixels"),
+        ({"precision": "half"}, "mixed_bfloat16"),
+        ({"batch_size": 64, "devices": 64}, "devices=64: this machine has"),
+    ],
+)
+def test_bad_settings_are_said_in_a_line(normals: Path, bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        execute("train", options(normals, **bad), prefect=False)
+    # Before anything is hashed or decoded.
+    assert not (normals / "w").exists()
+
+
+def test_divergence_names_files_on_the_command_line(normals: Path, nelbo: Callable[..., Any]) -> None:
+    settings = ("image_size=16", "epochs=2", "batch_size=8", "learning_rate=1", "likelihood=gaussian_pixel_sigma")
+    given = [part for setting in settings for part in ("--set", setting)]
+    code, out, err = nelbo("train", "--normal", normals / "in", "--workspace", normals / "w", "--no-prefect", *given)
+    assert (code, out) == (1, "")
+    last = err.strip().splitlines()[-1]
+    assert "NaN or infinite in epoch" in last
+    assert re.search(r"\('tile_0_\d+\.png', ", last)
+    assert "learning rate below 1" in last
+    assert "safe to run" not in last
+    assert not (normals / "w" / "models").exists()
+
+
+def test_a_kept_cache_is_used_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = execute("train", options(normals, keep_cache=True), prefect=False)
+    (kept,) = (normals / "w" / "cache").iterdir()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("nelbo.data.cache.read_images", refuse)
+    again = execute("train", options(normals, seed=1, keep_cache=True), prefect=False)
+    # Used, and left alone, by a training that keeps none too.
+    third = execute("train", options(normals, seed=2), prefect=False)
+    assert len({run["model_id"] for run in (first, again, third)}) == 3
+    assert list((normals / "w" / "cache").iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("step", ["calibrate_model", "write_card", "_write_history", "save_bundle"])
+def test_stopped_after_training_nothing_is_trained_again(
+    normals: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    modules = {"calibrate_model": "nelbo.flows.steps.train", "save_bundle": "nelbo.vae_core"}
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{modules.get(step, 'nelbo.flows.steps.fit')}.{step}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            execute("train", options(normals), prefect=False)
+    (left,) = (normals / "w" / "checkpoints").iterdir()
+    assert sorted(path.name for path in left.iterdir()) == ["cache", "checkpoint.safetensors"]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("nelbo.vae_core.network.vae.VAE.compute_loss", refuse)
+    result = execute("train", options(normals), prefect=False)
+    assert result["calibration_id"]
+    assert not list((normals / "w" / "checkpoints").iterdir())
+
+
+def test_the_same_model_made_another_way_is_described_as_first_made(normals: Path) -> None:
+    first = execute("train", options(normals, epochs=1), prefect=False)
+    history = Workspace.at(str(normals / "w")).history(first["model_id"])
+    before = read_table(history)
+    again = execute("train", options(normals, epochs=1, patience=7), prefect=False)
+    assert again["model_id"] == first["model_id"]
+    assert read_table(history).equals(before)
+
+
+def test_spatial_model_through_the_whole_chain(normals: Path) -> None:
+    more = {"preset": "conv_spatial", "image_size": (16, 24), "flip": "horizontal", "denoising": 0.5, "free_bits": 0.1}
+    trained = execute("train", options(normals, **more), prefect=False)
+    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    assert result["n_scored"] == 40
+    assert Workspace.at(str(normals / "w")).card(trained["model_id"]).exists()
+
+
+def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = sorted((normals / "in").iterdir())
+    parts = dict.fromkeys((path.name for path in paths), "") | {paths[0].name: "train"}
+    Image.open(paths[0]).save(normals / "in" / "copy.webp", quality=95)
+    lines = [f"{name},{part}" for name, part in (parts | {"copy.webp": "validation"}).items()]
+    (normals / "in" / "list.csv").write_text("path,split\n" + "\n".join(lines) + "\n")
+    given = options(normals, image_size=(32, 32)).model_copy(update={"normal": str(normals / "in" / "list.csv")})
+    trained = execute("train", given, prefect=False)
+    assert f"1 pairs of images look alike and are in different parts (first: copy.webp, {paths[0].name})" in caplog.text
+    workspace = Workspace.at(given.workspace)
+    description = json.loads((workspace.models / trained["model_id"] / "model.json").read_text())
+    assert description["training"]["n_near_duplicates"] == 1
+    assert "1 pairs of images look alike" in workspace.card(trained["model_id"]).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "likelihood"),
+    [
+        ({"backbone": "efficientnet_lite0", "head": "linear"}, "gaussian_learned_sigma"),
+        ({"backbone": "self_trained", "head": "deep", "statistic": "peak"}, "gaussian_pixel_sigma"),
+    ],
+    ids=["linear", "deep"],
+)
+def test_a_model_of_features_goes_the_whole_way(
+    network: dict[str, str], likelihood: str, images: Path, tmp_path: Path
+) -> None:
+    """Trained, calibrated, exported, scored; the page has no picture that such a model cannot draw."""
+    chosen = {"image_size": (64, 64), "preset": "features", "pretext_steps": 60, "epochs": 10, "engines": ("onnx",)}
+    chosen |= network
+    given = TrainOptions(normal=str(images / "normal"), workspace=str(tmp_path), **chosen)
+    trained = execute("train", given, prefect=False)
+    description = json.loads((tmp_path / "models" / trained["model_id"] / "model.json").read_text())
+    assert network.items() <= description["config"].items()
+    card = (tmp_path / "cards" / f"{trained['model_id']}.md").read_text(encoding="utf-8")
+    backbone = network["backbone"].replace("_", "\\_")
+    assert f"features, {backbone}, {network['head']}" in card
+    found = {}
+    for engine in ("keras", "onnx"):
+        score = ScoreOptions(images=str(images / "new"), workspace=str(tmp_path), engine=engine)
+        result = execute("score", score, prefect=False)
+        found[engine] = read_table(Path(result["scores"])).sort_by("relative_path")
+    scores = [table["anomaly_score"].to_numpy(zero_copy_only=False) for table in found.values()]
+    np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-3)
+    rows = found["keras"].to_pylist()
+    scored = [row for row in rows if row["verdict"] != "not_scored"]
+    assert all(row["bits_per_dim"] is None for row in rows)
+    assert {row["likelihood"] for row in scored} == {likelihood}
+    assert {row["verdict"] for row in scored if "blot" in row["relative_path"]} == {"anomalous"}
+    html = Path(result["report"]).read_text(encoding="utf-8")
+    assert "<div>heatmap<img" in html
+    assert "<div>reconstruction" not in html
+
+
+def test_weights_that_are_not_there_are_said_in_a_line(images: Path, tmp_path: Path) -> None:
+    chosen = {"image_size": (64, 64), "preset": "features", "backbone": "efficientnet_lite0"}
+    given = TrainOptions(
+        normal=str(images / "normal"),
+        workspace=str(tmp_path),
+        backbone_weights=str(tmp_path / "x.safetensors"),
+        **chosen,
+    )
+    with pytest.raises(UsageError, match=r"x\.safetensors: there is no such file"):
+        execute("train", given, prefect=False)
+    # Before anything is hashed or decoded.
+    assert not list(tmp_path.iterdir())

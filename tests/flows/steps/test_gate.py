@@ -1,0 +1,243 @@
+"""A model that is trained behind a gate: it becomes the latest one only if held-out images let it."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import write_images
+
+from nelbo.data import InputError
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.runner import Direct
+from nelbo.flows.steps import train as training
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+
+Trained = tuple[Path, dict[str, Any]]
+Nelbo = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``normal`` (40 images) and ``blots`` (15), and ``list.csv`` of both; to train on, ``next`` and
+    ``blotted`` (80 each)."""
+    folder = tmp_path_factory.mktemp("held_out")
+    normal = write_images(folder / "normal", 40, seed=21)
+    blots = write_images(folder / "blots", 15, seed=22, blot=True)
+    write_images(folder / "next", 80, seed=23)
+    write_images(folder / "blotted", 80, seed=24, blot=True)
+    rows = [f"normal/{path.name},0,test" for path in normal] + [f"blots/{path.name},1,train" for path in blots]
+    (folder / "list.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def workspace(trained: Trained, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+
+
+def options(normal: Path, workspace: Path, gate: Path, **more: Any) -> TrainOptions:
+    given = {"image_size": (32, 32), "epochs": 12, **more}
+    return TrainOptions(normal=str(normal), workspace=str(workspace), gate=str(gate), **given)
+
+
+class Listener(Direct):
+    """Remembers what is announced and shown."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, dict[str, Any]]] = []
+        self.shown: dict[str, Any] = {}
+
+    def announce(self, event: str, subject: str, **facts: Any) -> None:
+        self.events.append((event, subject, facts))
+
+    def show(self, key: str, content: Any) -> None:
+        self.shown[key] = content
+
+
+def test_an_equal_candidate_is_promoted(held_out: Path, workspace: Path, trained: Trained) -> None:
+    listener = Listener()
+    chosen = options(held_out / "next", workspace, held_out / "list.csv")
+    result = training.train_model(chosen, listener)
+    assert json.dumps(result)
+    gate = result["gate"]
+    assert (result["promoted"], gate["passed"], gate["serving_id"]) == (True, True, trained[1]["model_id"])
+    assert (gate["n_normal"], gate["n_anomalous"]) == (40, 15)
+    assert gate["n_left_out"] == {"unusable": 0, "trained_on": 0, "calibrated_on": 0}
+    assert [finding.partition(":")[0] for finding in gate["findings"]] == [
+        "promise passed",
+        "false alarms passed",
+        "auroc passed",
+        "misses passed",
+    ]
+    assert Workspace.at(str(workspace)).model("latest") == result["model_id"] != trained[1]["model_id"]
+    (event,) = listener.events
+    assert event == (
+        "nelbo.model.promoted",
+        f"model.{result['model_id']}",
+        {
+            "model_id": result["model_id"],
+            "workspace": str(workspace),
+            "calibration_id": result["calibration_id"],
+            "replaces": trained[1]["model_id"],
+        },
+    )
+    assert all(finding in listener.shown["gate"] for finding in gate["findings"])
+    # Once more it is the one that serves: nothing is compared, and nothing is news.
+    again = Listener()
+    result = training.train_model(chosen, again)
+    assert (result["promoted"], result["gate"]["passed"]) == (True, True)
+    assert "nothing to compare" in result["gate"]["findings"][0]
+    assert again.events == []
+
+
+def test_a_blind_candidate_is_not_promoted(nelbo: Nelbo, held_out: Path, workspace: Path, trained: Trained) -> None:
+    """It has learnt that blots are usual."""
+    before = (workspace / "latest.json").read_bytes()
+    asked = ["--normal", held_out / "blotted", "--gate", held_out / "list.csv", "--set", "image_size=32"]
+    at = ["--workspace", workspace, "--json", "--no-prefect"]
+    code, out, err = nelbo("train", *asked, "--set", "epochs=12", *at)
+    assert code == 0
+    result = json.loads(out)
+    assert (result["promoted"], result["gate"]["passed"]) == (False, False)
+    failed = [finding for finding in result["gate"]["findings"] if " failed: " in finding]
+    assert "misses failed: 15 of 15" in " ".join(failed)
+    latest = trained[1]["model_id"]
+    for finding in failed:
+        assert f"model {result['model_id']} is not promoted, latest stays {latest}: {finding}" in err
+    assert Workspace.at(str(workspace)).model("latest") == latest
+    assert json.loads((workspace / "latest.json").read_bytes())["model_id"] == json.loads(before)["model_id"]
+    # It is there, calibrated, for whoever wants to look at it.
+    assert Workspace.at(str(workspace)).calibration(result["model_id"]) == result["calibration_id"]
+    assert not list((workspace / "checkpoints").iterdir())
+
+
+def no_news(workspace: Path) -> list[Path]:
+    """What a refusal must leave as it is."""
+    return sorted(path for name in ("models", "calibrations", "checkpoints") for path in (workspace / name).rglob("*"))
+
+
+def assert_refused(chosen: TrainOptions, kind: type[Exception], message: str) -> None:
+    """Before anything is trained."""
+    before = no_news(Path(chosen.workspace))
+    with pytest.raises(kind, match=message):
+        execute("train", chosen, prefect=False)
+    assert no_news(Path(chosen.workspace)) == before
+
+
+def test_what_can_decide_nothing_is_refused_before_training(
+    held_out: Path, images: Path, workspace: Path, tmp_path: Path
+) -> None:
+    normal = held_out / "next"
+    assert_refused(options(normal, workspace, tmp_path / "none"), InputError, "none does not exist")
+    few = tmp_path / "few"
+    paths = write_images(few, 19, seed=31)
+    for path in paths[:10]:
+        shutil.copy(path, few / f"copy_of_{path.name}")
+    (few / "notes.txt").write_text("not an image")
+    assert_refused(
+        options(normal, workspace, few),
+        UsageError,
+        "few leaves 19 normal images .*at least 20.* 0 are for training .* 0 are in a calibration, 11 are copies",
+    )
+    # The images of the serving model itself.
+    (trained,) = (workspace / "models").iterdir()
+    counts = json.loads((trained / "model.json").read_text())["training"]
+    n_seen, n_calibration = counts["n_train"] + counts["n_validation"], counts["n_calibration"]
+    assert_refused(
+        options(normal, workspace, images / "normal"),
+        UsageError,
+        f"leaves 0 normal images .* {n_seen} are for training or were .* {n_calibration} are in a calibration",
+    )
+    assert_refused(options(normal, workspace, normal), UsageError, "leaves 0 normal images .* 80 are for training")
+    only_blots = tmp_path / "few" / "blots.csv"
+    only_blots.write_text("path,label\n" + "".join(f"{path.name},1\n" for path in paths))
+    assert_refused(options(normal, workspace, only_blots), UsageError, "leaves 0 normal images")
+    torn = tmp_path / "few" / "torn.csv"
+    torn.write_text(f"path,label\n{paths[0].name},0\ncopy_of_{paths[0].name},1\n")
+    assert_refused(options(normal, workspace, torn), InputError, "the same image elsewhere differ in their label")
+    # The root of one manifest is none of a folder, and is that of another manifest.
+    table = tmp_path / "normal.csv"
+    table.write_text("path\n" + "".join(f"{path.name}\n" for path in sorted(normal.iterdir())))
+    assert_refused(options(table, workspace, few, root=str(normal)), UsageError, "few leaves 19 normal images")
+    assert_refused(options(table, workspace, table, root=str(normal)), UsageError, "80 are for training")
+
+
+def test_a_candidate_that_cannot_be_calibrated_is_refused_before_training(
+    held_out: Path, workspace: Path, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in", 24, seed=32)
+    assert_refused(
+        options(tmp_path / "in", workspace, held_out / "normal"),
+        UsageError,
+        "fpr=0.05 needs 19 calibration images, more than half of the 24 normals, .* never passes the gate",
+    )
+
+
+def test_a_damaged_serving_model_is_found_before_training(held_out: Path, workspace: Path) -> None:
+    from nelbo.vae_core import BundleError
+
+    (weights,) = workspace.glob("models/*/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert_refused(options(held_out / "next", workspace, held_out / "normal"), BundleError, "weights.safetensors")
+
+
+TINY = {"image_size": (16, 16), "epochs": 1}
+KILLED = """
+import os, signal, sys
+from nelbo.flows.steps import train as training
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.options.options import TrainOptions
+training.judge_candidate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+execute("train", TrainOptions.model_validate_json(sys.argv[1]), prefect=False)
+"""
+
+
+def test_from_the_first_model_to_a_gate_that_was_killed(held_out: Path, tmp_path: Path) -> None:
+    at = tmp_path / "w"
+    workspace = Workspace.at(str(at))
+    write_images(tmp_path / "first", 40, seed=41)
+    first = execute("train", options(tmp_path / "first", at, held_out / "normal", **TINY), prefect=False)
+    assert (first["promoted"], first["gate"]["passed"]) == (True, True)
+    assert first["gate"]["findings"] == ["there was no model before"]
+    assert workspace.promoted() == first["model_id"]
+    # Trained and calibrated, then killed before the gate has said anything.
+    write_images(tmp_path / "second", 40, seed=42)
+    second = options(tmp_path / "second", at, held_out / "normal", **TINY)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, second.model_dump_json()], capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert len(workspace.model_ids()) == 2
+    assert workspace.promoted() == first["model_id"]
+    assert list((at / "checkpoints").iterdir())
+    result = execute("train", second, prefect=False)
+    assert len(workspace.model_ids()) == 2
+    assert result["gate"]["serving_id"] == first["model_id"]
+    assert result["gate"]["n_normal"] == 40
+    assert result["promoted"] is result["gate"]["passed"] is (workspace.promoted() == result["model_id"])
+    assert not list((at / "checkpoints").iterdir())
+
+
+def test_a_serving_model_without_calibration_is_compared_by_auroc(
+    held_out: Path, workspace: Path, trained: Trained
+) -> None:
+    Workspace.at(str(workspace)).forget(trained[1]["model_id"])
+    chosen = options(held_out / "next", workspace, held_out / "list.csv", promote=False, **TINY)
+    result = execute("train", chosen, prefect=False)
+    findings = [finding.partition(":") for finding in result["gate"]["findings"]]
+    assert [(rule, text.strip()) for rule, _, text in findings if "not applied" in rule] == [
+        ("false alarms not applied", "the serving model is not calibrated"),
+        ("misses not applied", "the serving model is not calibrated"),
+    ]
+    assert findings[2][0] in ("auroc passed", "auroc failed")
+    # Looked at only: whatever the gate says, the model was not to be promoted.
+    assert result["promoted"] is False
+    assert Workspace.at(str(workspace)).promoted() == trained[1]["model_id"]

@@ -1,0 +1,414 @@
+"""Groups of images: in training, in labelled images, in reviews; on one side of every split."""
+
+import json
+import logging
+import math
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from reviewing import review
+from synthetic import write_images
+
+from nelbo.data import MANIFEST_SCHEMA, InputError, read_metadata, read_table, split_by_content
+from nelbo.detectors import part_sizes
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions, make_options
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.steps.parts import assign_parts, check_parts, count_groups, halved, with_groups, without_test
+from nelbo.flows.steps.train import freeze_normals
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.reviews import new_review_id, record_review
+from nelbo.flows.workspace.runs import Run
+
+OPTIONS = TrainOptions(normal="in")
+
+
+def manifest(*rows: tuple[str, str | None] | tuple[str, str | None, str | None]) -> pa.Table:
+    """Rows of (content, group) or (content, group, part); each in a file of its own."""
+    listed = [
+        {"relative_path": f"{i}.png", "image_id": image_id, "group": group, "split": part[0] if part else None}
+        for i, (image_id, group, *part) in enumerate(rows)
+    ]
+    empty = dict.fromkeys(MANIFEST_SCHEMA.names) | {"label": -1}
+    return pa.Table.from_pylist([empty | row for row in listed], MANIFEST_SCHEMA)
+
+
+def equal_groups(n: int, size: int) -> list[tuple[str, str | None]]:
+    return [(f"{group}.{i}", f"part {group}") for group in range(n) for i in range(size)]
+
+
+def assigned(table: pa.Table, options: TrainOptions = OPTIONS) -> dict[str, str]:
+    return assign_parts(table, list(dict.fromkeys(table["image_id"].to_pylist())), options)
+
+
+# Parts
+
+
+@given(st.integers(20, 300), st.integers(0, 5))
+def test_without_groups_parts_are_as_they_always_were(n: int, seed: int) -> None:
+    options = OPTIONS.model_copy(update={"seed": seed})
+    image_ids = [f"{i}" for i in range(n)]
+    sizes = part_sizes(n, 19)
+    expected = dict(zip(image_ids, split_by_content(image_ids, sizes, "train", seed), strict=True))
+    assert assigned(manifest(*((image_id, None) for image_id in image_ids)), options) == expected
+    assert assigned(manifest(*((image_id, image_id) for image_id in image_ids)), options) == expected
+
+
+@given(st.lists(st.integers(1, 12), min_size=5, max_size=30), st.integers(0, 3))
+def test_parts_of_whole_groups(sizes: list[int], seed: int) -> None:
+    rows = [(f"{group}.{i}", f"{group}") for group, size in enumerate(sizes) for i in range(size)]
+    options = OPTIONS.model_copy(update={"seed": seed})
+    n = len(rows)
+    # Images that whole groups can give to calibration, and how many groups; two are left for the other parts.
+    sums = {(0, 0)}
+    for size in sizes:
+        sums |= {(count + size, k + 1) for count, k in sums}
+    wanted = part_sizes(n, 19)["calibration"]
+    if wanted and not any(19 <= count <= n / 2 and k <= len(sizes) - 2 for count, k in sums):
+        with pytest.raises(InputError, match="Groups stay whole"):
+            assigned(manifest(*rows), options)
+        return
+    part_of = assigned(manifest(*rows), options)
+    parts_of_group = defaultdict(set)
+    for image_id, part in part_of.items():
+        parts_of_group[image_id.split(".")[0]].add(part)
+    assert all(len(parts) == 1 for parts in parts_of_group.values())
+    counts = Counter(part_of.values())
+    assert set(part_of) == {image_id for image_id, _ in rows}
+    assert counts["train"] > 0
+    assert counts["validation"] > 0
+    if wanted:
+        assert 19 <= counts["calibration"] <= n / 2
+    else:
+        assert counts["calibration"] == 0
+    assert assigned(manifest(*rows[::-1]), options) == part_of
+
+
+def test_parts_come_as_near_to_their_sizes_as_groups_allow() -> None:
+    """A fifth of 50 groups of 4 is 40 images, and .15 are 30: ten groups, and seven or eight."""
+    counts = Counter(assigned(manifest(*equal_groups(50, 4))).values())
+    assert counts["calibration"] == 40
+    assert counts["validation"] == 28
+    assert math.ceil(0.15 * 200) == 30
+
+
+def test_too_few_groups_are_an_error() -> None:
+    with pytest.raises(
+        InputError, match=r"in: 80 usable images make 4 groups, and training needs at least 5.*--group-by"
+    ):
+        assigned(manifest(*equal_groups(4, 20)))
+    assert len(assigned(manifest(*equal_groups(5, 20)))) == 100
+    # Images without a group count as one each.
+    assert len(assigned(manifest(*equal_groups(4, 20), ("alone", None)))) == 81
+    # Two of five that share an image do not.
+    with pytest.raises(InputError, match="make 4 groups"):
+        assigned(manifest(*equal_groups(5, 20), ("0.0", "part 1")))
+
+
+def test_groups_too_large_for_the_promise_are_an_error() -> None:
+    # 19 of 45 would do, but two groups hold 18, and three are more than half.
+    with pytest.raises(
+        InputError,
+        match=r"in: calibration needs 19 to 22 images, .* 5 are left, the largest of 9.*larger fpr than 0.05",
+    ):
+        assigned(manifest(*equal_groups(5, 9)))
+    counts = Counter(assigned(manifest(*equal_groups(5, 9)), OPTIONS.model_copy(update={"fpr": 0.1})).values())
+    assert counts == {"calibration": 9, "validation": 9, "train": 27}
+    # The same number of images alone gives what is needed.
+    assert Counter(assigned(manifest(*((f"{i}", None) for i in range(45)))).values())["calibration"] == 19
+
+
+def test_a_part_named_for_one_view_is_that_of_all() -> None:
+    rows = [*equal_groups(10, 6), ("named", "part 3", "calibration"), ("other", "part 4", "validation")]
+    options = OPTIONS.model_copy(update={"fpr": 0.2})
+    part_of = assigned(manifest(*rows), options)
+    for image_id, group, *_ in rows:
+        expected = {"part 3": "calibration", "part 4": "validation"}.get(str(group), "train")
+        assert part_of[image_id] == expected
+    with pytest.raises(
+        InputError, match=r"1.png is in part 'validation', and another image of its group 'p' in 'train'"
+    ):
+        check_parts("in", manifest(("a", "p", "train"), ("b", "p", "validation")))
+    # Through a copy in another group, too.
+    with pytest.raises(InputError, match=r"3.png is in part 'test', and another image of its group 'p' in 'train'"):
+        check_parts("in", manifest(("a", "p", "train"), ("b", "p"), ("b", "q"), ("c", "q", "test")))
+    check_parts("in", manifest(("a", "p", "train"), ("b", "p"), ("c", "q", "test"), ("d", None, "test")))
+
+
+def test_views_of_test_parts_are_not_trained_on() -> None:
+    table = manifest(
+        ("a", "p", "test"), ("b", "p"), ("b", "q"), ("c", "q"), ("d", "r"), ("e", None), ("f", None, "test")
+    )
+    assert without_test(table)["image_id"].to_pylist() == ["d", "e"]
+
+
+def test_counts_are_of_usable_images() -> None:
+    table = manifest(("a", "p"), ("b", "q"), ("c", None), ("c", None))
+    assert count_groups(table) == 3
+    reasons = pa.array([None, "truncated", None, None], pa.string())
+    assert count_groups(table.set_column(table.schema.get_field_index("reason"), "reason", reasons)) == 2
+    assert count_groups(manifest(("a", None))) is None
+
+
+def test_a_rule_goes_before_a_column(caplog: pytest.LogCaptureFixture) -> None:
+    table = manifest(("a", "p"), ("b", "p"), ("c", None))
+    assert with_groups("in", table, None) is table
+    assert not caplog.records
+    assert with_groups("in", table, "[01]")["group"].to_pylist() == ["0", "1", None]
+    passed_over, alone = (record.getMessage() for record in caplog.records)
+    assert passed_over == "in: its column 'group' is passed over, as group_by=[01] is given"
+    assert "finds nothing in the paths of 1 of 3 files (first: 2.png)" in alone
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+# Labelled images
+
+labelled = st.lists(
+    st.tuples(st.text("abcdefgh", min_size=1, max_size=2), st.sampled_from([None, *"pqrstuvw"]), st.integers(0, 1)),
+    min_size=1,
+    max_size=40,
+    unique_by=lambda row: row[0],
+)
+
+
+@given(labelled)
+def test_labelled_groups_are_in_one_half(rows: list[tuple[str, str | None, int]]) -> None:
+    image_ids, groups, labels = (list(column) for column in zip(*rows, strict=True))
+    # Of a kind with two groups, or images alone, that hold no other kind, there are some in each half.
+    kinds = defaultdict(set)
+    for image_id, group, label in rows:
+        kinds[group or f"alone: {image_id}"].add(label)
+    pure = Counter(min(found) for found in kinds.values() if len(found) == 1)
+    possible = all(pure[label] >= 2 for label in (0, 1) if labels.count(label) >= 2)
+    try:
+        parts = halved(image_ids, groups, labels)
+    except InputError:
+        assert not possible
+        return
+    halves = defaultdict(set)
+    for group, part in zip(groups, parts, strict=True):
+        halves[group].add(part)
+    assert all(len(found) == 1 for group, found in halves.items() if group is not None)
+    for label in (0, 1):
+        assert (
+            labels.count(label) < 2 or len({p for p, found in zip(parts, labels, strict=True) if found == label}) == 2
+        )
+    assert halved(image_ids[::-1], groups[::-1], labels[::-1]) == parts[::-1]
+
+
+@given(labelled)
+def test_labelled_images_without_groups_are_halved_as_they_always_were(rows: list[tuple[str, str | None, int]]) -> None:
+    image_ids, _, labels = (list(column) for column in zip(*rows, strict=True))
+    expected: dict[str, str] = {}
+    for label in (0, 1):
+        kind = [image_id for image_id, found in zip(image_ids, labels, strict=True) if found == label]
+        expected |= dict(zip(kind, split_by_content(kind, {"test": len(kind) // 2}, "calibration", 0), strict=True))
+    parts = halved(image_ids, [None] * len(rows), labels)
+    assert parts == [expected[image_id] for image_id in image_ids]
+
+
+# Commands
+
+
+@pytest.fixture
+def normals(tmp_path: Path) -> Path:
+    """Sixty images, five of each of twelve parts, one in a subfolder for each."""
+    for i, path in enumerate(write_images(tmp_path / "made", 60, seed=0)):
+        target = tmp_path / "in" / f"part{i // 5:02d}" / f"view{i % 5}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    (tmp_path / "made").rmdir()
+    return tmp_path
+
+
+def options(folder: Path, source: str = "in", **more: Any) -> TrainOptions:
+    given = {"image_size": (16, 16), "epochs": 1, **more}
+    return TrainOptions(normal=str(folder / source), workspace=str(folder / "w"), **given)
+
+
+def frozen(folder: Path, batch_id: str) -> Path:
+    return folder / "w" / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
+
+
+def sides(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
+    found = defaultdict(set)
+    for row in rows:
+        found[row["group"]].add(row["split"])
+    return found
+
+
+def test_command(normals: Path, nelbo: Callable[..., Any]) -> None:
+    small = ("--set", "image_size=16", "--set", "epochs=1", "--workspace", normals / "w", "--json", "--no-prefect")
+    code, out, err = nelbo("train", "--normal", normals / "in", "--group-by", "folder", *small)
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["n_groups"] == 12
+    assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (30, 10, 20)
+    (batch_id,) = (path.parent.name[9:] for path in normals.glob("w/manifests/batch_id=t*/manifest.parquet"))
+    place = frozen(normals, batch_id)
+    assert read_metadata(place)["nelbo.n_groups"] == "12"
+    rows = read_table(place).to_pylist()
+    assert all(row["group"] == row["relative_path"].split("/")[0] for row in rows)
+    assert all(len(found) == 1 for found in sides(rows).values())
+    workspace = Workspace.at(str(normals / "w"))
+    card = workspace.card(result["model_id"]).read_text()
+    assert "they make 12 groups of images that belong together" in card
+    description = json.loads((workspace.models / result["model_id"] / "model.json").read_text())
+    assert description["training"]["n_groups"] == 12
+
+
+def test_without_groups_nothing_is_said_of_them(trained: tuple[Path, dict[str, Any]]) -> None:
+    workspace, result = trained
+    assert result["n_groups"] is None
+    (place,) = workspace.glob("manifests/batch_id=t*/manifest.parquet")
+    assert "nelbo.n_groups" not in read_metadata(place)
+    assert "groups" not in (workspace / "cards" / f"{result['model_id']}.md").read_text()
+
+
+def test_a_batch_is_another_with_other_groups(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run("train", options(normals))
+    batches = {}
+    for rule in (None, "folder", r"part\d", r"part\d+", "(part|view)"):
+        if rule == "(part|view)":
+            # All in one group.
+            with pytest.raises(InputError, match="make 1 groups"):
+                freeze_normals(options(normals, group_by=rule), run)
+            continue
+        if rule == r"part\d":
+            with pytest.raises(InputError, match="make 2 groups"):
+                freeze_normals(options(normals, group_by=rule), run)
+            continue
+        batches[rule] = freeze_normals(options(normals, group_by=rule), run)
+    # The names of a folder and of its match are the same here.
+    assert batches["folder"] == batches[r"part\d+"] != batches[None]
+    assert not caplog.records
+    freeze_normals(options(normals, group_by=r"(part\d+)/view[^4]"), run)
+    (said,) = (record.getMessage() for record in caplog.records if record.name == "nelbo.flows.steps.parts")
+    assert "finds nothing in the paths of 12 of 60 files (first: part00/view4.png)" in said
+
+
+def test_names_of_files_do_not_part_groups(normals: Path) -> None:
+    """The same images under other names, groups under other names: the same parts."""
+    run = Run("train", options(normals))
+    freeze_normals(options(normals, group_by="folder"), run)
+    shutil.copytree(normals / "in", normals / "renamed")
+    for i, folder in enumerate(sorted((normals / "renamed").iterdir())):
+        for j, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"{9 - j}.png")
+        folder.rename(folder.with_name(f"{99 - i}"))
+    found = []
+    for source in ("in", "renamed"):
+        given = options(normals, source, group_by="folder")
+        table = read_table(frozen(normals, freeze_normals(given, run)))
+        usable = sorted(table["image_id"].to_pylist())
+        found.append(assign_parts(table, usable, given))
+    assert found[0] == found[1]
+    assert set(found[0].values()) == {"train", "validation", "calibration"}
+
+
+def test_a_column_of_a_manifest(normals: Path) -> None:
+    paths = sorted(path.relative_to(normals / "in") for path in (normals / "in").rglob("*.png"))
+    # Not the folders: every twelfth image.
+    lines = [f"{path},{i % 12}" for i, path in enumerate(paths)]
+    (normals / "in" / "list.csv").write_text("path,group\n" + "\n".join(lines) + "\n")
+    given = options(normals, "in/list.csv")
+    place = frozen(normals, freeze_normals(given, Run("train", given)))
+    assert read_metadata(place)["nelbo.n_groups"] == "12"
+    table = read_table(place).sort_by("relative_path")
+    assert table["group"].to_pylist() == [f"{i % 12}" for i in range(60)]
+    part_of = assign_parts(table, table["image_id"].to_pylist(), given)
+    rows = [row | {"split": part_of[row["image_id"]]} for row in table.to_pylist()]
+    assert all(len(found) == 1 for found in sides(rows).values())
+    assert set(part_of.values()) == {"train", "validation", "calibration"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("(", r"group_by='\(': missing \), unterminated subpattern at position 0. Expected folder, or a regular"),
+        ("x" * 201, "201 characters, at most 200 are taken"),
+        ("", "at least 1 character"),
+    ],
+)
+def test_what_is_no_rule_is_said_before_anything_is_done(
+    rule: str, says: str, normals: Path, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        make_options(TrainOptions, {"normal": "x"}, None, [f"group_by={rule}"])
+    at = ("train", "--normal", normals / "in", "--workspace", normals / "w", "--no-prefect")
+    code, out, err = nelbo(*at, "--group-by", rule)
+    assert (code, out) == (2, "")
+    assert err.startswith("nelbo: group_by=")
+    monkeypatch.setenv("NELBO_GROUP_BY", rule)
+    assert nelbo(*at)[2].startswith("nelbo: NELBO_GROUP_BY=")
+    assert not (normals / "w").exists()
+
+
+def test_a_rule_that_takes_for_ever_is_bad_input(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nelbo.data.path_rules._SECONDS", 1)
+    Image.new("L", (16, 16)).save(normals / "in" / f"{'a' * 60}.png")
+    with pytest.raises(InputError, match="takes more than 1 seconds on 61 paths"):
+        execute("train", options(normals, group_by="(a+)+$"), prefect=False)
+    assert not (normals / "w").exists()
+
+
+# Labelled images and reviews, with a model.
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 normal images, four of a part, and 12 with a blot, two of a part; one part has both kinds."""
+    folder = tmp_path_factory.mktemp("labels")
+    good, bad = write_images(folder, 96, seed=21), write_images(folder, 12, seed=22, blot=True)
+    lines = [f"{path.name},0,good {i // 4}" for i, path in enumerate(good)]
+    lines += [f"{path.name},1,{'good 0' if i < 2 else f'bad {i // 2}'}" for i, path in enumerate(bad)]
+    (folder / "list.csv").write_text("path,label,group\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def halves_of(workspace: Path, calibration_id: str, list_csv: Path, *parts: str) -> dict[str, set[str]]:
+    group_of = {line.split(",")[0]: line.split(",")[2] for line in list_csv.read_text().splitlines()}
+    found = defaultdict(set)
+    for row in read_table(workspace / "calibrations" / calibration_id / "scores.parquet").to_pylist():
+        if row["split"] in parts:
+            found[group_of[row["relative_path"]]].add(row["split"])
+    return found
+
+
+def test_a_threshold_is_judged_on_other_groups(
+    labels: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    given = CalibrateOptions(workspace=str(workspace), labels=str(labels / "list.csv"), objective="f1")
+    result = execute("calibrate", given, prefect=False)
+    parts = ("calibration", "test")
+    found = halves_of(workspace, result["calibration_id"], labels / "list.csv", *parts)
+    assert len(found) == 29
+    assert all(len(halves) == 1 for halves in found.values())
+    assert {half for halves in found.values() for half in halves} == set(parts)
+
+
+def test_reviewed_images_are_halved_by_the_groups_of_their_batch(
+    labels: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    score = ScoreOptions(images=str(labels / "list.csv"), workspace=str(workspace))
+    scored = execute("score", score, prefect=False)
+    place = Workspace(workspace)
+    for row in read_table(Path(scored["scores"])).to_pylist():
+        shown = {"model_id": place.promoted(), "review_id": new_review_id(), "image_id": row["image_id"]}
+        decision = "anomalous" if "blot" in row["relative_path"] else "normal"
+        assert record_review(place, review(0, decision=decision, **shown))
+    given = CalibrateOptions(workspace=str(workspace), labels="reviews", objective="f1")
+    result = execute("calibrate", given, prefect=False)
+    found = halves_of(workspace, result["calibration_id"], labels / "list.csv", "calibration", "test")
+    assert len(found) == 29
+    assert all(len(halves) == 1 for halves in found.values())

@@ -1,0 +1,208 @@
+"""Ingest as a command: any source, nothing read twice, the look of the images, and what changes meanwhile."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faults import shut
+from PIL import Image
+from synthetic import write_images
+
+from nelbo.data import iter_images, list_source, read_metadata, read_table
+from nelbo.flows.options.options import CalibrateOptions, IngestOptions, ScoreOptions, TrainOptions
+from nelbo.flows.orchestration.execution import execute
+
+Trained = tuple[Path, dict[str, Any]]
+
+
+def ingest(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
+    return execute("ingest", IngestOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
+
+
+def score(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
+    return execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
+
+
+def old(folder: Path) -> Path:
+    for path in folder.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    return folder
+
+
+def test_a_second_ingest_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
+    folder, workspace = tmp_path / "in", tmp_path / "workspace"
+    write_images(folder, 12, seed=1)
+    first = ingest(old(folder), workspace)
+    assert (first["n_images"], first["n_known"]) == (12, 0)
+    write_images(folder, 3, seed=2)
+    Image.new("L", (32, 32), 9).save(folder / "tile_1_005.png")
+    second = ingest(folder, workspace)
+    assert (second["n_images"], second["n_known"]) == (15, 11)
+    # What training looked at is known too, and the other way round; the rows are those of a fresh workspace.
+    assert ingest(folder, workspace)["batch_id"] == second["batch_id"] == ingest(folder, tmp_path / "w")["batch_id"]
+    one, other = (
+        read_table(place / "manifests" / f"batch_id={second['batch_id']}" / "manifest.parquet")
+        for place in (workspace, tmp_path / "w")
+    )
+    assert one.equals(other)
+
+
+def test_a_folder_with_a_replaced_file_is_scored(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the same name, size and time: its row is of the new contents."""
+    monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("L", (32, 32), i).save(folder / f"{i}.bmp")
+    ingest(old(folder), workspace)
+    first = score(folder, workspace)
+    Image.new("L", (32, 32), 200).save(folder / "1.bmp")
+    old(folder)
+    again = score(folder, workspace)
+    assert (again["n_images"], again["n_waiting"]) == (3, 0)
+    assert again["batch_id"] != first["batch_id"]
+    rows = read_table(Path(again["scores"])).to_pylist()
+    assert rows[1]["image_id"] == hashlib.sha256((folder / "1.bmp").read_bytes()).hexdigest()
+    assert [row["reason"] for row in rows] == [None] * 3
+
+
+def test_folders_that_cannot_be_listed_are_counted_by_each_command(
+    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    folder = Path(shutil.copytree(images / "normal", tmp_path / "in"))
+    (folder / "shut").mkdir()
+    shut(monkeypatch, "shut")
+    calibrate = CalibrateOptions(normal=str(folder), workspace=str(workspace), statistic="nelbo")
+    train = TrainOptions(normal=str(folder), workspace=str(workspace), image_size=(32, 32), epochs=1)
+    new = write_images(tmp_path / "more", 20, seed=9)[0].parent
+    (new / "shut").mkdir()
+    results = [
+        ingest(folder, workspace),
+        score(folder, workspace),
+        execute("train", train, prefect=False),
+        execute("calibrate", calibrate.model_copy(update={"normal": str(new)}), prefect=False),
+    ]
+    assert [result["n_folders_unlisted"] for result in results] == [1, 1, 1, 1]
+    for result in results:
+        (row,) = read_table(workspace / "runs" / f"{result['run_id']}.parquet").to_pylist()
+        assert row["n_folders_unlisted"] == 1
+
+
+def test_the_command_under_a_locale_without_utf8(tmp_path: Path) -> None:
+    """Names, the folder's and the workspace's too, and what is printed are UTF-8 all the same."""
+    folder = tmp_path / "Ärger"
+    write_images(folder / "für", 2, seed=1)
+    (folder / "ü.png").write_bytes(next((folder / "für").iterdir()).read_bytes())
+    command = [Path(sys.executable).parent / "nelbo", "ingest", folder, "--json", "--no-prefect"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [*command, "--workspace", tmp_path / "Ausgänge"], env=os.environ | locale, capture_output=True, check=True
+    )
+    result = json.loads(done.stdout.decode())
+    assert (result["n_images"], result["n_unusable"]) == (3, 0)
+    assert read_metadata(Path(result["manifest"]))["nelbo.root"] == str(folder)
+
+
+def test_a_damaged_manifest_is_not_believed(tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 3, seed=1)
+    first = ingest(old(tmp_path / "in"), tmp_path / "workspace")
+    Path(first["manifest"]).write_bytes(b"PAR1")
+    again = ingest(tmp_path / "in", tmp_path / "workspace")
+    assert (again["n_known"], again["batch_id"]) == (0, first["batch_id"])
+
+
+def test_ingest_says_what_the_images_look_like(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    bright, whole, _ = write_images(folder, 3, seed=1)
+    Image.fromarray(np.full((32, 32), 204, np.uint8)).save(bright)
+    shutil.copy(bright, folder / "z_copy.png")
+    (folder / "cut.png").write_bytes(whole.read_bytes()[:300])
+    result = ingest(folder, tmp_path / "workspace")
+    rows = {row["relative_path"]: row for row in read_table(Path(result["manifest"])).to_pylist()}
+    assert rows[bright.name]["brightness"] == pytest.approx(0.8)
+    assert rows[bright.name]["contrast"] == pytest.approx(0, abs=1e-6)
+    assert rows["z_copy.png"]["duplicate_of"] == bright.name
+    assert rows["cut.png"]["reason"] == "truncated"
+    assert rows["cut.png"]["brightness"] is None
+    assert (result["n_unusable"], result["n_duplicates"]) == (1, 1)
+    assert {row["mode"] for row in rows.values()} == {"L"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "pattern"])
+def test_a_batch_from_elsewhere_has_the_same_verdicts(
+    kind: str, images: Path, trained: Trained, tmp_path: Path
+) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    source = str(images / "new" / "*" / "*.png")
+    if kind == "zip":
+        source = str(tmp_path / "new.zip")
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in sorted((images / "new").rglob("*.png")):
+                archive.write(path, path.relative_to(images / "new"))
+    scored = score(source, workspace)
+    assert scored["n_images"] == 26
+    assert "data:image/jpeg" in Path(scored["report"]).read_text()
+    folder = score(images / "new", workspace)
+    columns = ["relative_path", "image_id", "anomaly_score", "p_value", "verdict"]
+    tables = [read_table(Path(result["scores"])).select(columns).to_pylist() for result in (scored, folder)]
+    assert tables[0] == [row for row in tables[1] if row["relative_path"].endswith(".png")]
+
+
+def test_a_file_that_changes_before_it_is_scored_waits(
+    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes after it was listed: its row would have the hash of one image and the score of another."""
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
+    changing = sorted(folder.iterdir())[3]
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        Image.new("L", (32, 32), 7).save(changing)
+        return iter_images(*arguments, **options)
+
+    monkeypatch.setattr("nelbo.flows.inference.pipeline.iter_images", late)
+    scored = score(folder, workspace)
+    assert (scored["n_images"], scored["n_waiting"]) == (19, 1)
+    assert changing.name not in read_table(Path(scored["scores"]))["relative_path"].to_pylist()
+    again = score(folder, workspace)
+    assert (again["n_images"], again["n_waiting"]) == (20, 0)
+
+
+def test_a_file_that_changes_while_it_is_listed_waits_too(
+    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+    folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
+
+    def late(*arguments: Any) -> Any:
+        listing = list_source(*arguments)
+        entries = list(listing.entries)
+        Image.new("L", (32, 32), 7).save(folder / entries[3].entry.path)
+        return replace(listing, entries=iter(entries))
+
+    monkeypatch.setattr("nelbo.flows.steps.ingest.list_source", late)
+    scored = score(folder, workspace)
+    assert (scored["n_images"], scored["n_waiting"]) == (19, 1)
+    (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
+    assert row["n_waiting"] == 1
+
+
+def test_training_from_an_archive(images: Path, tmp_path: Path) -> None:
+    source = shutil.make_archive(str(tmp_path / "normal"), "gztar", images / "normal")
+    options = TrainOptions(normal=source, workspace=str(tmp_path / "workspace"), image_size=(32, 32), epochs=1)
+    result = execute("train", options, prefect=False)
+    assert result["n_train"] + result["n_validation"] + result["n_calibration"] == 80

@@ -1,0 +1,172 @@
+"""Parts that lie anyhow, the whole way: looked for where the normals show them, in verdicts, maps, card and drift."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parts import Pose, Scene, drawn, picture
+from PIL import Image
+
+from nelbo.data import Preprocessing, read_scores, read_table
+from nelbo.flows.inference.heatmap import levels, overlay, uncover
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.steps.settle import settle
+from nelbo.flows.steps.train import freeze_normals
+from nelbo.flows.workspace.runs import Run
+
+Nelbo = Callable[..., tuple[int, str, str]]
+KEY = Scene("key", width=240, height=180, length=0.4, noise=0.02)
+
+
+def write(folder: Path, values: np.ndarray, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(values[..., 0] * 255).astype(np.uint8)).save(folder / f"{name}.png")
+
+
+def write_keys(folder: Path, n: int, seed: int, scene: Scene = KEY, defect: str | None = None) -> Path:
+    random = np.random.default_rng(seed)
+    for i in range(n):
+        write(folder, picture(scene, drawn(random, scene), random, defect), f"{defect or 'key'}_{i:03d}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_keys(tmp_path_factory.mktemp("keys") / "normal", 60, 1)
+
+
+@pytest.fixture(scope="module")
+def trained(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    workspace = tmp_path_factory.mktemp("located") / "workspace"
+    # Filters need no weights, and their bundles are small.
+    small: dict[str, Any] = {"image_size": (160, 160), "preset": "features", "backbone": "filters", "engines": []}
+    return workspace, execute(
+        "train", TrainOptions(normal=str(normals), workspace=str(workspace), **small), prefect=False
+    )
+
+
+def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, Any]]) -> None:
+    workspace, result = trained
+    assert result["settled"]["locate"].startswith("one rigid part before a plain background: of 60 pictures 100% show")
+    described = json.loads((workspace / "models" / result["model_id"] / "model.json").read_text())
+    how = Preprocessing(**described["preprocessing"])
+    assert how.frame is not None
+    assert how.frame.has_axis
+    # As many pixels as asked for, in the shape of the part.
+    assert (how.height, how.width) == (96, 256)
+    assert (described["config"]["height"], described["config"]["width"]) == (96, 256)
+    card = (workspace / "cards" / f"{result['model_id']}.md").read_text()
+    assert "| parts | looked for | one rigid part before a plain background" in card
+    assert f"({result['model_id']}-parts.png)" in card
+    with Image.open(workspace / "cards" / f"{result['model_id']}-parts.png") as sheet:
+        assert sheet.width == 798
+    # The rows that set the threshold have sizes, too.
+    rows = read_table(workspace / "calibrations" / result["calibration_id"] / "scores.parquet")
+    assert rows["size_z"].null_count == 0
+    assert rows.num_rows == 60
+
+
+def test_each_image_says_what_was_found(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path) -> None:
+    workspace, _ = trained
+    random = np.random.default_rng(5)
+    batch = write_keys(tmp_path / "new", 20, 7)
+    empty = np.full((180, 240, 1), 0.25) + random.normal(0, 0.02, (180, 240, 1))
+    one, other = (picture(KEY, Pose(x, 90, angle), random) for x, angle in ((60, 80), (180, 100)))
+    write(batch, empty.clip(0, 1), "empty")
+    write(batch, np.maximum(one, other), "two")
+    write(batch, picture(replace(KEY, length=0.5), Pose(120, 90, 10), random), "large")
+    write_keys(batch, 10, 9, defect="missing")
+    write_keys(batch, 10, 9, defect="dent")
+    code, out, err = nelbo("score", batch, "--workspace", workspace, "--json", "--no-prefect")
+    assert code == 0, err
+    result = json.loads(out)
+    rows = {row["relative_path"].removesuffix(".png"): row for row in read_scores(Path(result["scores"])).to_pylist()}
+    assert {name: rows[name]["part"] for name in ("empty", "two", "large")} == {
+        "empty": "missing",
+        "two": "several",
+        "large": "size",
+    }
+    for name in ("empty", "two", "large"):
+        assert rows[name]["verdict"] == "anomalous"
+        assert rows[name]["size_z"] > 5
+    of_keys = [row for name, row in rows.items() if name.startswith("key_")]
+    assert {row["part"] for row in of_keys} == {"found"}
+    assert sum(row["verdict"] == "anomalous" for row in of_keys) <= 5
+    for defect in ("missing", "dent"):
+        assert sum(row["verdict"] == "anomalous" for name, row in rows.items() if name.startswith(defect)) >= 8
+    for row in rows.values():
+        total = row["peak_z"] + row["worst_z"] + row["mean_z"] + row["size_z"]
+        assert row["anomaly_score"] == pytest.approx(total)
+
+
+def test_a_map_lies_on_the_part(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path) -> None:
+    """The dent is where the map is brightest, in the picture's own pixels."""
+    workspace, trained_as = trained
+    random = np.random.default_rng(3)
+    poses = [Pose(100, 90, angle) for angle in (20, 140, 260)]
+    for i, pose in enumerate(poses):
+        write(tmp_path / "in", picture(replace(KEY, noise=0.005), pose, random, "dent"), str(i))
+    code, out, err = nelbo("score", tmp_path / "in", "--workspace", workspace, "--json", "--no-prefect")
+    assert code == 0, err
+    described = json.loads((workspace / "models" / trained_as["model_id"] / "model.json").read_text())
+    how = Preprocessing(**described["preprocessing"])
+    flagged = {row["relative_path"]: row for row in read_table(Path(json.loads(out)["flagged"])).to_pylist()}
+    assert len(flagged) == 3
+    for i, pose in enumerate(poses):
+        heatmap = Image.open(io.BytesIO(flagged[f"{i}.png"]["heatmap_png"]))
+        original = Image.open(tmp_path / "in" / f"{i}.png")
+        shown = levels(uncover(heatmap.convert("RGB"), original, how))
+        row, column = np.unravel_index(shown.argmax(), shown.shape)
+        angle, length = np.deg2rad(pose.degrees), KEY.length * KEY.width
+        # Where the dent is made on the part, right of its middle and on the side of its edge.
+        x, y = 0.2 * length, 0.06 * length
+        there = (pose.x + np.cos(angle) * x + np.sin(angle) * y, pose.y - np.sin(angle) * x + np.cos(angle) * y)
+        assert np.hypot(column - there[0], row - there[1]) < 20
+        assert overlay(original, heatmap, how).size == (240, 180)
+
+
+def test_a_camera_that_moved_is_drift(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path) -> None:
+    workspace, _ = trained
+    random = np.random.default_rng(11)
+    for i in range(40):
+        pose = drawn(random, KEY)
+        # All in the left half.
+        write(tmp_path / "in", picture(KEY, replace(pose, x=50 + pose.x / 10), random), str(i))
+    code, out, err = nelbo("score", tmp_path / "in", "--workspace", workspace, "--json", "--no-prefect")
+    assert code == 0, err
+    drift = json.loads(out)["drift"]
+    assert drift["alarm"]
+    assert any(finding.startswith("part_x ") for finding in drift["findings"])
+
+
+def options(normal: Path, folder: Path, **more: Any) -> TrainOptions:
+    small = {"image_size": (96, 96), "channels": 1, "float_range": (0, 1)}
+    return TrainOptions(normal=str(normal), workspace=str(folder / "w"), **{**small, **more})
+
+
+def test_the_images_decide_and_decide_again_the_same(normals: Path, tmp_path: Path) -> None:
+    asked = options(normals, tmp_path)
+    batch_id = freeze_normals(asked, Run("train", asked))
+    settled = settle(asked, batch_id)
+    assert settled == settle(asked, batch_id)
+    assert settled.options.locate == "on"
+    assert settled.options.frame is not None
+    # What is asked for is not looked at.
+    off = settle(options(normals, tmp_path, locate="off"), batch_id)
+    assert (off.options.frame, off.options.input_size, off.why) == (None, (96, 96), {})
+
+
+def test_what_lies_at_one_place_is_taken_as_it_is(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    for i in range(20):
+        write(tmp_path / "in", picture(KEY, Pose(120, 90, 0), random), str(i))
+    asked = options(tmp_path / "in", tmp_path)
+    settled = settle(asked, freeze_normals(asked, Run("train", asked)))
+    assert settled.options.locate == "off"
+    assert "all lie alike" in settled.why["locate"]

@@ -1,0 +1,134 @@
+"""A real process, killed without warning in the middle of training, and the same command once more."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from safetensors import safe_open
+from scored import MODEL, stub_workspace
+from synthetic import write_images
+
+from nelbo.data import read_table
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.steps import train as training
+from nelbo.flows.steps.calibrate import Calibrated
+from nelbo.flows.steps.fit import Fitted
+
+SETTINGS = ["image_size=32", "epochs=60", "patience=60", "batch_size=4", "warmup_epochs=20", "denoising=0.3"]
+
+
+def command(folder: Path, workspace: Path) -> list[str]:
+    arguments = ["train", "--normal", str(folder), "--workspace", str(workspace), "--json", "--no-prefect"]
+    return [
+        sys.executable,
+        "-c",
+        "from nelbo.flows.cli.main import main; main()",
+        *arguments,
+        *(part for s in SETTINGS for part in ("--set", s)),
+    ]
+
+
+def finish(folder: Path, workspace: Path) -> dict[str, Any]:
+    done = subprocess.run(command(folder, workspace), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def rows_of(checkpoint: Path) -> list[dict[str, float]]:
+    with safe_open(checkpoint, framework="numpy") as file:
+        return json.loads(file.metadata()["state"])["rows"]
+
+
+def kill_after(n_epochs: int, folder: Path, workspace: Path) -> list[dict[str, float]]:
+    """Start training, kill it once some epochs are done, and say what its checkpoint knows."""
+    process = subprocess.Popen(command(folder, workspace), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 240
+        while True:
+            assert process.poll() is None, process.communicate()[1][-2000:]
+            assert time.monotonic() < deadline
+            found = list(workspace.glob("checkpoints/*/checkpoint.safetensors"))
+            if found and len(rows_of(found[0])) >= n_epochs:
+                break
+            time.sleep(0.002)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    return rows_of(found[0])
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 60, seed=0)
+    expected = finish(tmp_path / "in", tmp_path / "whole")
+    first = kill_after(3, tmp_path / "in", tmp_path / "killed")
+    second = kill_after(len(first) + 3, tmp_path / "in", tmp_path / "killed")
+    assert 3 <= len(first) < len(second) < 60
+    # The second run went on from the first one's epochs: even their timings are still there.
+    assert second[: len(first)] == first
+    # Decoded once: what the killed runs left behind is used.
+    assert list((tmp_path / "killed").glob("checkpoints/*/cache/pixels.bin"))
+    found = finish(tmp_path / "in", tmp_path / "killed")
+    for name in ("model_id", "calibration_id", "threshold", "n_train"):
+        assert found[name] == expected[name], name
+    history = [
+        read_table(tmp_path / name / "history" / f"{expected['model_id']}.parquet") for name in ("whole", "killed")
+    ]
+    assert history[1]["images_per_s"].to_pylist()[: len(second)] == [row["images_per_s"] for row in second]
+    timings = ["images_per_s", "seconds"]
+    assert history[0].drop(timings).equals(history[1].drop(timings))
+    for folder in ("checkpoints", "_staging"):
+        assert not list((tmp_path / "killed" / folder).iterdir()), folder
+
+
+@pytest.mark.parametrize("step", ["calibrate_model", "Run.record", "Workspace.promote", "clean_up"])
+def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_command(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still has its checkpoint, so nothing is trained again; and what is the latest has a row."""
+    root = tmp_path / "workspace"
+    write_images(tmp_path / "normal", 60, seed=1)
+    workspace = stub_workspace(root)
+    (root / "latest.json").unlink()
+    calibration_id = workspace.calibration_ids()[0]
+    done: list[str] = []
+
+    def fit(*_: Any) -> Fitted:
+        done.append("fit")
+        return Fitted(MODEL, 40, 5, 15)
+
+    def calibrate_model(*_: Any) -> Calibrated:
+        workspace.use_calibration(MODEL, calibration_id)
+        return Calibrated(calibration_id, 0)
+
+    for name, stub in (
+        ("fit", fit),
+        ("calibrate_model", calibrate_model),
+        ("clean_up", lambda *_: done.append("clean_up")),
+        ("read_card", lambda *_: ""),
+        ("read_table", lambda *_: pa.table({"epoch": [1]})),
+    ):
+        monkeypatch.setattr(training, name, stub)
+    options = TrainOptions(normal=str(tmp_path / "normal"), workspace=str(root), workers=1, image_size=(32, 32))
+    rows_before = len(list(root.glob("runs/*")))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"nelbo.flows.steps.train.{step}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            execute("train", options, prefect=False)
+    assert "clean_up" not in done
+    n_rows = len(list(root.glob("runs/*"))) - rows_before
+    assert n_rows == (step in ("Workspace.promote", "clean_up"))
+    # The latest model is never one without a row.
+    assert workspace.promoted() is None or n_rows
+    result = execute("train", options, prefect=False)
+    assert (workspace.promoted(), workspace.calibration(MODEL)) == (MODEL, calibration_id)
+    assert done[-1] == "clean_up"
+    assert (workspace.runs / f"{result['run_id']}.parquet").exists()

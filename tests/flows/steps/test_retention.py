@@ -1,0 +1,456 @@
+"""``prune`` and ``compact``: what goes, what stays, and what a kill midway leaves."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from scored import stub_workspace
+from synthetic import write_images
+
+from nelbo.data import MANIFEST_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA, open_place, read_table, write_json, write_table
+from nelbo.flows.options.options import CalibrateOptions, CompactOptions, PruneOptions, ScoreOptions, TrainOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.steps import compact as compaction
+from nelbo.flows.steps import prune as retention
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.locks import locked
+
+DAY = 86_400
+
+
+def age(path: Path, days: float) -> None:
+    """Make a file, or a folder with all that is in it, look old."""
+    when = time.time() - days * DAY
+    for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        os.utime(each, (when, when), follow_symlinks=False)
+
+
+def add_batch(root: Path, model_id: str, batch_id: str, days: float, calibration_id: str | None = None) -> None:
+    workspace = Workspace(root)
+    row = dict.fromkeys(SCORES_SCHEMA.names) | {"relative_path": "a.png", "calibration_id": calibration_id}
+    table = pa.Table.from_pylist([row], SCORES_SCHEMA)
+    manifest = pa.Table.from_pylist([dict.fromkeys(MANIFEST_SCHEMA.names)], MANIFEST_SCHEMA)
+    places = (workspace.manifest(batch_id), workspace.flagged(model_id, batch_id), workspace.scores(model_id, batch_id))
+    for place, content in zip(places, (manifest, table, table), strict=True):
+        age(Path(str(write_table(content, place, content.schema))), days)
+    page = Path(str(workspace.report(batch_id)))
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("page")
+    age(page, days)
+
+
+def add_model(root: Path, model_id: str, days: float, *calibration_ids: str) -> None:
+    write_json(
+        {"config": {}, "preprocessing": {}, "training": {"batch_id": f"t{model_id}"}},
+        root / "models" / model_id / "model.json",
+    )
+    for name in ("weights.safetensors", "checksums.json"):
+        (root / "models" / model_id / name).write_text("{}")
+    age(root / "models" / model_id, days)
+    for name in calibration_ids:
+        write_json({"batch_id": f"k{name}"}, root / "calibrations" / name / "calibration.json")
+        (root / "calibrations" / name / "checksums.json").write_text("{}")
+        age(root / "calibrations" / name, days)
+
+
+def add_run(root: Path, started: datetime, number: int = 0) -> Path:
+    run_id = f"r{started:%Y%m%dT%H%M%S}-{number:08x}"
+    row = dict.fromkeys(RUNS_SCHEMA.names) | {"run_id": run_id, "command": "score", "started_at_utc": started}
+    target = root / "runs" / f"{run_id}.parquet"
+    write_table(pa.Table.from_pylist([row], RUNS_SCHEMA), target, RUNS_SCHEMA)
+    return target
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Old and new things of every kind, and what is none of ours."""
+    root = tmp_path / "workspace"
+    add_model(root, "m1", 200, "c1", "c2", "c3")
+    add_model(root, "m2", 200, "c4")
+    add_model(root, "m3", 200)
+    Workspace(root).promote("m1")
+    Workspace(root).use_calibration("m1", "c1")
+    Workspace(root).use_calibration("m2", "c4")
+    add_batch(root, "m1", "old", 100)
+    add_batch(root, "m1", "both", 100)
+    add_batch(root, "m3", "both", 1)
+    add_batch(root, "m1", "new", 1, "c2")
+    for batch_id in ("tm1", "kc1"):
+        place = root / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
+        place.parent.mkdir()
+        place.write_bytes((root / "manifests" / "batch_id=old" / "manifest.parquet").read_bytes())
+        age(place, 200)
+    for kind, name in (("_staging", "rOld"), ("checkpoints", "tOld"), ("cache", "pOld")):
+        (root / kind / name).mkdir(parents=True)
+        (root / kind / name / "file").write_text("x" * 100)
+        age(root / kind / name, 100)
+    (root / "_staging" / "rNew").mkdir()
+    (root / "_staging" / "rNew" / "file").write_text("x")
+    age(add_run(root, datetime(2026, 1, 5, tzinfo=UTC)), 100)
+    add_run(root, datetime.now(UTC))
+    strange = root / "scores" / "model_id=m1" / "batch_id=a b\n<i>"
+    strange.mkdir()
+    (strange / "scores.parquet").write_text("mine")
+    for name in ("notes.txt", "reviews/r.parquet", "runs/my.parquet", "reports/-x.html", "reports/page.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("mine")
+    for path in (strange, root / "notes.txt", root / "reviews", root / "runs" / "my.parquet", root / "reports"):
+        age(path, 300)
+    # Links to what lies elsewhere and is old.
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "scores.parquet").write_text("precious")
+    age(outside, 300)
+    (root / "scores" / "model_id=m1" / "batch_id=link").symlink_to(outside)
+    (root / "scores" / "model_id=mlink").symlink_to(tmp_path)
+    for kind in ("_staging", "cache"):
+        (root / kind / "link").symlink_to(outside)
+    (root / "reports" / "linked.html").symlink_to(outside / "scores.parquet")
+    return root
+
+
+def prune(root: object, **options: Any) -> dict[str, Any]:
+    return execute("prune", PruneOptions(workspace=str(root), **{"older_than": "90d", **options}), prefect=False)
+
+
+def listing(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and not p.is_symlink()}
+
+
+GOING = [
+    "_staging/rOld/file",
+    "cache/pOld/file",
+    "checkpoints/tOld/file",
+    "flagged/model_id=m1/batch_id=both/flagged.parquet",
+    "flagged/model_id=m1/batch_id=old/flagged.parquet",
+    "manifests/batch_id=old/manifest.parquet",
+    "reports/old.html",
+    "runs/r20260105T000000-00000000.parquet",
+    "scores/model_id=m1/batch_id=both/scores.parquet",
+    "scores/model_id=m1/batch_id=old/scores.parquet",
+]
+
+
+def test_what_goes_and_what_stays(workspace: Path, tmp_path: Path) -> None:
+    # The page of a batch goes only with the last of its scores.
+    before = listing(workspace)
+    planned = prune(workspace)
+    assert listing(workspace) == before
+    assert (planned["applied"], planned["n"]) == (False, len(GOING))
+    assert planned["size_bytes"] == sum(len(before[name]) for name in GOING if "/file" not in name) + sum(
+        item["size_bytes"] for item in planned["items"] if item["kind"] in ("staging", "cache", "checkpoints")
+    )
+    assert [item["kind"] for item in planned["items"]][:2] == ["scores", "scores"]
+    done = prune(workspace, apply=True)
+    assert done["items"] == planned["items"]
+    assert sorted(set(before) - set(listing(workspace))) == GOING
+    assert (tmp_path / "outside" / "scores.parquet").read_text() == "precious"
+    assert not (workspace / "scores" / "model_id=m1" / "batch_id=old").exists()
+    assert prune(workspace, apply=True)["n"] == 0
+
+
+def test_models_that_nothing_uses_go_when_asked_for(workspace: Path) -> None:
+    before = listing(workspace)
+    prune(workspace, apply=True, models=True)
+    gone = {name for name in set(before) - set(listing(workspace)) if name not in GOING}
+    # m1 is latest and m3 scored a kept batch; c1 is current and c2 decided on a kept batch.
+    assert {name.split("/")[1] for name in gone} == {"m2", "c3", "c4"}
+    assert json.loads((workspace / "latest.json").read_text()) == {"model_id": "m1", "calibrations": {"m1": "c1"}}
+
+
+@pytest.mark.parametrize("models", [False, True])
+def test_killed_at_any_step_it_shows_no_half_batch_and_ends_the_same(
+    workspace: Path, models: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = retention._remove
+    steps = 0
+
+    def die(root: Path, path: str, before: float) -> None:
+        nonlocal steps
+        if steps == 0:
+            raise KeyboardInterrupt
+        steps -= 1
+        real(root, path, before)
+
+    monkeypatch.setattr(retention, "_remove", die)
+    n_kills = 0
+    while True:
+        steps = 1
+        try:
+            prune(workspace, apply=True, models=models)
+            break
+        except KeyboardInterrupt:
+            n_kills += 1
+        for scores in workspace.glob("scores/model_id=m*/batch_id=[a-z]*/scores.parquet"):
+            flagged = Path(str(scores).replace("scores", "flagged"))
+            assert flagged.exists() or scores.parent.is_symlink() or " " in scores.parent.name
+    assert n_kills >= len(GOING) - 1
+    found = set(listing(workspace))
+    assert not found & set(GOING)
+    assert "models/m1/checksums.json" in found
+    assert ("models/m2/model.json" in found) is not models
+
+
+USER = """
+import sys
+from nelbo.flows.workspace.layout import Workspace
+with Workspace.at(sys.argv[1]).using("busy"):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def manifest(root: Path, batch_id: str) -> Path:
+    return root / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
+
+
+def add_manifest(root: Path, batch_id: str, days: float) -> Path:
+    table = pa.Table.from_pylist([dict.fromkeys(MANIFEST_SCHEMA.names)], MANIFEST_SCHEMA)
+    age(Path(str(write_table(table, manifest(root, batch_id), MANIFEST_SCHEMA))), days)
+    return manifest(root, batch_id)
+
+
+def test_a_manifest_that_another_process_uses_stays(tmp_path: Path) -> None:
+    """However old it is; and it goes when that process does, killed as it may be."""
+    busy, idle = (add_manifest(tmp_path, name, 100) for name in ("busy", "idle"))
+    line = [sys.executable, "-c", USER, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == "ready\n"
+        assert [item["name"] for item in prune(tmp_path)["items"]] == ["idle"]
+        prune(tmp_path, apply=True)
+        assert (busy.exists(), idle.exists()) == (True, False)
+        user.kill()
+    prune(tmp_path, apply=True)
+    assert not busy.parent.exists()
+
+
+def test_a_manifest_that_is_taken_up_after_it_was_listed_stays(tmp_path: Path) -> None:
+    place, before = add_manifest(tmp_path, "b1", 100), time.time() - 90 * DAY
+    options = PruneOptions(workspace=str(tmp_path), older_than="90d", apply=True)
+    old = retention.find_old(options, before)
+    with Workspace(tmp_path).using("b1"):
+        retention.remove_old(options, old, before)
+    assert place.exists()
+    retention.remove_old(options, old, before)
+    assert not place.exists()
+
+
+def test_the_manifest_of_an_unfinished_batch_stays(tmp_path: Path) -> None:
+    """A killed run's shards are younger than its list of files."""
+    place, other = (add_manifest(tmp_path, name, 100) for name in ("b1", "b2"))
+    (tmp_path / "_staging" / "shards.m1.b1").mkdir(parents=True)
+    (tmp_path / "_staging" / "shards.m1.b1" / "x.parquet").write_text("x")
+    prune(tmp_path, apply=True)
+    assert (place.exists(), other.exists()) == (True, False)
+
+
+@pytest.mark.parametrize("command", ["score", "calibrate", "train"])
+def test_prune_leaves_the_manifests_of_a_command_at_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of it, as if it had been at work for months."""
+    root, images = tmp_path / "workspace", tmp_path / "images"
+    write_images(images, 120, seed=8)
+    write_images(tmp_path / "held-out", 30, seed=9)
+    stub_workspace(root)
+
+    def pruned(*_: Any) -> None:
+        for path in root.glob("manifests/*/*"):
+            age(path, 100)
+        prune(root, apply=True)
+        found.extend(path.parent.name[9] for path in root.glob("manifests/*/manifest.parquet"))
+        raise InterruptedError
+
+    found: list[str] = []
+    at = {"workspace": str(root), "workers": 1}
+    kinds: dict[str, tuple[str, Any, list[str]]] = {
+        "score": ("nelbo.flows.steps.score.score_shards", ScoreOptions(images=str(images), **at), ["b"]),
+        "calibrate": ("nelbo.flows.steps.calibrate.calibrate_model", CalibrateOptions(normal=str(images), **at), ["k"]),
+        "train": (
+            "nelbo.flows.steps.train.fit",
+            TrainOptions(normal=str(images), gate=str(tmp_path / "held-out"), image_size=(16, 16), **at),
+            ["g", "t"],
+        ),
+    }
+    where, options, expected = kinds[command]
+    monkeypatch.setattr(where, pruned)
+    for module in ("score", "calibrate", "judge"):
+        monkeypatch.setattr(f"nelbo.flows.steps.{module}.load_model", lambda *_: None)
+    monkeypatch.setattr("nelbo.flows.steps.score.choose_engine", lambda *_: "keras")
+    with pytest.raises(InterruptedError):
+        execute(command, options, prefect=False)
+    assert sorted(found) == expected
+    # Nobody is at work any more.
+    prune(root, apply=True)
+    assert not list(root.glob("manifests/*"))
+
+
+def test_scores_published_while_old_ones_are_deleted_stay(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prune` looks at the time a last time, and deletes: nobody publishes between the two."""
+    real = retention.modified
+
+    def late(place: Any) -> float:
+        found = real(place)
+        if Path(place).name == "scores.parquet":
+            with pytest.raises(BlockingIOError), locked(workspace, wait=False):
+                pass
+        return found
+
+    options = PruneOptions(workspace=str(workspace), older_than="90d", apply=True)
+    before = time.time() - 90 * DAY
+    old = retention.find_old(options, before)
+    monkeypatch.setattr(retention, "modified", late)
+    retention.remove_old(options, old, before)
+    assert not (workspace / "scores" / "model_id=m1" / "batch_id=old").exists()
+
+
+def test_what_was_written_since_it_was_listed_stays(workspace: Path) -> None:
+    options = PruneOptions(workspace=str(workspace), older_than="90d", apply=True)
+    before = time.time() - 90 * DAY
+    old = retention.find_old(options, before)
+    add_batch(workspace, "m1", "old", 0)
+    (workspace / "_staging" / "rOld" / "more").write_text("x")
+    retention.remove_old(options, old, before)
+    found = listing(workspace)
+    assert "scores/model_id=m1/batch_id=old/scores.parquet" in found
+    assert "manifests/batch_id=old/manifest.parquet" in found
+    assert "_staging/rOld/file" in found
+    assert "scores/model_id=m1/batch_id=both/scores.parquet" not in found
+
+
+def test_folders_that_are_links_are_not_entered(tmp_path: Path) -> None:
+    add_batch(tmp_path / "other", "m1", "old", 100)
+    root = tmp_path / "workspace"
+    root.mkdir()
+    for kind in ("scores", "flagged", "manifests", "reports"):
+        (root / kind).symlink_to(tmp_path / "other" / kind)
+    assert prune(root, apply=True)["n"] == 0
+    assert prune(tmp_path / "other", apply=True)["n"] == 4
+
+
+def test_command(workspace: Path, nelbo: Callable[..., Any]) -> None:
+    code, out, err = nelbo("prune", "--older-than", "90d", "--workspace", workspace, "--no-prefect")
+    assert (code, err) == (0, "")
+    assert "m1/old" in out
+    assert "say --apply to do it" in out
+    code, out, _ = nelbo("prune", "--older-than", "13w", "--workspace", workspace, "--json", "--no-prefect", "--apply")
+    assert (code, json.loads(out)["n"]) == (0, len(GOING))
+    for bad in ("0d", "90", "-1d", "1y", "1d\n"):
+        code, _, err = nelbo("prune", "--older-than", bad, "--workspace", workspace)
+        assert code == 2, bad
+        assert "12h, 90d or 4w" in err, bad
+
+
+def test_in_an_object_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root = open_place("memory://retention")
+    for name in ("scores", "flagged"):
+        (root / f"{name}/model_id=m1/batch_id=b1/{name}.parquet").write_bytes(b"x" * 10)
+    (root / "_staging/r1/shard.parquet").write_bytes(b"x")
+    (root / "mine.txt").write_bytes(b"x")
+    assert prune("memory://retention", apply=True)["n"] == 0
+    monkeypatch.setattr(retention.time, "time", lambda real=time.time: real() + 100 * DAY)
+    done = prune("memory://retention", apply=True)
+    assert [item["kind"] for item in done["items"]] == ["scores", "flagged", "staging"]
+    assert [name.rpartition("/")[2] for name in root.fs.find(root.path)] == ["mine.txt"]
+
+
+def compact(root: object) -> dict[str, Any]:
+    return execute("compact", CompactOptions(workspace=str(root)), prefect=False)
+
+
+def run_ids(root: Path) -> list[str]:
+    """As a dashboard reads them."""
+    return [
+        name for path in sorted((root / "runs").glob("*.parquet")) for name in read_table(path)["run_id"].to_pylist()
+    ]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Five runs in October and three in November."""
+    for number in range(5):
+        add_run(tmp_path, datetime(2026, 10, 1 + number, tzinfo=UTC), number)
+    for number in range(3):
+        add_run(tmp_path, datetime(2026, 11, 1 + number, tzinfo=UTC), number)
+    return tmp_path
+
+
+def test_a_month_becomes_a_file(runs: Path) -> None:
+    expected = sorted(run_ids(runs))
+    assert compact(runs) == {"n_months": 2, "n_files": 8, "n_rows": 8, "n_reviews": 0}
+    names = sorted(path.name for path in (runs / "runs").iterdir())
+    assert [name[:14] for name in names] == ["month-2026-10-", "month-2026-11-"]
+    assert run_ids(runs) == expected
+    assert compact(runs) == {"n_months": 0, "n_files": 0, "n_rows": 0, "n_reviews": 0}
+    add_run(runs, datetime(2026, 11, 20, tzinfo=UTC), 9)
+    assert compact(runs) == {"n_months": 1, "n_files": 2, "n_rows": 4, "n_reviews": 0}
+    assert len(run_ids(runs)) == 9
+    assert len(list((runs / "runs").iterdir())) == 2
+
+
+def test_killed_at_any_step_no_row_is_missing_and_the_next_one_removes_doubles(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = sorted(run_ids(runs))
+    real_write, real_unlink = compaction.write_table, Path.unlink
+    budget = 0
+
+    def spend() -> None:
+        nonlocal budget
+        if budget == 0:
+            raise KeyboardInterrupt
+        budget -= 1
+
+    def write(*args: Any, **more: Any) -> Any:
+        spend()
+        return real_write(*args, **more)
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "runs" and path.suffix == ".parquet":
+            spend()
+        real_unlink(path, missing_ok)
+
+    monkeypatch.setattr(compaction, "write_table", write)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for allowed in range(4):
+        budget = allowed
+        with pytest.raises(KeyboardInterrupt):
+            compact(runs)
+        assert sorted(set(run_ids(runs))) == expected
+    budget = 100
+    compact(runs)
+    assert sorted(run_ids(runs)) == expected
+    assert len(list((runs / "runs").iterdir())) == 2
+
+
+def test_what_is_not_a_run_is_left_alone(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = runs / "runs" / "r20261009T000000-0000000a.parquet"
+    broken.write_bytes(b"half")
+    (runs / "runs" / "mine.parquet").write_bytes(b"mine")
+    linked = runs / "runs" / "r20261009T000000-0000000b.parquet"
+    linked.symlink_to(runs / "runs" / "mine.parquet")
+    assert compact(runs)["n_rows"] == 8
+    assert (broken.read_bytes(), linked.is_symlink()) == (b"half", True)
+    assert "is left as it is" in caplog.text
+
+
+def test_a_full_disk_deletes_no_row(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run_ids(runs)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compaction, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        compact(runs)
+    assert run_ids(runs) == expected

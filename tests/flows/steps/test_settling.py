@@ -1,0 +1,221 @@
+"""What the training images decide: channels where nothing was said, and what a grey model says of colour."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import texture, write_images
+
+from nelbo.data import read_scores
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
+from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.steps.fit import make_preprocessing, model_config, unfinished
+from nelbo.flows.steps.settle import settle
+from nelbo.flows.steps.train import freeze_normals
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
+
+RED = (200, 40, 40)
+
+
+def options(folder: Path, **more: Any) -> TrainOptions:
+    # Of parts: test_locating.py.
+    small = {"image_size": (16, 16), "epochs": 1, "locate": "off"}
+    return TrainOptions(normal=str(folder / "in"), workspace=str(folder / "w"), **{**small, **more})
+
+
+def frozen(folder: Path, **more: Any) -> tuple[TrainOptions, str]:
+    asked = options(folder, **more)
+    return asked, freeze_normals(asked, Run("train", asked))
+
+
+def paint(file: Path, colour: tuple[int, int, int] = RED) -> None:
+    """An image of the texture that others are grey in."""
+    grey = texture(np.random.default_rng(len(file.name)))
+    Image.fromarray((grey[..., None] * (np.array(colour) / 255)).astype(np.uint8)).save(file)
+
+
+@pytest.fixture
+def normals(tmp_path: Path) -> Path:
+    """40 grey images, half of them stored as RGB, some as JPEG with noise in their channels."""
+    paths = write_images(tmp_path / "in", 40, seed=0)
+    random = np.random.default_rng(0)
+    for path in paths[:20]:
+        Image.open(path).convert("RGB").save(path)
+    for path in paths[:10]:
+        pixels = np.asarray(Image.open(path).resize((128, 128)))
+        noisy = np.clip(pixels + random.normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
+        path.unlink()
+        Image.fromarray(noisy).save(path.with_suffix(".jpg"), quality=80)
+    return tmp_path
+
+
+def test_grey_images_stored_as_rgb_are_grey(normals: Path) -> None:
+    settled = settle(*frozen(normals))
+    assert settled.options.channels == 1
+    assert settled.why == {"channels": "no training image has colour"}
+
+
+def test_one_image_with_colour_among_grey_ones_makes_three_channels(normals: Path) -> None:
+    paint(normals / "in" / "zz.png")
+    asked, batch_id = frozen(normals)
+    settled = settle(asked, batch_id)
+    assert settled.options.channels == 3
+    assert settled.why == {"channels": "colour varies in the training images, first in zz.png"}
+    # What depends on it is that of a training that was told so.
+    told = options(normals, channels=3, float_range=(0, 1))
+    assert make_preprocessing(settled.options) == make_preprocessing(told)
+    assert model_config(settled.options) == model_config(told)
+    assert unfinished(settled.options, batch_id) == unfinished(told, batch_id) != unfinished(asked, batch_id)
+    # Once more, as after a kill.
+    assert settle(asked, batch_id) == settled
+
+
+def test_what_was_asked_for_is_left_alone(normals: Path) -> None:
+    paint(normals / "in" / "zz.png")
+    for channels in (1, 3):
+        asked, batch_id = frozen(normals, channels=channels, float_range=(0, 1))
+        assert settle(asked, batch_id).options is asked
+
+
+def test_images_whose_stored_mode_is_grey_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "in", 40, seed=0)
+    asked, batch_id = frozen(tmp_path)
+    looked_at: list[Any] = []
+    monkeypatch.setattr("nelbo.flows.steps.settle.first_coloured", lambda files, **_: looked_at.extend(files))
+    assert settle(asked, batch_id).options.channels == 1
+    assert looked_at == []
+
+
+def test_images_for_testing_decide_nothing(normals: Path) -> None:
+    paint(normals / "in" / "zz.png")
+    rows = [
+        f"{path.name},{'test' if path.name == 'zz.png' else 'train'}" for path in sorted((normals / "in").iterdir())
+    ]
+    (normals / "in" / "list.csv").write_text("path,split\n" + "\n".join(rows))
+    asked = options(normals).model_copy(update={"normal": str(normals / "in" / "list.csv")})
+    assert settle(asked, freeze_normals(asked, Run("train", asked))).options.channels == 1
+
+
+def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(normals: Path) -> None:
+    paint(normals / "in" / "zz|.png")
+    result = execute("train", options(normals), prefect=False)
+    assert json.dumps(result)
+    assert result["channels"] == 3
+    assert result["settled"] == {"channels": "colour varies in the training images, first in zz|.png"}
+    workspace = Workspace.at(str(normals / "w"))
+    card = workspace.card(result["model_id"]).read_text(encoding="utf-8")
+    assert "RGB (auto: colour varies in the training images, first in zz&#124;.png)" in card
+    facts = json.loads((workspace.models / result["model_id"] / "model.json").read_text())
+    assert facts["config"]["channels"] == facts["preprocessing"]["channels"] == 3
+    assert not list((normals / "w" / "checkpoints").iterdir())
+    # Told so, it is the same model.
+    told = execute("train", options(normals, channels=3), prefect=False)
+    assert (told["model_id"], told["channels"], "settled" in told) == (result["model_id"], 3, False)
+
+
+def test_a_colour_batch_under_a_grey_model_is_said_once(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = execute("train", options(normals), prefect=False)
+    assert trained["channels"] == 1
+    assert "grey (auto: no training image has colour)" in (
+        normals / "w" / "cards" / f"{trained['model_id']}.md"
+    ).read_text(encoding="utf-8")
+    new = normals / "new"
+    write_images(new, 5, seed=9)
+    for n in range(3):
+        paint(new / f"red{n * 'x'}.png")
+    Image.open(next(iter(sorted(new.glob("tile*"))))).convert("RGB").save(new / "stored_as_rgb.png")
+    (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    caplog.clear()
+    # In many shards, it is one warning.
+    asked = ScoreOptions(images=str(new), workspace=str(normals / "w"), shard_size=2)
+    result = execute("score", asked, prefect=False)
+    assert (result["n_images"], result["n_scored"], result["n_colour_dropped"]) == (10, 9, 3)
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) == 1
+    assert said[0].startswith(f"3 of 9 images have colour, and model {trained['model_id']} sees them in grey")
+    assert "channels=auto (or 3)" in said[0]
+    grey = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    assert grey["n_colour_dropped"] == 0
+
+
+def test_calibrating_a_grey_model_on_colour_is_said(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    execute("train", options(normals, fpr=0.2), prefect=False)
+    more = normals / "more"
+    write_images(more, 30, seed=4)
+    paint(more / "red.png")
+    caplog.clear()
+    execute("calibrate", CalibrateOptions(normal=str(more), fpr=0.2, workspace=str(normals / "w")), prefect=False)
+    (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert said.startswith("1 of 31 images have colour")
+
+
+def test_a_colour_model_drops_nothing(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paint(normals / "in" / "zz.png")
+    execute("train", options(normals), prefect=False)
+    caplog.clear()
+    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    assert result["n_colour_dropped"] == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_damaged_image_decides_nothing(normals: Path) -> None:
+    paint(normals / "in" / "zz.png")
+    asked, batch_id = frozen(normals)
+    content = (normals / "in" / "zz.png").read_bytes()
+    (normals / "in" / "zz.png").write_bytes(content[: len(content) // 2])
+    assert settle(asked, batch_id).options.channels == 1
+
+
+def write_floats(folder: Path, n: int, seed: int, top: float = 1000.0) -> list[Path]:
+    """Textures in floats from 0 to `top`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    files = [folder / f"float{row}.tif" for row in range(n)]
+    for file in files:
+        Image.fromarray(texture(random).astype(np.float32) / 255 * np.float32(top)).save(file)
+    return files
+
+
+def test_floats_go_by_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
+    """A bright image and a dark one of the same shape are not the same to the model."""
+    files = write_floats(tmp_path / "in", 40, seed=0)
+    values = np.concatenate([np.asarray(Image.open(file)).ravel() for file in files])
+    trained = execute("train", options(tmp_path), prefect=False)
+    low, high = float(values.min()), float(values.max())
+    assert trained["settled"]["float_range"] == f"40 training images are in floats, from {low:g} to {high:g}"
+    workspace = Workspace.at(str(tmp_path / "w"))
+    facts = json.loads((workspace.models / trained["model_id"] / "model.json").read_text())
+    assert facts["preprocessing"]["float_range"] == [low, high]
+    assert "floats by one range" in workspace.card(trained["model_id"]).read_text(encoding="utf-8")
+    dark = tmp_path / "new"
+    dark.mkdir()
+    image = np.asarray(Image.open(files[0]))
+    Image.fromarray(image).save(dark / "as_it_was.tif")
+    Image.fromarray(image / 2).save(dark / "half_as_bright.tif")
+    result = execute("score", ScoreOptions(images=str(dark), workspace=str(tmp_path / "w")), prefect=False)
+    scores = read_scores(result["scores"])["nelbo_nats"].to_pylist()
+    assert scores[0] != scores[1]
+
+
+def test_where_no_training_image_is_in_floats_they_are_in_0_to_1(normals: Path) -> None:
+    settled = settle(*frozen(normals))
+    assert settled.options.float_range == (0, 1)
+    assert make_preprocessing(settled.options).float_range == (0, 1)
+    assert "float_range" not in settled.why
+
+
+def test_a_range_for_all_that_is_deep_leaves_floats_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_floats(tmp_path / "in", 40, seed=0)
+    asked, batch_id = frozen(tmp_path, value_range=(0, 1000))
+    monkeypatch.setattr("nelbo.flows.steps.settle.float_range", lambda files, **_: "looked at" if files else None)
+    assert settle(asked, batch_id).options.float_range == (0, 1)
+
+
+def test_a_bad_number_of_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="channels"):
+        TrainOptions(normal="x", channels=2)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""Users without a home folder, or with one that cannot be written."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.home import expand_home, provide_home
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder for temporary files of a user who is in no list of users."""
+    for name in ("HOME", "PREFECT_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+        # Set by what is tested, gone after it.
+        monkeypatch.setenv(name, "")
+        del os.environ[name]
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("home", [None, ""])
+def test_who_has_no_home_gets_a_private_folder(nowhere: Path, home: str | None) -> None:
+    if home is not None:
+        os.environ["HOME"] = home
+    provide_home()
+    folder = nowhere / f"nelbo-home-{os.getuid()}"
+    assert os.environ["HOME"] == str(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    provide_home()
+    assert os.environ["HOME"] == str(folder)
+    for path in ("~", "~/images"):
+        with pytest.raises(UsageError, match=r"HOME is not set. Set it, or give the whole path"):
+            expand_home(path)
+
+
+def test_a_stand_in_that_others_can_write_is_not_taken(nowhere: Path) -> None:
+    taken = nowhere / f"nelbo-home-{os.getuid()}"
+    taken.mkdir()
+    taken.chmod(0o777)
+    provide_home()
+    assert Path(os.environ["HOME"]).parent == nowhere
+    assert os.environ["HOME"] != str(taken)
+
+
+def test_a_home_that_cannot_be_written_stays_the_home(nowhere: Path, tmp_path: Path) -> None:
+    os.environ["HOME"] = str(tmp_path / "none")
+    provide_home()
+    assert expand_home("~/images") == str(tmp_path / "none" / "images")
+    stand_in = nowhere / f"nelbo-home-{os.getuid()}"
+    assert os.environ["PREFECT_HOME"] == str(stand_in / ".prefect")
+    assert os.environ["XDG_CACHE_HOME"] == str(stand_in / ".cache")
+
+
+def can_be_12345() -> bool:
+    unshare = shutil.which("unshare")
+    line = [str(unshare), "--user", "--map-user=12345", "true"]
+    return unshare is not None and subprocess.run(line, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_be_12345(), reason="needs unshare, and user namespaces")
+def test_a_numbered_user_without_a_home_trains_and_scores(images: Path, tmp_path: Path) -> None:
+    """As in a container: no HOME, no entry in the list of users."""
+    (tmp_path / "tmp").mkdir()
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "tmp"), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    python = ["unshare", "--user", "--map-user=12345", sys.executable, "-c"]
+
+    def run(*arguments: object) -> str:
+        line = [*python, "from nelbo.flows.cli.main import main; main()", *map(str, arguments)]
+        done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = ["--set", "image_size=16", "--set", "epochs=1"]
+    run("train", "--normal", images / "normal", *small)
+    run("score", images / "new", "--json")
+    run("batches")
+    assert "nelbo runs here" in run("doctor")
+    # A server that does not answer: Prefect has been loaded, and found a place for its files.
+    line = [*python, "from nelbo.flows.cli.main import main; main()", "ingest", str(images / "new")]
+    asked = subprocess.run(
+        line,
+        env=environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 2
+    assert "does not answer" in asked.stderr
+    code = (
+        "from nelbo.flows.workspace.home import provide_home; provide_home(); "
+        "from streamlit import config; config.get_config_options()"
+    )
+    subprocess.run([*python, code], env=environment, cwd=tmp_path, check=True)
+    assert not (tmp_path / "~").exists()

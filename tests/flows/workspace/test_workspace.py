@@ -1,0 +1,86 @@
+import errno
+import fcntl
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.layout import Workspace, check_id, new_run_id
+
+
+def test_ids_are_folder_names_that_stay_strings() -> None:
+    assert check_id("night_2026-11-23") == "night_2026-11-23"
+    for bad in ("", "1", "2026-11-23", "../x", "a/b", "a b", "_x", "a" * 101, "ä", "a\n"):
+        with pytest.raises(UsageError, match="expected a letter"):
+            check_id(bad)
+
+
+def test_run_ids_differ_and_are_ids() -> None:
+    assert len({check_id(new_run_id()) for _ in range(100)}) == 100
+
+
+def test_latest(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path))
+    with pytest.raises(UsageError, match="no latest model"):
+        workspace.model("latest")
+    with pytest.raises(UsageError, match="has none"):
+        workspace.model("m1")
+    for name in ("m1", "m2"):
+        (workspace.models / name).mkdir(parents=True)
+        (workspace.models / name / "checksums.json").touch()
+    workspace.promote("m1")
+    workspace.use_calibration("m1", "c1")
+    workspace.use_calibration("m2", "c2")
+    workspace.promote("m2")
+    assert workspace.model("latest") == "m2"
+    assert workspace.model("m1") == "m1"
+    assert (workspace.calibration("m1"), workspace.calibration("m2"), workspace.calibration("m3")) == ("c1", "c2", None)
+    with pytest.raises(UsageError, match="which has m1, m2"):
+        workspace.model("m3")
+    with pytest.raises(UsageError, match="'c9' is not in"):
+        workspace.calibration("m1", "c9")
+    workspace.latest.write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        workspace.model("latest")
+
+
+def test_no_update_of_latest_is_lost(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda i: workspace.use_calibration(f"m{i}", f"c{i}"), range(60)))
+    assert [workspace.calibration(f"m{i}") for i in range(60)] == [f"c{i}" for i in range(60)]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="cannot be written"):
+        Workspace.at(str(tmp_path / "file" / "workspace")).prepare()
+    assert list(Workspace.at(str(tmp_path / "new")).prepare().staging.iterdir()) == []
+
+
+def test_replaced_only_if_it_is_still_the_same(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert workspace.replace_calibration("m1", "c1", None)
+    assert not workspace.replace_calibration("m1", "c2", None)
+    assert workspace.calibration("m1") == "c1"
+    assert workspace.replace_calibration("m1", "c2", "c1")
+    assert workspace.calibration("m1") == "c2"
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.EBADF])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(logging.getLogger("nelbo"), "propagate", True)
+    workspace = Workspace.at(str(tmp_path))
+    workspace.promote("m1")
+    assert workspace.promoted() == "m1"
+    assert "cannot be locked" in caplog.text
+    assert "let one command at a time write to this workspace" in caplog.text

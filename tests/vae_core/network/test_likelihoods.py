@@ -1,0 +1,218 @@
+"""Likelihoods: numbers by hand, sums to one, means, and what they refuse."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import ops
+from scipy.integrate import quad
+from scipy.stats import logistic
+
+from nelbo.vae_core import (
+    VAEConfig,
+    bernoulli_log_likelihood,
+    continuous_bernoulli_log_likelihood,
+    discretised_logistic_log_likelihood,
+    gaussian_log_likelihood,
+)
+from nelbo.vae_core.config import LIKELIHOODS, PROBABILITIES
+from nelbo.vae_core.network.layers import SIGMA_FLOOR, GaussianLearnedSigma, Likelihood, make_likelihood
+from nelbo.vae_core.network.likelihoods import continuous_bernoulli_mean
+from nelbo.vae_core.pixels import supported
+
+ONE = np.ones((1, 1, 1, 1))
+
+
+def value(function: Any, *arguments: Any) -> float:
+    return float(function(*arguments)[0])
+
+
+def layer_of(name: str) -> Likelihood:
+    sigma = 0.2 if "fixed" in name else None
+    layer = make_likelihood(VAEConfig(height=64, width=64, likelihood=name, sigma=sigma))
+    layer.build(None)
+    return layer
+
+
+def test_gaussian_by_hand() -> None:
+    x = np.zeros((1, 1, 1, 1))
+    sigma_one, sigma_e = np.zeros(()), np.ones(())
+    assert value(gaussian_log_likelihood, x, x, sigma_one) == pytest.approx(-0.9189385332, abs=1e-10)
+    # Two sigma away costs 2 nats; a sigma of e costs one.
+    assert value(gaussian_log_likelihood, x, x + 2, sigma_one) == pytest.approx(-2.9189385332, abs=1e-10)
+    assert value(gaussian_log_likelihood, x, x, sigma_e) == pytest.approx(-1.9189385332, abs=1e-10)
+
+
+def test_gaussian_sums_over_pixels_and_channels() -> None:
+    x = np.zeros((2, 5, 4, 3))
+    np.testing.assert_allclose(gaussian_log_likelihood(x, x, np.zeros(())), [-60 * 0.9189385332] * 2, rtol=1e-9)
+
+
+def test_sigma_of_each_value_by_hand() -> None:
+    x = np.zeros((1, 1, 2, 1))
+    log_sigma = np.array([0.0, 1.0]).reshape(1, 1, 2, 1)
+    assert value(gaussian_log_likelihood, x, x, log_sigma) == pytest.approx(-2 * 0.9189385332 - 1, abs=1e-9)
+
+
+def test_discretised_logistic_by_hand() -> None:
+    log_scale = np.float64(math.log(1 / 255))
+    # Scale of one level, mean on the level: F(1/2) - F(-1/2) = tanh(1/4) = 0.24491866.
+    on_level = 100 / 255 * ONE
+    assert value(discretised_logistic_log_likelihood, on_level, on_level, log_scale) == pytest.approx(
+        math.log(0.24491866240370913), abs=1e-9
+    )
+    # Black with the mean on it takes all that is below: F(1/2) = 1 / (1 + exp(-1/2)) = 0.62245933; so does white.
+    for end in (0 * ONE, ONE):
+        found = value(discretised_logistic_log_likelihood, end, end, log_scale)
+        assert found == pytest.approx(math.log(0.6224593312018546), abs=1e-9)
+
+
+@given(st.floats(-0.5, 1.5), st.floats(-7, 2))
+def test_256_levels_share_a_probability_of_one(mean: float, log_scale: float) -> None:
+    levels = (np.arange(256) / 255).reshape(256, 1, 1, 1)
+    logs = np.asarray(discretised_logistic_log_likelihood(levels, np.full_like(levels, mean), np.float64(log_scale)))
+    assert np.exp(logs).sum() == pytest.approx(1, abs=1e-6)
+    # Far tails keep their digits, where a difference of two distribution functions would be 0.
+    assert np.isfinite(logs).all()
+
+
+def test_discretised_logistic_against_scipy(random: np.random.Generator) -> None:
+    levels = random.integers(1, 255, (7, 3, 2, 1)) / 255
+    means, scale = random.random(levels.shape), 0.05
+    law = logistic(means, scale)
+    expected = np.log(law.cdf(levels + 0.5 / 255) - law.cdf(levels - 0.5 / 255)).sum((1, 2, 3))
+    found = discretised_logistic_log_likelihood(levels, means, np.float64(math.log(scale)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_logit_zero_is_the_uniform_density() -> None:
+    x = np.linspace(0, 1, 9).reshape(1, 3, 3, 1)
+    assert value(continuous_bernoulli_log_likelihood, x, 0 * x) == 0
+
+
+def test_continuous_bernoulli_by_hand() -> None:
+    # 2 exp(2) / (exp(2) - 1) at x = 1, and 2 / (exp(2) - 1) at x = 0.
+    assert value(continuous_bernoulli_log_likelihood, ONE, 2 * ONE) == pytest.approx(0.8385606384, abs=1e-9)
+    assert value(continuous_bernoulli_log_likelihood, 0 * ONE, 2 * ONE) == pytest.approx(-1.1614393616, abs=1e-9)
+    assert value(continuous_bernoulli_log_likelihood, ONE, -2 * ONE) == pytest.approx(-1.1614393616, abs=1e-9)
+
+
+@pytest.mark.parametrize("logit", [-40.0, -3.0, -0.21, -0.19, -1e-4, 0.0, 1e-6, 0.2, 1.0, 25.0])
+def test_continuous_bernoulli_is_a_density_with_its_mean(logit: float) -> None:
+    def density(x: float) -> float:
+        return math.exp(value(continuous_bernoulli_log_likelihood, x * ONE, logit * ONE))
+
+    assert quad(density, 0, 1)[0] == pytest.approx(1, abs=1e-8)
+    mean = quad(lambda x: x * density(x), 0, 1)[0]
+    assert float(continuous_bernoulli_mean(np.array([logit]))[0]) == pytest.approx(mean, abs=1e-8)
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-8, 0.1999, 0.2001, -300.0, 300.0])
+def test_continuous_bernoulli_has_its_gradient_everywhere(logit: float) -> None:
+    """A branch that is not taken may not turn the gradient into NaN: one step of descent is minus the gradient."""
+    layer = layer_of("continuous_bernoulli")
+
+    class Fit(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit = self.add_weight(shape=(), initializer=keras.initializers.Constant(logit))
+
+        def call(self, x: Any) -> Any:
+            return layer([x, self.logit + ops.zeros_like(x)])
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]  # noqa: ARG002
+            return -ops.mean(y_pred)
+
+    fit = Fit()
+    fit.compile(keras.optimizers.SGD(1.0))
+    before = float(fit.logit)
+    fit.fit(np.full((4, 1, 1, 1), 0.75, np.float32), verbose=0)
+    expected = 0.75 - float(continuous_bernoulli_mean(np.float64(logit)))
+    assert float(fit.logit) - before == pytest.approx(expected, abs=1e-4)
+
+
+def test_bernoulli_by_hand() -> None:
+    x = np.ones((1, 28, 28, 1))
+    assert value(bernoulli_log_likelihood, x, 0 * x) == pytest.approx(-543.42738957, abs=1e-7)
+    # Logit ln 3: probabilities 3/4 and 1/4.
+    assert value(bernoulli_log_likelihood, ONE, math.log(3) * ONE) == pytest.approx(math.log(0.75), abs=1e-9)
+    assert value(bernoulli_log_likelihood, 0 * ONE, math.log(3) * ONE) == pytest.approx(math.log(0.25), abs=1e-9)
+    # No overflow far out.
+    assert value(bernoulli_log_likelihood, ONE, 110 * ONE) == pytest.approx(0, abs=1e-12)
+
+
+def test_bernoulli_refuses_grey_values() -> None:
+    grey = np.full((1, 2, 2, 1), 0.5)
+    with pytest.raises(ValueError, match=r"4 values are neither 0 nor 1.*continuous_bernoulli"):
+        bernoulli_log_likelihood(grey, grey)
+
+
+@pytest.mark.parametrize(
+    ("function", "scale"),
+    [
+        (gaussian_log_likelihood, [0.0]),
+        (discretised_logistic_log_likelihood, [0.0]),
+        (continuous_bernoulli_log_likelihood, []),
+        (bernoulli_log_likelihood, []),
+    ],
+)
+def test_no_likelihood_broadcasts(function: Any, scale: list[float]) -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        function(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 3)), *scale)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_layers_give_nats_a_value_and_a_mean(name: str, random: np.random.Generator) -> None:
+    layer = layer_of(name)
+    pixels = random.integers(0, 2, (3, 5, 4, 1)).astype(np.float32)
+    parameters = random.normal(size=(3, 5, 4, layer.n_parameters)).astype(np.float32)
+    nats = np.asarray(layer([pixels, parameters]))
+    assert nats.shape == np.asarray(layer.mean(parameters)).shape == pixels.shape
+    if name in PROBABILITIES:
+        assert (nats <= 0).all()
+    if layer.has_sigma:
+        assert (np.asarray(layer.sigma(parameters)) >= SIGMA_FLOOR * (1 - 1e-6)).all()
+    else:
+        with pytest.raises(NotImplementedError):
+            layer.sigma(parameters)
+
+
+def test_layers_are_the_public_functions(random: np.random.Generator) -> None:
+    pixels = (random.integers(0, 256, (3, 5, 4, 1)) / 255).astype(np.float32)
+    parameters = random.random((3, 5, 4, 2)).astype(np.float32)
+    mean = parameters[..., :1]
+    both, learned, levels = map(layer_of, ("gaussian_pixel_sigma", "gaussian_learned_sigma", "discretised_logistic"))
+    log_sigma = np.log(np.asarray(both.sigma(parameters)))
+    assert log_sigma.shape == pixels.shape
+    binary = pixels.round()
+    cases = [
+        (layer_of("gaussian_fixed_sigma"), mean, gaussian_log_likelihood(pixels, mean, np.float32(np.log(0.2)))),
+        (learned, mean, gaussian_log_likelihood(pixels, mean, np.asarray(learned.log_scale))),
+        (both, parameters, gaussian_log_likelihood(pixels, mean, log_sigma)),
+        (levels, mean, discretised_logistic_log_likelihood(pixels, mean, np.asarray(levels.log_scale))),
+        (layer_of("continuous_bernoulli"), mean, continuous_bernoulli_log_likelihood(pixels, mean)),
+    ]
+    for layer, outputs, expected in cases:
+        found = np.asarray(layer([pixels, outputs])).sum((1, 2, 3))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=type(layer).__name__)
+    found = np.asarray(layer_of("bernoulli")([binary, mean])).sum((1, 2, 3))
+    np.testing.assert_allclose(found, bernoulli_log_likelihood(binary, mean), rtol=1e-4)
+
+
+def test_sigma_never_falls_below_its_floor() -> None:
+    layer = GaussianLearnedSigma()
+    layer.build(None)
+    layer.log_scale_over_gain.assign(-100.0)
+    assert float(layer.sigma(None)) == pytest.approx(SIGMA_FLOOR, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_what_a_likelihood_is_defined_for(name: str) -> None:
+    levels = (np.arange(256, dtype=np.float32) / 255).reshape(1, 16, 16, 1)
+    sets = np.concatenate([levels, levels * 0.999, levels.round(), np.full_like(levels, 0.5)])
+    expected = {"discretised_logistic": [True, False, True, False], "bernoulli": [False, False, True, False]}
+    assert supported(sets, name).tolist() == expected.get(name, [True] * 4)

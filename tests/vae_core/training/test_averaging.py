@@ -1,0 +1,87 @@
+"""What is validated and kept is the average of the weights; what goes on training is not."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from synthetic import stripes
+
+from nelbo.vae_core import TrainConfig, VAEConfig, train
+from nelbo.vae_core.training.averaging import AveragingAdam
+from nelbo.vae_core.training.batches import Batches
+from nelbo.vae_core.training.training import _make_network
+
+CONFIG = VAEConfig(height=24, width=20)
+SETTINGS = TrainConfig(epochs=8, batch_size=8)
+
+
+def steps(optimizer: keras.optimizers.Optimizer, gradients: np.ndarray) -> list[float]:
+    """The weight after each step from 1."""
+    weight = keras.Variable([1.0])
+    values = []
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor([gradient])], [weight])
+        values.append(float(weight[0]))
+    return values
+
+
+def test_the_average_is_the_one_computed_by_hand(random: np.random.Generator) -> None:
+    gradients = random.normal(0, 1, 600).astype(np.float32)
+    optimizer = AveragingAdam(0.1)
+    averages = []
+    for k, value in enumerate(steps(optimizer, gradients)):
+        # 0, 1/10, 2/11, 3/12 ...: the first step is the whole of its average.
+        kept = min(0.98, k / (k + 9))
+        averages.append(value if k == 0 else kept * averages[-1] + (1 - kept) * value)
+    assert float(optimizer.averages[0][0]) == pytest.approx(averages[-1], rel=1e-4)
+    assert abs(averages[-1]) > 1e-3
+
+
+def test_the_steps_are_adams_own(random: np.random.Generator) -> None:
+    gradients = random.normal(0, 1, 50).astype(np.float32)
+    assert steps(AveragingAdam(0.1), gradients) == steps(keras.optimizers.Adam(0.1), gradients)
+
+
+class Collect(keras.callbacks.Callback):
+    """Weights and averages after each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[list[np.ndarray]] = []
+        self.averages: list[list[np.ndarray]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self.weights.append([np.array(variable) for variable in self.model.trainable_variables])
+        self.averages.append([np.array(average) for average in self.model.optimizer.averages])
+
+
+def equal(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_averages_of_the_best_epoch_are_kept(random: np.random.Generator) -> None:
+    pixels, collect = stripes(random, 40), Collect()
+    # Fast enough for the best epoch not to be the last one.
+    settings = TrainConfig(epochs=40, batch_size=8, patience=3, learning_rate=2e-2)
+    model, history, *_ = train(pixels[:30], pixels[30:], CONFIG, settings, callbacks=[collect])
+    best = int(np.argmin(history["val_nelbo"]))
+    assert best < len(history["val_nelbo"]) - 1
+    kept = [np.asarray(variable) for variable in model.network.trainable_variables]
+    assert equal(kept, collect.averages[best])
+    assert not any(equal(kept, weights) for weights in collect.weights)
+    # And it is they that the curve is of.
+    network = _make_network(model.config, settings)
+    network.set_weights(model.network.get_weights())
+    validated = network.evaluate(Batches(pixels[30:], CONFIG, settings, validation=True), return_dict=True, verbose=0)
+    assert validated["nelbo"] == pytest.approx(history["val_nelbo"][best], rel=1e-5)
+
+
+def test_training_goes_on_with_its_own_weights(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, averaged, plain = stripes(random, 40), Collect(), Collect()
+    curves = train(pixels[:30], pixels[30:], CONFIG, SETTINGS, callbacks=[averaged]).history
+    monkeypatch.setattr("nelbo.vae_core.training.training.Averages", keras.callbacks.Callback)
+    of_steps = train(pixels[:30], pixels[30:], CONFIG, SETTINGS, callbacks=[plain]).history
+    assert curves["loss"] == of_steps["loss"]
+    assert all(map(equal, averaged.weights, plain.weights))
+    assert curves["val_loss"] != of_steps["val_loss"]

@@ -1,0 +1,292 @@
+"""Training: it repeats, it learns, it stops, and it says what went wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import stripes
+
+from nelbo.vae_core import TrainConfig, VAEConfig, load_bundle, save_bundle, score, train
+from nelbo.vae_core.config import PRESETS
+from nelbo.vae_core.network.vae import VAE
+from nelbo.vae_core.pixels import to_unit
+from nelbo.vae_core.scoring import default_batch_size
+from nelbo.vae_core.training.batches import Batches
+from nelbo.vae_core.training.diagnosis import diagnose
+from nelbo.vae_core.training.training import Epochs, _make_network
+
+CONFIG = VAEConfig(height=24, width=20)
+
+
+def test_training_repeats_to_the_bit(random: np.random.Generator) -> None:
+    pixels = stripes(random, 40)
+    runs = [train(pixels[:30], pixels[30:], CONFIG, TrainConfig(epochs=3, seed=seed)) for seed in (5, 5, 6)]
+    weights = [run.model.network.get_weights() for run in runs]
+    assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
+    measured = [{k: v for k, v in run.history.items() if k not in ("images_per_s", "seconds")} for run in runs]
+    assert measured[0] == measured[1]
+
+
+def test_loss_falls_and_its_parts_add_up(random: np.random.Generator) -> None:
+    pixels = stripes(random, 90)
+    history = train(pixels[:70], pixels[70:], CONFIG, TrainConfig(epochs=15)).history
+    assert history["val_nelbo"][-1] < history["val_nelbo"][0] - 100
+    np.testing.assert_allclose(np.add(history["distortion"], history["rate"]), history["nelbo"], rtol=1e-4, atol=0.1)
+    np.testing.assert_allclose(history["loss"], history["nelbo"], rtol=1e-4, atol=0.1)
+
+
+def test_the_loss_of_pixels_does_not_jump() -> None:
+    """Version 0.1 ended at -540 nats here, after rises of up to 162 from one epoch to the next."""
+    pixels = stripes(np.random.default_rng(0), 80)
+    settings = TrainConfig(epochs=35, patience=60, batch_size=8)
+    curve = train(pixels[:64], pixels[64:], CONFIG, settings).history["val_nelbo"]
+    assert np.diff(curve).max() < 30
+    assert curve[-1] < -900
+
+
+def test_the_best_weights_stay(random: np.random.Generator) -> None:
+    pixels, other = stripes(random, 40), stripes(random, 40)[:, ::-1]
+    # Validation images of another kind get worse as training goes on.
+    settings = TrainConfig(epochs=60, patience=4, learning_rate=5e-3)
+    run = train(pixels, 1 - other, CONFIG, settings)
+    curve = run.history["val_nelbo"]
+    assert len(curve) < 60
+    kept = score(run.model, 1 - other, maps=False).nelbo.mean()
+    assert abs(kept - min(curve)) < 0.25 * abs(curve[-1] - min(curve))
+
+
+def test_empty_and_ill_shaped_sets() -> None:
+    good = np.zeros((4, 24, 20, 1), np.float32)
+    with pytest.raises(ValueError, match="validation has shape"):
+        train(good, good[:0], CONFIG)
+    with pytest.raises(ValueError, match="pixels has shape"):
+        train(good[:, :, :10], good, CONFIG)
+
+
+def test_divergence_is_an_error() -> None:
+    good = np.full((8, 24, 20, 1), 0.5, np.float32)
+    with pytest.raises(
+        FloatingPointError,
+        match=r"NaN or infinite in epoch 1, batch 1 of 1 \(image 0, .*learning rate below 1e\+06, or with clip_norm",
+    ):
+        train(good, good, CONFIG, TrainConfig(epochs=3, learning_rate=1e6))
+
+
+def test_a_learning_rate_may_be_a_whole_number(random: np.random.Generator) -> None:
+    pixels = stripes(random, 8)
+    training = train(pixels, pixels, CONFIG, TrainConfig(epochs=1, learning_rate=1))
+    assert training.history["learning_rate"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"epochs": 0}, "epochs=0: expected a positive"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"seed": -1}, "seed=-1: expected 0 or more"),
+        ({"patience": 0}, "patience=0"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"beta": 0.0}, "beta=0.0"),
+        ({"free_bits": -1.0}, "free_bits=-1.0"),
+        ({"latent_l2": float("inf")}, "latent_l2=inf"),
+        ({"denoising": 1.5}, "denoising=1.5: expected a share"),
+        ({"flip": "left"}, "flip='left': expected one of none, horizontal, vertical, both; try"),
+        ({"learning_rate_schedule": "cos"}, "try cosine"),
+        ({"precision": "float16"}, "mixed_bfloat16; try float32"),
+        ({"batch_size": 32, "devices": 3}, "cannot be spread evenly over 3 devices; try 33"),
+    ],
+)
+def test_bad_settings(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**bad)
+
+
+def test_a_shift_out_of_the_image_is_refused() -> None:
+    good = np.zeros((4, 24, 20, 1), np.float32)
+    with pytest.raises(ValueError, match="shift_px=20: expected less than the image's 20 pixels"):
+        train(good, good, CONFIG, TrainConfig(shift_px=20))
+
+
+@pytest.mark.parametrize(
+    ("preset", "likelihood"),
+    [
+        ("conv_spatial", "gaussian_learned_sigma"),
+        ("resnet", "gaussian_learned_sigma"),
+        ("conv_1x1x16", "gaussian_fixed_sigma"),
+        ("conv_1x1x16", "gaussian_pixel_sigma"),
+        ("conv_1x1x16", "discretised_logistic"),
+        ("conv_1x1x16", "continuous_bernoulli"),
+        ("conv_1x1x16", "bernoulli"),
+        ("conv_spatial", "gaussian_pixel_sigma"),
+    ],
+)
+def test_every_preset_and_likelihood_learns_and_scores(
+    preset: str, likelihood: str, random: np.random.Generator, tmp_path: Path
+) -> None:
+    levels = np.rint(255 * stripes(random, 80)).astype(np.uint8)
+    if likelihood == "bernoulli":
+        levels = np.where(levels > 127, 255, 0).astype(np.uint8)
+    sigma = 0.1 if likelihood == "gaussian_fixed_sigma" else None
+    config = VAEConfig(height=24, width=20, preset=preset, likelihood=likelihood, sigma=sigma)
+    training = train(levels[:60], levels[60:], config, TrainConfig(epochs=8, batch_size=16))
+    history = training.history
+    assert history["val_nelbo"][-1] < history["val_nelbo"][0]
+    assert ("sigma" in history) == training.model.network.likelihood.has_sigma
+    pixels = to_unit(levels[60:])
+    before = score(training.model, pixels)
+    np.testing.assert_allclose(before.anomaly_map.sum((1, 2)), before.distortion, rtol=1e-3, atol=0.1)
+    np.testing.assert_allclose(before.rate_map.sum((1, 2)), before.rate, rtol=1e-4)
+    np.testing.assert_allclose(before.nelbo, before.distortion + before.rate, rtol=1e-4, atol=1e-2)
+    after = score(load_bundle(tmp_path / save_bundle(training.model, tmp_path)), pixels)
+    np.testing.assert_array_equal(before.nelbo, after.nelbo)
+    if likelihood in ("discretised_logistic", "bernoulli"):
+        with pytest.raises(ValueError, match="values that"):
+            score(training.model, pixels * 0.999 + 0.0005)
+        with pytest.raises(ValueError, match=r"20 images \(validation, image 0, .* and 15 more\) have values that"):
+            train(levels[:60], pixels * np.float32(0.999), config)
+
+
+def test_options_of_training_do_what_they_say(random: np.random.Generator) -> None:
+    pixels = stripes(random, 60)
+
+    def run(**options: Any) -> dict[str, list[float]]:
+        return train(pixels[:48], pixels[48:], CONFIG, TrainConfig(epochs=6, batch_size=16, **options)).history
+
+    plain = run()
+    strong = run(beta=50.0)
+    assert strong["rate"][-1] < 0.5 * plain["rate"][-1]
+    assert strong["rate_weight"] == [50.0] * 6
+    assert strong["loss"][-1] > strong["nelbo"][-1]
+    warm = run(warmup_epochs=4, beta=2.0, learning_rate_schedule="cosine", learning_rate=0.002)
+    assert warm["rate_weight"] == [0.5, 1, 1.5, 2, 2, 2]
+    cosine = warm["learning_rate"]
+    assert cosine[0] == 0.002
+    assert cosine[3] == pytest.approx(0.001)
+    assert sorted(cosine, reverse=True) == cosine
+    clipped = run(clip_norm=1e-6, learning_rate=1e-3)
+    assert clipped["nelbo"][0] != plain["nelbo"][0]
+    changed = [run(**{name: 0.9})["nelbo"] for name in ("denoising", "latent_l2", "free_bits")]
+    assert all(curve != plain["nelbo"] for curve in changed)
+    assert run(flip="both", shift_px=2)["nelbo"] != plain["nelbo"]
+
+
+def test_weight_decay_shrinks_kernels_only() -> None:
+    """One step without a gradient: only what decays moves."""
+    network = _make_network(CONFIG, TrainConfig(weight_decay=0.5, learning_rate=0.1))
+    before = [np.asarray(variable).copy() + 1 for variable in network.trainable_variables]
+    for variable, value in zip(network.trainable_variables, before, strict=True):
+        variable.assign(value)
+    network.optimizer.apply([np.zeros_like(value) for value in before], network.trainable_variables)
+    for variable, value in zip(network.trainable_variables, before, strict=True):
+        factor = 0.95 if len(variable.shape) > 1 else 1.0
+        np.testing.assert_allclose(np.asarray(variable), factor * value, rtol=1e-5, err_msg=variable.path)
+
+
+def test_latent_l2_shrinks_the_latent_kernels(random: np.random.Generator) -> None:
+    pixels = stripes(random, 40)
+
+    def size(latent_l2: float) -> float:
+        settings = TrainConfig(epochs=6, latent_l2=latent_l2)
+        encoder = train(pixels[:32], pixels[32:], CONFIG, settings).model.network.encoder
+        return sum(float(np.square(np.asarray(encoder.get_layer(n).kernel)).sum()) for n in ("z_mean", "z_log_var"))
+
+    assert size(1e4) < 0.8 * size(0.0)
+
+
+def test_divergence_names_the_batch(random: np.random.Generator) -> None:
+    pixels = stripes(random, 64)
+    names = [f"cell_{i}.png" for i in range(64)]
+    settings = TrainConfig(epochs=3, batch_size=8, learning_rate=1e5)
+    with pytest.raises(FloatingPointError, match=r"epoch 1, batch [2-8] of 8 \('cell_\d+\.png', .* and 3 more\)"):
+        train(pixels, pixels, CONFIG, settings, names=names)
+    with pytest.raises(FloatingPointError, match=r"\(image \d+, image"):
+        train(pixels, pixels, CONFIG, settings)
+
+
+@pytest.mark.parametrize("n_batches", [1, 7, 37, 1000])
+def test_the_first_bad_batch_is_found_from_their_share(n_batches: int) -> None:
+    batches = Batches(np.zeros((n_batches, 24, 20, 1), np.uint8), CONFIG, TrainConfig(batch_size=1))
+    epochs = Epochs(batches, None, [])
+    for bad in range(n_batches):
+        # As a 32-bit mean of ones and zeros comes out; half a batch more where one of two devices lasted longer.
+        for share in (np.float32(bad) / np.float32(n_batches), np.float32(bad + 0.5) / np.float32(n_batches)):
+            message = epochs._failure(0, float(share))
+            assert f"the loss became NaN or infinite in epoch 1, batch {bad + 1} of" in message
+            assert f"(image {batches.rows(bad)[0]})" in message
+    assert f"validation loss after the last update became NaN or infinite in epoch 1, batch {n_batches}" in (
+        epochs._failure(0, 1.0)
+    )
+
+
+def test_collapse_and_floor_are_warned_of(random: np.random.Generator) -> None:
+    pixels = stripes(random, 12)
+    network = VAE(VAEConfig(height=24, width=20, likelihood="gaussian_pixel_sigma"))
+    heads = [network.encoder.get_layer(name) for name in ("z_mean", "z_log_var")]
+    heads[0].kernel.assign(heads[0].kernel * 20)
+    assert diagnose(network, pixels) == []
+    # The second half of the decoder's outputs are log sigmas.
+    bias = network.decoder.get_layer("decoder_conv_0").bias
+    bias.assign([0.0, -30.0])
+    assert [warning.split(" for ")[0] for warning in diagnose(network, pixels)] == ["Sigma is at its floor of 0.0011"]
+    bias.assign([0.0, 0.0])
+    for head in heads:
+        head.kernel.assign(head.kernel * 1e-6)
+    assert [warning.split(":")[0] for warning in diagnose(network, pixels)] == ["Posterior collapse"]
+
+
+def test_a_collapsed_training_says_so(random: np.random.Generator) -> None:
+    pixels = stripes(random, 40)
+    collapsed = train(pixels[:30], pixels[30:], CONFIG, TrainConfig(epochs=12, batch_size=8, beta=1e4))
+    assert [warning.split(":")[0] for warning in collapsed.warnings] == ["Posterior collapse"]
+
+
+def test_bfloat16_trains_and_float32_scores(random: np.random.Generator) -> None:
+    pixels = stripes(random, 48)
+    runs = [
+        train(pixels[:32], pixels[32:], CONFIG, TrainConfig(epochs=2, precision=precision))
+        for precision in ("float32", "mixed_bfloat16")
+    ]
+    exact, mixed = (run.history["val_nelbo"] for run in runs)
+    assert exact != mixed
+    assert mixed[-1] < mixed[0]
+    np.testing.assert_allclose(mixed, exact, rtol=0.1, atol=30)
+    assert {layer.compute_dtype for layer in runs[1].model.network.encoder.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_bfloat16_leaves_posterior_and_likelihood_in_float32(preset: str) -> None:
+    network = VAE(VAEConfig(height=64, width=96, preset=preset), objective=TrainConfig(precision="mixed_bfloat16"))
+    kept = [network.encoder.get_layer("z_mean"), network.encoder.get_layer("z_log_var")]
+    first, last = ("conv", "mix") if preset == "features" else ("conv_0", "conv_0")
+    kept.append(network.decoder.get_layer(f"decoder_{last}"))
+    assert {layer.compute_dtype for layer in kept} == {"float32"}
+    assert network.encoder.get_layer(f"encoder_{first}").compute_dtype == "bfloat16"
+    assert {weight.dtype for weight in network.trainable_variables} == {"float32"}
+
+
+class Counted:
+    """Rows on disk, as it were: remembers how many were read at a time, and that nobody took them all."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.shape, self.dtype = pixels, pixels.shape, pixels.dtype
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        taken = self.pixels[rows]
+        self.most = max(self.most, len(taken))
+        return taken
+
+
+def test_memory_does_not_grow_with_the_images(random: np.random.Generator) -> None:
+    levels = np.rint(255 * np.repeat(stripes(random, 100), 12, axis=0)).astype(np.uint8)
+    pixels, validation = Counted(levels[:700]), Counted(levels[700:])
+    train(pixels, validation, CONFIG, TrainConfig(epochs=1, batch_size=16))
+    # 256 images of this size are scored at a time, and looked through before training.
+    assert pixels.most == validation.most == default_batch_size(CONFIG) == 256

@@ -1,0 +1,144 @@
+"""How far two scores of the same images are apart: what one tolerance, a share, is compared with.
+
+Each number has a scale of its own, because it is rounded with what it was made from. A part of a score (one latent,
+one pixel) may be off by a larger share than the sum that it is in: it may lose a digit more, `LOST`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nelbo.vae_core.scoring import JOINT, VARIANT, Array, Score
+
+#: Largest difference from Keras's scores that an engine may have.
+TOLERANCE = 1e-5
+#: How many times the share that a sum may be off its parts may be.
+LOST = 10
+#: Sides of the grid that an array of pixels is averaged on where it is kept to be compared with.
+GRID = 16
+#: A score's arrays of pixels, and all else.
+MAPS = ("anomaly_map", "rate_map", "local_z", "reconstruction")
+#: Those that every score has; parts of ``joint``, and the variant, come beside them where a model has them.
+NUMBERS = tuple(name for name in Score._fields if name not in (*MAPS, *JOINT, *VARIANT))
+
+Shares = NDArray[np.float64]
+
+
+def differences(found: Score, expected: Score, subtracted: float) -> dict[str, Shares]:
+    """Of each number that is expected, image by image, the difference as a share of its scale.
+
+    The scales, where m and s are the model's usual mean and standard deviation of a pixel's nelbo:
+
+    * nelbo, distortion, rate, worst_pixels: |worst_pixels| + |distortion - worst_pixels| + rate, which is |distortion|
+      + rate unless a density is above 1 in some pixels and below in others, and their logarithms cancel;
+    * variant: 1, so it has to be the same one;
+    * peak, local_z, variant_z, and the parts of joint: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo
+      that is off by a share t of itself, z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s); of
+      their sum, joint, three times that;
+    * z_mean_norm, z_log_var_sum: 100 (1 + rate + the number itself): the prior has the scale 1, and the whitening of
+      features, ahead of the encoder, enlarges what was rounded;
+    * anomaly_map, rate_map: 10 times the image's largest value and mean nats a value; reconstruction: 10.
+
+    Args:
+        found, expected: scores of the same images; arrays of pixels may be on a coarser grid, in both.
+        subtracted: largest mean of |m| / s over the box that smooths `local_z`, of a part of joint, or of a distance.
+
+    Returns:
+        (n,) shares by name; infinite where a number is missing or has another shape.
+
+    >>> one = np.ones(1)
+    >>> expected = Score(*[one] * 8, *[None] * 7)
+    >>> off = differences(expected._replace(nelbo=1.5 * one, peak=0 * one), expected, subtracted=4.0)
+    >>> {name: float(share[0]) for name, share in off.items() if share[0]}
+    {'nelbo': 0.25, 'peak': 0.02}
+    """
+    scales = _scales(expected, subtracted)
+    shares = {}
+    for name, scale in scales.items():
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        if ours is None or ours.shape != theirs.shape:
+            shares[name] = np.full(len(theirs), np.inf)
+            continue
+        off = np.abs(ours.astype(np.float64) - theirs)
+        shares[name] = off.reshape(len(off), -1).max(axis=1) / scale
+    return shares
+
+
+def difference(found: Score, expected: Score, subtracted: float) -> float:
+    """The largest of all `differences`; NaN where there is one."""
+    return float(np.max([share.max() for share in differences(found, expected, subtracted).values()]))
+
+
+def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
+    """Names of the numbers that are the same for all images, or for some no number, and are not so where expected.
+
+    However much an engine may be off: one that says the same of every image measures nothing.
+
+    >>> expected = Score(*[np.arange(3.0)] * 8, *[None] * 7)
+    >>> unmoved(expected._replace(peak=np.zeros(3)), expected, subtracted=4.0)
+    ['peak']
+    """
+    names = []
+    for name, scale in _scales(expected, subtracted).items():
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        # Less is rounding, of the number itself or of what it was made from.
+        least = max(TOLERANCE * np.abs(theirs).max(), np.finfo(np.float32).eps * scale.max())
+        moves = np.ptp(theirs, axis=0).max() > least
+        if moves and (ours is None or not np.isfinite(ours).all() or not np.ptp(ours, axis=0).any()):
+            names.append(name)
+    return names
+
+
+def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
+    """(n,) of each number that there is."""
+    rate = expected.rate.astype(np.float64)
+    distortion, worst = (values.astype(np.float64) for values in (expected.distortion, expected.worst_pixels))
+    nats = np.abs(worst) + np.abs(distortion - worst) + rate
+    # What is thresholded is one of the others, or the sum of the parts of joint.
+    thresholded = next(
+        (name for name in ("peak", "nelbo") if np.array_equal(expected.anomaly_score, getattr(expected, name))),
+        "peak" if expected.peak_z is None else "joint",
+    )
+    scales: dict[str, Shares] = {}
+    for name, values in expected._asdict().items():
+        if values is None:
+            continue
+        name_of_scale = thresholded if name == "anomaly_score" else name
+        rows = np.abs(values.astype(np.float64)).reshape(len(values), -1)
+        highest = rows.max(axis=1)
+        if name_of_scale in ("nelbo", "distortion", "rate", "worst_pixels"):
+            scales[name] = nats
+        elif name_of_scale == "variant":
+            scales[name] = np.ones(len(values))
+        elif name_of_scale in ("peak", "local_z", "variant_z", *JOINT):
+            scales[name] = LOST * (highest + subtracted)
+        elif name_of_scale == "joint":
+            parts = np.stack([np.abs(getattr(expected, part).astype(np.float64)) for part in JOINT])
+            scales[name] = LOST * (parts.sum(axis=0) + len(JOINT) * subtracted)
+        elif name_of_scale in ("z_mean_norm", "z_log_var_sum"):
+            scales[name] = LOST**2 * (1 + rate + highest)
+        elif name_of_scale in ("anomaly_map", "rate_map"):
+            scales[name] = LOST * (nats / rows.shape[1] + highest)
+        else:
+            scales[name] = np.full(len(values), LOST, np.float64)
+    return scales
+
+
+def without_maps(score: Score) -> Score:
+    """The same without its arrays of pixels."""
+    return score._replace(anomaly_map=None, rate_map=None, local_z=None, reconstruction=None)
+
+
+def coarse(score: Score) -> Score:
+    """The same with its arrays of pixels averaged on a grid of 16 x 16 fields at most: little enough to be kept."""
+    return score._replace(**{name: _averaged(value) for name in MAPS if (value := getattr(score, name)) is not None})
+
+
+def _averaged(values: Array) -> NDArray[np.float32]:
+    """(n, h, w, ...) -> (n, 16, 16, ...), or as many rows and columns as there are."""
+    fields = values.astype(np.float64)
+    for axis in (1, 2):
+        n = fields.shape[axis]
+        starts = np.arange(min(GRID, n)) * n // min(GRID, n)
+        sizes = np.diff([*starts, n]).reshape([-1 if i == axis else 1 for i in range(fields.ndim)])
+        fields = np.add.reduceat(fields, starts, axis=axis) / sizes
+    return fields.astype(np.float32)

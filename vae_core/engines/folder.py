@@ -1,0 +1,160 @@
+"""Engines on disk: data and no code, every byte of it checked.
+
+An engine is a folder with ``engine.json``, its graphs, ``references.safetensors`` and ``checksums.json``. The
+references are images and what Keras scored them when the engine was made. The engine's id, which ``engine.json`` holds,
+is a hash of all that is in it.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from nelbo.vae_core.checksums import CHECKSUMS, BundleError, as_json, read_files, write_files
+from nelbo.vae_core.config import VAEConfig
+from nelbo.vae_core.engines.difference import MAPS, NUMBERS
+from nelbo.vae_core.engines.exported import ENGINES, REMEDY, EngineError, Exported, is_installed
+from nelbo.vae_core.pixels import to_unit
+from nelbo.vae_core.scoring import JOINT, VARIANT, Score
+
+log = logging.getLogger(__name__)
+
+#: Version 1 had no id, no references of maps, and neither of the last two facts.
+FORMAT_VERSION, _READABLE = 2, (1, 2)
+#: What an engine on disk may ask for at most.
+LARGEST_TOLERANCE, LARGEST_BATCH = 0.01, 1 << 16
+_REFERENCES = "references.safetensors"
+#: What of an engine is kept as JSON, beside the config.
+_FACTS = (
+    "engine",
+    "made_with",
+    "model_id",
+    "preprocessing",
+    "batch_size",
+    "tolerance",
+    "images_per_s",
+    "machine",
+    "subtracted",
+)
+#: Of an engine of version 1: measured ones go up to here.
+_SUBTRACTED_IN_1 = 100.0
+
+
+def save_exported(exported: Exported, folder: Path) -> None:
+    """Write an engine to a new folder."""
+    levels = np.rint(exported.pixels * np.float32(255)).astype(np.uint8)
+    # A quarter of the bytes, where nothing is lost.
+    is_8_bit = np.array_equal(to_unit(levels), exported.pixels)
+    references = {"pixels": levels if is_8_bit else exported.pixels}
+    references |= {name: value for name, value in exported.expected._asdict().items() if value is not None}
+    files = {_REFERENCES: save(references), **exported.files}
+    description = {
+        "format": "nelbo-engine",
+        "format_version": FORMAT_VERSION,
+        "config": exported.config.to_dict(),
+        **{name: getattr(exported, name) for name in _FACTS},
+    }
+    description["engine_id"] = _engine_id(description, files)
+    write_files({"engine.json": as_json(description), **files}, folder)
+
+
+def _engine_id(description: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """A hash of what an engine is made of: what ``engine.json`` says else, and the other files."""
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    said = {name: value for name, value in description.items() if name != "engine_id"}
+    return "e" + hashlib.sha256(as_json(said) + as_json(sums)).hexdigest()[:16]
+
+
+def exported_files(engine: str) -> list[str]:
+    """Names of the files in an engine's folder.
+
+    >>> exported_files("onnx")
+    ['engine.json', 'scores.onnx', 'maps.onnx', 'references.safetensors', 'checksums.json']
+    """
+    made = ENGINES[engine]
+    return ["engine.json", *made.files(False), *made.files(True), _REFERENCES, CHECKSUMS]
+
+
+def load_exported(folder: Path) -> Exported:
+    """Load an engine after checking every checksum; its graphs are compiled when they are first needed.
+
+    Raises:
+        BundleError: damaged, incomplete, or made by another version of nelbo.
+        EngineError: the engine's package is not installed.
+    """
+    content = _read(folder, ["engine.json"])["engine.json"]
+    try:
+        description = json.loads(content)
+        engine = ENGINES[description["engine"]]
+        config = VAEConfig.from_dict(description["config"])
+        facts = _facts(description)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder} is not an engine of a nelbo model: {error!r}. {REMEDY}") from error
+    if description["format_version"] not in _READABLE:
+        raise BundleError(f"{folder} was made by another version of nelbo. {REMEDY}")
+    if not is_installed(facts["engine"]):
+        raise EngineError(
+            f"engine {facts['engine']} needs {engine.package}, which is not installed. "
+            f"Get it with: pip install 'nelbo[{facts['engine']}]'"
+        )
+    files = _read(folder, [*engine.files(False), *engine.files(True), _REFERENCES])
+    _check_id(folder, description, files)
+    try:
+        references = load(files.pop(_REFERENCES))
+        pixels = to_unit(references["pixels"])
+        numbers = {name: references[name] for name in NUMBERS}
+        expected = Score(**numbers, **{name: references.get(name) for name in (*JOINT, *VARIANT, *MAPS)})
+    except (KeyError, SafetensorError) as error:
+        raise BundleError(f"{folder / _REFERENCES} is not what nelbo writes: {error!r}. {REMEDY}") from error
+    return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files)
+
+
+def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``engine.json`` says beside the config; of version 1 with what it did not say."""
+    if description["format_version"] == 1:
+        # No machine has no name: its speeds are measured again.
+        description = {**description, "machine": "", "subtracted": _SUBTRACTED_IN_1}
+    facts = {name: description[name] for name in _FACTS}
+    _check_numbers(facts)
+    return facts
+
+
+def _check_id(folder: Path, description: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    if description["format_version"] == 1:
+        _warn_unchecked(folder)
+        return
+    found, expected = _engine_id(description, files), description.get("engine_id")
+    if found != expected:
+        raise BundleError(
+            f"{folder}: its contents are those of engine {found}, and engine.json says {expected}: it was changed "
+            f"after it was made. {REMEDY}"
+        )
+
+
+@cache
+def _warn_unchecked(folder: Path) -> None:
+    log.warning("%s was made by nelbo 0.1, without an id: whether it was changed since cannot be told", folder)
+
+
+def _check_numbers(facts: Mapping[str, Any]) -> None:
+    size, tolerance, speeds = facts["batch_size"], facts["tolerance"], facts["images_per_s"]
+    if not (isinstance(size, int) and 1 <= size <= LARGEST_BATCH):
+        raise ValueError(f"batch_size={size}: expected 1 to {LARGEST_BATCH}")
+    if not 0 < tolerance <= LARGEST_TOLERANCE:
+        raise ValueError(f"tolerance={tolerance}: expected at most {LARGEST_TOLERANCE}")
+    if not all(0 < speeds[engine] < math.inf for engine in ("keras", facts["engine"])):
+        raise ValueError(f"images_per_s={speeds}: expected a positive number for keras and {facts['engine']}")
+    if not (isinstance(facts["machine"], str) and 0 <= facts["subtracted"] < math.inf):
+        raise ValueError(f"machine={facts['machine']!r}, subtracted={facts['subtracted']}: expected a name, a number")
+
+
+def _read(folder: Path, names: list[str]) -> dict[str, bytes]:
+    return read_files(folder, names, "engine", REMEDY)

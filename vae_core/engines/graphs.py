@@ -1,0 +1,95 @@
+"""Scoring functions compiled by OpenVINO and ONNX Runtime, from files without code.
+
+Each core computes a batch of its own: no core waits for another, and a score does not depend on how many there are.
+"""
+
+import sys
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from joblib import cpu_count
+
+from nelbo.vae_core.scoring import Array
+
+
+def import_openvino() -> Any:
+    """The package, without its telemetry: being imported it tells Google Analytics, and no variable says not to."""
+    telemetry = "openvino_telemetry"
+    kept = sys.modules.pop(telemetry, None)
+    # As if that package were not installed.
+    sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        sys.modules.pop(telemetry, None)
+        if kept is not None:
+            sys.modules[telemetry] = kept
+    return openvino
+
+
+class OpenVINOGraph:
+    """OpenVINO's own format, on the CPU, in 32 bits also where the CPU has units for fewer.
+
+    Args:
+        network: the content of an ``xml`` file, or a model of OpenVINO's.
+        weights: of the ``bin`` file beside it.
+        shape: (batch, h, w, c) of one batch.
+    """
+
+    def __init__(self, network: Any, weights: bytes = b"", *, shape: tuple[int, ...]) -> None:
+        openvino = import_openvino()
+        # OpenVINO makes a table of types when it is first asked for one. Two threads that ask at once wait for each
+        # other for ever: one has the table and wants Python's lock, the other the lock and wants the table.
+        openvino.Type.f32.to_dtype()
+        self.batch_size, self.parallel = shape[0], cpu_count()
+        core = openvino.Core()
+        # From memory: a network cannot name further files.
+        model = core.read_model(network, weights) if isinstance(network, bytes) else network
+        model.reshape(list(shape))
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": self.parallel,
+            "INFERENCE_NUM_THREADS": self.parallel,
+        }
+        self._compiled = core.compile_model(model, "CPU", settings)
+        # What is the same by two names may be one output of both.
+        self._names = [output.get_names() for output in self._compiled.outputs]
+        # A request serves one thread at a time, and keeps its memory for the next.
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def run(self, pixels: Array) -> dict[str, Array]:
+        """The columns of `Score` for one batch; several threads may call it at once."""
+        outputs = self.run_in_order(pixels)
+        return {name: outputs[i] for i, names in enumerate(self._names) for name in names}
+
+    def run_in_order(self, pixels: Array) -> list[Array]:
+        """The outputs for one batch, in their order."""
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        found = list(request.infer([pixels], share_inputs=True).values())
+        self._idle.put(request)
+        return found
+
+
+class OnnxGraph:
+    """ONNX Runtime, on the CPU.
+
+    Args:
+        network: the content of an ``onnx`` file.
+        shape: (batch, h, w, c) of one batch.
+    """
+
+    def __init__(self, network: bytes, shape: tuple[int, ...]) -> None:
+        import onnxruntime
+
+        self.batch_size, self.parallel = shape[0], cpu_count()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def run(self, pixels: Array) -> dict[str, Array]:
+        """The columns of `Score` for one batch; several threads may call it at once."""
+        return dict(zip(self._names, self._session.run(None, {"pixels": pixels}), strict=True))

@@ -1,0 +1,1 @@
+"""Linear VAEs in closed form."""

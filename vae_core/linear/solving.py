@@ -1,0 +1,325 @@
+"""Fitting the linear heads: no noise, no epochs; an eigenvalue problem on a backbone's features."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from nelbo.vae_core.config import TrainConfig, VAEConfig
+from nelbo.vae_core.features.extraction import extract
+from nelbo.vae_core.features.features import DetailMap, Features, gathered, joined, joined_shape
+from nelbo.vae_core.features.pretext import give_weights
+from nelbo.vae_core.linear.clustering import find_variants, learn_places
+from nelbo.vae_core.linear.crossfit import Unseen, default_folds, fit_folds
+from nelbo.vae_core.linear.moments import MIN_IMAGES, N_LATENTS, solve_shared
+from nelbo.vae_core.linear.vae import LinearHead, blocks_of
+from nelbo.vae_core.linear.variants import Places, Variants, check_variants, numbered
+from nelbo.vae_core.model import Model, draw_eps
+from nelbo.vae_core.pixels import PixelRows
+from nelbo.vae_core.scoring import Score, anomaly_score, n_worst
+from nelbo.vae_core.usual import Parts, Usual, learn_usual
+
+#: Images that the map for people is made from: one covariance of all its positions needs no more.
+_DETAILED = 128
+#: Maps computed at a time.
+_CHUNK = 16
+#: Share of images nearer to another variant than their own that is not worth a word.
+_FEW_ASTRAY = 0.02
+#: Share of the normal images whose most unusual place sets the unit of the map for people.
+_HIGH = 0.95
+
+
+class Solved(NamedTuple):
+    """What fitting gives.
+
+    unseen: of each image, in the order given, by a model of others.
+    warnings: what people should know of it.
+    nelbo: mean of the images under the model of all, in nats; seconds that it took.
+    """
+
+    model: Model
+    unseen: Score
+    warnings: list[str]
+    nelbo: float
+    seconds: float
+
+
+def solve(
+    images: Sequence[PixelRows],
+    config: VAEConfig,
+    train_config: TrainConfig,
+    *,
+    preprocessing: Mapping[str, Any],
+    folds: Sequence[int] | None,
+    variants: Sequence[str] | None,
+    images_of_variant: int,
+    aside: Path,
+    checkpoint: Path | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+    backbone_callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Solved:
+    """Fit a linear head on normal images.
+
+    Args:
+        images: sets of (n, h, w, c), all of them fitted on.
+        config, train_config: of the network and its training.
+        preprocessing: kept with the model.
+        folds: of all images together, or None.
+        variants: the names of all images' variants; None where the setting says how many are to be found.
+        images_of_variant: that each needs where the images decide how many there are.
+        aside: a folder for the features, 0.08 MB an image of 256 x 256 pixels.
+        checkpoint, backbone_callbacks: of the training of the backbone ``self_trained``.
+        advance: called with the number of images whose features have been computed since the last call.
+
+    Raises:
+        BackboneError: the backbone's weights are not there, or not its own.
+        ValueError: too few images, of a variant or in all, or too few folds.
+    """
+    started = time.perf_counter()
+    n = sum(map(len, images))
+    if n < MIN_IMAGES:
+        raise ValueError(
+            f"{n} images to train on: the preset features expects {MIN_IMAGES} or more. Add normal images, "
+            "or take conv_1x1x16"
+        )
+    if folds is not None and len(folds) != n:
+        raise ValueError(f"folds: expected {n}, one for each image, got {len(folds)}")
+    features = Features(config)
+    give_weights(features.backbone, images[0], config, train_config, checkpoint, backbone_callbacks)
+    views = [Turned(some, quarter) for quarter in range(train_config.rotations) for some in images]
+    rows, maps, detailed = _looked_at(features, views, aside / "features.npy", advance)
+    fitted = fit_features(
+        rows,
+        features.value_shape,
+        config,
+        folds=default_folds(n) if folds is None else folds,
+        asked=train_config.variants,
+        variants=variants,
+        images_of_variant=images_of_variant,
+    )
+    config, usual = fitted.config, fitted.usual
+    model = Model(
+        config,
+        fitted.head,
+        draw_eps(config, train_config.seed),
+        usual.mean,
+        usual.std,
+        dict(preprocessing),
+        representation=features,
+        usual_statistics=usual.statistics,
+        detail=_detail(features, maps, fitted.variants[detailed % n], config, fitted.unseen.peak, fitted.variants),
+    )
+    nelbo = _mean_nelbo(fitted.head, rows, features.value_shape)
+    return Solved(model, fitted.unseen, fitted.warnings, nelbo, time.perf_counter() - started)
+
+
+class Fitted(NamedTuple):
+    """What features of normal images make of a linear head.
+
+    config: of the head, with what the images chose.
+    usual: of the local nats, of each variant where there are several.
+    unseen: what each image scores as a new one.
+    variants: (n,) number of each image's variant.
+    warnings: what people should know of it.
+    """
+
+    config: VAEConfig
+    head: LinearHead
+    usual: Usual
+    unseen: Score
+    variants: NDArray[np.int64]
+    warnings: list[str]
+
+
+def fit_features(
+    rows: NDArray[np.float32],
+    shape: tuple[int, int, int],
+    config: VAEConfig,
+    *,
+    folds: Sequence[int] | NDArray[np.int64],
+    asked: int | str = 1,
+    variants: Sequence[str] | None = None,
+    images_of_variant: int = 0,
+) -> Fitted:
+    """Fit a linear head on features that have been computed.
+
+    Args:
+        rows: (n, p, c) features; (r n, p, c) where each image was turned r times, all of them as they are first.
+        shape: (gh, gw, c), gh gw = p.
+        config: of the head.
+        folds: (n,) the fold of each image.
+        asked: how many variants there are, or "auto"; variants: (n,) their names, where they are known.
+        images_of_variant: that each needs where the images decide how many there are.
+    """
+    numbers = np.asarray(folds)
+    means = rows[: len(numbers)].mean(axis=1)
+    found = _variants(means, variants, asked, numbers, images_of_variant)
+    fit = fit_folds(rows, shape, config, numbers, found.own)
+    n_latents = fit.solutions[0].variances.shape[-1]
+    config = replace(config, subject=fit.subject, n_latents=n_latents, variants=found.names)
+    head = LinearHead(shape, n_latents, blocks_of(config.head, fit.subject), len(fit.solutions))
+    head.assign(fit.solutions, found.where)
+    local = fit.unseen.distortion_map + (fit.unseen.rate_map if config.of == "nelbo" else 0)
+    usual, parts = _usual(local, config.smoothing_px // config.stride_px, found.own)
+    warnings = [] if found.where is None else _astray(found.where, means, found.own)
+    return Fitted(config, head, usual, _scores(fit.unseen, parts, config, found), found.own, warnings)
+
+
+class _Found(NamedTuple):
+    """Variants among the images.
+
+    own: (n,) number of each image's; names: of all, none where there is one.
+    where: they lie, and beyond: (n,) how far from there each image lies; None where there is one.
+    """
+
+    own: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+    where: Variants | None = None
+    beyond: Places | None = None
+
+
+def _variants(
+    means: NDArray[np.float32], given: Sequence[str] | None, asked: int | str, folds: NDArray[Any], least: int
+) -> _Found:
+    """The variants that are given, asked for or found."""
+    if given is None:
+        own = find_variants(means, asked, folds, least)
+        names = tuple(str(number) for number in range(1, 2 + own.max()))
+    else:
+        own, names = numbered(given)
+    if len(names) == 1:
+        return _Found(own)
+    check_variants(own, names, folds)
+    return _Found(own, names, *learn_places(means, own, folds))
+
+
+class Turned:
+    """Images turned by a number of quarters, as they are read."""
+
+    def __init__(self, images: PixelRows, quarter: int) -> None:
+        self.images, self.quarter = images, quarter
+        self.shape, self.dtype = images.shape, images.dtype
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """The images of a slice, or of an array of row numbers."""
+        return np.rot90(self.images[rows], self.quarter, axes=(1, 2))
+
+
+def _astray(where: Variants, means: NDArray[np.float32], own: NDArray[np.int64]) -> list[str]:
+    """That images named one variant look like another, where some do."""
+    n = int((where.distances(means).argmin(axis=1) != own).sum())
+    if n <= _FEW_ASTRAY * len(own):
+        return []
+    said = (
+        f"{n} of {len(own)} images are nearer to another variant than to the one that is named for them, and new ones "
+        "like them will be judged as that. Name variants that look different, or take variants=1"
+    )
+    return [said]
+
+
+def _looked_at(
+    features: Features, images: Sequence[PixelRows], path: Path, advance: Callable[[int], None]
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], NDArray[np.int64]]:
+    """(n, p, c) features of all images, in a file that is as an array; a backbone's maps of some, and their rows."""
+    config = features.config
+    pixels = features.backbone.input
+    outputs = features.maps(pixels)
+    network = keras.Model(pixels, [gathered(outputs, config), *outputs], name="looking")
+    height, width, channels = features.value_shape
+    n = sum(map(len, images))
+    rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, height * width, channels))
+    detailed = np.unique(np.linspace(0, n - 1, min(n, _DETAILED)).astype(np.int64))
+    kept: list[list[NDArray[np.float32]]] = []
+    done = 0
+    for some in images:
+        for gathered_, *maps in extract(network, some, advance):
+            rows[done : done + len(gathered_)] = gathered_.reshape(len(gathered_), -1, channels)
+            chosen = np.flatnonzero(np.isin(done + np.arange(len(gathered_)), detailed))
+            kept.append([one[chosen] for one in maps])
+            done += len(gathered_)
+    return rows, [np.concatenate(one) for one in zip(*kept, strict=True)], detailed
+
+
+def _usual(local: NDArray[np.float32], side: int, variants: NDArray[np.int64]) -> tuple[Usual, Parts]:
+    """What is usual of each variant, stacked where there are several, and what each image scores."""
+    images = [np.flatnonzero(variants == number) for number in range(1 + variants.max())]
+    if len(images) == 1:
+        return learn_usual(local, side)
+    usual, parts = zip(*(learn_usual(local[mine], side) for mine in images), strict=True)
+    order = np.argsort(np.concatenate(images))
+    return (
+        Usual(*(np.stack(values) for values in zip(*usual, strict=True))),
+        Parts(*(np.concatenate(values)[order] for values in zip(*parts, strict=True))),
+    )
+
+
+def _detail(
+    features: Features,
+    maps: Sequence[NDArray[np.float32]],
+    of_maps: NDArray[np.int64],
+    config: VAEConfig,
+    peaks: NDArray[np.float32],
+    of_peaks: NDArray[np.int64],
+) -> DetailMap:
+    """The map for people, of the backbone's maps of some normal images; `of_maps`, `of_peaks`: variants."""
+    shape = joined_shape(features.backbone)
+    n_variants = 1 + int(of_peaks.max())
+    n_latents = min(N_LATENTS, shape[-1] - 1)
+    detail = DetailMap(shape, n_latents, (config.height, config.width), n_variants)
+    scales = []
+    for number in range(n_variants):
+        mine = np.flatnonzero(of_maps == number)
+        if len(mine) < MIN_IMAGES:
+            # Of a rare variant there are too few to say what is usual where: it is seen as the others are.
+            mine = np.arange(len(of_maps))
+        chunks = [[one[mine[start : start + _CHUNK]] for one in maps] for start in range(0, len(mine), _CHUNK)]
+        rows = (np.asarray(joined(chunk)).reshape(len(chunk[0]), -1, shape[-1]) for chunk in chunks)
+        detail.assign(number, solve_shared(rows, n_latents))
+        nats = np.concatenate([np.asarray(detail.nats(chunk, number)) for chunk in chunks])
+        usual, high = float(nats.mean()), float(np.quantile(nats.max(axis=(1, 2)), _HIGH))
+        unit = (high - usual) / max(float(np.quantile(peaks[of_peaks == number], _HIGH)), 1.0)
+        scales.append([usual, max(unit, float(np.finfo(np.float32).tiny))])
+    detail.scale.assign(np.reshape(scales, detail.scale.shape))
+    return detail
+
+
+def _mean_nelbo(head: LinearHead, rows: NDArray[np.float32], shape: tuple[int, int, int]) -> float:
+    """Mean over images of what the model of all of them says, in nats."""
+    total = 0.0
+    for start in range(0, len(rows), _CHUNK):
+        found = head.evaluate(ops.convert_to_tensor(rows[start : start + _CHUNK].reshape(-1, *shape)))
+        total += float(ops.sum(found["anomaly_map"]) + ops.sum(found["rate"]))
+    return total / len(rows)
+
+
+def _scores(unseen: Unseen, parts: Parts, config: VAEConfig, variants: _Found) -> Score:
+    """Scores of images by models that have not seen them, without maps."""
+    distortion = unseen.distortion_map.sum(axis=(1, 2))
+    rate = unseen.rate_map.sum(axis=(1, 2))
+    positions = np.sort(unseen.distortion_map.reshape(len(distortion), -1), axis=1)
+    beside = {}
+    if variants.beyond is not None:
+        beside = {"variant": variants.own.astype(np.float32), "variant_z": variants.beyond.astype(np.float32)}
+    numbers = {"nelbo": distortion + rate, **parts._asdict(), **beside}
+    return Score(
+        anomaly_score=anomaly_score(numbers, config.statistic),
+        distortion=distortion,
+        rate=rate,
+        z_mean_norm=unseen.z_mean_norm,
+        z_log_var_sum=unseen.z_log_var_sum,
+        worst_pixels=positions[:, -n_worst(positions.shape[1]) :].sum(axis=1),
+        **numbers,
+        anomaly_map=None,
+        rate_map=None,
+        local_z=None,
+        reconstruction=None,
+    )

@@ -1,0 +1,1 @@
+"""The deep VAE: its layers, its likelihoods and its objective."""

@@ -1,0 +1,336 @@
+"""Training on normal images."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from nelbo.vae_core.config import SIGMA_FLOOR, TrainConfig, VAEConfig, check_together
+from nelbo.vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
+from nelbo.vae_core.features.representation import Values, fit_representation
+from nelbo.vae_core.linear.solving import Solved, solve
+from nelbo.vae_core.model import Model, draw_eps, usual_local_nelbo, usual_of_features
+from nelbo.vae_core.network.vae import VAE
+from nelbo.vae_core.pixels import PixelRows, fingerprint, mean_and_std, supported, to_unit
+from nelbo.vae_core.scoring import Score, default_batch_size, refuse_unsupported
+from nelbo.vae_core.training.averaging import Averages, AveragingAdam
+from nelbo.vae_core.training.batches import Batches
+from nelbo.vae_core.training.checkpoint import Checkpoint
+from nelbo.vae_core.training.diagnosis import diagnose
+from nelbo.vae_core.usual import Usual
+
+#: Held-out images that a trained network is examined on.
+_EXAMINED = 64
+#: Of Adam, for pixels: a sudden gradient moves a weight by at most (1 - beta_1) / sqrt(1 - beta_2) learning rates, here
+#: by one, with Keras's 0.999 by three. What that changed: docs/experiments.md.
+_BETA_2 = 0.99
+
+
+class Training(NamedTuple):
+    """What training gives.
+
+    model: with the weights of the best epoch.
+    history: for each epoch ``loss``; ``nelbo``, ``distortion``, ``rate`` (nats) and ``sigma`` (where the likelihood
+        has one), means over the training images, and the same with ``val_``; ``learning_rate``, ``rate_weight``,
+        ``images_per_s`` and ``seconds``.
+    warnings: sentences for people; see `nelbo.vae_core.training.diagnosis`.
+    unseen: of a linear head, what models of other images score each image that was given; None of others.
+    """
+
+    model: Model
+    history: dict[str, list[float]]
+    warnings: list[str]
+    unseen: Score | None = None
+
+
+class Epochs(keras.callbacks.Callback):
+    """What changes from epoch to epoch, and the history of it.
+
+    Args:
+        batches: told which epoch they are of.
+        names: of the training images, for errors.
+        rows: the history, one row an epoch; extended here.
+    """
+
+    def __init__(self, batches: Batches, names: Sequence[str] | None, rows: list[dict[str, float]]) -> None:
+        super().__init__()
+        self.batches, self.names, self.rows = batches, names, rows
+        self.settings = batches.train_config
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
+        """Set the weight of the rate and the learning rate."""
+        settings = self.settings
+        self.batches.start(epoch)
+        warmed = min(1.0, (epoch + 1) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
+        self.changing = {"rate_weight": settings.beta * warmed, "learning_rate": learning_rate(settings, epoch)}
+        self.model.rate_weight.assign(self.changing["rate_weight"])
+        self.model.optimizer.learning_rate = self.changing["learning_rate"]
+        self.seconds, self.started = 0.0, time.perf_counter()
+
+    def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
+        """Validation is not counted in images a second."""
+        self.seconds = time.perf_counter() - self.started
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Extend the history, or say which images made the loss NaN."""
+        finite = logs.pop("finite")
+        logs.pop("val_finite")
+        # Keras's own mean of the loss is one over batches of unequal sizes.
+        logs |= {f"{kind}loss": logs.pop(f"{kind}objective") for kind in ("", "val_")}
+        if finite < 1 or not np.isfinite(list(logs.values())).all():
+            raise FloatingPointError(self._failure(epoch, finite))
+        measured = {
+            "images_per_s": len(self.batches.pixels) / self.seconds,
+            "seconds": time.perf_counter() - self.started,
+        }
+        logs |= self.changing | measured
+        self.rows.append({name: float(value) for name, value in logs.items()})
+
+    def _failure(self, epoch: int, finite: float) -> str:
+        settings = self.settings
+        clip = f"below {settings.clip_norm:g}" if settings.clip_norm else "(try 1000)"
+        remedy = f"Train with a learning rate below {settings.learning_rate:g}, or with clip_norm {clip}"
+        # Once a loss is not finite, no later one of the epoch is. The share of them is a 32-bit number, and with
+        # several devices one of them may have gone before the others.
+        n_batches = len(self.batches)
+        index = math.floor(finite * n_batches + 0.01)
+        what = "loss" if index < n_batches else "validation loss after the last update"
+        index = min(index, n_batches - 1)
+        rows = self.batches.rows(index)
+        shown = [repr(self.names[row]) if self.names else f"image {row}" for row in rows[:5]]
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        return (
+            f"the {what} became NaN or infinite in epoch {epoch + 1}, batch {index + 1} of {n_batches} "
+            f"({', '.join(shown)}{more}). {remedy}, and look at these images."
+        )
+
+
+def learning_rate(settings: TrainConfig, epoch: int) -> float:
+    """The learning rate of an epoch, counted from 0.
+
+    >>> cosine = TrainConfig(epochs=4, learning_rate=0.1, learning_rate_schedule="cosine")
+    >>> [round(learning_rate(cosine, epoch), 4) for epoch in range(4)]
+    [0.1, 0.0854, 0.05, 0.0146]
+    """
+    if settings.learning_rate_schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+
+
+def train(
+    pixels: PixelRows,
+    validation: PixelRows | None = None,
+    config: VAEConfig | None = None,
+    train_config: TrainConfig | None = None,
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
+    variants: Sequence[str] | None = None,
+    images_of_variant: int = 19,
+    checkpoint: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    backbone_callbacks: Sequence[keras.callbacks.Callback] = (),
+    advance: Callable[[int], None] = lambda _: None,
+) -> Training:
+    """Fit a VAE on normal images and learn what is usual for each place.
+
+    A linear head is solved on all images that are given, and what is usual is learnt by cross-fitting: each image is
+    seen by a model of images of other folds. Other networks are trained on `pixels` until `validation` no longer gains.
+
+    Args:
+        pixels: (n, h, w, c), normal images: float in [0, 1], or uint8 or uint16 over their whole range. Only the
+            images of a few batches are read at a time, so a memory map may be larger than memory.
+        validation: (m, h, w, c), other normal images: they stop the training, and give the usual local
+            negative ELBO. A linear head needs none. Neither set may hold an image that a threshold is calibrated on,
+            unless that goes by what `Training.unseen` says of it.
+        config: the network; by default 256 x 256 grey, and of features.
+        train_config: epochs, batches, seed.
+        preprocessing: kept with the model, as it is.
+        names: of the training images, for errors; by default their row numbers.
+        folds: of a linear head, (n + m,) the fold of each image, pixels first; images that are not independent, such as
+            views of one part, belong in one. By default one image after the other goes into the next of five.
+        variants: of a linear head, (n + m,) the name of each image's variant of the product, where that is known; each
+            gets a model of its own. By default `TrainConfig.variants` says how many there are.
+        images_of_variant: that each needs where the images decide how many there are; by default what a false-alarm
+            rate of 5 % can be promised with.
+        checkpoint: a file written after every epoch. Where it is there already, and of the same training, training
+            goes on after its last finished epoch and ends as if it had never stopped.
+        callbacks: further Keras callbacks; a linear head has no epochs to call them in.
+        backbone_callbacks: the same, of the training of the backbone ``self_trained``.
+        advance: called by a linear head with the number of images whose features it has computed since the last call.
+
+    Raises:
+        BackboneError: the backbone's weights are not there, or not its own; a ValueError too.
+        ValueError: an empty set, a shape that is not the network's, or more devices than there are.
+        PixelsError: values that the likelihood is not defined for; a ValueError too.
+        FloatingPointError: the loss became NaN or infinite; the message names the images of the batch.
+
+    >>> from nelbo.vae_core import TrainConfig, VAEConfig, train
+    >>> normals = np.random.default_rng(0).random((8, 16, 16, 1), np.float32)
+    >>> training = train(normals[:6], normals[6:], VAEConfig(height=16, width=16), TrainConfig(epochs=2))
+    >>> len(training.history["val_nelbo"])
+    2
+    """
+    config, train_config = config or VAEConfig(), train_config or TrainConfig()
+    check_together(config, train_config)
+    check_devices(train_config)
+    if train_config.deterministic:
+        make_deterministic()
+    if checkpoint is not None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    sets = {"pixels": pixels} | ({} if validation is None else {"validation": validation})
+    for name, images in sets.items():
+        _check_images(name, images, config, names if name == "pixels" else None)
+    config = _scaled(config, pixels)
+    folder = None if checkpoint is None else checkpoint.parent
+    kept = None if checkpoint is None else checkpoint.with_name(f"backbone-{checkpoint.name}")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as aside:
+        if config.is_linear:
+            solved = solve(
+                list(sets.values()),
+                config,
+                train_config,
+                preprocessing=preprocessing or {},
+                folds=folds,
+                variants=variants,
+                images_of_variant=images_of_variant,
+                aside=Path(aside),
+                checkpoint=kept,
+                advance=advance,
+                backbone_callbacks=backbone_callbacks,
+            )
+            return Training(solved.model, _solved_history(solved), solved.warnings, solved.unseen)
+        if validation is None:
+            raise ValueError(f"validation: the {config.head or config.preset} network needs images to be stopped by")
+        representation, values = None, Values(pixels, validation)
+        if not config.is_pixels:
+            representation, values = fit_representation(
+                pixels, validation, config, train_config, Path(aside), kept, backbone_callbacks
+            )
+        with data_parallel(train_config.devices):
+            network = _make_network(config, train_config)
+            batches = Batches(values.train, config, train_config)
+            rows = _fit(network, batches, values.validation, names, checkpoint, callbacks)
+        trained, network = network, VAE(config)
+        # Scores come from one device, in float32, whatever the training was.
+        network.set_weights(trained.get_weights())
+        eps = draw_eps(config, train_config.seed)
+        if config.is_pixels:
+            usual = Usual(*usual_local_nelbo(network, eps, values.validation))
+        else:
+            usual = usual_of_features(network, eps, values.validation)
+        warnings = diagnose(network, to_unit(values.validation[:_EXAMINED]))
+    model = Model(
+        config,
+        network,
+        eps,
+        usual.mean,
+        usual.std,
+        dict(preprocessing or {}),
+        representation=representation,
+        usual_statistics=usual.statistics,
+    )
+    history = {name: [row[name] for row in rows] for name in rows[0]}
+    return Training(model, history, warnings)
+
+
+def _solved_history(solved: Solved) -> dict[str, list[float]]:
+    """The history of one epoch: a solution has no more. ``val_`` is of images unseen by the model that scored them."""
+    unseen = solved.unseen
+    row = {
+        "loss": solved.nelbo,
+        "nelbo": solved.nelbo,
+        # Means over the images, to be looked at.
+        **{f"val_{name}": float(getattr(unseen, name).mean()) for name in ("nelbo", "distortion", "rate")},
+        "seconds": solved.seconds,
+        "images_per_s": len(unseen.nelbo) / solved.seconds,
+    }
+    return {name: [value] for name, value in (row | {"val_loss": row["val_nelbo"]}).items()}
+
+
+def _scaled(config: VAEConfig, pixels: PixelRows) -> VAEConfig:
+    """The configuration with the mean and standard deviation of the pixels, where the network is of pixels."""
+    if not config.is_pixels or config.pixel_mean is not None:
+        return config
+    mean, std = mean_and_std(pixels, default_batch_size(config))
+    # Constant images vary by their rounding at least.
+    return replace(config, pixel_mean=mean, pixel_std=max(std, SIGMA_FLOOR))
+
+
+def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
+    network = VAE(config, train_config.seed, train_config)
+    # The losses of whitened features hardly jump: docs/experiments.md.
+    adam = partial(AveragingAdam, beta_2=_BETA_2) if config.is_pixels else keras.optimizers.Adam
+    optimizer = adam(
+        float(train_config.learning_rate),
+        weight_decay=train_config.weight_decay or None,
+        global_clipnorm=train_config.clip_norm,
+    )
+    # Biases, scales and norms are pulled to 0 by nothing.
+    optimizer.exclude_from_weight_decay(
+        var_list=[variable for variable in network.trainable_variables if len(variable.shape) < 2]
+    )
+    network.compile(optimizer, jit_compile=jit_compile())
+    return network
+
+
+def _check_images(name: str, images: PixelRows, config: VAEConfig, names: Sequence[str] | None) -> None:
+    if images.shape[1:] != (config.height, config.width, config.channels) or not len(images):
+        expected = f"(n >= 1, {config.height}, {config.width}, {config.channels})"
+        raise ValueError(f"{name} has shape {images.shape}, expected {expected}")
+    size = default_batch_size(config)
+    unsupported: list[int] = []
+    for start in range(0, len(images), size):
+        pixels = to_unit(images[start : start + size])
+        if not ((pixels >= 0) & (pixels <= 1)).all():
+            raise ValueError(f"{name} lie outside [0, 1], or are NaN; divide 8-bit values by 255")
+        unsupported.extend(start + np.flatnonzero(~supported(pixels, config.likelihood)))
+    refuse_unsupported(config, [repr(names[row]) if names else f"{name}, image {row}" for row in unsupported])
+
+
+def _fit(
+    network: VAE,
+    batches: Batches,
+    validation: PixelRows,
+    names: Sequence[str] | None,
+    checkpoint: Path | None,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> list[dict[str, float]]:
+    """Fit until patience ends and leave the best weights in the network; the history, one row an epoch."""
+    settings = batches.train_config
+    rows: list[dict[str, float]] = []
+    early_stopping = keras.callbacks.EarlyStopping(
+        "val_nelbo", mode="min", patience=settings.patience, restore_best_weights=True
+    )
+    own: list[keras.callbacks.Callback] = [early_stopping, Epochs(batches, names, rows)]
+    if network.config.is_pixels:
+        own.append(Averages())
+    first = 0
+    if checkpoint is not None:
+        facts = {
+            "config": network.config.to_dict(),
+            "train_config": settings.to_dict(),
+            "images": [fingerprint(batches.pixels), fingerprint(validation)],
+        }
+        kept = Checkpoint(checkpoint, facts, early_stopping, rows)
+        kept.restore(network)
+        own.append(kept)
+        first = settings.epochs if kept.has_stopped else len(rows)
+    network.fit(
+        batches,
+        shuffle=False,
+        epochs=settings.epochs,
+        initial_epoch=first,
+        validation_data=Batches(validation, network.config, settings, validation=True),
+        callbacks=[*own, *callbacks],
+        verbose=0,
+    )
+    return rows
