@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from nelbo.data.errors import TIMEOUT
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 #: Why a file has no score.
 REASONS = (
@@ -121,8 +121,19 @@ SCORES_SCHEMA = pa.schema(
     ]
 )
 
-#: The rows that are anomalous or for review, each with its heatmap.
-FLAGGED_SCHEMA = SCORES_SCHEMA.append(pa.field("heatmap_png", pa.binary()))
+#: What a flagged image is looked at by: its map in nats, on the map's own grid; the nats that are drawn black and pale
+#: yellow; and a JPEG.
+PICTURED_SCHEMA = pa.schema(
+    [
+        ("map", pa.list_(pa.list_(pa.float16()))),
+        ("map_low", pa.float64()),
+        ("map_high", pa.float64()),
+        ("thumbnail", pa.binary()),
+    ]
+)
+
+#: The rows that are anomalous or for review. Until version 5 they had a picture of the map instead.
+FLAGGED_SCHEMA = pa.schema([*SCORES_SCHEMA, *PICTURED_SCHEMA, ("heatmap_png", pa.binary())])
 
 #: A shard of an unfinished batch: what is known of an image before the whole batch is.
 SHARD_SCHEMA = pa.schema(
@@ -138,6 +149,7 @@ SHARD_SCHEMA = pa.schema(
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
         ("scored_at_utc", _utc),
+        *PICTURED_SCHEMA,
     ]
 )
 

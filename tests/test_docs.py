@@ -11,6 +11,7 @@ import pytest
 
 from nelbo.data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, REVIEWS_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
 from nelbo.data.schemas import DECISIONS, MEASURES, REASONS, VERDICTS
+from nelbo.flows.report.pictures import LOOKED_AT
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = (ROOT / "docs" / "data_contract.md").read_text(encoding="utf-8")
@@ -50,8 +51,8 @@ def test_contract_says_of_every_column_when_it_is_null_and_what_it_means(heading
 
 
 def test_contract_of_flagged_and_calibrations() -> None:
-    assert FLAGGED_SCHEMA.names == [*SCORES_SCHEMA.names, "heatmap_png"]
-    assert "`heatmap_png`" in CONTRACT
+    assert FLAGGED_SCHEMA.names == [*SCORES_SCHEMA.names, *LOOKED_AT]
+    assert all(f"`{name}`" in CONTRACT for name in LOOKED_AT)
     assert [name for name, _ in columns("calibration scores")] + list(MEASURES) == CALIBRATION_SCHEMA.names
 
 

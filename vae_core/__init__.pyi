@@ -27,7 +27,7 @@ from .network.likelihoods import (
 )
 from .network.objective import kl_divergence, rate_map
 from .pixels import supported
-from .scoring import PixelsError, Scorable, Score, bits_per_dim, score
+from .scoring import PixelsError, Scorable, Score, bits_per_dim, score, score_and_map
 from .training.training import Training, train
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "save_bundle",
     "save_exported",
     "score",
+    "score_and_map",
     "supported",
     "train",
     "unmoved",

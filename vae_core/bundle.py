@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from nelbo.vae_core.checksums import BundleError, as_json, read_files, write_files
 from nelbo.vae_core.config import VAEConfig
+from nelbo.vae_core.linear.detail import DetailMap
 
 if TYPE_CHECKING:
     from nelbo.vae_core.model import Model
@@ -55,8 +56,9 @@ def save_bundle(
     >>> load_bundle(folder / save_bundle(model, folder)).config == config
     True
     """
-    variables = _variables(model.network, model.representation, model.detail)
+    variables = _variables(model.network, model.representation)
     arrays = {path: np.asarray(variable) for path, variable in variables.items()}
+    arrays |= {} if model.detail is None else model.detail.weights
     arrays |= {name: value for name in (*_EXTRA, *_OPTIONAL) if (value := getattr(model, name)) is not None}
     weights = save(arrays)
     content = {"config": model.config.to_dict(), "preprocessing": dict(model.preprocessing)}
@@ -110,12 +112,13 @@ def load_bundle(folder: Path) -> "Model":
     description, tensors = _read(folder)
     try:
         config = VAEConfig.from_dict(description["config"])
-        network, representation, detail = untrained(config)
+        network, representation = untrained(config)
         extra = {name: tensors.pop(name) for name in _EXTRA}
         optional = {name: tensors.pop(name, None) for name in _OPTIONAL}
         if extra["eps"].shape != (config.noise_draws, *latent_shape(config)):
             raise ValueError(f"eps has shape {extra['eps'].shape}, expected {config.noise_draws} draws of the latents")
-        assign_weights(_variables(network, representation, detail), tensors)
+        detail = DetailMap.taken_from(tensors, max(1, len(config.variants))) if config.is_linear else None
+        assign_weights(_variables(network, representation), tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} does not describe a model of this version: {error}. Train again.") from error
     eps, usual_mean, usual_std = (extra[name] for name in _EXTRA)
@@ -190,9 +193,9 @@ def _model_id(content: Mapping[str, Any], weights: bytes) -> str:
     return "m" + hashlib.sha256(as_json(content) + weights).hexdigest()[:16]
 
 
-def _variables(network: Any, representation: Any, detail: Any) -> dict[str, Any]:
+def _variables(network: Any, representation: Any) -> dict[str, Any]:
     """All that a score depends on, by the names that a bundle has for it."""
     # A solved network is trained by nothing.
     own = network.trainable_variables or network.weights
-    others = [variable for part in (representation, detail) if part is not None for variable in part.weights]
+    others = [] if representation is None else representation.weights
     return {variable.path: variable for variable in (*own, *others)}

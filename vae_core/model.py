@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.vae_core.config import VAEConfig
-from nelbo.vae_core.features.features import DetailMap, Features, joined_shape
+from nelbo.vae_core.features.features import Features
 from nelbo.vae_core.features.representation import Representation
-from nelbo.vae_core.linear.moments import N_LATENTS
+from nelbo.vae_core.linear.detail import DetailMap
 from nelbo.vae_core.linear.vae import LinearHead, blocks_of
 from nelbo.vae_core.network.architecture import latent_shape
 from nelbo.vae_core.network.vae import VAE
@@ -34,7 +34,7 @@ class Model:
     batch_size: images in one padded batch; None takes what suits the size of the input.
     representation: pixels to features, in the preset ``features``; those of a deep head are whitened.
     usual_statistics: (3, 2) or (v, 3, 2), see `usual.Usual`; None in models of pixels, and of version 0.1.
-    detail: the map for people, of a linear head.
+    detail: of a linear head, what makes its map for people.
     """
 
     config: VAEConfig
@@ -66,8 +66,14 @@ class Model:
 
     def _scorer(self, eps: Array, maps: bool) -> Scorer:
         usual = Usual(self.usual_mean, self.usual_std, self.usual_statistics)
-        parts = (self.batch_size, self.representation, self.detail)
-        return Scorer(self.config, self.network, eps, usual, maps, *parts)
+        return Scorer(self.config, self.network, eps, usual, maps, self.batch_size, self.representation)
+
+    @property
+    def map_scales(self) -> NDArray[np.float32]:
+        """(v, 2) of local maps what is usual, and one unit, in nats; of each variant, or of the one."""
+        if self.detail is not None:
+            return self.detail.scales
+        return np.array([[self.usual_mean.mean(), np.sqrt(np.square(self.usual_std).mean())]], np.float32)
 
     def log_weights(self) -> LogWeights:
         """The compiled log weights of the importance-weighted bound, made once."""
@@ -79,17 +85,15 @@ class Model:
         return self._compiled[key]
 
 
-def untrained(config: VAEConfig) -> tuple[Any, Any, DetailMap | None]:
-    """Network, representation and detail of a trained configuration, without their weights."""
+def untrained(config: VAEConfig) -> tuple[Any, Any]:
+    """Network and representation of a trained configuration, without their weights."""
     if not config.is_linear:
-        return VAE(config), None if config.is_pixels else Representation(config), None
+        return VAE(config), None if config.is_pixels else Representation(config)
     if config.n_latents is None:
         raise ValueError("n_latents is not set")
     features = Features(config)
     blocks, n_variants = blocks_of(config.head, config.subject), max(1, len(config.variants))
-    shape = joined_shape(features.backbone)
-    detail = DetailMap(shape, min(N_LATENTS, shape[-1] - 1), (config.height, config.width), n_variants)
-    return LinearHead(features.value_shape, config.n_latents, blocks, n_variants), features, detail
+    return LinearHead(features.value_shape, config.n_latents, blocks, n_variants), features
 
 
 def draw_eps(config: VAEConfig, seed: int) -> NDArray[np.float32]:

@@ -8,12 +8,12 @@ from keras import ops
 
 from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.device import jit_compile
-from nelbo.vae_core.features.features import DetailMap, gathered
+from nelbo.vae_core.features.features import gathered
 from nelbo.vae_core.linear.vae import LinearHead
 from nelbo.vae_core.network.likelihoods import Tensor
 from nelbo.vae_core.network.objective import enlarge, smooth, spread
 from nelbo.vae_core.network.vae import VAE
-from nelbo.vae_core.scoring import JOINT, VARIANT, Array, anomaly_score, default_batch_size, n_worst
+from nelbo.vae_core.scoring import JOINT, SEEN, VARIANT, Array, anomaly_score, default_batch_size, n_worst
 from nelbo.vae_core.usual import Usual
 
 
@@ -28,7 +28,6 @@ class Scorer(keras.Model):
         maps: also return arrays of pixels.
         batch_size: images in one padded batch; by default what suits the size of the input.
         representation: pixels to the features that the network models; None where it models pixels.
-        detail: of a linear head, the map for people.
     """
 
     #: The framework spreads one batch over the cores itself.
@@ -43,11 +42,10 @@ class Scorer(keras.Model):
         maps: bool,
         batch_size: int | None = None,
         representation: Any = None,
-        detail: DetailMap | None = None,
     ) -> None:
         super().__init__(name="scorer")
         self.config = config
-        self.network, self.representation, self.detail = network, representation, detail
+        self.network, self.representation = network, representation
         # As NumPy arrays they become constants of the graph, and go with it where it is exported.
         self.eps, self.usual = eps, usual
         self.maps = maps
@@ -56,9 +54,8 @@ class Scorer(keras.Model):
         self.compile(jit_compile=jit_compile())
 
     def call(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Statistics of each image, and maps where they were asked for."""
+        """Statistics of each image, what its map is made of, and arrays of pixels where they were asked for."""
         config = self.config
-        features: list[Tensor] = []
         if config.is_linear:
             features = self.representation.maps(pixels)
             draws = self.network.evaluate(gathered(features, config))
@@ -68,7 +65,9 @@ class Scorer(keras.Model):
         local, rate = draws["anomaly_map"], draws["rate"]
         distortion = ops.sum(local, axis=(1, 2))
         usual = self._usual(draws)
-        local_z = self._local_z(local if config.of == "distortion" else local + draws["rate_map"], usual)
+        of_local = local if config.of == "distortion" else local + draws["rate_map"]
+        local_z = self._local_z(of_local, usual)
+        seen = features if config.is_linear else [smooth(of_local, self._side)]
         nelbo = distortion + rate
         statistics = self._statistics(local_z, usual)
         variants = {name: draws[name] for name in VARIANT if name in draws}
@@ -82,6 +81,7 @@ class Scorer(keras.Model):
             "worst_pixels": ops.sum(_worst(local), axis=-1),
             **statistics,
             **variants,
+            **{f"{SEEN}{i}": one for i, one in enumerate(seen)},
         }
         if not self.maps:
             return result
@@ -90,8 +90,7 @@ class Scorer(keras.Model):
             return result | maps | {"reconstruction": draws["reconstruction"]}
         size = config.height, config.width
         maps = {"anomaly_map": spread(local, *size), "rate_map": spread(draws["rate_map"], *size)}
-        shown = enlarge(local_z, *size) if self.detail is None else self.detail(features, draws.get("variant"))
-        return result | maps | {"local_z": shown}
+        return result | maps | {"local_z": enlarge(local_z, *size)}
 
     def _usual(self, draws: dict[str, Tensor]) -> Usual:
         """What is usual; of several variants for each image what is usual of its own, (n, ...)."""
@@ -102,11 +101,15 @@ class Scorer(keras.Model):
 
     def _local_z(self, local: Tensor, usual: Usual) -> Tensor:
         """The map in standard deviations, smoothed."""
-        side = self.config.smoothing_px // self.config.stride_px
         mean, std = ops.convert_to_tensor(usual.mean), ops.convert_to_tensor(usual.std)
         if usual.statistics is None:
-            return smooth((local - mean) / std, side)
-        return (smooth(local, side) - mean) / std
+            return smooth((local - mean) / std, self._side)
+        return (smooth(local, self._side) - mean) / std
+
+    @property
+    def _side(self) -> int:
+        """Of the box that smooths the map, in positions."""
+        return self.config.smoothing_px // self.config.stride_px
 
     def _statistics(self, local_z: Tensor, usual: Usual) -> dict[str, Tensor]:
         """The peak, and the parts of ``joint`` where the model has them."""

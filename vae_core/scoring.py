@@ -4,7 +4,7 @@ Nothing here needs Keras: what computes a batch is a compiled graph.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.vae_core.config import VAEConfig
+from nelbo.vae_core.linear.detail import DetailMap
 from nelbo.vae_core.pixels import supported
 
 #: Share of the pixels, the worst ones, whose distortion is kept apart.
@@ -21,6 +22,8 @@ WORST_PIXELS = 0.1
 JOINT = ("peak_z", "worst_z", "mean_z")
 #: What models of several variants say beside that.
 VARIANT = ("variant", "variant_z")
+#: What the names of a graph's outputs begin with that `local_maps` are made of.
+SEEN = "seen_"
 
 Array = NDArray[np.floating[Any]]
 
@@ -39,9 +42,10 @@ class Score(NamedTuple):
     anomaly_map: (n, h, w) nats a pixel, sums to the distortion; those of a position of features are spread smoothly.
     rate_map: (n, h, w) nats a pixel, sums to the rate: each latent position's, over the pixels below it.
     local_z: (n, h, w) local negative ELBO (the two maps' sum) in standard deviations from what is usual for that
-        pixel, smoothed; of a linear head from a finer map than is scored, in one unit everywhere.
+        pixel, smoothed.
     reconstruction: (n, h, w, c) the likelihood's mean; None for a likelihood of features. The four arrays of pixels are
-        None unless asked for.
+        None unless asked for, and in exported models.
+    local_nelbo: (n, gh, gw) nats on the map's own grid, see `local_maps`; None unless asked for.
     variant: (n,) number of the variant that each image is nearest to, from 0; variant_z: (n,) deviations that it is
         farther from it than usual, beyond three of them, which count in `joint` and `peak`. None where there is one.
     """
@@ -63,6 +67,7 @@ class Score(NamedTuple):
     reconstruction: Array | None
     variant: Array | None = None
     variant_z: Array | None = None
+    local_nelbo: Array | None = None
 
 
 def anomaly_score(found: Mapping[str, Any], statistic: str) -> Any:
@@ -100,7 +105,7 @@ class Graph(Protocol):
     parallel: int
 
     def run(self, pixels: Array) -> dict[str, Array]:
-        """The columns of `Score` for one batch, (`batch_size`, h, w, c) float32."""
+        """The columns of `Score` for one batch, (`batch_size`, h, w, c) float32; and what `local_maps` are made of."""
 
 
 class Scorable(Protocol):
@@ -113,6 +118,14 @@ class Scorable(Protocol):
     @property
     def preprocessing(self) -> Mapping[str, Any]:
         """How files become pixels."""
+
+    @property
+    def detail(self) -> DetailMap | None:
+        """What makes the map of a linear head."""
+
+    @property
+    def map_scales(self) -> Array:
+        """(v, 2) of `local_maps` what is usual, and one unit, in nats; of each variant, or of the one."""
 
     def graph(self, maps: bool, eps: Array | None = None) -> Graph:
         """What scores a batch, with arrays of pixels or without; made once."""
@@ -141,11 +154,49 @@ def score(model: Scorable, pixels: Array, *, eps: Array | None = None, maps: boo
     ((2, 16, 16), True)
     """
     check_pixels(model.config, pixels)
-    return score_batches(model.graph(maps, eps), pixels)
+    found, seen = score_batches(model.graph(maps, eps), pixels)
+    return found._replace(local_nelbo=local_maps(model, seen, found.variant)) if maps else found
 
 
-def score_batches(graph: Graph, pixels: Array) -> Score:
+def score_and_map(
+    model: Scorable, pixels: Array, chosen: Callable[[Score], NDArray[np.bool_]]
+) -> tuple[Score, NDArray[np.intp], NDArray[np.float32]]:
+    """Score images, and map some of them.
+
+    Args:
+        model, pixels: see `score`.
+        chosen: which images are mapped, (n,), by the scores of all.
+
+    Returns:
+        The scores; (k,) rows of the chosen images; and (k, gh, gw) their maps, see `local_maps`.
+
+    Raises:
+        ValueError, FloatingPointError: see `score`.
+    """
+    check_pixels(model.config, pixels)
+    found, seen = score_batches(model.graph(maps=False), pixels)
+    rows = np.flatnonzero(chosen(found))
+    of_rows = None if found.variant is None else found.variant[rows]
+    return found, rows, local_maps(model, [one[rows] for one in seen], of_rows)
+
+
+def local_maps(model: Scorable, seen: Sequence[Array], variant: Array | None) -> NDArray[np.float32]:
+    """(n, gh, gw) local negative ELBO in nats on the map's own grid: not in deviations from what is usual at a place.
+
+    Of a linear head that is a finer grid than is scored; of others the scored one, smoothed.
+
+    Args:
+        seen: what a graph says of the images beside their scores.
+        variant: (n,) number of each image's, of several.
+    """
+    return np.asarray(seen[0] if model.detail is None else model.detail(seen, variant), np.float32)
+
+
+def score_batches(graph: Graph, pixels: Array) -> tuple[Score, list[Array]]:
     """Score in batches of one fixed shape, the last one padded; no images run one batch, too, and give no scores.
+
+    Returns:
+        The scores, and what `local_maps` are made of.
 
     Raises:
         FloatingPointError: a score is NaN or infinite.
@@ -164,7 +215,8 @@ def score_batches(graph: Graph, pixels: Array) -> Score:
     columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     for key in ("anomaly_score", "nelbo"):
         check_finite(key, columns[key])
-    return Score(**{name: columns.get(name) for name in Score._fields})  # type: ignore[arg-type]
+    seen = [columns[name] for name in sorted(columns) if name.startswith(SEEN)]
+    return Score(**{name: columns.get(name) for name in Score._fields}), seen  # type: ignore[arg-type]
 
 
 def padded(values: Array, n: int) -> NDArray[np.float32]:

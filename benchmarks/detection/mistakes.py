@@ -21,7 +21,7 @@ from benchmarks.datasets import Dataset, kinds
 from benchmarks.detection.quality import arguments, chosen, detectors, in_results, peaks_and_maps, sets
 from benchmarks.detection.results import Results
 from benchmarks.table import heads, row
-from nelbo.flows.inference.heatmap import colours
+from nelbo.flows.report.heatmap import colours
 from nelbo.vae_core import Model
 
 FPR = 0.05

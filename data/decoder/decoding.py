@@ -42,12 +42,14 @@ class Images(NamedTuple):
     reasons: for each file given, None or why it has no pixels.
     drops_colour: (n_readable,) bool, whether an image has colour that one channel does not hold.
     parts: (n_readable) what was found of its part; None where none is looked for.
+    aspects: (n_readable,) width of what is seen over its height, see `nelbo.data.decoder.preprocessing.Fitted`.
     """
 
     pixels: NDArray[np.float32]
     reasons: list[str | None]
     drops_colour: NDArray[np.bool_]
     parts: list[Part | None]
+    aspects: NDArray[np.float64]
 
 
 class Look(NamedTuple):
@@ -262,6 +264,7 @@ class _Row(NamedTuple):
     pixels: NDArray[np.float32]
     drops_colour: bool
     part: Part | None
+    aspect: float
 
 
 def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> Images:
@@ -273,6 +276,7 @@ def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> 
         [row.reason if isinstance(row, ImageError) else None for row in rows],
         np.array([row.drops_colour for row in readable], bool),
         [row.part for row in readable],
+        np.array([row.aspect for row in readable], np.float64),
     )
 
 
@@ -282,7 +286,10 @@ def _rows(
     located = (file if isinstance(file, File) else File.at(file) for file in files)
     for file, answer in _answers(located, {"preprocessing": preprocessing.to_dict()}, limits, workers):
         yield _error(file, answer) or _Row(
-            _pixels(answer, preprocessing), answer.fields["drops_colour"], part_of(answer.fields["part"])
+            _pixels(answer, preprocessing),
+            answer.fields["drops_colour"],
+            part_of(answer.fields["part"]),
+            answer.fields["aspect"],
         )
 
 

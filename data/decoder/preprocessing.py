@@ -104,11 +104,13 @@ class Fitted(NamedTuple):
     bands: one image of mode L, RGB or F, or three of mode F, as in `nelbo.data.decoder.samples.Picture`.
     drops_colour: whether the picture had colour that one channel does not hold.
     part: what was found of the part; None where none is looked for.
+    aspect: width of what is seen over its height: of the image where that was stretched, else of the model's input.
     """
 
     bands: tuple[Image.Image, ...]
     drops_colour: bool
     part: Part | None
+    aspect: float
 
 
 def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -> Fitted:
@@ -125,7 +127,10 @@ def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -
     ranges = Ranges(preprocessing.value_range, preprocessing.float_range)
     picture = decode(content, limits, at_least=at_least, ranges=ranges)
     bands, part = _fit(picture, preprocessing)
-    return Fitted(bands, preprocessing.channels == 1 and _is_coloured(picture), part)
+    width, height = picture.box[2:] if picture.box else picture.bands[0].size
+    if preprocessing.frame is not None or preprocessing.fit != "stretch":
+        width, height = preprocessing.width, preprocessing.height
+    return Fitted(bands, preprocessing.channels == 1 and _is_coloured(picture), part, width / height)
 
 
 def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:

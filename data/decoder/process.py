@@ -112,8 +112,8 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes
     from nelbo.data.decoder.preprocessing import read_picture
 
     if question.preprocessing is not None:
-        bands, drops_colour, part = read_picture(content, question.preprocessing, question.limits)
-        found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part}
+        bands, drops_colour, part, aspect = read_picture(content, question.preprocessing, question.limits)
+        found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part, "aspect": aspect}
         # As they are: numbers in [0, 1] would be four times the bytes to send.
         return found, b"".join(band.tobytes() for band in bands)
     if question.side_px is not None:

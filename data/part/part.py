@@ -67,15 +67,6 @@ def crop(values: NDArray[Any], frame: Frame, height: int, width: int) -> tuple[N
     return found, part
 
 
-def found_part(values: NDArray[Any], frame: Frame) -> Part:
-    """What is found in a picture; it may be a smaller copy of that which was cropped.
-
-    Args:
-        values: as of `crop`.
-    """
-    return _part(look(values), frame, values.shape)
-
-
 def crop_matrix(part: Part, frame: Frame, size: tuple[int, int], shape: tuple[int, ...]) -> Matrix:
     """(2, 3) from a place (u, v, 1) in the crop to (x, y) in the picture, both in pixels from the middle of the first.
 

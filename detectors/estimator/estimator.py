@@ -674,16 +674,16 @@ def _prepared(images: Images, preprocessing: Preprocessing) -> _Prepared:
         n_coloured = sum(map(is_coloured, arrays)) if preprocessing.channels == 1 else 0
         return _Prepared(np.stack(values), _size_z(parts), n_coloured)
     paths = [image for image in images if isinstance(image, Path)]
-    pixels, reasons, drops_colour, found = read_images(paths, preprocessing)
+    found = read_images(paths, preprocessing)
     bad = [
         f"{path} ({reason if path.exists() else 'does not exist'})"
-        for path, reason in zip(paths, reasons, strict=True)
+        for path, reason in zip(paths, found.reasons, strict=True)
         if reason is not None
     ]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(f"{len(bad)} of {len(paths)} images cannot be read: {', '.join(bad[:5])}{more}")
-    return _Prepared(pixels, _size_z(found), int(drops_colour.sum()))
+    return _Prepared(found.pixels, _size_z(found.parts), int(found.drops_colour.sum()))
 
 
 def _size_z(parts: Sequence[Part | None]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Images from where they were scored, as long as they are what was scored, and what their models make of them."""
+"""Images from where they were scored, as long as they are what was scored."""
 
 import io
 from collections.abc import Mapping
@@ -7,16 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from nelbo.data import CHANGED, File, ImageError, InputError, Place, Preprocessing, read_metadata, read_thumbnail
-from nelbo.flows.inference.engines import choose_engine
-from nelbo.flows.inference.heatmap import uncover
-from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.pipeline import look_again
+from nelbo.data import CHANGED, File, ImageError, InputError, Place, read_metadata, read_thumbnail
 from nelbo.flows.options.options import DecodingSettings
-from nelbo.flows.report.pictures import as_picture
-from nelbo.flows.workspace.errors import bad_input
-from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.models import describe_model
 
 #: Longer side of what is shown of an original.
 SIDE_PX = 1024
@@ -71,41 +63,3 @@ def _is_inside(file: File) -> bool:
         return True
     root = Path(file.root).resolve()
     return (root / file.path).resolve().is_relative_to(root)
-
-
-def preprocessing_of(workspace: Workspace, model_id: str) -> Preprocessing:
-    """How a model's images became its input.
-
-    Raises:
-        NotShownError: the model is gone or damaged.
-    """
-    try:
-        return Preprocessing(**describe_model(workspace, model_id)["preprocessing"])
-    except (ValueError, TypeError) as error:
-        raise NotShownError(f"The model {model_id} is not in the workspace any more.") from error
-
-
-def reconstruction(workspace: Workspace, model_id: str, file: File, original: Image.Image) -> Image.Image:
-    """What the model makes of an image, in the image's shape. The first one of a model takes its loading, too.
-
-    Args:
-        original: the image as it is shown.
-
-    Raises:
-        NotShownError: the model is gone or damaged, its backend is not installed, it is of features, or the file has
-            changed or gone.
-    """
-    how = preprocessing_of(workspace, model_id)
-    if model_id not in workspace.model_ids():
-        raise NotShownError(f"The model {model_id} is not in the workspace any more.")
-    try:
-        # Loaded once for all visitors, and a few at most: load_model keeps them.
-        model = load_model(workspace, model_id, choose_engine(workspace, model_id, "auto"))
-    except bad_input() as error:
-        raise NotShownError(f"The model cannot be loaded: {error}") from error
-    look = next(look_again(model, [file], _DECODING))
-    if look is None:
-        raise NotShownError("The file has changed or gone since it was scored.")
-    if look.reconstruction is None:
-        raise NotShownError("The model is of features, and reconstructs these, not the image.")
-    return uncover(as_picture(look.reconstruction), original, how)

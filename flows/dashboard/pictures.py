@@ -1,6 +1,5 @@
 """Pictures of a scored image as pages show them: the original, and the heatmap on it."""
 
-import io
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -9,12 +8,13 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from nelbo.data import Place, Preprocessing
+from nelbo.data import Place
 from nelbo.flows.dashboard.calibrations import tell_damaged
 from nelbo.flows.dashboard.literal import literal
-from nelbo.flows.dashboard.originals import SIDE_PX, NotShownError, located, original, preprocessing_of
+from nelbo.flows.dashboard.originals import SIDE_PX, NotShownError, located, original
 from nelbo.flows.dashboard.tables import Tables
-from nelbo.flows.inference.heatmap import OPACITY, colours, overlay
+from nelbo.flows.report.heatmap import OPACITY, colours
+from nelbo.flows.report.pictures import LOOKED_AT, pictures
 from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
@@ -67,44 +67,36 @@ def _width(picture: Image.Image) -> int | Literal["stretch"]:
     return "stretch" if picture.height <= picture.width else round(_HEIGHT_PX * picture.width / picture.height)
 
 
-def show_heatmap(tables: Tables, row: Row, picture: Shown, calibration: Calibration | None) -> None:
-    """Draw the heatmap that scoring kept, on the image if that is there, and the scale of its colours."""
-    sql = "SELECT heatmap_png FROM flagged WHERE image_id = ? AND relative_path = ? LIMIT 1"
-    batch = (row["model_id"], row["batch_id"])
-    found = tables.query(sql, [row["image_id"], row["relative_path"]], [batch])["heatmap_png"].dropna()
+def show_heatmap(tables: Tables, row: Row) -> None:
+    """Draw what scoring kept of a flagged image, and the scale of its colours."""
+    sql = f"SELECT {', '.join(LOOKED_AT)} FROM flagged WHERE image_id = ? AND relative_path = ? LIMIT 1"  # noqa: S608
+    found = tables.query(sql, [row["image_id"], row["relative_path"]], [(row["model_id"], row["batch_id"])])
     if found.empty:
-        st.info("A heatmap is kept of images that are anomalous or for review.")
+        st.info("A map is kept of images that are anomalous or for review.")
         return
-    heatmap = Image.open(io.BytesIO(bytes(found.iloc[0])))
-    try:
-        how = preprocessing_of(tables.workspace, row["model_id"])
-    except NotShownError as error:
-        show(heatmap, f"heatmap of {row['relative_path']}")
-        st.caption(literal(f"Not on the image: {error}"))
-    else:
-        if isinstance(picture, str):
-            show(heatmap, f"heatmap of {row['relative_path']}")
-        else:
-            _overlay(picture, heatmap, how, row["relative_path"])
-    if calibration is not None:
-        _legend(calibration.heatmap_top)
+    _overlay(found.to_dict("records")[0], row["relative_path"])
+    _legend()
 
 
 @st.fragment
-def _overlay(picture: Image.Image, heatmap: Image.Image, how: Preprocessing, path: str) -> None:
+def _overlay(looked_at: Row, path: str) -> None:
     """A fragment: moving the slider draws nothing else anew."""
     slot = st.empty()
     percent = st.slider("Opacity of the heatmap", 0, 100, round(100 * OPACITY), 5, format="%d %%", key="opacity")
+    drawn = pictures(looked_at, percent / 100)
     with slot:
-        show(overlay(picture, heatmap, how, percent / 100), f"heatmap on {path}")
+        if drawn.overlay is not None:
+            show(drawn.overlay, f"heatmap on {path}")
+        else:
+            show(drawn.heatmap or "The heatmap could not be made when the batch was scored.", f"heatmap of {path}")
 
 
-def _legend(top: float) -> None:
-    stops = ", ".join(f"rgb{tuple(colour)}" for colour in colours(np.linspace(0, 1, 9), 1.0).tolist())
+def _legend() -> None:
+    stops = ", ".join(f"rgb{tuple(colour)}" for colour in colours(np.linspace(0, 1, 9)).tolist())
     st.html(
-        '<div style="display: flex; gap: .5rem; align-items: center; font-size: .875rem">0'
+        '<div style="display: flex; gap: .5rem; align-items: center; font-size: .875rem">usual'
         '<span role="img" aria-label="from black over purple and orange to pale yellow" '
         f'style="flex: 1; height: .8rem; border-radius: 3px; background: linear-gradient(to right, {stops})"></span>'
-        f"{top:.3g} and more</div>"
+        "very unusual</div>"
     )
-    st.caption("How unusual each place is: 0 is usual there; one scale for all images.")
+    st.caption("How unusual each place is, on one scale for all images.")

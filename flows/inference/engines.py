@@ -5,7 +5,6 @@ import logging
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.speeds import UNUSABLE, gain
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.vae_core import Scorable
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +32,6 @@ def choose_engine(workspace: Workspace, model_id: str, asked: str) -> str:
                 _pass_over("keras", errors["keras"])
             return engine
     raise errors["keras"]
-
-
-def load_to_look(workspace: Workspace, model_id: str, engine: str) -> Scorable:
-    """A model for pictures: by the engine that scored, or by Keras if that engine is no longer there."""
-    try:
-        return load_model(workspace, model_id, engine)
-    except UNUSABLE as error:
-        _pass_over(engine, error)
-        return load_model(workspace, model_id)
 
 
 def _by_speed(workspace: Workspace, model_id: str) -> list[str]:

@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain, compress, repeat
-from typing import NamedTuple
+from itertools import chain, compress
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from nelbo.data import (
     JOINT_PARTS,
     MEASURED,
     MEASURES,
+    PICTURED_SCHEMA,
     QUALITY,
     File,
     Images,
@@ -25,7 +25,9 @@ from nelbo.data import (
     part_quality,
 )
 from nelbo.flows.inference.ahead import ahead
+from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import DecodingSettings
+from nelbo.flows.workspace.calibrations.calibration import Calibration
 from nelbo.vae_core import Scorable
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,8 @@ log = logging.getLogger(__name__)
 #: Images that are decoded, and then computed, at a time, at least.
 _LEAST_IMAGES = 64
 
-#: What scoring says of a file: numbers, null for a file without a score, or the reason why it has none; and whether it
-#: has colour that the model does not see.
+#: What scoring says of a file: numbers, null for a file without a score, or the reason why it has none; whether it has
+#: colour that the model does not see; and what a flagged one is looked at by.
 SCORED_SCHEMA = pa.schema(
     [
         *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
@@ -42,61 +44,41 @@ SCORED_SCHEMA = pa.schema(
         ("drops_colour", pa.bool_()),
         ("part", pa.string()),
         ("variant", pa.string()),
+        *PICTURED_SCHEMA,
     ]
 )
 
 
-def score_files(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Generator[pa.Table, None, None]:
+def score_files(
+    model: Scorable, files: Iterable[File], decoding: DecodingSettings, calibration: Calibration | None = None
+) -> Generator[pa.Table, None, None]:
     """Decode and score files; rows of ``SCORED_SCHEMA`` in the files' order, some at a time.
 
     Args:
         files: any number of them; taken as they are needed, on another thread.
+        calibration: of the images that it flags a map and a thumbnail are kept; None keeps none.
     """
     with closing(ahead(_prepared(model, files, decoding))) as batches:
         for images, quality in batches:
-            yield _scored(model, images, quality)
-
-
-class Look(NamedTuple):
-    """Pictures of one image: ``local_z`` (h, w) in standard deviations, ``reconstruction`` (h, w, c).
-
-    A model of features has no reconstruction of the image.
-    """
-
-    local_z: np.ndarray
-    reconstruction: np.ndarray | None
-
-
-def look_again(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Iterator[Look | None]:
-    """A second look at files, in order; None for one that cannot be read any more.
-
-    Args:
-        files: any number of them; taken as they are needed, some batches ahead.
-    """
-    for images in _decoded(model, files, decoding, maps=True):
-        score = vae_core.score(model, images.pixels)
-        pictures = repeat(None) if score.reconstruction is None else score.reconstruction
-        looks = map(Look, score.local_z, pictures)  # type: ignore[arg-type]
-        for reason in images.reasons:
-            yield next(looks) if reason is None else None
+            yield _scored(model, images, quality, calibration)
 
 
 def _prepared(
     model: Scorable, files: Iterable[File], decoding: DecodingSettings
 ) -> Generator[tuple[Images, dict[str, np.ndarray]], None, None]:
     """Images with what they look like before any model."""
-    for images in _decoded(model, files, decoding, maps=False):
+    for images in _decoded(model, files, decoding):
         yield images, {**image_quality(images.pixels), **part_quality(images.parts)}
 
 
-def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings, maps: bool) -> Iterator[Images]:
+def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Iterator[Images]:
     """Some files at a time, without images that the likelihood is not defined for."""
     files = iter(files)
     if (first := next(files, None)) is None:
         # Compiling takes longer than all else that there is to do with no files.
         return
     files = chain([first], files)
-    graph, preprocessing = model.graph(maps), Preprocessing(**model.preprocessing)
+    graph, preprocessing = model.graph(maps=False), Preprocessing(**model.preprocessing)
     at_once = graph.batch_size * graph.parallel
     # All threads wait for the last one at the end of each call, which four large images a batch would make often.
     size = at_once * max(1, _LEAST_IMAGES // at_once)
@@ -108,11 +90,20 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings,
             [reason or (None if next(found) else "unsupported") for reason in images.reasons],
             images.drops_colour[sound],
             list(compress(images.parts, sound)),
+            images.aspects[sound],
         )
 
 
-def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> pa.Table:
-    found = {**measures(model, images.pixels), "size_z": size_z(images.parts)}
+def _scored(
+    model: Scorable, images: Images, quality: dict[str, np.ndarray], calibration: Calibration | None
+) -> pa.Table:
+    found: dict[str, pa.Array] = {}
+
+    def flagged(score: vae_core.Score) -> np.ndarray:
+        found.update({**columns_of(score, model), "size_z": size_z(images.parts)})
+        return np.zeros(len(score.nelbo), bool) if calibration is None else calibration.flags(pa.table(found))
+
+    score, rows, maps = vae_core.score_and_map(model, images.pixels, flagged)
     readable = np.array([reason is None for reason in images.reasons])
     place = pa.array(np.cumsum(readable) - 1, mask=~readable)
     columns = {name: found[name].take(place) for name in MEASURED}
@@ -123,7 +114,23 @@ def _scored(model: Scorable, images: Images, quality: dict[str, np.ndarray]) -> 
         "drops_colour": pa.array(images.drops_colour).take(place),
         "part": pa.array(statuses, pa.string()).take(place),
     }
-    return pa.table(columns, SCORED_SCHEMA)
+    top = 1.0 if calibration is None else calibration.heatmap_top
+    ends = model.map_scales[0 if score.variant is None else score.variant[rows].astype(int)]
+    looked_at = pictured(images.pixels[rows], images.aspects[rows], maps, _ends(ends, top, len(rows)))
+    of_flagged = np.full(len(readable), -1)
+    of_flagged[np.flatnonzero(readable)[rows]] = np.arange(len(rows))
+    taken = looked_at.take(pa.array(of_flagged, mask=of_flagged < 0))
+    return pa.table(columns | {name: taken[name] for name in PICTURED_SCHEMA.names}, SCORED_SCHEMA)
+
+
+def _ends(scales: np.ndarray, top: float, n: int) -> np.ndarray:
+    """(n, 2) nats that are drawn black and pale yellow: what is usual, and `top` units above it.
+
+    Args:
+        scales: (2,) or (n, 2), see `Scorable.map_scales`.
+    """
+    usual, unit = np.broadcast_to(scales, (n, 2)).T
+    return np.stack([usual, usual + top * unit], axis=1)
 
 
 def size_z(parts: Sequence[Part | None]) -> pa.Array:

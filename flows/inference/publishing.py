@@ -1,10 +1,9 @@
 """The step that ends a batch: shards joined, decided on, and put in their place at once."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from nelbo.data import (
     QUALITY,
     SCORES_SCHEMA,
     SHARD_SCHEMA,
-    Manifest,
     read_metadata,
     read_table,
     table_writer,
@@ -27,11 +25,9 @@ from nelbo.data import (
 from nelbo.data.store import TableWriter
 from nelbo.detectors import q_values
 from nelbo.flows.evaluation.drift import drift_facts, find_drift, write_drift
-from nelbo.flows.inference.heatmap import heatmap_png
 from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.pipeline import look_again, warn_of_colour
+from nelbo.flows.inference.pipeline import warn_of_colour
 from nelbo.flows.inference.shards import Shard, plan_shards
-from nelbo.flows.options.options import DecodingSettings
 from nelbo.flows.workspace import journal
 from nelbo.flows.workspace.calibrations.calibration import Calibration, promise, read_calibration
 from nelbo.flows.workspace.calibrations.statistic import Statistic
@@ -110,12 +106,15 @@ def publish(shards: list[Shard], run: Run) -> Published:
             scores.write(table)
             words = table["verdict"].cast(pa.string())
             counts.update(words.to_pylist())
-            yield table.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
+            # Of version 5.
+            columns["heatmap_png"] = pa.nulls(rows.num_rows, pa.binary())
+            found = pa.table(columns).select(FLAGGED_SCHEMA.names)
+            yield found.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
 
     with _aside(workspace, run.run_id) as new, ExitStack() as lock:
         with table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores:
             with table_writer(new, FLAGGED_SCHEMA, metadata) as flagged:
-                for rows in _with_heatmaps(raised(scores), model, calibration, root, options):
+                for rows in raised(scores):
                     flagged.write(rows)
             if not scores.n_rows:
                 raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
@@ -193,19 +192,3 @@ def _decide(
         verdict[scored] = calibration.verdicts(found)
     columns = {name: pa.array(values, from_pandas=True) for name, values in decided.items()}
     return {**columns, "verdict": pa.array(verdict, pa.string())}
-
-
-def _with_heatmaps(
-    flagged: Iterable[pa.Table], model: Any, calibration: Calibration | None, root: str, decoding: DecodingSettings
-) -> Iterator[pa.Table]:
-    """The same rows with a picture each; null where the file has gone since it was scored.
-
-    Files are looked at in whole batches, whichever shards they are of; only the rows of these are held meanwhile.
-    """
-    # Without a calibration nothing is flagged.
-    top = calibration.heatmap_top if calibration else 1.0
-    flagged, same = tee(flagged)
-    looks = look_again(model, (file for rows in same for file in Manifest(rows, root).files), decoding)
-    for rows in flagged:
-        pictures = [None if look is None else heatmap_png(look.local_z, top) for look in islice(looks, rows.num_rows)]
-        yield rows.append_column("heatmap_png", pa.array(pictures, pa.binary()))

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from nelbo.data import CachedPixels, Part, atomic_path
-from nelbo.flows.inference.heatmap import png
+from nelbo.flows.report.heatmap import png
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.vae_core.pixels import PixelRows, to_unit
 

@@ -1,60 +1,79 @@
-"""Pictures of flagged images for a page that holds everything itself, as data URLs."""
+"""Pictures of flagged images, drawn from their rows alone: neither the image nor the model need be there any more."""
 
 import base64
 import io
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nelbo.data import File, ImageError, Limits, Preprocessing, read_thumbnail
-from nelbo.flows.inference.heatmap import overlay, uncover
-from nelbo.flows.inference.pipeline import Look
+from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, levels_of_colours, overlay
 
-#: Longest side of a picture.
+#: Columns that it is drawn from.
+LOOKED_AT = ("map", "map_low", "map_high", "thumbnail", "heatmap_png")
+#: Longer side of a picture at least: smaller ones are enlarged.
 SIDE_PX = 192
 _QUALITIES = (85, 70, 50, 30, 10)
 
 
 class Pictures(NamedTuple):
-    """Data URLs of one image, all of the shape of the upright original; empty where the file is gone.
+    """A flagged image, where it is unusual, and both on each other; None where the row holds nothing to draw them from.
 
-    A model of features reconstructs no image: that one is empty, then.
-
-    Of a file that is gone the heatmap is left, in the shape of the model's input.
+    Rows that were written before version 6 of the schema hold a heatmap alone.
     """
 
-    original: str = ""
-    reconstruction: str = ""
-    heatmap: str = ""
-    overlay: str = ""
+    original: Image.Image | None
+    heatmap: Image.Image | None
+    overlay: Image.Image | None
 
 
-def picture(
-    file: File, look: Look | None, heatmap_png: bytes | None, preprocessing: Preprocessing, limits: Limits, n_bytes: int
-) -> Pictures:
-    """The pictures of one flagged image.
+def pictures(row: Mapping[Any, Any], opacity: float = OPACITY) -> Pictures:
+    """Draw a row of ``flagged``.
 
     Args:
-        file: the image.
-        look: what the model makes of it; None if it cannot be read any more.
-        heatmap_png: as in the flagged rows.
-        preprocessing: how the image became the model's input.
-        limits: on decoding.
-        n_bytes: that each picture should take at most.
+        row: with its columns ``LOOKED_AT``, as Arrow, pandas or DuckDB give them.
+        opacity: of the heatmap on the image, in [0, 1].
+
+    >>> row = {"map": [[1.0, 3.0]], "map_low": 1.0, "map_high": 3.0, "thumbnail": None, "heatmap_png": None}
+    >>> drawn = pictures(row)
+    >>> drawn.original, drawn.heatmap.size, drawn.heatmap.getpixel((0, 0)), drawn.heatmap.getpixel((191, 0))
+    (None, (192, 96), (0, 0, 4), (252, 255, 164))
     """
-    original = _thumbnail(file, limits) if look else None
-    heatmap = Image.open(io.BytesIO(heatmap_png)) if heatmap_png else None
-    if look is None or original is None:
-        return Pictures(heatmap=jpeg_url(heatmap, n_bytes) if heatmap else "")
-    shown = {"original": original}
-    if look.reconstruction is not None:
-        shown["reconstruction"] = uncover(as_picture(look.reconstruction), original, preprocessing)
-    if heatmap:
-        shown["heatmap"] = uncover(heatmap, original, preprocessing)
-        shown["overlay"] = overlay(original, heatmap, preprocessing)
-    return Pictures(**{name: jpeg_url(made, n_bytes) for name, made in shown.items()})
+    original = None
+    if _is_there(row["thumbnail"]):
+        original = _large(Image.open(io.BytesIO(row["thumbnail"])))
+    levels = _levels(row)
+    if levels is None:
+        return Pictures(original, None, None)
+    heatmap = Image.fromarray(colours(enlarged(levels, original.size if original else _large_size(levels.shape[::-1]))))
+    return Pictures(original, heatmap, overlay(original, levels, opacity) if original else None)
+
+
+def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
+    """(gh, gw) places on the colour scale."""
+    if _is_there(row["map"]):
+        nats = np.stack([np.asarray(values, np.float32) for values in row["map"]])
+        return np.clip((nats - row["map_low"]) / (row["map_high"] - row["map_low"]), 0, 1)
+    if _is_there(row["heatmap_png"]):
+        return levels_of_colours(Image.open(io.BytesIO(row["heatmap_png"])))
+    return None
+
+
+def _is_there(value: Any) -> bool:
+    """Whether it is not null: pandas says NaN for that, too."""
+    return value is not None and not isinstance(value, float)
+
+
+def _large(picture: Image.Image) -> Image.Image:
+    return picture.resize(_large_size(picture.size))
+
+
+def _large_size(size: tuple[int, ...]) -> tuple[int, int]:
+    width, height = size
+    times = max(1.0, SIDE_PX / max(size))
+    return max(1, round(width * times)), max(1, round(height * times))
 
 
 def jpeg_url(shown: Image.Image, n_bytes: int) -> str:
@@ -74,16 +93,3 @@ def data_url(kind: str, content: bytes) -> str:
     'data:text/plain;base64,aGVsbG8='
     """
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _thumbnail(file: File, limits: Limits) -> Image.Image | None:
-    try:
-        return Image.open(io.BytesIO(read_thumbnail(file, SIDE_PX, limits)))
-    except ImageError:
-        return None
-
-
-def as_picture(pixels: NDArray[np.floating]) -> Image.Image:
-    """(h, w, c) in [0, 1] as an 8-bit picture."""
-    values = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)

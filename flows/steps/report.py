@@ -1,10 +1,8 @@
 """Steps and composition of ``report``: one self-contained HTML page for a batch."""
 
-import importlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,18 @@ import pyarrow.compute as pc
 from markupsafe import Markup, escape
 from PIL import Image
 
-from nelbo.data import FLAGGED_SCHEMA, File, Place, Preprocessing, atomic_path, modified, read_table, read_unchanged
+from nelbo.data import FLAGGED_SCHEMA, Place, atomic_path, modified, read_table, read_unchanged
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch
-from nelbo.flows.inference.engines import load_to_look
-from nelbo.flows.inference.heatmap import colours, png
-from nelbo.flows.inference.pipeline import look_again
-from nelbo.flows.options.options import DecodingSettings, ReportOptions, ScoreOptions
+from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
 from nelbo.flows.report.curves import four_digits, render_curves, with_commas
 from nelbo.flows.report.headline import chance, headline
+from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
-from nelbo.flows.report.pictures import Pictures, data_url, picture
+from nelbo.flows.report.pictures import Pictures, data_url, jpeg_url, pictures
 from nelbo.flows.report.rendering import markdown, template
 from nelbo.flows.runner import Runner
 from nelbo.flows.workspace import journal
@@ -41,10 +37,9 @@ from nelbo.flows.workspace.calibrations.calibration import (
 )
 from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
 from nelbo.flows.workspace.flagged import iter_flagged, published_run
-from nelbo.flows.workspace.layout import Workspace, is_id
+from nelbo.flows.workspace.layout import Workspace, check_id, is_id
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.runs import Run, code_version
-from nelbo.vae_core import ENGINES, Exported, Scorable
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +81,14 @@ class Reported:
 
 @dataclass(frozen=True)
 class Card:
-    """A flagged image on the page."""
+    """A flagged image on the page.
+
+    pictures: data URLs by name; empty where there is none.
+    """
 
     path: str
     row: dict[str, Any]
-    pictures: Pictures
+    pictures: dict[str, str]
 
 
 def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
@@ -110,12 +108,14 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
 def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
     """The batch and the model asked for; of what is not said, the one that was scored, or scored with, last."""
     batch_id = options.batch
-    models = workspace.model_ids() if options.model is None else [workspace.model(options.model)]
-    paths = [path for model in models for path in _scored(workspace, model, batch_id)]
+    # A model may have been pruned since it scored.
+    model_id = options.model if options.model in (None, "latest") else check_id(options.model)
+    model_id = workspace.model(model_id) if model_id == "latest" else model_id
+    paths = _scored(workspace, model_id, batch_id)
     if paths:
         newest = max(paths, key=modified)
         return newest.parent.name.removeprefix("batch_id="), newest.parents[1].name.removeprefix("model_id=")
-    by = "" if options.model is None else f" with model {models[0]}"
+    by = "" if model_id is None else f" with model {model_id}"
     if batch_id is None:
         raise NotYetError(f"no batch is scored yet in workspace {workspace.root}{by}. Score one with: nelbo score DIR")
     raise UsageError(
@@ -124,40 +124,39 @@ def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
     )
 
 
-def _scored(workspace: Workspace, model_id: str, batch_id: str | None) -> list[Place]:
-    """Scores of a model: of one batch if it has them, or of all."""
+def _scored(workspace: Workspace, model_id: str | None, batch_id: str | None) -> list[Place]:
+    """Scores of a model or of all, of one batch or of all."""
     if batch_id is not None:
-        path = workspace.scores(model_id, batch_id)
-        return [path] if path.exists() else []
-    found = workspace.scores(model_id, "b").parents[1].glob("batch_id=*/scores.parquet")
-    return [path for path in found if is_id(path.parent.name.removeprefix("batch_id="))]
+        check_id(batch_id)
+    found = workspace.root.glob(f"scores/model_id={model_id or '*'}/batch_id={batch_id or '*'}/scores.parquet")
+    return [
+        path
+        for path in found
+        if all(is_id(name.partition("=")[2]) for name in (path.parent.name, path.parents[1].name))
+    ]
 
 
 def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id: str) -> Reported:
-    """Render the page of a batch from its Parquet files, its images and the model."""
+    """Render the page of a batch from its Parquet files; neither its images nor the model are opened."""
     workspace = Workspace.at(options.workspace).prepare()
     path = workspace.scores(model_id, batch_id)
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
     table, flagged, n_flagged = _read(workspace, model_id, batch_id)
-    model = load_to_look(workspace, model_id, table["engine"][0].as_py() if table.num_rows else "keras")
-    root = table.schema.metadata[b"nelbo.root"].decode()
     numbers = _numbers(table, workspace, model_id, options)
     page = numbers | {
         "batch_id": batch_id,
         "model_id": model_id,
         "number": with_commas,
-        "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :], 1.0)))),
-        "cards": _cards(flagged, model, root, options),
+        "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
+        "cards": _cards(flagged),
         "found": STATUSES,
         "variant": variants.named,
         "n_flagged": n_flagged,
         "not_scored": _not_scored(table),
         "n_shown": SHOWN_NOT_SCORED,
-        "config": model.config.to_dict(),
-        "training_warnings": describe_model(workspace, model_id)["training"].get("warnings", []),
-        "model_card": _model_card(workspace, model_id),
-        "facts": _facts(table, root, model),
+        **_model(workspace, model_id),
+        "facts": _facts(table),
     }
     target = workspace.report(batch_id)
     with atomic_path(target, workspace.staging) as unfinished:
@@ -286,25 +285,35 @@ def _strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
     return highest, n_flagged
 
 
-def _cards(flagged: pa.Table, model: Scorable, root: str, decoding: DecodingSettings) -> list[Card]:
+def _cards(flagged: pa.Table) -> list[Card]:
     """Flagged images with their pictures, which share what a page may take."""
-    rows = flagged.to_pylist()
-    files = [File(root, row["relative_path"], row["image_id"]) for row in rows]
-    preprocessing = Preprocessing(**model.preprocessing)
-    n_bytes = _PICTURE_BYTES // (len(Pictures._fields) * max(1, len(rows)))
+    n_bytes = _PICTURE_BYTES // (len(Pictures._fields) * max(1, flagged.num_rows))
     return [
         Card(
             row["relative_path"],
             row,
-            picture(file, look, row.pop("heatmap_png"), preprocessing, decoding.limits, n_bytes),
+            {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in pictures(row)._asdict().items()},
         )
-        for row, file, look in zip(rows, files, look_again(model, files, decoding), strict=True)
+        for row in flagged.to_pylist()
     ]
 
 
 def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
     rows = table.filter(pc.equal(table["verdict"].cast(pa.string()), "not_scored"))
     return rows.select(["relative_path", "reason"]).to_pylist()
+
+
+def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:
+    """What there is to say of the model; little where it is no longer there."""
+    try:
+        described = describe_model(workspace, model_id)
+    except bad_input() as error:
+        return {"config": {}, "training_warnings": [], "model_card": escape(error)}
+    return {
+        "config": described["config"],
+        "training_warnings": described["training"].get("warnings", []),
+        "model_card": _model_card(workspace, model_id),
+    }
 
 
 def _model_card(workspace: Workspace, model_id: str) -> Markup:
@@ -316,24 +325,13 @@ def _model_card(workspace: Workspace, model_id: str) -> Markup:
         return escape(error)
 
 
-def _facts(table: pa.Table, root: str, model: Scorable) -> dict[str, str]:
+def _facts(table: pa.Table) -> dict[str, str]:
     metadata = table.schema.metadata
     return {
-        "images from": root,
+        "images from": metadata[b"nelbo.root"].decode(),
         "scored at (UTC)": f"{pc.max(table['scored_at_utc']).as_py():%Y-%m-%d %H:%M:%S}",
         "run": metadata[b"nelbo.run_id"].decode(),
         "config hash": metadata[b"nelbo.config_hash"].decode()[:16],
         "scored by": f"nelbo {metadata[b'nelbo.code_version'].decode()}, engine {table['engine'][0].as_py()}",
-        "page made by": f"nelbo {code_version()}, {_made_with(model)}",
+        "page made by": f"nelbo {code_version()}",
     }
-
-
-def _made_with(model: Scorable) -> str:
-    """What computed the reconstructions, with its version; for Keras also what that computes with."""
-    if isinstance(model, Exported):
-        package = ENGINES[model.engine].package
-        return f"{package} {version(package)}"
-    import keras
-
-    name = keras.backend.backend()
-    return f"Keras {keras.__version__}, {name} {importlib.import_module(name).__version__}"

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from nelbo.data import (
     MEASURED,
+    PICTURED_SCHEMA,
     QUALITY,
     SHARD_SCHEMA,
     File,
@@ -36,7 +37,7 @@ from nelbo.flows.steps.ingest import Batch, freeze_batch
 from nelbo.flows.steps.land import drop_batch, finish_batch, freeze_new, unfinished_batch
 from nelbo.flows.steps.report import Reported, show_reported, write_missing_pages, write_report
 from nelbo.flows.workspace import journal
-from nelbo.flows.workspace.calibrations.calibration import calibration_of
+from nelbo.flows.workspace.calibrations.calibration import calibration_of, read_calibration
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
@@ -196,12 +197,13 @@ def score_shards(shards: Sequence[Shard]) -> int:
     options, target = shards[0].options, shards[0].target
     workspace = Workspace.at(options.workspace)
     model = load_model(workspace, target.model_id, options.engine)
+    calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
     manifest = workspace.manifest(target.batch_id)
     root = read_metadata(manifest)["nelbo.root"]
     first, last = shards[0], shards[-1]
     rows = read_rows(manifest, first.start, last.start + last.size - first.start)
     listed = [rows.slice(shard.start - first.start, shard.size) for shard in shards]
-    with closing(ahead(score_files(model, _usable(listed, root), options))) as scored:
+    with closing(ahead(score_files(model, _usable(listed, root), options, calibration))) as scored:
         for shard, table, found in zip(shards, listed, _cut(scored, listed), strict=True):
             # Again: had it gone meanwhile, images would stand there as unreadable.
             _check_root(root)
@@ -237,7 +239,7 @@ def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
     columns |= {
         "reason": pc.coalesce(listed["reason"], found["reason"]),
         "drops_colour": found["drops_colour"],
-        "part": found["part"],
+        **{name: found[name] for name in ("part", *PICTURED_SCHEMA.names)},
         "scored_at_utc": pa.array([datetime.now(UTC)] * len(usable), pa.timestamp("us", tz="UTC")),
     }
     return pa.table(columns)

@@ -14,18 +14,20 @@ from nelbo.data import FLAGGED_SCHEMA, MissingError, Place, iter_rows, read_meta
 from nelbo.flows.workspace.layout import Workspace
 
 #: The same in SQL, of the tables ``scores`` and ``flagged``. Where a batch is published between the looks at the two,
-#: the rows are those of its scores, and only heatmaps are missing.
+#: the rows are those of its scores, and only maps and thumbnails are missing.
 MATCHING = """
-SELECT scores.*, heatmap_png
+SELECT scores.*, map, map_low, map_high, thumbnail, heatmap_png
 FROM scores
-LEFT JOIN (SELECT model_id, batch_id, run_id, relative_path, heatmap_png FROM flagged)
+LEFT JOIN (
+    SELECT model_id, batch_id, run_id, relative_path, map, map_low, map_high, thumbnail, heatmap_png FROM flagged
+)
 USING (model_id, batch_id, run_id, relative_path)
 WHERE verdict IN ('anomalous', 'review')
 """
 
 _RUN = "nelbo.run_id"
 
-#: Rows, with a heatmap each, that are in memory at a time.
+#: Rows, with a map and a thumbnail each, that are in memory at a time.
 _ROWS = 1024
 
 

@@ -142,7 +142,7 @@ class Workspace:
         return self._published("scores", model_id, batch_id)
 
     def flagged(self, model_id: str, batch_id: str) -> Place:
-        """Those of them that are anomalous or for review, with heatmaps."""
+        """Those of them that are anomalous or for review, with maps and thumbnails."""
         return self._published("flagged", model_id, batch_id)
 
     def report(self, batch_id: str) -> Place:

@@ -33,9 +33,11 @@ def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
 
 def seen_in_training(workspace: Workspace, model_id: str) -> set[str]:
     """Beginnings of the content hashes of the images that the model was trained or stopped on."""
-    seen = describe_model(workspace, model_id)["training"].get("seen")
+    there = (workspace.models / model_id / "model.json").exists()
+    seen = describe_model(workspace, model_id)["training"].get("seen") if there else None
     if seen is None:
-        log.warning("%s does not say what it was trained on: overlap with those images is not checked", model_id)
+        what = "does not say" if there else "is not in the workspace any more to say"
+        log.warning("%s %s what it was trained on: overlap with those images is not checked", model_id, what)
     return set(seen or ())
 
 

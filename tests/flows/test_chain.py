@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, File, InputError, SpaceError, read_scores, read_table
+from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, File, InputError, SpaceError, iter_images, read_scores, read_table
 from nelbo.detectors import p_values, q_values
 from nelbo.flows.options.options import (
     CalibrateOptions,
@@ -99,8 +99,15 @@ def test_blots_are_found_and_drawn(images: Path, workspace: Path) -> None:
     names = flagged["relative_path"].to_pylist()
     assert {f"b/blot_3_{i:03d}.png" for i in range(6)} <= set(names)
     assert len(names) <= 10
-    for picture in flagged["heatmap_png"].to_pylist():
-        assert Image.open(io.BytesIO(picture)).size == (32, 32)
+    for row in flagged.to_pylist():
+        assert Image.open(io.BytesIO(row["thumbnail"])).size == (32, 32)
+        map_ = np.array(row["map"], np.float32)
+        assert map_.shape == (32, 32)
+        assert row["map_low"] < map_.max()
+        # The blot, which is dark, is what is unusual.
+        if row["relative_path"].startswith("b/blot"):
+            thumbnail = np.asarray(Image.open(io.BytesIO(row["thumbnail"])), float)
+            assert thumbnail[map_ > row["map_high"]].mean() < thumbnail.mean() - 20
 
 
 def test_scoring_again_gives_the_same_rows_and_replaces_them(images: Path, workspace: Path) -> None:
@@ -241,23 +248,28 @@ def test_shards_share_batches_and_give_the_same_rows(
 ) -> None:
     from nelbo import vae_core
 
-    real, looked_at = vae_core.score, list[int]()
+    real, computed, decoded = vae_core.score_and_map, list[int](), list[int]()
 
-    def counted(model: Any, pixels: np.ndarray, *, maps: bool = True) -> Any:
-        if maps:
-            looked_at.append(len(pixels))
-        return real(model, pixels, maps=maps)
+    def counted(model: Any, pixels: np.ndarray, chosen: Any) -> Any:
+        computed.append(len(pixels))
+        return real(model, pixels, chosen)
 
-    monkeypatch.setattr(vae_core, "score", counted)
+    def counted_files(files: Any, *arguments: Any, **options: Any) -> Any:
+        for images in iter_images(files, *arguments, **options):
+            decoded.append(len(images.reasons))
+            yield images
+
+    monkeypatch.setattr(vae_core, "score_and_map", counted)
+    monkeypatch.setattr("nelbo.flows.inference.pipeline.iter_images", counted_files)
     whole = score(images / "new", workspace, batch_id="whole")
-    of_whole, looked_at[:] = list(looked_at), []
     pieces = score(images / "new", workspace, batch_id="pieces", shard_size=1)
-    # Once for the heatmaps of all shards, once for the page: not for each shard.
-    assert looked_at == of_whole == [whole["n_anomalous"]] * 2
+    # Each image once in each of the two runs, flagged or not, its page included.
+    assert sum(computed) == 2 * whole["n_scored"]
+    assert sum(decoded) <= 2 * whole["n_images"]
     assert whole["n_anomalous"] > 5
     for name in ("scores", "flagged"):
         assert rows(pieces[name]).to_pylist() == rows(whole[name]).to_pylist()
-    assert rows(pieces["flagged"])["heatmap_png"].null_count == 0
+    assert rows(pieces["flagged"])["map"].null_count == 0
 
 
 def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
@@ -279,7 +291,7 @@ def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypat
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "heatmap_png", fail)
+    monkeypatch.setattr(publishing, "_decide", fail)
     with pytest.raises(SpaceError, match="Free space and run the same command again"):
         score(images / "new", workspace)
     assert rows(before["scores"]).equals(kept)

@@ -38,7 +38,9 @@ SHARD = 5
 _EVENTS = {"open", "os.link", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mkdir"}
 
 
-def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any) -> Generator[pa.Table, None, None]:
+def stub_scores(
+    _model: Any, files: Iterable[Any], _decoding: Any, _calibration: Any = None
+) -> Generator[pa.Table, None, None]:
     """Numbers made of the hash, some of them far above any threshold; leaves a line for each file."""
     files = list(files)
     checked = [read_checked(open_root(file.root), file.path, file.image_id, 1 << 30)[0] for file in files]
@@ -53,6 +55,8 @@ def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any) -> Generator[
         ("size_z", "variant_z", "part", "variant"), nulls
     )
     columns |= {"reason": pa.array(reasons, pa.string()), "drops_colour": pa.array([False] * len(files))}
+    columns |= {"map": nulls, "map_low": nulls, "map_high": nulls}
+    columns |= {"thumbnail": pa.array([b"JPEG"] * len(files), pa.binary())}
     yield pa.table(columns).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
 
 
@@ -73,7 +77,6 @@ def stubs() -> list[tuple[Any, str, Any]]:
         (nelbo.flows.steps.score, "score_files", stub_scores),
         (nelbo.flows.steps.score, "write_report", write_report),
         (nelbo.flows.steps.report, "write_report", write_report),
-        (nelbo.flows.inference.publishing, "look_again", lambda _model, files, _decoding: (None for _ in files)),
     ]
 
 

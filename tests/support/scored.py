@@ -24,7 +24,7 @@ from nelbo.data import (
 )
 from nelbo.detectors import Threshold, detect_drift
 from nelbo.flows.evaluation.drift import drift_facts, write_drift
-from nelbo.flows.inference.heatmap import heatmap_png
+from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
 from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration, write_calibration
 from nelbo.flows.workspace.layout import Workspace
@@ -125,7 +125,10 @@ def add_batch(
     drift = _drift(table, calibration)
     metadata = {**run.metadata, "nelbo.root": str(root), **write_drift(drift)}
     flagged = table.filter(pc.is_in(table["verdict"].cast(pa.string()), pa.array(["anomalous", "review"])))
-    flagged = flagged.append_column("heatmap_png", _heatmaps(flagged["relative_path"].to_pylist(), root))
+    looked_at = _looked_at(flagged["relative_path"].to_pylist(), root)
+    for name in looked_at.column_names:
+        flagged = flagged.append_column(name, looked_at[name])
+    flagged = flagged.append_column("heatmap_png", pa.nulls(flagged.num_rows, pa.binary()))
     write_table(flagged, workspace.flagged(model_id, batch_id), FLAGGED_SCHEMA, metadata, workspace.staging)
     write_scores(table, workspace.scores(model_id, batch_id), metadata, workspace.staging)
     verdicts = table["verdict"].cast(pa.string()).to_pylist()
@@ -217,16 +220,14 @@ def _drift(table: pa.Table, calibration: Calibration | None) -> dict[str, Any] |
     return {"alarm": found.alarm, "alpha": found.alpha, "findings": findings, "tests": tests}
 
 
-def _heatmaps(paths: Sequence[str], root: Path) -> pa.Array:
-    """Of each picture, where it is dark: a blot is. Of files that are not there, one for all."""
-    absent = heatmap_png(np.eye(32) * 12, 12.0)
-    pictures = [
-        heatmap_png(np.maximum(0, 110.0 - np.asarray(Image.open(root / path).convert("L"))) / 6, 12.0)
-        if (root / path).is_file()
-        else absent
-        for path in paths
-    ]
-    return pa.array(pictures, pa.binary())
+def _looked_at(paths: Sequence[str], root: Path) -> pa.Table:
+    """Of each picture a map of where it is dark: a blot is. A file that is not there counts as black."""
+    pixels = np.zeros((len(paths), 64, 64, 1), np.float32)
+    for values, path in zip(pixels, paths, strict=True):
+        if (root / path).is_file():
+            values[..., 0] = np.asarray(Image.open(root / path).convert("L").resize((64, 64))) / 255
+    maps = np.maximum(0, 110 / 255 - pixels[..., 0]) * 42
+    return pictured(pixels, np.ones(len(paths)), maps, np.tile((0.0, 12.0), (len(paths), 1)))
 
 
 def stub_workspace(root: Path, fpr: float = 0.05) -> Workspace:

@@ -16,7 +16,7 @@ LOST = 10
 #: Sides of the grid that an array of pixels is averaged on where it is kept to be compared with.
 GRID = 16
 #: A score's arrays of pixels, and all else.
-MAPS = ("anomaly_map", "rate_map", "local_z", "reconstruction")
+MAPS = ("anomaly_map", "rate_map", "local_z", "reconstruction", "local_nelbo")
 #: Those that every score has; parts of ``joint``, and the variant, come beside them where a model has them.
 NUMBERS = tuple(name for name in Score._fields if name not in (*MAPS, *JOINT, *VARIANT))
 
@@ -36,7 +36,7 @@ def differences(found: Score, expected: Score, subtracted: float) -> dict[str, S
       their sum, joint, three times that;
     * z_mean_norm, z_log_var_sum: 100 (1 + rate + the number itself): the prior has the scale 1, and the whitening of
       features, ahead of the encoder, enlarges what was rounded;
-    * anomaly_map, rate_map: 10 times the image's largest value and mean nats a value; reconstruction: 10.
+    * anomaly_map, rate_map, local_nelbo: 10 times the image's largest value and mean nats a value; reconstruction: 10.
 
     Args:
         found, expected: scores of the same images; arrays of pixels may be on a coarser grid, in both.
@@ -116,20 +116,15 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
             scales[name] = LOST * (parts.sum(axis=0) + len(JOINT) * subtracted)
         elif name_of_scale in ("z_mean_norm", "z_log_var_sum"):
             scales[name] = LOST**2 * (1 + rate + highest)
-        elif name_of_scale in ("anomaly_map", "rate_map"):
+        elif name_of_scale in ("anomaly_map", "rate_map", "local_nelbo"):
             scales[name] = LOST * (nats / rows.shape[1] + highest)
         else:
             scales[name] = np.full(len(values), LOST, np.float64)
     return scales
 
 
-def without_maps(score: Score) -> Score:
-    """The same without its arrays of pixels."""
-    return score._replace(anomaly_map=None, rate_map=None, local_z=None, reconstruction=None)
-
-
 def coarse(score: Score) -> Score:
-    """The same with its arrays of pixels averaged on a grid of 16 x 16 fields at most: little enough to be kept."""
+    """The same with its maps averaged on a grid of 16 x 16 fields at most: little enough to be kept."""
     return score._replace(**{name: _averaged(value) for name in MAPS if (value := getattr(score, name)) is not None})
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.vae_core.config import VAEConfig
-from nelbo.vae_core.engines.difference import NUMBERS, coarse, differences, unmoved, without_maps
+from nelbo.vae_core.engines.difference import NUMBERS, coarse, differences, unmoved
 from nelbo.vae_core.engines.graphs import OnnxGraph, OpenVINOGraph
-from nelbo.vae_core.scoring import Array, Graph, Scorable, Score, score
+from nelbo.vae_core.linear.detail import DetailMap
+from nelbo.vae_core.scoring import Array, Graph, Scorable, Score, score_and_map
 
 #: For an engine that cannot be used.
 REMEDY = "Make it again with: nelbo export"
@@ -23,23 +24,19 @@ class Engine:
     """What can compute scores.
 
     package: its distribution on PyPI.
-    suffixes: of the files that hold a graph.
+    files: that hold its graph.
     compiled: makes a graph of the contents of those files and a batch's shape; None for Keras, which has the bundle.
     """
 
     package: str
-    suffixes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     compiled: Callable[..., Graph] | None = None
-
-    def files(self, maps: bool) -> list[str]:
-        """Names of the files of the graph with arrays of pixels, or of the one without."""
-        return [("maps" if maps else "scores") + suffix for suffix in self.suffixes]
 
 
 ENGINES = {
     "keras": Engine("keras"),
-    "openvino": Engine("openvino", (".xml", ".bin"), OpenVINOGraph),
-    "onnx": Engine("onnxruntime", (".onnx",), OnnxGraph),
+    "openvino": Engine("openvino", ("scores.xml", "scores.bin"), OpenVINOGraph),
+    "onnx": Engine("onnxruntime", ("scores.onnx",), OnnxGraph),
 }
 
 
@@ -49,7 +46,9 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Exported:
-    """A model made ready for one engine. It scores as a `Model` does, unless the engine is Keras.
+    """A model made ready for one engine. It scores and maps as a `Model` does, unless the engine is Keras.
+
+    Arrays of pixels (`score` with ``maps=True``) are Keras's alone.
 
     engine: of `ENGINES`.
     made_with: version of the engine's package that it was made and checked with.
@@ -58,8 +57,10 @@ class Exported:
     tolerance: largest `difference` from Keras's scores that it may have.
     images_per_s: of the engine and of Keras, measured side by side when it was made, on the ``machine`` of that name.
     subtracted: standard deviations that `peak` is left of after subtraction, see `differences`.
+    map_scales: see `Model.map_scales`.
     pixels: (n, h, w, c) reference images, and what Keras ``expected`` them to score, maps on a coarse grid.
-    files: contents of its graphs, by name.
+    files: contents of its graph, by name.
+    detail: of a linear head, what makes its map.
     """
 
     engine: str
@@ -72,12 +73,14 @@ class Exported:
     images_per_s: Mapping[str, float]
     machine: str
     subtracted: float
+    map_scales: NDArray[np.float32]
     pixels: NDArray[np.float32] = field(repr=False)
     expected: Score = field(repr=False)
     files: Mapping[str, bytes] = field(repr=False)
-    _compiled: dict[bool, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
+    detail: DetailMap | None = field(repr=False, default=None)
+    _compiled: list[Graph] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def graph(self, maps: bool, eps: Array | None = None) -> Graph:
+    def graph(self, maps: bool = False, eps: Array | None = None) -> Graph:  # noqa: ARG002 - it gives no arrays of pixels
         """The compiled scoring function, made once.
 
         Raises:
@@ -86,17 +89,17 @@ class Exported:
         """
         if eps is not None:
             raise ValueError(f"eps: engine {self.engine} has the model's noise built in. Score with engine keras")
-        if maps not in self._compiled:
+        if not self._compiled:
             engine = ENGINES[self.engine]
             if engine.compiled is None:
                 raise ValueError(f"engine {self.engine} has no graph of its own. Score with the model")
             shape = (self.batch_size, self.config.height, self.config.width, self.config.channels)
-            files = [self.files[name] for name in engine.files(maps)]
+            files = [self.files[name] for name in engine.files]
             try:
-                self._compiled[maps] = _Guarded(engine.compiled(*files, shape=shape), self._failed)
+                self._compiled.append(_Guarded(engine.compiled(*files, shape=shape), self._failed))
             except Exception as error:
                 raise self._failed(error) from error
-        return self._compiled[maps]
+        return self._compiled[0]
 
     def check(self, scored_by: Scorable) -> None:
         """See that each number and each map of the reference images is what it was.
@@ -104,9 +107,11 @@ class Exported:
         Raises:
             EngineError: one is not; it says by how much, and with which versions.
         """
-        self.compare(self._score(scored_by, maps=False), without_maps(self.expected))
-        if self.expected.anomaly_map is not None:
-            self.compare(coarse(self._score(scored_by, maps=True)), self.expected)
+        try:
+            found = score_all(scored_by, self.pixels)
+        except FloatingPointError as error:
+            raise self.refused(f"gives scores that are NaN or infinite: {error}") from error
+        self.compare(coarse(found), self.expected)
 
     def compare(self, found: Score, expected: Score) -> None:
         """See that an engine's scores of some images are those of Keras.
@@ -136,12 +141,6 @@ class Exported:
             f"{self.made_with}. {REMEDY} --model {self.model_id} --engine {self.engine}, or score with another engine"
         )
 
-    def _score(self, scored_by: Scorable, maps: bool) -> Score:
-        try:
-            return score(scored_by, self.pixels, maps=maps)
-        except FloatingPointError as error:
-            raise self.refused(f"gives scores that are NaN or infinite: {error}") from error
-
     def _failed(self, error: Exception) -> EngineError:
         # Of several lines: what C++ says with its stack.
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
@@ -165,6 +164,12 @@ class _Guarded:
         except Exception as error:
             raise self._failed(error) from error
         return found
+
+
+def score_all(model: Scorable, pixels: Array) -> Score:
+    """Scores with the map of each image, and without arrays of pixels."""
+    found, _, maps = score_and_map(model, pixels, lambda found: np.ones(len(found.nelbo), bool))
+    return found._replace(local_nelbo=maps)
 
 
 def is_installed(engine: str) -> bool:

@@ -16,12 +16,12 @@ from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.device import has_accelerator
 from nelbo.vae_core.engines.conversion import suits_openvino, to_openvino
 from nelbo.vae_core.engines.difference import TOLERANCE, coarse
-from nelbo.vae_core.engines.exported import ENGINES, EngineError, Exported, is_installed
+from nelbo.vae_core.engines.exported import ENGINES, EngineError, Exported, is_installed, score_all
 from nelbo.vae_core.engines.graphs import import_openvino
 from nelbo.vae_core.engines.speed import images_per_s, machine
 from nelbo.vae_core.linear.vae import LinearHead
 from nelbo.vae_core.model import Model
-from nelbo.vae_core.scoring import default_batch_size, score
+from nelbo.vae_core.scoring import default_batch_size
 
 #: A batch twice as large has to be faster by this share to be taken.
 _WORTH = 0.05
@@ -64,7 +64,7 @@ def export(
         raise ValueError("pixels: expected at least one reference image, got none")
     _check_installed(engine)
     files = {} if engine == "keras" else _compile(model, engine, aside)
-    expected = score(model, pixels)
+    expected = score_all(model, pixels)
     exported = Exported(
         engine,
         version(ENGINES[engine].package),
@@ -76,16 +76,18 @@ def export(
         images_per_s={},
         machine=machine(),
         subtracted=_subtracted(model),
+        map_scales=model.map_scales,
         pixels=pixels,
         expected=coarse(expected),
         files=files,
+        detail=model.detail,
     )
     if engine == "keras" and has_accelerator():
         exported = replace(exported, batch_size=_fastest_batch(model, pixels))
     scored_by = exported if files else replace(model, batch_size=exported.batch_size)
     exported.check(scored_by)
     # Pixel by pixel, too, which is too much to be kept.
-    exported.compare(score(scored_by, pixels), expected)
+    exported.compare(score_all(scored_by, pixels), expected)
     return replace(exported, images_per_s=images_per_s({"keras": model, engine: scored_by}, pixels))
 
 
@@ -137,21 +139,18 @@ def _compile(model: Model, engine: str, aside: Path | None) -> dict[str, bytes]:
     config = model.config
     pixels = keras.InputSpec(shape=(None, config.height, config.width, config.channels), dtype="float32", name="pixels")
     with tempfile.TemporaryDirectory(prefix="nelbo-", dir=aside) as folder:
-        files: dict[str, bytes] = {}
-        for maps in (False, True):
-            written = Path(folder) / "graph.onnx"
-            if engine == "openvino":
-                converted = to_openvino(model.graph(maps), (None, *pixels.shape[1:]))
-                # Its own format cannot name further files.
-                import_openvino().save_model(converted, written.with_suffix(".xml"), compress_to_fp16=False)
-            else:
-                with warnings.catch_warnings():
-                    # Of NumPy and protobuf to tf2onnx.
-                    warnings.simplefilter("ignore")
-                    model.graph(maps).export(written, format="onnx", verbose=False, input_signature=[pixels])
-            for name in ENGINES[engine].files(maps):
-                files[name] = written.with_suffix(Path(name).suffix).read_bytes()
-    return files
+        graph, names = model.graph(maps=False), ENGINES[engine].files
+        written = Path(folder) / names[0]
+        if engine == "openvino":
+            converted = to_openvino(graph, (None, *pixels.shape[1:]))
+            # Its own format cannot name further files.
+            import_openvino().save_model(converted, written, compress_to_fp16=False)
+        else:
+            with warnings.catch_warnings():
+                # Of NumPy and protobuf to tf2onnx.
+                warnings.simplefilter("ignore")
+                graph.export(written, format="onnx", verbose=False, input_signature=[pixels])
+        return {name: written.with_name(name).read_bytes() for name in names}
 
 
 def _fastest_batch(model: Model, pixels: NDArray[np.float32]) -> int:

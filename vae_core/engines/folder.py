@@ -1,16 +1,14 @@
 """Engines on disk: data and no code, every byte of it checked.
 
-An engine is a folder with ``engine.json``, its graphs, ``references.safetensors`` and ``checksums.json``. The
-references are images and what Keras scored them when the engine was made. The engine's id, which ``engine.json`` holds,
-is a hash of all that is in it.
+An engine is a folder with ``engine.json``, its graph, ``references.safetensors`` and ``checksums.json``. The references
+are images and what Keras scored them when the engine was made; beside them lies what its maps are made with. The
+engine's id, which ``engine.json`` holds, is a hash of all that is in it.
 """
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,12 @@ from nelbo.vae_core.checksums import CHECKSUMS, BundleError, as_json, read_files
 from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.engines.difference import MAPS, NUMBERS
 from nelbo.vae_core.engines.exported import ENGINES, REMEDY, EngineError, Exported, is_installed
+from nelbo.vae_core.linear.detail import DetailMap
 from nelbo.vae_core.pixels import to_unit
 from nelbo.vae_core.scoring import JOINT, VARIANT, Score
 
-log = logging.getLogger(__name__)
-
-#: Version 1 had no id, no references of maps, and neither of the last two facts.
-FORMAT_VERSION, _READABLE = 2, (1, 2)
+#: Versions 1 and 2 computed each flagged image again for its map.
+FORMAT_VERSION = 3
 #: What an engine on disk may ask for at most.
 LARGEST_TOLERANCE, LARGEST_BATCH = 0.01, 1 << 16
 _REFERENCES = "references.safetensors"
@@ -44,8 +41,8 @@ _FACTS = (
     "machine",
     "subtracted",
 )
-#: Of an engine of version 1: measured ones go up to here.
-_SUBTRACTED_IN_1 = 100.0
+#: In the file of references, before the names of the weights of the map.
+_DETAIL = "map/"
 
 
 def save_exported(exported: Exported, folder: Path) -> None:
@@ -55,6 +52,9 @@ def save_exported(exported: Exported, folder: Path) -> None:
     is_8_bit = np.array_equal(to_unit(levels), exported.pixels)
     references = {"pixels": levels if is_8_bit else exported.pixels}
     references |= {name: value for name, value in exported.expected._asdict().items() if value is not None}
+    references |= {"map_scales": exported.map_scales}
+    if exported.detail is not None:
+        references |= {f"{_DETAIL}{name}": value for name, value in exported.detail.weights.items()}
     files = {_REFERENCES: save(references), **exported.files}
     description = {
         "format": "nelbo-engine",
@@ -77,10 +77,9 @@ def exported_files(engine: str) -> list[str]:
     """Names of the files in an engine's folder.
 
     >>> exported_files("onnx")
-    ['engine.json', 'scores.onnx', 'maps.onnx', 'references.safetensors', 'checksums.json']
+    ['engine.json', 'scores.onnx', 'references.safetensors', 'checksums.json']
     """
-    made = ENGINES[engine]
-    return ["engine.json", *made.files(False), *made.files(True), _REFERENCES, CHECKSUMS]
+    return ["engine.json", *ENGINES[engine].files, _REFERENCES, CHECKSUMS]
 
 
 def load_exported(folder: Path) -> Exported:
@@ -94,54 +93,42 @@ def load_exported(folder: Path) -> Exported:
     try:
         description = json.loads(content)
         engine = ENGINES[description["engine"]]
+        if description["format_version"] != FORMAT_VERSION:
+            raise BundleError(f"{folder} was made by another version of nelbo. {REMEDY}")
         config = VAEConfig.from_dict(description["config"])
-        facts = _facts(description)
+        facts = {name: description[name] for name in _FACTS}
+        _check_numbers(facts)
+    except BundleError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} is not an engine of a nelbo model: {error!r}. {REMEDY}") from error
-    if description["format_version"] not in _READABLE:
-        raise BundleError(f"{folder} was made by another version of nelbo. {REMEDY}")
     if not is_installed(facts["engine"]):
         raise EngineError(
             f"engine {facts['engine']} needs {engine.package}, which is not installed. "
             f"Get it with: pip install 'nelbo[{facts['engine']}]'"
         )
-    files = _read(folder, [*engine.files(False), *engine.files(True), _REFERENCES])
+    files = _read(folder, [*engine.files, _REFERENCES])
     _check_id(folder, description, files)
     try:
         references = load(files.pop(_REFERENCES))
         pixels = to_unit(references["pixels"])
         numbers = {name: references[name] for name in NUMBERS}
         expected = Score(**numbers, **{name: references.get(name) for name in (*JOINT, *VARIANT, *MAPS)})
+        weights = {name.removeprefix(_DETAIL): references[name] for name in references if name.startswith(_DETAIL)}
+        detail = DetailMap.taken_from(weights, max(1, len(config.variants))) if config.is_linear else None
+        facts["map_scales"] = references["map_scales"]
     except (KeyError, SafetensorError) as error:
         raise BundleError(f"{folder / _REFERENCES} is not what nelbo writes: {error!r}. {REMEDY}") from error
-    return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files)
-
-
-def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``engine.json`` says beside the config; of version 1 with what it did not say."""
-    if description["format_version"] == 1:
-        # No machine has no name: its speeds are measured again.
-        description = {**description, "machine": "", "subtracted": _SUBTRACTED_IN_1}
-    facts = {name: description[name] for name in _FACTS}
-    _check_numbers(facts)
-    return facts
+    return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files, detail=detail)
 
 
 def _check_id(folder: Path, description: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    if description["format_version"] == 1:
-        _warn_unchecked(folder)
-        return
     found, expected = _engine_id(description, files), description.get("engine_id")
     if found != expected:
         raise BundleError(
             f"{folder}: its contents are those of engine {found}, and engine.json says {expected}: it was changed "
             f"after it was made. {REMEDY}"
         )
-
-
-@cache
-def _warn_unchecked(folder: Path) -> None:
-    log.warning("%s was made by nelbo 0.1, without an id: whether it was changed since cannot be told", folder)
 
 
 def _check_numbers(facts: Mapping[str, Any]) -> None:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from nelbo.vae_core.config import TrainConfig, VAEConfig
 from nelbo.vae_core.features.extraction import extract
-from nelbo.vae_core.features.features import DetailMap, Features, gathered, joined, joined_shape
+from nelbo.vae_core.features.features import Features, gathered
 from nelbo.vae_core.features.pretext import give_weights
 from nelbo.vae_core.linear.clustering import find_variants, learn_places
 from nelbo.vae_core.linear.crossfit import Unseen, default_folds, fit_folds
+from nelbo.vae_core.linear.detail import DetailMap, joined
 from nelbo.vae_core.linear.moments import MIN_IMAGES, N_LATENTS, solve_shared
 from nelbo.vae_core.linear.vae import LinearHead, blocks_of
 from nelbo.vae_core.linear.variants import Places, Variants, check_variants, numbered
@@ -113,7 +114,7 @@ def solve(
         dict(preprocessing),
         representation=features,
         usual_statistics=usual.statistics,
-        detail=_detail(features, maps, fitted.variants[detailed % n], config, fitted.unseen.peak, fitted.variants),
+        detail=_detail(maps, fitted.variants[detailed % n], fitted.unseen.peak, fitted.variants),
     )
     nelbo = _mean_nelbo(fitted.head, rows, features.value_shape)
     return Solved(model, fitted.unseen, fitted.warnings, nelbo, time.perf_counter() - started)
@@ -263,33 +264,29 @@ def _usual(local: NDArray[np.float32], side: int, variants: NDArray[np.int64]) -
 
 
 def _detail(
-    features: Features,
     maps: Sequence[NDArray[np.float32]],
     of_maps: NDArray[np.int64],
-    config: VAEConfig,
     peaks: NDArray[np.float32],
     of_peaks: NDArray[np.int64],
 ) -> DetailMap:
     """The map for people, of the backbone's maps of some normal images; `of_maps`, `of_peaks`: variants."""
-    shape = joined_shape(features.backbone)
-    n_variants = 1 + int(of_peaks.max())
-    n_latents = min(N_LATENTS, shape[-1] - 1)
-    detail = DetailMap(shape, n_latents, (config.height, config.width), n_variants)
-    scales = []
-    for number in range(n_variants):
+    n_channels = sum(one.shape[-1] for one in maps)
+    n_latents = min(N_LATENTS, n_channels - 1)
+    solutions, scales = [], []
+    for number in range(1 + int(of_peaks.max())):
         mine = np.flatnonzero(of_maps == number)
         if len(mine) < MIN_IMAGES:
             # Of a rare variant there are too few to say what is usual where: it is seen as the others are.
             mine = np.arange(len(of_maps))
         chunks = [[one[mine[start : start + _CHUNK]] for one in maps] for start in range(0, len(mine), _CHUNK)]
-        rows = (np.asarray(joined(chunk)).reshape(len(chunk[0]), -1, shape[-1]) for chunk in chunks)
-        detail.assign(number, solve_shared(rows, n_latents))
-        nats = np.concatenate([np.asarray(detail.nats(chunk, number)) for chunk in chunks])
+        solution = solve_shared((joined(chunk).reshape(len(chunk[0]), -1, n_channels) for chunk in chunks), n_latents)
+        alone = DetailMap.of([solution], [(0.0, 1.0)])
+        nats = np.concatenate([alone(chunk) for chunk in chunks])
         usual, high = float(nats.mean()), float(np.quantile(nats.max(axis=(1, 2)), _HIGH))
         unit = (high - usual) / max(float(np.quantile(peaks[of_peaks == number], _HIGH)), 1.0)
-        scales.append([usual, max(unit, float(np.finfo(np.float32).tiny))])
-    detail.scale.assign(np.reshape(scales, detail.scale.shape))
-    return detail
+        solutions.append(solution)
+        scales.append((usual, max(unit, float(np.finfo(np.float32).tiny))))
+    return DetailMap.of(solutions, scales)
 
 
 def _mean_nelbo(head: LinearHead, rows: NDArray[np.float32], shape: tuple[int, int, int]) -> float:

@@ -8,7 +8,7 @@ from keras import ops
 
 from nelbo.vae_core.config import ALIGNED, LINEAR_IMAGE
 from nelbo.vae_core.linear.moments import Solution
-from nelbo.vae_core.linear.variants import ALLOWED_Z, N_COMPONENTS, Variants
+from nelbo.vae_core.linear.variants import ALLOWED_Z, N_COMPONENTS, Variants, numbered_names
 from nelbo.vae_core.network.likelihoods import Tensor, gaussian_log_density
 from nelbo.vae_core.network.objective import kl_divergence, kl_per_latent
 
@@ -281,12 +281,3 @@ def chosen(values: Sequence[Tensor], variant: Tensor) -> Tensor:
     for number, one in enumerate(values[1:], 1):
         result = ops.where(numbers == number, one, result)
     return result
-
-
-def numbered_names(name: str, n: int) -> list[str]:
-    """The name, and with numbers for more of the same.
-
-    >>> numbered_names("whitening", 2)
-    ['whitening', 'whitening_2']
-    """
-    return [name, *(f"{name}_{number}" for number in range(2, n + 1))]

@@ -69,3 +69,12 @@ def check_variants(variants: NDArray[np.int64], names: Sequence[str], folds: Arr
                 f"variant {name!r} has {said}: expected {MIN_IMAGES} or more, of two groups at least. "
                 "Add normal images of it, leave it out, or take variants=1"
             )
+
+
+def numbered_names(name: str, n: int) -> list[str]:
+    """The name, and with numbers for more of the same.
+
+    >>> numbered_names("whitening", 2)
+    ['whitening', 'whitening_2']
+    """
+    return [name, *(f"{name}_{number}" for number in range(2, n + 1))]

@@ -1,4 +1,4 @@
-"""The page "Image": one scored image, what the model makes of it, and what it is compared with."""
+"""The page "Image": one scored image, where it is unusual, and what it is compared with."""
 
 from typing import Any
 
@@ -9,15 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from nelbo.data import Place
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.dashboard import charts
 from nelbo.flows.dashboard.calibrations import show_promise
 from nelbo.flows.dashboard.formats import number
 from nelbo.flows.dashboard.links import link, show_rows
 from nelbo.flows.dashboard.literal import literal
-from nelbo.flows.dashboard.originals import NotShownError, located, reconstruction
-from nelbo.flows.dashboard.pictures import Row, Shown, calibration_of, original_of, show, show_heatmap
+from nelbo.flows.dashboard.pictures import Row, calibration_of, original_of, show, show_heatmap
 from nelbo.flows.dashboard.style import palette, utc
 from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.report.variants import named
@@ -39,24 +37,17 @@ def draw(tables: Tables) -> None:
         return
     workspace, path = tables.workspace, row["relative_path"]
     calibration = calibration_of(workspace, row)
-    scores = workspace.scores(row["model_id"], row["batch_id"])
-    picture = original_of(scores, row)
+    picture = original_of(workspace.scores(row["model_id"], row["batch_id"]), row)
     _facts(row, calibration)
-    first, second, third = st.columns(3)
-    with first:
+    left, right = st.columns(2)
+    with left:
         st.markdown("**Original**")
         show(picture, f"original of {path}")
-    with second:
+    with right:
         st.markdown("**Where it is unusual**")
-        show_heatmap(tables, row, picture, calibration)
-    with third:
-        st.markdown("**Reconstruction by the model**")
-        slot = st.container()
+        show_heatmap(tables, row)
     _nearest(workspace, row, calibration)
     _history(tables, row)
-    # Last: the first one of a model waits until that is loaded.
-    with slot:
-        show(_reconstruction(workspace, scores, row, picture), f"reconstruction of {path}")
 
 
 def _asked(tables: Tables) -> Row | None:
@@ -134,19 +125,6 @@ def _facts(row: Row, calibration: Calibration | None) -> None:
 
 def _word(value: str | None) -> str:
     return "none" if pd.isna(value) else str(value)
-
-
-def _reconstruction(workspace: Workspace, scores: Place, row: Row, picture: Shown) -> Shown:
-    """The picture, or why there is none."""
-    if isinstance(picture, str):
-        return "None without the original."
-    if pd.isna(row["nelbo_nats"]):
-        return "None: the image was not scored."
-    try:
-        with st.spinner("Asking the model; the first time it has to be loaded."):
-            return reconstruction(workspace, row["model_id"], located(scores, row), picture)
-    except NotShownError as error:
-        return str(error)
 
 
 def _nearest(workspace: Workspace, row: Row, calibration: Calibration | None) -> None:

@@ -66,14 +66,16 @@ def _progress(tables: Tables, batch: Batch) -> tuple[int, int]:
 
 def _asked(tables: Tables, batch: Batch) -> Row | None:
     """The image that the address names, so that a decision on it can be changed."""
-    sql = "SELECT * EXCLUDE heatmap_png FROM flagged WHERE image_id = ? ORDER BY relative_path LIMIT 1"
+    sql = (
+        "SELECT * EXCLUDE (map, thumbnail, heatmap_png) FROM flagged WHERE image_id = ? ORDER BY relative_path LIMIT 1"
+    )
     return _first(tables.query(sql, [st.query_params.get("image", "")], [batch]))
 
 
 def _next(tables: Tables, batch: Batch) -> Row | None:
     """The most anomalous of the images that nobody has decided on, and that are not skipped."""
     sql = """
-        SELECT * EXCLUDE heatmap_png FROM flagged
+        SELECT * EXCLUDE (map, thumbnail, heatmap_png) FROM flagged
         WHERE image_id NOT IN (SELECT image_id FROM reviews) AND NOT list_contains(?::VARCHAR[], image_id)
         ORDER BY anomaly_score DESC, relative_path LIMIT 1
     """
@@ -111,7 +113,7 @@ def _image(tables: Tables, row: Row) -> None:
     picture = original_of(tables.workspace.scores(row["model_id"], row["batch_id"]), row)
     left, right = st.columns(2)
     with left:
-        show_heatmap(tables, row, picture, calibration)
+        show_heatmap(tables, row)
     with right:
         show(picture, f"original of {row['relative_path']}")
         _question(tables, row)

@@ -62,7 +62,7 @@ class Calibration:
         set leaves its highest out, and these do not: only so p-values are never too small.
     normal_scores_of: the same of each variant with a promise of its own.
     image_ids: of every image that had a part in it.
-    heatmap_top: value of the smoothed local z at the upper end of the heatmaps' colour scale.
+    heatmap_top: units above what is usual at the upper end of the maps' colour scale.
     judged: metrics on labelled images that did not choose the threshold; None without any.
     labels_from: where the labels that chose the threshold came from: "manifest" or "reviews"; None if none did.
     why_not: why it did not become current when it was made; None if it did.
@@ -106,6 +106,10 @@ class Calibration:
     def verdicts(self, scores: np.ndarray) -> np.ndarray:
         """(n,) words."""
         return verdicts(scores, self.threshold.value, self.threshold.review)
+
+    def flags(self, table: pa.Table) -> np.ndarray:
+        """(n,) whether scored rows are anomalous or for review."""
+        return np.asarray(self.verdicts(self.statistic.scores(table)) != "normal")
 
     def unseen(self, table: pa.Table) -> pa.Table:
         """The rows of images that had no part in it: those on which it may be judged."""

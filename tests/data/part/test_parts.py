@@ -13,7 +13,7 @@ from PIL import Image
 
 from nelbo.data import Frame, Preprocessing, look_for_parts, prepare_with_part, read_images
 from nelbo.data.part.framing import Facts, against, choose_frame, learn_frame
-from nelbo.data.part.part import Seen, crop, crop_matrix, found_part, look
+from nelbo.data.part.part import Seen, crop, crop_matrix, look
 from nelbo.data.part.part import _part as part_of_seen
 from nelbo.data.part.segmentation import segment
 
@@ -121,9 +121,9 @@ def test_what_is_missing_several_or_of_another_size_says_so(random: np.random.Ge
     piece = picture(scene, one, random)
     # What is left of a broken part.
     piece[:, 80:] = nothing[:, 80:]
-    usual = found_part(picture(scene, other, random), frame)
+    usual = crop(picture(scene, other, random), frame, *frame.crop_size(64 * 64))[1]
     assert (usual.status, usual.size_z) == ("found", 0.0)
-    found = [found_part(values, frame) for values in (nothing, two, larger, piece)]
+    found = [crop(values, frame, *frame.crop_size(64 * 64))[1] for values in (nothing, two, larger, piece)]
     assert [part.status for part in found] == ["missing", "several", "size", "size"]
     assert all(part.size_z > 5 for part in found)
     assert found[0].area == 0.0

@@ -82,7 +82,7 @@ def test_tables_hold_what_the_files_hold(workspace: Workspace) -> None:
     assert set(found["verdict"]) == {"normal", "review", "anomalous", "not_scored"}
     for verdict, n in found.itertuples(index=False, name=None):
         assert n == count(workspace, f"verdict = '{verdict}'")
-    flagged = tables.query("SELECT count(*) AS n, count(heatmap_png) AS pictures FROM flagged", batches=[BATCH])
+    flagged = tables.query("SELECT count(*) AS n, count(map) AS pictures FROM flagged", batches=[BATCH])
     assert flagged.iloc[0].tolist() == [count(workspace, "verdict IN ('anomalous', 'review')")] * 2
     assert tables.query("SELECT count(*) AS n FROM runs WHERE command = 'score'")["n"].item() == 5
 
@@ -91,7 +91,7 @@ def test_tables_of_nothing_are_empty(tmp_path: Path, workspace: Workspace) -> No
     tables = Tables(Workspace.at(str(tmp_path / "none")))
     for name in ("scores", "flagged", "runs", "reviews", "batches"):
         assert tables.query(f"SELECT * FROM {name}").empty
-    assert {"model_id", "peak", "heatmap_png"} <= set(tables.query("SELECT * FROM flagged").columns)
+    assert {"model_id", "peak", "map", "thumbnail", "heatmap_png"} <= set(tables.query("SELECT * FROM flagged").columns)
     for batches in ([], [("m0", "b0")], [("..", "b0")], [("*", "*")]):
         assert Tables(workspace).query("SELECT * FROM scores", batches=batches).empty
     # Nothing is made by looking.
@@ -214,8 +214,8 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
         add_batch(workspace, f"b{i}", ["a.png", "b.png"], calibration, anomalous=1.0, not_scored=0, shift=9, seed=i)
         record_review(workspace, review(i))
     tables = Tables(workspace)
-    # Rows of the table of flagged images come from their scores, and only heatmaps from its own files.
-    counted = "heatmap_png" if kind == "flagged" else "*"
+    # Rows of the table of flagged images come from their scores, and only maps and thumbnails from its own files.
+    counted = "thumbnail" if kind == "flagged" else "*"
     sql = f"SELECT count({counted}) AS n, max(hash({kind})) FROM {kind}"
     n = int(Tables(workspace).query(sql)["n"].item())
     assert n

@@ -7,13 +7,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import killed
-import numpy as np
-import pandas as pd
 import pytest
 from scored import MODEL, stub_workspace
 from synthetic import write_images
@@ -31,7 +28,7 @@ CONTRACT = (Path(__file__).parents[3] / "docs" / "data_contract.md").read_text(e
 SECTION = CONTRACT.split("### Flagged rows of the published run\n")[1].split("\n### ")[0]
 (SQL,), (PANDAS,) = (re.findall(rf"```{kind}\n(.*?)```", SECTION, re.DOTALL) for kind in ("sql", "python"))
 
-#: Path, run, and whether there is a heatmap.
+#: Path, run, and whether there is a thumbnail.
 Row = tuple[str, str, bool]
 
 
@@ -47,10 +44,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("SCORED", str(tmp_path / "scored.txt"))
     for module, name, value in killed.stubs():
         monkeypatch.setattr(module, name, value)
-    look = SimpleNamespace(local_z=np.eye(8))
-    monkeypatch.setattr(
-        "nelbo.flows.inference.publishing.look_again", lambda _model, files, _decoding: (look for _ in files)
-    )
     monkeypatch.chdir(tmp_path)
     return stub_workspace(tmp_path / "workspace")
 
@@ -73,7 +66,7 @@ def by_pandas() -> set[Row]:
 
 
 def by_the_dashboard() -> set[Row]:
-    rows = Tables(Workspace.at("workspace")).query("SELECT relative_path, run_id, heatmap_png FROM flagged")
+    rows = Tables(Workspace.at("workspace")).query("SELECT relative_path, run_id, thumbnail FROM flagged")
     return {_row(row) for row in rows.to_dict("records")}
 
 
@@ -85,7 +78,7 @@ def by_the_report() -> set[Row]:
 
 
 def _row(row: dict[str, Any]) -> Row:
-    return row["relative_path"], row["run_id"], not pd.isna(row["heatmap_png"])
+    return row["relative_path"], row["run_id"], isinstance(row["thumbnail"], bytes | bytearray)
 
 
 READERS = [by_sql, by_pandas, by_the_dashboard, by_the_report]
@@ -131,7 +124,7 @@ def test_flagged_rows_and_scores_of_two_runs_are_never_seen_together(
     seen.clear()
     second = score(workspace, images)
     assert not expected(second) & old
-    # The old run's rows until the commit, with their heatmaps; from then on the new one's.
+    # The old run's rows until the commit, with their thumbnails; from then on the new one's.
     assert seen == [old, expected(second), expected(second)]
 
 

@@ -21,6 +21,7 @@ from nelbo.vae_core import (
 )
 from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.linear.crossfit import fit_folds
+from nelbo.vae_core.linear.detail import DetailMap, joined
 from nelbo.vae_core.linear.moments import Moments, Solution, solve_image, solve_positions, solve_shared, whiten
 from nelbo.vae_core.linear.vae import LinearVAE, Whitening
 
@@ -272,10 +273,26 @@ def test_maps_add_up(training: Training) -> None:
 
 
 def test_people_see_the_spot(training: Training) -> None:
-    """The map is high where the spot is: rows 28 to 36, columns 40 to 50."""
-    for one in score(training.model, parts(5, 8, spot=True)).local_z:
-        assert one[28:36, 40:50].mean() > np.quantile(one, 0.8)
-        assert one[28:36, 40:50].mean() > 2 * np.median(one)
+    """The map is high where the spot is: rows 28 to 36 of 64, columns 40 to 50 of 96."""
+    usual, unit = training.model.map_scales[0]
+    for nats in score(training.model, parts(5, 8, spot=True)).local_nelbo:
+        one, (height, width) = (nats - usual) / unit, nats.shape
+        there = one[28 * height // 64 : -(-36 * height // 64), 40 * width // 96 : -(-50 * width // 96)]
+        assert there.mean() > np.quantile(one, 0.8)
+        assert there.max() > 2 * np.median(one)
+
+
+def test_the_map_is_minus_the_log_density(random: np.random.Generator) -> None:
+    """Of whitened features, at each position; by SciPy, which inverts the covariance itself."""
+    maps = [random.normal(size=(60, 4, 2, 3)) @ random.normal(size=(3, 3)), random.normal(size=(60, 2, 1, 2))]
+    features = joined(maps).reshape(60, 8, 5)
+    solution = solve_shared([features], 3)
+    detail = DetailMap.of([solution], [(0.0, 1.0)])
+    (directions,), (variances,), (noise,) = solution.directions, solution.variances, solution.noise
+    model = noise * np.eye(5) + (directions * (variances - noise)) @ directions.T
+    whitened = (features - solution.centre) @ solution.whitening.T
+    expected = -multivariate_normal(np.zeros(5), model).logpdf(whitened)
+    np.testing.assert_allclose(detail(maps).reshape(60, 8), expected, rtol=1e-4)
 
 
 def test_the_bound_needs_no_draws(training: Training) -> None:

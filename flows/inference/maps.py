@@ -1,0 +1,71 @@
+"""What is kept of a flagged image so that it can be looked at: its map, the ends of its colours, and a thumbnail."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from nelbo.data import PICTURED_SCHEMA
+
+#: Of the JPEGs.
+_QUALITY = 85
+#: Larger nats than float16 has numbers for are as bright as these.
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def pictured(
+    pixels: NDArray[np.float32], aspects: NDArray[np.floating], maps: NDArray[np.float32], ends: NDArray[np.floating]
+) -> pa.Table:
+    """Rows of ``PICTURED_SCHEMA``.
+
+    Args:
+        pixels: (n, h, w, c) in [0, 1], as the model saw them.
+        aspects: (n,) width over height of what is seen.
+        maps: (n, gh, gw) nats.
+        ends: (n, 2) nats that are drawn black, and pale yellow.
+    """
+    values = np.clip(maps, -_LARGEST, _LARGEST).astype(np.float16)
+    columns = {
+        "map": _nested(values),
+        "map_low": pa.array(ends[:, 0], pa.float64()),
+        "map_high": pa.array(ends[:, 1], pa.float64()),
+        "thumbnail": pa.array([thumbnail(*one) for one in zip(pixels, aspects, strict=True)], pa.binary()),
+    }
+    return pa.table(columns, PICTURED_SCHEMA)
+
+
+def thumbnail(pixels: NDArray[np.float32], aspect: float) -> bytes:
+    """A JPEG of an image as the model saw it, in the shape that people know it in.
+
+    Args:
+        pixels: (h, w, c) in [0, 1].
+        aspect: width over height.
+
+    >>> Image.open(io.BytesIO(thumbnail(np.zeros((64, 64, 1)), aspect=2.0))).size
+    (64, 32)
+    """
+    longer = max(pixels.shape[:2])
+    size = (longer, max(1, round(longer / aspect))) if aspect >= 1 else (max(1, round(longer * aspect)), longer)
+    picture = as_picture(pixels)
+    buffer = io.BytesIO()
+    (picture if picture.size == size else picture.resize(size)).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def as_picture(pixels: NDArray[np.floating]) -> Image.Image:
+    """(h, w, c) in [0, 1] as an 8-bit picture."""
+    values = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _nested(maps: NDArray[np.float16]) -> pa.Array:
+    """(n, gh, gw) as a column of lists of lists."""
+    rows = pa.ListArray.from_arrays(_offsets(maps.shape[:2], maps.shape[2]), pa.array(maps.ravel()))
+    return pa.ListArray.from_arrays(_offsets(maps.shape[:1], maps.shape[1]), rows)
+
+
+def _offsets(shape: Sequence[int], size: int) -> pa.Array:
+    return pa.array(np.arange(np.prod(shape, dtype=int) + 1) * size, pa.int32())

@@ -1,0 +1,76 @@
+"""Maps in colours, on one scale for all images of a calibration, by themselves and on their images."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+#: Nine evenly spaced colours of Matplotlib's "inferno": perceptually uniform, safe for the colour-blind.
+_INFERNO = np.array(
+    [
+        (0, 0, 4),
+        (32, 12, 74),
+        (87, 16, 110),
+        (138, 34, 106),
+        (188, 55, 84),
+        (227, 89, 51),
+        (249, 142, 9),
+        (249, 203, 53),
+        (252, 255, 164),
+    ],
+    float,
+)
+_STOPS = np.linspace(0, 1, len(_INFERNO))
+
+#: How much of the original the top of the scale hides.
+OPACITY = 0.7
+
+
+def colours(levels: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Places on the scale as (..., 3) RGB: 0 and below is black, 1 and above pale yellow."""
+    channels = [np.interp(levels, _STOPS, _INFERNO[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def levels_of_colours(heatmap: Image.Image) -> NDArray[np.float64]:
+    """Where on the scale each pixel of a heatmap lies, (h, w).
+
+    >>> levels_of_colours(Image.fromarray(colours(np.array([[0.0, 0.5, 1.0]])))).round(2).tolist()
+    [[0.0, 0.5, 1.0]]
+    """
+    # Red, green and blue together rise all along the scale, so their sum says where on it a colour is.
+    return np.interp(np.asarray(heatmap.convert("RGB"), float).sum(axis=-1), _INFERNO.sum(axis=1), _STOPS)
+
+
+def enlarged(levels: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Places on the scale at the size of a picture, (width, height), linearly in between."""
+    picture = Image.fromarray(np.asarray(levels, np.float32))
+    return np.clip(np.asarray(picture.resize(size, Image.Resampling.BILINEAR)), 0, 1)
+
+
+def overlay(original: Image.Image, levels: NDArray[np.floating], opacity: float = OPACITY) -> Image.Image:
+    """A map on its image: the more unusual a place, the less of the image shows through.
+
+    Args:
+        original: of mode L or RGB and any size.
+        levels: (gh, gw) places on the scale.
+        opacity: of the top of the scale, in [0, 1]; from there it falls linearly to 0.
+
+    Returns:
+        An RGB picture of the original's size.
+
+    >>> shown = overlay(Image.new("L", (40, 20), 128), np.array([[0.0, 0.0], [1.0, 1.0]]), opacity=1.0)
+    >>> shown.size, shown.getpixel((0, 0)), shown.getpixel((39, 19))
+    ((40, 20), (128, 128, 128), (252, 255, 164))
+    """
+    places = enlarged(levels, original.size)
+    mask = Image.fromarray((255 * opacity * places).round().astype(np.uint8))
+    return Image.composite(Image.fromarray(colours(places)), original.convert("RGB"), mask)
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as PNG bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,131 @@
+"""The map that people look at: how unusual each place of an image is, finer than the grid that is scored.
+
+Each position has a mean of its own, and all share one linear VAE: a covariance for each of 32 x 32 positions would be
+half a gigabyte. NumPy computes it, of the few images that are looked at, from what the backbone has said of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nelbo.vae_core.linear.moments import Solution
+from nelbo.vae_core.linear.variants import numbered_names
+
+Maps = Sequence[NDArray[np.float32]]
+
+_PARTS = ("detail_whitening/centre", "detail_whitening/matrix")
+_OF_VAE = ("detail_vae/directions", "detail_vae/variances", "detail_vae/noise")
+_SCALE = "detail/scale"
+
+
+class DetailMap:
+    """A backbone's maps -> (n, gh, gw) nats, the local negative ELBO on the finest map's grid.
+
+    Args:
+        weights: arrays of float32, by the names that a bundle has for them; see `of`.
+    """
+
+    def __init__(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        self.weights = dict(weights)
+
+    @classmethod
+    def of(cls, solutions: Sequence[Solution], scales: Sequence[Sequence[float]]) -> "DetailMap":
+        """What was learnt of each variant.
+
+        Args:
+            solutions: of one block; of each variant.
+            scales: of each what is usual, and one unit, in nats; see `scales`.
+        """
+        weights: dict[str, Any] = {_SCALE: scales if len(scales) > 1 else scales[0]}
+        for names, solution in zip(_names(len(solutions)), solutions, strict=True):
+            values = (
+                solution.centre,
+                solution.whitening,
+                solution.directions,
+                solution.variances,
+                solution.noise,
+            )
+            weights |= zip(names, values, strict=True)
+        # In the order of their rows: a bundle is the bytes as they lie.
+        return cls({name: np.ascontiguousarray(values, np.float32) for name, values in weights.items()})
+
+    @classmethod
+    def taken_from(cls, tensors: dict[str, NDArray[np.float32]], n_variants: int) -> "DetailMap":
+        """Its weights, removed from all of a bundle.
+
+        Raises:
+            KeyError: one is not there.
+        """
+        names = [_SCALE, *(name for names in _names(n_variants) for name in names)]
+        return cls({name: tensors.pop(name) for name in names})
+
+    @property
+    def scales(self) -> NDArray[np.float32]:
+        """(v, 2) what is usual of each variant, and one unit, in nats.
+
+        By them normal images reach as high as they do in the statistic ``peak``.
+        """
+        return self.weights[_SCALE].reshape(-1, 2)
+
+    def nats(self, maps: Maps, number: int = 0) -> NDArray[np.float32]:
+        """(n, gh, gw) local negative ELBO under a variant."""
+        features = joined(maps)
+        centre, root, constant = self._folded[number]
+        rows = features.reshape(len(features), *centre.shape) - centre
+        # One product for all positions: three times as fast as one for each.
+        along = rows.reshape(-1, root.shape[0]) @ root
+        found = constant + 0.5 * np.einsum("ij,ij->i", along, along)
+        return found.reshape(features.shape[:3])
+
+    def __call__(self, maps: Maps, variant: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float32]:
+        """(n, gh, gw) nats, of each image under its own of several variants."""
+        if variant is None:
+            return self.nats(maps)
+        found = np.empty((len(variant), *maps[0].shape[1:3]), np.float32)
+        for number in np.unique(variant).astype(int):
+            mine = variant == number
+            found[mine] = self.nats([one[mine] for one in maps], number)
+        return found
+
+    @cached_property
+    def _folded(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32], np.float32]]:
+        """Of each variant centre, root R and constant k, so that -log N(u; 0, W W^T + s) = k + |(f - m) R|^2 / 2.
+
+        u = A (f - m) are whitened features. In the directions U the variances are l, else s: the inverse of the
+        covariance is the square of 1 / sqrt(s) + U (1 / sqrt(l) - 1 / sqrt(s)) U^T.
+        """
+        folded = []
+        for names in _names(len(self.scales)):
+            centre, matrix, directions, variances, noise = (self.weights[name].astype(np.float64) for name in names)
+            (u,), (largest,), (s,) = directions, variances, noise
+            root = np.eye(len(u)) / np.sqrt(s) + (u * (1 / np.sqrt(largest) - 1 / np.sqrt(s))) @ u.T
+            n_other = u.shape[0] - u.shape[1]
+            constant = 0.5 * (len(u) * np.log(2 * np.pi) + np.log(largest).sum() + n_other * np.log(s))
+            folded.append((centre.astype(np.float32), (matrix.T @ root).astype(np.float32), np.float32(constant)))
+        return folded
+
+
+def _names(n_variants: int) -> list[list[str]]:
+    """Names of the weights of each variant."""
+    whitenings, networks = (numbered_names(name, n_variants) for name in ("detail_whitening", "detail_vae"))
+    return [
+        [name.replace("detail_whitening", whitening).replace("detail_vae", network) for name in (*_PARTS, *_OF_VAE)]
+        for whitening, network in zip(whitenings, networks, strict=True)
+    ]
+
+
+def joined(maps: Maps) -> NDArray[np.float32]:
+    """All maps side by side on the grid of the finest: (n, gh, gw, channels).
+
+    >>> joined([np.zeros((1, 4, 4, 3)), np.ones((1, 2, 2, 5))]).shape
+    (1, 4, 4, 8)
+    """
+    rows = maps[0].shape[1]
+    return np.concatenate([_repeated(one, rows // one.shape[1]) for one in maps], axis=-1)
+
+
+def _repeated(maps: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    return maps if n == 1 else maps.repeat(n, axis=1).repeat(n, axis=2)
