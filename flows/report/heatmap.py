@@ -22,6 +22,8 @@ _INFERNO = np.array(
     float,
 )
 _STOPS = np.linspace(0, 1, len(_INFERNO))
+#: The colour of each of 256 places on the scale.
+_TABLE = np.stack([np.interp(np.linspace(0, 1, 256), _STOPS, channel) for channel in _INFERNO.T], -1).round()
 
 #: How much of the original the top of the scale hides.
 OPACITY = 0.7
@@ -29,8 +31,7 @@ OPACITY = 0.7
 
 def colours(levels: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Places on the scale as (..., 3) RGB: 0 and below is black, 1 and above pale yellow."""
-    channels = [np.interp(levels, _STOPS, _INFERNO[:, channel]) for channel in range(3)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
+    return np.asarray(_TABLE.astype(np.uint8)[(np.clip(levels, 0, 1) * 255).round().astype(np.uint8)])
 
 
 def levels_of_colours(heatmap: Image.Image) -> NDArray[np.float64]:
@@ -54,19 +55,18 @@ def overlay(original: Image.Image, levels: NDArray[np.floating], opacity: float 
 
     Args:
         original: of mode L or RGB and any size.
-        levels: (gh, gw) places on the scale.
+        levels: (h, w) places on the scale, of that size.
         opacity: of the top of the scale, in [0, 1]; from there it falls linearly to 0.
 
     Returns:
         An RGB picture of the original's size.
 
-    >>> shown = overlay(Image.new("L", (40, 20), 128), np.array([[0.0, 0.0], [1.0, 1.0]]), opacity=1.0)
-    >>> shown.size, shown.getpixel((0, 0)), shown.getpixel((39, 19))
-    ((40, 20), (128, 128, 128), (252, 255, 164))
+    >>> shown = overlay(Image.new("L", (2, 1), 128), np.array([[0.0, 1.0]]), opacity=1.0)
+    >>> shown.getpixel((0, 0)), shown.getpixel((1, 0))
+    ((128, 128, 128), (252, 255, 164))
     """
-    places = enlarged(levels, original.size)
-    mask = Image.fromarray((255 * opacity * places).round().astype(np.uint8))
-    return Image.composite(Image.fromarray(colours(places)), original.convert("RGB"), mask)
+    mask = Image.fromarray((255 * opacity * levels).round().astype(np.uint8))
+    return Image.composite(Image.fromarray(colours(levels)), original.convert("RGB"), mask)
 
 
 def png(picture: Image.Image) -> bytes:

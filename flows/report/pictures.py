@@ -47,7 +47,8 @@ def pictures(row: Mapping[Any, Any], opacity: float = OPACITY) -> Pictures:
     levels = _levels(row)
     if levels is None:
         return Pictures(original, None, None)
-    heatmap = Image.fromarray(colours(enlarged(levels, original.size if original else _large_size(levels.shape[::-1]))))
+    levels = enlarged(levels, original.size if original else _large_size(levels.shape[::-1]))
+    heatmap = Image.fromarray(colours(levels))
     return Pictures(original, heatmap, overlay(original, levels, opacity) if original else None)
 
 

@@ -72,13 +72,17 @@ class DetailMap:
 
     def nats(self, maps: Maps, number: int = 0) -> NDArray[np.float32]:
         """(n, gh, gw) local negative ELBO under a variant."""
-        features = joined(maps)
         centre, root, constant = self._folded[number]
-        rows = features.reshape(len(features), *centre.shape) - centre
-        # One product for all positions: three times as fast as one for each.
-        along = rows.reshape(-1, root.shape[0]) @ root
-        found = constant + 0.5 * np.einsum("ij,ij->i", along, along)
-        return found.reshape(features.shape[:3])
+        n, height, width, _ = maps[0].shape
+        centre = centre.reshape(height, width, -1)
+        along, done = np.zeros((n, height, width, len(root)), np.float32), 0
+        for one in maps:
+            # A coarser map has one product for all positions that it is repeated at, as its features have one mean.
+            times, own = height // one.shape[1], slice(done, done + one.shape[-1])
+            centred = one - centre[::times, ::times, own]
+            along += _repeated((centred.reshape(-1, one.shape[-1]) @ root[own]).reshape(*one.shape[:3], -1), times)
+            done = own.stop
+        return constant + 0.5 * np.einsum("nhwc,nhwc->nhw", along, along)
 
     def __call__(self, maps: Maps, variant: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float32]:
         """(n, gh, gw) nats, of each image under its own of several variants."""
