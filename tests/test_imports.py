@@ -34,6 +34,8 @@ OF_FLOWS = {"typer", "pydantic", "pydantic_settings", "rich", "jinja2"}
 OF_ORCHESTRATION = {"prefect", "distributed", "prefect_dask"}
 #: What makes importing slow: plain scores, images and the command line's help do without.
 HEAVY = {"keras", "tensorflow", "jax", "torch"}
+#: Lists the folders of a workspace; and asks whether a store can be reached at all.
+LISTING = {"flows.workspace.catalog", "flows.workspace.layout"}
 #: Modules side by side.
 MOST = 15
 
@@ -95,6 +97,20 @@ def test_who_knows_what_of_others() -> None:
             assert not names & OF_ORCHESTRATION, module
         if room(module) in ("data", "detectors"):
             assert not names & HEAVY, module
+
+
+def test_only_the_catalog_lists_a_workspace() -> None:
+    names = {"glob", "iglob", "rglob", "iterdir", "listdir", "scandir", "walk", "fwalk", "ls"}
+    found = {
+        module
+        for module, file in modules().items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if module.startswith("flows.")
+        # Texts have a `find`, too; DuckDB's `glob` stands in SQL.
+        if (isinstance(node, ast.Attribute) and (node.attr in names or ast.unparse(node).endswith("fs.find")))
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str) and "FROM glob(" in node.value)
+    }
+    assert found == LISTING
 
 
 def test_no_room_is_crowded() -> None:

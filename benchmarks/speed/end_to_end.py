@@ -165,10 +165,11 @@ def one(folder: Path, workspace: str, engine: str) -> dict[str, float]:
     """One run with everything loaded before; seconds of its steps, and what images a second bound it."""
     from nelbo.flows.inference.models import load_model
     from nelbo.flows.steps.score import score_batch
+    from nelbo.flows.workspace import catalog
     from nelbo.flows.workspace.layout import Workspace
 
     place = Workspace.at(workspace)
-    model = load_model(place, place.model("latest"), engine)
+    model = load_model(place, catalog.find_model(place, "latest"), engine)
     paths = sorted(folder.rglob("*.png"))
     # Starts the decoders, too.
     pixels = next(iter_images(paths, Preprocessing(**model.preprocessing), 256)).pixels

@@ -210,9 +210,10 @@ def calibrate(
     _check_calibrate(given, compare, batch)
     if compare:
         from nelbo.flows.evaluation.comparison import compare_calibrations
+        from nelbo.flows.workspace import catalog
 
         place = _workspace(workspace, config, assignments)
-        print_comparison(compare_calibrations(place, place.model(model), batch), as_json)
+        print_comparison(compare_calibrations(place, catalog.find_model(place, model), batch), as_json)
         return
     given |= {"model": model, "workspace": workspace, "joint": joint}
     _run("calibrate", given, config, assignments, prefect, as_json)
@@ -404,9 +405,9 @@ def models(
     assignments: Assignments = None,
 ) -> None:
     """List the models of the workspace."""
-    from nelbo.flows.workspace import catalog as inventory
+    from nelbo.flows.workspace import catalog
 
-    print_rows("models", inventory.models(_workspace(workspace, config, assignments)), as_json)
+    print_rows("models", catalog.models(_workspace(workspace, config, assignments)).to_pylist(), as_json)
 
 
 @app.command()
@@ -419,9 +420,10 @@ def calibrations(
 ) -> None:
     """List the calibrations of a model and what each promises."""
     from nelbo.flows.evaluation.comparison import list_calibrations
+    from nelbo.flows.workspace import catalog
 
     place = _workspace(workspace, config, assignments)
-    print_rows("calibrations", list_calibrations(place, place.model(model)), as_json)
+    print_rows("calibrations", list_calibrations(place, catalog.find_model(place, model)), as_json)
 
 
 @app.command()
@@ -432,9 +434,9 @@ def batches(
     assignments: Assignments = None,
 ) -> None:
     """List the scored batches of the workspace."""
-    from nelbo.flows.workspace import catalog as inventory
+    from nelbo.flows.workspace import catalog
 
-    print_rows("batches", inventory.batches(_workspace(workspace, config, assignments)), as_json)
+    print_rows("batches", catalog.batches(_workspace(workspace, config, assignments)).to_pylist(), as_json)
 
 
 @app.command()

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from nelbo.data import Place
+from nelbo.data import COMMIT, Place
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.tables import Tables
-from nelbo.flows.workspace.calibrations.calibration import Calibration, promise, read_calibration
+from nelbo.flows.workspace import catalog
+from nelbo.flows.workspace.calibrations.calibration import FILES, Calibration, promise, read_calibration
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
@@ -23,7 +24,7 @@ def known_calibration(tables: Tables, calibration_id: str) -> Calibration | None
 
 def tell_damaged(workspace: Workspace, calibration_id: str, error: UsageError) -> None:
     """Say on the page what is wrong with a calibration; one that was deleted is no news."""
-    if calibration_id in workspace.calibration_ids():
+    if calibration_id in catalog.calibration_ids(workspace):
         st.error(literal(str(error)))
 
 
@@ -51,4 +52,4 @@ def _stamps(folder: Place) -> tuple[int, ...]:
     """When the files of a calibration were last changed, on a disk; objects would have to be asked for one by one."""
     if not isinstance(folder, Path):
         return ()
-    return tuple(sorted(file.stat().st_mtime_ns for file in folder.glob("*")))
+    return tuple(file.stat().st_mtime_ns for name in (COMMIT, *FILES) if (file := folder / name).exists())

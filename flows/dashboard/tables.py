@@ -16,8 +16,9 @@ import pandas as pd
 from joblib import cpu_count
 
 from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.flagged import MATCHING
-from nelbo.flows.workspace.layout import Workspace, is_id
+from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import KINDS
 
 #: A published batch: the id of the model that scored it, and its own.
@@ -121,8 +122,7 @@ class Tables:
         named |= {"scores"} if "flagged" in named else set()
         found = {}
         for name in sorted(named):
-            files = self._published(name, batches) if name in _PUBLISHED else self._list(f"{name}/*.parquet")
-            for file in files:
+            for file in self._list(name, batches if name in _PUBLISHED else None):
                 mark = self._mark(file)
                 if mark is not None and not self._can_read(_READING[name], [self._empty[name], file]):
                     found[file] = mark
@@ -157,37 +157,27 @@ class Tables:
                 self._append(name)
             else:
                 kinds = _PUBLISHED if name == "flagged" else ("scores",)
-                files += [[self._empty[kind], *self._published(kind, batches)] for kind in kinds]
+                files += [[self._empty[kind], *self._list(kind, batches)] for kind in kinds]
         definitions = ", ".join(f"{name} AS NOT MATERIALIZED ({_TABLES[name]})" for name in named)
         return f"WITH {definitions} " if named else "", files
-
-    def _published(self, kind: str, batches: Sequence[Batch] | None) -> list[str]:
-        """The files of batches; what somebody else has put beside them is none."""
-        ids = [("*", "*")] if batches is None else [batch for batch in batches if all(map(is_id, batch))]
-        files = self._list(
-            *(f"{kind}/model_id={model_id}/batch_id={batch_id}/{kind}.parquet" for model_id, batch_id in ids)
-        )
-        return [file for file in files if all(is_id(part.partition("=")[2]) for part in file.split("/")[-3:-1])]
 
     def _append(self, name: str) -> None:
         """Read the files that are new, and forget those that are gone: the others are in memory as they are."""
         with self._lock:
             cursor = self._connection.cursor()
             known = {file for (file,) in cursor.execute(f"SELECT DISTINCT filename FROM {name}_").fetchall()}
-            found = set(self._list(f"{name}/*.parquet"))
+            found = set(self._list(name))
             if new := found - known:
                 sql = f"INSERT INTO {name}_ BY NAME SELECT * FROM {_READING[name]}"
                 cursor.execute(sql, [[self._empty[name], *new]])
             if gone := known - found:
                 cursor.execute(f"DELETE FROM {name}_ WHERE list_contains(?, filename)", [list(gone)])
 
-    def _list(self, *patterns: str) -> list[str]:
-        """Files below the workspace."""
-        if not patterns:
-            return []
-        root = glob.escape(self._root)
-        rows = self._connection.cursor().execute("FROM glob(?)", [[f"{root}/{pattern}" for pattern in patterns]])
-        files = [file for (file,) in rows.fetchall()]
+    def _list(self, kind: str, batches: Sequence[Batch] | None = None) -> list[str]:
+        """Files of a kind, or those of some batches, but what is known to be damaged."""
+        asked = [(None, None)] if batches is None else batches
+        found = [catalog.find(self.workspace, kind, model_id=model, batch_id=batch)["path"] for model, batch in asked]
+        files = [f"{self._root.rstrip('/')}/{path}" for paths in found for path in paths.to_pylist()]
         return [file for file in files if file not in self._damaged or self._mark(file) != self._damaged[file]]
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nelbo.data import Place, modified
 from nelbo.detectors import evaluate
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibrations_of, describe, scored_rows, standing
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
@@ -18,7 +18,7 @@ def list_calibrations(workspace: Workspace, model_id: str) -> list[dict[str, Any
 
     A ``candidate`` was made and did not become current; ``why_not`` says why.
     """
-    current = workspace.calibration(model_id)
+    current = pointers.current_calibration(workspace, model_id)
     return [
         {
             "calibration_id": calibration.calibration_id,
@@ -51,7 +51,7 @@ def compare_calibrations(workspace: Workspace, model_id: str, batch_id: str | No
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. List batches with: nelbo batches")
     table = scored_rows(path)
-    current = workspace.calibration(model_id)
+    current = pointers.current_calibration(workspace, model_id)
     verdicts = {calibration.calibration_id: calibration.judge(table).verdict for calibration in calibrations}
     by_current = verdicts.get(str(current))
     judged = _judged(unseen_in_training(table, workspace, model_id), calibrations)
@@ -71,10 +71,10 @@ def compare_calibrations(workspace: Workspace, model_id: str, batch_id: str | No
 
 
 def _last_batch(workspace: Workspace, model_id: str) -> str:
-    paths: list[Place] = list(workspace.scores(model_id, "b").parents[1].glob("batch_id=*/scores.parquet"))
-    if not paths:
+    scored = catalog.published(workspace, model_id=model_id)["batch_id"].to_pylist()
+    if not scored:
         raise UsageError(f"model {model_id} has scored no batch to compare on. Score one with: nelbo score DIR")
-    return max(paths, key=modified).parent.name.removeprefix("batch_id=")
+    return str(scored[-1])
 
 
 def _judged(table: pa.Table, calibrations: list[Calibration]) -> pa.Table:

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nelbo.data import QUALITY, InputError, Place, modified, read_table
+from nelbo.data import QUALITY, InputError, read_table
 from nelbo.detectors import detect_drift
 from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import Calibration, rows_of, scored_rows
 from nelbo.flows.workspace.layout import Workspace
 
@@ -117,21 +118,20 @@ def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limi
     Only of those since the calibration was made, which says what is normal now; and without those that raised the
     alarm, or one odd batch would raise it for all that follow.
     """
-    published = workspace.scores(calibration.model_id, batch_id)
     since = datetime.fromisoformat(calibration.made_at_utc).timestamp()
-    times = {path: _modified(path) for path in published.parents[1].glob("batch_id=*/scores.parquet")}
-    paths = (path for path, time in times.items() if path != published and time >= since)
+    found = catalog.published(workspace, model_id=calibration.model_id)
+    found = found.filter((pc.field("batch_id") != batch_id) & (pc.field("modified") >= since))
     batches: list[pa.Table] = []
-    for path in sorted(paths, key=lambda path: times[path], reverse=True):
+    for path in reversed(found["path"].to_pylist()):
         if len(batches) == limit:
             break
         try:
-            rows = scored_rows(path)
+            rows = scored_rows(workspace.root / path)
         except InputError as error:
             log.warning("drift is looked for without one of the earlier batches: %s", error)
             continue
-        found = read_drift(rows)
-        if found is None or not found["alarm"]:
+        drift = read_drift(rows)
+        if drift is None or not drift["alarm"]:
             batches.insert(0, _without_order(rows))
     return batches
 
@@ -139,14 +139,6 @@ def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limi
 def _without_order(rows: pa.Table) -> pa.Table:
     """Rows in an order that says nothing: by path, all defects of a batch may come last, which is no drift."""
     return rows.sort_by("image_id")
-
-
-def _modified(path: Place) -> float:
-    try:
-        return modified(path)
-    except FileNotFoundError:
-        # Pruned meanwhile.
-        return 0.0
 
 
 def _reference(calibration: Calibration, workspace: Workspace) -> pa.Table | None:

@@ -13,6 +13,7 @@ from nelbo.detectors import Threshold, evaluate, verdicts
 from nelbo.detectors.metrics.evidence import KINDS, blind, too_few, worse
 from nelbo.flows.evaluation.metrics import as_json
 from nelbo.flows.options.options import LabelSettings
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
     Calibration,
@@ -83,7 +84,7 @@ def keep(proposal: Proposal, workspace: Workspace, run: Run) -> str:
     model_id = proposal.model_id
     log.info("%s", proposal.threshold.describe())
     while True:
-        before = workspace.calibration(model_id)
+        before = pointers.current_calibration(workspace, model_id)
         why_not = _why_not(proposal, _read(workspace, model_id, before), workspace)
         content = {**proposal.content(), "why_not": why_not}
         calibration_id = write_calibration(content, proposal.rows.select(CALIBRATION_SCHEMA.names), workspace, run)
@@ -99,7 +100,7 @@ def keep(proposal: Proposal, workspace: Workspace, run: Run) -> str:
                 calibration_id,
             )
             return calibration_id
-        if workspace.replace_calibration(model_id, calibration_id, before):
+        if pointers.replace_calibration(workspace, model_id, calibration_id, before):
             return calibration_id
 
 

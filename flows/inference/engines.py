@@ -4,6 +4,7 @@ import logging
 
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.speeds import UNUSABLE, gain
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.layout import Workspace
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def choose_engine(workspace: Workspace, model_id: str, asked: str) -> str:
 def _by_speed(workspace: Workspace, model_id: str) -> list[str]:
     """Keras and the engines that are made of a model, the fastest on this machine first."""
     gains = {"keras": 1.0}
-    for engine in workspace.engines(model_id):
+    for engine in catalog.engines(workspace, model_id):
         if engine == "keras":
             continue
         try:

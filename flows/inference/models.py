@@ -18,6 +18,7 @@ import numpy as np
 from nelbo import vae_core
 from nelbo.data import COMMIT, Place, Preprocessing, publish_folder
 from nelbo.flows.inference.cpus import follow_cpus
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.vae_core import Scorable, VAEConfig
@@ -157,7 +158,7 @@ def keep_bundle(model: "vae_core.Model", workspace: Workspace, facts: dict[str, 
         return vae_core.save_bundle(model, workspace.models, facts, workspace.local_staging)
     with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
         model_id = vae_core.save_bundle(model, Path(aside), facts)
-        if model_id in workspace.model_ids():
+        if model_id in catalog.model_ids(workspace):
             read_bundle(workspace.models / model_id)
         else:
             publish_folder(Path(aside) / model_id, workspace.models / model_id)

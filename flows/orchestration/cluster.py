@@ -18,6 +18,7 @@ from nelbo.data import File, list_source, look_into, open_place
 from nelbo.flows.inference.progress import progress
 from nelbo.flows.options.options import AnyOptions, ScoreOptions
 from nelbo.flows.runner import Item, Result, Runner
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError, store_errors, without_credentials
 from nelbo.flows.workspace.journal import settle
 from nelbo.flows.workspace.layout import Workspace
@@ -76,7 +77,7 @@ def carry_out(
         return composition(options, here)
     address = options.dask_address
     # No model is said before anything is written or anybody is asked.
-    workspace.model(options.model)
+    catalog.find_model(workspace, options.model)
     # Workers have a current folder of their own.
     options = options.model_copy(update={"workspace": str(workspace.root)})
     with _connect(address, in_flow=as_task is not None) as client:

@@ -37,6 +37,7 @@ from nelbo.flows.options.options import (
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
 from nelbo.flows.steps.parts import calibration_needs, check_calibration_size, check_parts, first_of_each, halved
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
     Calibration,
@@ -94,7 +95,7 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     """Calibrate a model on further normal images or on labelled ones; what the command prints."""
     run = Run("calibrate", options)
     workspace = Workspace.at(options.workspace)
-    model_id = workspace.model(options.model)
+    model_id = catalog.find_model(workspace, options.model)
     source, request = _request(options, model_id)
     if source is None:
         calibrated = Calibrated(_current(workspace, model_id, options.use), 0)
@@ -109,7 +110,7 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     runner.rename(f"{calibrated.calibration_id} of {model_id}")
     calibration = read_calibration(workspace, calibrated.calibration_id)
     n_unlisted = folders_unlisted(workspace, request.batch_id) if request.batch_id else 0
-    stands = standing(calibration, workspace.calibration(model_id))
+    stands = standing(calibration, pointers.current_calibration(workspace, model_id))
     if stands["candidate"]:
         runner.show("calibration", f"# Candidate {calibration.calibration_id}\n\n{calibration.why_not}")
     run.record(
@@ -158,7 +159,7 @@ def _current(workspace: Workspace, model_id: str, name: str | None) -> str:
     calibration = calibration_of(workspace, model_id, name)
     if calibration is None:
         raise UsageError(f"model {model_id} has no calibration. Make one with: nelbo calibrate --normal DIR")
-    workspace.use_calibration(model_id, calibration.calibration_id)
+    pointers.use_calibration(workspace, model_id, calibration.calibration_id)
     return calibration.calibration_id
 
 

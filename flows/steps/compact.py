@@ -15,8 +15,9 @@ import pyarrow as pa
 from nelbo.data import MissingError, Place, read_table, write_table
 from nelbo.flows.options.options import CompactOptions
 from nelbo.flows.runner import Runner
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.tables import KINDS, MONTH_FILE, RUN_FILE, Kind, distinct, list_files, read_rows_of
+from nelbo.flows.workspace.tables import KINDS, MONTH_FILE, RUN_FILE, Kind, distinct, read_rows_of
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ def compact_workspace(options: CompactOptions, runner: Runner) -> dict[str, Any]
 def list_groups(workspace: Workspace) -> dict[str, list[Place]]:
     """Folder and beginning of a joined file's name -> the files with its rows, where there is more than one."""
     groups: dict[str, list[Place]] = defaultdict(list)
-    for place in list_files(workspace.runs):
+    for place in catalog.places(workspace, "runs"):
         if run := RUN_FILE.fullmatch(place.name):
             groups[f"runs/month-{run[1][:4]}-{run[1][4:]}"].append(place)
         elif month := MONTH_FILE.fullmatch(place.name):
             groups[f"runs/month-{month[1]}"].append(place)
-    groups["reviews/all"] = list_files(workspace.reviews)
+    groups["reviews/all"] = catalog.places(workspace, "reviews")
     return {group: files for group, files in groups.items() if len(files) > 1}
 
 

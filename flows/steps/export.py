@@ -27,6 +27,7 @@ from nelbo.flows.runner import Runner
 from nelbo.flows.steps.calibrate import measure
 from nelbo.flows.steps.ingest import read_manifest, scan_source
 from nelbo.flows.steps.parts import first_of_each
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibration_of, rows_of
 from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
@@ -47,7 +48,7 @@ def export_model(options: ExportOptions, runner: Runner) -> dict[str, Any]:
     """Make a model ready for an engine; what the command prints."""
     run = Run("export", options)
     workspace = Workspace.at(options.workspace).prepare()
-    model_id = workspace.model(options.model)
+    model_id = catalog.find_model(workspace, options.model)
     runner.rename(f"{model_id} for {options.engine}")
     made = runner.call(export_engine, options, model_id, run)
     run.record(workspace, model_id=model_id, calibration_id=made["calibration_id"], n_images=made["n_images"])

@@ -18,12 +18,12 @@ from nelbo.data import (
     InputError,
     Known,
     Manifest,
+    Place,
     Preprocessing,
     Scan,
     image_quality,
     iter_rows,
     list_source,
-    modified,
     read_images,
     read_metadata,
     read_table,
@@ -33,6 +33,7 @@ from nelbo.data import (
 from nelbo.flows.options.options import CalibrateOptions, ExportOptions, IngestOptions, ScoreOptions, TrainOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.parts import count_groups
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.runs import Run
@@ -212,16 +213,15 @@ def _known(workspace: Workspace, root: str) -> Known | None:
     return None
 
 
-def _newest(workspace: Workspace, root: str) -> list[Any]:
+def _newest(workspace: Workspace, root: str) -> list[Place]:
     # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
-    ledger, manifests = workspace.ledger(root), workspace.manifest("b").parents[1]
-    times = {}
-    for path in [*ledger.parent.glob(ledger.name), *manifests.glob("batch_id=*/manifest.parquet")]:
-        try:
-            times[path] = modified(path)
-        except FileNotFoundError:
-            continue
-    return sorted(times, key=lambda path: times[path], reverse=True)
+    found = [
+        catalog.find(workspace, "ledgers", ledger=workspace.ledger(root).stem),
+        catalog.find(workspace, "manifests"),
+    ]
+    paths = pa.concat_tables(table.select(["path"]) for table in found)
+    newest = catalog.with_times(workspace, paths).sort_by([("modified", "descending")])
+    return [workspace.root / path for path in newest["path"].to_pylist()]
 
 
 def _looked_at(table: pa.Table, root: str, options: IngestOptions) -> pa.Table:

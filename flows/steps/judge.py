@@ -17,6 +17,7 @@ from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.steps.calibrate import measure
 from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest, scan_source
 from nelbo.flows.steps.parts import assign_parts, calibration_needs, first_of_each
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import calibration_of
 from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
@@ -125,8 +126,8 @@ def judge_candidate(options: TrainOptions, gate_id: str, model_id: str) -> Gated
 
 def _serving(workspace: Workspace) -> str | None:
     """The model that ``latest`` means, if it means any."""
-    name = workspace.promoted()
-    return None if name is None else workspace.model(name)
+    name = pointers.promoted(workspace)
+    return None if name is None else catalog.find_model(workspace, name)
 
 
 def _to_train_on(options: TrainOptions, normals: Manifest) -> pa.Array:

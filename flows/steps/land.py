@@ -34,6 +34,7 @@ from nelbo.data import (
 from nelbo.data.sources.names import text_of
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.steps.ingest import LISTED, ROWS, Batch, folders_unlisted, keep_batch, manifest_metadata, scan_source
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.ledger import Taken, with_timeouts
@@ -100,7 +101,7 @@ def drop_batch(options: ScoreOptions, batch_id: str, model_id: str) -> None:
 
 def unfinished_batches(workspace: Workspace) -> Iterator[str]:
     """Batches of all landing folders whose manifests are still needed."""
-    for path in workspace.ledger("").parent.glob("*.parquet"):
+    for path in catalog.places(workspace, "ledgers"):
         try:
             yield read_metadata(path).get(UNFINISHED, "")
         except InputError:

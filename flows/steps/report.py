@@ -26,7 +26,7 @@ from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
 from nelbo.flows.report.pictures import Pictures, data_url, jpeg_url, pictures
 from nelbo.flows.report.rendering import markdown, template
 from nelbo.flows.runner import Runner
-from nelbo.flows.workspace import journal
+from nelbo.flows.workspace import catalog, journal
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
     Calibration,
@@ -37,7 +37,7 @@ from nelbo.flows.workspace.calibrations.calibration import (
 )
 from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
 from nelbo.flows.workspace.flagged import iter_flagged, published_run
-from nelbo.flows.workspace.layout import Workspace, check_id, is_id
+from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.runs import Run, code_version
 
@@ -107,14 +107,13 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
 
 def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
     """The batch and the model asked for; of what is not said, the one that was scored, or scored with, last."""
-    batch_id = options.batch
     # A model may have been pruned since it scored.
-    model_id = options.model if options.model in (None, "latest") else check_id(options.model)
-    model_id = workspace.model(model_id) if model_id == "latest" else model_id
-    paths = _scored(workspace, model_id, batch_id)
-    if paths:
-        newest = max(paths, key=modified)
-        return newest.parent.name.removeprefix("batch_id="), newest.parents[1].name.removeprefix("model_id=")
+    batch_id, model_id = (name if name is None else check_id(name) for name in (options.batch, options.model))
+    model_id = catalog.find_model(workspace, model_id) if model_id == "latest" else model_id
+    found = catalog.published(workspace, batch_id=batch_id, model_id=model_id)
+    if found.num_rows:
+        newest = found.slice(found.num_rows - 1).to_pylist()[0]
+        return newest["batch_id"], newest["model_id"]
     by = "" if model_id is None else f" with model {model_id}"
     if batch_id is None:
         raise NotYetError(f"no batch is scored yet in workspace {workspace.root}{by}. Score one with: nelbo score DIR")
@@ -122,18 +121,6 @@ def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
         f"batch {batch_id!r} has no scores in workspace {workspace.root}{by}. "
         "List batches with: nelbo batches, or score it with: nelbo score DIR"
     )
-
-
-def _scored(workspace: Workspace, model_id: str | None, batch_id: str | None) -> list[Place]:
-    """Scores of a model or of all, of one batch or of all."""
-    if batch_id is not None:
-        check_id(batch_id)
-    found = workspace.root.glob(f"scores/model_id={model_id or '*'}/batch_id={batch_id or '*'}/scores.parquet")
-    return [
-        path
-        for path in found
-        if all(is_id(name.partition("=")[2]) for name in (path.parent.name, path.parents[1].name))
-    ]
 
 
 def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id: str) -> Reported:

@@ -36,7 +36,7 @@ from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import Batch, freeze_batch
 from nelbo.flows.steps.land import drop_batch, finish_batch, freeze_new, unfinished_batch
 from nelbo.flows.steps.report import Reported, show_reported, write_missing_pages, write_report
-from nelbo.flows.workspace import journal
+from nelbo.flows.workspace import catalog, journal
 from nelbo.flows.workspace.calibrations.calibration import calibration_of, read_calibration
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
@@ -53,7 +53,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     run = Run("score", options)
     workspace = Workspace.at(options.workspace)
     write_missing_pages(options, runner)
-    model_id = workspace.model(options.model)
+    model_id = catalog.find_model(workspace, options.model)
     calibration_id = _calibration_id(workspace, model_id, options)
     if options.new and options.batch_id is None:
         return _score_new(options, model_id, calibration_id, runner)

@@ -27,6 +27,7 @@ from nelbo.flows.steps.parts import (
     without_test,
 )
 from nelbo.flows.steps.settle import settle
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, describe, read_calibration, standing
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
@@ -120,8 +121,8 @@ def _judge(options: TrainOptions, gate_id: str, model_id: str, runner: Runner) -
 
 def _promote(workspace: Workspace, model_id: str, calibration: Calibration | None, runner: Runner) -> None:
     """Make it the model that ``latest`` means, and say so if that is news."""
-    before = workspace.promoted()
-    workspace.promote(model_id)
+    before = pointers.promoted(workspace)
+    pointers.promote(workspace, model_id)
     if model_id != before:
         runner.announce(
             "nelbo.model.promoted",
@@ -143,7 +144,7 @@ def _record(
     ids = {"model_id": fitted.model_id, "calibration_id": said["calibration_id"]}
     run.record(workspace, batch_id=batch_id, n_images=n_images, n_folders_unlisted=n_unlisted, fpr=said["fpr"], **ids)
     # The first one of a model is current; the same model trained again may have had another since.
-    stands = standing(calibration, workspace.calibration(fitted.model_id)) if calibration else {}
+    stands = standing(calibration, pointers.current_calibration(workspace, fitted.model_id)) if calibration else {}
     return {
         **ids,
         "run_id": run.run_id,

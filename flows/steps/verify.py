@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nelbo.flows.inference.models import read_bundle, verify_engine
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import calibration_of, read_calibration
 from nelbo.flows.workspace.errors import UsageError, bad_input
 from nelbo.flows.workspace.layout import Workspace
@@ -18,15 +19,15 @@ def verify(workspace: Workspace, model: str) -> dict[str, Any]:
     Raises:
         UsageError: what is wrong, all of it, and the remedies.
     """
-    model_id = workspace.model(model)
+    model_id = catalog.find_model(workspace, model)
     faults: list[str] = []
-    engines, calibrations = workspace.engines(model_id), []
+    engines, calibrations = catalog.engines(workspace, model_id), []
     with _noted(faults):
         read_bundle(workspace.models / model_id)
     for engine in engines:
         with _noted(faults):
             verify_engine(workspace, model_id, engine)
-    for name in workspace.calibration_ids():
+    for name in catalog.calibration_ids(workspace):
         with _noted(faults):
             if read_calibration(workspace, name).model_id == model_id:
                 calibrations.append(name)
@@ -37,7 +38,7 @@ def verify(workspace: Workspace, model: str) -> dict[str, Any]:
         raise UsageError(" ".join(dict.fromkeys(faults)))
     return {
         "model_id": model_id,
-        "calibration_id": workspace.calibration(model_id),
+        "calibration_id": pointers.current_calibration(workspace, model_id),
         "calibrations": calibrations,
         "engines": engines,
         "ok": True,

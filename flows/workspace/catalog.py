@@ -1,55 +1,265 @@
-"""What a workspace holds."""
+"""What a workspace holds: nothing else lists its folders.
 
+Links, files of somebody else and names that are no ids are none of ours. Ids and times come from paths, and counts from
+what runs wrote down: verdicts are read only where that is gone.
+"""
+
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from nelbo.data import read_table
-from nelbo.flows.workspace.layout import Workspace
+from nelbo.data import MissingError, Place, modified, read_table
+from nelbo.flows.workspace import pointers
+from nelbo.flows.workspace.errors import NotYetError, UsageError
+from nelbo.flows.workspace.layout import ID, PATHS, Workspace, check_id, is_id, some
 from nelbo.flows.workspace.models import describe_model
+from nelbo.flows.workspace.tables import KINDS, distinct, read_rows_of
+
+log = logging.getLogger(__name__)
+
+_MODELS = pa.schema(
+    {"model_id": "string", "latest": "bool"}
+    | dict.fromkeys(("calibration_id", "preset", "image_size", "statistic"), "string")
+    | {"n_train": "int64", "engines": "string"}
+)
+_DESCRIBED = ("model_id", "batch_id", "made_at_utc")
+_CALIBRATIONS = pa.schema({"calibration_id": "string", "current": "bool"} | dict.fromkeys(_DESCRIBED, "string"))
+_COUNTS = ("n_anomalous", "n_review", "n_not_scored")
+_BATCHES = pa.schema(
+    {"batch_id": "string", "model_id": "string", "n_images": "int64"}
+    | dict.fromkeys(_COUNTS, "int64")
+    | {"scored_at_utc": "string"}
+)
 
 
-def models(workspace: Workspace) -> list[dict[str, Any]]:
+def models(workspace: Workspace) -> pa.Table:
     """Each model: id, sizes, whether it is latest, its current calibration."""
-    latest = workspace.promoted()
-    rows = []
-    for model_id in workspace.model_ids():
+    latest, current, rows = pointers.promoted(workspace), pointers.calibrations(workspace), []
+    for model_id in model_ids(workspace):
         description = describe_model(workspace, model_id)
         config, training = description["config"], description["training"]
         rows.append(
             {
                 "model_id": model_id,
                 "latest": model_id == latest,
-                "calibration_id": workspace.calibration(model_id),
+                "calibration_id": current.get(model_id),
                 "preset": config["preset"],
                 "image_size": f"{config['height']}x{config['width']}x{config['channels']}",
                 "statistic": config["statistic"],
                 "n_train": training.get("n_train"),
-                "engines": ",".join(workspace.engines(model_id)),
+                "engines": ",".join(engines(workspace, model_id)),
             }
         )
-    return rows
+    return pa.Table.from_pylist(rows, _MODELS)
 
 
-def batches(workspace: Workspace) -> list[dict[str, Any]]:
+def calibrations(workspace: Workspace) -> pa.Table:
+    """Each calibration: its model, whether it is current, and the manifest of the images behind it; the oldest first.
+
+    Of a damaged one, which is for ``verify`` to report, only the id is known.
+    """
+    current, rows = set(pointers.calibrations(workspace).values()), []
+    for calibration_id in calibration_ids(workspace):
+        own = {"calibration_id": calibration_id, "current": calibration_id in current}
+        rows.append(own | _described(workspace, calibration_id))
+    order = [(name, "ascending") for name in ("made_at_utc", "calibration_id")]
+    return pa.Table.from_pylist(rows, _CALIBRATIONS).sort_by(order)
+
+
+def _described(workspace: Workspace, calibration_id: str) -> dict[str, str]:
+    try:
+        content = json.loads((workspace.calibrations / calibration_id / "calibration.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = content if isinstance(content, dict) else {}
+    return {name: found[name] for name in _DESCRIBED if isinstance(found.get(name), str)}
+
+
+def batches(workspace: Workspace) -> pa.Table:
     """Each scored batch under each model: counts and when; the newest last."""
+    counted = {row["run_id"]: row for row in all_rows(workspace, "runs").select(["run_id", *_COUNTS]).to_pylist()}
     rows = []
-    for path in (workspace.root / "scores").glob("model_id=*/batch_id=*/scores.parquet"):
-        table = read_table(path, ["verdict", "scored_at_utc"])
-        verdicts = table["verdict"]
-        rows.append(
-            {
-                "batch_id": path.parent.name.removeprefix("batch_id="),
-                "model_id": path.parent.parent.name.removeprefix("model_id="),
-                "n_images": len(verdicts),
-                "n_anomalous": _count(verdicts, "anomalous"),
-                "n_review": _count(verdicts, "review"),
-                "n_not_scored": _count(verdicts, "not_scored"),
-                "scored_at_utc": f"{pc.max(table['scored_at_utc']).as_py():%Y-%m-%dT%H:%M:%SZ}",
-            }
+    for row in find(workspace, "scores").to_pylist():
+        # Otherwise it has just been pruned.
+        with suppress(MissingError):
+            rows.append(row | _counts(workspace.root / row["path"], counted))
+    return pa.Table.from_pylist(rows, _BATCHES).sort_by("scored_at_utc")
+
+
+def _counts(scores: Place, counted: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What there is to say of a batch, by the run that published it; by its verdicts where that run has no row."""
+    times = read_table(scores, ["scored_at_utc"])
+    run = counted.get((times.schema.metadata or {}).get(b"nelbo.run_id", b"").decode(), {})
+    counts = {name: run.get(name) for name in _COUNTS}
+    if None in counts.values():
+        verdicts = read_table(scores, ["verdict"])["verdict"].to_pylist()
+        counts = {name: verdicts.count(name.removeprefix("n_")) for name in _COUNTS}
+    scored_at_utc = f"{pc.max(times['scored_at_utc']).as_py():%Y-%m-%dT%H:%M:%SZ}"
+    return {"n_images": times.num_rows, **counts, "scored_at_utc": scored_at_utc}
+
+
+def published(workspace: Workspace, **ids: str | None) -> pa.Table:
+    """The scores of batches as `find` gives them, the batch that was published last at the end."""
+    return with_times(workspace, find(workspace, "scores", **ids)).sort_by("modified")
+
+
+def all_rows(workspace: Workspace, kind: str, beginning: str = "") -> pa.Table:
+    """All rows of ``runs`` or ``reviews``, in order of time; or those of files whose names begin so."""
+    try:
+        tables = [read_rows_of(place, KINDS[kind]) for place in places(workspace, kind, beginning)]
+    except MissingError:
+        # Compacted meanwhile: its rows stand in another file now.
+        return all_rows(workspace, kind, beginning)
+    return distinct((table for table in tables if table is not None), KINDS[kind])
+
+
+def sources(workspace: Workspace) -> set[str]:
+    """The manifests of the images behind calibrations and models."""
+    described: list[dict[str, Any]] = [_described(workspace, name) for name in calibration_ids(workspace)]
+    described += [describe_model(workspace, name)["training"] for name in model_ids(workspace)]
+    return {str(content.get("batch_id")) for content in described}
+
+
+def model_ids(workspace: Workspace) -> list[str]:
+    """Models in the workspace."""
+    return sorted(find(workspace, "models")["model_id"].to_pylist())
+
+
+def calibration_ids(workspace: Workspace) -> list[str]:
+    """Calibrations in the workspace, of all models."""
+    return sorted(name for name in find(workspace, "calibrations")["calibration_id"].to_pylist() if name[0] == "c")
+
+
+def engines(workspace: Workspace, model_id: str) -> list[str]:
+    """Engines that a model was made ready for."""
+    return sorted(find(workspace, "engines", model_id=model_id)["engine"].to_pylist())
+
+
+def find_model(workspace: Workspace, name: str) -> str:
+    """The id of the model that `name` means: ``latest``, or an id itself."""
+    model_id, known = pointers.promoted(workspace) if name == "latest" else name, model_ids(workspace)
+    if model_id is None:
+        raise NotYetError(f"workspace {workspace.root} has no latest model. Make one with: nelbo train --normal DIR")
+    if model_id not in known:
+        raise UsageError(
+            f"model {model_id!r} is not in workspace {workspace.root}, which has {some(known)}. "
+            "Name one of them, or give another --workspace."
         )
-    return sorted(rows, key=lambda row: row["scored_at_utc"])
+    return model_id
 
 
-def _count(verdicts: Any, word: str) -> int:
-    return int(pc.sum(pc.equal(verdicts.cast("string"), word)).as_py() or 0)
+def find_calibration(workspace: Workspace, name: str) -> str:
+    """The same id, if there is such a calibration."""
+    known = calibration_ids(workspace)
+    if check_id(name) not in known:
+        raise UsageError(f"calibration {name!r} is not in workspace {workspace.root}, which has {some(known)}.")
+    return name
+
+
+def find(workspace: Workspace, kind: str, **ids: str | None) -> pa.Table:
+    """What there is of a kind of `PATHS`, in order of ``path``, which is below the workspace.
+
+    Args:
+        ids: those asked for, no folder of another one is opened; None stands for all.
+
+    Returns:
+        A column for each id in the kind's path, ``path`` and ``size_bytes``.
+    """
+    asked, expression = {name: value for name, value in ids.items() if value is not None}, _expression(PATHS[kind])
+    rows = []
+    if all(map(is_id, asked.values())):
+        for path, size_bytes in _files(workspace.root, PATHS[kind].format_map(defaultdict(lambda: "*", asked))):
+            if found := expression.fullmatch(path):
+                rows.append({**found.groupdict(), "path": path, "size_bytes": size_bytes})
+    schema = pa.schema({**dict.fromkeys([*expression.groupindex, "path"], "string"), "size_bytes": "int64"})
+    return pa.Table.from_pylist(rows, schema).sort_by("path")
+
+
+@cache
+def _expression(path: str) -> re.Pattern[str]:
+    """What matches a path of `PATHS`, its ids as groups."""
+    return re.compile(re.sub(r"\\{(\w+)\\}", rf"(?P<\1>{ID})", re.escape(path)))
+
+
+def _files(root: Place, pattern: str) -> Iterator[tuple[str, int]]:
+    """Regular files of a pattern that no link leads to: path below the root, and bytes."""
+    if isinstance(root, Path):
+        yield from _files_on_disk(root, "", pattern.split("/"))
+        return
+    folder = root.path.rstrip("/")
+    for name, status in root.fs.glob(f"{folder}/{pattern}", detail=True).items():
+        if status["type"] == "file":
+            yield name.removeprefix(folder).strip("/"), status["size"]
+
+
+def _files_on_disk(folder: Path, path: str, levels: list[str]) -> Iterator[tuple[str, int]]:
+    level, *deeper = levels
+    # Asking for a name that is known is much faster than looking for it.
+    for place in folder.glob(level) if "*" in level else [folder / level]:
+        # Somebody else's folder may be closed.
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            status = place.lstat()
+            if deeper and S_ISDIR(status.st_mode):
+                yield from _files_on_disk(place, f"{path}{place.name}/", deeper)
+            elif not deeper and S_ISREG(status.st_mode):
+                yield f"{path}{place.name}", status.st_size
+
+
+def places(workspace: Workspace, kind: str, beginning: str = "") -> list[Place]:
+    """The files of a kind whose names begin so."""
+    found = [workspace.root / path for path in find(workspace, kind)["path"].to_pylist()]
+    return [place for place in found if place.name.startswith(beginning)]
+
+
+def with_times(workspace: Workspace, found: pa.Table) -> pa.Table:
+    """The rows of `find` with ``modified``, in seconds since 1970, but those of what has gone meanwhile."""
+    rows = []
+    for row in found.to_pylist():
+        with suppress(FileNotFoundError):
+            rows.append(row | {"modified": modified(workspace.root / row["path"])})
+    return pa.Table.from_pylist(rows, found.schema.append(pa.field("modified", pa.float64())))
+
+
+def leftovers(workspace: Workspace) -> Iterator[tuple[Place, str]]:
+    """What unfinished jobs left behind, and decoded images, those of jobs at work among it: root, and path below it.
+
+    The root is the workspace's, or its folder on this machine. These names are anybody's.
+    """
+    folders = [(workspace.root, "_staging"), (workspace.local, "checkpoints"), (workspace.local, "cache")]
+    if workspace.local != workspace.root:
+        folders.append((workspace.local, "_staging"))
+    for root, folder in folders:
+        inside = (root / folder).iterdir() if is_plain(root, folder) and (root / folder).is_dir() else ()
+        paths = sorted(f"{folder}/{place.name}" for place in inside)
+        yield from ((root, path) for path in paths if is_plain(root, path))
+
+
+def newest_inside(place: Place) -> tuple[float, int]:
+    """When anything in a folder (or the file itself) was last changed, and the bytes of it all."""
+    if isinstance(place, Path):
+        inside = [place, *place.rglob("*")]
+        status = [path.lstat() for path in inside if path.is_symlink() or path.exists()]
+        return max((found.st_mtime for found in status), default=0.0), sum(found.st_size for found in status)
+    files = place.fs.find(place.path, detail=True)
+    return (
+        max((place.fs.modified(name).timestamp() for name in files), default=0.0),
+        sum(int(found["size"]) for found in files.values()),
+    )
+
+
+def is_plain(root: Place, path: str) -> bool:
+    """Whether no part of the way is a link; object stores have none."""
+    if not isinstance(root, Path):
+        return True
+    steps = [root / path, *(root / path).parents]
+    return not any(step.is_symlink() for step in steps[: steps.index(root)])

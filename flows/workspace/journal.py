@@ -11,22 +11,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nelbo.data import Place, write_json
+from nelbo.data import write_json
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import bad_input, store_errors
 from nelbo.flows.workspace.flagged import keep_flagged, published_run
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import record_row
-from nelbo.flows.workspace.tables import KINDS, list_files, read_rows_of
 
 log = logging.getLogger(__name__)
-
-_NAME = "journal.{}.json"
 
 
 def note(workspace: Workspace, row: dict[str, Any]) -> None:
     """Write down the row of a run that is about to publish its batch; by whoever holds the workspace's lock."""
     content = {**row, "started_at_utc": row["started_at_utc"].isoformat()}
-    write_json(content, _place(workspace, row["run_id"]), workspace.staging)
+    write_json(content, workspace.place("journal", run_id=row["run_id"]), workspace.staging)
 
 
 def finish(workspace: Workspace, row: dict[str, Any]) -> bool:
@@ -46,12 +44,12 @@ def finish(workspace: Workspace, row: dict[str, Any]) -> bool:
 def close(workspace: Workspace, run_id: str) -> None:
     """Nothing is left to do for a run."""
     with suppress(FileNotFoundError):
-        _place(workspace, run_id).unlink()
+        workspace.place("journal", run_id=run_id).unlink()
 
 
 def settle(workspace: Workspace) -> None:
     """Finish what was killed around its commit. Without entries, as nearly always, this is one listing."""
-    if not _entries(workspace):
+    if not catalog.places(workspace, "journal"):
         return
     try:
         with workspace.lock():
@@ -72,17 +70,9 @@ def published(workspace: Workspace) -> list[dict[str, Any]]:
     ]
 
 
-def _place(workspace: Workspace, run_id: str) -> Place:
-    return workspace.staging / _NAME.format(run_id)
-
-
-def _entries(workspace: Workspace) -> list[Place]:
-    return list_files(workspace.staging, _NAME.format("*"))
-
-
 def _rows(workspace: Workspace) -> list[dict[str, Any]]:
     rows = []
-    for place in _entries(workspace):
+    for place in catalog.places(workspace, "journal"):
         # Otherwise its run has just closed it.
         with suppress(FileNotFoundError):
             row = json.loads(place.read_text(encoding="utf-8"))
@@ -94,6 +84,5 @@ def _is_recorded(workspace: Workspace, run_id: str) -> bool:
     """Whether the row stands in its own file or in one of its month; asked in the order in which `compact` moves it."""
     if (workspace.runs / f"{run_id}.parquet").exists():
         return True
-    months = list_files(workspace.runs, f"month-{run_id[1:5]}-{run_id[5:7]}-*.parquet")
-    tables = (read_rows_of(place, KINDS["runs"]) for place in months)
-    return any(table is not None and run_id in table["run_id"].to_pylist() for table in tables)
+    month = catalog.all_rows(workspace, "runs", f"month-{run_id[1:5]}-{run_id[5:7]}-")
+    return run_id in month["run_id"].to_pylist()

@@ -1,7 +1,6 @@
-"""Where everything lies: the folders of a workspace, and which model and calibration are current."""
+"""Where everything lies in a workspace, and who has it to himself."""
 
 import hashlib
-import json
 import os
 import re
 import uuid
@@ -11,15 +10,33 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from nelbo.data import COMMIT, InputError, Place, open_place, write_json
-from nelbo.flows.workspace.errors import NotYetError, UsageError, store_errors, without_credentials
+from nelbo.data import COMMIT, InputError, Place, open_place
+from nelbo.flows.workspace.errors import UsageError, store_errors, without_credentials
 from nelbo.flows.workspace.home import expand_home
 from nelbo.flows.workspace.locks import locked
 
 #: Ids become folder names; they start with a letter so that hive readers keep them strings.
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
+ID = r"[A-Za-z][A-Za-z0-9_-]{0,99}"
+
+#: Where each kind of thing lies, with ids in braces: `Workspace.place` goes from ids to a path, `catalog` back again.
+PATHS = {
+    "manifests": "manifests/batch_id={batch_id}/manifest.parquet",
+    # A folder is there when the file that is written last is.
+    "models": f"models/{{model_id}}/{COMMIT}",
+    "calibrations": f"calibrations/{{calibration_id}}/{COMMIT}",
+    "engines": f"engines/{{model_id}}/{{engine}}/{COMMIT}",
+    # Of a folder the file that is deleted last: one that was half deleted has it, too.
+    "model.json": "models/{model_id}/model.json",
+    "calibration.json": "calibrations/{calibration_id}/calibration.json",
+    "scores": "scores/model_id={model_id}/batch_id={batch_id}/scores.parquet",
+    "flagged": "flagged/model_id={model_id}/batch_id={batch_id}/flagged.parquet",
+    "reports": "reports/{batch_id}.html",
+    "runs": "runs/{file}.parquet",
+    "reviews": "reviews/{file}.parquet",
+    "ledgers": "landing/{ledger}.parquet",
+    "journal": "_staging/journal.{run_id}.json",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,10 @@ class Workspace:
                 "Choose another with --workspace, or change its permissions."
             ) from error
         return self
+
+    def place(self, kind: str, **ids: str) -> Place:
+        """Where the thing of a kind with these ids lies."""
+        return self.root / PATHS[kind].format(**{name: check_id(value) for name, value in ids.items()})
 
     @property
     def local(self) -> Path:
@@ -98,7 +119,7 @@ class Workspace:
 
     def manifest(self, batch_id: str) -> Place:
         """The files of a batch."""
-        return self.root / "manifests" / f"batch_id={check_id(batch_id)}" / "manifest.parquet"
+        return self.place("manifests", batch_id=batch_id)
 
     def found_parts(self, model_id: str) -> Place:
         """Picture of parts that were found in its training images, where it looks for parts."""
@@ -124,11 +145,6 @@ class Workspace:
         """How fast a model's engines were on machines other than those that they were made on."""
         return self.root / "engines" / check_id(model_id) / "speeds.json"
 
-    def engines(self, model_id: str) -> list[str]:
-        """Engines that a model was made ready for."""
-        places = (self.root / "engines" / check_id(model_id)).glob(f"*/{COMMIT}")
-        return sorted(place.parent.name for place in places)
-
     def checkpoint(self, training_id: str) -> Path:
         """Folder of an unfinished training, on this machine."""
         return self.local / "checkpoints" / check_id(training_id)
@@ -139,91 +155,19 @@ class Workspace:
 
     def scores(self, model_id: str, batch_id: str) -> Place:
         """The verdicts of a batch."""
-        return self._published("scores", model_id, batch_id)
+        return self.place("scores", model_id=model_id, batch_id=batch_id)
 
     def flagged(self, model_id: str, batch_id: str) -> Place:
         """Those of them that are anomalous or for review, with maps and thumbnails."""
-        return self._published("flagged", model_id, batch_id)
+        return self.place("flagged", model_id=model_id, batch_id=batch_id)
 
     def report(self, batch_id: str) -> Place:
         """The page of a batch."""
-        return self.root / "reports" / f"{check_id(batch_id)}.html"
+        return self.place("reports", batch_id=batch_id)
 
     def ledger(self, root: str) -> Place:
         """What of a landing folder has been taken into a batch."""
-        return self.root / "landing" / f"l{hashlib.sha256(root.encode()).hexdigest()[:16]}.parquet"
-
-    def _published(self, kind: str, model_id: str, batch_id: str) -> Place:
-        partition = f"model_id={check_id(model_id)}/batch_id={check_id(batch_id)}"
-        return self.root / kind / partition / f"{kind}.parquet"
-
-    def model_ids(self) -> list[str]:
-        """Models in the workspace."""
-        return sorted(path.parent.name for path in self.models.glob(f"*/{COMMIT}") if is_id(path.parent.name))
-
-    def calibration_ids(self) -> list[str]:
-        """Calibrations in the workspace, of all models."""
-        names = (path.parent.name for path in self.calibrations.glob(f"c*/{COMMIT}"))
-        return sorted(name for name in names if is_id(name))
-
-    def model(self, name: str) -> str:
-        """The id of the model that `name` means: ``latest``, or an id itself."""
-        known = self.model_ids()
-        if name == "latest":
-            promoted = self.promoted()
-            if promoted is None:
-                raise NotYetError(f"workspace {self.root} has no latest model. Make one with: nelbo train --normal DIR")
-            name = promoted
-        if name not in known:
-            raise UsageError(
-                f"model {name!r} is not in workspace {self.root}, which has {some(known)}. "
-                "Name one of them, or give another --workspace."
-            )
-        return name
-
-    def calibration(self, model_id: str, name: str | None = None) -> str | None:
-        """The id of the calibration to use with a model: `name`, or the current one; None if there is none."""
-        if name is None:
-            return self._latest().get("calibrations", {}).get(model_id)
-        known = self.calibration_ids()
-        if check_id(name) not in known:
-            raise UsageError(f"calibration {name!r} is not in workspace {self.root}, which has {some(known)}.")
-        return name
-
-    def use_calibration(self, model_id: str, calibration_id: str) -> None:
-        """Make a calibration its model's current one, whichever was."""
-        with self.lock():
-            self._use(model_id, calibration_id)
-
-    def replace_calibration(self, model_id: str, calibration_id: str, before: str | None) -> bool:
-        """Make a calibration its model's current one if `before` still is; False where another one has become it."""
-        with self.lock():
-            still = self.calibration(model_id) == before
-            if still:
-                self._use(model_id, calibration_id)
-        return still
-
-    def _use(self, model_id: str, calibration_id: str) -> None:
-        latest = self._latest()
-        calibrations = {**latest.get("calibrations", {}), model_id: calibration_id}
-        write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
-
-    def forget(self, model_id: str) -> None:
-        """Take a model's current calibration out of ``latest.json``."""
-        with self.lock():
-            latest = self._latest()
-            if model_id in latest.get("calibrations", {}):
-                calibrations = {name: kept for name, kept in latest["calibrations"].items() if name != model_id}
-                write_json({**latest, "calibrations": calibrations}, self.latest, self.staging)
-
-    def promoted(self) -> str | None:
-        """The id that ``latest`` means, or None."""
-        return self._latest().get("model_id")
-
-    def promote(self, model_id: str) -> None:
-        """Make a model the one that ``latest`` means."""
-        with self.lock():
-            write_json({**self._latest(), "model_id": model_id}, self.latest, self.staging)
+        return self.place("ledgers", ledger=f"l{hashlib.sha256(root.encode()).hexdigest()[:16]}")
 
     @contextmanager
     def lock(self, name: str | None = None) -> Iterator[None]:
@@ -259,17 +203,6 @@ class Workspace:
             except BlockingIOError:
                 is_free = False
             yield is_free
-
-    def _latest(self) -> dict[str, Any]:
-        try:
-            latest = json.loads(self.latest.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            latest = None
-        if not isinstance(latest, dict) or not isinstance(latest.get("calibrations", {}), dict):
-            raise UsageError(f"{self.latest} is damaged. Delete it, and name the model with --model.")
-        return latest
 
 
 @lru_cache(maxsize=16)
@@ -311,7 +244,7 @@ def _why(error: BaseException) -> str:
 
 def is_id(text: str) -> bool:
     """Whether a name is an id; whatever else lies in a workspace is none of ours."""
-    return _ID.fullmatch(text) is not None
+    return re.fullmatch(ID, text) is not None
 
 
 def check_id(text: str) -> str:

@@ -18,21 +18,19 @@ from nelbo.data import (
     REVIEWS_SCHEMA,
     InputError,
     MissingError,
-    Place,
     iter_rows,
     read_table,
     with_united_groups,
     write_table,
 )
 from nelbo.detectors import CalibrationError
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.models import unseen_in_training
-from nelbo.flows.workspace.tables import JOINED_REVIEWS, KINDS, distinct, list_files, read_rows_of
+from nelbo.flows.workspace.tables import JOINED_REVIEWS
 
 MAX_REVIEWER, MAX_NOTE = 100, 2_000
-
-_KIND = KINDS["reviews"]
 
 #: Rows of scores that are in memory at a time.
 _ROWS = 65_536
@@ -111,7 +109,7 @@ def record_review(workspace: Workspace, review: Review) -> bool:
     [{'reviewer': 'Ann', 'decision': 'anomalous'}]
     """
     # One that was compacted has no file of its own any more.
-    if review.review_id in _read(workspace, JOINED_REVIEWS)["review_id"].to_pylist():
+    if review.review_id in catalog.all_rows(workspace, "reviews", JOINED_REVIEWS)["review_id"].to_pylist():
         return False
     row = {**asdict(review), "reviewed_at_utc": datetime.now(UTC)}
     target = workspace.reviews / f"{review.review_id}.parquet"
@@ -123,23 +121,9 @@ def record_review(workspace: Workspace, review: Review) -> bool:
     return True
 
 
-def read_reviews(workspace: Workspace) -> pa.Table:
-    """All decisions in order of time; the columns are ``REVIEWS_SCHEMA``."""
-    return _read(workspace, "*.parquet")
-
-
-def _read(workspace: Workspace, pattern: str) -> pa.Table:
-    try:
-        tables = [read_rows_of(place, _KIND) for place in list_files(workspace.reviews, pattern)]
-    except MissingError:
-        # Compacted meanwhile: its rows stand in another file now.
-        return _read(workspace, pattern)
-    return distinct((table for table in tables if table is not None), _KIND)
-
-
 def latest_reviews(workspace: Workspace) -> pa.Table:
     """The last decision on each image, in order of time: where reviewers disagree, it is the one that counts."""
-    return _latest(read_reviews(workspace))
+    return _latest(catalog.all_rows(workspace, "reviews"))
 
 
 def _latest(reviews: pa.Table) -> pa.Table:
@@ -169,7 +153,7 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
         CalibrationError: none of those images was reviewed as normal, or none as anomalous.
         InputError: the model was trained on some of them.
     """
-    reviews = read_reviews(workspace)
+    reviews = catalog.all_rows(workspace, "reviews")
     decided = _latest(reviews)
     if not decided.num_rows:
         raise NotYetError(f"workspace {workspace.root} has no reviews. Decide on flagged images in: nelbo dashboard")
@@ -195,26 +179,25 @@ def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_i
     columns = ["relative_path", "image_id", *MEASURED]
     none = CALIBRATION_SCHEMA.empty_table().select(columns)
     found = [none.append_column("group", pa.array([], pa.string()))]
-    folder = workspace.root / "scores" / f"model_id={check_id(model_id)}"
-    for place in list_files(folder, "batch_id=*/scores.parquet"):
-        for rows in iter_rows(place, _ROWS, [*columns, "verdict"]):
+    for batch in catalog.find(workspace, "scores", model_id=model_id).to_pylist():
+        for rows in iter_rows(workspace.root / batch["path"], _ROWS, [*columns, "verdict"]):
             rows = rows.filter(pc.and_(pc.is_in(rows["image_id"], image_ids), pc.is_valid(rows["nelbo_nats"])))
             raised = pc.is_in(rows["verdict"].cast(pa.string()), pa.array(["anomalous", "review"]))
             rows = rows.filter(pc.or_(raised, pc.is_in(rows["image_id"], shown)))
             if rows.num_rows:
                 # Words of scores are kept as a dictionary.
-                found.append(_with_groups(rows.select(columns).cast(none.schema), workspace, place))
+                found.append(_with_groups(rows.select(columns).cast(none.schema), workspace, batch["batch_id"]))
     table = with_united_groups(pa.concat_tables(found))
     # In several batches an image has the same score.
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     return table.take(pa.array([row for _, row in sorted(row_of.items())], pa.int64()))
 
 
-def _with_groups(rows: pa.Table, workspace: Workspace, scores: Place) -> pa.Table:
+def _with_groups(rows: pa.Table, workspace: Workspace, batch_id: str) -> pa.Table:
     """The rows of a batch's scores with the groups that its manifest names, as long as it is there."""
     group_of: dict[str, str | None] = {}
     with contextlib.suppress(MissingError):
-        manifest = read_table(workspace.manifest(scores.parent.name.partition("=")[2]), ["image_id", "group"])
+        manifest = read_table(workspace.manifest(batch_id), ["image_id", "group"])
         group_of = dict(zip(*(column.to_pylist() for column in manifest.columns), strict=True))
     groups = [group_of.get(image_id) for image_id in rows["image_id"].to_pylist()]
     return rows.append_column("group", pa.array(groups, pa.string()))

@@ -3,7 +3,6 @@
 import logging
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,8 +16,8 @@ RUN_FILE = re.compile(r"r(\d{6})\d{2}T\d{6}-[0-9a-f]{8}\.parquet")
 
 MONTH_FILE = re.compile(r"month-(\d{4}-\d{2})-[0-9a-f]{16}\.parquet")
 
-#: Decisions that were joined; any other file of ``reviews/`` is named after its one decision.
-JOINED_REVIEWS = "all-*.parquet"
+#: How the names of files with decisions that were joined begin; any other file of ``reviews/`` has its one decision's.
+JOINED_REVIEWS = "all-"
 
 
 class Kind(NamedTuple):
@@ -34,16 +33,6 @@ KINDS = {
     "runs": Kind(RUNS_SCHEMA, "run_id", "started_at_utc"),
     "reviews": Kind(REVIEWS_SCHEMA, "review_id", "reviewed_at_utc"),
 }
-
-
-def list_files(folder: Place, pattern: str = "*.parquet") -> list[Place]:
-    """The files of a folder by name. Links are none of ours."""
-    places: list[Place] = list(folder.glob(pattern))
-    return [
-        place
-        for place in sorted(places, key=str)
-        if not (isinstance(place, Path) and (place.is_symlink() or place.parent.is_symlink()))
-    ]
 
 
 def read_rows_of(place: Place, kind: Kind) -> pa.Table | None:

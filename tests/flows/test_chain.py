@@ -29,6 +29,7 @@ from nelbo.flows.options.options import (
     TrainOptions,
 )
 from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.layout import Workspace
 
 Trained = tuple[Path, dict[str, Any]]
@@ -192,7 +193,7 @@ def test_recalibration(images: Path, workspace: Path, trained: Trained) -> None:
     assert result["model_id"] == model_id
     assert result["calibration_id"] != trained[1]["calibration_id"]
     assert result["threshold"] <= trained[1]["threshold"]
-    assert Workspace.at(str(workspace)).calibration(model_id) == result["calibration_id"]
+    assert pointers.current_calibration(Workspace.at(str(workspace)), model_id) == result["calibration_id"]
     by_default = score(images / "new", workspace)
     assert by_default["calibration_id"] == result["calibration_id"]
     by_name = score(images / "new", workspace, calibration=trained[1]["calibration_id"])

@@ -7,6 +7,7 @@ import pyarrow as pa
 from nelbo.data import read_table
 from nelbo.detectors import Threshold
 from nelbo.flows.options.options import CalibrateOptions
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, part_rows, read_calibration, write_calibration
 from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.layout import Workspace
@@ -36,5 +37,5 @@ def join(workspace: Workspace, calibration_id: str, rule: str) -> Calibration:
     }
     run = Run("calibrate", CalibrateOptions(normal="normal"))
     joined = write_calibration(content, rows, workspace, run)
-    workspace.use_calibration(content["model_id"], joined)
+    pointers.use_calibration(workspace, content["model_id"], joined)
     return read_calibration(workspace, joined)

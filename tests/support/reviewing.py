@@ -17,8 +17,9 @@ from nelbo.data import read_table
 from nelbo.flows.options.options import CompactOptions
 from nelbo.flows.runner import Direct
 from nelbo.flows.steps.compact import compact_workspace
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.reviews import Review, read_reviews, record_review
+from nelbo.flows.workspace.reviews import Review, record_review
 
 
 def review(number: int, **changes: Any) -> Review:
@@ -71,7 +72,7 @@ def killed_everywhere(aside: Path, work: Callable[[Workspace], None]) -> list[di
                 "code": code,
                 "seen": seen,
                 "again": visible(workspace),
-                "read": sorted(read_reviews(workspace)["review_id"].to_pylist()),
+                "read": sorted(catalog.all_rows(workspace, "reviews")["review_id"].to_pylist()),
             }
         )
         if code == 0:

@@ -26,6 +26,7 @@ from nelbo.detectors import Threshold, detect_drift
 from nelbo.flows.evaluation.drift import drift_facts, write_drift
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration, write_calibration
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
@@ -66,7 +67,7 @@ def add_calibration(
     run = Run("calibrate", CalibrateOptions(normal="normal"), started_at_utc=at)
     table = pa.table(rows).select(CALIBRATION_SCHEMA.names)
     calibration_id = write_calibration(content, table, workspace, run)
-    workspace.use_calibration(model_id, calibration_id)
+    pointers.use_calibration(workspace, model_id, calibration_id)
     ids = {"model_id": model_id, "calibration_id": calibration_id, "batch_id": "t0"}
     run.record(workspace, **ids, n_images=n, fpr=fpr)
     return read_calibration(workspace, calibration_id)
@@ -236,6 +237,6 @@ def stub_workspace(root: Path, fpr: float = 0.05) -> Workspace:
     model = root / "models" / MODEL
     write_json({"config": {}, "preprocessing": {}, "training": {"batch_id": "t0", "seen": []}}, model / "model.json")
     write_json({}, model / "checksums.json")
-    workspace.promote(MODEL)
+    pointers.promote(workspace, MODEL)
     add_calibration(workspace, fpr=fpr, review_fpr=None)
     return workspace

@@ -23,6 +23,7 @@ from nelbo.data import (
     write_table,
 )
 from nelbo.detectors import Interval, Threshold, binomial_interval, p_values, q_values, verdicts
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.identity import calibration_id as id_of
 from nelbo.flows.workspace.calibrations.identity import check_calibration_id
 from nelbo.flows.workspace.calibrations.statistic import Statistic
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 #: Version 2 had another id. Version 4 has levels of variants, and what has none is written as version 3.
 FORMAT_VERSION, _WITH_LEVELS, _READABLE = 3, 4, (2, 3, 4)
-_FILES = ("calibration.json", "scores.parquet")
+FILES = ("calibration.json", "scores.parquet")
 _DECIDING = ("image_id", "label", "split", "variant", "anomaly_score")
 
 #: Where labels came from that are decisions of people on flagged images; what ``--labels`` says instead of a file's
@@ -130,7 +131,7 @@ def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Work
     content["format_version"] = _WITH_LEVELS if content.get("levels") else FORMAT_VERSION
     write_json(content, unfinished / "calibration.json")
     write_table(scores, unfinished / "scores.parquet", CALIBRATION_SCHEMA, run.metadata)
-    write_json({name: _sha256(unfinished / name) for name in _FILES}, unfinished / COMMIT)
+    write_json({name: _sha256(unfinished / name) for name in FILES}, unfinished / COMMIT)
     publish_folder(unfinished, folder)
     remove_folder(unfinished)
     return calibration_id
@@ -146,7 +147,7 @@ def read_calibration(workspace: Workspace, calibration_id: str) -> Calibration:
     remedy = "Restore it from a copy, or delete it and calibrate again."
     try:
         checksums = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
-        damaged = [name for name in _FILES if _sha256(folder / name) != checksums.get(name)]
+        damaged = [name for name in FILES if _sha256(folder / name) != checksums.get(name)]
         content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
         version = content.get("format_version")
     except (OSError, ValueError, AttributeError) as error:
@@ -243,7 +244,10 @@ def rows_of(workspace: Workspace, calibration: Calibration) -> pa.Table:
 
 def calibration_of(workspace: Workspace, model_id: str, name: str | None = None) -> Calibration | None:
     """A model's calibration: the one named, or its current one; None if it has none."""
-    calibration_id = workspace.calibration(model_id, name)
+    if name is None:
+        calibration_id = pointers.current_calibration(workspace, model_id)
+    else:
+        calibration_id = catalog.find_calibration(workspace, name)
     if calibration_id is None:
         return None
     calibration = read_calibration(workspace, calibration_id)
@@ -257,17 +261,16 @@ def calibration_of(workspace: Workspace, model_id: str, name: str | None = None)
 
 def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
     """All calibrations of a model, the oldest first."""
-    mine = []
-    for calibration_id in workspace.calibration_ids():
+    known, found = catalog.calibrations(workspace), []
+    # One that is damaged may be any model's.
+    mine = known.filter(pc.fill_null(pc.equal(known["model_id"], model_id), True))
+    for calibration_id in mine["calibration_id"].to_pylist():
         try:
-            calibration = read_calibration(workspace, calibration_id)
+            found.append(read_calibration(workspace, calibration_id))
         except UsageError as error:
-            # One that is damaged must not hide the others.
+            # It must not hide the others.
             log.warning("%s", error)
-            continue
-        if calibration.model_id == model_id:
-            mine.append(calibration)
-    return sorted(mine, key=lambda calibration: (calibration.made_at_utc, calibration.calibration_id))
+    return found
 
 
 def standing(calibration: Calibration, current: str | None) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from nelbo.flows.dashboard.originals import NotShownError, located, original
 from nelbo.flows.dashboard.pages import review
 from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.evaluation.agreement import against_truth, agreement, with_truth
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibrations_of
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.reviews import read_reviews, record_review
+from nelbo.flows.workspace.reviews import record_review
 
 ATTACK = "<img src=x onerror=alert(1)> **b** $x$ :red[x].png"
 OTHER = "m07e4000000000000"
@@ -303,7 +304,7 @@ def test_a_review_is_kept_once(visit: Callable[..., Watched], workspace: Workspa
     page.get_by_text("Enter your name").wait_for()
     # The form is drawn after that text, and a name that was typed before would be lost.
     first.settle()
-    assert read_reviews(workspace).num_rows == 0
+    assert catalog.all_rows(workspace, "reviews").num_rows == 0
     page.get_by_label("Your name").fill(name)
     page.get_by_label("Your name").press("Tab")
     page.keyboard.insert_text(note)
@@ -313,7 +314,7 @@ def test_a_review_is_kept_once(visit: Callable[..., Watched], workspace: Workspa
     page.get_by_role("button", name="Accept: anomalous").dblclick()
     page.get_by_text(f"1 of {len(flagged)} flagged images reviewed").wait_for()
     first.settle()
-    (kept,) = read_reviews(workspace).to_pylist()
+    (kept,) = catalog.all_rows(workspace, "reviews").to_pylist()
     row = flagged.iloc[0]
     assert {column: kept[column] for column in ("image_id", "relative_path", "anomaly_score")} == dict(
         row[["image_id", "relative_path", "anomaly_score"]]
@@ -330,7 +331,7 @@ def test_a_review_is_kept_once(visit: Callable[..., Watched], workspace: Workspa
     first.open(page.url)
     assert first.findings() == []
     assert page.get_by_text(f"1 of {len(flagged)} flagged images reviewed").is_visible()
-    assert read_reviews(workspace).to_pylist() == [kept]
+    assert catalog.all_rows(workspace, "reviews").to_pylist() == [kept]
     assert len(list(workspace.reviews.glob("*"))) == 1
     assert _sha256(workspace.scores(MODEL, "shift")) == before
 
@@ -455,10 +456,10 @@ def test_a_click_at_once_is_not_for_the_next_image(
     page.text_input[0].input("Ann")
     monkeypatch.setattr(review, "_TOO_SOON_S", 3600.0)
     page.button[0].click().run()
-    assert read_reviews(own).num_rows == 0
+    assert catalog.all_rows(own, "reviews").num_rows == 0
     monkeypatch.setattr(review, "_TOO_SOON_S", 0.0)
     page.button[0].click().run()
-    assert read_reviews(own).num_rows == 1
+    assert catalog.all_rows(own, "reviews").num_rows == 1
 
 
 def test_skipped_images_come_again_when_asked_for(run: Callable[..., AppTest]) -> None:

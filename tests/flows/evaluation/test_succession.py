@@ -16,6 +16,7 @@ from nelbo.flows.evaluation import succession
 from nelbo.flows.evaluation.comparison import list_calibrations
 from nelbo.flows.evaluation.succession import Proposal, keep
 from nelbo.flows.options.options import CalibrateOptions, LabelSettings
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
     Calibration,
@@ -82,7 +83,7 @@ def kept(proposal: Proposal, workspace: Workspace) -> Calibration:
 
 
 def is_current(calibration: Calibration, workspace: Workspace) -> bool:
-    return workspace.calibration(MODEL) == calibration.calibration_id
+    return pointers.current_calibration(workspace, MODEL) == calibration.calibration_id
 
 
 def test_two_and_two_labels_do_not_move_the_threshold(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +100,7 @@ def test_two_and_two_labels_do_not_move_the_threshold(workspace: Workspace, capl
     assert [listed[first.calibration_id][name] for name in about] == [True, False, None]
     assert [listed[new.calibration_id][name] for name in about] == [False, True, new.why_not]
     # Somebody takes it anyway; made again, it stays.
-    workspace.use_calibration(MODEL, new.calibration_id)
+    pointers.use_calibration(workspace, MODEL, new.calibration_id)
     assert kept(propose(4.0, *labelled(1, [1], [9])), workspace).calibration_id == new.calibration_id
     assert is_current(new, workspace)
     assert standing(new, new.calibration_id) == {"current": True, "candidate": False, "why_not": None}
@@ -107,14 +108,14 @@ def test_two_and_two_labels_do_not_move_the_threshold(workspace: Workspace, capl
 
 def test_a_few_labels_are_no_beginning_either(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     new = kept(propose(4.0, *labelled(9, [1] * 10, [9] * 11)), workspace)
-    assert workspace.calibration(MODEL) is None
+    assert pointers.current_calibration(workspace, MODEL) is None
     assert new.why_not == "of 20 anomalous images 9 choose and 11 judge it, and each needs at least 10"
     new = kept(propose(4.0, *labelled(10, [1] * 9, [9] * 10)), workspace)
     assert new.why_not == "19 normal images with a label, and at least 20 are needed"
     assert "and the model has no current one" in caplog.text
     # That none is found is known without a comparison.
     blind = kept(propose(4.0, *labelled(10, [1] * 10, [3] * 10)), workspace)
-    assert workspace.calibration(MODEL) is None
+    assert pointers.current_calibration(workspace, MODEL) is None
     assert blind.why_not == "it finds none of 10 anomalous images that did not choose it"
     assert is_current(kept(propose(4.0, *labelled(10, [1] * 10, [3] * 9 + [9])), workspace), workspace)
 
@@ -226,7 +227,7 @@ def test_compared_with_what_is_current_when_it_is_switched(
         said = ask(new, current, workspace)
         compared.append(current and current.calibration_id)
         if len(compared) == 1:
-            workspace.use_calibration(MODEL, better.calibration_id)
+            pointers.use_calibration(workspace, MODEL, better.calibration_id)
         return said
 
     better = kept(propose(5.0, *parts), workspace)

@@ -24,6 +24,7 @@ from nelbo.flows.inference.models import read_engine
 from nelbo.flows.options.options import ExportOptions, PruneOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import export as exporting
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import calibration_of
 from nelbo.flows.workspace.layout import Workspace
 
@@ -77,7 +78,7 @@ def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
 def spoil(workspace: Path, engine: str, factor: float) -> None:
     """An engine whose reference scores are other ones, with fitting checksums: as if its package had changed."""
     place = Workspace(workspace)
-    folder = place.engine(place.model("latest"), engine)
+    folder = place.engine(catalog.find_model(place, "latest"), engine)
     made = read_engine(folder)
     shutil.rmtree(folder)
     expected = made.expected._replace(nelbo=made.expected.nelbo * factor)
@@ -87,7 +88,7 @@ def spoil(workspace: Path, engine: str, factor: float) -> None:
 def remake(workspace: Path, engine: str, **changes: Any) -> None:
     """An engine with other facts or graphs, and the id that they give it."""
     place = Workspace(workspace)
-    folder = place.engine(place.model("latest"), engine)
+    folder = place.engine(catalog.find_model(place, "latest"), engine)
     made = read_engine(folder)
     shutil.rmtree(folder)
     vae_core.save_exported(replace(made, **changes), folder)
@@ -142,7 +143,7 @@ def test_a_run_stops_before_it_starts_where_references_score_otherwise(
 
 def test_auto_takes_the_fastest_that_passes(workspace: Path, images: Path, nelbo: Nelbo) -> None:
     place = Workspace(workspace)
-    model_id, at = place.model("latest"), ("--workspace", workspace, "--no-prefect")
+    model_id, at = catalog.find_model(place, "latest"), ("--workspace", workspace, "--no-prefect")
 
     def chosen() -> tuple[str, str]:
         code, out, err = nelbo("score", images / "new", "--engine", "auto", "--json", *at)
@@ -184,7 +185,7 @@ def test_what_cannot_be_exported(trained: Trained, workspace: Path, images: Path
 
 def test_an_engine_that_changes_a_verdict_is_refused(workspace: Path) -> None:
     place = Workspace(workspace)
-    model_id = place.model("latest")
+    model_id = catalog.find_model(place, "latest")
     calibration = calibration_of(place, model_id)
     assert calibration is not None
     made = read_engine(place.engine(model_id, "onnx"))
@@ -237,7 +238,7 @@ def test_an_engine_whose_peak_is_always_zero_is_refused(
 ) -> None:
     """Its nelbo is right, and no image would ever be anomalous."""
     place = Workspace(workspace)
-    folder = place.engine(place.model("latest"), engine)
+    folder = place.engine(catalog.find_model(place, "latest"), engine)
     (tmp_path / "aside").mkdir()
     tampered = with_zeros(engine, read_engine(folder).files, "peak", tmp_path / "aside")
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -254,7 +255,7 @@ def test_an_engine_whose_peak_is_always_zero_is_refused(
 
 def test_scores_on_all_images_are_compared_in_every_number(workspace: Path) -> None:
     """Beyond the references, which the graph gets right."""
-    made = read_engine(Workspace(workspace).engine(Workspace(workspace).model("latest"), "onnx"))
+    made = read_engine(Workspace(workspace).engine(catalog.find_model(Workspace(workspace), "latest"), "onnx"))
     random = np.random.default_rng(0)
     columns = {name: random.uniform(1, 5, 40) for name in MEASURES}
     expected = pa.table(columns)
@@ -272,7 +273,7 @@ def test_auto_measures_again_on_another_machine_and_keeps_what_it_found(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = Workspace(workspace)
-    model_id = place.model("latest")
+    model_id = catalog.find_model(place, "latest")
     measured: list[set[str]] = []
 
     def images_per_s(engines: Any, _pixels: Any) -> dict[str, float]:
@@ -308,7 +309,7 @@ def test_auto_measures_again_on_another_machine_and_keeps_what_it_found(
 
 def test_auto_works_in_a_workspace_that_cannot_be_written(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Workspace(workspace)
-    model_id = place.model("latest")
+    model_id = catalog.find_model(place, "latest")
     monkeypatch.setattr(vae_core, "images_per_s", lambda engines, _: {name: 9.0 - len(name) for name in engines})
 
     def refuse(*_: Any) -> None:
@@ -327,9 +328,9 @@ def test_a_graph_that_does_not_load_is_passed_over_by_auto_and_refused_by_name(
     engine: str, workspace: Path, images: Path, nelbo: Nelbo
 ) -> None:
     place = Workspace(workspace)
-    made = read_engine(place.engine(place.model("latest"), engine))
+    made = read_engine(place.engine(catalog.find_model(place, "latest"), engine))
     other = "onnx" if engine == "openvino" else "openvino"
-    shutil.rmtree(place.engine(place.model("latest"), other))
+    shutil.rmtree(place.engine(catalog.find_model(place, "latest"), other))
     for name in ("scores", "maps"):
         suffix = "xml" if engine == "openvino" else "onnx"
         files = {**made.files, f"{name}.{suffix}": b"<net/>"}
@@ -360,13 +361,13 @@ def test_auto_takes_a_slower_engine_where_keras_cannot_score(workspace: Path, ca
         remake(workspace, engine, images_per_s={"keras": 9.0, engine: 1.0 if engine == "onnx" else 2.0})
     spoil(workspace, "keras", 1.001)
     place = Workspace(workspace)
-    assert choose_engine(place, place.model("latest"), "auto") == "openvino"
+    assert choose_engine(place, catalog.find_model(place, "latest"), "auto") == "openvino"
     assert "engine keras is passed over: engine keras 3." in caplog.text
 
 
 def test_what_a_killed_export_leaves_is_found_by_prune(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Workspace(workspace)
-    folder = place.engine(place.model("latest"), "onnx")
+    folder = place.engine(catalog.find_model(place, "latest"), "onnx")
     before = {path: path.read_bytes() for path in folder.iterdir()}
 
     class Killed(BaseException):
@@ -405,10 +406,10 @@ def test_training_exports_before_it_promotes(
         patch.setattr(exporting, "_check_scores", refuse)
         code, _, err = nelbo(*train, "--set", "engines=onnx", *at)
     assert (code, err.strip().splitlines()[-1]) == (2, "nelbo: engine onnx 1.0 is refused")
-    assert Workspace(tmp_path / "w").promoted() is None
+    assert pointers.promoted(Workspace(tmp_path / "w")) is None
     code, out, err = nelbo(*train, "--set", "engines=onnx", *at)
     assert code == 0, err
     trained = json.loads(out)
     assert trained["engines"] == ["onnx"]
-    assert Workspace(tmp_path / "w").promoted() == trained["model_id"]
-    assert Workspace(tmp_path / "w").engines(trained["model_id"]) == ["onnx"]
+    assert pointers.promoted(Workspace(tmp_path / "w")) == trained["model_id"]
+    assert catalog.engines(Workspace(tmp_path / "w"), trained["model_id"]) == ["onnx"]

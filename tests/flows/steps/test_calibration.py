@@ -15,6 +15,7 @@ from nelbo.detectors import CalibrationError
 from nelbo.flows.evaluation.comparison import compare_calibrations, list_calibrations
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
 from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import write_calibration
 from nelbo.flows.workspace.errors import NotYetError
 from nelbo.flows.workspace.layout import Workspace
@@ -241,7 +242,7 @@ def test_listed_compared_and_gone_back_to(
         assert code == 0
         said = json.loads(out)
         assert (said["calibration_id"], said["current"], said["why_not"]) == (chosen, True, None)
-        assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == chosen
+        assert pointers.current_calibration(Workspace.at(str(workspace)), trained[1]["model_id"]) == chosen
 
 
 def write_labels(folder: Path, n: int, seed: int) -> Path:
@@ -267,7 +268,10 @@ def test_two_and_two_labels_are_a_candidate(
     code, out, _ = nelbo(*asked, "--json")
     said = json.loads(out)
     assert (code, said["current"], said["candidate"]) == (0, False, True)
-    assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == trained[1]["calibration_id"]
+    assert (
+        pointers.current_calibration(Workspace.at(str(workspace)), trained[1]["model_id"])
+        == trained[1]["calibration_id"]
+    )
     assert trained[1]["current"]
     # Enough of them are no candidate.
     said = calibrate(workspace, labels=str(write_labels(tmp_path / "enough", 25, seed=41)), objective="f1")
@@ -288,7 +292,10 @@ def test_labels_that_were_mixed_up_are_a_candidate(tmp_path: Path, workspace: Pa
     said = calibrate(workspace, labels=str(table), objective="f1")
     assert (said["current"], said["candidate"]) == (False, True)
     assert re.match(r"by f1 it is worse: it misses \d+ of 12 anomalous images and flags 1\d of 13 ", said["why_not"])
-    assert Workspace.at(str(workspace)).calibration(trained[1]["model_id"]) == trained[1]["calibration_id"]
+    assert (
+        pointers.current_calibration(Workspace.at(str(workspace)), trained[1]["model_id"])
+        == trained[1]["calibration_id"]
+    )
 
 
 def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, trained: Trained) -> None:

@@ -17,6 +17,7 @@ from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.runner import Direct
 from nelbo.flows.steps import train as training
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
@@ -77,7 +78,7 @@ def test_an_equal_candidate_is_promoted(held_out: Path, workspace: Path, trained
         "auroc passed",
         "misses passed",
     ]
-    assert Workspace.at(str(workspace)).model("latest") == result["model_id"] != trained[1]["model_id"]
+    assert catalog.find_model(Workspace.at(str(workspace)), "latest") == result["model_id"] != trained[1]["model_id"]
     (event,) = listener.events
     assert event == (
         "nelbo.model.promoted",
@@ -112,10 +113,10 @@ def test_a_blind_candidate_is_not_promoted(nelbo: Nelbo, held_out: Path, workspa
     latest = trained[1]["model_id"]
     for finding in failed:
         assert f"model {result['model_id']} is not promoted, latest stays {latest}: {finding}" in err
-    assert Workspace.at(str(workspace)).model("latest") == latest
+    assert catalog.find_model(Workspace.at(str(workspace)), "latest") == latest
     assert json.loads((workspace / "latest.json").read_bytes())["model_id"] == json.loads(before)["model_id"]
     # It is there, calibrated, for whoever wants to look at it.
-    assert Workspace.at(str(workspace)).calibration(result["model_id"]) == result["calibration_id"]
+    assert pointers.current_calibration(Workspace.at(str(workspace)), result["model_id"]) == result["calibration_id"]
     assert not list((workspace / "checkpoints").iterdir())
 
 
@@ -207,7 +208,7 @@ def test_from_the_first_model_to_a_gate_that_was_killed(held_out: Path, tmp_path
     first = execute("train", options(tmp_path / "first", at, held_out / "normal", **TINY), prefect=False)
     assert (first["promoted"], first["gate"]["passed"]) == (True, True)
     assert first["gate"]["findings"] == ["there was no model before"]
-    assert workspace.promoted() == first["model_id"]
+    assert pointers.promoted(workspace) == first["model_id"]
     # Trained and calibrated, then killed before the gate has said anything.
     write_images(tmp_path / "second", 40, seed=42)
     second = options(tmp_path / "second", at, held_out / "normal", **TINY)
@@ -215,21 +216,21 @@ def test_from_the_first_model_to_a_gate_that_was_killed(held_out: Path, tmp_path
         [sys.executable, "-c", KILLED, second.model_dump_json()], capture_output=True, text=True, check=False
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    assert len(workspace.model_ids()) == 2
-    assert workspace.promoted() == first["model_id"]
+    assert len(catalog.model_ids(workspace)) == 2
+    assert pointers.promoted(workspace) == first["model_id"]
     assert list((at / "checkpoints").iterdir())
     result = execute("train", second, prefect=False)
-    assert len(workspace.model_ids()) == 2
+    assert len(catalog.model_ids(workspace)) == 2
     assert result["gate"]["serving_id"] == first["model_id"]
     assert result["gate"]["n_normal"] == 40
-    assert result["promoted"] is result["gate"]["passed"] is (workspace.promoted() == result["model_id"])
+    assert result["promoted"] is result["gate"]["passed"] is (pointers.promoted(workspace) == result["model_id"])
     assert not list((at / "checkpoints").iterdir())
 
 
 def test_a_serving_model_without_calibration_is_compared_by_auroc(
     held_out: Path, workspace: Path, trained: Trained
 ) -> None:
-    Workspace.at(str(workspace)).forget(trained[1]["model_id"])
+    pointers.forget(Workspace.at(str(workspace)), trained[1]["model_id"])
     chosen = options(held_out / "next", workspace, held_out / "list.csv", promote=False, **TINY)
     result = execute("train", chosen, prefect=False)
     findings = [finding.partition(":") for finding in result["gate"]["findings"]]
@@ -240,4 +241,4 @@ def test_a_serving_model_without_calibration_is_compared_by_auroc(
     assert findings[2][0] in ("auroc passed", "auroc failed")
     # Looked at only: whatever the gate says, the model was not to be promoted.
     assert result["promoted"] is False
-    assert Workspace.at(str(workspace)).promoted() == trained[1]["model_id"]
+    assert pointers.promoted(Workspace.at(str(workspace))) == trained[1]["model_id"]

@@ -23,6 +23,7 @@ from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOpt
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.parts import assign_parts, check_parts, count_groups, halved, with_groups, without_test
 from nelbo.flows.steps.train import freeze_normals
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import new_review_id, record_review
@@ -404,7 +405,7 @@ def test_reviewed_images_are_halved_by_the_groups_of_their_batch(
     scored = execute("score", score, prefect=False)
     place = Workspace(workspace)
     for row in read_table(Path(scored["scores"])).to_pylist():
-        shown = {"model_id": place.promoted(), "review_id": new_review_id(), "image_id": row["image_id"]}
+        shown = {"model_id": pointers.promoted(place), "review_id": new_review_id(), "image_id": row["image_id"]}
         decision = "anomalous" if "blot" in row["relative_path"] else "normal"
         assert record_review(place, review(0, decision=decision, **shown))
     given = CalibrateOptions(workspace=str(workspace), labels="reviews", objective="f1")

@@ -21,6 +21,7 @@ from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import train as training
 from nelbo.flows.steps.calibrate import Calibrated
 from nelbo.flows.steps.fit import Fitted
+from nelbo.flows.workspace import catalog, pointers
 
 SETTINGS = ["image_size=32", "epochs=60", "patience=60", "batch_size=4", "warmup_epochs=20", "denoising=0.3"]
 
@@ -98,7 +99,7 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
     write_images(tmp_path / "normal", 60, seed=1)
     workspace = stub_workspace(root)
     (root / "latest.json").unlink()
-    calibration_id = workspace.calibration_ids()[0]
+    calibration_id = catalog.calibration_ids(workspace)[0]
     done: list[str] = []
 
     def fit(*_: Any) -> Fitted:
@@ -106,7 +107,7 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
         return Fitted(MODEL, 40, 5, 15)
 
     def calibrate_model(*_: Any) -> Calibrated:
-        workspace.use_calibration(MODEL, calibration_id)
+        pointers.use_calibration(workspace, MODEL, calibration_id)
         return Calibrated(calibration_id, 0)
 
     for name, stub in (
@@ -127,8 +128,8 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
     n_rows = len(list(root.glob("runs/*"))) - rows_before
     assert n_rows == (step in ("Workspace.promote", "clean_up"))
     # The latest model is never one without a row.
-    assert workspace.promoted() is None or n_rows
+    assert pointers.promoted(workspace) is None or n_rows
     result = execute("train", options, prefect=False)
-    assert (workspace.promoted(), workspace.calibration(MODEL)) == (MODEL, calibration_id)
+    assert (pointers.promoted(workspace), pointers.current_calibration(workspace, MODEL)) == (MODEL, calibration_id)
     assert done[-1] == "clean_up"
     assert (workspace.runs / f"{result['run_id']}.parquet").exists()

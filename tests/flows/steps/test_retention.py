@@ -20,6 +20,7 @@ from nelbo.flows.options.options import CalibrateOptions, CompactOptions, PruneO
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import compact as compaction
 from nelbo.flows.steps import prune as retention
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.locks import locked
 
@@ -76,9 +77,9 @@ def workspace(tmp_path: Path) -> Path:
     add_model(root, "m1", 200, "c1", "c2", "c3")
     add_model(root, "m2", 200, "c4")
     add_model(root, "m3", 200)
-    Workspace(root).promote("m1")
-    Workspace(root).use_calibration("m1", "c1")
-    Workspace(root).use_calibration("m2", "c4")
+    pointers.promote(Workspace(root), "m1")
+    pointers.use_calibration(Workspace(root), "m1", "c1")
+    pointers.use_calibration(Workspace(root), "m2", "c4")
     add_batch(root, "m1", "old", 100)
     add_batch(root, "m1", "both", 100)
     add_batch(root, "m3", "both", 1)

@@ -10,6 +10,7 @@ from nelbo.data import InputError, read_table
 from nelbo.detectors import n_needed, part_sizes
 from nelbo.flows.options.options import CalibrateOptions, IngestOptions, TrainOptions
 from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.layout import Workspace
 
 SMALL = {"image_size": (16, 16), "epochs": 1}
@@ -159,15 +160,15 @@ def test_few_normals_make_an_uncalibrated_model(tmp_path: Path) -> None:
     assert result["threshold"] is None
     assert result["n_calibration"] == 0
     workspace = Workspace.at(str(tmp_path / "w"))
-    assert workspace.calibration(workspace.model("latest")) is None
+    assert pointers.current_calibration(workspace, catalog.find_model(workspace, "latest")) is None
 
 
 def test_promotion_can_wait(tmp_path: Path) -> None:
     write_images(tmp_path / "in", 40, seed=0)
     result = execute("train", options(tmp_path / "in", tmp_path / "w", promote=False), prefect=False)
     workspace = Workspace.at(str(tmp_path / "w"))
-    assert workspace.promoted() is None
-    assert workspace.calibration(result["model_id"]) == result["calibration_id"]
+    assert pointers.promoted(workspace) is None
+    assert pointers.current_calibration(workspace, result["model_id"]) == result["calibration_id"]
 
 
 def assert_refused(tmp_path: Path, source: Path, message: str) -> None:

@@ -42,10 +42,11 @@ from nelbo.flows.options.options import (
 )
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import prune as retention
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace import layout as workspaces
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.reviews import read_reviews, record_review
+from nelbo.flows.workspace.reviews import record_review
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -106,7 +107,7 @@ def test_the_whole_chain_gives_the_rows_of_a_local_workspace(images: Path, s3: A
         scored = execute(
             "score", ScoreOptions(images=str(images / "new"), workspace=workspace, shard_size=9), prefect=False
         )
-        assert trained["model_id"] == calibrated["model_id"] == Workspace.at(workspace).model("latest")
+        assert trained["model_id"] == calibrated["model_id"] == catalog.find_model(Workspace.at(workspace), "latest")
         ids = (trained["model_id"], calibrated["calibration_id"], scored["batch_id"], scored["n_anomalous"])
         said[workspace] = (ids, rows(scored["scores"]), rows(scored["flagged"]))
         # The next training of the same images finds the model there.
@@ -167,10 +168,10 @@ def test_a_model_without_its_last_file_is_not_there(bucket: str, s3: Any, traine
     s3.rm(f"bucket/work/space/calibrations/{calibration_id}/checksums.json")
     workspace = Workspace.at(bucket)
     with pytest.raises(UsageError, match="is not in workspace s3://bucket/work/space, which has none"):
-        workspace.calibration(model_id, calibration_id)
+        catalog.find_calibration(workspace, calibration_id)
     s3.rm(f"bucket/work/space/models/{model_id}/checksums.json")
     with pytest.raises(UsageError, match="is not in workspace"):
-        workspace.model(model_id)
+        catalog.find_model(workspace, model_id)
 
 
 def test_a_damaged_model_is_named_by_its_url(bucket: str, s3: Any, trained: Trained, nelbo: Callable[..., Any]) -> None:
@@ -246,11 +247,11 @@ def test_a_review_is_an_object_that_is_never_overwritten(s3: Any) -> None:
     with ThreadPoolExecutor(4) as threads:
         written = list(threads.map(lambda i: record_review(workspace, review(1, reviewer=f"R{i}")), range(4)))
     assert written.count(True) == 1
-    assert read_reviews(workspace)["reviewer"].to_pylist() == [f"R{written.index(True)}"]
+    assert catalog.all_rows(workspace, "reviews")["reviewer"].to_pylist() == [f"R{written.index(True)}"]
     record_review(workspace, review(2))
     assert execute("compact", CompactOptions(workspace="s3://bucket/reviewed"), prefect=False)["n_reviews"] == 2
     assert not record_review(workspace, review(2, note="again"))
-    assert read_reviews(workspace)["review_id"].to_pylist() == ["v1", "v2"]
+    assert catalog.all_rows(workspace, "reviews")["review_id"].to_pylist() == ["v1", "v2"]
     assert len(s3.find("bucket/reviewed/reviews")) == 1
 
 

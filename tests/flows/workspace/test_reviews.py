@@ -36,11 +36,12 @@ from nelbo.data import (
 from nelbo.detectors import CalibrationError, labelled_threshold
 from nelbo.flows.options.options import CalibrateOptions, CompactOptions, ScoreOptions
 from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import read_calibration, reference_rows
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import seen_in_training
-from nelbo.flows.workspace.reviews import latest_reviews, new_review_id, read_reviews, record_review
+from nelbo.flows.workspace.reviews import latest_reviews, new_review_id, record_review
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -89,7 +90,7 @@ def test_a_form_that_is_sent_twice_is_one_row(place: Workspace) -> None:
         "n_reviews": 2,
     }
     assert not record_review(place, review(1))
-    assert [(row["review_id"], row["decision"]) for row in read_reviews(place).to_pylist()] == [
+    assert [(row["review_id"], row["decision"]) for row in catalog.all_rows(place, "reviews").to_pylist()] == [
         ("v1", "normal"),
         ("v2", "normal"),
     ]
@@ -106,7 +107,7 @@ def test_threads_that_send_the_same_form(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         written = list(threads.map(send, range(8)))
     assert written.count(True) == 1
-    assert read_reviews(workspace)["reviewer"].to_pylist() == [f"R{written.index(True)}"]
+    assert catalog.all_rows(workspace, "reviews")["reviewer"].to_pylist() == [f"R{written.index(True)}"]
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +186,12 @@ def test_nelbo_reads_all_of_them_while_they_are_joined(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as threads:
         writing = threads.submit(write)
         while not writing.done():
-            ids = read_reviews(workspace)["review_id"].to_pylist()
+            ids = catalog.all_rows(workspace, "reviews")["review_id"].to_pylist()
             assert sorted(ids, key=lambda name: int(name[1:])) == [f"v{number}" for number in range(len(ids))]
             sizes.append(len(ids))
         writing.result()
     assert sizes == sorted(sizes)
-    assert read_reviews(workspace).num_rows == 40
+    assert catalog.all_rows(workspace, "reviews").num_rows == 40
 
 
 def decide(workspace: Workspace, *decisions: tuple[str, int, str, int]) -> None:
@@ -204,8 +205,8 @@ def decide(workspace: Workspace, *decisions: tuple[str, int, str, int]) -> None:
 
 def test_the_last_decision_counts_and_all_stay(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    assert read_reviews(workspace).schema.equals(latest_reviews(workspace).schema)
-    assert read_reviews(workspace).schema.equals(REVIEWS_SCHEMA)
+    assert catalog.all_rows(workspace, "reviews").schema.equals(latest_reviews(workspace).schema)
+    assert catalog.all_rows(workspace, "reviews").schema.equals(REVIEWS_SCHEMA)
     decide(
         workspace,
         ("va", 1, "anomalous", 3),
@@ -214,7 +215,7 @@ def test_the_last_decision_counts_and_all_stay(tmp_path: Path) -> None:
         ("vc", 2, "anomalous", 2),
         ("ve", 3, "normal", 0),
     )
-    assert read_reviews(workspace)["review_id"].to_pylist() == ["ve", "vb", "vc", "vd", "va"]
+    assert catalog.all_rows(workspace, "reviews")["review_id"].to_pylist() == ["ve", "vb", "vc", "vd", "va"]
     latest = latest_reviews(workspace)
     assert latest["review_id"].to_pylist() == ["ve", "vd", "va"]
     assert latest["decision"].to_pylist() == ["normal", "normal", "anomalous"]
@@ -233,7 +234,7 @@ def test_what_is_no_review_hides_no_other(tmp_path: Path, caplog: pytest.LogCapt
     write_table(pa.table({"n": [1]}), workspace.reviews / "other.parquet", pa.schema([("n", pa.int64())]))
     assert record_review(workspace, review(2))
     reviewing.compact(workspace)
-    assert read_reviews(workspace)["review_id"].to_pylist() == ["v1", "v2"]
+    assert catalog.all_rows(workspace, "reviews")["review_id"].to_pylist() == ["v1", "v2"]
     assert {path.name for path in workspace.reviews.iterdir()} > {
         "mine.parquet",
         "all-0.parquet",
@@ -279,7 +280,7 @@ def test_what_cannot_be_kept_is_refused(changes: dict[str, Any], says: str) -> N
 def test_the_longest_that_is_kept(tmp_path: Path) -> None:
     longest = review(1, reviewer="ü" * 100, note="\n" * 2000, review_id="v" * 100)
     assert record_review(Workspace(tmp_path), longest)
-    assert read_reviews(Workspace(tmp_path))["note"].to_pylist() == ["\n" * 2000]
+    assert catalog.all_rows(Workspace(tmp_path), "reviews")["note"].to_pylist() == ["\n" * 2000]
     assert len({new_review_id() for _ in range(100)}) == 100
     assert review(1, review_id=new_review_id())
 
@@ -328,7 +329,7 @@ def scored(workspace: Path) -> list[dict[str, Any]]:
 def decide_on(workspace: Workspace | Path, image_id: str, decision: str, **changes: Any) -> None:
     """By default the reviewer was shown what the latest model made of it."""
     place = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    shown = {"model_id": place.promoted(), "review_id": new_review_id()}
+    shown = {"model_id": pointers.promoted(place), "review_id": new_review_id()}
     assert record_review(place, review(0, image_id=image_id, decision=decision, **{**shown, **changes}))
 
 
@@ -468,7 +469,7 @@ def test_seven_reviews_are_a_candidate_and_many_are_current(workspace: Path, tra
     review_all(workspace, 4, 3)
     few = from_reviews(workspace)
     assert (few["current"], few["why_not"]) == (False, "3 anomalous images with a label, and at least 20 are needed")
-    assert Workspace(workspace).calibration(trained[1]["model_id"]) == first
+    assert pointers.current_calibration(Workspace(workspace), trained[1]["model_id"]) == first
     # More of the kind of those that are there.
     (path,) = workspace.glob("scores/*/*/scores.parquet")
     rows = read_table(path).to_pylist()
@@ -479,7 +480,7 @@ def test_seven_reviews_are_a_candidate_and_many_are_current(workspace: Path, tra
         decide_on(workspace, row["image_id"], "anomalous" if "blot" in row["relative_path"] else "normal")
     many = from_reviews(workspace)
     assert (many["current"], many["why_not"]) == (True, None)
-    assert Workspace(workspace).calibration(trained[1]["model_id"]) == many["calibration_id"] != first
+    assert pointers.current_calibration(Workspace(workspace), trained[1]["model_id"]) == many["calibration_id"] != first
 
 
 def test_reviews_of_all_held_out_images_leave_none_to_measure_by(workspace: Path, trained: Trained) -> None:
@@ -564,7 +565,7 @@ def test_refusals(workspace: Path, trained: Trained) -> None:
         InputError, match=rf"1 of 8 reviewed images were trained on \(first: {rows[0]['relative_path']}"
     ):
         from_reviews(workspace)
-    place.forget(model_id)
+    pointers.forget(place, model_id)
     with pytest.raises(UsageError, match=r"has no calibration, which reviews could move the threshold of"):
         from_reviews(workspace)
     with pytest.raises(NotYetError, match="no latest model"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id, new_run_id
 
@@ -25,33 +26,37 @@ def test_run_ids_differ_and_are_ids() -> None:
 def test_latest(tmp_path: Path) -> None:
     workspace = Workspace.at(str(tmp_path))
     with pytest.raises(UsageError, match="no latest model"):
-        workspace.model("latest")
+        catalog.find_model(workspace, "latest")
     with pytest.raises(UsageError, match="has none"):
-        workspace.model("m1")
+        catalog.find_model(workspace, "m1")
     for name in ("m1", "m2"):
         (workspace.models / name).mkdir(parents=True)
         (workspace.models / name / "checksums.json").touch()
-    workspace.promote("m1")
-    workspace.use_calibration("m1", "c1")
-    workspace.use_calibration("m2", "c2")
-    workspace.promote("m2")
-    assert workspace.model("latest") == "m2"
-    assert workspace.model("m1") == "m1"
-    assert (workspace.calibration("m1"), workspace.calibration("m2"), workspace.calibration("m3")) == ("c1", "c2", None)
+    pointers.promote(workspace, "m1")
+    pointers.use_calibration(workspace, "m1", "c1")
+    pointers.use_calibration(workspace, "m2", "c2")
+    pointers.promote(workspace, "m2")
+    assert catalog.find_model(workspace, "latest") == "m2"
+    assert catalog.find_model(workspace, "m1") == "m1"
+    assert (
+        pointers.current_calibration(workspace, "m1"),
+        pointers.current_calibration(workspace, "m2"),
+        pointers.current_calibration(workspace, "m3"),
+    ) == ("c1", "c2", None)
     with pytest.raises(UsageError, match="which has m1, m2"):
-        workspace.model("m3")
+        catalog.find_model(workspace, "m3")
     with pytest.raises(UsageError, match="'c9' is not in"):
-        workspace.calibration("m1", "c9")
+        catalog.find_calibration(workspace, "c9")
     workspace.latest.write_text("{")
     with pytest.raises(UsageError, match="damaged"):
-        workspace.model("latest")
+        catalog.find_model(workspace, "latest")
 
 
 def test_no_update_of_latest_is_lost(tmp_path: Path) -> None:
     workspace = Workspace.at(str(tmp_path))
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda i: workspace.use_calibration(f"m{i}", f"c{i}"), range(60)))
-    assert [workspace.calibration(f"m{i}") for i in range(60)] == [f"c{i}" for i in range(60)]
+        list(threads.map(lambda i: pointers.use_calibration(workspace, f"m{i}", f"c{i}"), range(60)))
+    assert [pointers.current_calibration(workspace, f"m{i}") for i in range(60)] == [f"c{i}" for i in range(60)]
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -63,11 +68,11 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 def test_replaced_only_if_it_is_still_the_same(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    assert workspace.replace_calibration("m1", "c1", None)
-    assert not workspace.replace_calibration("m1", "c2", None)
-    assert workspace.calibration("m1") == "c1"
-    assert workspace.replace_calibration("m1", "c2", "c1")
-    assert workspace.calibration("m1") == "c2"
+    assert pointers.replace_calibration(workspace, "m1", "c1", None)
+    assert not pointers.replace_calibration(workspace, "m1", "c2", None)
+    assert pointers.current_calibration(workspace, "m1") == "c1"
+    assert pointers.replace_calibration(workspace, "m1", "c2", "c1")
+    assert pointers.current_calibration(workspace, "m1") == "c2"
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.EBADF])
@@ -80,7 +85,7 @@ def test_a_file_system_without_locks(
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(logging.getLogger("nelbo"), "propagate", True)
     workspace = Workspace.at(str(tmp_path))
-    workspace.promote("m1")
-    assert workspace.promoted() == "m1"
+    pointers.promote(workspace, "m1")
+    assert pointers.promoted(workspace) == "m1"
     assert "cannot be locked" in caplog.text
     assert "let one command at a time write to this workspace" in caplog.text
