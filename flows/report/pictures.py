@@ -15,7 +15,7 @@ from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, levels_of_col
 LOOKED_AT = ("map", "map_low", "map_high", "thumbnail", "heatmap_png")
 #: Longer side of a picture at least: smaller ones are enlarged.
 SIDE_PX = 192
-_QUALITIES = (85, 70, 50, 30, 10)
+_QUALITIES = (75, 60, 40, 20, 10)
 
 
 class Pictures(NamedTuple):
@@ -75,6 +75,15 @@ def _large_size(size: tuple[int, ...]) -> tuple[int, int]:
     width, height = size
     times = max(1.0, SIDE_PX / max(size))
     return max(1, round(width * times)), max(1, round(height * times))
+
+
+def picture_urls(row: Mapping[Any, Any], n_bytes: int) -> dict[str, str]:
+    """The same by name as data URLs of about so many bytes each; empty where there is no picture."""
+    urls = {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in pictures(row)._asdict().items()}
+    if _is_there(row["thumbnail"]) and len(row["thumbnail"]) <= n_bytes:
+        # As it is: nothing is lost by packing it again.
+        urls["original"] = data_url("image/jpeg", row["thumbnail"])
+    return urls
 
 
 def jpeg_url(shown: Image.Image, n_bytes: int) -> str:

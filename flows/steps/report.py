@@ -23,7 +23,7 @@ from nelbo.flows.report.curves import four_digits, render_curves, with_commas
 from nelbo.flows.report.headline import chance, headline
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
-from nelbo.flows.report.pictures import Pictures, data_url, jpeg_url, pictures
+from nelbo.flows.report.pictures import Pictures, data_url, picture_urls
 from nelbo.flows.report.rendering import markdown, template
 from nelbo.flows.runner import Runner
 from nelbo.flows.workspace import catalog, journal
@@ -275,14 +275,7 @@ def _strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
 def _cards(flagged: pa.Table) -> list[Card]:
     """Flagged images with their pictures, which share what a page may take."""
     n_bytes = _PICTURE_BYTES // (len(Pictures._fields) * max(1, flagged.num_rows))
-    return [
-        Card(
-            row["relative_path"],
-            row,
-            {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in pictures(row)._asdict().items()},
-        )
-        for row in flagged.to_pylist()
-    ]
+    return [Card(row["relative_path"], row, picture_urls(row, n_bytes)) for row in flagged.to_pylist()]
 
 
 def _not_scored(table: pa.Table) -> list[dict[str, Any]]:

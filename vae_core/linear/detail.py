@@ -131,5 +131,5 @@ def joined(maps: Maps) -> NDArray[np.float32]:
     return np.concatenate([_repeated(one, rows // one.shape[1]) for one in maps], axis=-1)
 
 
-def _repeated(maps: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+def _repeated(maps: NDArray[np.floating[Any]], n: int) -> NDArray[np.floating[Any]]:
     return maps if n == 1 else maps.repeat(n, axis=1).repeat(n, axis=2)
