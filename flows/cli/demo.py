@@ -10,18 +10,14 @@ from typing import Any
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from nelbo.flows.options.options import ScoreOptions, TrainOptions
+from nelbo.flows.options.options import DemoOptions, ScoreOptions, TrainOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
 
-def run_demo(options: TrainOptions, prefect: bool | None) -> dict[str, Any]:
-    """Train on normal monocrystalline cells, calibrate, score the others; what the command prints.
-
-    Args:
-        options: of training; ``normal`` and ``root`` are filled in here.
-    """
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """Train on normal monocrystalline cells, calibrate, score the others; what the command prints."""
     root = _images()
     folder = Workspace.at(options.workspace).prepare().local / "demo"
     folder.mkdir(exist_ok=True)
@@ -30,11 +26,12 @@ def run_demo(options: TrainOptions, prefect: bool | None) -> dict[str, Any]:
     training = table["part"] == "train"
     table.loc[training, ["path", "label"]].to_csv(normals, index=False)
     table.loc[~training, ["path", "label"]].to_csv(cells, index=False)
-    trained = execute("train", options.model_copy(update={"normal": str(normals), "root": str(root)}), prefect)
+    training_options = TrainOptions(**options.model_dump(exclude={"prefect"}), normal=str(normals), root=str(root))
+    trained = execute("train", training_options, options.prefect)
     scored = execute(
         "score",
         ScoreOptions(images=str(cells), root=str(root), workspace=options.workspace, model=trained["model_id"]),
-        prefect,
+        options.prefect,
     )
     return {"train": trained, "score": scored}
 

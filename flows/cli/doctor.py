@@ -17,7 +17,7 @@ from joblib import cpu_count
 
 from nelbo.flows.cli import disks
 from nelbo.flows.inference.models import import_keras
-from nelbo.flows.options.options import strange_variables
+from nelbo.flows.options.sources import strange_variables
 from nelbo.flows.orchestration.execution import check_api, prefect_api, prefect_profile
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.home import is_stand_in

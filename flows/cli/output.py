@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import typer
+import click
 
 from nelbo.flows.workspace.errors import without_credentials
 
@@ -44,7 +44,7 @@ class LogFormatter(logging.Formatter):
 def print_json(value: Any) -> None:
     """One line of JSON: text as it is, and what is not printable as JSON's own escapes."""
     text = json.dumps(value, ensure_ascii=False)
-    typer.echo(_escape(text, lambda character: json.dumps(character)[1:-1]))
+    click.echo(_escape(text, lambda character: json.dumps(character)[1:-1]))
 
 
 def _escape(text: str, escaped: Callable[[str], str]) -> str:
@@ -53,47 +53,48 @@ def _escape(text: str, escaped: Callable[[str], str]) -> str:
     return "".join(character if character.isprintable() else escaped(character) for character in text)
 
 
-def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """One object: as JSON in a line, or a row for each of its parts."""
+def show(command: str, result: dict[str, Any], as_json: bool) -> None:
+    """What a command gives: as JSON in a line, or for people."""
     if as_json:
         print_json(result)
-        return
+    else:
+        _PRINTERS.get(command, print_result)(result)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """A row for each part of an object."""
     _table([(key, _text(value)) for key, value in result.items()])
 
 
-def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A list of objects with the same keys: as JSON under its name, or a table."""
-    if as_json:
-        print_json({name: rows})
-    elif not rows:
-        typer.echo(f"no {name}")
+def _print_rows(result: dict[str, Any]) -> None:
+    """A list of objects with the same keys, under its name."""
+    ((name, rows),) = result.items()
+    if not rows:
+        click.echo(f"no {name}")
     else:
         _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
 
 
-def print_comparison(result: dict[str, Any], as_json: bool) -> None:
-    """Calibrations side by side: one a column, so that long sentences have room."""
-    if as_json:
-        print_json(result)
+def _print_calibration(result: dict[str, Any]) -> None:
+    """A calibration; or several side by side, one a column, so that long sentences have room."""
+    if "calibrations" not in result:
+        print_result(result)
         return
-    typer.echo(f"batch {result['batch_id']}, {result['n_scored']:,} scored images, model {result['model_id']}")
+    click.echo(f"batch {result['batch_id']}, {result['n_scored']:,} scored images, model {result['model_id']}")
     columns = result["calibrations"]
     _table([[name, *(_text(column[name]) for column in columns)] for name in columns[0]], [""] * (1 + len(columns)))
 
 
-def print_diagnosis(found: dict[str, Any]) -> None:
+def _print_diagnosis(found: dict[str, Any]) -> None:
     """What a system has, then a line for each thing that it lacks."""
-    print_result({name: value for name, value in found.items() if name not in ("missing", "ok")}, False)
+    print_result({name: value for name, value in found.items() if name not in ("missing", "ok")})
     for lacks in found["missing"]:
-        typer.echo(f"missing: {lacks}.")
-    typer.echo("nelbo runs here" if found["ok"] else "nelbo does not run here")
+        click.echo(f"missing: {lacks}.")
+    click.echo("nelbo runs here" if found["ok"] else "nelbo does not run here")
 
 
-def print_verified(result: dict[str, Any], as_json: bool) -> None:
+def _print_verified(result: dict[str, Any]) -> None:
     """What was checked and found to be as it was made, one a line."""
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
     current = result["calibration_id"]
     _table(
         [
@@ -104,16 +105,16 @@ def print_verified(result: dict[str, Any], as_json: bool) -> None:
     )
 
 
-def print_pruned(result: dict[str, Any]) -> None:
+def _print_pruned(result: dict[str, Any]) -> None:
     """What was deleted, or would be, with sizes."""
     if result["items"]:
         columns = ("kind", "name", "size_bytes", "modified_utc")
         _table([[_text(item[name]) for name in columns] for item in result["items"]], list(columns))
     done = "deleted" if result["applied"] else "would be deleted; say --apply to do it"
-    typer.echo(f"{result['n']:,} items, {result['size_bytes'] / 1e6:,.1f} MB, {done}")
+    click.echo(f"{result['n']:,} items, {result['size_bytes'] / 1e6:,.1f} MB, {done}")
 
 
-def print_demo(result: dict[str, Any]) -> None:
+def _print_demo(result: dict[str, Any]) -> None:
     """The demonstration in a short table."""
     trained, scored = result["train"], result["score"]
     metrics = scored["metrics"]
@@ -135,6 +136,20 @@ def print_demo(result: dict[str, Any]) -> None:
             ("seconds", f"{trained['seconds'] + scored['seconds']:.0f}"),
         ]
     )
+
+
+_PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "calibrate": _print_calibration,
+    "prune": _print_pruned,
+    "models": _print_rows,
+    "calibrations": _print_rows,
+    "batches": _print_rows,
+    "verify": _print_verified,
+    "doctor": _print_diagnosis,
+    "serve": _print_rows,
+    "deploy": _print_rows,
+    "demo": _print_demo,
+}
 
 
 def _table(rows: list[Any], header: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from nelbo.flows.dashboard.door import Door
-from nelbo.flows.options.options import PASSWORD
+from nelbo.flows.options.sources import PASSWORD
 
 app = st.App(
     Path(__file__).with_name("pages") / "app.py", middleware=[Middleware(Door, password=os.environ.get(PASSWORD))]

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from nelbo.data import CHANGED, File, ImageError, InputError, Place, read_metadata, read_thumbnail
-from nelbo.flows.options.options import DecodingSettings
+from nelbo.flows.options.settings import DecodingSettings
 
 #: Longer side of what is shown of an original.
 SIDE_PX = 1024

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-import typer
+import click
 
 from nelbo.flows.dashboard.palette import DARK, LIGHT, Palette
-from nelbo.flows.options.options import PASSWORD
+from nelbo.flows.options.sources import PASSWORD
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
@@ -50,7 +50,7 @@ def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -
     # Who says that he asks for another may be anybody; a web server that stands before this one can be named there.
     environment.setdefault("FORWARDED_ALLOW_IPS", "")
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
-    typer.echo(f"nelbo: the dashboard is at http://{shown}:{port}, until Ctrl-C.", err=True)
+    click.echo(f"nelbo: the dashboard is at http://{shown}:{port}, until Ctrl-C.", err=True)
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell, and what is run is ours
 
 

@@ -12,7 +12,7 @@ from nelbo.data import CALIBRATION_SCHEMA
 from nelbo.detectors import Threshold, evaluate, verdicts
 from nelbo.detectors.metrics.evidence import KINDS, blind, too_few, worse
 from nelbo.flows.evaluation.metrics import as_json
-from nelbo.flows.options.options import LabelSettings
+from nelbo.flows.options.settings import LabelSettings
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,

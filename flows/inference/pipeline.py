@@ -26,7 +26,7 @@ from nelbo.data import (
 )
 from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.maps import pictured
-from nelbo.flows.options.options import DecodingSettings
+from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 from nelbo.vae_core import Scorable
 

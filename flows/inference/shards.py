@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from nelbo.data import CHANGED, SCHEMA_VERSION, TIMEOUT, InputError, Place, iter_rows, read_table
-from nelbo.flows.options.options import DecodingSettings, ScoreOptions
+from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import code_version
 

@@ -5,7 +5,9 @@ The flows are loaded when asked for, because Prefect takes a second to import.
 
 from typing import Any
 
-__all__ = ["calibrate", "compact", "export", "ingest", "prune", "report", "score", "train"]
+from nelbo.flows.commands import COMMANDS
+
+__all__ = sorted(command.name for command in COMMANDS.values() if command.is_flow)
 
 
 def __getattr__(name: str) -> Any:

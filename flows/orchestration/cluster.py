@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from nelbo.data import File, list_source, look_into, open_place
 from nelbo.flows.inference.progress import progress
-from nelbo.flows.options.options import AnyOptions, ScoreOptions
+from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.options.sources import AnyOptions
 from nelbo.flows.runner import Item, Result, Runner
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError, store_errors, without_credentials

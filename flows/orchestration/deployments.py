@@ -1,6 +1,7 @@
 """Scheduled and event-driven runs of the flows: read strictly from ``prefect.yaml``, served or registered."""
 
 import importlib.resources
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,10 @@ from prefect.flows import Flow
 from prefect.schedules import Cron
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nelbo.data import is_url
-from nelbo.flows.options import options as settings
+from nelbo.flows.commands import COMMANDS
+from nelbo.flows.options.credentials import refuse_credentials
+from nelbo.flows.options.options import LineOptions, Options
+from nelbo.flows.options.sources import check_options
 from nelbo.flows.orchestration.flows import FLOWS
 from nelbo.flows.orchestration.lines import (
     WORKSPACE,
@@ -27,7 +30,8 @@ from nelbo.flows.orchestration.lines import (
     say_what_stays,
 )
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.home import expand_home
+
+log = logging.getLogger(__name__)
 
 _MODULE = "nelbo.flows.orchestration."
 #: Before a line's name, the tag of its deployments, and so of their runs.
@@ -87,9 +91,9 @@ class DeploymentSpec(_Strict):
     def _check(self) -> "DeploymentSpec":
         if not self.entrypoint.startswith(_MODULE) or self.entrypoint.removeprefix(_MODULE) not in FLOWS:
             raise ValueError(f"entrypoint {self.entrypoint!r}: expected {_MODULE} and one of {', '.join(FLOWS)}")
-        settings.check_options(self.options, self.parameters)
+        check_options(self.options, self.parameters)
         for trigger in self.triggers:
-            settings.refuse_credentials(trigger.parameters)
+            refuse_credentials(trigger.parameters)
             unknown = set(trigger.parameters) - set(self.options.model_fields)
             if unknown:
                 raise ValueError(f"a trigger sets {', '.join(sorted(unknown))}, which {self.flow.name} does not take")
@@ -106,9 +110,9 @@ class DeploymentSpec(_Strict):
         return f"{self.flow.name}/{self.name}"
 
     @property
-    def options(self) -> type[settings.Options]:
+    def options(self) -> type[Options]:
         """The options model of its flow."""
-        return settings.OPTIONS[self.flow.name]
+        return COMMANDS[self.flow.name].options
 
     def of_line(self, line: str) -> str:
         """Flow and deployment of a line."""
@@ -185,51 +189,36 @@ def read_project(path: Path | None = None) -> ProjectSpec:
         raise UsageError(f"{path}: {' '.join(str(error).split())}. Give a YAML file with deployments.") from error
 
 
-def plan(
-    given: Mapping[str, Any],
-    config: Path | None = None,
-    assignments: Sequence[str] = (),
-    line: str | None = None,
-    keep: str | None = None,
-) -> tuple[list[RunnerDeployment], dict[str, str]]:
+def plan(options: LineOptions) -> tuple[list[RunnerDeployment], dict[str, str]]:
     """What is to be registered, and the names of those that are left out with what they lack.
 
     Args:
-        given: images, normal, gate and workspace; None where the command line did not name one. Paths become absolute,
-            for runs start in folders of their own.
-        config: a TOML file, or None.
-        assignments: texts "key=value"; each goes to the flows that have such an option.
-        line: the name of what the workspace watches; by default its folder's.
-        keep: the age from which batches are deleted, such as 90d; None deletes nothing.
+        options: of a line; each goes to the flows that have it. Paths become absolute, for runs start in folders of
+            their own.
 
     Raises:
         UsageError: a name or a setting is not what is expected.
     """
-    settings.refuse_credentials(given)
-    places = {name: _absolute(value) for name, value in given.items() if value is not None}
-    common = settings.make_options(settings.Options, {"workspace": places.get("workspace")}, config, assignments)
-    workspace = same_everywhere(common.workspace)
-    line = line_name(line, workspace)
-    if keep is not None:
-        settings.duration_s(keep, "keep")
+    workspace = same_everywhere(options.workspace)
+    line = line_name(options.line, workspace)
+    given = {name: getattr(options, name) for name in options.model_fields_set}
+    given |= {name: same_everywhere(given[name]) for name in _PLACES if given.get(name) is not None}
     found, left_out = [], {}
     for spec in read_project().deployments:
-        missing = [f"--{name}" for name in ("images", "normal") if name in spec.parameters and name not in places]
-        if spec.flow.name == "prune" and keep is None:
+        missing = [f"--{name}" for name in ("images", "normal") if name in spec.parameters and name not in given]
+        if spec.flow.name == "prune" and options.keep is None:
             missing = ["--keep"]
         if missing:
             left_out[spec.of_line(line)] = missing[0]
             continue
-        fields = spec.options.model_fields
         own = {name: value for name, value in spec.parameters.items() if name not in _PLACES}
-        named = {name: value for name, value in places.items() if name in fields}
         if spec.flow.name == "prune":
             # Asked for, so it is also done.
-            own["older_than"] = keep
+            own["older_than"] = options.keep
             spec = _on_schedule(spec)
-        options = settings.make_options(spec.options, own | named, config, assignments)
-        parameters = options.model_dump(mode="json", exclude_unset=True)
-        if spec.flow.name == "train" and "gate" not in named:
+        taken = {name: value for name, value in given.items() if name in spec.options.model_fields}
+        parameters = check_options(spec.options, taken | own).model_dump(mode="json", exclude_unset=True)
+        if spec.flow.name == "train" and options.gate is None:
             # Nobody looks on: without a gate the serving model stays.
             parameters["promote"] = False
         found.append(spec.deployment(line, parameters | {"workspace": workspace}))
@@ -261,11 +250,21 @@ def check_server(deployments: Sequence[RunnerDeployment], pool: str | None = Non
     return say_what_stays([pair for pair in found.items() if pair[0] in plain], sorted(set(ours) - planned))
 
 
+def prepare(options: LineOptions, pool: str | None = None) -> list[RunnerDeployment]:
+    """A line's deployments for the places that are named; what is left out, and what else is there, is said."""
+    deployments, left_out = plan(options)
+    for name, option in left_out.items():
+        log.warning("%s is left out: it needs %s", name, option)
+    for note in check_server(deployments, pool):
+        log.warning(note)
+    return deployments
+
+
 def register(deployments: Sequence[RunnerDeployment], pool: str) -> list[dict[str, Any]]:
     """Create or update the deployments of a line for the workers of a pool; a row for each.
 
     Raises:
-        UsageError: there is no such pool, or one of them is another line's; then none is registered.
+        UsageError: there is no such pool; then none is registered.
     """
     try:
         with get_client(sync_client=True) as client:
@@ -274,7 +273,6 @@ def register(deployments: Sequence[RunnerDeployment], pool: str) -> list[dict[st
         raise UsageError(
             f"--pool {pool}: there is no such work pool. Make it with: prefect work-pool create {pool} --type process"
         ) from error
-    check_server(deployments, pool)
     rows = []
     for deployment in deployments:
         deployment_id = deployment.apply(work_pool_name=pool)
@@ -286,7 +284,6 @@ def run(deployments: Sequence[RunnerDeployment], limit: int) -> None:
     """Serve deployments from this process until it is told to stop; their schedules pause then."""
     from prefect import serve
 
-    check_server(deployments)
     serve(*deployments, limit=limit, print_starting_message=False)
 
 
@@ -307,8 +304,3 @@ def _full_name(deployment: RunnerDeployment) -> str:
 
 def _line_of(deployment: RunnerDeployment) -> str:
     return next(tag.removeprefix(_LINE) for tag in deployment.tags if tag.startswith(_LINE))
-
-
-def _absolute(place: str) -> str:
-    place = expand_home(place)
-    return place if is_url(place) else str(Path(place).absolute())

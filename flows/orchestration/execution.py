@@ -1,36 +1,23 @@
 """One command, through Prefect where an API is configured and directly where none is."""
 
-import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from nelbo.flows.commands import COMMANDS
 from nelbo.flows.options.options import Options
 from nelbo.flows.orchestration.cluster import carry_out
 from nelbo.flows.runner import Direct
 from nelbo.flows.telemetry import QUIET
 from nelbo.flows.workspace.errors import UsageError
 
-#: Module and function behind each command.
-_COMPOSITIONS = {
-    "ingest": "ingest.ingest_batch",
-    "train": "train.train_model",
-    "calibrate": "calibrate.recalibrate",
-    "score": "score.score_batch",
-    "export": "export.export_model",
-    "report": "report.report_batch",
-    "prune": "prune.prune_workspace",
-    "compact": "compact.compact_workspace",
-}
-
 
 def execute(name: str, options: Options, prefect: bool | None = None) -> dict[str, Any]:
     """Run the composition of a command; what it prints.
 
     Args:
-        name: ingest, train, calibrate, score, export, report, prune or compact.
+        name: of a command that is a flow.
         options: of that command.
         prefect: True or False decide; None looks whether an API is configured. A hidden server is never started.
     """
@@ -38,10 +25,10 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
         prefect = prefect_api() is not None
     if prefect:
         check_api()
-        from nelbo.flows.orchestration import flows as orchestration
+        from nelbo.flows.orchestration.flows import FLOWS
 
-        return dict(getattr(orchestration, name)(**options.model_dump()))
-    return carry_out(_composition(name), options, Direct())
+        return dict(FLOWS[name](**options.model_dump()))
+    return carry_out(COMMANDS[name].call, options, Direct())
 
 
 def prefect_api() -> str | None:
@@ -117,12 +104,6 @@ def _check_password() -> None:
             f"the Prefect API at {prefect_api()} refuses the password. Set PREFECT_API_AUTH_STRING to what its "
             "PREFECT_SERVER_API_AUTH_STRING is (user:password), or run without it: --no-prefect."
         ) from error
-
-
-def _composition(name: str) -> Any:
-    """Imported when it is wanted: all of them together take a second."""
-    module, _, function = _COMPOSITIONS[name].partition(".")
-    return getattr(importlib.import_module(f"nelbo.flows.steps.{module}"), function)
 
 
 def prefect_profile(api: str | None) -> str | None:

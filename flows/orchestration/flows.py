@@ -28,32 +28,14 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
 
+from nelbo.flows.commands import COMMANDS, Command
 from nelbo.flows.inference.signals import stop_decoders
+from nelbo.flows.options.credentials import refuse_credentials
 from nelbo.flows.options.former import without_former
-from nelbo.flows.options.options import (
-    AnyOptions,
-    CalibrateOptions,
-    CompactOptions,
-    ExportOptions,
-    IngestOptions,
-    PruneOptions,
-    ReportOptions,
-    ScoreOptions,
-    TrainOptions,
-    check_options,
-    refuse_credentials,
-)
+from nelbo.flows.options.sources import check_options
 from nelbo.flows.orchestration.cluster import carry_out
 from nelbo.flows.orchestration.lines import WORKSPACE, same_everywhere
-from nelbo.flows.runner import Item, Result, Runner
-from nelbo.flows.steps.calibrate import recalibrate
-from nelbo.flows.steps.compact import compact_workspace
-from nelbo.flows.steps.export import export_model
-from nelbo.flows.steps.ingest import ingest_batch
-from nelbo.flows.steps.prune import prune_workspace
-from nelbo.flows.steps.report import report_batch
-from nelbo.flows.steps.score import score_batch
-from nelbo.flows.steps.train import train_model
+from nelbo.flows.runner import Item, Result
 from nelbo.flows.workspace.errors import NotYetError, bad_input, is_transient
 
 #: Times that a step is tried again when storage fails, the first after about this many seconds.
@@ -177,14 +159,12 @@ def _log_to_api() -> None:
         logger.setLevel(logging.INFO)
 
 
-def _run(
-    kind: type[AnyOptions], composition: Callable[[AnyOptions, Runner], dict[str, Any]], parameters: dict[str, Any]
-) -> dict[str, Any] | State[Any]:
+def _run(command: Command, parameters: dict[str, Any]) -> dict[str, Any] | State[Any]:
     _log_to_api()
     context = FlowRunContext.get()
     deployed = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
     try:
-        result = carry_out(composition, check_options(kind, parameters), PrefectRunner(), _task)
+        result = carry_out(command.call, check_options(command.options, parameters), PrefectRunner(), _task)
     except NotYetError as error:
         if not deployed:
             raise
@@ -210,13 +190,11 @@ class _Flow(Flow[..., dict[str, Any]]):
         return super().validate_parameters(without_former(parameters))
 
 
-def _make_flow(
-    name: str, kind: type[AnyOptions], composition: Callable[[AnyOptions, Runner], dict[str, Any]]
-) -> Flow[..., dict[str, Any]]:
-    """A flow whose flat keyword parameters are the fields of `kind`, with their types and defaults."""
+def _make_flow(command: Command) -> Flow[..., dict[str, Any]]:
+    """A flow whose flat keyword parameters are the options of a command, with their types and defaults."""
 
     def run(**parameters: Any) -> dict[str, Any] | State[Any]:
-        return _run(kind, composition, parameters)
+        return _run(command, parameters)
 
     signature = [
         inspect.Parameter(
@@ -225,26 +203,17 @@ def _make_flow(
             default=inspect.Parameter.empty if info.is_required() else info.default,
             annotation=info.rebuild_annotation(),
         )
-        for field, info in kind.model_fields.items()
+        for field, info in command.options.model_fields.items()
+        # What the command line alone has.
+        if not info.exclude
     ]
     run.__signature__ = inspect.Signature(signature, return_annotation=dict)  # type: ignore[attr-defined]
-    run.__name__ = run.__qualname__ = name
-    run.__doc__ = composition.__doc__
+    run.__name__ = run.__qualname__ = command.name
+    run.__doc__ = command.help
     # One piece of work at a time: each decodes, computes and writes at once, and two would want twice the decoders.
     runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=1))
-    return _Flow(cast(Any, run), name=name, task_runner=runner, persist_result=False)
+    return _Flow(cast(Any, run), name=command.name, task_runner=runner, persist_result=False)
 
-
-ingest = _make_flow("ingest", IngestOptions, ingest_batch)
-train = _make_flow("train", TrainOptions, train_model)
-calibrate = _make_flow("calibrate", CalibrateOptions, recalibrate)
-score = _make_flow("score", ScoreOptions, score_batch)
-export = _make_flow("export", ExportOptions, export_model)
-report = _make_flow("report", ReportOptions, report_batch)
-prune = _make_flow("prune", PruneOptions, prune_workspace)
-compact = _make_flow("compact", CompactOptions, compact_workspace)
 
 #: Flows by name.
-FLOWS: dict[str, Flow[..., dict[str, Any]]] = {
-    made.name: made for made in (ingest, train, calibrate, score, export, report, prune, compact)
-}
+FLOWS = {command.name: _make_flow(command) for command in COMMANDS.values() if command.is_flow}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from nelbo.data import Place, atomic_path, read_table
-from nelbo.flows.options.options import TrainingSettings
+from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.curves import render_curves, with_commas
 from nelbo.flows.report.rendering import template
 from nelbo.flows.workspace.errors import UsageError

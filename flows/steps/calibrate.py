@@ -27,13 +27,8 @@ from nelbo.flows.evaluation.succession import Proposal, keep
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files, warn_of_colour
 from nelbo.flows.inference.progress import progress
-from nelbo.flows.options.options import (
-    CalibrateOptions,
-    CalibrationSettings,
-    DecodingSettings,
-    LabelSettings,
-    TrainOptions,
-)
+from nelbo.flows.options.options import CalibrateOptions, TrainOptions
+from nelbo.flows.options.settings import CalibrationSettings, DecodingSettings, LabelSettings
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
 from nelbo.flows.steps.parts import calibration_needs, check_calibration_size, check_parts, first_of_each, halved

@@ -35,7 +35,8 @@ from nelbo.detectors import images_of_variant
 from nelbo.flows.inference.models import import_keras, keep_bundle
 from nelbo.flows.inference.pipeline import columns_of, size_z
 from nelbo.flows.inference.progress import progress
-from nelbo.flows.options.options import TrainingSettings, TrainOptions
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.card import write_card
 from nelbo.flows.report.found_parts import write_found_parts, write_variants
 from nelbo.flows.steps.ingest import publish_manifest, read_manifest

@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 
 from nelbo.data import InputError, n_groups, names_in_paths, split_by_content, with_united_groups
 from nelbo.detectors import HELD_OUT_FROM, CalibrationError, check_size, n_needed, part_sizes, trim
-from nelbo.flows.options.options import AUTO, CalibrationSettings, TrainOptions
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.options.settings import CalibrationSettings
+from nelbo.flows.options.types import AUTO
 from nelbo.flows.workspace.errors import UsageError
 
 log = logging.getLogger(__name__)

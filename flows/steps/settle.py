@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from nelbo.data import File, Frame, Manifest, first_coloured, float_range, is_float, look_for_parts, may_have_colour
 from nelbo.flows.inference.progress import progress
-from nelbo.flows.options.options import AUTO, OFF, ON, TrainOptions
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.options.types import AUTO, OFF, ON
 from nelbo.flows.steps.ingest import read_manifest
 from nelbo.flows.steps.parts import first_of_each
 from nelbo.flows.workspace.errors import UsageError

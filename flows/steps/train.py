@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from nelbo import vae_core
 from nelbo.data import InputError, read_table
-from nelbo.flows.options.options import DecodingSettings, ExportOptions, TrainOptions
+from nelbo.flows.options.options import ExportOptions, TrainOptions
+from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.report.card import read_card
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.calibrate import Request, calibrate_model

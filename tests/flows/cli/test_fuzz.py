@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import typer
 
 from nelbo.data import read_scores
-from nelbo.flows.cli import main as cli
-from nelbo.flows.options.options import ScoreOptions, Settings
+from nelbo.flows.cli.parameters import parameters
+from nelbo.flows.commands import COMMANDS
+from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.options.sources import Settings
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import Review, record_review
@@ -111,22 +112,22 @@ NEEDED = {
 }
 
 
-#: Made once: to make it takes longer than most errors.
-APP: Any = typer.main.get_command(cli.app)
+#: Each command's options and arguments.
+PARAMETERS = {name: parameters(command) for name, command in COMMANDS.items()}
 
 
 def options() -> Iterator[tuple[str, str]]:
     """Each option and argument of each command that takes a value."""
-    for name, command in APP.commands.items():
-        for parameter in command.params:
+    for command, found in PARAMETERS.items():
+        for parameter in found:
             if not getattr(parameter, "is_flag", False):
-                yield name, parameter.name
+                yield command, str(parameter.name)
 
 
 def line_of(command: str, given: dict[str, str]) -> list[str]:
     """The command line, options as one word so that their values may begin with a dash."""
     found, arguments = [command], []
-    for parameter in APP.commands[command].params:
+    for parameter in PARAMETERS[command]:
         if parameter.name in given:
             if parameter.param_type_name == "argument":
                 arguments += [given[parameter.name]]
@@ -161,7 +162,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def stop(*_: object, **__: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr(cli, "app", APP)
     monkeypatch.setattr("os.execve", stop)
     monkeypatch.setattr("nelbo.flows.cli.demo.run_demo", stop)
     return tmp_path / "work"

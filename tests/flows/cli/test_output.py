@@ -53,7 +53,7 @@ def test_logs_show_names_and_do_not_obey_them() -> None:
 
 
 def test_results_show_names_and_do_not_obey_them(capsys: pytest.CaptureFixture[str]) -> None:
-    print_result({"images": HOSTILE, "n": 1}, as_json=False)
+    print_result({"images": HOSTILE, "n": 1})
     assert all(map(is_harmless, capsys.readouterr().out.splitlines()))
     print_json({"images": HOSTILE})
     (line,) = capsys.readouterr().out.splitlines()

@@ -15,7 +15,8 @@ from nelbo.detectors import Threshold
 from nelbo.flows.evaluation import succession
 from nelbo.flows.evaluation.comparison import list_calibrations
 from nelbo.flows.evaluation.succession import Proposal, keep
-from nelbo.flows.options.options import CalibrateOptions, LabelSettings
+from nelbo.flows.options.options import CalibrateOptions
+from nelbo.flows.options.settings import LabelSettings
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,

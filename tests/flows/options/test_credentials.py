@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from servers import Prefect, prefect_server
 
 from nelbo.flows import orchestration
-from nelbo.flows.options.options import OPTIONS, Settings, TrainOptions, make_options
+from nelbo.flows.commands import COMMANDS as ALL
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.options.sources import Settings, make_options
 from nelbo.flows.orchestration import deployments
 from nelbo.flows.workspace.errors import UsageError
 
@@ -21,6 +23,9 @@ URL = "s3://AKID:zQ7xK2vNpL@bucket/in"
 SIGNED = "https://bucket.host/in/a.png?X-Amz-Signature=zQ7xK2vNpL"
 #: Not "s3cr3t", which stands in examples of Prefect's own.
 SECRET = "zQ7xK2vNpL"  # noqa: S105
+
+#: Options models of the flows.
+OPTIONS = {name: command.options for name, command in ALL.items() if command.is_flow}
 
 #: Commands, with the arguments that they cannot do without.
 COMMANDS: dict[str, list[str]] = {

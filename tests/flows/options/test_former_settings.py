@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 
 from nelbo.flows.options import former as former_settings
-from nelbo.flows.options.options import (
-    CalibrateOptions,
-    IngestOptions,
-    TrainOptions,
-    check_options,
-    make_options,
-    strange_variables,
-)
+from nelbo.flows.options.options import CalibrateOptions, IngestOptions, TrainOptions
+from nelbo.flows.options.sources import check_options, make_options, strange_variables
 from nelbo.flows.workspace.errors import UsageError
 
 FISHER = "joint=fisher is gone since 0.2 and has no effect: the statistic joint of features takes the place of rules; "

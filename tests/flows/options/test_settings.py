@@ -4,17 +4,9 @@ from pathlib import Path
 import pytest
 
 from nelbo.data import Limits
-from nelbo.flows.options.options import (
-    OPTIONS,
-    CalibrateOptions,
-    IngestOptions,
-    ScoreOptions,
-    Settings,
-    TrainOptions,
-    check_options,
-    make_options,
-    strange_variables,
-)
+from nelbo.flows.commands import COMMANDS
+from nelbo.flows.options.options import CalibrateOptions, IngestOptions, ScoreOptions, TrainOptions
+from nelbo.flows.options.sources import Settings, check_options, make_options, strange_variables
 from nelbo.flows.steps.fit import make_preprocessing
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
@@ -170,12 +162,13 @@ def test_two_settings_that_do_not_go_together_name_the_variable(monkeypatch: pyt
         make_options(ScoreOptions, {"images": "x", "dask_address": "tcp://other:8786"})
 
 
-@pytest.mark.parametrize("kind", OPTIONS.values(), ids=OPTIONS)
-def test_a_tilde_is_the_home_folder_in_all_paths(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_tilde_is_the_home_folder_in_all_paths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
+    kind = COMMANDS[name].options
     paths = {"images", "normal", "root", "gate", "labels", "backbone_weights", "workspace"} & set(kind.model_fields)
-    others = {"older_than": "1d"} if kind is OPTIONS["prune"] else {}
-    others |= {"engine": "onnx"} if kind is OPTIONS["export"] else {}
+    needed = {"prune": {"older_than": "1d"}, "export": {"engine": "onnx"}, "deploy": {"pool": "p"}}
+    others = needed.get(name, {})
     # As parameters of a flow.
     options = check_options(kind, others | dict.fromkeys(paths, "~/a b"))
     assert {name: getattr(options, name) for name in paths} == dict.fromkeys(paths, "/home/ada/a b")

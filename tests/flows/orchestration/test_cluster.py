@@ -19,7 +19,8 @@ from synthetic import write_images
 
 from nelbo.data import read_table
 from nelbo.flows.inference.shards import MAX_CHUNKS, chunks
-from nelbo.flows.options.options import ScoreOptions, make_options
+from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.options.sources import make_options
 from nelbo.flows.orchestration import cluster
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.runner import Direct

@@ -8,11 +8,17 @@ import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
+from nelbo.flows.options.options import ServeOptions
+from nelbo.flows.options.sources import make_options
 from nelbo.flows.orchestration.deployments import describe, plan, read_project
 from nelbo.flows.orchestration.lines import check_ours, line_name
 from nelbo.flows.workspace.errors import UsageError
 
 PROJECT = Path(__file__).parents[3] / "prefect.yaml"
+
+
+def planned(assignments: tuple[str, ...] = (), **given: str | None) -> tuple[list[Any], dict[str, str]]:
+    return plan(make_options(ServeOptions, given, None, assignments))
 
 
 def names(path: Path | None = None) -> list[str]:
@@ -87,8 +93,8 @@ def test_code_in_yaml_is_not_run(tmp_path: Path) -> None:
 
 def test_places_become_absolute_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = {"images": "in", "normal": "s3://bucket/good", "gate": "held", "workspace": "w"}
-    found, left_out = plan(given, assignments=["epochs=7", "workers=2"], keep="90d")
+    given = {"images": "in", "normal": "s3://bucket/good", "gate": "held", "workspace": "w", "keep": "90d"}
+    found, left_out = planned(("epochs=7", "workers=2"), **given)
     parameters = {f"{one.flow_name}/{one.name}": one.parameters for one in found}
     assert left_out == {}
     assert parameters["score/w-hourly"] == {
@@ -109,12 +115,12 @@ def test_places_become_absolute_and_the_rest_stays(tmp_path: Path, monkeypatch: 
 
 def test_a_tilde_is_the_home_folder_of_who_deploys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    (hourly, *_), _ = plan({"images": "~/in", "workspace": "~/w"})
+    (hourly, *_), _ = planned(images="~/in", workspace="~/w")
     assert (hourly.parameters["images"], hourly.parameters["workspace"]) == ("/home/ada/in", "/home/ada/w")
 
 
 def test_what_lacks_a_folder_is_left_out() -> None:
-    found, left_out = plan({"images": None, "normal": "/normal"})
+    found, left_out = planned(images=None, normal="/normal")
     assert left_out == {
         "score/workspace-hourly": "--images",
         "score/workspace-on-landing": "--images",
@@ -131,18 +137,18 @@ def test_what_lacks_a_folder_is_left_out() -> None:
 
 def test_retention_is_scheduled_only_when_asked_for() -> None:
     """Neither by `nelbo deploy` nor by ``prefect deploy --all`` with the file as it is."""
-    assert all(one.flow_name != "prune" for one in plan({"images": "/in", "normal": "/normal"})[0])
+    assert all(one.flow_name != "prune" for one in planned(images="/in", normal="/normal")[0])
     (in_file,) = (spec for spec in read_project().deployments if spec.flow.name == "prune")
     assert [schedule.active for schedule in in_file.schedules] == [False]
-    (prune,) = (one for one in plan({}, keep="4w")[0] if one.flow_name == "prune")
+    (prune,) = (one for one in planned(keep="4w")[0] if one.flow_name == "prune")
     assert prune.parameters["older_than"] == "4w"
     assert [schedule.active for schedule in prune.schedules or ()] == [True]  # type: ignore[union-attr]
     with pytest.raises(UsageError, match=r"keep='often': expected hours, days or weeks"):
-        plan({}, keep="often")
+        planned(keep="often")
 
 
 def test_deployments_carry_the_name_of_their_line() -> None:
-    found, _ = plan({"images": "/in", "workspace": "/srv/caps/workspace"}, line="caps")
+    found, _ = planned(images="/in", workspace="/srv/caps/workspace", line="caps")
     assert all(one.name.startswith("caps-") and one.tags == ["nelbo", "line:caps"] for one in found)
     (landing,) = (one for one in found if one.name == "caps-on-landing")
     (trigger,) = landing.triggers
@@ -153,7 +159,7 @@ def test_deployments_carry_the_name_of_their_line() -> None:
 @pytest.mark.parametrize("line", ["", "-a", "a b", "a/b", "\u00fc", "a" * 61, "a;b", "a\n", "{{x}}"])
 def test_a_line_has_a_plain_name(line: str) -> None:
     with pytest.raises(UsageError, match=r"--line .*: expected a letter or digit, then letters, digits"):
-        plan({"workspace": "/w"}, line=line)
+        planned(workspace="/w", line=line)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,7 @@ def test_a_line_is_called_after_its_workspace(workspace: str, line: str) -> None
 
 def test_a_workspace_without_a_name_asks_for_one() -> None:
     with pytest.raises(UsageError, match="Give one: --line NAME"):
-        plan({"workspace": "/"})
+        planned(workspace="/")
 
 
 def deployed(workspace: str, pool: str | None = None) -> Any:
@@ -194,4 +200,4 @@ def test_the_same_line_is_updated_however_its_workspace_is_spelt(tmp_path: Path)
 
 def test_a_url_with_a_password_is_refused() -> None:
     with pytest.raises(ValueError, match="credentials"):
-        plan({"images": "s3://key:secret@bucket/in"})
+        planned(images="s3://key:secret@bucket/in")

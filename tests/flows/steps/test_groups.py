@@ -19,7 +19,8 @@ from synthetic import write_images
 
 from nelbo.data import MANIFEST_SCHEMA, InputError, read_metadata, read_table, split_by_content
 from nelbo.detectors import part_sizes
-from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions, make_options
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
+from nelbo.flows.options.sources import make_options
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.parts import assign_parts, check_parts, count_groups, halved, with_groups, without_test
 from nelbo.flows.steps.train import freeze_normals

@@ -1,0 +1,120 @@
+"""The commands as click has them: each is built from its options model when it is run, or its help is asked for."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nelbo.flows.commands import COMMANDS, Command
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click names it
+        """In the order of their work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Built now: it takes pydantic."""
+        if cmd_name not in COMMANDS:
+            return None
+        from nelbo.flows.cli.parameters import parameters
+
+        command = COMMANDS[cmd_name]
+        return click.Command(
+            cmd_name, params=parameters(command), help=command.help, callback=partial(_invoke, command)
+        )
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Without building any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(command.name, command.help) for command in COMMANDS.values()])
+
+
+@click.group(
+    cls=_Commands,
+    name="nelbo",
+    help="Watch images for anomalies: learn from normal ones, score in nats, keep a promised false-alarm rate.",
+)
+def app() -> None:
+    """Before each command."""
+    if not any(name.upper().startswith("NELBO_") for name in os.environ):
+        return
+    from nelbo.flows.options.sources import strange_variables
+    from nelbo.flows.workspace.layout import some
+
+    if strange := strange_variables():
+        click.echo(
+            f"nelbo: passed over, for they are no settings: {some(strange, 20)}. Kubernetes sets such variables for a "
+            "Service named nelbo; docs/settings.md has the names of settings.",
+            err=True,
+        )
+
+
+def _invoke(command: Command, as_json: bool = False, **values: Any) -> int:
+    """Run a command and print what it gives; the exit code."""
+    from nelbo.flows.cli.output import show
+
+    # Of the demo it is an option like others.
+    prefect = values.pop("prefect") if command.is_flow else None
+    options = read_options(command, **values)
+    code = 0
+    for result in _results(command, options, prefect):
+        show(command.name, result, as_json)
+        code = _exit_code(options, result)
+    return code
+
+
+def _results(command: Command, options: Any, prefect: bool | None) -> Iterator[dict[str, Any]]:
+    if getattr(options, "compare", False):
+        from nelbo.flows.cli.readers import comparison
+
+        yield comparison(options)
+    elif command.is_flow:
+        from nelbo.flows.orchestration.execution import execute
+
+        yield execute(command.name, options, prefect)
+    else:
+        result = command.call(options)
+        yield from result if isinstance(result, Iterator) else [result]
+
+
+def _exit_code(options: Any, result: Mapping[str, Any]) -> int:
+    if getattr(options, "fail_on_anomaly", False):
+        return 3 if result.get("n_anomalous_in_batches", result["n_anomalous"]) else 0
+    # The doctor's diagnosis; what else is not well is an error.
+    if result.get("ok") is False:
+        click.echo("nelbo: this system lacks what nelbo cannot run without; the lines above say what to do.", err=True)
+        return 1
+    return 0
+
+
+def read_options(command: Command, config: str | None, assignments: tuple[str, ...], **values: Any) -> Any:
+    """The options of a command, from the values that click gives: None where an option was not said.
+
+    Raises:
+        UsageError: a bad value; one of the command line is named by its option.
+    """
+    from nelbo.flows.cli.checks import check
+    from nelbo.flows.options.sources import make_options
+    from nelbo.flows.workspace.errors import UsageError
+    from nelbo.flows.workspace.home import expand_home
+
+    said = {name: value for name, value in values.items() if value is not None}
+    check(command.name, said)
+    file = None if config is None else Path(expand_home(config))
+    try:
+        return make_options(command.options, said, file, assignments)
+    except UsageError as error:
+        raise UsageError(_naming_option(str(error), command, said)) from error.__cause__
+
+
+def _naming_option(message: str, command: Command, said: Mapping[str, Any]) -> str:
+    from nelbo.flows.options.flags import options_of
+
+    field = re.split(r"\W", message, maxsplit=1)[0]
+    named = {option.field: option.name for option in options_of(command.options) if not option.flag.positional}
+    return named[field] + message.removeprefix(field) if field in said and field in named else message

@@ -1,0 +1,46 @@
+"""What click knows of a command's options: all values are text, which the options model checks."""
+
+from typing import Any
+
+import click
+
+from nelbo.flows.commands import Command
+from nelbo.flows.options.flags import Option, options_of
+
+#: Of every command, beside those of its model.
+CONFIG = click.Option(["--config"], metavar="FILE", help="TOML file with settings.")
+ASSIGNMENTS = click.Option(
+    ["assignments", "--set"], multiple=True, metavar="KEY=VALUE", help="Any setting; repeatable."
+)
+JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr.")
+#: Of every flow.
+PREFECT = click.Option(
+    ["--prefect/--no-prefect"],
+    default=None,
+    help="Run through Prefect or directly; by default, if an API is configured.",
+)
+
+
+def parameters(command: Command) -> list[click.Parameter]:
+    """All that the command line takes after a command."""
+    found = [_parameter(option) for option in options_of(command.options)]
+    # The dashboard has no result.
+    common = [*([] if command.name == "dashboard" else [JSON]), CONFIG, ASSIGNMENTS]
+    return [*found, *common, *([PREFECT] if command.is_flow else [])]
+
+
+def _parameter(option: Option) -> click.Parameter:
+    required = option.info.is_required()
+    if option.flag.positional:
+        return click.Argument([option.field], metavar=option.metavar, required=required)
+    names = option.name if option.negation is None else f"{option.name}/{option.negation}"
+    about: dict[str, Any] = {"is_flag": True} if option.is_switch else {"metavar": option.metavar}
+    default = f" [default: {option.default}]" if option.default else ""
+    return click.Option(
+        [option.field, names],
+        required=required,
+        default=None,
+        hidden=option.flag.hidden,
+        help=f"{option.info.description}{default}",
+        **about,
+    )

@@ -1,0 +1,36 @@
+"""The commands that set up servers, or are one."""
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from nelbo.flows.options.options import DashboardOptions, DeployOptions, ServeOptions
+
+
+def dashboard(options: DashboardOptions) -> NoReturn:
+    """Becomes the web server."""
+    from nelbo.flows.cli.readers import opened
+    from nelbo.flows.dashboard.server import serve_dashboard
+
+    serve_dashboard(str(opened(options).root), options.host, options.port)
+
+
+def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
+    """What is served, and then it is."""
+    from nelbo.flows.orchestration.execution import check_api
+
+    check_api()
+    from nelbo.flows.orchestration.deployments import describe, prepare, run
+
+    deployments = prepare(options)
+    yield {"deployments": describe(deployments)}
+    run(deployments, options.limit)
+
+
+def deploy(options: DeployOptions) -> dict[str, Any]:
+    """What is registered."""
+    from nelbo.flows.orchestration.execution import check_api
+
+    check_api()
+    from nelbo.flows.orchestration.deployments import prepare, register
+
+    return {"deployments": register(prepare(options, options.pool), options.pool)}

@@ -1,0 +1,90 @@
+"""Options of the command line, as the fields of options models mark them."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+_METAVARS = {int: "INTEGER", float: "NUMBER"}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Marks a field that the command line has an option for; one without is a setting alone, see `sources`.
+
+    metavar: what stands for its value in the help; by default its type.
+    name: of the option; by default ``--`` and the field's name, with dashes.
+    positional: an argument, without a name.
+    hidden: accepted, and left out of the help.
+    """
+
+    metavar: str | None = None
+    name: str | None = None
+    positional: bool = False
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field as the command line knows it."""
+
+    field: str
+    info: FieldInfo
+    flag: Flag
+
+    @property
+    def name(self) -> str:
+        """How it is said: ``--min-age``, or ``DIR``."""
+        if self.flag.positional:
+            return self.metavar
+        return self.flag.name or f"--{self.field.replace('_', '-')}"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value."""
+        return self._types == (bool,)
+
+    @property
+    def negation(self) -> str | None:
+        """The name that says no, of a switch that is not off by default."""
+        return f"--no-{self.name.removeprefix('--')}" if self.is_switch and self.info.default is not False else None
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value."""
+        if self.flag.metavar:
+            return self.flag.metavar
+        (kind, *_) = self._types
+        return "|".join(get_args(kind)) if get_origin(kind) is Literal else _METAVARS.get(kind, "TEXT")
+
+    @property
+    def default(self) -> str:
+        """What it is where it is not said; empty where its description says that."""
+        value = None if self.info.is_required() else self.info.default
+        if value is None or self.is_switch:
+            return "" if self.negation is None or value is None else self.name
+        return (
+            json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+        )
+
+    @property
+    def _types(self) -> tuple[Any, ...]:
+        """Of the value, apart from None."""
+        kind = self.info.annotation
+        found = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        return tuple(one for one in found if one is not NoneType)
+
+
+def options_of(kind: type[BaseModel]) -> Iterator[Option]:
+    """What the command line has of an options model: what the command alone has first."""
+    own = inspect.get_annotations(kind)
+    for name in sorted(kind.model_fields, key=lambda name: name not in own):
+        info = kind.model_fields[name]
+        for flag in info.metadata:
+            if isinstance(flag, Flag):
+                yield Option(name, info, flag)

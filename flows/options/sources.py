@@ -1,0 +1,166 @@
+"""Where options come from: a TOML file, the environment, ``--set`` and the command line; unknown keys are refused."""
+
+import codecs
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from nelbo.flows.options.credentials import refuse_credentials
+from nelbo.flows.options.former import FORMER
+from nelbo.flows.options.options import Options
+from nelbo.flows.options.settings import AllSettings
+from nelbo.flows.workspace.errors import UsageError
+
+ENV_PREFIX = "NELBO_"
+
+#: The dashboard's password: a secret, so it is in the environment alone and no setting.
+PASSWORD = "NELBO_DASHBOARD_PASSWORD"  # noqa: S105 - its name
+
+
+class Settings(BaseSettings, Options, AllSettings):
+    """All that a configuration file, the environment or ``--set`` may say."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX, hide_input_in_errors=True)
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def make_options(
+    kind: type[AnyOptions],
+    given: Mapping[str, Any],
+    config: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> AnyOptions:
+    """Options of one command: file < environment < ``--set`` < what was given on the command line.
+
+    Args:
+        kind: the options model of the command.
+        given: options given on the command line; None means not given.
+        config: a TOML file, or None.
+        assignments: texts "key=value".
+
+    Raises:
+        UsageError: an unknown key or a bad value. Variables of the environment that are no settings are passed over:
+            others set them, too.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    refuse_credentials([*assignments, given])
+    said = dict(_assignment(text) for text in assignments)
+    _refuse_unknown("--set", list(said))
+    try:
+        settings = _settings(config, said)
+        common = settings.model_fields_set & set(kind.model_fields)
+        return check_options(kind, {key: getattr(settings, key) for key in common} | given)
+    except UsageError as error:
+        raise _naming_variable(error, {*given, *said}) from error.__cause__
+
+
+def check_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
+    """The options model made of `values`, or a UsageError that names the first bad one."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        # Not from it: it repeats what it was given.
+        raise _usage_error(error) from None
+
+
+def setting_of(variable: str) -> str | None:
+    """The setting that a variable of the environment is of, in capitals or not; None if it is none.
+
+    >>> setting_of("NELBO_FPR"), setting_of("NELBO_PORT")
+    ('fpr', None)
+    """
+    prefix, name = variable[: len(ENV_PREFIX)].upper(), variable[len(ENV_PREFIX) :].lower()
+    return name if prefix == ENV_PREFIX and name in Settings.model_fields else None
+
+
+def strange_variables() -> list[str]:
+    """Variables of the environment that begin as settings do and are none, such as Kubernetes' of a Service nelbo."""
+    ours = (name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != PASSWORD)
+    return sorted(name for name in ours if setting_of(name) is None and _former_setting_of(name) is None)
+
+
+def _former_setting_of(variable: str) -> str | None:
+    return next((name for name in FORMER if variable.upper() == f"{ENV_PREFIX}{name}".upper()), None)
+
+
+def _settings(config: Path | None, said: Mapping[str, Any]) -> Settings:
+    content = {} if config is None else _read_toml(config)
+    # Pydantic looks for no variable that is no field.
+    content |= {name: value for variable, value in os.environ.items() if (name := _former_setting_of(variable))}
+
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic names it
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """``--set``, then the environment, then the file; first come, first served."""
+            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
+
+    try:
+        return WithFile(**said)
+    except ValidationError as error:
+        # Not from it: it repeats what it was given.
+        raise _usage_error(error) from None
+
+
+def _read_toml(config: Path) -> dict[str, Any]:
+    if not config.is_file():
+        raise UsageError(f"--config {config}: no such file. Give a TOML file, or leave it out.")
+    try:
+        content = config.read_bytes()
+        # What Windows calls Unicode.
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+            raise UsageError(f"--config {config} is UTF-16, and TOML is UTF-8. Save it as UTF-8.")
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {config} is not readable TOML ({error}). Mend it, or leave it out.") from error
+
+
+def _usage_error(error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    if isinstance(first.get("ctx", {}).get("error"), UsageError):
+        return first["ctx"]["error"]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"unknown key {name!r}. Known are {', '.join(sorted(Settings.model_fields))}.")
+    return UsageError(f"{name}={first['input']!r}: {first['msg']}.")
+
+
+def _naming_variable(error: UsageError, elsewhere: set[str]) -> UsageError:
+    """The same error; where it begins with a setting that the environment has set, the variable stands for it.
+
+    Args:
+        elsewhere: settings that were said with more weight.
+    """
+    name = re.split(r"\W", str(error), maxsplit=1)[0]
+    variable = next((found for found in os.environ if setting_of(found) == name), None)
+    if variable is None or name in elsewhere:
+        return error
+    return UsageError(variable + str(error).removeprefix(name))
+
+
+def _refuse_unknown(origin: str, keys: Sequence[str]) -> None:
+    unknown = [key for key in keys if key not in Settings.model_fields and key not in FORMER]
+    if unknown:
+        known = ", ".join(sorted(Settings.model_fields))
+        raise UsageError(f"{origin}: unknown key {unknown[0]!r}. Known are {known}.")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: expected key=value, for example --set epochs=50.")
+    return key.strip(), value.strip()

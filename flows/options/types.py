@@ -1,0 +1,104 @@
+"""Kinds of values that options have."""
+
+import json
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, StringConstraints, ValidationInfo, WithJsonSchema
+
+from nelbo.data.path_rules import check_path_rule
+from nelbo.data.sources.urls import HARMLESS
+from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.home import expand_home
+
+#: What suits the images, or another setting.
+AUTO: Final = "auto"
+ON: Final = "on"
+OFF: Final = "off"
+
+
+def rows(value: Any) -> Any:
+    """A matrix, or the text of one in JSON."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _names(value: Any) -> Any:
+    """A list, or its names with commas between them."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def names_or_auto(value: Any) -> Any:
+    """The same, or None for "auto"; an empty text is no name."""
+    if not isinstance(value, str):
+        return value
+    return None if value == AUTO else [name for name in _names(value) if name]
+
+
+#: What a model can be exported for, and scored with.
+EngineName = Literal["keras", "openvino", "onnx"]
+
+_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
+
+
+def duration_s(text: str, name: str = "age") -> int:
+    """Seconds of a number of hours, days or weeks; the name is that of the option.
+
+    >>> duration_s("90d"), duration_s("12h")
+    (7776000, 43200)
+    """
+    found = re.fullmatch(r"([1-9]\d{0,5})([hdw])", text, re.ASCII)
+    if found is None:
+        raise UsageError(f"{name}={text!r}: expected hours, days or weeks, such as 12h, 90d or 4w.")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no file or id has a NUL character in its name")
+    return text
+
+
+#: Paths, URLs and ids; an empty one would mean the current folder. Pydantic refuses names that are not UTF-8. With the
+#: pattern in a deployment's schema, Prefect's server itself refuses credentials, which it would otherwise have stored.
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    AfterValidator(_without_nul),
+    WithJsonSchema({"type": "string", "minLength": 1, "pattern": HARMLESS}),
+]
+
+#: A path, or a URL.
+PathText = Annotated[Text, AfterValidator(expand_home)]
+
+
+def _age(text: str, info: ValidationInfo) -> str:
+    duration_s(text, str(info.field_name))
+    return text
+
+
+#: How old something is, in words of `duration_s`.
+AgeText = Annotated[Text, AfterValidator(_age)]
+
+
+def _scheduler_address(text: str) -> str:
+    if re.fullmatch(r"(tcp|tls)://[^/@\s]+:\d+", text) is None:
+        raise UsageError(f"dask_address={text!r}: expected tcp://host:8786, or tls://host:8786.")
+    return text
+
+
+def _path_rule(text: str, info: ValidationInfo) -> str:
+    try:
+        check_path_rule(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{info.field_name}={text!r}: {error}. Expected folder, or a regular expression that finds a name in a "
+            r"path, such as (part\d+)_."
+        ) from error
+    return text
+
+
+#: Where a Dask scheduler listens.
+SchedulerAddress = Annotated[Text, AfterValidator(_scheduler_address)]
+
+#: What paths of images have in common: ``folder``, or a regular expression.
+PathRule = Annotated[Text, AfterValidator(_path_rule)]
