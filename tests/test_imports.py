@@ -31,7 +31,7 @@ FLOORS = [
 #: What a floor leaves out of those below.
 BARRED = {"detectors": {"data", "vae_core"}}
 #: Only flows knows these, and of it only one room Prefect and Dask.
-OF_FLOWS = {"click", "pydantic", "pydantic_settings", "rich", "jinja2"}
+OF_FLOWS = {"click", "pydantic", "rich", "jinja2"}
 OF_ORCHESTRATION = {"prefect", "distributed", "prefect_dask"}
 #: What makes importing slow: plain scores, images and the command line's help do without.
 HEAVY = {"keras", "tensorflow", "jax", "torch"}

@@ -7,12 +7,15 @@ import click
 from nelbo.flows.commands import Command
 from nelbo.flows.options.flags import Option, options_of
 
+_JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr.")
+
 #: Of every command, beside those of its model.
-CONFIG = click.Option(["--config"], metavar="FILE", help="TOML file with settings.")
-ASSIGNMENTS = click.Option(
-    ["assignments", "--set"], multiple=True, metavar="KEY=VALUE", help="Any setting; repeatable."
-)
-JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr.")
+COMMON = [
+    _JSON,
+    click.Option(["--config"], metavar="FILE", help="TOML file with settings."),
+    click.Option(["assignments", "--set"], multiple=True, metavar="KEY=VALUE", help="Any setting; repeatable."),
+]
+
 #: Of every flow.
 PREFECT = click.Option(
     ["--prefect/--no-prefect"],
@@ -25,7 +28,7 @@ def parameters(command: Command) -> list[click.Parameter]:
     """All that the command line takes after a command."""
     found = [_parameter(option) for option in options_of(command.options)]
     # The dashboard has no result.
-    common = [*([] if command.name == "dashboard" else [JSON]), CONFIG, ASSIGNMENTS]
+    common = [one for one in COMMON if one is not _JSON or command.name != "dashboard"]
     return [*found, *common, *([PREFECT] if command.is_flow else [])]
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -27,6 +27,12 @@ class Flag:
     name: str | None = None
     positional: bool = False
     hidden: bool = False
+
+
+T = TypeVar("T")
+
+#: The same as a type: of a plain option.
+Flagged = Annotated[T, Flag()]
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,8 @@ class Option:
         value = None if self.info.is_required() else self.info.default
         if value is None or self.is_switch:
             return "" if self.negation is None or value is None else self.name
-        return (
-            json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-        )
+        text = json.dumps(value) if isinstance(value, tuple) else str(value)
+        return f"{value:g}" if isinstance(value, float) else text
 
     @property
     def _types(self) -> tuple[Any, ...]:
@@ -81,10 +86,11 @@ class Option:
 
 
 def options_of(kind: type[BaseModel]) -> Iterator[Option]:
-    """What the command line has of an options model: what the command alone has first."""
+    """What the command line has of an options model: what must be given first, then what no other command has."""
     own = inspect.get_annotations(kind)
-    for name in sorted(kind.model_fields, key=lambda name: name not in own):
-        info = kind.model_fields[name]
+    for name, info in sorted(
+        kind.model_fields.items(), key=lambda item: (not item[1].is_required(), item[0] not in own)
+    ):
         for flag in info.metadata:
             if isinstance(flag, Flag):
                 yield Option(name, info, flag)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nelbo.flows.options.credentials import refuse_credentials
-from nelbo.flows.options.flags import Flag
+from nelbo.flows.options.flags import Flag, Flagged
 from nelbo.flows.options.former import without_former
 from nelbo.flows.options.settings import (
     AllSettings,
@@ -28,9 +28,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    workspace: Annotated[PathText, Flag()] = Field(
-        "./workspace", description="Folder or URL of everything that nelbo writes."
-    )
+    workspace: Flagged[PathText] = Field("./workspace", description="Folder or URL of everything that nelbo writes.")
 
     @model_validator(mode="before")
     @classmethod
@@ -41,7 +39,7 @@ class Options(BaseModel):
 
 
 class SourceOptions(Options, DecodingSettings):
-    """Of commands that read images."""
+    """What commands take that read images."""
 
     root: Annotated[PathText | None, Flag("DIR")] = Field(
         None, description="Folder that a manifest's paths start from; by default its own."
@@ -49,27 +47,29 @@ class SourceOptions(Options, DecodingSettings):
 
 
 class ModelOptions(Options):
-    """Of commands that ask about a model."""
+    """What commands take that ask about a model."""
 
-    model: Annotated[Text, Flag()] = Field("latest", description="Model id, or latest.")
+    model: Flagged[Text] = Field("latest", description="Model id, or latest.")
 
 
-class IngestOptions(SourceOptions):
-    """Of the flow and command ``ingest``."""
+class BatchOptions(SourceOptions):
+    """What commands take that work on a batch of images."""
 
     images: Annotated[PathText, Flag("DIR", positional=True)] = Field(
         description="Folder, CSV or Parquet manifest, or one image."
     )
-    batch_id: Annotated[Text | None, Flag()] = Field(
-        None, description="Name of the batch; by default made from its contents."
-    )
+    batch_id: Flagged[Text | None] = Field(None, description="Name of the batch; by default made from its contents.")
+
+
+class IngestOptions(BatchOptions):
+    """What ``ingest`` takes."""
 
 
 class TrainOptions(SourceOptions, RecipeSettings):
-    """Of the flow and command ``train``."""
+    """What ``train`` takes."""
 
     normal: Annotated[PathText, Flag("DIR")] = Field(description="Normal images: folder or manifest.")
-    promote: Annotated[bool, Flag()] = Field(True, description="Make it the model that latest means.")
+    promote: Flagged[bool] = Field(True, description="Make it the model that latest means.")
     gate: Annotated[PathText | None, Flag("DIR|CSV")] = Field(
         None, description="Held-out images on which a new model must not do worse to be promoted."
     )
@@ -85,43 +85,33 @@ class TrainOptions(SourceOptions, RecipeSettings):
 
 
 class CalibrateOptions(ModelOptions, SourceOptions, CalibrationSettings, LabelSettings):
-    """Of the flow and command ``calibrate``: normals and a rate, labels and an objective, or one that is there."""
+    """What ``calibrate`` takes: normals and a rate, labels and an objective, or one that is there."""
 
     normal: Annotated[PathText | None, Flag("DIR")] = Field(None, description="Normal images: folder or manifest.")
     labels: Annotated[PathText | None, Flag("CSV|reviews")] = Field(
         None, description="Manifest with labels 0 and 1, or what reviewers decided."
     )
     use: Annotated[Text | None, Flag("ID")] = Field(None, description="Go back to a calibration, or take a candidate.")
-    statistic: Annotated[Text | None, Flag()] = Field(None, description="Another statistic than the model's.")
-    compare: Annotated[bool, Flag()] = Field(
-        False, exclude=True, description="Show all calibrations on one batch, change none."
-    )
-    batch: Annotated[Text | None, Flag()] = Field(
+    statistic: Flagged[Text | None] = Field(None, description="Another statistic than the model's.")
+    compare: Flagged[bool] = Field(False, exclude=True, description="Show all calibrations on one batch, change none.")
+    batch: Flagged[Text | None] = Field(
         None, exclude=True, description="With compare: batch id; by default of the one scored last."
     )
     joint: Annotated[Any, Flag(hidden=True)] = Field(None, exclude=True, description="Of 0.1; gone, without effect.")
 
 
-class ScoreOptions(ModelOptions, SourceOptions, ScoringSettings, ClusterSettings):
-    """Of the flow and command ``score``."""
+class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings):
+    """What ``score`` takes."""
 
-    images: Annotated[PathText, Flag("DIR", positional=True)] = Field(
-        description="Folder, CSV or Parquet manifest, or one image."
-    )
-    new: Annotated[bool, Flag()] = Field(
+    new: Flagged[bool] = Field(
         False, description="Without a batch id: only what no earlier batch of that folder holds."
     )
     min_age_s: Annotated[float, Flag("SECONDS", name="--min-age")] = Field(
         10.0, ge=0, le=86_400, description="With new: files changed more recently than that wait."
     )
-    calibration: Annotated[Text | None, Flag()] = Field(
-        None, description="Calibration id; by default of the current one."
-    )
-    uncalibrated: Annotated[bool, Flag()] = Field(False, description="Numbers only, no verdicts.")
-    batch_id: Annotated[Text | None, Flag()] = Field(
-        None, description="Name of the batch; by default made from its contents."
-    )
-    fail_on_anomaly: Annotated[bool, Flag()] = Field(False, exclude=True, description="Exit with 3 if any is found.")
+    calibration: Flagged[Text | None] = Field(None, description="Calibration id; by default of the current one.")
+    uncalibrated: Flagged[bool] = Field(False, description="Numbers only, no verdicts.")
+    fail_on_anomaly: Flagged[bool] = Field(False, exclude=True, description="Exit with 3 if any is found.")
 
     @model_validator(mode="after")
     def _cluster(self) -> "ScoreOptions":
@@ -136,35 +126,33 @@ class ScoreOptions(ModelOptions, SourceOptions, ScoringSettings, ClusterSettings
 
 
 class ReportOptions(Options, DecodingSettings):
-    """Of the flow and command ``report``."""
+    """What ``report`` takes."""
 
-    batch: Annotated[Text | None, Flag()] = Field(None, description="Batch id; by default of the one scored last.")
-    model: Annotated[Text | None, Flag()] = Field(
-        None, description="Model id; by default of the one that scored it last."
-    )
+    batch: Flagged[Text | None] = Field(None, description="Batch id; by default of the one scored last.")
+    model: Flagged[Text | None] = Field(None, description="Model id; by default of the one that scored it last.")
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
 
 
 class ExportOptions(ModelOptions, SourceOptions):
-    """Of the flow and command ``export``."""
+    """What ``export`` takes."""
 
-    engine: Annotated[EngineName, Flag()] = Field(
+    engine: Flagged[EngineName] = Field(
         description="What the model is made ready for; keras, to check it before each run."
     )
     normal: Annotated[PathText | None, Flag("DIR")] = Field(
         None, description="Images to compare with Keras on; by default the calibration's."
     )
-    tolerance: Annotated[float, Flag()] = Field(
+    tolerance: Flagged[float] = Field(
         1e-5, gt=0, le=0.01, description="Largest difference, relative to |distortion| + rate."
     )
 
 
 class PruneOptions(Options):
-    """Of the flow and command ``prune``."""
+    """What ``prune`` takes."""
 
     older_than: Annotated[AgeText, Flag("AGE")] = Field(description="Such as 90d, 12h or 4w.")
-    apply: Annotated[bool, Flag()] = Field(False, description="Delete; without it, only say what would be.")
-    models: Annotated[bool, Flag()] = Field(False, description="Models and calibrations that nothing uses, too.")
+    apply: Flagged[bool] = Field(False, description="Delete; without it, only say what would be.")
+    models: Flagged[bool] = Field(False, description="Models and calibrations that nothing uses, too.")
 
     @property
     def older_than_s(self) -> int:
@@ -173,27 +161,27 @@ class PruneOptions(Options):
 
 
 class CompactOptions(Options):
-    """Of the flow and command ``compact``."""
+    """What ``compact`` takes."""
 
 
 class DashboardOptions(Options):
-    """Of the command ``dashboard``."""
+    """What ``dashboard`` takes."""
 
-    host: Annotated[Text, Flag()] = Field(
+    host: Flagged[Text] = Field(
         "127.0.0.1", description="Address to listen on; others than this machine need a password."
     )
-    port: Annotated[int, Flag()] = Field(8501, ge=1, le=65535, description="Port to listen on.")
+    port: Flagged[int] = Field(8501, ge=1, le=65535, description="Port to listen on.")
 
 
 class LineOptions(Options, AllSettings):
-    """Of commands that set up scheduled runs: a line's places; and settings, which go to the flows that have them."""
+    """What commands take that set up scheduled runs: a line's places, and settings for the flows that have them."""
 
     images: Annotated[PathText | None, Flag("DIR")] = Field(None, description="Landing folder of new images.")
     normal: Annotated[PathText | None, Flag("DIR")] = Field(None, description="Normal images to learn from.")
     gate: Annotated[PathText | None, Flag("DIR")] = Field(
         None, description="Held-out images on which a new model must not do worse."
     )
-    line: Annotated[str | None, Flag()] = Field(
+    line: Flagged[str | None] = Field(
         None, description="What is watched, in all names on the server; by default the workspace's folder."
     )
     keep: Annotated[AgeText | None, Flag("AGE")] = Field(
@@ -202,20 +190,20 @@ class LineOptions(Options, AllSettings):
 
 
 class ServeOptions(LineOptions):
-    """Of the command ``serve``."""
+    """What ``serve`` takes."""
 
-    limit: Annotated[int, Flag()] = Field(2, ge=1, description="Runs at the same time.")
+    limit: Flagged[int] = Field(2, ge=1, description="Runs at the same time.")
 
 
 class DeployOptions(LineOptions):
-    """Of the command ``deploy``."""
+    """What ``deploy`` takes."""
 
-    pool: Annotated[Text, Flag()] = Field(description="Prefect work pool whose workers run them.")
+    pool: Flagged[Text] = Field(description="Prefect work pool whose workers run them.")
 
 
 class DemoOptions(Options, RecipeSettings):
-    """Of the command ``demo``: those of training, but for the images."""
+    """What ``demo`` takes: those of training, but for the images."""
 
-    prefect: Annotated[bool | None, Flag()] = Field(
+    prefect: Flagged[bool | None] = Field(
         None, description="Run through Prefect or directly; by default, if an API is configured."
     )

@@ -7,11 +7,10 @@ import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
-from pydantic_settings import NoDecode
 
 from nelbo.data.decoder.limits import Limits
 from nelbo.data.part.frame import Frame
-from nelbo.flows.options.flags import Flag
+from nelbo.flows.options.flags import Flag, Flagged
 from nelbo.flows.options.types import (
     AUTO,
     EngineName,
@@ -45,9 +44,7 @@ class DecodingSettings(BaseModel):
 class ModelSettings(BaseModel):
     """What is trained. Words and combinations are checked by ``vae_core.VAEConfig``, in one place."""
 
-    image_size: Annotated[tuple[int, int], NoDecode] = Field(
-        (256, 256), description="Height and width in pixels: 256, or 192x256."
-    )
+    image_size: tuple[int, int] = Field((256, 256), description="Height and width in pixels: 256, or 192x256.")
     # Texts, from --set and the environment, are numbers too.
     channels: Annotated[
         Literal["auto", 1, 3], BeforeValidator(lambda value: {"1": 1, "3": 3}.get(str(value), value))
@@ -59,10 +56,10 @@ class ModelSettings(BaseModel):
     )
     fit: Literal["stretch", "pad"] = Field("stretch", description="How an image is brought to that size.")
     binarize: float | None = Field(None, gt=0, lt=1, description="Level above which values become 1, all others 0.")
-    value_range: Annotated[tuple[float, float] | None, NoDecode] = Field(
+    value_range: tuple[float, float] | None = Field(
         None, description="Values of images of more than 8 bits that become black and white: 0,4095."
     )
-    float_range: Annotated[Literal["auto"] | tuple[float, float], NoDecode] = Field(
+    float_range: Literal["auto"] | tuple[float, float] = Field(
         AUTO, description="The same of floats; auto is what brings the training images to [0, 1]."
     )
     preset: Text = Field(
@@ -200,7 +197,7 @@ class SplitSettings(BaseModel):
 class PromotionSettings(BaseModel):
     """What becomes of a model once it is trained."""
 
-    engines: Annotated[tuple[EngineName, ...] | None, NoDecode, BeforeValidator(names_or_auto)] = Field(
+    engines: Annotated[tuple[EngineName, ...] | None, BeforeValidator(names_or_auto)] = Field(
         None, description="What it is exported for before it is promoted; by default openvino for features."
     )
 
@@ -208,16 +205,14 @@ class PromotionSettings(BaseModel):
 class CalibrationSettings(BaseModel):
     """What is promised."""
 
-    fpr: Annotated[float, Flag()] = Field(
-        0.05, ge=1e-9, lt=1, description="Promised false-positive rate on fresh normal images."
-    )
-    confidence: Annotated[float | None, Flag()] = Field(
+    fpr: Flagged[float] = Field(0.05, ge=1e-9, lt=1, description="Promised false-positive rate on fresh normal images.")
+    confidence: Flagged[float | None] = Field(
         None, gt=0, lt=1, description="Share of calibration sets for which that holds; by default on average over them."
     )
-    contamination: Annotated[float, Flag()] = Field(
+    contamination: Flagged[float] = Field(
         0.0, ge=0, lt=0.5, description="Share of the calibration images that are anomalous; ends the promise."
     )
-    review_fpr: Annotated[float | None, Flag()] = Field(
+    review_fpr: Flagged[float | None] = Field(
         None, gt=0, lt=1, description="Rate of the lower end of a band for review."
     )
 
@@ -236,16 +231,16 @@ class CalibrationSettings(BaseModel):
 class LabelSettings(BaseModel):
     """How labels choose a threshold; see ``detectors.labelled_threshold``."""
 
-    objective: Annotated[Literal["f1", "f_beta", "youden", "cost", "recall", "fpr", "precision"] | None, Flag()] = (
-        Field(None, description="With labels: what the threshold is best at.")
+    objective: Flagged[Literal["f1", "f_beta", "youden", "cost", "recall", "fpr", "precision"] | None] = Field(
+        None, description="With labels: what the threshold is best at."
     )
-    target: Annotated[float | None, Flag()] = Field(
+    target: Flagged[float | None] = Field(
         None, description="Of f_beta (beta), recall (largest fpr), fpr (least recall) and precision."
     )
     costs: Annotated[tuple[tuple[float, float], tuple[float, float]], BeforeValidator(rows), Flag("ROWS")] = Field(
         ((0.0, 1.0), (1.0, 0.0)), description="Of the objective cost: rows normal and anomalous, columns as called."
     )
-    review_recall: Annotated[float | None, Flag()] = Field(
+    review_recall: Flagged[float | None] = Field(
         None, gt=0, le=1, description="With labels: share of anomalies above the review band's end."
     )
 
@@ -253,13 +248,13 @@ class LabelSettings(BaseModel):
 class ScoringSettings(BaseModel):
     """How a batch is worked through."""
 
-    engine: Annotated[Literal["auto", EngineName], Flag()] = Field(
+    engine: Flagged[Literal["auto", EngineName]] = Field(
         AUTO, description="What computes the scores; auto takes the fastest that the model was exported for."
     )
     shard_size: int | None = Field(
         None, ge=1, description="Images in a shard; by default a fiftieth of the batch, 256 to 4,096."
     )
-    fdr: Annotated[float | None, Flag()] = Field(
+    fdr: Flagged[float | None] = Field(
         None, gt=0, lt=1, description="False discovery rate of the list that is counted."
     )
     drift_alpha: float = Field(0.01, gt=0, lt=1, description="Rate of false drift alarms a batch.")
@@ -269,8 +264,8 @@ class ScoringSettings(BaseModel):
 class ClusterSettings(BaseModel):
     """Where the work of a batch is done."""
 
-    runner: Annotated[Literal["local", "dask"], Flag()] = Field("local", description="Where shards are scored.")
-    dask_address: Annotated[SchedulerAddress | None, Flag()] = Field(
+    runner: Flagged[Literal["local", "dask"]] = Field("local", description="Where shards are scored.")
+    dask_address: Flagged[SchedulerAddress | None] = Field(
         None, description="With the runner dask: tcp://host:8786 of its scheduler."
     )
 

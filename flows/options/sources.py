@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nelbo.flows.options.credentials import refuse_credentials
 from nelbo.flows.options.former import FORMER
@@ -23,11 +22,12 @@ ENV_PREFIX = "NELBO_"
 PASSWORD = "NELBO_DASHBOARD_PASSWORD"  # noqa: S105 - its name
 
 
-class Settings(BaseSettings, Options, AllSettings):
+class Settings(Options, AllSettings):
     """All that a configuration file, the environment or ``--set`` may say."""
 
-    model_config = SettingsConfigDict(extra="forbid", env_prefix=ENV_PREFIX, hide_input_in_errors=True)
 
+#: Those that are gone are accepted, too.
+_KNOWN = {*Settings.model_fields, *FORMER}
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
@@ -53,9 +53,9 @@ def make_options(
     given = {key: value for key, value in given.items() if value is not None}
     refuse_credentials([*assignments, given])
     said = dict(_assignment(text) for text in assignments)
-    _refuse_unknown("--set", list(said))
     try:
-        settings = _settings(config, said)
+        content = {} if config is None else _read_toml(config)
+        settings = check_options(Settings, content | _environment() | said)
         common = settings.model_fields_set & set(kind.model_fields)
         return check_options(kind, {key: getattr(settings, key) for key in common} | given)
     except UsageError as error:
@@ -78,42 +78,17 @@ def setting_of(variable: str) -> str | None:
     ('fpr', None)
     """
     prefix, name = variable[: len(ENV_PREFIX)].upper(), variable[len(ENV_PREFIX) :].lower()
-    return name if prefix == ENV_PREFIX and name in Settings.model_fields else None
+    return name if prefix == ENV_PREFIX and name in _KNOWN else None
 
 
 def strange_variables() -> list[str]:
     """Variables of the environment that begin as settings do and are none, such as Kubernetes' of a Service nelbo."""
     ours = (name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != PASSWORD)
-    return sorted(name for name in ours if setting_of(name) is None and _former_setting_of(name) is None)
+    return sorted(name for name in ours if setting_of(name) is None)
 
 
-def _former_setting_of(variable: str) -> str | None:
-    return next((name for name in FORMER if variable.upper() == f"{ENV_PREFIX}{name}".upper()), None)
-
-
-def _settings(config: Path | None, said: Mapping[str, Any]) -> Settings:
-    content = {} if config is None else _read_toml(config)
-    # Pydantic looks for no variable that is no field.
-    content |= {name: value for variable, value in os.environ.items() if (name := _former_setting_of(variable))}
-
-    class WithFile(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic names it
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """``--set``, then the environment, then the file; first come, first served."""
-            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
-
-    try:
-        return WithFile(**said)
-    except ValidationError as error:
-        # Not from it: it repeats what it was given.
-        raise _usage_error(error) from None
+def _environment() -> dict[str, str]:
+    return {name: value for variable, value in os.environ.items() if (name := setting_of(variable))}
 
 
 def _read_toml(config: Path) -> dict[str, Any]:
@@ -135,7 +110,7 @@ def _usage_error(error: ValidationError) -> UsageError:
         return first["ctx"]["error"]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return UsageError(f"unknown key {name!r}. Known are {', '.join(sorted(Settings.model_fields))}.")
+        return UsageError(_unknown(name))
     return UsageError(f"{name}={first['input']!r}: {first['msg']}.")
 
 
@@ -152,15 +127,14 @@ def _naming_variable(error: UsageError, elsewhere: set[str]) -> UsageError:
     return UsageError(variable + str(error).removeprefix(name))
 
 
-def _refuse_unknown(origin: str, keys: Sequence[str]) -> None:
-    unknown = [key for key in keys if key not in Settings.model_fields and key not in FORMER]
-    if unknown:
-        known = ", ".join(sorted(Settings.model_fields))
-        raise UsageError(f"{origin}: unknown key {unknown[0]!r}. Known are {known}.")
-
-
 def _assignment(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
+    key, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
         raise UsageError(f"--set {text}: expected key=value, for example --set epochs=50.")
-    return key.strip(), value.strip()
+    if key not in _KNOWN:
+        raise UsageError(f"--set: {_unknown(key)}")
+    return key, value
+
+
+def _unknown(key: str) -> str:
+    return f"unknown key {key!r}. Known are {', '.join(sorted(Settings.model_fields))}."

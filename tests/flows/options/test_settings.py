@@ -133,7 +133,6 @@ def test_variables_that_kubernetes_sets_are_no_settings(monkeypatch: pytest.Monk
 
 
 def test_variables_are_settings_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As pydantic-settings has them."""
     monkeypatch.setenv("nelbo_epochs", "7")
     monkeypatch.setenv("Nelbo_Epoks", "7")
     assert make_options(TrainOptions, {"normal": "x"}).epochs == 7
