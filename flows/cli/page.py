@@ -7,6 +7,9 @@ from nelbo.flows.cli.parameters import COMMON, PREFECT
 from nelbo.flows.commands import COMMANDS, Command
 from nelbo.flows.options.flags import Option, options_of
 
+#: A plain one would begin another column.
+_BAR = r"\|"
+
 _HEAD = """\
 # Commands
 
@@ -34,8 +37,7 @@ def _row(option: Option) -> str:
     value = "" if option.is_switch or option.flag.positional else f"`{option.metavar}`"
     default = "must be given" if option.info.is_required() else f"`{option.default}`" if option.default else ""
     cells = (names, value, default, str(option.info.description))
-    # A bar would begin another column.
-    return "".join(f"| {cell} ".replace("|", "\\|").replace("\\|", "|", 1) for cell in cells) + "|"
+    return f"| {' | '.join(cell.replace('|', _BAR) for cell in cells)} |"
 
 
 if __name__ == "__main__":

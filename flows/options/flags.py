@@ -2,13 +2,13 @@
 
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 _METAVARS = {int: "INTEGER", float: "NUMBER"}
 
@@ -29,10 +29,10 @@ class Flag:
     hidden: bool = False
 
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 #: The same as a type: of a plain option.
-Flagged = Annotated[T, Flag()]
+Flagged = Annotated[Value, Flag()]
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,11 @@ class Option:
     @property
     def default(self) -> str:
         """What it is where it is not said; empty where its description says that."""
-        value = None if self.info.is_required() else self.info.default
-        if value is None or self.is_switch:
-            return "" if self.negation is None or value is None else self.name
+        value = self.info.get_default()
+        if value in (None, False, PydanticUndefined):
+            return ""
+        if value is True:
+            return self.name
         text = json.dumps(value) if isinstance(value, tuple) else str(value)
         return f"{value:g}" if isinstance(value, float) else text
 
@@ -85,12 +87,13 @@ class Option:
         return tuple(one for one in found if one is not NoneType)
 
 
-def options_of(kind: type[BaseModel]) -> Iterator[Option]:
+def options_of(kind: type[BaseModel]) -> list[Option]:
     """What the command line has of an options model: what must be given first, then what no other command has."""
     own = inspect.get_annotations(kind)
-    for name, info in sorted(
-        kind.model_fields.items(), key=lambda item: (not item[1].is_required(), item[0] not in own)
-    ):
-        for flag in info.metadata:
-            if isinstance(flag, Flag):
-                yield Option(name, info, flag)
+    found = [
+        Option(name, info, flag)
+        for name, info in kind.model_fields.items()
+        for flag in info.metadata
+        if isinstance(flag, Flag)
+    ]
+    return sorted(found, key=lambda option: (not option.info.is_required(), option.field not in own))

@@ -28,7 +28,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    workspace: Flagged[PathText] = Field("./workspace", description="Folder or URL of everything that nelbo writes.")
+    workspace: Annotated[PathText, Flag("PATH")] = Field(
+        "./workspace", description="Folder or URL of everything that nelbo writes."
+    )
 
     @model_validator(mode="before")
     @classmethod
