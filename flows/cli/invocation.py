@@ -1,7 +1,6 @@
 """The commands as click has them: each is built from its options model when it is run, or its help is asked for."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -99,22 +98,12 @@ def read_options(command: Command, config: str | None, assignments: tuple[str, .
         UsageError: a bad value; one of the command line is named by its option.
     """
     from nelbo.flows.cli.checks import check
+    from nelbo.flows.options.flags import options_of
     from nelbo.flows.options.sources import make_options
-    from nelbo.flows.workspace.errors import UsageError
     from nelbo.flows.workspace.home import expand_home
 
     said = {name: value for name, value in values.items() if value is not None}
     check(command.name, said)
     file = None if config is None else Path(expand_home(config))
-    try:
-        return make_options(command.options, said, file, assignments)
-    except UsageError as error:
-        raise UsageError(_naming_option(str(error), command, said)) from error.__cause__
-
-
-def _naming_option(message: str, command: Command, said: Mapping[str, Any]) -> str:
-    from nelbo.flows.options.flags import options_of
-
-    field = re.split(r"\W", message, maxsplit=1)[0]
-    named = {option.field: option.name for option in options_of(command.options) if not option.flag.positional}
-    return named[field] + message.removeprefix(field) if field in said and field in named else message
+    flags = {option.field: option.name for option in options_of(command.options) if not option.flag.positional}
+    return make_options(command.options, said, file, assignments, flags)

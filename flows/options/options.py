@@ -22,6 +22,9 @@ from nelbo.flows.options.settings import (
 from nelbo.flows.options.types import AgeText, EngineName, PathText, Text, duration_s
 from nelbo.flows.workspace.errors import UsageError
 
+#: Images that need not be given.
+Folder = Annotated[PathText | None, Flag("DIR")]
+
 
 class Options(BaseModel):
     """What each command takes; the whole of it for those that list, check or join what a workspace holds."""
@@ -29,7 +32,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     workspace: Annotated[PathText, Flag("PATH")] = Field(
-        "./workspace", description="Folder or URL of everything that nelbo writes."
+        "./workspace", description="Folder or URL of all that nelbo writes."
     )
 
     @model_validator(mode="before")
@@ -43,9 +46,7 @@ class Options(BaseModel):
 class SourceOptions(Options, DecodingSettings):
     """What commands take that read images."""
 
-    root: Annotated[PathText | None, Flag("DIR")] = Field(
-        None, description="Folder that a manifest's paths start from; by default its own."
-    )
+    root: Folder = Field(None, description="Folder that a manifest's paths start from; by default its own.")
 
 
 class ModelOptions(Options):
@@ -72,9 +73,7 @@ class TrainOptions(SourceOptions, RecipeSettings):
 
     normal: Annotated[PathText, Flag("DIR")] = Field(description="Normal images: folder or manifest.")
     promote: Flagged[bool] = Field(True, description="Make it the model that latest means.")
-    gate: Annotated[PathText | None, Flag("DIR|CSV")] = Field(
-        None, description="Held-out images on which a new model must not do worse to be promoted."
-    )
+    gate: Folder = Field(None, description="Promote it only if it is no worse on these held-out images.")
 
     @model_validator(mode="after")
     def _cross(self) -> "TrainOptions":
@@ -89,15 +88,15 @@ class TrainOptions(SourceOptions, RecipeSettings):
 class CalibrateOptions(ModelOptions, SourceOptions, CalibrationSettings, LabelSettings):
     """What ``calibrate`` takes: normals and a rate, labels and an objective, or one that is there."""
 
-    normal: Annotated[PathText | None, Flag("DIR")] = Field(None, description="Normal images: folder or manifest.")
+    normal: Folder = Field(None, description="Normal images: folder or manifest.")
     labels: Annotated[PathText | None, Flag("CSV|reviews")] = Field(
-        None, description="Manifest with labels 0 and 1, or what reviewers decided."
+        None, description="Manifest with labels 0 and 1, or reviewers' decisions."
     )
     use: Annotated[Text | None, Flag("ID")] = Field(None, description="Go back to a calibration, or take a candidate.")
     statistic: Flagged[Text | None] = Field(None, description="Another statistic than the model's.")
     compare: Flagged[bool] = Field(False, exclude=True, description="Show all calibrations on one batch, change none.")
     batch: Flagged[Text | None] = Field(
-        None, exclude=True, description="With compare: batch id; by default of the one scored last."
+        None, exclude=True, description="With compare: batch id; by default the last one's."
     )
     joint: Annotated[Any, Flag(hidden=True)] = Field(None, exclude=True, description="Of 0.1; gone, without effect.")
 
@@ -105,9 +104,7 @@ class CalibrateOptions(ModelOptions, SourceOptions, CalibrationSettings, LabelSe
 class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings):
     """What ``score`` takes."""
 
-    new: Flagged[bool] = Field(
-        False, description="Without a batch id: only what no earlier batch of that folder holds."
-    )
+    new: Flagged[bool] = Field(False, description="Only what no earlier batch of that folder holds.")
     min_age_s: Annotated[float, Flag("SECONDS", name="--min-age")] = Field(
         10.0, ge=0, le=86_400, description="With new: files changed more recently than that wait."
     )
@@ -138,14 +135,10 @@ class ReportOptions(Options, DecodingSettings):
 class ExportOptions(ModelOptions, SourceOptions):
     """What ``export`` takes."""
 
-    engine: Flagged[EngineName] = Field(
-        description="What the model is made ready for; keras, to check it before each run."
-    )
-    normal: Annotated[PathText | None, Flag("DIR")] = Field(
-        None, description="Images to compare with Keras on; by default the calibration's."
-    )
+    engine: Flagged[EngineName] = Field(description="What it is made ready for; keras, to check it each time.")
+    normal: Folder = Field(None, description="Images to compare with Keras on; by default the calibration's.")
     tolerance: Flagged[float] = Field(
-        1e-5, gt=0, le=0.01, description="Largest difference, relative to |distortion| + rate."
+        1e-5, gt=0, le=0.01, description="Largest difference relative to |distortion| + rate."
     )
 
 
@@ -170,7 +163,7 @@ class DashboardOptions(Options):
     """What ``dashboard`` takes."""
 
     host: Flagged[Text] = Field(
-        "127.0.0.1", description="Address to listen on; others than this machine need a password."
+        "127.0.0.1", description="Address to listen on; any but this machine's needs a password."
     )
     port: Flagged[int] = Field(8501, ge=1, le=65535, description="Port to listen on.")
 
@@ -178,16 +171,14 @@ class DashboardOptions(Options):
 class LineOptions(Options, AllSettings):
     """What commands take that set up scheduled runs: a line's places, and settings for the flows that have them."""
 
-    images: Annotated[PathText | None, Flag("DIR")] = Field(None, description="Landing folder of new images.")
-    normal: Annotated[PathText | None, Flag("DIR")] = Field(None, description="Normal images to learn from.")
-    gate: Annotated[PathText | None, Flag("DIR")] = Field(
-        None, description="Held-out images on which a new model must not do worse."
-    )
+    images: Folder = Field(None, description="Landing folder of new images.")
+    normal: Folder = Field(None, description="Normal images to learn from.")
+    gate: Folder = Field(None, description="Held-out images on which a new model must do no worse.")
     line: Flagged[str | None] = Field(
-        None, description="What is watched, in all names on the server; by default the workspace's folder."
+        None, description="In all names on the server; by default the workspace's folder."
     )
     keep: Annotated[AgeText | None, Flag("AGE")] = Field(
-        None, description="Delete what is older each month, such as 90d; by default nothing."
+        None, description="Delete each month what is older; by default nothing."
     )
 
 

@@ -11,16 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_valid
 from nelbo.data.decoder.limits import Limits
 from nelbo.data.part.frame import Frame
 from nelbo.flows.options.flags import Flag, Flagged
-from nelbo.flows.options.types import (
-    AUTO,
-    EngineName,
-    PathRule,
-    PathText,
-    SchedulerAddress,
-    Text,
-    names_or_auto,
-    rows,
-)
+from nelbo.flows.options.types import AUTO, EngineName, PathRule, PathText, SchedulerAddress, Text, names_or_auto, rows
 from nelbo.flows.workspace.errors import UsageError
 
 
@@ -210,11 +201,9 @@ class CalibrationSettings(BaseModel):
         None, gt=0, lt=1, description="Share of calibration sets for which that holds; by default on average over them."
     )
     contamination: Flagged[float] = Field(
-        0.0, ge=0, lt=0.5, description="Share of the calibration images that are anomalous; ends the promise."
+        0.0, ge=0, lt=0.5, description="Share of anomalies in the calibration images; ends the promise."
     )
-    review_fpr: Flagged[float | None] = Field(
-        None, gt=0, lt=1, description="Rate of the lower end of a band for review."
-    )
+    review_fpr: Flagged[float | None] = Field(None, gt=0, lt=1, description="Rate at the lower end of a review band.")
 
     @model_validator(mode="after")
     def _together(self) -> "CalibrationSettings":
@@ -235,13 +224,13 @@ class LabelSettings(BaseModel):
         None, description="With labels: what the threshold is best at."
     )
     target: Flagged[float | None] = Field(
-        None, description="Of f_beta (beta), recall (largest fpr), fpr (least recall) and precision."
+        None, description="Of f_beta (beta), recall (largest fpr), fpr (least recall), precision."
     )
     costs: Annotated[tuple[tuple[float, float], tuple[float, float]], BeforeValidator(rows), Flag("ROWS")] = Field(
         ((0.0, 1.0), (1.0, 0.0)), description="Of the objective cost: rows normal and anomalous, columns as called."
     )
     review_recall: Flagged[float | None] = Field(
-        None, gt=0, le=1, description="With labels: share of anomalies above the review band's end."
+        None, gt=0, le=1, description="Share of anomalies above the review band's end."
     )
 
 
@@ -254,9 +243,7 @@ class ScoringSettings(BaseModel):
     shard_size: int | None = Field(
         None, ge=1, description="Images in a shard; by default a fiftieth of the batch, 256 to 4,096."
     )
-    fdr: Flagged[float | None] = Field(
-        None, gt=0, lt=1, description="False discovery rate of the list that is counted."
-    )
+    fdr: Flagged[float | None] = Field(None, gt=0, lt=1, description="False discovery rate of the counted list.")
     drift_alpha: float = Field(0.01, gt=0, lt=1, description="Rate of false drift alarms a batch.")
     drift_batches: int = Field(30, ge=0, le=1000, description="Earlier batches that slow drift is looked for in.")
 
@@ -265,9 +252,7 @@ class ClusterSettings(BaseModel):
     """Where the work of a batch is done."""
 
     runner: Flagged[Literal["local", "dask"]] = Field("local", description="Where shards are scored.")
-    dask_address: Flagged[SchedulerAddress | None] = Field(
-        None, description="With the runner dask: tcp://host:8786 of its scheduler."
-    )
+    dask_address: Flagged[SchedulerAddress | None] = Field(None, description="Of a Dask scheduler: tcp://host:8786.")
 
 
 class RecipeSettings(

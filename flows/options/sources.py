@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -37,6 +38,7 @@ def make_options(
     given: Mapping[str, Any],
     config: Path | None = None,
     assignments: Sequence[str] = (),
+    flags: Mapping[str, str] = MappingProxyType({}),
 ) -> AnyOptions:
     """Options of one command: file < environment < ``--set`` < what was given on the command line.
 
@@ -45,6 +47,7 @@ def make_options(
         given: options given on the command line; None means not given.
         config: a TOML file, or None.
         assignments: texts "key=value".
+        flags: what given options are called in errors; by default as in Python.
 
     Raises:
         UsageError: an unknown key or a bad value. Variables of the environment that are no settings are passed over:
@@ -53,22 +56,22 @@ def make_options(
     given = {key: value for key, value in given.items() if value is not None}
     refuse_credentials([*assignments, given])
     said = dict(_assignment(text) for text in assignments)
-    try:
-        content = {} if config is None else _read_toml(config)
-        settings = check_options(Settings, content | _environment() | said)
-        common = settings.model_fields_set & set(kind.model_fields)
-        return check_options(kind, {key: getattr(settings, key) for key in common} | given)
-    except UsageError as error:
-        raise _naming_variable(error, {*given, *said}) from error.__cause__
+    content = {} if config is None else _read_toml(config)
+    called = {name: variable for variable in os.environ if (name := setting_of(variable))} | {key: key for key in said}
+    settings = check_options(Settings, content | _environment() | said, called)
+    common = {key: getattr(settings, key) for key in settings.model_fields_set & set(kind.model_fields)}
+    return check_options(kind, common | given, called | {key: flags.get(key, key) for key in given})
 
 
-def check_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
-    """The options model made of `values`, or a UsageError that names the first bad one."""
+def check_options(
+    kind: type[AnyOptions], values: Mapping[str, Any], called: Mapping[str, str] = MappingProxyType({})
+) -> AnyOptions:
+    """The options model made of `values`, or a UsageError that names the first bad one, by what it is called."""
     try:
         return kind(**values)
     except ValidationError as error:
         # Not from it: it repeats what it was given.
-        raise _usage_error(error) from None
+        raise UsageError(_message(error, called)) from None
 
 
 def setting_of(variable: str) -> str | None:
@@ -104,27 +107,15 @@ def _read_toml(config: Path) -> dict[str, Any]:
         raise UsageError(f"--config {config} is not readable TOML ({error}). Mend it, or leave it out.") from error
 
 
-def _usage_error(error: ValidationError) -> UsageError:
+def _message(error: ValidationError, called: Mapping[str, str]) -> str:
     first = error.errors()[0]
-    if isinstance(first.get("ctx", {}).get("error"), UsageError):
-        return first["ctx"]["error"]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return UsageError(_unknown(name))
-    return UsageError(f"{name}={first['input']!r}: {first['msg']}.")
-
-
-def _naming_variable(error: UsageError, elsewhere: set[str]) -> UsageError:
-    """The same error; where it begins with a setting that the environment has set, the variable stands for it.
-
-    Args:
-        elsewhere: settings that were said with more weight.
-    """
-    name = re.split(r"\W", str(error), maxsplit=1)[0]
-    variable = next((found for found in os.environ if setting_of(found) == name), None)
-    if variable is None or name in elsewhere:
-        return error
-    return UsageError(variable + str(error).removeprefix(name))
+        return _unknown(name)
+    ours = first.get("ctx", {}).get("error")
+    message = str(ours) if isinstance(ours, UsageError) else f"{name}={first['input']!r}: {first['msg']}."
+    name = re.split(r"\W", message, maxsplit=1)[0]
+    return called.get(name, name) + message.removeprefix(name)
 
 
 def _assignment(text: str) -> tuple[str, str]:
