@@ -94,7 +94,7 @@ class DeploymentSpec(_Strict):
         check_options(self.options, self.parameters)
         for trigger in self.triggers:
             refuse_credentials(trigger.parameters)
-            unknown = set(trigger.parameters) - set(self.options.model_fields)
+            unknown = set(trigger.parameters) - set(self.flow.parameters.properties)
             if unknown:
                 raise ValueError(f"a trigger sets {', '.join(sorted(unknown))}, which {self.flow.name} does not take")
         return self

@@ -348,7 +348,7 @@ def test_what_is_no_rule_is_said_before_anything_is_done(
     at = ("train", "--normal", normals / "in", "--workspace", normals / "w", "--no-prefect")
     code, out, err = nelbo(*at, "--group-by", rule)
     assert (code, out) == (2, "")
-    assert err.startswith("nelbo: group_by=")
+    assert err.startswith("nelbo: --group-by=")
     monkeypatch.setenv("NELBO_GROUP_BY", rule)
     assert nelbo(*at)[2].startswith("nelbo: NELBO_GROUP_BY=")
     assert not (normals / "w").exists()
