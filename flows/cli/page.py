@@ -19,7 +19,7 @@ Made of the code by `python -m nelbo.flows.cli.page > docs/commands.md`. What an
 
 
 def page() -> str:
-    """The whole of it."""
+    """The text: what every command takes, then a section for each."""
     common = [(parameter.opts[-1], parameter.help) for parameter in COMMON]
     rows = [*common, (f"{PREFECT.opts[0]}, {PREFECT.secondary_opts[0]}", f"{PREFECT.help} Of flows alone.")]
     every = ["| of every command | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in rows)]

@@ -9,17 +9,17 @@ from nelbo.flows.workspace.layout import Workspace
 
 
 def models(options: Options) -> dict[str, Any]:
-    """What the workspace has of them."""
+    """The workspace's models."""
     return {"models": catalog.models(opened(options)).to_pylist()}
 
 
 def batches(options: Options) -> dict[str, Any]:
-    """What the workspace has of them."""
+    """The workspace's scored batches."""
     return {"batches": catalog.batches(opened(options)).to_pylist()}
 
 
 def calibrations(options: ModelOptions) -> dict[str, Any]:
-    """Those of a model."""
+    """A model's calibrations."""
     from nelbo.flows.evaluation.comparison import list_calibrations
 
     workspace = opened(options)
@@ -27,7 +27,7 @@ def calibrations(options: ModelOptions) -> dict[str, Any]:
 
 
 def comparison(options: CalibrateOptions) -> dict[str, Any]:
-    """The calibrations of a model on a batch."""
+    """A model's calibrations side by side on a batch."""
     from nelbo.flows.evaluation.comparison import compare_calibrations
 
     workspace = opened(options)
@@ -35,14 +35,14 @@ def comparison(options: CalibrateOptions) -> dict[str, Any]:
 
 
 def verification(options: ModelOptions) -> dict[str, Any]:
-    """Of a model."""
+    """A model, its engines and calibrations against what they were made as."""
     from nelbo.flows.steps.verify import verify
 
     return verify(opened(options), options.model)
 
 
 def diagnosis(options: Options) -> dict[str, Any]:
-    """Of this system."""
+    """What this system has and lacks."""
     from nelbo.flows.cli.doctor import diagnose
 
     return diagnose(opened(options))

@@ -7,7 +7,7 @@ from nelbo.flows.options.options import DashboardOptions, DeployOptions, ServeOp
 
 
 def dashboard(options: DashboardOptions) -> NoReturn:
-    """Becomes the web server."""
+    """Become the web server."""
     from nelbo.flows.cli.readers import opened
     from nelbo.flows.dashboard.server import serve_dashboard
 
@@ -15,7 +15,7 @@ def dashboard(options: DashboardOptions) -> NoReturn:
 
 
 def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
-    """What is served, and then it is."""
+    """Say what will be served, then serve it."""
     from nelbo.flows.orchestration.execution import check_api
 
     check_api()
@@ -27,7 +27,7 @@ def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
 
 
 def deploy(options: DeployOptions) -> dict[str, Any]:
-    """What is registered."""
+    """Register the deployments; a row for each."""
     from nelbo.flows.orchestration.execution import check_api
 
     check_api()

@@ -81,7 +81,7 @@ class Option:
 
     @property
     def _types(self) -> tuple[Any, ...]:
-        """Of the value, apart from None."""
+        """Types of the value, apart from None."""
         kind = self.info.annotation
         found = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         return tuple(one for one in found if one is not NoneType)
