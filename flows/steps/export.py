@@ -107,7 +107,7 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
 
 
 def _expected(
-    model: vae_core.Model,
+    model: "vae_core.Model",
     manifest: Manifest,
     calibration: Calibration | None,
     workspace: Workspace,
