@@ -80,7 +80,9 @@ class DetailMap:
             # A coarser map has one product for all positions that it is repeated at, as its features have one mean.
             times, own = height // one.shape[1], slice(done, done + one.shape[-1])
             centred = one - centre[::times, ::times, own]
-            along += _repeated((centred.reshape(-1, one.shape[-1]) @ root[own]).reshape(*one.shape[:3], -1), times)
+            along += _repeated(
+                (centred.reshape(-1, one.shape[-1]) @ root[own]).reshape(*one.shape[:3], len(root)), times
+            )
             done = own.stop
         return constant + 0.5 * np.einsum("nhwc,nhwc->nhw", along, along)
 
