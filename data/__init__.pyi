@@ -17,7 +17,7 @@ from .decoder.preprocessing import Preprocessing, prepare, prepare_with_part
 from .decoder.samples import is_float
 from .duplicates import near_duplicates
 from .errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
-from .groups import n_groups, with_united_groups
+from .groups import first_rows, n_groups, with_united_groups
 from .part.frame import Frame, Part
 from .path_rules import names_in_paths
 from .places import COMMIT, Place, modified, open_place, publish_folder, read_unchanged, remove_folder
@@ -108,6 +108,7 @@ __all__ = [
     "check_url",
     "check_urls",
     "first_coloured",
+    "first_rows",
     "float_range",
     "folds",
     "image_quality",

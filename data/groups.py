@@ -36,6 +36,19 @@ def united(image_ids: Sequence[str | None], groups: Sequence[str | None]) -> lis
     return [None if name is None else top(name) for name in names]
 
 
+def first_rows(keys: Iterable[str | None]) -> dict[str, int]:
+    """The number of the first row that has each key, in their order; None is no key.
+
+    >>> first_rows(["b", None, "a", "b"])
+    {'b': 0, 'a': 2}
+    """
+    first: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        if key is not None:
+            first.setdefault(key, row)
+    return first
+
+
 def members(image_ids: Iterable[str], groups: Sequence[str | None] | None) -> list[list[str]]:
     """The distinct images of each group, by content hash, sorted; an image without a group is one alone.
 

@@ -7,7 +7,7 @@ scikit-learn estimator, is asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nelbo.detectors.calibration import variant_levels
+from nelbo.detectors.calibration import levelled, variant_levels, variant_p_values
 from nelbo.detectors.drift import Drift, DriftTest, detect_drift, holm, martingale
 from nelbo.detectors.errors import CalibrationError
 from nelbo.detectors.interval import Interval, binomial_interval
@@ -71,6 +71,7 @@ __all__ = [
     "holm",
     "images_of_variant",
     "labelled_threshold",
+    "levelled",
     "martingale",
     "mcnemar_test",
     "n_needed",
@@ -82,6 +83,7 @@ __all__ = [
     "supported_fpr",
     "trim",
     "variant_levels",
+    "variant_p_values",
     "verdicts",
 ]
 

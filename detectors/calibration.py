@@ -1,6 +1,6 @@
 """What sets a detector's threshold: scores of normal images, of each variant of the product where there are several."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,37 +41,35 @@ class Calibration(NamedTuple):
         if self.variants is None:
             return {}
         return variant_levels(
-            self.scores, self.variants, lambda scores: conformal_threshold(scores, self.fpr), n_needed(self.fpr)
+            self.scores,
+            self.variants,
+            self.threshold,
+            lambda scores: conformal_threshold(scores, self.fpr),
+            n_needed(self.fpr),
         )
 
     def levelled(self, scores: Scores, variants: NDArray[Any] | None) -> Scores:
         """Scores of images as the threshold is compared with, by the variant of each."""
-        levels = self.levels
-        if variants is None or not levels:
-            return scores
-        return scores - np.array([levels.get(int(variant), 0.0) for variant in variants])
+        return scores if variants is None else levelled(scores, variants, self.levels)
 
     def p_values(self, scores: Scores, variants: NDArray[Any] | None) -> NDArray[np.float64]:
         """(n,) of levelled scores, against the normal images of each one's own variant."""
-        own = self.levelled(self.scores, self.variants)
-        if variants is None or self.variants is None:
+        known, own = self.variants, self.levelled(self.scores, self.variants)
+        if variants is None or known is None:
             return p_values(scores, own)
-        found = p_values(scores, own) if len(scores) else np.empty(0)
-        for variant in self.levels:
-            mine = variants == variant
-            if mine.any():
-                found[mine] = p_values(scores[mine], own[self.variants == variant])
-        return found
+        normal = {variant: own[known == variant] for variant in self.levels}
+        return variant_p_values(scores, variants, lambda variant: normal.get(variant, own))
 
 
 def variant_levels(
-    scores: Scores, variants: NDArray[Any], threshold: Callable[[Scores], float], least: int
+    scores: Scores, variants: NDArray[Any], common: float, threshold: Callable[[Scores], float], least: int
 ) -> dict[Hashable, float]:
-    """What to take off the scores of each variant, so that the threshold of all together keeps each one's promise.
+    """What to take off the scores of each variant, so that the common threshold keeps each one's promise.
 
     Args:
         scores: (n,) of normal images that set the threshold.
         variants: (n,) what variant each image is of.
+        common: threshold of all the scores together.
         threshold: of scores.
         least: scores that a threshold needs; a variant with fewer has no level, and is judged with all others.
 
@@ -79,13 +77,34 @@ def variant_levels(
         Levels by variant; none where there is one variant.
 
     >>> scores, variants = np.array([1.0, 2.0, 3.0, 11.0, 12.0, 13.0]), np.array(["a"] * 3 + ["b"] * 3)
-    >>> levels = variant_levels(scores, variants, max, least=3)
+    >>> levels = variant_levels(scores, variants, scores.max(), max, least=3)
     >>> {str(name): float(level) for name, level in levels.items()}
     {'a': -10.0, 'b': 0.0}
     """
     names = np.unique(variants)
     if len(names) < 2:
         return {}
-    common = threshold(scores)
     own = {name: scores[variants == name] for name in names.tolist()}
     return {name: float(threshold(some) - common) for name, some in own.items() if len(some) >= least}
+
+
+def variant_p_values(scores: Scores, variants: NDArray[Any], against: Callable[[Any], Scores]) -> NDArray[np.float64]:
+    """(n,) p-values of scores, each against the normal scores of its image's variant.
+
+    >>> variant_p_values(np.array([2.0, 2.0]), np.array(["a", "b"]), {"a": [1.0], "b": [3.0]}.get).tolist()
+    [0.5, 1.0]
+    """
+    found = np.empty(len(scores))
+    for variant in set(variants.tolist()):
+        own = variants == variant
+        found[own] = p_values(scores[own], against(variant))
+    return found
+
+
+def levelled(scores: Scores, variants: Iterable[Hashable], levels: Mapping[Any, float]) -> Scores:
+    """(n,) scores less the level of each image's variant; of a variant without one as they are.
+
+    >>> levelled(np.array([1.0, 2.0]), ["a", "b"], {"a": -10.0}).tolist()
+    [11.0, 2.0]
+    """
+    return scores - np.array([levels.get(variant, 0.0) for variant in variants]) if levels else scores

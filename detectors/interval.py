@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+
+#: Half the 95 % interval of a normal distribution, in its standard deviations.
+WIDTH = float(norm.ppf(0.975))
 
 
 class Interval(NamedTuple):

@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Playwright's; a test of it is skipped where Chromium is not installed."""
+    from browser import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
 SMALL = ["--set", "image_size=32", "--set", "epochs=12"]
 
 
@@ -92,3 +102,9 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     result = execute("train", options, prefect=False)
     assert json.dumps(result)
     return workspace, result
+
+
+@pytest.fixture
+def workspace(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of the trained workspace, to write to."""
+    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))

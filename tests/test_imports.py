@@ -15,7 +15,7 @@ FLOORS = [
     {"data", "vae_core"},
     {"detectors"},
     {"detectors.estimator"},
-    {"flows.telemetry"},
+    {"flows.telemetry", "flows.numbers"},
     {"flows.workspace"},
     {"flows.options"},
     {"flows.evaluation"},
@@ -38,7 +38,7 @@ HEAVY = {"keras", "tensorflow", "jax", "torch"}
 #: Lists the folders of a workspace; and asks whether a store can be reached at all.
 LISTING = {"flows.workspace.catalog", "flows.workspace.layout"}
 #: Modules side by side.
-MOST = 15
+MOST = 14
 
 
 def room(module: str) -> str:

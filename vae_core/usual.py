@@ -92,15 +92,22 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     # Itself, an image would be more usual than others.
     mean, std = _mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1)
     statistics = _statistics((smoothed - mean) / std)
-    median = np.median(statistics, axis=1)
-    spread = NORMAL * np.median(np.abs(statistics - median[:, None]), axis=1)
-    # All alike: what differs at all is then far away.
-    spread = np.maximum(spread, 1e-6 * np.maximum(1, np.abs(median)))
+    scales = median_and_spread(statistics)
     mean, std = _mean_and_std(total, squares, n)
-    usual = Usual(
-        mean.astype(np.float32), std.astype(np.float32), np.stack([median, spread], axis=1).astype(np.float32)
-    )
-    return usual, _parts(statistics, median[:, None], spread[:, None])
+    usual = Usual(mean.astype(np.float32), std.astype(np.float32), scales.astype(np.float32))
+    return usual, _parts(statistics, scales[:, :1], scales[:, 1:])
+
+
+def median_and_spread(values: Maps) -> NDArray[np.float64]:
+    """(..., 2) over the last axis: the median, and what the standard deviation is of a normal distribution.
+
+    >>> median_and_spread(np.array([[0.0, 1.0, 2.0], [3.0, 3.0, 3.0]])).tolist()
+    [[1.0, 1.4826], [3.0, 3e-06]]
+    """
+    median = np.median(values, axis=-1)
+    spread = NORMAL * np.median(np.abs(values - median[..., None]), axis=-1)
+    # All alike: what differs at all is then far away.
+    return np.stack([median, np.maximum(spread, 1e-6 * np.maximum(1, np.abs(median)))], axis=-1)
 
 
 def _smoothed(maps: Maps, side: int) -> Maps:

@@ -5,27 +5,27 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import RandomState
-from numpy.typing import NDArray
 
+from nelbo.detectors.calibration import Calibration
 from nelbo.detectors.estimator.inputs import Rows
 from nelbo.detectors.scale import Scale
-from nelbo.detectors.threshold import conformal_threshold
 
 FORMAT, FORMAT_VERSION = "nelbo-detector", 1
+#: Of a detector that has no threshold.
+_NO_CALIBRATION = {"fpr": None, "threshold": None, "calibration_scores": (), "cross": False, "variants": None}
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A detector without its network.
 
     model_id: of the bundle beside it.
-    params: of the estimator, as JSON holds them.
-    fpr, calibration_scores, cross, variants: of the calibration; None, empty, False and None if there is none.
+    params: of the estimator.
+    calibration: None if there is none.
     rows: how rows are images; None for a detector of images.
     scale: how numbers are read; nelbo 0.1 did not keep it.
     feature_names: of the rows, or None.
@@ -35,34 +35,39 @@ class Record:
 
     model_id: str
     params: dict[str, Any]
-    fpr: float | None
-    calibration_scores: NDArray[np.float64]
+    calibration: Calibration | None
     rows: Rows | None
     scale: Scale
     feature_names: list[str] | None
     seen: list[str]
     history: dict[str, list[float]]
-    cross: bool = False
-    variants: NDArray[np.int64] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, with format, version and the SHA-256 of the rest."""
-        threshold = None if self.fpr is None else conformal_threshold(self.calibration_scores, self.fpr)
-        content = {
-            "model_id": self.model_id,
-            "params": self.params,
-            "fpr": self.fpr,
-            "threshold": threshold,
-            "calibration_scores": self.calibration_scores.tolist(),
-            "cross": self.cross,
-            "variants": None if self.variants is None else self.variants.tolist(),
-            "rows": None if self.rows is None else [list(self.rows.shape), self.rows.value_range],
-            "scale": self.scale.dtype,
-            "feature_names": self.feature_names,
-            "seen": self.seen,
-            "history": self.history,
-        }
+        content = self._asdict() | {"scale": self.scale.dtype} | _NO_CALIBRATION
+        if (calibration := content.pop("calibration")) is not None:
+            content |= calibration._asdict() | {"threshold": calibration.threshold}
+            content["calibration_scores"] = content.pop("scores")
+        content = plain(content)
         return {"format": FORMAT, "format_version": FORMAT_VERSION, "content": content, "sha256": _digest(content)}
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a saved detector, checked.
+
+    Raises:
+        ValueError: what is wrong, and what to do.
+    """
+    from nelbo.data.sources.files import open_regular
+
+    path = folder / "detector.json"
+    try:
+        with open_regular(path) as file:
+            return parse(file.read())
+    except OSError as error:
+        raise ValueError(f"{folder} is not a saved detector: {error}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}. Restore it from a copy, or fit again.") from error
 
 
 def parse(text: bytes) -> Record:
@@ -71,9 +76,8 @@ def parse(text: bytes) -> Record:
     Raises:
         ValueError: what is wrong.
 
-    >>> scores = np.arange(1.0, 20)
-    >>> how = (Rows((1, 2, 1), None), Scale("uint8"))
-    >>> record = Record("m0123456789abcdef", {"epochs": 3}, 0.05, scores, *how, None, [], {})
+    >>> how = (Calibration(0.05, np.arange(1.0, 20)), Rows((1, 2, 1), None), Scale("uint8"))
+    >>> record = Record("m0123456789abcdef", {"epochs": 3}, *how, None, [], {})
     >>> parse(json.dumps(record.to_dict()).encode()).rows
     Rows(shape=(1, 2, 1), value_range=None)
     >>> parse(b"[]")
@@ -114,35 +118,34 @@ def plain(value: Any) -> Any:
 
 
 def _checked(content: dict[str, Any]) -> Record:
-    scores = np.array([_number(score) for score in content["calibration_scores"]], np.float64)
-    fpr = content["fpr"]
-    # A threshold is what its scores make it, or the file is not to be trusted.
-    expected = None if fpr is None else conformal_threshold(scores, _number(fpr))
-    if content["threshold"] != expected:
-        raise ValueError(f"its threshold is {content['threshold']}, its calibration scores give {expected}")
+    names = content["feature_names"]
     return Record(
         model_id=_text(content["model_id"], r"m[0-9a-f]{16}"),
         params={_text(name): value for name, value in content["params"].items()},
-        fpr=fpr,
-        calibration_scores=scores,
-        cross=content.get("cross", False) is True,
-        variants=_variants(content.get("variants"), len(scores)),
+        calibration=_calibration(content),
         rows=_rows(content["rows"]),
         scale=Scale(None if content.get("scale") is None else _text(content["scale"], r"[a-z]+[0-9]*")),
-        feature_names=None if content["feature_names"] is None else [_text(name) for name in content["feature_names"]],
+        feature_names=None if names is None else [_text(name) for name in names],
         seen=[_text(image, r"[0-9a-f]+") for image in content["seen"]],
-        history={
-            _text(name): [_number(value) for value in values] for name, values in dict(content["history"]).items()
-        },
+        history={_text(name): [_number(value) for value in values] for name, values in content["history"].items()},
     )
 
 
-def _variants(value: Any, n: int) -> NDArray[np.int64] | None:
-    if value is None:
-        return None
-    if len(value) != n or not all(type(number) is int and number >= 0 for number in value):
-        raise ValueError(f"its variants are not the numbers of {n} images' variants")
-    return np.array(value, np.int64)
+def _calibration(content: dict[str, Any]) -> Calibration | None:
+    """None where there is none; a threshold is what its scores make it, or the file is not to be trusted."""
+    scores = np.array([_number(score) for score in content["calibration_scores"]], np.float64)
+    variants = content.get("variants")
+    if variants is not None:
+        if len(variants) != len(scores) or not all(type(number) is int and number >= 0 for number in variants):
+            raise ValueError(f"its variants are not the numbers of {len(scores)} images' variants")
+        variants = np.array(variants, np.int64)
+    found = None
+    if content["fpr"] is not None:
+        found = Calibration(_number(content["fpr"]), scores, content.get("cross", False) is True, variants)
+    expected = None if found is None else found.threshold
+    if content["threshold"] != expected:
+        raise ValueError(f"its threshold is {content['threshold']}, its calibration scores give {expected}")
+    return found
 
 
 def _rows(value: Any) -> Rows | None:
@@ -151,12 +154,11 @@ def _rows(value: Any) -> Rows | None:
     (height, width, channels), value_range = value
     if not all(type(side) is int and side >= 1 for side in (height, width, channels)):
         raise ValueError(f"its rows have shape {value[0]}")
-    if value_range is None:
-        return Rows((height, width, channels), None)
-    low, high = (_number(end) for end in value_range)
-    if not 0 < high - low < math.inf:
-        raise ValueError(f"its rows have values in {value_range}")
-    return Rows((height, width, channels), (low, high))
+    if value_range is not None:
+        low, high = value_range = tuple(map(_number, value_range))
+        if not 0 < high - low < math.inf:
+            raise ValueError(f"its rows have values in {value_range}")
+    return Rows((height, width, channels), value_range)
 
 
 def _number(value: Any) -> float:

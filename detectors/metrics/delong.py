@@ -8,9 +8,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
 from nelbo.detectors.checks import check_both_kinds
-from nelbo.detectors.interval import Interval
-
-_WIDTH = float(norm.ppf(0.975))
+from nelbo.detectors.interval import WIDTH, Interval
 
 
 class PairedTest(NamedTuple):
@@ -98,7 +96,7 @@ def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
     # The variance of differences rather than the difference of variances: exactly 0 for equal rankings.
     paired = a.minus(b)
     value, error = paired.mean(), paired.variance() ** 0.5
-    difference = Interval(value, max(-1.0, value - _WIDTH * error), min(1.0, value + _WIDTH * error))
+    difference = Interval(value, max(-1.0, value - WIDTH * error), min(1.0, value + WIDTH * error))
     p_value = 2 * norm.sf(abs(value) / error) if error else float(value == 0)
     return PairedTest(_interval(a), _interval(b), difference, float(p_value))
 
@@ -122,5 +120,5 @@ def _interval(components: _Components) -> Interval:
     area, variance = components.mean(), components.variance()
     if variance == 0 or not 0 < area < 1:
         return Interval(area, area, area)
-    half = _WIDTH * variance**0.5 / (area * (1 - area))
+    half = WIDTH * variance**0.5 / (area * (1 - area))
     return Interval(area, float(expit(logit(area) - half)), float(expit(logit(area) + half)))

@@ -5,12 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, binomtest
 
-from nelbo.detectors.interval import Interval, binomial_interval
+from nelbo.detectors.interval import WIDTH, Interval, binomial_interval
 from nelbo.detectors.metrics.delong import PairedTest
-
-_WIDTH = float(norm.ppf(0.975))
 
 
 def mcnemar_test(flagged_a: ArrayLike, flagged_b: ArrayLike) -> PairedTest:
@@ -86,7 +84,7 @@ def mcnemar_excess(flags_a: ArrayLike, flags_b: ArrayLike) -> Excess:
 def _difference(only_a: int, only_b: int, n: int) -> Interval:
     centre = (only_a - only_b) / (n + 2)
     apart = (only_a + only_b + 2) / (n + 2)
-    half = _WIDTH * math.sqrt((apart - centre**2) / (n + 2))
+    half = WIDTH * math.sqrt((apart - centre**2) / (n + 2))
     return Interval((only_a - only_b) / n, max(-1.0, centre - half), min(1.0, centre + half))
 
 

@@ -1,11 +1,13 @@
 """How the verdicts of a batch compare with its labels, in numbers and in words."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nelbo.detectors import Evaluation, evaluate
+from nelbo.flows.numbers import fixed, percent
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import unseen_in_training
@@ -60,26 +62,19 @@ class Metric(NamedTuple):
 
 def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
     """The measures that there are, in words and numbers."""
+    three = partial(fixed, decimals=3)
     bootstrap, constant = "stratified bootstrap", evaluation.f1_all_anomalous
-    beside = "" if constant is None else f"; calling every image anomalous gives {_number(constant)}"
+    beside = "" if constant is None else f"; calling every image anomalous gives {three(constant)}"
     measured = (
-        ("realised false-alarm rate", evaluation.realised_fpr, _percent, "exact binomial"),
-        ("share of the anomalous found", evaluation.recall, _percent, "exact binomial"),
-        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, _percent, bootstrap),
-        ("F1", evaluation.f1, _number, bootstrap + beside),
-        ("AUROC", evaluation.auroc, _number, ""),
-        ("average precision", evaluation.average_precision, _number, f"{bootstrap}; depends on the share of anomalies"),
+        ("realised false-alarm rate", evaluation.realised_fpr, percent, "exact binomial"),
+        ("share of the anomalous found", evaluation.recall, percent, "exact binomial"),
+        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, percent, bootstrap),
+        ("F1", evaluation.f1, three, bootstrap + beside),
+        ("AUROC", evaluation.auroc, three, ""),
+        ("average precision", evaluation.average_precision, three, f"{bootstrap}; depends on the share of anomalies"),
     )
     return [
         Metric(name, text(share.value), f"{text(share.low)} to {text(share.high)}", remark)
         for name, share, text, remark in measured
         if share is not None
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from nelbo.data import Place, atomic_path, read_table
+from nelbo.flows.numbers import fixed
 from nelbo.flows.options.settings import TrainingSettings
-from nelbo.flows.report.curves import render_curves, with_commas
+from nelbo.flows.report.curves import render_curves
 from nelbo.flows.report.rendering import template
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
+from nelbo.vae_core.config import PROBABILITIES
 
 #: What each likelihood assumes.
 LIKELIHOODS = {
@@ -30,8 +32,6 @@ LIKELIHOODS = {
     "and how certainly.",
     "bernoulli": "Each value is 0 or 1, and the decoder gives the probability of a 1.",
 }
-#: Those that give probabilities; the others are densities over [0, 1].
-PROBABILITIES = ("discretised_logistic", "bernoulli")
 
 PRESETS = {
     "conv_1x1x16": "convolutions, 16 latents for the whole image",
@@ -143,7 +143,6 @@ def render_card(
         "images_per_s": _median(history, "images_per_s"),
         "columns": [name for name in (*_COLUMNS, "learning_rate") if name in history.column_names],
         "rows": _epochs(history, training["best_epoch"]),
-        "number": with_commas,
         "val_nelbo": history["val_nelbo"][0].as_py() if "val_nelbo" in history.column_names else None,
         "gap": _gap(history, training["best_epoch"]),
         "n_values": config["height"] * config["width"] * config["channels"],
@@ -219,7 +218,7 @@ def _epochs(history: pa.Table, best: int) -> list[list[str]]:
 
 def _row(row: dict[str, Any], best: int) -> list[str]:
     cells = [f"{row['epoch']} (best)" if row["epoch"] == best else f"{row['epoch']}"]
-    cells += [with_commas(row[name], decimals) for name, decimals in _COLUMNS.items() if name in row]
+    cells += [fixed(row[name], decimals) for name, decimals in _COLUMNS.items() if name in row]
     return cells + ([f"{row['learning_rate']:.3g}"] if "learning_rate" in row else [])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nelbo.flows.numbers import fixed
 from nelbo.flows.report.rendering import template
 
 WIDTH, HEIGHT = 720, 360
@@ -38,7 +39,7 @@ class Axis(NamedTuple):
         decimals = max(0, -math.floor(math.log10(1.001 * step)))
         values = np.arange(math.ceil(self.low / step), math.floor(self.high / step) + 1) * step
         # Adding 0 makes 0 of -0.
-        return [(float(self.at(value)), with_commas(value + 0.0, decimals)) for value in values]
+        return [(float(self.at(value)), fixed(value + 0.0, decimals)) for value in values]
 
 
 class Curve(NamedTuple):
@@ -106,26 +107,11 @@ def _best(curves: list[Curve], x: Axis, y: Axis) -> dict[str, Any] | None:
         return None
     i = int(found[0].nats.argmin())
     place = {"x": float(x.at(found[0].epochs[i])), "y": float(y.at(found[0].nats[i]))}
-    return place | {"text": f"best: epoch {found[0].epochs[i]}, {with_commas(found[0].nats[i], 1)} nats"}
+    return place | {"text": f"best: epoch {found[0].epochs[i]}, {fixed(found[0].nats[i], 1)} nats"}
 
 
 def _summary(curve: Curve) -> str:
     if not len(curve.nats):
         return ""
-    first, last = (with_commas(curve.nats[i], 1) for i in (0, -1))
+    first, last = (fixed(curve.nats[i], 1) for i in (0, -1))
     return f"{curve.name.capitalize()}: {first} nats in epoch {curve.epochs[0]}, {last} in epoch {curve.epochs[-1]}."
-
-
-def with_commas(value: float, decimals: int = 0) -> str:
-    """1,234.5, with a minus that is not a hyphen."""
-    return f"{value:,.{decimals}f}".replace("-", "\u2212")
-
-
-def four_digits(value: float) -> str:
-    """A number with about four digits that count, never as a power of ten.
-
-    >>> four_digits(12345.6), four_digits(10.9), four_digits(0.0)
-    ('12,346', '10.90', '0')
-    """
-    decimals = 3 - math.floor(math.log10(abs(value))) if value else 0
-    return with_commas(value, min(8, max(0, decimals)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from nelbo.data import CachedPixels, Part, atomic_path
+from nelbo.data import CachedPixels, Part, Place, atomic_path
 from nelbo.flows.report.heatmap import png
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.vae_core.pixels import PixelRows, to_unit
@@ -24,9 +24,7 @@ def write_found_parts(workspace: Workspace, model_id: str, pixels: CachedPixels,
     """
     parts = [(row, part) for row, part in enumerate(found) if part is not None]
     worst = sorted(parts, key=lambda one: (-one[1].size_z, one[1].alike))[:N_SHOWN]
-    shown = contact_sheet(to_unit(pixels[[row for row, _ in worst]]))
-    with atomic_path(workspace.found_parts(model_id), workspace.staging) as unfinished:
-        unfinished.write_bytes(png(shown))
+    _write(to_unit(pixels[[row for row, _ in worst]]), workspace.found_parts(model_id), workspace)
 
 
 def write_variants(workspace: Workspace, model_id: str, pixels: PixelRows, variants: np.ndarray) -> None:
@@ -38,9 +36,12 @@ def write_variants(workspace: Workspace, model_id: str, pixels: PixelRows, varia
     """
     rows = [np.flatnonzero(variants == number) for number in np.unique(variants)]
     some = np.concatenate([own[np.linspace(0, len(own) - 1, COLUMNS).astype(int)] for own in rows])
-    shown = contact_sheet(np.concatenate([to_unit(pixels[[row]]) for row in some]))
-    with atomic_path(workspace.variants(model_id), workspace.staging) as unfinished:
-        unfinished.write_bytes(png(shown))
+    _write(np.concatenate([to_unit(pixels[[row]]) for row in some]), workspace.variants(model_id), workspace)
+
+
+def _write(pixels: np.ndarray, target: Place, workspace: Workspace) -> None:
+    with atomic_path(target, workspace.staging) as unfinished:
+        unfinished.write_bytes(png(contact_sheet(pixels)))
 
 
 def contact_sheet(pixels: np.ndarray) -> Image.Image:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from nelbo.detectors import APPROXIMATE, Threshold
+from nelbo.flows.numbers import percent
 
 #: Rarer than this by chance is called more than chance; and what is between is not called chance, either.
 _RARE, _UNUSUAL = 0.01, 0.05
@@ -34,7 +35,7 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
         text += f", {counts['review']:,} for review"
     if threshold.fpr is None:
         return f"{text}; no promised rate of false alarms."
-    rate = f"{100 * threshold.fpr:.3g} %"
+    rate = percent(threshold.fpr)
     at = f"an aim of {rate} (approximate)" if threshold.approximate else f"the promised {rate}"
     return f"{text}; at {at} {_false_alarms(threshold.fpr * n_scored)}."
 

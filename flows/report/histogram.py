@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nelbo.flows.report.curves import Axis, four_digits
+from nelbo.flows.numbers import images, number
+from nelbo.flows.report.curves import Axis
 
 WIDTH, HEIGHT = 720, 240
 _BINS = 48
@@ -80,5 +81,5 @@ def histogram(
 
 
 def _describe(edges: NDArray[np.floating], i: int, share: float, n: int) -> str:
-    upper = "and above" if i == _BINS - 1 else f"to {four_digits(edges[i + 1])}"
-    return f"{four_digits(edges[i])} {upper}: {round(share * n)} images"
+    upper = "and above" if i == _BINS - 1 else f"to {number(edges[i + 1])}"
+    return f"{number(edges[i])} {upper}: {images(round(share * n))}"

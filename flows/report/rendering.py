@@ -6,6 +6,8 @@ import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from nelbo.flows.numbers import fixed, images, number, percent
+
 
 def template(name: str, **how: Any) -> jinja2.Template:
     """A template of ``report/templates``; what it prints is escaped for HTML unless `how` says otherwise.
@@ -20,6 +22,7 @@ def template(name: str, **how: Any) -> jinja2.Template:
         keep_trailing_newline=True,
         **{"autoescape": True, **how},
     )
+    environment.filters |= {"fixed": fixed, "images": images, "number": number, "percent": percent}
     return environment.get_template(name)
 
 

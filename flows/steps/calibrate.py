@@ -1,7 +1,6 @@
 """Steps and composition of ``calibrate``: held-out images in, a threshold out; the weights stay as they are."""
 
 import logging
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,43 +13,39 @@ from nelbo.data import (
     CALIBRATION_SCHEMA,
     JOINT,
     JOINT_PARTS,
-    MEASURED,
-    QUALITY,
     STATISTICS,
-    InputError,
     Manifest,
     read_table,
     with_united_groups,
 )
-from nelbo.detectors import Threshold, check_objective, variant_levels
+from nelbo.detectors import check_objective
+from nelbo.flows.evaluation.crossed import crossed_rows, with_crossed
 from nelbo.flows.evaluation.succession import Proposal, keep
+from nelbo.flows.evaluation.thresholds import check_calibration_size, threshold_of_labels, threshold_of_normals
+from nelbo.flows.inference.measured import measure, with_quality
 from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files, warn_of_colour
-from nelbo.flows.inference.progress import progress
+from nelbo.flows.inference.pipeline import warn_of_colour
 from nelbo.flows.options.options import CalibrateOptions, TrainOptions
-from nelbo.flows.options.settings import CalibrationSettings, DecodingSettings, LabelSettings
+from nelbo.flows.options.settings import LabelSettings
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
-from nelbo.flows.steps.parts import calibration_needs, check_calibration_size, check_parts, first_of_each, halved
+from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, each_once, with_halves, with_text
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
     Calibration,
     calibration_of,
-    calibrations_of,
     caution,
     describe,
     normal_rows,
-    part_rows,
     read_calibration,
     reference_rows,
-    rows_of,
     standing,
 )
 from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.models import SEEN_DIGITS, seen_in_training
+from nelbo.flows.workspace.models import check_unseen, unseen_in_training
 from nelbo.flows.workspace.reviews import reviewed_rows
 from nelbo.flows.workspace.runs import Run
 
@@ -163,9 +158,13 @@ def freeze_calibration_images(source: str, request: Request, options: CalibrateO
     manifest = scan_source(source, options).manifest()
     workspace = Workspace.at(options.workspace)
     check_parts(source, manifest.table)
+    if request.labels is None:
+        check_normal(source, manifest.table, "Leave them out.")
+    else:
+        check_labels(source, manifest.table.filter(pc.greater_equal(manifest.table["label"], 0)))
     held_out, _ = _held_out(manifest.table, request, workspace)
     if request.labels is None:
-        crossed = _crossed(manifest.table, request, workspace)
+        crossed = crossed_rows(workspace, request.model_id, manifest.table)
         check_calibration_size(held_out.num_rows + crossed.num_rows, options)
         if crossed.num_rows and options.confidence is not None:
             raise UsageError(
@@ -190,22 +189,30 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
         rows, n_left_out = read_table(Path(request.unseen)), 0
     else:
         table, n_seen = _held_out(with_united_groups(manifest.table), request, workspace)
-        crossed = _crossed(manifest.table, request, workspace)
+        if request.labels is None:
+            crossed = crossed_rows(workspace, request.model_id, manifest.table)
         n_left_out = n_seen - crossed.num_rows
         if n_left_out:
             log.info("%d images that the model was trained on are left out", n_left_out)
         rows = measure(model, Manifest(table, manifest.root), options, "scoring calibration images")
         warn_of_colour(rows, request.model_id)
         if request.split is None:
-            publish_manifest(_with_quality(manifest, rows), workspace, request.batch_id, run)
+            publish_manifest(with_quality(manifest, rows), workspace, request.batch_id, run)
     if crossed.num_rows:
-        rows = _joined(rows, crossed)
-    rows = _split(rows, request)
+        rows = with_crossed(rows, crossed)
+    rows = with_halves(rows) if request.labels else with_text(rows, "split", ["calibration"] * rows.num_rows)
     statistic = Statistic(request.statistic or model.config.statistic)
     if statistic.name == JOINT and rows[JOINT_PARTS[0]].null_count:
         raise UsageError(f"statistic=joint is of features, and model {request.model_id} has none. Try peak.")
-    cross = request.unseen is not None or crossed.num_rows > 0
-    statistic = _levelled(statistic, rows, request, options, cross)
+    if request.labels is None:
+        cross = request.unseen is not None or crossed.num_rows > 0
+        statistic, threshold = threshold_of_normals(rows, statistic, options, cross)
+    else:
+        # Labels choose one threshold for all variants, at the levels of the current calibration.
+        current = calibration_of(workspace, request.model_id)
+        if current is not None and current.statistic.name == statistic.name:
+            statistic = current.statistic
+        threshold = threshold_of_labels(rows, statistic, request.labels)
     rows = rows.append_column("anomaly_score", pa.array(statistic.scores(rows), pa.float64()))
     normal = rows.filter(pc.not_equal(rows["label"], 1))
     proposal = Proposal(
@@ -213,7 +220,7 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
         request.batch_id,
         rows,
         statistic,
-        _threshold(rows, statistic, request, options, cross),
+        threshold,
         # Twice what few normal images exceed: a defect has room above it.
         heatmap_top=2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
         labels=request.labels,
@@ -237,9 +244,9 @@ def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run
         )
     _check_statistic(current, options)
     rows, n_left_out = reviewed_rows(workspace, request.model_id)
-    rows = _split(rows, request)
+    rows = with_halves(rows)
+    threshold = threshold_of_labels(rows, current.statistic, options)
     rows = rows.append_column("anomaly_score", pa.array(current.statistic.scores(rows), pa.float64()))
-    threshold = _threshold(rows, current.statistic, request, options)
     found_anomalous = rows.filter(pc.equal(rows["label"], 1))["image_id"].combine_chunks()
     normal = normal_rows(workspace, current)
     normal = normal.filter(pc.invert(pc.is_in(normal["image_id"], found_anomalous)))
@@ -276,161 +283,16 @@ def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[
     if request.split is not None:
         table = table.filter(pc.equal(table["split"], request.split))
     elif request.labels is not None:
-        table = _labelled(table)
-    elif n_anomalous := table.filter(pc.equal(table["label"], 1)).num_rows:
-        raise InputError(f"{n_anomalous} images are labelled anomalous; --normal takes normal ones. Leave them out.")
-    seen = seen_in_training(workspace, request.model_id)
-    first = first_of_each(table)
-    keep = [row for image_id, row in first.items() if image_id[:SEEN_DIGITS] not in seen]
-    n_seen = len(first) - len(keep)
-    if n_seen and request.labels is not None:
-        (path, *_) = (table["relative_path"][row] for image_id, row in first.items() if image_id[:SEEN_DIGITS] in seen)
-        raise InputError(
-            f"{n_seen} of {len(first)} labelled images were trained on (first: {path}), so their scores are lower than "
-            "those of others. Choose a threshold on images that the model has not seen: leave them out."
-        )
-    return table.take(pa.array(keep, pa.int64())), n_seen
-
-
-def _labelled(table: pa.Table) -> pa.Table:
-    """The rows with a label that are for calibration or test; one content with two labels is an error."""
-    table = table.filter(pc.greater_equal(table["label"], 0))
-    label_of: dict[str, int] = {}
-    for path, image_id, label in zip(
-        *(table[name].to_pylist() for name in ("relative_path", "image_id", "label")), strict=True
-    ):
-        if image_id and label_of.setdefault(image_id, label) != label:
-            raise InputError(f"{path} is labelled {label}, and the same image {label_of[image_id]}. Leave one out.")
-    return table.filter(pc.is_in(pc.fill_null(table["split"], "test"), pa.array(["calibration", "test"])))
-
-
-def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: str) -> pa.Table:
-    """Rows of the readable files, with their measures and what they look like; the title is for the progress bar."""
-    scored = [SCORED_SCHEMA.empty_table()]
-    with progress(title, len(manifest)) as advance:
-        for rows in score_files(model, manifest.files, decoding):
-            scored.append(rows)
-            advance(rows.num_rows)
-    table = manifest.table.select(["relative_path", "image_id", "label", "split", "group"])
-    found = pa.concat_tables(scored)
-    for name in (*MEASURED, *QUALITY, "drops_colour", "part"):
-        table = table.append_column(name, found[name])
-    return table.filter(pc.is_valid(table["nelbo_nats"]))
-
-
-def _with_quality(manifest: Manifest, rows: pa.Table) -> Manifest:
-    """The manifest with what the scored images look like; drift is later measured from there."""
-    place = {image_id: row for row, image_id in enumerate(rows["image_id"].to_pylist())}
-    found = pa.array([place.get(image_id) for image_id in manifest.table["image_id"].to_pylist()], pa.int64())
-    table = manifest.table
-    for name in QUALITY:
-        table = table.set_column(table.schema.get_field_index(name), name, rows[name].combine_chunks().take(found))
-    return replace(manifest, table=table)
-
-
-def _split(rows: pa.Table, request: Request) -> pa.Table:
-    """What each image is for: "calibration", or "test" of a labelled threshold."""
-    ids, groups, labels, named = (rows[name].to_pylist() for name in ("image_id", "group", "label", "split"))
-    if request.labels is None:
-        parts = ["calibration"] * len(ids)
-    elif "test" in named or "calibration" in named:
-        # Named by whoever made the table; what is in neither part, nor of a group that is, is for testing.
-        choosing = {group for group, part in zip(groups, named, strict=True) if group and part == "calibration"}
-        parts = [
-            "calibration" if part == "calibration" or group in choosing else "test"
-            for group, part in zip(groups, named, strict=True)
-        ]
-    else:
-        parts = halved(ids, groups, labels)
-    return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(parts, pa.string()))
-
-
-def _crossed(table: pa.Table, request: Request, workspace: Workspace) -> pa.Table:
-    """What models of other images said of images that a cross-fitted model was trained on; none of other models.
-
-    So another rate can be asked of the images that it has, all of which it has seen.
-    """
-    if request.labels is None:
-        for calibration in calibrations_of(workspace, request.model_id):
-            if calibration.threshold.cross and calibration.labels_from is None:
-                rows = part_rows(rows_of(workspace, calibration), "calibration")
-                return rows.filter(pc.is_in(rows["image_id"], table["image_id"].combine_chunks()))
-    return CALIBRATION_SCHEMA.empty_table()
-
-
-def _joined(scored: pa.Table, crossed: pa.Table) -> pa.Table:
-    """Rows of both with what a calibration keeps, and the groups of those that have just been scored."""
-    names = [name for name in CALIBRATION_SCHEMA.names if name != "anomaly_score"]
-    crossed = crossed.select(names).append_column("group", pa.nulls(crossed.num_rows, pa.string()))
-    kept = scored.select([*names, "group"]).cast(crossed.schema)
-    return pa.concat_tables([kept, crossed])
-
-
-def _levelled(
-    statistic: Statistic, rows: pa.Table, request: Request, options: TrainOptions | CalibrateOptions, cross: bool
-) -> Statistic:
-    """The statistic with a level for each variant: one threshold then flags of each as many normal images as promised.
-
-    Labels choose one threshold for all variants, at the levels of the current calibration.
-    """
+        table = _for_thresholds(table)
+    table = each_once(table)
     if request.labels is not None:
-        current = calibration_of(Workspace.at(options.workspace), request.model_id)
-        return statistic if current is None or current.statistic.name != statistic.name else current.statistic
-    if rows["variant"].null_count:
-        return statistic
-    variants, least = np.array(rows["variant"].to_pylist()), calibration_needs(options)
-    levels = variant_levels(
-        statistic.scores(rows), variants, lambda scores: _from_normals(scores, options, cross).value, least
-    )
-    for name, n in zip(*np.unique(variants, return_counts=True), strict=True):
-        if n < least:
-            log.warning(
-                "variant %s has %d calibration images, and its own promise needs %d: it is judged by the threshold of "
-                "all variants together. Add normal images of it",
-                name,
-                n,
-                least,
-            )
-    return replace(statistic, levels={str(name): level for name, level in levels.items()})
+        remedy = "Choose a threshold on images that the model has not seen: leave them out."
+        check_unseen("labelled images", table, workspace, request.model_id, remedy)
+    unseen = unseen_in_training(table, workspace, request.model_id)
+    return unseen, len(table) - len(unseen)
 
 
-def _from_normals(scores: np.ndarray, options: CalibrationSettings, cross: bool) -> Threshold:
-    return Threshold.from_normals(
-        scores,
-        options.fpr,
-        confidence=options.confidence,
-        contamination=options.contamination,
-        review_fpr=options.review_fpr,
-        cross=cross,
-    )
-
-
-def _threshold(
-    rows: pa.Table, statistic: Statistic, request: Request, options: CalibrationSettings, cross: bool = False
-) -> Threshold:
-    chosen = part_rows(rows, "calibration")
-    scores = chosen["anomaly_score"].to_numpy()
-    labels = request.labels
-    if labels is None:
-        found = _from_normals(scores, options, cross)
-        if not statistic.levels:
-            return found
-        # Ranks of all together may come out one lower than those of each variant.
-        value = _from_normals(replace(statistic, levels={}).scores(chosen), options, cross).value
-        review = found.review if found.review is not None and found.review < value else None
-        return replace(found, value=value, review=review)
-    try:
-        return Threshold.from_labels(
-            chosen["label"].to_numpy(),
-            scores,
-            str(labels.objective),
-            target=labels.target,
-            costs=labels.costs,
-            review_recall=labels.review_recall,
-        )
-    except ValueError as error:
-        counts = Counter(chosen["label"].to_pylist())
-        raise UsageError(
-            f"{error} (Of the labelled images {counts[0]} normal and {counts[1]} anomalous ones choose the threshold; "
-            f"{part_rows(rows, 'test').num_rows} judge it.)"
-        ) from error
+def _for_thresholds(table: pa.Table) -> pa.Table:
+    """The rows with a label that are for calibration or test."""
+    wanted = pc.is_in(pc.fill_null(table["split"], "test"), pa.array(["calibration", "test"]))
+    return table.filter(pc.and_(wanted, pc.greater_equal(table["label"], 0)))

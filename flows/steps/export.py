@@ -19,14 +19,14 @@ from nelbo.data import (
     read_images,
     remove_folder,
 )
+from nelbo.flows.inference.measured import measure
 from nelbo.flows.inference.models import read_bundle
 from nelbo.flows.inference.painted import painted
 from nelbo.flows.inference.pipeline import measures
 from nelbo.flows.options.options import ExportOptions
 from nelbo.flows.runner import Runner
-from nelbo.flows.steps.calibrate import measure
 from nelbo.flows.steps.ingest import read_manifest, scan_source
-from nelbo.flows.steps.parts import first_of_each
+from nelbo.flows.steps.parts import each_once
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibration_of, rows_of
 from nelbo.flows.workspace.calibrations.statistic import Statistic
@@ -130,12 +130,11 @@ def _images(workspace: Workspace, model_id: str, calibration: Calibration | None
         manifest = replace(manifest, table=manifest.table.filter(chosen))
         if calibration.threshold.cross:
             # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
-            rows = list(first_of_each(manifest.table).values())
-            return replace(manifest, table=manifest.table.take([rows[i] for i in _spread(len(rows), _N_CROSSED)]))
+            usable = each_once(manifest.table)
+            return replace(manifest, table=usable.take(_spread(len(usable), _N_CROSSED)))
     else:
         raise UsageError(f"model {model_id} is not calibrated. Name images to compare engines on: --normal DIR")
-    rows = pa.array(first_of_each(manifest.table).values(), pa.int64())
-    return replace(manifest, table=manifest.table.take(rows))
+    return replace(manifest, table=each_once(manifest.table))
 
 
 def _pixels(model: vae_core.Scorable, manifest: Manifest, scored: pa.Table, options: ExportOptions) -> np.ndarray:

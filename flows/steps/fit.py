@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from nelbo.data import (
 )
 from nelbo.data import n_groups as n_groups_of
 from nelbo.detectors import images_of_variant
+from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.inference.models import import_keras, keep_bundle
 from nelbo.flows.inference.pipeline import columns_of, size_z
 from nelbo.flows.inference.progress import progress
@@ -42,7 +43,6 @@ from nelbo.flows.report.found_parts import write_found_parts, write_variants
 from nelbo.flows.steps.ingest import publish_manifest, read_manifest
 from nelbo.flows.steps.parts import (
     assign_parts,
-    calibration_needs,
     check_enough,
     count_groups,
     crosses,
@@ -402,21 +402,11 @@ def model_config(options: TrainOptions) -> Any:
             "Set binarize=0.5, or take likelihood=continuous_bernoulli."
         )
     height, width = options.input_size
+    # Which variants there are, the images say.
+    names = {field.name for field in fields(vae_core.VAEConfig)} - {"channels", "variants"}
     try:
         return vae_core.VAEConfig(
-            height=height,
-            width=width,
-            channels=options.n_channels,
-            preset=options.preset,
-            backbone=options.backbone,
-            likelihood=options.likelihood,
-            sigma=options.sigma,
-            statistic=options.statistic,
-            of=options.of,
-            head=options.head,
-            subject=options.subject,
-            smoothing_px=options.smoothing_px,
-            noise_draws=options.noise_draws,
+            height=height, width=width, channels=options.n_channels, **options.model_dump(include=names)
         )
     except ValueError as error:
         raise UsageError(f"{error}.") from error

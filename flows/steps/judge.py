@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nelbo.data import InputError, Manifest
+from nelbo.data import Manifest
 from nelbo.detectors import Judged, gate
 from nelbo.detectors.metrics.gate import MIN_NORMAL
+from nelbo.flows.evaluation.thresholds import calibration_needs
+from nelbo.flows.inference.measured import measure
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.options.options import TrainOptions
-from nelbo.flows.steps.calibrate import measure
 from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest, scan_source
-from nelbo.flows.steps.parts import assign_parts, calibration_needs, first_of_each
+from nelbo.flows.steps.parts import assign_parts, check_labels, each_once, first_of_each
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import calibration_of
 from nelbo.flows.workspace.calibrations.statistic import Statistic
@@ -79,7 +80,7 @@ def freeze_gate(options: TrainOptions, batch_id: str, run: Run) -> str:
     # What a manifest's paths start from says nothing of a folder.
     root = options.root if source.lower().endswith((".csv", ".parquet")) else None
     manifest = scan_source(source, options.model_copy(update={"root": root})).manifest()
-    _check_labels(source, manifest.table)
+    check_labels(source, manifest.table)
     workspace = Workspace.at(options.workspace)
     serving_id = _serving(workspace)
     if serving_id is not None:
@@ -142,15 +143,6 @@ def _to_train_on(options: TrainOptions, normals: Manifest) -> pa.Array:
     return pa.array(usable, pa.string())
 
 
-def _check_labels(source: str, table: pa.Table) -> None:
-    """One content with two labels would judge either way; one without label counts as normal."""
-    label_of: dict[str, int] = {}
-    columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "label"))
-    for path, image_id, label in zip(*columns, strict=True):
-        if image_id and label_of.setdefault(image_id, label == 1) != (label == 1):
-            raise InputError(f"{source}: {path} and the same image elsewhere differ in their label. Leave one out.")
-
-
 def _sieves(workspace: Workspace, model_id: str) -> list[tuple[str, _Sieve]]:
     """What takes out the images that had a part in a model or in its current calibration."""
     calibration = calibration_of(workspace, model_id)
@@ -168,7 +160,7 @@ def _held_out(source: str, manifest: Manifest, sieves: Sequence[tuple[str, _Siev
     Raises:
         UsageError: too few are left.
     """
-    table = manifest.table.take(pa.array(first_of_each(manifest.table).values(), pa.int64()))
+    table = each_once(manifest.table)
     left_out = {UNUSABLE: len(manifest) - len(table), TRAINED_ON: 0, CALIBRATED_ON: 0}
     for reason, sieve in sieves:
         kept = sieve(table)

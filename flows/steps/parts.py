@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nelbo.data import InputError, n_groups, names_in_paths, split_by_content, with_united_groups
-from nelbo.detectors import HELD_OUT_FROM, CalibrationError, check_size, n_needed, part_sizes, trim
+from nelbo.data import InputError, first_rows, n_groups, names_in_paths, split_by_content, with_united_groups
+from nelbo.detectors import HELD_OUT_FROM, part_sizes
+from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.options.options import TrainOptions
-from nelbo.flows.options.settings import CalibrationSettings
 from nelbo.flows.options.types import AUTO
 from nelbo.flows.workspace.errors import UsageError
 
@@ -42,7 +42,7 @@ def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
             len(groups),
             table["relative_path"][groups.index(None)],
         )
-    return _with_texts(table, "group", groups)
+    return with_text(table, "group", groups)
 
 
 def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Table:
@@ -55,7 +55,7 @@ def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Ta
         if table["variant"].null_count < len(table):
             log.warning("%s: its column 'variant' is passed over, as variant_by=%s is given", source, variant_by)
         found = names_in_paths(table["relative_path"].to_pylist(), variant_by, "variant_by")
-        table = _with_texts(table, "variant", found)
+        table = with_text(table, "variant", found)
     usable = table.filter(pc.is_null(table["reason"]))
     unnamed = usable.filter(pc.is_null(usable["variant"]))
     if 0 < len(unnamed) < len(usable) or (variant_by is not None and len(unnamed)):
@@ -79,21 +79,41 @@ def without_test(table: pa.Table) -> pa.Table:
 
 def check_parts(source: str, table: pa.Table) -> None:
     """The same content, or group, in two parts would let a threshold be judged on what the model has seen."""
-    part_of: dict[tuple[str, str], str] = {}
     whole = with_united_groups(table)
-    rows = zip(*(whole[name].to_pylist() for name in ("relative_path", "image_id", "group", "split")), strict=True)
-    for path, image_id, group, split in rows:
-        for what, key in (("the same image", image_id), (f"another image of its group {group!r}", group)):
-            if key and split and part_of.setdefault((what, key), split) != split:
-                raise InputError(
-                    f"{source}: {path} is in part {split!r}, and {what} in {part_of[what, key]!r}. "
-                    "Leave one of the two out."
-                )
+    parts = [split and f"in part {split!r}" for split in whole["split"].to_pylist()]
+    _check_one(source, whole, "image_id", parts, "the same image")
+    _check_one(source, whole, "group", parts, "another image of its group {!r}")
+
+
+def check_normal(source: str, table: pa.Table, remedy: str) -> None:
+    """Images that are labelled anomalous cannot say what is normal."""
+    anomalous = table.filter(pc.equal(table["label"], 1))
+    if anomalous.num_rows:
+        raise InputError(
+            f"{source}: {anomalous.num_rows} images are labelled anomalous (first: {anomalous['relative_path'][0]}), "
+            f"and --normal takes normal ones. {remedy}"
+        )
+
+
+def check_labels(source: str, table: pa.Table) -> None:
+    """The same content with two labels would judge either way; one without a label counts as normal."""
+    kinds = ["labelled anomalous" if label == 1 else "taken for normal" for label in table["label"].to_pylist()]
+    _check_one(source, table, "image_id", kinds, "the same image")
+
+
+def _check_one(source: str, table: pa.Table, key: str, said: Sequence[str | None], other: str) -> None:
+    """See that all rows with one key have one thing said of them; None is nothing."""
+    first: dict[str, str] = {}
+    for path, name, word in zip(table["relative_path"].to_pylist(), table[key].to_pylist(), said, strict=True):
+        if name and word and first.setdefault(name, word) != word:
+            raise InputError(
+                f"{source}: {path} is {word}, and {other.format(name)} {first[name]}. Leave one of the two out."
+            )
 
 
 def count_groups(table: pa.Table) -> int | None:
     """How many groups the usable images make; None where no row has one."""
-    usable = with_united_groups(table).take(pa.array(first_of_each(table).values(), pa.int64()))
+    usable = each_once(with_united_groups(table))
     return n_groups(usable["image_id"].to_pylist(), usable["group"].to_pylist())
 
 
@@ -108,12 +128,13 @@ def check_enough(source: str, n_distinct: int, n_listed: int) -> None:
 
 def first_of_each(table: pa.Table) -> dict[str, int]:
     """Content hash -> row number of the first usable file with that content."""
-    first: dict[str, int] = {}
     rows = zip(table["image_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-    for row, (image_id, reason) in enumerate(rows):
-        if reason is None:
-            first.setdefault(image_id, row)
-    return first
+    return first_rows(image_id if reason is None else None for image_id, reason in rows)
+
+
+def each_once(table: pa.Table) -> pa.Table:
+    """The usable rows, each content once."""
+    return table.take(pa.array(first_of_each(table).values(), pa.int64()))
 
 
 def crosses(table: pa.Table, n_usable: int, options: TrainOptions, solved: bool) -> bool:
@@ -241,6 +262,21 @@ def halved(image_ids: Sequence[str], groups: Sequence[str | None], labels: Seque
     return [part_of[image_id] for image_id in image_ids]
 
 
+def with_halves(rows: pa.Table) -> pa.Table:
+    """Labelled images with what each is for, as whoever made the table says, else by `halved`."""
+    ids, groups, labels, named = (rows[name].to_pylist() for name in ("image_id", "group", "label", "split"))
+    if "test" in named or "calibration" in named:
+        # Named by whoever made the table; what is in neither part, nor of a group that is, is for testing.
+        choosing = {group for group, part in zip(groups, named, strict=True) if group and part == "calibration"}
+        parts = [
+            "calibration" if part == "calibration" or group in choosing else "test"
+            for group, part in zip(groups, named, strict=True)
+        ]
+    else:
+        parts = halved(ids, groups, labels)
+    return with_text(rows, "split", parts)
+
+
 def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, str]) -> pa.Table:
     """The manifest with what decoding found (content hash -> reason), and each usable file's part."""
     ids = table["image_id"].to_pylist()
@@ -248,35 +284,9 @@ def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, s
         reason or unreadable.get(image_id) for image_id, reason in zip(ids, table["reason"].to_pylist(), strict=True)
     ]
     parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
-    return _with_texts(_with_texts(table, "reason", reasons), "split", parts)
+    return with_text(with_text(table, "reason", reasons), "split", parts)
 
 
-def _with_texts(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+def with_text(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+    """The table with other values in a column of text."""
     return table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
-
-
-def calibration_needs(options: CalibrationSettings) -> int:
-    """Calibration images that the promise needs, with those that are trimmed.
-
-    >>> calibration_needs(CalibrationSettings()), calibration_needs(CalibrationSettings(contamination=0.1))
-    (19, 22)
-    """
-    n = n_needed(options.fpr, options.confidence)
-    while len(trim(range(n), options.contamination)) < n_needed(options.fpr, options.confidence):
-        n += 1
-    return n
-
-
-def check_calibration_size(n: int, options: CalibrationSettings) -> None:
-    """Refuse n calibration images if they are too few.
-
-    Raises:
-        CalibrationError: how many are needed, and for what.
-    """
-    if not options.contamination:
-        check_size(n, options.fpr, options.confidence)
-    elif n < calibration_needs(options):
-        raise CalibrationError(
-            f"fpr={options.fpr} after contamination={options.contamination} is trimmed needs at least "
-            f"{calibration_needs(options)} calibration images, got {n}. Add normal images, or ask for a larger fpr."
-        )

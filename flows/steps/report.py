@@ -19,7 +19,7 @@ from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluat
 from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
-from nelbo.flows.report.curves import four_digits, render_curves, with_commas
+from nelbo.flows.report.curves import render_curves
 from nelbo.flows.report.headline import chance, headline
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
@@ -134,7 +134,6 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     page = numbers | {
         "batch_id": batch_id,
         "model_id": model_id,
-        "number": with_commas,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
         "cards": _cards(flagged),
         "found": STATUSES,
@@ -205,7 +204,6 @@ def _numbers(
         "drift": read_drift(table),
         "histogram": _histogram(table, calibration),
         "plot": (WIDTH, HEIGHT),
-        "digits": four_digits,
         "alone": False,
         "evaluation": evaluation,
         "metrics": describe_evaluation(evaluation) if evaluation else [],

@@ -4,10 +4,9 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import pyarrow.compute as pc
-
 from nelbo import vae_core
-from nelbo.data import InputError, read_table
+from nelbo.data import read_table
+from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.options.options import ExportOptions, TrainOptions
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.report.card import read_card
@@ -19,8 +18,8 @@ from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manif
 from nelbo.flows.steps.judge import Gated, freeze_gate, judge_candidate
 from nelbo.flows.steps.parts import (
     assign_parts,
-    calibration_needs,
     check_enough,
+    check_normal,
     check_parts,
     first_of_each,
     with_groups,
@@ -170,13 +169,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     table = with_groups(options.normal, manifest.table, options.group_by)
     check_parts(options.normal, table)
     table = with_variants(options.normal, without_test(table), options.variant_by)
-    anomalous = table.filter(pc.equal(table["label"], 1))
-    if anomalous.num_rows:
-        raise InputError(
-            f"{options.normal}: {anomalous.num_rows} images are labelled anomalous "
-            f"(first: {anomalous['relative_path'][0]}), and training takes normal ones. "
-            "Leave them out, or give them the split 'test'."
-        )
+    check_normal(options.normal, table, "Leave them out, or give them the split 'test'.")
     usable = list(first_of_each(table))
     check_enough(options.normal, len(usable), table.num_rows)
     assign_parts(table, usable, options, solved)

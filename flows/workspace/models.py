@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nelbo.data import InputError
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
@@ -45,3 +46,18 @@ def unseen_in_training(table: pa.Table, workspace: Workspace, model_id: str) -> 
     """The rows of images that the model may be judged on: it was neither trained nor stopped on them."""
     seen = pa.array(seen_in_training(workspace, model_id), pa.string())
     return table.filter(pc.invert(pc.is_in(pc.utf8_slice_codeunits(table["image_id"], 0, SEEN_DIGITS), seen)))
+
+
+def check_unseen(what: str, table: pa.Table, workspace: Workspace, model_id: str, remedy: str) -> None:
+    """Refuse images that choose a threshold for a model that was trained on them.
+
+    Raises:
+        InputError: how many of these images there are, the first, and the remedy.
+    """
+    unseen = unseen_in_training(table, workspace, model_id)["image_id"].combine_chunks()
+    seen = table.filter(pc.invert(pc.is_in(table["image_id"], unseen)))
+    if seen.num_rows:
+        raise InputError(
+            f"{seen.num_rows} of {table.num_rows} {what} were trained on (first: {seen['relative_path'][0]}), so their "
+            f"scores are lower than those of others. {remedy}"
+        )

@@ -16,7 +16,6 @@ from nelbo.data import (
     DECISIONS,
     MEASURED,
     REVIEWS_SCHEMA,
-    InputError,
     MissingError,
     iter_rows,
     read_table,
@@ -27,7 +26,7 @@ from nelbo.detectors import CalibrationError
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
-from nelbo.flows.workspace.models import unseen_in_training
+from nelbo.flows.workspace.models import check_unseen
 from nelbo.flows.workspace.tables import JOINED_REVIEWS
 
 MAX_REVIEWER, MAX_NOTE = 100, 2_000
@@ -163,7 +162,8 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
     rows = _flagged(decided["image_id"].combine_chunks(), shown.combine_chunks(), workspace, model_id)
     labels = [label_of[image_id] for image_id in rows["image_id"].to_pylist()]
     n_left_out = len(label_of) - len(labels)
-    _check_unseen(rows, workspace, model_id)
+    remedy = "Take a model that has not seen them (--model), or give the other images in a table (--labels CSV)."
+    check_unseen("reviewed images", rows, workspace, model_id, remedy)
     if len(set(labels)) < 2:
         raise CalibrationError(
             "--labels reviews needs images that were reviewed as normal and as anomalous. Of those that model "
@@ -201,14 +201,3 @@ def _with_groups(rows: pa.Table, workspace: Workspace, batch_id: str) -> pa.Tabl
         group_of = dict(zip(*(column.to_pylist() for column in manifest.columns), strict=True))
     groups = [group_of.get(image_id) for image_id in rows["image_id"].to_pylist()]
     return rows.append_column("group", pa.array(groups, pa.string()))
-
-
-def _check_unseen(rows: pa.Table, workspace: Workspace, model_id: str) -> None:
-    unseen = unseen_in_training(rows, workspace, model_id)
-    if n_seen := rows.num_rows - unseen.num_rows:
-        seen = rows.filter(pc.invert(pc.is_in(rows["image_id"], unseen["image_id"].combine_chunks())))
-        raise InputError(
-            f"{n_seen} of {rows.num_rows} reviewed images were trained on (first: {seen['relative_path'][0]}), so "
-            "their scores are lower than those of others. Take a model that has not seen them (--model), or give the "
-            "other images in a table (--labels CSV)."
-        )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from nelbo.data import REVIEWS_SCHEMA, RUNS_SCHEMA, InputError, MissingError, Place, read_table
+from nelbo.data import REVIEWS_SCHEMA, RUNS_SCHEMA, InputError, MissingError, Place, first_rows, read_table
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,4 @@ def distinct(tables: Iterable[pa.Table], kind: Kind) -> pa.Table:
     """All rows in order of time, each once: a compaction that is under way, or was killed, leaves some twice."""
     rows = pa.concat_tables([kind.schema.empty_table(), *tables]).replace_schema_metadata(None)
     rows = rows.sort_by([(kind.time, "ascending"), (kind.key, "ascending")])
-    first: dict[str, int] = {}
-    for row, key in enumerate(rows[kind.key].to_pylist()):
-        first.setdefault(key, row)
-    return rows.take(pa.array(first.values(), pa.int64()))
+    return rows.take(pa.array(first_rows(rows[kind.key].to_pylist()).values(), pa.int64()))

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from tables import ROOT, rows
+from commands import ROOT, rows
 
 Script = Callable[[str], ModuleType]
 

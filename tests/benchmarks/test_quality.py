@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import ROOT, rows
 from PIL import Image
-from tables import ROOT, rows
 
 from nelbo.detectors.interval import Interval
 
@@ -221,14 +221,14 @@ def test_other_heads_against_libraries(monkeypatch: pytest.MonkeyPatch, random: 
     from scipy.spatial.distance import mahalanobis
     from sklearn.neighbors import NearestNeighbors
 
-    from benchmarks.detection import heads
+    from benchmarks.detection import fits, heads
 
     normals, test = random.normal(size=(40, 1, 6)), random.normal(size=(5, 1, 6))
     bank = NearestNeighbors(n_neighbors=1).fit(normals[:, 0])
-    np.testing.assert_allclose(np.sqrt(heads.nearest(normals, test, 0)), bank.kneighbors(test[:, 0])[0][:, 0])
+    np.testing.assert_allclose(np.sqrt(fits.nearest(normals, test, 0)), bank.kneighbors(test[:, 0])[0][:, 0])
     inverse = np.linalg.inv(np.cov(normals[:, 0].T) + 0.01 * np.eye(6))
     expected = [mahalanobis(one, normals[:, 0].mean(axis=0), inverse) ** 2 for one in test[:, 0]]
-    np.testing.assert_allclose(heads.gaussian_of_each_place(normals, test, 0), expected)
+    np.testing.assert_allclose(fits.gaussian_of_each_place(normals, test, 0), expected)
     views = np.repeat(["a", "b", "c", "d"], 5)
     rows_of_some = heads._some(views, 10, 0)
     # Whole parts.

@@ -14,18 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from commands import score
 from PIL import Image
 
 from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, File, InputError, SpaceError, iter_images, read_scores, read_table
 from nelbo.detectors import p_values, q_values
 from nelbo.flows.commands import COMMANDS
-from nelbo.flows.options.options import (
-    CalibrateOptions,
-    IngestOptions,
-    ReportOptions,
-    ScoreOptions,
-    TrainOptions,
-)
+from nelbo.flows.options.options import CalibrateOptions, IngestOptions, ReportOptions, ScoreOptions, TrainOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.layout import Workspace
@@ -34,16 +29,6 @@ Trained = tuple[Path, dict[str, Any]]
 
 #: What may differ between two runs on the same files.
 OF_THE_RUN = ["run_id", "scored_at_utc"]
-
-
-@pytest.fixture
-def workspace(trained: Trained, tmp_path: Path) -> Path:
-    """A copy of the trained workspace, to write to."""
-    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-
-
-def score(images: Path, workspace: Path, **more: Any) -> dict[str, Any]:
-    return execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **more), prefect=False)
 
 
 def rows(path: str | Path) -> pa.Table:

@@ -87,6 +87,16 @@ def score(workspace: Path, images: Path, new: bool = False) -> None:
 
 def in_fork(work: Callable[[], None]) -> int:
     """Its exit code, or minus the signal that ended it."""
+    return ended(fork(work))
+
+
+def ended(child: int) -> int:
+    """The exit code of a process, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork(work: Callable[[], None]) -> int:
+    """A process that does this and nothing else."""
     child = os.fork()
     if not child:
         code = 1
@@ -97,7 +107,7 @@ def in_fork(work: Callable[[], None]) -> int:
             sys.stderr.write(json.dumps({"error": str(error), "type": type(error).__name__}) + "\n")
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
 
 
 def die_at(n: int, workspace: Path) -> Callable[[], int]:
@@ -243,18 +253,8 @@ def race(workspace: Path, images: Path) -> dict[str, Any]:
 
 def two_at_once(work: Callable[[], None]) -> list[int]:
     """Their exit codes."""
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                work()
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    children = [fork(work) for _ in range(2)]
+    return [ended(child) for child in children]
 
 
 def landed(folder: Path, what: str) -> None:

@@ -28,6 +28,13 @@ def write_images(folder: Path, n: int, seed: int, *, blot: bool = False) -> list
     return paths
 
 
+def write_plain(path: Path, value: int = 7) -> Path:
+    """A small PNG of one value; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (20, 10), value).save(path, "PNG")
+    return path
+
+
 def stripes(random: np.random.Generator, n: int) -> np.ndarray:
     """(n, 24, 20, 1) float32 images of one kind."""
     rows = np.arange(24)[None, :, None, None]

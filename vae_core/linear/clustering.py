@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from nelbo.vae_core.config import AUTO
 from nelbo.vae_core.linear.variants import N_COMPONENTS, Places, Variants
-from nelbo.vae_core.usual import NORMAL
+from nelbo.vae_core.usual import median_and_spread
 
 #: More are found only where somebody says how many.
 MOST = 8
@@ -90,7 +90,7 @@ def learn_places(
         unseen = Variants(projection, centres, np.ones((len(centres), 2))).distances(means[mine])
         distances[mine] = np.take_along_axis(unseen, variants[mine][:, None], axis=1)[:, 0]
     projection, centres = _places(means, variants)
-    usual = np.stack([_median_and_spread(np.log(distances[variants == one])) for one in range(len(centres))])
+    usual = np.stack([median_and_spread(np.log(distances[variants == one])) for one in range(len(centres))])
     found = Variants(projection, centres, usual)
     return found, found.beyond(distances, variants)
 
@@ -100,12 +100,6 @@ def _places(means: NDArray[np.floating[Any]], variants: NDArray[np.int64]) -> tu
     projection = _principal(means).components_.T
     centres = [means[variants == one].mean(axis=0, dtype=np.float64) for one in range(variants.max() + 1)]
     return projection, np.stack(centres) @ projection
-
-
-def _median_and_spread(values: Places) -> Places:
-    median = np.median(values)
-    spread = NORMAL * np.median(np.abs(values - median))
-    return np.array([median, max(spread, 1e-6)])
 
 
 def _principal(means: NDArray[np.floating[Any]]) -> PCA:

@@ -8,12 +8,12 @@ import streamlit as st
 
 from nelbo.data import InputError, read_table
 from nelbo.flows.dashboard.choice import choose_batch
-from nelbo.flows.dashboard.formats import images, number
 from nelbo.flows.dashboard.links import choose_page, show_rows
 from nelbo.flows.dashboard.pages.whatif import draw_what_if
 from nelbo.flows.dashboard.style import say
 from nelbo.flows.dashboard.tables import Batch, Tables
 from nelbo.flows.evaluation.drift import read_drift
+from nelbo.flows.numbers import images, number
 
 _ROWS = 25
 

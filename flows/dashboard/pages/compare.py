@@ -8,7 +8,6 @@ import streamlit as st
 from nelbo.detectors import PairedTest
 from nelbo.flows.dashboard.calibrations import show_promise
 from nelbo.flows.dashboard.choice import choose_batch
-from nelbo.flows.dashboard.formats import images, percent
 from nelbo.flows.dashboard.links import choose_page, show_rows
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.style import nothing
@@ -21,6 +20,7 @@ from nelbo.flows.evaluation.agreement import (
     verdict_counts,
     with_truth,
 )
+from nelbo.flows.numbers import images, percent
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibrations_of
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace

@@ -12,12 +12,12 @@ import streamlit as st
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.dashboard import charts
 from nelbo.flows.dashboard.calibrations import show_promise
-from nelbo.flows.dashboard.formats import number
 from nelbo.flows.dashboard.links import link, show_rows
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.pictures import Row, calibration_of, original_of, show, show_heatmap
 from nelbo.flows.dashboard.style import palette, utc
 from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.numbers import number
 from nelbo.flows.report.variants import named
 from nelbo.flows.workspace.calibrations.calibration import Calibration, normal_rows
 from nelbo.flows.workspace.layout import Workspace

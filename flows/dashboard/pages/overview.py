@@ -10,11 +10,11 @@ from nelbo.detectors import Threshold
 from nelbo.flows.dashboard import charts
 from nelbo.flows.dashboard.calibrations import known_calibration
 from nelbo.flows.dashboard.choice import open_batch
-from nelbo.flows.dashboard.formats import images, number, percent
 from nelbo.flows.dashboard.frames import show_frame
 from nelbo.flows.dashboard.links import choose_page
 from nelbo.flows.dashboard.style import nothing, say, utc
 from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.numbers import images, number, percent
 
 _PERIODS = (50, 200, 1000)
 _ROWS = 10

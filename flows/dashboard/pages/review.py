@@ -9,13 +9,13 @@ import streamlit as st
 
 from nelbo.flows.dashboard.calibrations import show_promise
 from nelbo.flows.dashboard.choice import choose_batch
-from nelbo.flows.dashboard.formats import number
 from nelbo.flows.dashboard.frames import show_frame
 from nelbo.flows.dashboard.links import link
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.pictures import Row, calibration_of, original_of, show, show_heatmap
 from nelbo.flows.dashboard.style import utc
 from nelbo.flows.dashboard.tables import Batch, Tables
+from nelbo.flows.numbers import number
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.reviews import MAX_NOTE, MAX_REVIEWER, Review, record_review
 

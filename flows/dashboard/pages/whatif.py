@@ -9,9 +9,9 @@ import streamlit as st
 from nelbo.detectors import Interval, false_alarm_interval
 from nelbo.flows.dashboard import charts
 from nelbo.flows.dashboard.calibrations import known_calibration, show_promise
-from nelbo.flows.dashboard.formats import images, number, percent
 from nelbo.flows.dashboard.style import say
 from nelbo.flows.dashboard.tables import Batch, Tables
+from nelbo.flows.numbers import images, number, percent
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 
 _BINS = 60

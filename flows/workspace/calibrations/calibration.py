@@ -22,7 +22,7 @@ from nelbo.data import (
     write_json,
     write_table,
 )
-from nelbo.detectors import Interval, Threshold, binomial_interval, p_values, q_values, verdicts
+from nelbo.detectors import Interval, Threshold, binomial_interval, p_values, q_values, variant_p_values, verdicts
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.identity import calibration_id as id_of
 from nelbo.flows.workspace.calibrations.identity import check_calibration_id
@@ -93,12 +93,7 @@ class Calibration:
         """(n,) of anomaly scores; against the normal images of each one's variant, where these are told apart."""
         if variants is None or not self.normal_scores_of:
             return p_values(scores, self.normal_scores)
-        names = np.asarray(variants.cast(pa.string()).to_numpy(), object)
-        found = np.empty(len(scores))
-        for name in set(names):
-            own = names == name
-            found[own] = p_values(scores[own], self.against(name))
-        return found
+        return variant_p_values(scores, np.asarray(variants.cast(pa.string()).to_numpy(), object), self.against)
 
     def against(self, variant: str | None) -> np.ndarray:
         """Scores, sorted, of the normal images that the p-values of a variant are against."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nelbo.data import IN_DEVIATIONS, JOINT, JOINT_PARTS, STATISTICS
+from nelbo.detectors import levelled
 from nelbo.detectors.tail_rules import TWO_SIDED, TailRule
 
 
@@ -41,13 +41,7 @@ class Statistic:
         found = np.sum([table[column].to_numpy() for column in columns], axis=0)
         if self.name in IN_DEVIATIONS:
             found = found + sum(np.nan_to_num(table[name].to_numpy()) for name in ("size_z", "variant_z"))
-        return found - self._levels(table["variant"]) if self.levels else found
-
-    def _levels(self, variants: pa.ChunkedArray) -> np.ndarray:
-        """(n,) of each image; 0 of a variant without one."""
-        place = pc.index_in(variants.cast(pa.string()), pa.array(self.levels, pa.string()))
-        levels = pa.array(self.levels.values(), pa.float64()).take(place.combine_chunks())
-        return np.asarray(pc.fill_null(levels, 0.0))
+        return levelled(found, table["variant"].to_pylist(), self.levels) if self.levels else found
 
 
 def _measures(table: pa.Table, statistics: Sequence[str]) -> dict[str, np.ndarray]:

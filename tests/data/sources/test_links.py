@@ -4,19 +4,13 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from synthetic import write_plain
 
 from nelbo.data import Preprocessing, Scan, ingest, read_images
 from nelbo.data.sources.files import File, Folder
 from nelbo.data.sources.listing import list_source
 
 SMALL = Preprocessing(2, 2)
-
-
-def put(path: Path, value: int = 7) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (20, 10), value).save(path)
-    return path
 
 
 def swap(folder: Path, target: Path) -> None:
@@ -27,7 +21,7 @@ def swap(folder: Path, target: Path) -> None:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    return put(tmp_path / "secret" / "deeper" / "a.png", 200).parent
+    return write_plain(tmp_path / "secret" / "deeper" / "a.png", 200).parent
 
 
 @pytest.mark.parametrize("folder", ["b", "b/deeper"])
@@ -35,8 +29,8 @@ def test_a_folder_swapped_for_a_link_after_the_listing_is_not_followed(
     folder: str, tmp_path: Path, secret: Path
 ) -> None:
     root = tmp_path / "in"
-    put(root / "a.png")
-    put(root / "b" / "deeper" / "a.png")
+    write_plain(root / "a.png")
+    write_plain(root / "b" / "deeper" / "a.png")
     listed = ingest(root).files
     scan = Scan(list_source(str(root)))
     scan.listing.__dict__["entries"] = iter(list(scan.listing.entries))
@@ -53,7 +47,7 @@ def test_a_folder_swapped_for_a_link_after_the_listing_is_not_followed(
 
 def test_a_folder_of_a_table_swapped_for_a_link(tmp_path: Path, secret: Path) -> None:
     root = tmp_path / "in"
-    put(root / "b" / "a.png")
+    write_plain(root / "b" / "a.png")
     (root / "list.csv").write_text("path\nb/a.png\n")
     listing = list_source(str(root / "list.csv"))
     swap(root / "b", secret)
@@ -62,7 +56,7 @@ def test_a_folder_of_a_table_swapped_for_a_link(tmp_path: Path, secret: Path) ->
 
 
 def test_a_file_swapped_for_a_link_has_changed(tmp_path: Path, secret: Path) -> None:
-    path = put(tmp_path / "in" / "a.png")
+    path = write_plain(tmp_path / "in" / "a.png")
     image_id = hashlib.sha256(path.read_bytes()).hexdigest()
     path.unlink()
     path.symlink_to(secret / "a.png")
@@ -71,20 +65,20 @@ def test_a_file_swapped_for_a_link_has_changed(tmp_path: Path, secret: Path) -> 
 
 @pytest.mark.parametrize("path", ["../secret/deeper/a.png", "b/../../secret/deeper/a.png", "/etc/passwd", "b//../x"])
 def test_paths_that_lead_out_are_not_opened(path: str, tmp_path: Path, secret: Path) -> None:
-    put(tmp_path / "in" / "b" / "a.png")
+    write_plain(tmp_path / "in" / "b" / "a.png")
     assert secret.exists()
     assert read_images([File(str(tmp_path / "in"), path)], SMALL).reasons == ["unreadable"]
 
 
 def test_a_root_behind_a_link_and_a_folder_without_the_right_to_list_it(tmp_path: Path) -> None:
-    put(tmp_path / "in" / "b" / "a.png")
+    write_plain(tmp_path / "in" / "b" / "a.png")
     (tmp_path / "link").symlink_to("in")
     (tmp_path / "in" / "b").chmod(0o300)
     assert read_images([File(str(tmp_path / "link"), "b/a.png")], SMALL).reasons == [None]
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path, secret: Path) -> None:
-    put(tmp_path / "in" / "b" / "c" / "a.png")
+    write_plain(tmp_path / "in" / "b" / "c" / "a.png")
     (tmp_path / "in" / "link").symlink_to(secret)
     folder = Folder(tmp_path / "in")
     before = len(list(Path("/proc/self/fd").iterdir()))

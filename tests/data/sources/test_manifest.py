@@ -6,23 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
+from synthetic import write_plain
 
 from nelbo.data import InputError, ingest
 
 
-def png(path: Path, value: int = 100) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (20, 10), value).save(path, "PNG")
-    return path
-
-
 def test_folder(tmp_path: Path) -> None:
-    file = png(tmp_path / "in" / "b" / "x.png")
-    png(tmp_path / "in" / "a.png", 1)
+    file = write_plain(tmp_path / "in" / "b" / "x.png")
+    write_plain(tmp_path / "in" / "a.png", 1)
     (tmp_path / "in" / "notes.txt").write_text("hello")
     (tmp_path / "in" / "Thumbs.db").write_text("hidden")
-    png(tmp_path / "in" / ".cache" / "y.png")
+    write_plain(tmp_path / "in" / ".cache" / "y.png")
     (tmp_path / "in" / "link.png").symlink_to(file)
     (tmp_path / "in" / "up").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "in" / "pipe.png")
@@ -38,25 +32,25 @@ def test_folder(tmp_path: Path) -> None:
 
 def test_a_second_look_is_identical_and_contents_name_the_batch(tmp_path: Path) -> None:
     for i in range(5):
-        png(tmp_path / "one" / f"{i}.png", i)
-        png(tmp_path / "two" / f"{i}.png", i)
+        write_plain(tmp_path / "one" / f"{i}.png", i)
+        write_plain(tmp_path / "two" / f"{i}.png", i)
     first, second, copy = ingest(tmp_path / "one"), ingest(tmp_path / "one"), ingest(tmp_path / "two")
     assert first.table.equals(second.table)
     assert first.content_hash() == copy.content_hash()
-    png(tmp_path / "two" / "3.png", 99)
+    write_plain(tmp_path / "two" / "3.png", 99)
     assert ingest(tmp_path / "two").content_hash() != first.content_hash()
 
 
 def test_one_file(tmp_path: Path) -> None:
-    manifest = ingest(png(tmp_path / "x.png"))
+    manifest = ingest(write_plain(tmp_path / "x.png"))
     assert manifest.table["relative_path"].to_pylist() == ["x.png"]
     assert manifest.root == str(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_manifest_file(tmp_path: Path, kind: str) -> None:
-    png(tmp_path / "a b, c.png")
-    png(tmp_path / "NA")
+    write_plain(tmp_path / "a b, c.png")
+    write_plain(tmp_path / "NA")
     table = pd.DataFrame(
         {
             "path": ["a b, c.png", "gone.png", "NA"],
@@ -77,27 +71,27 @@ def test_manifest_file(tmp_path: Path, kind: str) -> None:
 
 
 def test_the_folder_of_results_is_passed_over(tmp_path: Path) -> None:
-    png(tmp_path / "x.png")
-    png(tmp_path / "workspace" / "y.png")
+    write_plain(tmp_path / "x.png")
+    write_plain(tmp_path / "workspace" / "y.png")
     manifest = ingest(tmp_path, skip=tmp_path / "workspace")
     assert (manifest.table["relative_path"].to_pylist(), manifest.n_skipped) == (["x.png"], 1)
 
 
 def test_a_link_asked_for_by_name_is_followed(tmp_path: Path) -> None:
-    png(tmp_path / "x.png")
+    write_plain(tmp_path / "x.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
     assert ingest(tmp_path / "link.png").table["relative_path"].to_pylist() == ["x.png"]
 
 
 def test_a_folder_that_cannot_be_written_down(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    png(folder / "x.png")
+    write_plain(folder / "x.png")
     with pytest.raises(InputError, match="not UTF-8"):
         ingest(folder)
 
 
 def test_byte_order_mark(tmp_path: Path) -> None:
-    png(tmp_path / "x.png")
+    write_plain(tmp_path / "x.png")
     (tmp_path / "list.csv").write_text("path\nx.png\n", encoding="utf-8-sig")
     assert len(ingest(tmp_path / "list.csv")) == 1
     (tmp_path / "list.csv").write_bytes(b"\xef\xbb\xbfpath,label\r\nx.png,1\r\n")
@@ -105,7 +99,7 @@ def test_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_root_may_be_elsewhere(tmp_path: Path) -> None:
-    png(tmp_path / "images" / "x.png")
+    write_plain(tmp_path / "images" / "x.png")
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "list.csv").write_text("path\nx.png\n")
     assert ingest(tmp_path / "lists" / "list.csv", root=tmp_path / "images").table["reason"].to_pylist() == [None]
@@ -129,10 +123,10 @@ def test_root_may_be_elsewhere(tmp_path: Path) -> None:
     ],
 )
 def test_bad_manifests(tmp_path: Path, content: str, message: str) -> None:
-    png(tmp_path / "in" / "x.png")
-    png(tmp_path / "secret.png")
+    write_plain(tmp_path / "in" / "x.png")
+    write_plain(tmp_path / "secret.png")
     (tmp_path / "in" / "out").symlink_to(tmp_path)
-    png(tmp_path / "f.png")
+    write_plain(tmp_path / "f.png")
     (tmp_path / "in" / "a" / "b").mkdir(parents=True)
     (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "a" / "b")
     (tmp_path / "in" / "list.csv").write_text(content)
@@ -162,7 +156,7 @@ def test_nothing_to_work_on(tmp_path: Path) -> None:
 def test_odd_names(tmp_path: Path) -> None:
     names = ["-rf 'quote\" ,comma.png", "<img src=x onerror=alert(1)>.png", "ü\n.png"]
     for name in names:
-        png(tmp_path / name)
+        write_plain(tmp_path / name)
     broken = os.fsencode(tmp_path) + b"/\xff.png"
     Path(os.fsdecode(broken)).write_bytes((tmp_path / names[0]).read_bytes())
     rows = {row["relative_path"]: row["reason"] for row in ingest(tmp_path).table.to_pylist()}

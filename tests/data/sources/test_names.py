@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from synthetic import write_plain
 
 from nelbo.data import InputError, ingest, open_place
 from nelbo.data.sources.names import local_path, path_of, shown, text_of
@@ -18,17 +18,11 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NAMES = ["sub für/日本.png", "ü.png"]
 
 
-def put(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (20, 10), 7).save(path)
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in NAMES:
-        put(tmp_path / "Ärger" / name)
-    put(tmp_path / "Ärger" / os.fsdecode(b"\xff.png"))
+        write_plain(tmp_path / "Ärger" / name)
+    write_plain(tmp_path / "Ärger" / os.fsdecode(b"\xff.png"))
     return tmp_path / "Ärger"
 
 
@@ -87,7 +81,7 @@ def test_latin_1(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", ["", "localhost", "LOCALHOST"])
 def test_a_file_url_is_a_path_for_images_and_workspaces(host: str, tmp_path: Path) -> None:
-    put(tmp_path / "a b#ü?" / "x%20y.png")
+    write_plain(tmp_path / "a b#ü?" / "x%20y.png")
     url = f"file://{host}{tmp_path}/a%20b%23%C3%BC%3F"
     assert open_place(url) == tmp_path / "a b#ü?"
     manifest = ingest(url)

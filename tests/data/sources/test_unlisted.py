@@ -11,16 +11,10 @@ from pathlib import Path
 
 import pytest
 from faults import shut
-from PIL import Image
+from synthetic import write_plain
 
 from nelbo.data import InputError, Manifest, ingest
 from nelbo.data.sources.listing import list_source
-
-
-def put(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (20, 10), 7).save(path)
-    return path
 
 
 def paths(manifest: Manifest) -> list[str]:
@@ -36,7 +30,7 @@ def test_the_others_go_on(
     error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a.png", "b/c.png", "b/shut/d.png", "b/shut/e/f.png", "b/z.png", "y.png"):
-        put(tmp_path / name)
+        write_plain(tmp_path / name)
     shut(monkeypatch, "shut", error=error)
     manifest = ingest(tmp_path)
     assert paths(manifest) == ["a.png", "b/c.png", "b/z.png", "y.png"]
@@ -47,7 +41,7 @@ def test_the_others_go_on(
 def test_the_first_few_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(tmp_path / "a.png")
+    write_plain(tmp_path / "a.png")
     names = [f"n{i:02}" for i in range(15)]
     for name in names:
         (tmp_path / name).mkdir()
@@ -57,15 +51,15 @@ def test_the_first_few_are_named(
 
 
 def test_a_root_that_cannot_be_listed_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path / "in" / "a.png")
+    write_plain(tmp_path / "in" / "a.png")
     shut(monkeypatch, "in")
     with pytest.raises(InputError, match=r"in cannot be listed \(Permission denied\)"):
         ingest(tmp_path / "in")
 
 
 def test_a_root_that_goes_meanwhile_is_bad_input(tmp_path: Path) -> None:
-    put(tmp_path / "in" / "a" / "a.png")
-    put(tmp_path / "in" / "b" / "b.png")
+    write_plain(tmp_path / "in" / "a" / "a.png")
+    write_plain(tmp_path / "in" / "b" / "b.png")
     entries = list_source(str(tmp_path / "in")).entries
     assert next(entries).entry.path == "a/a.png"
     shutil.rmtree(tmp_path / "in")
@@ -88,7 +82,7 @@ def test_a_pattern_counts_what_it_might_have_found(
     pattern: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.png", "in/b.png", "in/c/d.png", "i/s/x.png", "in/space/f.png", "in/shut/e.png"):
-        put(tmp_path / name)
+        write_plain(tmp_path / name)
     shut(monkeypatch, "shut")
     manifest = ingest(f"{tmp_path}/{pattern}")
     assert manifest.n_folders_unlisted == n
@@ -97,7 +91,7 @@ def test_a_pattern_counts_what_it_might_have_found(
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     """It cannot be opened under its whole name, and is there."""
-    put(tmp_path / "a.png")
+    write_plain(tmp_path / "a.png")
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(20):
         os.mkdir("d" * 250, dir_fd=here)
@@ -124,7 +118,7 @@ _RIGHTS = "-dac_override,-dac_read_search"
 def test_a_user_without_rights(tmp_path: Path) -> None:
     """The folder lost+found of a disk; one whose names can be read, and no more; a file."""
     for name in ("a.png", "lost+found/b.png", "names/c.png", "names/deeper/e.png", "d.png"):
-        put(tmp_path / name)
+        write_plain(tmp_path / name)
     (tmp_path / "lost+found").chmod(0)
     (tmp_path / "names").chmod(0o400)
     (tmp_path / "d.png").chmod(0)
@@ -144,7 +138,7 @@ print(json.dumps([found.n_folders_unlisted, [[x["relative_path"], x["reason"]] f
 def test_what_is_wrong_with_this_process_is_no_fault_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path / "shut" / "a.png")
+    write_plain(tmp_path / "shut" / "a.png")
     shut(monkeypatch, "shut", error=OSError(errno.EMFILE, "Too many open files"))
     with pytest.raises(InputError, match="Too many open files"):
         ingest(tmp_path)

@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from browser import Watched, chromium, dashboard
+from browser import Watched, dashboard
 from reviewing import review
 from scored import MODEL, START, add_batch, add_calibration
 from synthetic import write_images
@@ -30,12 +30,12 @@ from synthetic import write_images
 from nelbo.data import SCORES_SCHEMA, read_table, write_table
 from nelbo.detectors import Threshold
 from nelbo.flows.dashboard import frames
-from nelbo.flows.dashboard.formats import number
 from nelbo.flows.dashboard.frames import without_formulas
 from nelbo.flows.dashboard.pages.batch import Filter
 from nelbo.flows.dashboard.pages.whatif import false_alarms
 from nelbo.flows.dashboard.server import serve_dashboard
 from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.numbers import number
 from nelbo.flows.options.options import CompactOptions
 from nelbo.flows.steps.compact import compact_group, list_groups
 from nelbo.flows.workspace.errors import UsageError
@@ -339,12 +339,6 @@ def folder_hash(folder: Path) -> str:
         digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

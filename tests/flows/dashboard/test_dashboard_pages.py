@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import reviewing
-from browser import Watched, chromium, dashboard
+from browser import Watched, dashboard
 from PIL import Image
 from scored import MODEL, START, add_batch, add_calibration
 from sklearn.metrics import roc_auc_score
@@ -81,12 +81,6 @@ def scores(workspace: Workspace) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def address(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with dashboard(workspace.root, tmp_path_factory.mktemp("server")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
         yield found
 
 

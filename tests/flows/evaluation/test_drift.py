@@ -10,23 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import score
 from PIL import Image
 from synthetic import write_images
 
 from nelbo.data import read_table
-from nelbo.flows.options.options import CalibrateOptions, ReportOptions, ScoreOptions, TrainOptions
+from nelbo.flows.options.options import CalibrateOptions, ReportOptions, TrainOptions
 from nelbo.flows.orchestration.execution import execute
 
 Trained = tuple[Path, dict[str, Any]]
-
-
-@pytest.fixture
-def workspace(trained: Trained, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-
-
-def score(images: Path, workspace: Path, **options: Any) -> dict[str, Any]:
-    return execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
 
 
 def drift_of(scored: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from nelbo.data import write_table
 from nelbo.flows.report.card import (
     LIKELIHOODS,
     PRESETS,
-    PROBABILITIES,
     STATISTICS,
     escape_markdown,
     render_card,
@@ -197,7 +196,6 @@ def test_words_are_those_of_the_models() -> None:
 
     assert (set(LIKELIHOODS), set(PRESETS)) == (set(config.LIKELIHOODS), set(config.PRESETS))
     assert set(STATISTICS) == set(config.STATISTICS)
-    assert set(PROBABILITIES) == set(config.PROBABILITIES)
 
 
 @pytest.mark.parametrize("name", sorted(LIKELIHOODS))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import calibrate, score
 from synthetic import write_images
 
 from nelbo.data import InputError, read_table
 from nelbo.detectors import CalibrationError
 from nelbo.flows.evaluation.comparison import compare_calibrations, list_calibrations
-from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
-from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.options.options import CalibrateOptions
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import write_calibration
 from nelbo.flows.workspace.errors import NotYetError
@@ -34,23 +34,6 @@ def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"labelled/{path.parent.name}/{path.name},{int(path in bad)}" for path in [*good, *bad]]
     (folder / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
     return folder
-
-
-@pytest.fixture
-def workspace(trained: Trained, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-
-
-def calibrate(workspace: Path, **options: Any) -> dict[str, Any]:
-    result = execute("calibrate", CalibrateOptions(workspace=str(workspace), **options), prefect=False)
-    assert json.dumps(result)
-    return result
-
-
-def score(images: Path, workspace: Path, **options: Any) -> dict[str, Any]:
-    result = execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
-    assert json.dumps(result)
-    return result
 
 
 def test_without_a_model_there_is_nothing_to_calibrate_yet(more: Path, tmp_path: Path) -> None:
@@ -188,13 +171,15 @@ def test_labels_of_images_that_were_trained_on_are_refused(images: Path, more: P
     copy = more / "labelled" / "copy.png"
     shutil.copy(next((more / "labelled" / "bad").iterdir()), copy)
     (more / "twice.csv").write_text((more / "list.csv").read_text() + "labelled/copy.png,0\n")
-    with pytest.raises(InputError, match=r"labelled 0, and the same image 1|labelled 1, and the same image 0"):
+    with pytest.raises(
+        InputError, match=r"taken for normal, and the same image labelled|labelled anomalous, and the same image taken"
+    ):
         calibrate(workspace, labels=str(more / "twice.csv"), objective="f1")
     lines = (more / "list.csv").read_text().splitlines()
     lines = [f"{line},calibration" for line in lines[1:]] + ["labelled/copy.png,1,test"]
     (more / "straddles.csv").write_text("path,label,split\n" + "\n".join(lines) + "\n")
     with pytest.raises(
-        InputError, match=r"is in part 'test', and the same image in 'calibration'|is in part 'calibration'"
+        InputError, match=r"is in part 'test', and the same image in part 'calibration'|is in part 'calibration'"
     ):
         calibrate(workspace, labels=str(more / "straddles.csv"), objective="f1")
 

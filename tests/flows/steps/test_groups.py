@@ -136,11 +136,13 @@ def test_a_part_named_for_one_view_is_that_of_all() -> None:
         expected = {"part 3": "calibration", "part 4": "validation"}.get(str(group), "train")
         assert part_of[image_id] == expected
     with pytest.raises(
-        InputError, match=r"1.png is in part 'validation', and another image of its group 'p' in 'train'"
+        InputError, match=r"1.png is in part 'validation', and another image of its group 'p' in part 'train'"
     ):
         check_parts("in", manifest(("a", "p", "train"), ("b", "p", "validation")))
     # Through a copy in another group, too.
-    with pytest.raises(InputError, match=r"3.png is in part 'test', and another image of its group 'p' in 'train'"):
+    with pytest.raises(
+        InputError, match=r"3.png is in part 'test', and another image of its group 'p' in part 'train'"
+    ):
         check_parts("in", manifest(("a", "p", "train"), ("b", "p"), ("b", "q"), ("c", "q", "test")))
     check_parts("in", manifest(("a", "p", "train"), ("b", "p"), ("c", "q", "test"), ("d", None, "test")))
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import score
 from faults import shut
 from PIL import Image
 from synthetic import write_images
 
 from nelbo.data import iter_images, list_source, read_metadata, read_table
-from nelbo.flows.options.options import CalibrateOptions, IngestOptions, ScoreOptions, TrainOptions
+from nelbo.flows.options.options import CalibrateOptions, IngestOptions, TrainOptions
 from nelbo.flows.orchestration.execution import execute
 
 Trained = tuple[Path, dict[str, Any]]
@@ -26,10 +27,6 @@ Trained = tuple[Path, dict[str, Any]]
 
 def ingest(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
     return execute("ingest", IngestOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
-
-
-def score(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
-    return execute("score", ScoreOptions(images=str(images), workspace=str(workspace), **options), prefect=False)
 
 
 def old(folder: Path) -> Path:

@@ -188,7 +188,7 @@ def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
     assert_refused(tmp_path, table, "9 images are labelled anomalous")
     copy = f"copy_of_{paths[0].name}"
     table.write_text(f"path,split\n{paths[0].name},train\n{copy},test\n")
-    assert_refused(tmp_path, table, "in part 'train', and the same image in 'test'")
+    assert_refused(tmp_path, table, "in part 'train', and the same image in part 'test'")
 
 
 def test_truncated_normals_count_as_missing(tmp_path: Path) -> None:

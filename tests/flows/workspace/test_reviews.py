@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import reviewing
+from commands import calibrate
 from joined import join
 from reviewing import review
 from synthetic import write_images
@@ -292,10 +293,6 @@ def execute_in(workspace: Path, name: str, kind: Any, **options: Any) -> dict[st
     result = execute(name, kind(workspace=str(workspace), **options), prefect=False)
     assert json.dumps(result)
     return result
-
-
-def calibrate(workspace: Path, **options: Any) -> dict[str, Any]:
-    return execute_in(workspace, "calibrate", CalibrateOptions, **options)
 
 
 def from_reviews(workspace: Path, **options: Any) -> dict[str, Any]:

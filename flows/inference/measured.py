@@ -1,0 +1,36 @@
+"""Rows of images as a model measures them, and what the images look like."""
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nelbo.data import MEASURED, QUALITY, Manifest
+from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files
+from nelbo.flows.inference.progress import progress
+from nelbo.flows.options.settings import DecodingSettings
+
+
+def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: str) -> pa.Table:
+    """Rows of the readable files, with their measures and what they look like; the title is for the progress bar."""
+    scored = [SCORED_SCHEMA.empty_table()]
+    with progress(title, len(manifest)) as advance:
+        for rows in score_files(model, manifest.files, decoding):
+            scored.append(rows)
+            advance(rows.num_rows)
+    table = manifest.table.select(["relative_path", "image_id", "label", "split", "group"])
+    found = pa.concat_tables(scored)
+    for name in (*MEASURED, *QUALITY, "drops_colour", "part"):
+        table = table.append_column(name, found[name])
+    return table.filter(pc.is_valid(table["nelbo_nats"]))
+
+
+def with_quality(manifest: Manifest, rows: pa.Table) -> Manifest:
+    """The manifest with what the scored images look like; drift is later measured from there."""
+    place = {image_id: row for row, image_id in enumerate(rows["image_id"].to_pylist())}
+    found = pa.array([place.get(image_id) for image_id in manifest.table["image_id"].to_pylist()], pa.int64())
+    table = manifest.table
+    for name in QUALITY:
+        table = table.set_column(table.schema.get_field_index(name), name, rows[name].combine_chunks().take(found))
+    return replace(manifest, table=table)

@@ -1,0 +1,49 @@
+"""Numbers as people read them, with a minus that is not a hyphen; templates know each function by its name."""
+
+import math
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    r"""With thousands separators; a dash where there is none.
+
+    >>> number(1234567), number(12.34567), number(None), number(1e-7)
+    ('1,234,567', '12.35', '—', '1e-07')
+    >>> ascii(number(-12345.6))
+    "'\\u221212,346'"
+    """
+    if value is None or math.isnan(value):
+        return "—"
+    is_whole = float(value).is_integer() or abs(value) >= 10**digits
+    return fixed(value) if is_whole else _shown(value, f"{digits}g")
+
+
+def fixed(value: float, decimals: int = 0) -> str:
+    """With thousands separators and that many decimals.
+
+    >>> fixed(1234.56, 1), fixed(0.5, 3)
+    ('1,234.6', '0.500')
+    """
+    return _shown(value, f"{decimals}f")
+
+
+def percent(share: float | None, digits: int = 3) -> str:
+    """A share of one.
+
+    >>> percent(0.0512), percent(None)
+    ('5.12 %', '—')
+    """
+    return "—" if share is None or math.isnan(share) else f"{number(100 * share, digits)} %"
+
+
+def images(n: float) -> str:
+    """So many images.
+
+    >>> images(1), images(2500)
+    ('1 image', '2,500 images')
+    """
+    return f"{number(n)} image{'' if n == 1 else 's'}"
+
+
+def _shown(value: float, form: str) -> str:
+    # No hyphen; the sign of an exponent stays one.
+    return ("\u2212" if value < 0 else "") + f"{abs(value):,.{form}}"

@@ -1,0 +1,39 @@
+"""Commands on small tasks: nelbo's in this process, those of benchmarks in another."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
+from nelbo.flows.orchestration.execution import execute
+
+ROOT = Path(__file__).parents[2]
+
+
+def score(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
+    """What ``score`` answers, which JSON can hold."""
+    return _answer("score", ScoreOptions(images=str(images), workspace=str(workspace), **options))
+
+
+def calibrate(workspace: Path, **options: Any) -> dict[str, Any]:
+    """What ``calibrate`` answers, which JSON can hold."""
+    return _answer("calibrate", CalibrateOptions(workspace=str(workspace), **options))
+
+
+def _answer(name: str, options: Any) -> dict[str, Any]:
+    result = execute(name, options, prefect=False)
+    assert json.dumps(result)
+    return result
+
+
+def rows(module: str, *arguments: object) -> list[list[str]]:
+    """The cells of all rows that a small run of a module of benchmarks prints, headings left out."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--smoke", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    headings = {i + below for i, line in enumerate(lines) if line.startswith("|---") for below in (-1, 0)}
+    kept = [line for i, line in enumerate(lines) if i not in headings]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in kept]
