@@ -160,7 +160,7 @@ def score(model: Scorable, pixels: Array, *, eps: Array | None = None, maps: boo
 
 def score_and_map(
     model: Scorable, pixels: Array, chosen: Callable[[Score], NDArray[np.bool_]]
-) -> tuple[Score, NDArray[np.intp], NDArray[np.float32]]:
+) -> tuple[Score, NDArray[np.intp], NDArray[np.float32] | None]:
     """Score images, and map some of them.
 
     Args:
@@ -180,15 +180,17 @@ def score_and_map(
     return found, rows, local_maps(model, [one[rows] for one in seen], of_rows)
 
 
-def local_maps(model: Scorable, seen: Sequence[Array], variant: Array | None) -> NDArray[np.float32]:
+def local_maps(model: Scorable, seen: Sequence[Array], variant: Array | None) -> NDArray[np.float32] | None:
     """(n, gh, gw) local negative ELBO in nats on the map's own grid: not in deviations from what is usual at a place.
 
-    Of a linear head that is a finer grid than is scored; of others the scored one, smoothed.
+    Of a linear head that is a finer grid than is scored; of others the scored one, smoothed. None of an engine of 0.1.
 
     Args:
         seen: what a graph says of the images beside their scores.
         variant: (n,) number of each image's, of several.
     """
+    if not seen:
+        return None
     return np.asarray(seen[0] if model.detail is None else model.detail(seen, variant), np.float32)
 
 

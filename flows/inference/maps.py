@@ -17,21 +17,25 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def pictured(
-    pixels: NDArray[np.float32], aspects: NDArray[np.floating], maps: NDArray[np.float32], ends: NDArray[np.floating]
+    pixels: NDArray[np.float32],
+    aspects: NDArray[np.floating],
+    maps: NDArray[np.float32] | None,
+    ends: NDArray[np.floating],
 ) -> pa.Table:
     """Rows of ``PICTURED_SCHEMA``.
 
     Args:
         pixels: (n, h, w, c) in [0, 1], as the model saw them.
         aspects: (n,) width over height of what is seen.
-        maps: (n, gh, gw) nats.
-        ends: (n, 2) nats that are drawn black, and pale yellow.
+        maps: (n, gh, gw) nats; None if there are none.
+        ends: (n, 2) nats that are drawn black, and pale yellow; NaN if there are none.
     """
-    values = np.clip(maps, -_LARGEST, _LARGEST).astype(np.float16)
     columns = {
-        "map": _nested(values),
-        "map_low": pa.array(ends[:, 0], pa.float64()),
-        "map_high": pa.array(ends[:, 1], pa.float64()),
+        "map": pa.nulls(len(pixels))
+        if maps is None
+        else _nested(np.clip(maps, -_LARGEST, _LARGEST).astype(np.float16)),
+        "map_low": pa.array(ends[:, 0], pa.float64(), from_pandas=True),
+        "map_high": pa.array(ends[:, 1], pa.float64(), from_pandas=True),
         "thumbnail": pa.array([thumbnail(*one) for one in zip(pixels, aspects, strict=True)], pa.binary()),
     }
     return pa.table(columns, PICTURED_SCHEMA)

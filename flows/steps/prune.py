@@ -188,7 +188,7 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
             files = ("scores.parquet", "calibration.json")
             yield from _whole(workspace, "calibration", calibration_id, f"calibrations/{calibration_id}", files)
     for model_id in going:
-        engines = (f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in reversed(exported_files(name)))
+        engines = (f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in _files_of_engine(name))
         speeds = f"engines/{model_id}/speeds.json"
         about = (
             *engines,
@@ -209,3 +209,9 @@ def _whole(
     if found:
         times, sizes = zip(*(catalog.newest_inside(workspace.root / path) for path in found), strict=True)
         yield Old(kind, name, tuple(found), sum(sizes), max(times))
+
+
+def _files_of_engine(name: str) -> Iterator[str]:
+    yield from reversed(exported_files(name))
+    # Of 0.1, where maps had a graph of their own.
+    yield from (file.replace("scores", "maps") for file in ENGINES[name].files)

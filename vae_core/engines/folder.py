@@ -7,8 +7,10 @@ engine's id, which ``engine.json`` holds, is a hash of all that is in it.
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from nelbo.vae_core.linear.detail import DetailMap
 from nelbo.vae_core.pixels import to_unit
 from nelbo.vae_core.scoring import JOINT, VARIANT, Score
 
-#: Versions 1 and 2 computed each flagged image again for its map.
-FORMAT_VERSION = 3
+log = logging.getLogger(__name__)
+
+#: Version 1 had no id and neither of the last two facts, and its graph hands out nothing that maps are made of.
+FORMAT_VERSION, _READABLE = 3, (1, 3)
 #: What an engine on disk may ask for at most.
 LARGEST_TOLERANCE, LARGEST_BATCH = 0.01, 1 << 16
 _REFERENCES = "references.safetensors"
@@ -41,6 +45,8 @@ _FACTS = (
     "machine",
     "subtracted",
 )
+#: Of an engine of version 1: measured ones go up to here.
+_SUBTRACTED_IN_1 = 100.0
 #: In the file of references, before the names of the weights of the map.
 _DETAIL = "map/"
 
@@ -93,15 +99,13 @@ def load_exported(folder: Path) -> Exported:
     try:
         description = json.loads(content)
         engine = ENGINES[description["engine"]]
-        if description["format_version"] != FORMAT_VERSION:
-            raise BundleError(f"{folder} was made by another version of nelbo. {REMEDY}")
         config = VAEConfig.from_dict(description["config"])
-        facts = {name: description[name] for name in _FACTS}
-        _check_numbers(facts)
-    except BundleError:
-        raise
+        version = description["format_version"]
+        facts = _facts(description)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} is not an engine of a nelbo model: {error!r}. {REMEDY}") from error
+    if version not in _READABLE:
+        raise BundleError(f"{folder} was made by another version of nelbo. {REMEDY}")
     if not is_installed(facts["engine"]):
         raise EngineError(
             f"engine {facts['engine']} needs {engine.package}, which is not installed. "
@@ -116,19 +120,39 @@ def load_exported(folder: Path) -> Exported:
         expected = Score(**numbers, **{name: references.get(name) for name in (*JOINT, *VARIANT, *MAPS)})
         weights = {name.removeprefix(_DETAIL): references[name] for name in references if name.startswith(_DETAIL)}
         detail = DetailMap.taken_from(weights, max(1, len(config.variants))) if config.is_linear else None
-        facts["map_scales"] = references["map_scales"]
+        facts["map_scales"] = references["map_scales"] if version > 1 else np.full((1, 2), np.nan, np.float32)
     except (KeyError, SafetensorError) as error:
         raise BundleError(f"{folder / _REFERENCES} is not what nelbo writes: {error!r}. {REMEDY}") from error
     return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files, detail=detail)
 
 
+def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``engine.json`` says beside the config; of version 1 with what it did not say."""
+    if description["format_version"] == 1:
+        # No machine has no name: its speeds are measured again.
+        description = {**description, "machine": "", "subtracted": _SUBTRACTED_IN_1}
+    facts = {name: description[name] for name in _FACTS}
+    _check_numbers(facts)
+    return facts
+
+
 def _check_id(folder: Path, description: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    if description["format_version"] == 1:
+        _warn_of_version_1(folder)
+        return
     found, expected = _engine_id(description, files), description.get("engine_id")
     if found != expected:
         raise BundleError(
             f"{folder}: its contents are those of engine {found}, and engine.json says {expected}: it was changed "
             f"after it was made. {REMEDY}"
         )
+
+
+@cache
+def _warn_of_version_1(folder: Path) -> None:
+    log.warning("%s was made by nelbo 0.1, without an id: whether it was changed since cannot be told", folder)
+    if folder.name != "keras":
+        log.warning("scored with it, flagged images get no map. %s", REMEDY)
 
 
 def _check_numbers(facts: Mapping[str, Any]) -> None:

@@ -123,8 +123,7 @@ def test_scoring_with_an_exported_engine_needs_no_keras(workspace: Path, images:
     result = json.loads(done.stdout)
     assert result["engine"] in ("openvino", "onnx")
     assert result["n_anomalous"] == 1
-    page = Path(result["report"]).read_text()
-    assert {"openvino": "openvino 20", "onnx": "onnxruntime 1."}[result["engine"]] in page
+    assert f"engine {result['engine']}" in Path(result["report"]).read_text()
 
 
 def test_a_run_stops_before_it_starts_where_references_score_otherwise(
@@ -219,9 +218,9 @@ def test_listed_verified_and_pruned_with_their_model(workspace: Path, nelbo: Nel
     assert model["engines"] == "keras,onnx,openvino"
     assert json.loads(nelbo("verify", *listing)[1])["engines"] == ["keras", "onnx", "openvino"]
     assert json.loads(nelbo("doctor", *listing)[1])["engines"] == ["keras", "openvino", "onnx"]
-    damaged = workspace / "engines" / model["model_id"] / "openvino" / "maps.bin"
+    damaged = workspace / "engines" / model["model_id"] / "openvino" / "scores.bin"
     damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
-    assert_refused(nelbo("verify", "--workspace", workspace), "maps.bin has SHA-256", "the engine is damaged")
+    assert_refused(nelbo("verify", "--workspace", workspace), "scores.bin has SHA-256", "the engine is damaged")
     (workspace / "latest.json").write_text("{}")
     shutil.rmtree(workspace / "scores", ignore_errors=True)
     for file in workspace.rglob("*"):
@@ -331,17 +330,15 @@ def test_a_graph_that_does_not_load_is_passed_over_by_auto_and_refused_by_name(
     made = read_engine(place.engine(catalog.find_model(place, "latest"), engine))
     other = "onnx" if engine == "openvino" else "openvino"
     shutil.rmtree(place.engine(catalog.find_model(place, "latest"), other))
-    for name in ("scores", "maps"):
-        suffix = "xml" if engine == "openvino" else "onnx"
-        files = {**made.files, f"{name}.{suffix}": b"<net/>"}
-        remake(workspace, engine, files=files, images_per_s={"keras": 1.0, engine: 9.0})
-        at = ("--workspace", workspace, "--no-prefect")
-        answer = nelbo("score", images / "new", "--engine", engine, *at)
-        assert_refused(answer, f"engine {engine}", "cannot compute the scores", "nelbo export")
-        code, out, err = nelbo("score", images / "new", "--engine", "auto", "--json", *at)
-        assert code == 0, err
-        assert json.loads(out)["engine"] == "keras"
-        assert f"engine {engine} is passed over" in err
+    name = "scores.xml" if engine == "openvino" else "scores.onnx"
+    remake(workspace, engine, files={**made.files, name: b"<net/>"}, images_per_s={"keras": 1.0, engine: 9.0})
+    at = ("--workspace", workspace, "--no-prefect")
+    answer = nelbo("score", images / "new", "--engine", engine, *at)
+    assert_refused(answer, f"engine {engine}", "cannot compute the scores", "nelbo export")
+    code, out, err = nelbo("score", images / "new", "--engine", "auto", "--json", *at)
+    assert code == 0, err
+    assert json.loads(out)["engine"] == "keras"
+    assert f"engine {engine} is passed over" in err
 
 
 def test_auto_takes_an_engine_whose_package_is_gone_for_none(

@@ -293,9 +293,9 @@ def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, traine
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--normal", "D", "--review-fpr", "0.01"], "review_fpr=0.01: expected a rate above fpr=0.05."),
+        (["--normal", "D", "--review-fpr", "0.01"], "--review-fpr=0.01: expected a rate above fpr=0.05."),
         (["--normal", "D", "--confidence", "0.9", "--contamination", "0.1"], "Leave one of the two out."),
-        (["--normal", "D", "--confidence", "2"], "confidence=2.0: Input should be less than 1."),
+        (["--normal", "D", "--confidence", "2"], "--confidence='2': Input should be less than 1."),
         (["--normal", "D", "--statistic", "auc"], "statistic='auc': expected one of joint, nelbo, distortion"),
         (["--labels", "L", "--objective", "f1", "--target", "0.5"], "objective f1 takes none"),
         (["--labels", "L", "--objective", "recall"], "expects its largest false-positive rate"),
