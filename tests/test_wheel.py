@@ -1,0 +1,96 @@
+"""What is built from the repository, and that it runs beside a project with folders of the same names as ours."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from synthetic import write_images
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("data", "detectors", "flows", "vae_core")
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, cwd: Path) -> str:
+    """What a command prints; the editable nelbo is found through the test environment's interpreter only."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NELBO_", "PYTHON"))}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def tracked() -> list[str]:
+    """Files of the repository, as they are now."""
+    return [
+        name for name in run("git", "ls-files", "-z", cwd=ROOT).split("\0") if name and os.path.lexists(ROOT / name)
+    ]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A wheel that was made from an sdist that was made from a clean copy, and that sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in tracked():
+        copy = folder / "copy" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy, follow_symlinks=False)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=folder / "copy")
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_both_hold_all_of_nelbo_and_nothing_else(built: tuple[Path, Path]) -> None:
+    wheel, sdist = built
+    expected = {f"nelbo/{name}" for name in tracked() if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))}
+    expected |= {"nelbo/__init__.py", "nelbo/__main__.py", "nelbo/py.typed"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert all(member.isfile() or member.isdir() for member in members)
+    files = {member.name.partition("/")[2] for member in members if member.isfile()}
+    assert {name for name in files if name.startswith("nelbo/")} == expected
+    assert {name.partition("/")[0] for name in files} == {
+        *("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "nelbo", "nelbo.egg-info", "pyproject.toml", "setup.cfg")
+    }
+
+
+@pytest.fixture(scope="module")
+def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with that wheel, and the test environment's packages without its own nelbo."""
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
+    python = folder / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", built[0], cwd=folder)
+    # The .pth of an editable install counts in the folder of its own environment alone.
+    own = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    (Path(own) / "tests.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    return folder / "bin"
+
+
+def test_it_runs_beside_other_folders_of_the_same_names(installed: Path, tmp_path: Path) -> None:
+    for name in FOLDERS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('{name} of the project')\n")
+    write_images(tmp_path / "good", 40, seed=1)
+    write_images(tmp_path / "new", 4, seed=2)
+    write_images(tmp_path / "new", 2, seed=3, blot=True)
+    where = run(installed / "python", "-c", "import nelbo.flows; print(nelbo.flows.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(installed.parent)
+    settings = ("--set", "image_size=32", "--set", "epochs=2", "--set", "engines=keras")
+    program, module = (installed / "nelbo",), (installed / "python", "-m", "nelbo")
+    trained = json.loads(run(*program, "train", "--normal", "good", "--json", *settings, cwd=tmp_path))
+    for command in (program, module):
+        scored = json.loads(run(*command, "score", "new", "--json", cwd=tmp_path))
+        assert (scored["n_scored"], scored["model_id"]) == (6, trained["model_id"])
