@@ -64,7 +64,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/demo.installed: EXTRAS := cpu,demo
-.venv/test.installed: EXTRAS := cpu,jax,openvino,onnx,demo,cluster,dashboard,test
+.venv/test.installed: EXTRAS := cpu,jax,onnx,demo,cluster,test
 .venv/check.installed: EXTRAS := check
 .venv/%.installed: pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) '.[$(EXTRAS)]'

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata
 from synthetic import write_images
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +65,26 @@ def test_both_hold_all_of_nelbo_and_nothing_else(built: tuple[Path, Path]) -> No
     assert {name.partition("/")[0] for name in files} == {
         *("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "nelbo", "nelbo.egg-info", "pyproject.toml", "setup.cfg")
     }
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "tensorflow"),
+    [
+        ("linux", "x86_64", "tensorflow-cpu"),
+        ("linux", "aarch64", "tensorflow"),
+        ("darwin", "arm64", "tensorflow"),
+        ("win32", "AMD64", "tensorflow-cpu"),
+    ],
+)
+def test_cpu_asks_for_the_tensorflow_that_there_is(
+    built: tuple[Path, Path], system: str, machine: str, tensorflow: str
+) -> None:
+    with zipfile.ZipFile(built[0]) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        requirements = Metadata.from_email(archive.read(name)).requires_dist or []
+    there = {"extra": "cpu", "sys_platform": system, "platform_machine": machine}
+    names = {one.name for one in requirements if one.marker is None or one.marker.evaluate(there)}
+    assert {name for name in names if name.startswith("tensorflow")} == {tensorflow}
 
 
 @pytest.fixture(scope="module")
