@@ -132,8 +132,17 @@ def _prefect() -> Iterator[Finding]:
     try:
         check_api()
         yield Finding("prefect_reachable", True)
+        yield _former_deployments()
     except UsageError as error:
         yield Finding("prefect_reachable", False, str(error))
+
+
+def _former_deployments() -> Finding:
+    from nelbo.flows.orchestration.flows import FLOWS
+    from nelbo.flows.orchestration.lines import find_deployments, former, say_former
+
+    found = former(find_deployments(FLOWS))
+    return Finding("former_deployments", sorted(found), " ".join(say_former(found)) or None)
 
 
 def _telemetry() -> dict[str, str]:

@@ -22,11 +22,15 @@ from nelbo.flows.options.options import LineOptions, Options
 from nelbo.flows.options.sources import check_options
 from nelbo.flows.orchestration.flows import FLOWS
 from nelbo.flows.orchestration.lines import (
+    LINE,
     WORKSPACE,
     check_ours,
     find_deployments,
+    former,
     line_name,
+    line_of,
     same_everywhere,
+    say_former,
     say_what_stays,
 )
 from nelbo.flows.workspace.errors import UsageError
@@ -34,8 +38,6 @@ from nelbo.flows.workspace.errors import UsageError
 log = logging.getLogger(__name__)
 
 _MODULE = "nelbo.flows.orchestration."
-#: Before a line's name, the tag of its deployments, and so of their runs.
-_LINE = "line:"
 #: Parameters that name places on disks, in whatever folder a run starts.
 _PLACES = ("images", "normal", "gate", "workspace")
 
@@ -125,7 +127,7 @@ class DeploymentSpec(_Strict):
             self.entrypoint,
             name=f"{line}-{self.name}",
             description=self.description,
-            tags=["nelbo", f"{_LINE}{line}"],
+            tags=["nelbo", f"{LINE}{line}"],
             schedules=[Cron(one.cron, timezone=one.timezone, active=one.active) for one in self.schedules],
             triggers=[
                 DeploymentEventTrigger(
@@ -239,15 +241,17 @@ def check_server(deployments: Sequence[RunnerDeployment], pool: str | None = Non
     Raises:
         UsageError: one of them belongs to another workspace or pool.
     """
-    line, workspace = _line_of(deployments[0]), deployments[0].parameters["workspace"]
+    line, workspace = line_of(deployments[0].tags), deployments[0].parameters["workspace"]
     specs = read_project().deployments
-    plain, named = {spec.full_name for spec in specs}, {spec.of_line(line) for spec in specs}
-    names = {name.partition("/")[2] for name in plain | named}
-    found = find_deployments({spec.flow.name for spec in specs}, names)
+    plain, named = {spec.full_name for spec in specs}, {spec.of_line(str(line)) for spec in specs}
+    found = find_deployments(FLOWS)
     ours = {name: one for name, one in found.items() if name in named}
     check_ours(ours, workspace, pool)
     planned = {_full_name(deployment) for deployment in deployments}
-    return say_what_stays([pair for pair in found.items() if pair[0] in plain], sorted(set(ours) - planned))
+    # What is planned is about to be deployed again.
+    old = {name: one for name, one in former(found).items() if name not in planned}
+    unnamed = [(name, one) for name, one in found.items() if name in plain and name not in old]
+    return say_former(old) + say_what_stays(unnamed, sorted(set(ours) - planned - set(old)))
 
 
 def prepare(options: LineOptions, pool: str | None = None) -> list[RunnerDeployment]:
@@ -300,7 +304,3 @@ def _row(deployment: RunnerDeployment) -> dict[str, Any]:
 
 def _full_name(deployment: RunnerDeployment) -> str:
     return f"{deployment.flow_name}/{deployment.name}"
-
-
-def _line_of(deployment: RunnerDeployment) -> str:
-    return next(tag.removeprefix(_LINE) for tag in deployment.tags if tag.startswith(_LINE))

@@ -1,11 +1,13 @@
 """Lines on a Prefect server that several share: each has a workspace, deployments of its own, and events of its own."""
 
 import re
-from collections.abc import Collection, Iterable
+import shlex
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 
 from nelbo.data import is_url
@@ -13,7 +15,13 @@ from nelbo.flows.workspace.errors import UsageError
 
 #: Label of the resource of each event: the workspace that it is about. It starts that line's deployments only.
 WORKSPACE = "nelbo.workspace"
+#: Before a line's name, the tag of its deployments, and so of their runs.
+LINE = "line:"
 
+#: What the entrypoints of nelbo 0.1 begin with: its code had that name.
+_FORMER = "flows."
+#: Deployments that Prefect's server names at a time.
+_PAGE = 200
 _LONGEST = 60
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 
@@ -45,14 +53,47 @@ def same_everywhere(workspace: str) -> str:
     return workspace.rstrip("/") if is_url(workspace) else str(Path(workspace).absolute())
 
 
-def find_deployments(flows: Collection[str], names: Collection[str]) -> dict[str, DeploymentResponse]:
-    """Deployments on the server that are called so, whoever made them, by flow and name."""
+def find_deployments(flows: Collection[str]) -> dict[str, DeploymentResponse]:
+    """Deployments of flows on the server, whoever made them, by flow and name."""
+    named = FlowFilter(name=FlowFilterName(any_=list(flows)))
+    found: list[DeploymentResponse] = []
     with get_client(sync_client=True) as client:
-        found = client.read_deployments(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(names))),
-        )
-        return {f"{client.read_flow(one.flow_id).name}/{one.name}": one for one in found}
+        name_of = {flow.id: flow.name for flow in client.read_flows(flow_filter=named)}
+        while page := client.read_deployments(flow_filter=named, limit=_PAGE, offset=len(found)):
+            found += page
+    return {f"{name_of[one.flow_id]}/{one.name}": one for one in found}
+
+
+def former(found: Mapping[str, DeploymentResponse]) -> dict[str, DeploymentResponse]:
+    """Those of them that name code as nelbo 0.1 called it, so that their runs fail."""
+    return {name: one for name, one in found.items() if (one.entrypoint or "").startswith(_FORMER)}
+
+
+def say_former(found: Mapping[str, DeploymentResponse]) -> list[str]:
+    """A sentence for each line that has to be deployed again."""
+    names_of = defaultdict(list)
+    for name, one in found.items():
+        names_of[_deploy_again(one)].append(name)
+    said = []
+    for command, names in names_of.items():
+        text = f"{', '.join(names)}: deployed by nelbo 0.1, whose code had another name, so runs fail. "
+        text += f"Deploy again, with the folders and settings of then: {command}"
+        deletions = [f"prefect deployment delete {name}" for name in names if line_of(found[name].tags) is None]
+        # Whatever is deployed again has a line's name, and so replaces nothing that has none.
+        said.append(" && ".join([text, *deletions]))
+    return said
+
+
+def line_of(tags: Iterable[str]) -> str | None:
+    """The line of a deployment with these tags; None if it has none."""
+    return next((tag.removeprefix(LINE) for tag in tags if tag.startswith(LINE)), None)
+
+
+def _deploy_again(one: DeploymentResponse) -> str:
+    line, pool = line_of(one.tags), one.work_pool_name
+    command = ["nelbo", "deploy", "--pool", pool] if pool else ["nelbo", "serve"]
+    command += ["--line", line] if line else []
+    return shlex.join([*command, "--workspace", str(one.parameters.get("workspace"))])
 
 
 def check_ours(found: dict[str, DeploymentResponse], workspace: str, pool: str | None) -> None:

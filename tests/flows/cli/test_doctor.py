@@ -7,11 +7,13 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nelbo.flows.cli import doctor
+from nelbo.flows.orchestration import lines
 from nelbo.flows.workspace.layout import Workspace
 
 Nelbo = Callable[..., tuple[int, str, str]]
@@ -84,3 +86,15 @@ def test_prefect_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monkey
     found = doctor.diagnose(Workspace.at(str(tmp_path)))
     assert (found["prefect_api"], found["prefect_reachable"]) == ("http://127.0.0.1:9/api", False)
     assert "does not answer" in "\n".join(found["missing"])
+
+
+def test_deployments_of_nelbo_0_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = SimpleNamespace(
+        parameters={"workspace": "/srv/w"}, work_pool_name="p", entrypoint="flows.orchestration.score", tags=["line:w"]
+    )
+    monkeypatch.setattr(doctor, "prefect_api", lambda: "http://127.0.0.1:9/api")
+    monkeypatch.setattr(doctor, "check_api", lambda: None)
+    monkeypatch.setattr(lines, "find_deployments", lambda _flows: {"score/w-hourly": old})
+    found = doctor.diagnose(Workspace.at(str(tmp_path)))
+    assert (found["prefect_reachable"], found["former_deployments"]) == (True, ["score/w-hourly"])
+    assert "nelbo deploy --pool p --line w --workspace /srv/w" in "\n".join(found["missing"])

@@ -11,7 +11,7 @@ from prefect.cli.deploy._models import PrefectYamlModel
 from nelbo.flows.options.options import ServeOptions
 from nelbo.flows.options.sources import make_options
 from nelbo.flows.orchestration.deployments import describe, plan, read_project
-from nelbo.flows.orchestration.lines import check_ours, line_name
+from nelbo.flows.orchestration.lines import check_ours, former, line_name, say_former
 from nelbo.flows.workspace.errors import UsageError
 
 PROJECT = Path(__file__).parents[3] / "prefect.yaml"
@@ -196,6 +196,28 @@ def test_the_same_line_is_updated_however_its_workspace_is_spelt(tmp_path: Path)
     for other in (f"{tmp_path}/w", f"{tmp_path}/link", f"{tmp_path}/x/../w"):
         check_ours({"score/w-x": deployed(other, "here")}, f"{tmp_path}/w", "here")
     check_ours({"score/w-x": deployed("s3://b/w/")}, "s3://b/w", "here")
+
+
+def test_deployments_of_another_name_of_the_code_are_to_be_deployed_again() -> None:
+    def made(entrypoint: str, *tags: str, pool: str | None = "here") -> Any:
+        return SimpleNamespace(
+            parameters={"workspace": "/srv/a b"}, work_pool_name=pool, entrypoint=entrypoint, tags=["nelbo", *tags]
+        )
+
+    found = {
+        "score/hourly": made("flows.orchestration.score"),
+        "report/daily": made("flows.orchestration.report"),
+        "score/caps-hourly": made("flows.orchestration.score", "line:caps", pool=None),
+        "score/w-hourly": made("nelbo.flows.orchestration.score", "line:w"),
+        "score/odd": SimpleNamespace(entrypoint=None),
+    }
+    plain, caps = say_former(former(found))
+    assert plain.startswith("score/hourly, report/daily: deployed by nelbo 0.1, ")
+    assert plain.endswith(
+        "nelbo deploy --pool here --workspace '/srv/a b' && prefect deployment delete score/hourly"
+        " && prefect deployment delete report/daily"
+    )
+    assert caps.endswith("nelbo serve --line caps --workspace '/srv/a b'")
 
 
 def test_a_url_with_a_password_is_refused() -> None:

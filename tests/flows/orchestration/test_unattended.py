@@ -257,7 +257,7 @@ def test_two_lines_on_one_server(trained: Trained, landed: Path, sqlite: Prefect
     lines = {"bottles": landed, "caps": other}
     workspaces = {line: copy_of(trained, sqlite.folder / line / "workspace") for line in lines}
     sqlite.command("prefect", "work-pool", "create", "nelbo", "--type", "process")
-    # As nelbo 0.1 named it.
+    # Named without a line.
     text = PROJECT.read_text().replace("/srv/nelbo/workspace", str(workspaces["caps"]))
     (sqlite.folder / "prefect.yaml").write_text(text)
     sqlite.command("prefect", "--no-prompt", "deploy", "--name", "hourly")
@@ -275,6 +275,13 @@ def test_two_lines_on_one_server(trained: Trained, landed: Path, sqlite: Prefect
             "score/hourly, which has no line's name (it was made by nelbo 0.1, or from prefect.yaml), works on " in text
         )
         assert "prefect deployment delete score/hourly" in text
+    # As nelbo 0.1 named it, and its code.
+    plain = sqlite.get("deployments/name/score/hourly")
+    kept = {name: plain[name] for name in ("name", "flow_id", "parameters", "work_pool_name", "tags")}
+    sqlite.ask("deployments/", **kept, entrypoint="flows.orchestration.score")
+    again = f"nelbo deploy --pool nelbo --workspace {workspaces['caps']} && prefect deployment delete score/hourly"
+    assert again in deploy("caps", other, workspaces["caps"]).stderr
+    assert again in sqlite.command("nelbo", "doctor").stdout
     first = on_server()
     assert set(first) == {"hourly", *(f"{line}-{name}" for line in lines for name in ("hourly", "on-landing", "daily"))}
     for line in lines:
