@@ -9,9 +9,11 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
 
-# Two files at a time; fast tests first, then real training, servers and browsers.
+# Two files at a time; fast tests first, then real training, servers and browsers. Without packages that cannot be had, some are
+# skipped, which the last line of each run says.
 PARALLEL := --numprocesses=2 --dist=loadfile
 test: .venv/test.installed
+	-.ci/packages
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 	$(BIN)/pytest $(PARALLEL) -m slow
 

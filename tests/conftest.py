@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,19 @@ settings.load_profile("nelbo")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Below everything else: what was skipped for want of Debian packages, and the command that gets them."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    # Processes of pytest-xdist have none.
+    reports = reporter.stats.get("skipped", []) if reporter else []
+    packages = [
+        found[1] for report in reports if (found := re.search(r"\(Debian package (\w+)\)", str(report.longrepr)))
+    ]
+    if packages:
+        names = " ".join(sorted(set(packages)))
+        reporter.write_line(f"Skipped tests: {len(packages)}. What they need, as root: apt-get install {names}")
 
 
 @pytest.fixture
