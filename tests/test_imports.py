@@ -24,6 +24,7 @@ FLOORS = [
     {"flows.runner"},
     {"flows.steps"},
     {"flows.commands"},
+    {"flows.python"},
     {"flows.orchestration"},
     {"flows.dashboard"},
     {"flows.cli"},

@@ -53,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_both_hold_all_of_nelbo_and_nothing_else(built: tuple[Path, Path]) -> None:
     wheel, sdist = built
     expected = {f"nelbo/{name}" for name in tracked() if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))}
-    expected |= {"nelbo/__init__.py", "nelbo/__main__.py", "nelbo/py.typed"}
+    expected |= {f"nelbo/{name}" for name in ("__init__.py", "__init__.pyi", "__main__.py", "py.typed")}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name for name in names if ".dist-info/" not in name} == expected

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from nelbo.data.decoder.images import Header
 from nelbo.data.decoder.limits import Limits
-from nelbo.data.decoder.preprocessing import Preprocessing, to_pixels
-from nelbo.data.decoder.samples import Range
+from nelbo.data.decoder.preprocessing import Preprocessing, fit_array, to_pixels
+from nelbo.data.decoder.samples import Picture, Range
 from nelbo.data.decoder.workers import Answer, Request, Worker, borrowed
 from nelbo.data.errors import ImageError
 from nelbo.data.part.frame import Part
@@ -117,6 +117,27 @@ def iter_images(
     rows = _rows(files, preprocessing, limits, workers)
     while chunk := list(islice(rows, size)):
         yield _images(chunk, preprocessing)
+
+
+def image_of(values: NDArray[Any], preprocessing: Preprocessing) -> Images:
+    """An image in memory, as a file with these samples that loses nothing is decoded.
+
+    Args:
+        values: (rows, columns), or with 1 or 3 channels behind; whole numbers or floats.
+        preprocessing: size, channels, fit, threshold and ranges.
+
+    Raises:
+        ValueError: another shape or type.
+
+    >>> image_of(np.full((4, 4), 255, np.uint8), Preprocessing(1, 2)).pixels.tolist()
+    [[[[1.0], [1.0]]]]
+    """
+    try:
+        fitted = fit_array(values, preprocessing)
+    except ImageError as error:
+        return _images([error], preprocessing)
+    pixels = to_pixels(Picture(fitted.bands).values, preprocessing)
+    return _images([_Row(pixels, fitted.drops_colour, fitted.part, fitted.aspect)], preprocessing)
 
 
 def first_coloured(

@@ -11,7 +11,7 @@ from PIL import Image
 from nelbo.data.decoder.colour import LOOKED_AT, is_coloured
 from nelbo.data.decoder.images import decode
 from nelbo.data.decoder.limits import Limits
-from nelbo.data.decoder.samples import LUMA, Box, Picture, Range, Ranges, map_range
+from nelbo.data.decoder.samples import LUMA, Box, Picture, Range, Ranges, Samples, map_range, to_picture
 from nelbo.data.errors import ImageError
 from nelbo.data.part.frame import Frame, Part
 
@@ -125,12 +125,33 @@ def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -
         longer = _SPARE * math.ceil(preprocessing.frame.scale(preprocessing.height, preprocessing.width))
         at_least = (longer, longer)
     ranges = Ranges(preprocessing.value_range, preprocessing.float_range)
-    picture = decode(content, limits, at_least=at_least, ranges=ranges)
+    return _fitted(decode(content, limits, at_least=at_least, ranges=ranges), preprocessing)
+
+
+def _fitted(picture: Picture, preprocessing: Preprocessing) -> Fitted:
     bands, part = _fit(picture, preprocessing)
     width, height = picture.box[2:] if picture.box else picture.bands[0].size
     if preprocessing.frame is not None or preprocessing.fit != "stretch":
         width, height = preprocessing.width, preprocessing.height
     return Fitted(bands, preprocessing.channels == 1 and _is_coloured(picture), part, width / height)
+
+
+def fit_array(values: NDArray[Any], preprocessing: Preprocessing) -> Fitted:
+    """An image in memory as a picture of the model's size: what `read_picture` makes of a file with these samples.
+
+    Args:
+        values: (rows, columns), or with 1 or 3 channels behind; whole numbers or floats.
+        preprocessing: size, channels, fit and ranges.
+
+    Raises:
+        ImageError: NaN or infinite.
+        ValueError: another shape or type.
+    """
+    values = _without_last(values)
+    if values.dtype.kind not in "uif":
+        raise ValueError(f"an image has type {values.dtype}: expected whole numbers, such as uint8, or floats")
+    samples = Samples(values, "grey" if values.ndim == 2 else "rgb", 8 * values.itemsize)
+    return _fitted(to_picture(samples, Ranges(preprocessing.value_range, preprocessing.float_range)), preprocessing)
 
 
 def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -184,16 +205,20 @@ def prepare_with_part(values: NDArray[Any], preprocessing: Preprocessing) -> tup
 
 def picture_of(values: NDArray[Any], preprocessing: Preprocessing) -> Picture:
     """One image in memory as a picture; see `prepare`."""
-    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
-        raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
-    if values.shape[2:] == (1,):
-        values = values[..., 0]
+    values = _without_last(values)
     if values.dtype == np.uint8:
         bands: list[NDArray[Any]] = [values]
     else:
         unit = map_range(values, preprocessing.value_range or _full_range(values))
         bands = [unit] if unit.ndim == 2 else list(np.moveaxis(unit, -1, 0))
     return Picture(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
+
+
+def _without_last(values: NDArray[Any]) -> NDArray[Any]:
+    """Of one channel, (rows, columns); of three as it is."""
+    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
+        raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
+    return values[..., 0] if values.shape[2:] == (1,) else values
 
 
 def _full_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from nelbo.data import (
     Images,
     Part,
     Preprocessing,
+    image_of,
     image_quality,
     iter_images,
     part_quality,
@@ -63,12 +64,22 @@ def score_files(
             yield _scored(model, images, quality, calibration)
 
 
+def score_image(model: Scorable, values: np.ndarray) -> pa.Table:
+    """The same of an image in memory, one row without a map; see `data.image_of`."""
+    images = _sound(image_of(values, Preprocessing(**model.preprocessing)), model)
+    return _scored(model, images, _quality(images), None)
+
+
 def _prepared(
     model: Scorable, files: Iterable[File], decoding: DecodingSettings
 ) -> Generator[tuple[Images, dict[str, np.ndarray]], None, None]:
     """Images with what they look like before any model."""
     for images in _decoded(model, files, decoding):
-        yield images, {**image_quality(images.pixels), **part_quality(images.parts)}
+        yield images, _quality(images)
+
+
+def _quality(images: Images) -> dict[str, np.ndarray]:
+    return {**image_quality(images.pixels), **part_quality(images.parts)}
 
 
 def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Iterator[Images]:
@@ -83,15 +94,20 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings)
     # All threads wait for the last one at the end of each call, which four large images a batch would make often.
     size = at_once * max(1, _LEAST_IMAGES // at_once)
     for images in iter_images(files, preprocessing, size, limits=decoding.limits, workers=decoding.workers):
-        sound = vae_core.supported(images.pixels, model.config.likelihood)
-        found = iter(sound)
-        yield Images(
-            images.pixels[sound],
-            [reason or (None if next(found) else "unsupported") for reason in images.reasons],
-            images.drops_colour[sound],
-            list(compress(images.parts, sound)),
-            images.aspects[sound],
-        )
+        yield _sound(images, model)
+
+
+def _sound(images: Images, model: Scorable) -> Images:
+    """Without those that the likelihood is not defined for."""
+    sound = vae_core.supported(images.pixels, model.config.likelihood)
+    found = iter(sound)
+    return Images(
+        images.pixels[sound],
+        [reason or (None if next(found) else "unsupported") for reason in images.reasons],
+        images.drops_colour[sound],
+        list(compress(images.parts, sound)),
+        images.aspects[sound],
+    )
 
 
 def _scored(

@@ -54,7 +54,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
     workspace = Workspace.at(options.workspace)
     write_missing_pages(options, runner)
     model_id = catalog.find_model(workspace, options.model)
-    calibration_id = _calibration_id(workspace, model_id, options)
+    calibration_id = calibration_for(workspace, model_id, options.calibration, options.uncalibrated)
     if options.new and options.batch_id is None:
         return _score_new(options, model_id, calibration_id, runner)
     # A damaged model, or an engine that is off, is found before anything is written.
@@ -177,10 +177,11 @@ def _score_and_publish(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _calibration_id(workspace: Workspace, model_id: str, options: ScoreOptions) -> str | None:
-    if options.uncalibrated:
+def calibration_for(workspace: Workspace, model_id: str, name: str | None, uncalibrated: bool) -> str | None:
+    """The id of the calibration that is asked for, or of the current one; None for numbers without verdicts."""
+    if uncalibrated:
         return None
-    calibration = calibration_of(workspace, model_id, options.calibration)
+    calibration = calibration_of(workspace, model_id, name)
     if calibration is None:
         raise UsageError(
             f"model {model_id} is not calibrated, so there are no verdicts. "

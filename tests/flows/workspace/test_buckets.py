@@ -19,6 +19,7 @@ import pytest
 from buckets import s3_server
 from reviewing import review
 
+import nelbo
 from nelbo.data import (
     RUNS_SCHEMA,
     SCORES_SCHEMA,
@@ -161,6 +162,16 @@ def test_score_and_the_commands_that_only_read(
     everything = b"".join(s3.cat_file(name) for name in s3.find("bucket"))
     assert b"PAR1" in everything
     assert b"never-printed" not in everything
+
+
+def test_from_python(images: Path, bucket: str, trained: Trained) -> None:
+    ws = nelbo.Workspace(bucket)
+    assert ws.model().threshold == trained[1]["threshold"]
+    batch = ws.score(images / "new")
+    assert str(batch.report) == f"{bucket}/reports/{batch.batch_id}.html"
+    (row,) = batch.flagged[:1].to_dict("records")
+    assert ws.scorer()(images / "new" / row["relative_path"]).anomaly_score == row["anomaly_score"]
+    assert ws.batches["batch_id"].tolist() == [batch.batch_id]
 
 
 def test_a_model_without_its_last_file_is_not_there(bucket: str, s3: Any, trained: Trained) -> None:
