@@ -1,4 +1,4 @@
-"""Progress on a terminal; nothing in a pipe."""
+"""Progress on a terminal and in a notebook; nothing in a pipe."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,9 +7,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr while the block runs; yields the function that moves it on by n."""
-    # A process may be started without a stderr.
-    if sys.stderr is None or not sys.stderr.isatty():
+    """A progress bar while the block runs, on stderr or below the cell; yields the function that moves it on by n."""
+    if not _is_watched():
         yield lambda _n: None
         return
     from rich.console import Console
@@ -19,3 +18,8 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(title, total=total)
         yield lambda n: bars.advance(task, n)
+
+
+def _is_watched() -> bool:
+    # A process may be started without a stderr.
+    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())

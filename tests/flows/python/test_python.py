@@ -1,6 +1,7 @@
 """The front door gives what the commands give."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,20 @@ def test_scores_are_those_of_the_command(images: Path, ws: nelbo.Workspace, trai
     assert batch.report.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert ws.batch() == ws.batch("monday") == batch
     assert ws.batches["n_images"].tolist() == [28]
+
+
+def test_flagged_images_are_shown_with_their_maps(images: Path, ws: nelbo.Workspace, tmp_path: Path) -> None:
+    new = shutil.copytree(images / "new" / "b", tmp_path / "new")
+    batch = ws.score(new)
+    assert len(batch.flagged) == 6
+    assert batch.show().size == (3 * 400 + 8, 2 * 216 + 8)
+    shown = np.asarray(batch.show(n=1))
+    original, overlaid = shown[8:200, 8:200], shown[8:200, 208:400]
+    # The map has colours, the image has none.
+    assert not np.ptp(original.astype(int), axis=2).any()
+    assert np.ptp(overlaid.astype(int), axis=2).any()
+    shutil.rmtree(new)
+    assert (np.asarray(batch.show(n=1))[8:200, 208:400] == 255).all()
 
 
 def test_a_scorer_gives_the_numbers_of_the_command(images: Path, ws: nelbo.Workspace) -> None:
@@ -122,9 +137,19 @@ def test_models(images: Path, ws: nelbo.Workspace, trained: Trained, tmp_path: P
     assert model.calibrate(images / "normal", fpr=0.1).threshold == again.threshold
 
 
-def test_training_is_that_of_the_command(images: Path, trained: Trained, tmp_path: Path) -> None:
-    model = nelbo.Workspace(tmp_path / "w").train(images / "normal", image_size=32, epochs=12)
-    assert (model.model_id, model.threshold) == (trained[1]["model_id"], trained[1]["threshold"])
+def test_examples_of_the_page_run(
+    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training among them is that of the command."""
+    (tmp_path / "good").symlink_to(images / "normal")
+    (tmp_path / "new").symlink_to(images / "new")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[3] / "docs" / "python.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {}
+    exec("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), scope)  # noqa: S102 - our own document
+    assert scope["model"].model_id == trained[1]["model_id"]
+    assert scope["ws"].model().calibrate(use=trained[1]["calibration_id"]).threshold == trained[1]["threshold"]
+    assert scope["found"].verdict == "anomalous"
 
 
 @pytest.mark.parametrize(
