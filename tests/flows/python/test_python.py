@@ -110,6 +110,13 @@ def test_an_array_is_scored_as_its_file(values: np.ndarray, scorer: nelbo.Scorer
     pd.testing.assert_series_equal(scorer(values), scorer(tmp_path / "image.tif"), check_exact=True)
 
 
+def test_numbers_without_verdicts(images: Path, ws: nelbo.Workspace, scorer: nelbo.Scorer) -> None:
+    image = np.asarray(Image.open(next((images / "new").rglob("*.png"))))
+    found = ws.scorer(uncalibrated=True)(image)
+    assert pd.isna(found[["threshold", "p_value", "verdict"]]).all()
+    assert found.anomaly_score == scorer(image).anomaly_score
+
+
 def test_what_is_no_image(images: Path, scorer: nelbo.Scorer) -> None:
     with pytest.raises(InputError, match="does not exist"):
         scorer("missing.png")
