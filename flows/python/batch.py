@@ -1,27 +1,18 @@
 """A scored batch."""
 
-import io
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from nelbo.data import (
-    FLAGGED_SCHEMA,
-    File,
-    ImageError,
-    Place,
-    Preprocessing,
-    read_metadata,
-    read_scores,
-    read_thumbnail,
-)
-from nelbo.flows.inference.heatmap import overlay
-from nelbo.flows.python.sheet import SIDE_PX, sheet
+from nelbo.data import FLAGGED_SCHEMA, Place, read_scores
+from nelbo.flows.python.sheet import sheet
+from nelbo.flows.report.pictures import pictures
 from nelbo.flows.workspace.flagged import iter_flagged
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.models import describe_model
 
 
 @dataclass(frozen=True)
@@ -53,24 +44,12 @@ class Batch:
         """The worst flagged images, each beside its map: one picture, which a notebook displays.
 
         Args:
-            n: images at most. Of one that is gone there is the map alone.
+            n: images at most.
         """
-        root = read_metadata(self.workspace.scores(self.model_id, self.batch_id))["nelbo.root"]
-        preprocessing = Preprocessing(**describe_model(self.workspace, self.model_id)["preprocessing"])
-        shown = self.flagged.dropna(subset="heatmap_png")[:n]
-        columns = (shown[name] for name in ("relative_path", "anomaly_score", "heatmap_png"))
-        return sheet(
-            [
-                (f"{score:.4g}  {path}", _pictures(File(root, path), heatmap, preprocessing))
-                for path, score, heatmap in zip(*columns, strict=True)
-            ]
-        )
+        rows = self.flagged[:n].to_dict("records")
+        return sheet([(f"{row['relative_path']}  {row['anomaly_score']:.4g}", _shown(row)) for row in rows])
 
 
-def _pictures(file: File, heatmap_png: bytes, preprocessing: Preprocessing) -> list[Image.Image]:
-    heatmap = Image.open(io.BytesIO(heatmap_png))
-    try:
-        original = Image.open(io.BytesIO(read_thumbnail(file, SIDE_PX)))
-    except ImageError:
-        return [heatmap]
-    return [original, overlay(original, heatmap, preprocessing)]
+def _shown(row: Mapping[Hashable, Any]) -> list[Image.Image]:
+    drawn = pictures(row)
+    return [picture for picture in (drawn.original, drawn.overlay or drawn.heatmap) if picture is not None]

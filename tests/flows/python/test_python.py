@@ -57,8 +57,9 @@ def test_scores_are_those_of_the_command(images: Path, ws: nelbo.Workspace, trai
 
 
 def test_flagged_images_are_shown_with_their_maps(images: Path, ws: nelbo.Workspace, tmp_path: Path) -> None:
-    new = shutil.copytree(images / "new" / "b", tmp_path / "new")
-    batch = ws.score(new)
+    batch = ws.score(shutil.copytree(images / "new" / "b", tmp_path / "new"))
+    # They are drawn from the rows.
+    shutil.rmtree(tmp_path / "new")
     assert len(batch.flagged) == 6
     assert batch.show().size == (3 * 400 + 8, 2 * 216 + 8)
     shown = np.asarray(batch.show(n=1))
@@ -66,8 +67,6 @@ def test_flagged_images_are_shown_with_their_maps(images: Path, ws: nelbo.Worksp
     # The map has colours, the image has none.
     assert not np.ptp(original.astype(int), axis=2).any()
     assert np.ptp(overlaid.astype(int), axis=2).any()
-    shutil.rmtree(new)
-    assert (np.asarray(batch.show(n=1))[8:200, 208:400] == 255).all()
 
 
 def test_a_scorer_gives_the_numbers_of_the_command(images: Path, ws: nelbo.Workspace) -> None:
