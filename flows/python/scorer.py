@@ -16,6 +16,7 @@ from nelbo.flows.inference.pipeline import score_files, score_image
 from nelbo.flows.options.options import AUTO, DecodingSettings, EngineName, Options, Text
 from nelbo.flows.python.direct import as_text
 from nelbo.flows.steps.score import calibration_for
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import read_calibration
 from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.layout import Workspace
@@ -42,7 +43,7 @@ class Scorer:
 
     def __init__(self, options: ScorerOptions) -> None:
         workspace = Workspace.at(options.workspace)
-        self.model_id = workspace.model(options.model)
+        self.model_id = catalog.find_model(workspace, options.model)
         self.calibration_id = calibration_for(workspace, self.model_id, options.calibration, options.uncalibrated)
         self.engine = choose_engine(workspace, self.model_id, options.engine)
         self._model = load_model(workspace, self.model_id, self.engine)

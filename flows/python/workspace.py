@@ -91,20 +91,20 @@ class Workspace:
     @property
     def models(self) -> pd.DataFrame:
         """A row for each model: what it is, whether it is the latest, its calibration."""
-        return pd.DataFrame(catalog.models(self._layout))
+        return catalog.models(self._layout).to_pandas()
 
     @property
     def batches(self) -> pd.DataFrame:
         """A row for each scored batch, the newest last: its model, how many images there are and of which verdict."""
-        return pd.DataFrame(catalog.batches(self._layout))
+        return catalog.batches(self._layout).to_pandas()
 
     def model(self, model_id: str = "latest") -> Model:
         """A model that is there."""
-        return Model(self._layout.model(model_id), self._layout)
+        return Model(catalog.find_model(self._layout, model_id), self._layout)
 
     def batch(self, batch_id: str | None = None) -> Batch:
         """A batch as it was scored last; by default the one that was."""
-        rows = [row for row in catalog.batches(self._layout) if batch_id in (None, row["batch_id"])]
+        rows = catalog.published(self._layout, batch_id=batch_id).to_pylist()
         if rows:
             return Batch(rows[-1]["batch_id"], rows[-1]["model_id"], self._layout)
         if batch_id is None:
