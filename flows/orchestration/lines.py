@@ -19,7 +19,7 @@ WORKSPACE = "nelbo.workspace"
 LINE = "line:"
 
 #: What the entrypoints of nelbo 0.1 begin with: its code had that name.
-_FORMER = "flows."
+_FORMER = "flows.orchestration."
 #: Deployments that Prefect's server names at a time.
 _PAGE = 200
 _LONGEST = 60
