@@ -192,7 +192,9 @@ def test_no_server_is_started(images: Path, ws: nelbo.Workspace) -> None:
 import json, sys
 import nelbo
 first = set(sys.modules)
-batch = nelbo.Workspace({str(ws._layout.root)!r}).score({str(images / "new" / "b")!r})
+ws = nelbo.Workspace({str(ws._layout.root)!r})
+assert "keras" not in sys.modules
+batch = ws.score({str(images / "new" / "b")!r})
 print(json.dumps([sorted(first), sorted(set(sys.modules)), len(batch.scores)]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
