@@ -7,10 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from nelbo.flows.options.options import CalibrateOptions
 from nelbo.flows.python.direct import carry_out
 from nelbo.flows.report.card import read_card
-from nelbo.flows.steps.calibrate import recalibrate
 from nelbo.flows.steps.ingest import read_manifest
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibration_of
 from nelbo.flows.workspace.layout import Workspace
@@ -59,7 +57,7 @@ class Model:
                 options |= self._images_behind(Path(aside))
             elif normal is not None:
                 options["normal"] = normal
-            carry_out(recalibrate, CalibrateOptions, workspace=str(self.workspace.root), model=self.model_id, **options)
+            carry_out("calibrate", workspace=str(self.workspace.root), model=self.model_id, **options)
         return self
 
     def _images_behind(self, folder: Path) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from nelbo.data import SCORES_SCHEMA, File, InputError, list_source
 from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import score_files, score_image
-from nelbo.flows.options.options import AUTO, DecodingSettings, EngineName, Options, Text
+from nelbo.flows.options.options import ModelOptions
+from nelbo.flows.options.settings import DecodingSettings
+from nelbo.flows.options.types import AUTO, EngineName, Text
 from nelbo.flows.python.direct import as_text
 from nelbo.flows.steps.score import calibration_for
 from nelbo.flows.workspace import catalog
@@ -22,10 +24,9 @@ from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.layout import Workspace
 
 
-class ScorerOptions(Options, DecodingSettings):
+class ScorerOptions(ModelOptions, DecodingSettings):
     """Of a scorer: those of the command ``score`` that mean something for one image."""
 
-    model: Text = "latest"
     calibration: Text | None = None
     uncalibrated: bool = False
     engine: Literal["auto", EngineName] = AUTO

@@ -5,13 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from nelbo.flows.options.options import ScoreOptions, TrainOptions, check_options
+from nelbo.flows.options.sources import check_options
 from nelbo.flows.python.batch import Batch
 from nelbo.flows.python.direct import as_text, carry_out
 from nelbo.flows.python.model import Model
 from nelbo.flows.python.scorer import Scorer, ScorerOptions
-from nelbo.flows.steps.score import score_batch
-from nelbo.flows.steps.train import train_model
 from nelbo.flows.workspace import catalog, layout
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 
@@ -61,7 +59,7 @@ class Workspace:
         Raises:
             ValueError: an unknown option, a bad value, or images that are too few or cannot be used.
         """
-        result = carry_out(train_model, TrainOptions, normal=normal, workspace=self._place, **options)
+        result = carry_out("train", normal=normal, workspace=self._place, **options)
         return Model(result["model_id"], self._layout)
 
     def score(self, images: str | Path, **options: Any) -> Batch:
@@ -75,7 +73,7 @@ class Workspace:
             NotYetError: there is no model; or ``new`` is asked for, and nothing is new. A ValueError.
             ValueError: an unknown option, or a bad value.
         """
-        result = carry_out(score_batch, ScoreOptions, images=images, workspace=self._place, **options)
+        result = carry_out("score", images=images, workspace=self._place, **options)
         if "skipped" in result:
             raise NotYetError(result["skipped"])
         return Batch(result["batch_id"], result["model_id"], self._layout)
