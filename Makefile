@@ -40,7 +40,7 @@ quality-smoke: .venv/test.installed
 # All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers. JAX compiles for most of the
 # time, many tests the same networks: what it compiled is kept.
 BACKENDS := tensorflow jax
-BACKEND_TESTS := tests/vae_core vae_core
+BACKEND_TESTS := tests/vae_core nelbo/vae_core
 test-backends: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.venv/jax-cache
 test-backends: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test-backends: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1

@@ -1,4 +1,4 @@
-"""Models and manifests, read for use: each model is loaded once a process."""
+"""Models, read for use: a process compiles each once, in however many workspaces it lies."""
 
 import contextlib
 import importlib
@@ -7,8 +7,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,36 @@ def load_model(workspace: Workspace, model_id: str, engine: str = "keras") -> Sc
         return _load(workspace.models / model_id, made, checksums.read_bytes() if checksums.exists() else b"")
 
 
+@dataclass(frozen=True)
+class _Verified:
+    """A model for an engine whose files have been checked: equal to all that have the same contents."""
+
+    model_id: str
+    engine: str
+    checksums: bytes
+    bundle: Place = field(compare=False)
+    exported: "vae_core.Exported | None" = field(compare=False)
+
+
 @lru_cache(maxsize=4)
 def _load(bundle: Place, made: Place, checksums: bytes) -> Scorable:
     # An engine may be made again under the same name, with other checksums.
     engine = made.name
     exported = read_engine(made) if engine != "keras" or checksums else None
+    model = _verified(bundle)
     if exported is not None and engine != "keras":
-        _check_same(exported, bundle)
+        _check_same(exported, model)
+    return _compiled(_Verified(model["model_id"], engine, checksums, bundle, exported))
+
+
+@lru_cache(maxsize=4)
+def _compiled(verified: _Verified) -> Scorable:
+    """What scores: made once for all workspaces that hold the same."""
+    exported = verified.exported
+    if exported is not None and verified.engine != "keras":
         exported.check(exported)
         return exported
-    model = read_bundle(bundle)
+    model = read_bundle(verified.bundle)
     if exported is not None:
         model = replace(model, batch_size=exported.batch_size)
         exported.check(model)
@@ -88,10 +108,8 @@ def _check_preprocessing(folder: Place, model: Scorable) -> None:
         )
 
 
-def _check_same(exported: "vae_core.Exported", bundle: Place) -> None:
+def _check_same(exported: "vae_core.Exported", model: Mapping[str, Any]) -> None:
     """See that an engine is of the model in whose folder it lies, as that is now."""
-    with _on_disk(bundle, _BUNDLE) as local:
-        model = vae_core.verify_bundle(local)
     if (exported.config, dict(exported.preprocessing)) != (
         VAEConfig.from_dict(model["config"]),
         model["preprocessing"],
@@ -102,9 +120,15 @@ def _check_same(exported: "vae_core.Exported", bundle: Place) -> None:
         )
 
 
+def _verified(bundle: Place) -> dict[str, Any]:
+    """A bundle's ``model.json``, every file of it checked."""
+    with _on_disk(bundle, _BUNDLE) as local:
+        return vae_core.verify_bundle(local)
+
+
 def verify_engine(workspace: Workspace, model_id: str, engine: str) -> None:
     """Check an engine's files, and that it is of this model; nothing is compiled."""
-    _check_same(read_engine(workspace.engine(model_id, engine)), workspace.models / model_id)
+    _check_same(read_engine(workspace.engine(model_id, engine)), _verified(workspace.models / model_id))
 
 
 def read_engine(folder: Place) -> "vae_core.Exported":
