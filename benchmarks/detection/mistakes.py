@@ -70,7 +70,7 @@ def sheet(data: Dataset, found: Found, rows: np.ndarray) -> Image.Image:
         caption = f"{data.groups[index]}, {index}: {found.peaks[index]:.1f} ({found.threshold:.1f} is the threshold)"
         draw.text((left + 4, top + 2), caption, fill="black")
         pixels = np.rint(data.test[index].repeat(3, axis=2) * 255).astype(np.uint8)
-        pictures = [Image.fromarray(pixels), Image.fromarray(colours(found.maps[index], _TOP))]
+        pictures = [Image.fromarray(pixels), Image.fromarray(colours(found.maps[index] / _TOP))]
         if data.masks is not None:
             pictures = [outlined(one, data.masks[index]) for one in pictures]
         for i, one in enumerate(pictures):

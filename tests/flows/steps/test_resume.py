@@ -90,7 +90,7 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         assert not list((tmp_path / "killed" / folder).iterdir()), folder
 
 
-@pytest.mark.parametrize("step", ["calibrate_model", "Run.record", "Workspace.promote", "clean_up"])
+@pytest.mark.parametrize("step", ["calibrate_model", "Run.record", "pointers.promote", "clean_up"])
 def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_command(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +126,7 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
             execute("train", options, prefect=False)
     assert "clean_up" not in done
     n_rows = len(list(root.glob("runs/*"))) - rows_before
-    assert n_rows == (step in ("Workspace.promote", "clean_up"))
+    assert n_rows == (step in ("pointers.promote", "clean_up"))
     # The latest model is never one without a row.
     assert pointers.promoted(workspace) is None or n_rows
     result = execute("train", options, prefect=False)

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 def run(*devices: int) -> dict[str, Any]:
     environment = os.environ | {
         "KERAS_BACKEND": keras.backend.backend(),
-        "PYTHONPATH": str(HERE.parent / "support"),
+        "PYTHONPATH": str(HERE.parents[1] / "support"),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }
     command = [sys.executable, str(HERE / "two_devices.py"), *map(str, devices)]
@@ -62,7 +62,7 @@ def test_deterministic_in_a_process_of_its_own() -> None:
         "model = train(pixels[:30], pixels[30:], VAEConfig(height=24, width=20), settings).model\n"
         "print(hashlib.sha256(b''.join(w.tobytes() for w in model.network.get_weights())).hexdigest())\n"
     )
-    command = [sys.executable, "-c", code, str(HERE.parent / "support")]
+    command = [sys.executable, "-c", code, str(HERE.parents[1] / "support")]
     found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(found) == 1
     assert len(found.pop().strip()) == 64
