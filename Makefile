@@ -1,10 +1,10 @@
-# Two words for users (demo, test), the others for developers: check, format, test-backends, bench, bench-smoke, quality,
+# Two words for users (demo, test), the others for developers: check, format, test-fast, test-backends, bench, bench-smoke, quality,
 # quality-smoke. Each installs what it needs into .venv.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test bench bench-smoke quality quality-smoke test-backends check format clean
+.PHONY: demo test test-fast bench bench-smoke quality quality-smoke test-backends check format clean
 
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
@@ -16,6 +16,10 @@ test: .venv/test.installed
 	-.ci/packages
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 	$(BIN)/pytest $(PARALLEL) -m slow
+
+# What needs no training of a network: images, thresholds, options, imports; three minutes.
+test-fast: .venv/test.installed
+	$(BIN)/pytest $(PARALLEL) -m "not slow" tests/test_imports.py tests/data nelbo/data tests/detectors nelbo/detectors tests/flows/options
 
 # Every table of docs/benchmarks.md that issue from one machine: hours. The small run only sees that none is broken;
 # it is a part of `make test`.

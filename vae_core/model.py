@@ -73,7 +73,8 @@ class Model:
         """(v, 2) of local maps what is usual, and one unit, in nats; of each variant, or of the one."""
         if self.detail is not None:
             return self.detail.scales
-        return np.array([[self.usual_mean.mean(), np.sqrt(np.square(self.usual_std).mean())]], np.float32)
+        spread = np.sqrt(np.square(self.usual_std).mean() + self.usual_mean.var())
+        return np.array([[self.usual_mean.mean(), spread]], np.float32)
 
     def log_weights(self) -> LogWeights:
         """The compiled log weights of the importance-weighted bound, made once."""

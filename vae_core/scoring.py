@@ -154,7 +154,7 @@ def score(model: Scorable, pixels: Array, *, eps: Array | None = None, maps: boo
     ((2, 16, 16), True)
     """
     check_pixels(model.config, pixels)
-    found, seen = score_batches(model.graph(maps, eps), pixels)
+    found, seen = score_batches(model.graph(maps, eps), pixels, seen=maps)
     return found._replace(local_nelbo=local_maps(model, seen, found.variant)) if maps else found
 
 
@@ -174,7 +174,7 @@ def score_and_map(
         ValueError, FloatingPointError: see `score`.
     """
     check_pixels(model.config, pixels)
-    found, seen = score_batches(model.graph(maps=False), pixels)
+    found, seen = score_batches(model.graph(maps=False), pixels, seen=True)
     rows = np.flatnonzero(chosen(found))
     of_rows = None if found.variant is None else found.variant[rows]
     return found, rows, local_maps(model, [one[rows] for one in seen], of_rows)
@@ -194,11 +194,14 @@ def local_maps(model: Scorable, seen: Sequence[Array], variant: Array | None) ->
     return np.asarray(seen[0] if model.detail is None else model.detail(seen, variant), np.float32)
 
 
-def score_batches(graph: Graph, pixels: Array) -> tuple[Score, list[Array]]:
+def score_batches(graph: Graph, pixels: Array, *, seen: bool = False) -> tuple[Score, list[Array]]:
     """Score in batches of one fixed shape, the last one padded; no images run one batch, too, and give no scores.
 
+    Args:
+        seen: also give what `local_maps` are made of: of a linear head 0.3 MB an image.
+
     Returns:
-        The scores, and what `local_maps` are made of.
+        The scores, and that.
 
     Raises:
         FloatingPointError: a score is NaN or infinite.
@@ -206,7 +209,8 @@ def score_batches(graph: Graph, pixels: Array) -> tuple[Score, list[Array]]:
 
     def run(start: int) -> dict[str, Array]:
         some = pixels[start : start + graph.batch_size]
-        return {key: value[: len(some)] for key, value in graph.run(padded(some, graph.batch_size)).items()}
+        found = graph.run(padded(some, graph.batch_size)).items()
+        return {key: value[: len(some)] for key, value in found if seen or not key.startswith(SEEN)}
 
     starts = range(0, max(len(pixels), 1), graph.batch_size)
     if graph.parallel == 1:
@@ -217,8 +221,8 @@ def score_batches(graph: Graph, pixels: Array) -> tuple[Score, list[Array]]:
     columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     for key in ("anomaly_score", "nelbo"):
         check_finite(key, columns[key])
-    seen = [columns[name] for name in sorted(columns) if name.startswith(SEEN)]
-    return Score(**{name: columns.get(name) for name in Score._fields}), seen  # type: ignore[arg-type]
+    of_maps = [columns[name] for name in sorted(columns) if name.startswith(SEEN)]
+    return Score(**{name: columns.get(name) for name in Score._fields}), of_maps  # type: ignore[arg-type]
 
 
 def padded(values: Array, n: int) -> NDArray[np.float32]:

@@ -64,7 +64,7 @@ def show(picture: Shown, described: str) -> None:
 
 def _width(picture: Image.Image) -> int | Literal["stretch"]:
     """Upright pictures are kept within a screen."""
-    return "stretch" if picture.height <= picture.width else round(_HEIGHT_PX * picture.width / picture.height)
+    return "stretch" if picture.height <= picture.width else max(1, round(_HEIGHT_PX * picture.width / picture.height))
 
 
 def show_heatmap(tables: Tables, row: Row) -> None:
@@ -88,7 +88,7 @@ def _overlay(looked_at: Row, path: str) -> None:
         if drawn.overlay is not None:
             show(drawn.overlay, f"heatmap on {path}")
         else:
-            show(drawn.heatmap or "The heatmap could not be made when the batch was scored.", f"heatmap of {path}")
+            show(drawn.heatmap or drawn.original or "No map was kept of this image.", f"heatmap of {path}")
 
 
 def _legend() -> None:

@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from nelbo.data import FLAGGED_SCHEMA, Place, read_scores
+from nelbo.data import FLAGGED_SCHEMA, Place, read_scores, read_unchanged
 from nelbo.flows.python.sheet import sheet
 from nelbo.flows.report.pictures import pictures
-from nelbo.flows.workspace.flagged import iter_flagged
+from nelbo.flows.workspace.flagged import iter_flagged, strangest
 from nelbo.flows.workspace.layout import Workspace
 
 
@@ -30,10 +30,13 @@ class Batch:
 
     @property
     def flagged(self) -> pd.DataFrame:
-        """The rows that are anomalous or for review, the worst first."""
-        tables = iter_flagged(self.workspace, self.model_id, self.batch_id)
-        rows = pa.concat_tables([FLAGGED_SCHEMA.empty_table(), *tables])
-        return rows.sort_by([("anomaly_score", "descending")]).to_pandas()
+        """The rows that are anomalous or for review, the worst first, with their maps and thumbnails: some kB each."""
+
+        def read() -> pa.Table:
+            tables = iter_flagged(self.workspace, self.model_id, self.batch_id)
+            return pa.concat_tables([FLAGGED_SCHEMA.empty_table(), *tables])
+
+        return read_unchanged(read).sort_by([("anomaly_score", "descending")]).to_pandas()
 
     @property
     def report(self) -> Place:
@@ -46,8 +49,8 @@ class Batch:
         Args:
             n: images at most.
         """
-        rows = self.flagged[:n].to_dict("records")
-        return sheet([(f"{row['relative_path']}  {row['anomaly_score']:.4g}", _shown(row)) for row in rows])
+        rows, _ = read_unchanged(lambda: strangest(iter_flagged(self.workspace, self.model_id, self.batch_id), n))
+        return sheet([(f"{row['relative_path']}  {row['anomaly_score']:.4g}", _shown(row)) for row in rows.to_pylist()])
 
 
 def _shown(row: Mapping[Hashable, Any]) -> list[Image.Image]:

@@ -13,8 +13,10 @@ from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, levels_of_col
 
 #: Columns that it is drawn from.
 LOOKED_AT = ("map", "map_low", "map_high", "thumbnail", "heatmap_png")
-#: Longer side of a picture at least: smaller ones are enlarged.
-SIDE_PX = 192
+#: Longer side of a picture: smaller ones are enlarged, and larger ones than the largest model takes are not nelbo's.
+SIDE_PX, MOST_PX = 192, 1024
+#: The same on a page, which holds hundreds.
+_ON_A_PAGE_PX = 256
 _QUALITIES = (75, 60, 40, 20, 10)
 
 
@@ -29,37 +31,56 @@ class Pictures(NamedTuple):
     overlay: Image.Image | None
 
 
-def pictures(row: Mapping[Any, Any], opacity: float = OPACITY) -> Pictures:
-    """Draw a row of ``flagged``.
+def pictures(row: Mapping[Any, Any], opacity: float = OPACITY, side_px: int = MOST_PX) -> Pictures:
+    """Draw a row of ``flagged``; what in it is damaged, or was not written by nelbo, counts as not there.
 
     Args:
         row: with its columns ``LOOKED_AT``, as Arrow, pandas or DuckDB give them.
         opacity: of the heatmap on the image, in [0, 1].
+        side_px: longer side at most.
 
     >>> row = {"map": [[1.0, 3.0]], "map_low": 1.0, "map_high": 3.0, "thumbnail": None, "heatmap_png": None}
     >>> drawn = pictures(row)
     >>> drawn.original, drawn.heatmap.size, drawn.heatmap.getpixel((0, 0)), drawn.heatmap.getpixel((191, 0))
     (None, (192, 96), (0, 0, 4), (252, 255, 164))
     """
-    original = None
-    if _is_there(row["thumbnail"]):
-        original = _large(Image.open(io.BytesIO(row["thumbnail"])))
+    original = _opened(row["thumbnail"], "JPEG")
+    if original is not None:
+        original = original.resize(_shown_size(original.size, side_px))
     levels = _levels(row)
     if levels is None:
         return Pictures(original, None, None)
-    levels = enlarged(levels, original.size if original else _large_size(levels.shape[::-1]))
+    levels = enlarged(levels, original.size if original else _shown_size(levels.shape[::-1], side_px))
     heatmap = Image.fromarray(colours(levels))
     return Pictures(original, heatmap, overlay(original, levels, opacity) if original else None)
 
 
 def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
-    """(gh, gw) places on the colour scale."""
-    if _is_there(row["map"]):
-        nats = np.stack([np.asarray(values, np.float32) for values in row["map"]])
-        return np.clip((nats - row["map_low"]) / (row["map_high"] - row["map_low"]), 0, 1)
-    if _is_there(row["heatmap_png"]):
-        return levels_of_colours(Image.open(io.BytesIO(row["heatmap_png"])))
-    return None
+    """(gh, gw) places on the colour scale; a place without a number is as unusual as any."""
+    if not _is_there(row["map"]):
+        heatmap = _opened(row["heatmap_png"], "PNG")
+        return None if heatmap is None else levels_of_colours(heatmap)
+    low, high = row["map_low"], row["map_high"]
+    rows = [np.asarray(values, np.float32) for values in row["map"]]
+    size = (len(rows), *{len(values) for values in rows})
+    if len(size) != 2 or not 0 < min(size) <= max(size) <= MOST_PX or not (_is_number(low) and _is_number(high)):
+        return None
+    return np.nan_to_num(np.clip((np.stack(rows) - low) / (high - low if high > low else 1.0), 0, 1), nan=1.0)
+
+
+def _opened(content: Any, kind: str) -> Image.Image | None:
+    """A small picture of that format; None where there is none, or another."""
+    if not _is_there(content):
+        return None
+    try:
+        picture = Image.open(io.BytesIO(content), formats=[kind])
+        # Before it is unpacked.
+        if max(picture.size) > MOST_PX:
+            return None
+        picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return picture
 
 
 def _is_there(value: Any) -> bool:
@@ -67,20 +88,21 @@ def _is_there(value: Any) -> bool:
     return value is not None and not isinstance(value, float)
 
 
-def _large(picture: Image.Image) -> Image.Image:
-    return picture.resize(_large_size(picture.size))
+def _is_number(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
-def _large_size(size: tuple[int, ...]) -> tuple[int, int]:
+def _shown_size(size: tuple[int, ...], most_px: int) -> tuple[int, int]:
     width, height = size
-    times = max(1.0, SIDE_PX / max(size))
+    times = min(max(1.0, SIDE_PX / max(size)), most_px / max(size))
     return max(1, round(width * times)), max(1, round(height * times))
 
 
 def picture_urls(row: Mapping[Any, Any], n_bytes: int) -> dict[str, str]:
     """The same by name as data URLs of about so many bytes each; empty where there is no picture."""
-    urls = {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in pictures(row)._asdict().items()}
-    if _is_there(row["thumbnail"]) and len(row["thumbnail"]) <= n_bytes:
+    drawn = pictures(row, side_px=_ON_A_PAGE_PX)
+    urls = {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in drawn._asdict().items()}
+    if urls["original"] and len(row["thumbnail"]) <= n_bytes:
         # As it is: nothing is lost by packing it again.
         urls["original"] = data_url("image/jpeg", row["thumbnail"])
     return urls

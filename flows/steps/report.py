@@ -1,7 +1,7 @@
 """Steps and composition of ``report``: one self-contained HTML page for a batch."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup, escape
 from PIL import Image
 
-from nelbo.data import FLAGGED_SCHEMA, Place, atomic_path, modified, read_table, read_unchanged
+from nelbo.data import Place, atomic_path, modified, read_table, read_unchanged
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch
@@ -36,7 +36,7 @@ from nelbo.flows.workspace.calibrations.calibration import (
     read_calibration,
 )
 from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
-from nelbo.flows.workspace.flagged import iter_flagged, published_run
+from nelbo.flows.workspace.flagged import iter_flagged, published_run, strangest
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.runs import Run, code_version
@@ -255,19 +255,10 @@ def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table,
         table = read_table(path, _COLUMNS)
         run_id = table.schema.metadata[b"nelbo.run_id"].decode()
         flagged, n_flagged = read_unchanged(
-            lambda: _strangest(iter_flagged(workspace, model_id, batch_id, SHOWN_FLAGGED), SHOWN_FLAGGED)
+            lambda: strangest(iter_flagged(workspace, model_id, batch_id), SHOWN_FLAGGED)
         )
         if published_run(workspace, model_id, batch_id) == run_id:
             return table, flagged, n_flagged
-
-
-def _strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
-    """The rows with the highest scores, in that order, and how many there are; other heatmaps are not kept."""
-    highest, n_flagged = FLAGGED_SCHEMA.empty_table(), 0
-    for rows in flagged:
-        highest = pa.concat_tables([highest, rows]).sort_by([("anomaly_score", "descending")]).slice(0, n)
-        n_flagged += rows.num_rows
-    return highest, n_flagged
 
 
 def _cards(flagged: pa.Table) -> list[Card]:

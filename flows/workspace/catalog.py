@@ -4,6 +4,7 @@ Links, files of somebody else and names that are no ids are none of ours. Ids an
 what runs wrote down: verdicts are read only where that is gone.
 """
 
+import glob
 import json
 import logging
 import re
@@ -197,7 +198,7 @@ def _files(root: Place, pattern: str) -> Iterator[tuple[str, int]]:
         yield from _files_on_disk(root, "", pattern.split("/"))
         return
     folder = root.path.rstrip("/")
-    for name, status in root.fs.glob(f"{folder}/{pattern}", detail=True).items():
+    for name, status in root.fs.glob(f"{glob.escape(folder)}/{pattern}", detail=True).items():
         if status["type"] == "file":
             yield name.removeprefix(folder).strip("/"), status["size"]
 

@@ -46,6 +46,15 @@ def iter_flagged(workspace: Workspace, model_id: str, batch_id: str, size: int =
         yield _of_run(rows, run_id)
 
 
+def strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
+    """The n rows with the highest scores, in that order, and how many there are; no others are held."""
+    highest, n_flagged = FLAGGED_SCHEMA.empty_table(), 0
+    for rows in flagged:
+        highest = pa.concat_tables([highest, rows]).sort_by([("anomaly_score", "descending")]).slice(0, n)
+        n_flagged += rows.num_rows
+    return highest, n_flagged
+
+
 def add_flagged(workspace: Workspace, model_id: str, batch_id: str, new: Place) -> None:
     """Put the rows of a run that is about to be published beside those of the published one."""
     old: Iterable[pa.Table] = ()

@@ -28,7 +28,7 @@ from nelbo.vae_core.scoring import JOINT, VARIANT, Score
 
 log = logging.getLogger(__name__)
 
-#: Version 1 had no id and neither of the last two facts, and its graph hands out nothing that maps are made of.
+#: Version 1 had no id, no ``machine`` and no ``subtracted``, and its graph hands out nothing that maps are made of.
 FORMAT_VERSION, _READABLE = 3, (1, 3)
 #: What an engine on disk may ask for at most.
 LARGEST_TOLERANCE, LARGEST_BATCH = 0.01, 1 << 16

@@ -1,5 +1,6 @@
 """The page as a browser sees it."""
 
+import io
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from nelbo.flows.report.pictures import jpeg_url, pictures
 from nelbo.flows.runner import Direct
 from nelbo.flows.steps import report as reporting
 from nelbo.flows.workspace.errors import NotYetError, UsageError
+from nelbo.flows.workspace.flagged import strangest
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.runs import code_version
@@ -190,10 +192,10 @@ def test_the_strangest_images_are_shown_wherever_they_stand(random: np.random.Ge
     scores = random.permutation(np.arange(900) // 3).astype(float)
     columns = {field.name: pa.nulls(100, field.type) for field in FLAGGED_SCHEMA}
     groups = [pa.table(columns | {"anomaly_score": some}, FLAGGED_SCHEMA) for some in np.split(scores, 9)]
-    shown, n_flagged = reporting._strangest(groups, 50)
+    shown, n_flagged = strangest(groups, 50)
     assert n_flagged == 900
     assert shown["anomaly_score"].to_pylist() == sorted(scores, reverse=True)[:50]
-    shown, _ = reporting._strangest(groups, 1000)
+    shown, _ = strangest(groups, 1000)
     assert shown["anomaly_score"].to_pylist() == sorted(scores, reverse=True)
 
 
@@ -377,6 +379,39 @@ def test_rows_of_version_5_show_their_heatmap_alone() -> None:
         drawn = pictures({name: nothing if value is None else value for name, value in row.items()})
         assert (drawn.original, drawn.overlay) == (None, None)
         assert np.asarray(drawn.heatmap)[::6, ::6].max(axis=-1).argmax(axis=1).tolist() == list(range(32))
+
+
+def packed(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thumbnail": packed(Image.new("1", (5000, 5000)), "PNG")},
+        {"thumbnail": packed(Image.new("L", (5000, 5000)), "JPEG")},
+        {"thumbnail": packed(Image.new("L", (64, 64)), "JPEG")[:-200]},
+        {"thumbnail": b"no picture", "map": None, "heatmap_png": packed(Image.new("1", (5000, 5000)), "PNG")},
+        {"thumbnail": None, "map": []},
+        {"thumbnail": None, "map": [[1.0, 2.0], [3.0]]},
+        {"thumbnail": None, "map_low": None},
+        {"thumbnail": None, "map_high": float("inf")},
+    ],
+)
+def test_what_is_damaged_or_hostile_in_a_row_is_not_drawn(changes: dict[str, Any]) -> None:
+    row = {"map": [[1.0, 2.0]], "map_low": 1.0, "map_high": 3.0, "thumbnail": None, "heatmap_png": None}
+    drawn = pictures(row | changes)
+    assert drawn.original is None
+    assert (drawn.heatmap is None) == (not isinstance(changes["thumbnail"], bytes) or "map" in changes)
+
+
+def test_a_scale_of_no_height_and_places_without_a_number() -> None:
+    row = {"map": [[1.0, float("nan")]], "map_low": 1.0, "map_high": 1.0, "thumbnail": None, "heatmap_png": None}
+    heatmap = pictures(row).heatmap
+    assert heatmap is not None
+    assert (heatmap.getpixel((0, 0)), heatmap.getpixel((191, 0))) == ((0, 0, 4), (252, 255, 164))
 
 
 def test_opacity_rises_with_the_value() -> None:
