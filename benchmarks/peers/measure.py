@@ -2,7 +2,7 @@
 
     python measure.py MODULE CLASS FOLDER ROUNDS
 
-MODULE lies beside this file. FOLDER has ``train.npy`` and ``test.npy``, (n, side, side, 1)
+MODULE lies beside this file, or in ``detection``. FOLDER has ``train.npy`` and ``test.npy``, (n, side, side, 1)
 float32 in [0, 1], and gets ``scores.npy``. Runs in any environment that has NumPy.
 
 CLASS is made with the side of the images and has two methods: ``fit(train)`` returns the epochs, and the images that it
@@ -22,6 +22,8 @@ import numpy as np
 
 def main() -> None:
     module, name, folder, rounds = sys.argv[1:]
+    # Where what everybody knows lies.
+    sys.path.append(str(Path(__file__).parents[1] / "detection"))
     train, test = (np.load(Path(folder, f"{part}.npy"), allow_pickle=False) for part in ("train", "test"))
     detector = getattr(importlib.import_module(module), name)(side=train.shape[1])
     started = time.perf_counter()

@@ -370,11 +370,11 @@ def test_a_failing_shard_fails_the_flow(images: Path, workspace: Path, monkeypat
 
     real = scoring.score_files
 
-    def fail_on_the_second(model: Any, files: Iterator[File], decoding: Any) -> Any:
+    def fail_on_the_second(model: Any, files: Iterator[File], *how: Any) -> Any:
         files = list(files)
         if any("blot" in file.path for file in files):
             raise PermissionError(13, "Permission denied")
-        return real(model, files, decoding)
+        return real(model, files, *how)
 
     monkeypatch.setattr(scoring, "score_files", fail_on_the_second)
     with pytest.raises(OSError, match="Permission denied"):
@@ -392,10 +392,10 @@ def test_storage_that_fails_once_is_asked_again(images: Path, workspace: Path, m
 
     real, failures = scoring.score_files, [OSError(5, "Input/output error"), TimeoutError("slow")]
 
-    def fail_twice(model: Any, files: Iterator[File], decoding: Any) -> Any:
+    def fail_twice(model: Any, files: Iterator[File], *how: Any) -> Any:
         if failures:
             raise failures.pop()
-        return real(model, files, decoding)
+        return real(model, files, *how)
 
     monkeypatch.setattr(scoring, "score_files", fail_twice)
     monkeypatch.setattr(orchestration, "_RETRY_S", 0)

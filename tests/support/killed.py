@@ -142,7 +142,10 @@ def count_events(workspace: Path, images: Path, new: bool = False) -> int:
 def rows(workspace: Path, kind: str = "scores") -> list[dict[str, Any]]:
     (path,) = workspace.glob(f"{kind}/*/*/{kind}.parquet")
     table = read_table(path).drop_columns(["run_id", "scored_at_utc"])
-    return table.to_pylist()
+    # As JSON holds them.
+    return [
+        {**row, **({"thumbnail": len(row["thumbnail"])} if "thumbnail" in row else {})} for row in table.to_pylist()
+    ]
 
 
 def n_finished(workspace: Path) -> int:

@@ -15,12 +15,14 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from joblib import cpu_count
 from pathlib import Path
 from PIL import Image
-import nelbo.data.decoder.workers, tempfile
-made, started = [], nelbo.data.decoder.workers.Worker.__init__
+import tempfile
+from nelbo import data
+from nelbo.data.decoder import workers
+made, started = [], workers.Worker.__init__
 def counted(self):
     made.append(1)
     started(self)
-nelbo.data.decoder.workers.Worker.__init__ = counted
+workers.Worker.__init__ = counted
 folder = Path(tempfile.mkdtemp())
 for i in range(100):
     Image.new("L", (8, 8), i).save(folder / f"{i}.png")

@@ -62,7 +62,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def decoders(pid: int) -> list[int]:
-    return [child for child, line in descendants(pid).items() if "decoder.py" in line]
+    return [child for child, line in descendants(pid).items() if "decoder/process.py" in line]
 
 
 def is_gone(pid: int) -> bool:

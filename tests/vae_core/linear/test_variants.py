@@ -23,6 +23,7 @@ from nelbo.vae_core import (
     score,
     train,
 )
+from nelbo.vae_core.engines.exported import score_all
 from nelbo.vae_core.linear.clustering import find_variants, learn_places
 from nelbo.vae_core.linear.crossfit import fit_folds
 from nelbo.vae_core.linear.solving import fit_features
@@ -180,7 +181,7 @@ def test_engines_tell_variants_apart(
 ) -> None:
     exported = export(training.model, engine, mixed[:16], model_id="m1")
     pixels = np.concatenate([mixed, np.stack([product("wedge", random) for _ in range(3)])])
-    ours, theirs = score(exported, pixels), score(training.model, pixels)
+    ours, theirs = (score_all(one, pixels) for one in (exported, training.model))
     np.testing.assert_array_equal(ours.variant, theirs.variant)
     assert difference(ours, theirs, exported.subtracted) < 1e-5
     # One that is taken for the other is refused, whatever it scores.
