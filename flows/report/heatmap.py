@@ -23,7 +23,9 @@ _INFERNO = np.array(
 )
 _STOPS = np.linspace(0, 1, len(_INFERNO))
 #: The colour of each of 256 places on the scale.
-_TABLE = np.stack([np.interp(np.linspace(0, 1, 256), _STOPS, channel) for channel in _INFERNO.T], -1).round()
+_TABLE = (
+    np.stack([np.interp(np.linspace(0, 1, 256), _STOPS, channel) for channel in _INFERNO.T], -1).round().astype("u1")
+)
 
 #: How much of the original the top of the scale hides.
 OPACITY = 0.7
@@ -31,7 +33,7 @@ OPACITY = 0.7
 
 def colours(levels: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Places on the scale as (..., 3) RGB: 0 and below is black, 1 and above pale yellow."""
-    return np.asarray(_TABLE.astype(np.uint8)[(np.clip(levels, 0, 1) * 255).round().astype(np.uint8)])
+    return np.take(_TABLE, (np.clip(levels, 0, 1) * 255 + 0.5).astype(np.uint8), axis=0)
 
 
 def levels_of_colours(heatmap: Image.Image) -> NDArray[np.float64]:
@@ -50,23 +52,27 @@ def enlarged(levels: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.
     return np.clip(np.asarray(picture.resize(size, Image.Resampling.BILINEAR)), 0, 1)
 
 
-def overlay(original: Image.Image, levels: NDArray[np.floating], opacity: float = OPACITY) -> Image.Image:
+def overlay(
+    original: Image.Image, heatmap: Image.Image, levels: NDArray[np.floating], opacity: float = OPACITY
+) -> Image.Image:
     """A map on its image: the more unusual a place, the less of the image shows through.
 
     Args:
         original: of mode L or RGB and any size.
-        levels: (h, w) places on the scale, of that size.
+        heatmap: of that size, the colours of the levels.
+        levels: (h, w) places on the scale.
         opacity: of the top of the scale, in [0, 1]; from there it falls linearly to 0.
 
     Returns:
         An RGB picture of the original's size.
 
-    >>> shown = overlay(Image.new("L", (2, 1), 128), np.array([[0.0, 1.0]]), opacity=1.0)
+    >>> levels = np.array([[0.0, 1.0]])
+    >>> shown = overlay(Image.new("L", (2, 1), 128), Image.fromarray(colours(levels)), levels, opacity=1.0)
     >>> shown.getpixel((0, 0)), shown.getpixel((1, 0))
     ((128, 128, 128), (252, 255, 164))
     """
     mask = Image.fromarray((255 * opacity * levels).round().astype(np.uint8))
-    return Image.composite(Image.fromarray(colours(levels)), original.convert("RGB"), mask)
+    return Image.composite(heatmap, original.convert("RGB"), mask)
 
 
 def png(picture: Image.Image) -> bytes:

@@ -15,8 +15,6 @@ from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, levels_of_col
 LOOKED_AT = ("map", "map_low", "map_high", "thumbnail", "heatmap_png")
 #: Longer side of a picture: smaller ones are enlarged, and larger ones than the largest model takes are not nelbo's.
 SIDE_PX, MOST_PX = 192, 1024
-#: The same on a page, which holds hundreds.
-_ON_A_PAGE_PX = 256
 _QUALITIES = (75, 60, 40, 20, 10)
 
 
@@ -52,7 +50,7 @@ def pictures(row: Mapping[Any, Any], opacity: float = OPACITY, side_px: int = MO
         return Pictures(original, None, None)
     levels = enlarged(levels, original.size if original else _shown_size(levels.shape[::-1], side_px))
     heatmap = Image.fromarray(colours(levels))
-    return Pictures(original, heatmap, overlay(original, levels, opacity) if original else None)
+    return Pictures(original, heatmap, overlay(original, heatmap, levels, opacity) if original else None)
 
 
 def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
@@ -100,7 +98,7 @@ def _shown_size(size: tuple[int, ...], most_px: int) -> tuple[int, int]:
 
 def picture_urls(row: Mapping[Any, Any], n_bytes: int) -> dict[str, str]:
     """The same by name as data URLs of about so many bytes each; empty where there is no picture."""
-    drawn = pictures(row, side_px=_ON_A_PAGE_PX)
+    drawn = pictures(row, side_px=SIDE_PX)
     urls = {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in drawn._asdict().items()}
     if urls["original"] and len(row["thumbnail"]) <= n_bytes:
         # As it is: nothing is lost by packing it again.

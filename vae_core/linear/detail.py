@@ -81,17 +81,19 @@ class DetailMap:
     def _nats(self, maps: Maps, number: int) -> NDArray[np.float32]:
         centre, root, constant = self._folded[number]
         n, height, width, _ = maps[0].shape
-        centre = centre.reshape(height, width, -1)
-        along, done = np.zeros((n, height, width, len(root)), np.float32), 0
-        for one in maps:
-            # A coarser map has one product for all positions that it is repeated at, as its features have one mean.
-            times, own = height // one.shape[1], slice(done, done + one.shape[-1])
-            centred = one - centre[::times, ::times, own]
-            along += _repeated(
-                (centred.reshape(-1, one.shape[-1]) @ root[own]).reshape(*one.shape[:3], len(root)), times
-            )
-            done = own.stop
-        return constant + 0.5 * np.einsum("nhwc,nhwc->nhw", along, along)
+        centre, end = centre.reshape(height, width, -1), len(root)
+        along: NDArray[np.floating[Any]] | None = None
+        # The coarsest first: what it adds is added to each place that it is repeated at.
+        for one in reversed(maps):
+            times, start = height // one.shape[1], end - one.shape[-1]
+            centred = one - centre[::times, ::times, start:end]
+            own = (centred.reshape(-1, one.shape[-1]) @ root[start:end]).reshape(*one.shape[:3], len(root))
+            if along is not None:
+                _, rows, columns, _ = along.shape
+                fields = own.reshape(n, rows, own.shape[1] // rows, columns, own.shape[2] // columns, len(root))
+                fields += along[:, :, None, :, None]
+            along, end = own, start
+        return np.asarray(constant + 0.5 * np.einsum("nhwc,nhwc->nhw", along, along), np.float32)
 
     def __call__(self, maps: Maps, variant: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float32]:
         """(n, gh, gw) nats, of each image under its own of several variants."""

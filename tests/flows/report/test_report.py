@@ -416,10 +416,11 @@ def test_a_scale_of_no_height_and_places_without_a_number() -> None:
 
 def test_opacity_rises_with_the_value() -> None:
     levels = np.linspace(0, 1, 16)[None]
-    shown = np.asarray(overlay(Image.new("L", (16, 1), 0), levels), int)[0].sum(axis=-1)
+    heatmap = Image.fromarray(colours(levels))
+    shown = np.asarray(overlay(Image.new("L", (16, 1), 0), heatmap, levels), int)[0].sum(axis=-1)
     assert shown[0] == 0
     assert (np.diff(shown) > 0).all()
-    untouched = overlay(Image.new("L", (16, 1), 7), levels, opacity=0.0)
+    untouched = overlay(Image.new("L", (16, 1), 7), heatmap, levels, opacity=0.0)
     assert untouched.getextrema() == ((7, 7),) * 3
 
 
