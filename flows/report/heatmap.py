@@ -23,9 +23,8 @@ _INFERNO = np.array(
 )
 _STOPS = np.linspace(0, 1, len(_INFERNO))
 #: The colour of each of 256 places on the scale.
-_TABLE = (
-    np.stack([np.interp(np.linspace(0, 1, 256), _STOPS, channel) for channel in _INFERNO.T], -1).round().astype("u1")
-)
+_TABLE = np.stack([np.interp(np.linspace(0, 1, 256), _STOPS, channel) for channel in _INFERNO.T], axis=-1)
+_TABLE = _TABLE.round().astype(np.uint8)
 
 #: How much of the original the top of the scale hides.
 OPACITY = 0.7

@@ -82,16 +82,15 @@ class DetailMap:
         centre, root, constant = self._folded[number]
         n, height, width, _ = maps[0].shape
         centre, end = centre.reshape(height, width, -1), len(root)
-        along: NDArray[np.floating[Any]] | None = None
+        along = np.zeros((n, 1, 1, len(root)), np.float32)
         # The coarsest first: what it adds is added to each place that it is repeated at.
         for one in reversed(maps):
             times, start = height // one.shape[1], end - one.shape[-1]
             centred = one - centre[::times, ::times, start:end]
             own = (centred.reshape(-1, one.shape[-1]) @ root[start:end]).reshape(*one.shape[:3], len(root))
-            if along is not None:
-                _, rows, columns, _ = along.shape
-                fields = own.reshape(n, rows, own.shape[1] // rows, columns, own.shape[2] // columns, len(root))
-                fields += along[:, :, None, :, None]
+            _, rows, columns, _ = along.shape
+            fields = own.reshape(n, rows, own.shape[1] // rows, columns, own.shape[2] // columns, len(root))
+            fields += along[:, :, None, :, None]
             along, end = own, start
         return np.asarray(constant + 0.5 * np.einsum("nhwc,nhwc->nhw", along, along), np.float32)
 
