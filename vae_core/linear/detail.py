@@ -82,7 +82,7 @@ class DetailMap:
         centre, root, constant = self._folded[number]
         n, height, width, _ = maps[0].shape
         centre, end = centre.reshape(height, width, -1), len(root)
-        along = np.zeros((n, 1, 1, len(root)), np.float32)
+        along: NDArray[np.floating[Any]] = np.zeros((n, 1, 1, len(root)), np.float32)
         # The coarsest first: what it adds is added to each place that it is repeated at.
         for one in reversed(maps):
             times, start = height // one.shape[1], end - one.shape[-1]
