@@ -215,7 +215,7 @@ def picture_of(values: NDArray[Any], preprocessing: Preprocessing) -> Picture:
 
 
 def _without_last(values: NDArray[Any]) -> NDArray[Any]:
-    """Of one channel, (rows, columns); of three as it is."""
+    """One channel as (rows, columns), three as they are."""
     if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
         raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
     return values[..., 0] if values.shape[2:] == (1,) else values

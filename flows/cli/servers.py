@@ -8,10 +8,10 @@ from nelbo.flows.options.options import DashboardOptions, DeployOptions, ServeOp
 
 def dashboard(options: DashboardOptions) -> NoReturn:
     """Become the web server."""
-    from nelbo.flows.cli.readers import opened
     from nelbo.flows.dashboard.server import serve_dashboard
+    from nelbo.flows.workspace.journal import opened
 
-    serve_dashboard(str(opened(options).root), options.host, options.port)
+    serve_dashboard(str(opened(options.workspace).root), options.host, options.port)
 
 
 def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:

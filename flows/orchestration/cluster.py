@@ -21,7 +21,7 @@ from nelbo.flows.options.sources import AnyOptions
 from nelbo.flows.runner import Item, Result, Runner
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError, store_errors, without_credentials
-from nelbo.flows.workspace.journal import settle
+from nelbo.flows.workspace.journal import opened
 from nelbo.flows.workspace.layout import Workspace
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def carry_out(
     Raises:
         UsageError: the cluster cannot be reached, or cannot do this work.
     """
-    workspace = Workspace.at(options.workspace)
-    settle(workspace)
+    workspace = opened(options.workspace)
     if not isinstance(options, ScoreOptions) or options.dask_address is None:
         return composition(options, here)
     address = options.dask_address

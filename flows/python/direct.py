@@ -7,8 +7,7 @@ from nelbo.flows.commands import COMMANDS
 from nelbo.flows.options.sources import check_options
 from nelbo.flows.runner import Direct
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.journal import settle
-from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.journal import opened
 
 
 def carry_out(name: str, /, **given: Any) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def carry_out(name: str, /, **given: Any) -> dict[str, Any]:
     options = check_options(command.options, {option: as_text(value) for option, value in given.items()})
     if getattr(options, "runner", "local") != "local":
         raise UsageError("runner: from Python, images are scored in this process. For others: nelbo score --runner")
-    settle(Workspace.at(options.workspace))
+    opened(options.workspace)
     return dict(command.call(options, Direct()))
 
 

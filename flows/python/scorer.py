@@ -25,7 +25,7 @@ from nelbo.flows.workspace.layout import Workspace
 
 
 class ScorerOptions(ModelOptions, DecodingSettings):
-    """Of a scorer: those of the command ``score`` that mean something for one image."""
+    """Options of a scorer: those of the command ``score`` that mean something for one image."""
 
     calibration: Text | None = None
     uncalibrated: bool = False

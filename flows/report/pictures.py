@@ -99,13 +99,14 @@ def _shown_size(size: tuple[int, ...], most_px: int) -> tuple[int, int]:
 def picture_urls(row: Mapping[Any, Any], n_bytes: int) -> dict[str, str]:
     """The same by name as data URLs of about so many bytes each; empty where there is no picture."""
     drawn = pictures(row, side_px=SIDE_PX)
+    # As it is, where it is small: nothing is lost by packing it again.
+    as_it_is = drawn.original is not None and len(row["thumbnail"]) <= n_bytes
     # The colours of a map change slowly: a quarter of the pixels shows them.
-    drawn = drawn._replace(heatmap=drawn.heatmap and drawn.heatmap.reduce(2))
+    drawn = drawn._replace(
+        original=None if as_it_is else drawn.original, heatmap=drawn.heatmap and drawn.heatmap.reduce(2)
+    )
     urls = {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in drawn._asdict().items()}
-    if drawn.original and len(row["thumbnail"]) <= n_bytes:
-        # As it is: nothing is lost by packing it again.
-        urls["original"] = data_url("image/jpeg", row["thumbnail"])
-    return urls
+    return urls | ({"original": data_url("image/jpeg", row["thumbnail"])} if as_it_is else {})
 
 
 def jpeg_url(shown: Image.Image, n_bytes: int) -> str:

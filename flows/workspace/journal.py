@@ -47,6 +47,13 @@ def close(workspace: Workspace, run_id: str) -> None:
         workspace.place("journal", run_id=run_id).unlink()
 
 
+def opened(place: str) -> Workspace:
+    """The workspace at a path or URL, after what killed commands have left in it."""
+    workspace = Workspace.at(place)
+    settle(workspace)
+    return workspace
+
+
 def settle(workspace: Workspace) -> None:
     """Finish what was killed around its commit. Without entries, as nearly always, this is one listing."""
     if not catalog.places(workspace, "journal"):

@@ -222,7 +222,7 @@ def _drift(table: pa.Table, calibration: Calibration | None) -> dict[str, Any] |
 
 
 def _looked_at(paths: Sequence[str], root: Path) -> pa.Table:
-    """Of each picture a map of where it is dark: a blot is. A file that is not there counts as black."""
+    """A map for each picture of where it is dark, as a blot is. A file that is not there counts as black."""
     pixels = np.zeros((len(paths), 64, 64, 1), np.float32)
     for values, path in zip(pixels, paths, strict=True):
         if (root / path).is_file():

@@ -106,7 +106,7 @@ class DetailMap:
 
     @cached_property
     def _folded(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32], np.float32]]:
-        """Of each variant centre, root R and constant k, so that -log N(u; 0, W W^T + s) = k + |(f - m) R|^2 / 2.
+        """Centre m, root R and constant k of each variant, so that -log N(u; 0, W W^T + s) = k + |(f - m) R|^2 / 2.
 
         u = A (f - m) are whitened features. In the directions U the variances are l, else s: the inverse of the
         covariance is the square of 1 / sqrt(s) + U (1 / sqrt(l) - 1 / sqrt(s)) U^T.

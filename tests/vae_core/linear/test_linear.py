@@ -283,7 +283,7 @@ def test_people_see_the_spot(training: Training) -> None:
 
 
 def test_the_map_is_minus_the_log_density(random: np.random.Generator) -> None:
-    """Of whitened features, at each position; by SciPy, which inverts the covariance itself."""
+    """At each position of whitened features, as SciPy says, which inverts the covariance itself."""
     maps = [random.normal(size=(60, 4, 2, 3)) @ random.normal(size=(3, 3)), random.normal(size=(60, 2, 1, 2))]
     features = joined(maps).reshape(60, 8, 5)
     solution = solve_shared([features], 3)
