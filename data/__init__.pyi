@@ -1,154 +1,86 @@
-from .cache import Cache, CachedPixels, cache_images
-from .decoder.colour import is_coloured, may_have_colour
-from .decoder.decoding import (
-    Images,
-    Look,
-    first_coloured,
-    float_range,
-    image_of,
-    iter_images,
-    look_for_parts,
-    look_into,
-    read_image,
-    read_images,
-    read_thumbnail,
-)
-from .decoder.limits import Limits
-from .decoder.preprocessing import Preprocessing, prepare, prepare_with_part
-from .decoder.samples import is_float
-from .duplicates import near_duplicates
-from .errors import CHANGED, TIMEOUT, ImageError, InputError, MissingError, SpaceError
-from .groups import first_rows, n_groups, with_united_groups
-from .part.frame import Frame, Part
-from .path_rules import names_in_paths
-from .places import COMMIT, Place, modified, open_place, publish_folder, read_unchanged, remove_folder
-from .quality import image_quality, part_quality
-from .schemas import (
-    CALIBRATION_SCHEMA,
-    DECISIONS,
-    FLAGGED_SCHEMA,
-    IN_DEVIATIONS,
-    JOINT,
-    JOINT_PARTS,
-    MANIFEST_SCHEMA,
-    MEASURED,
-    MEASURES,
-    PICTURED_SCHEMA,
-    QUALITY,
-    REVIEWS_SCHEMA,
-    RUNS_SCHEMA,
-    SCHEMA_VERSION,
-    SCORES_SCHEMA,
-    SHARD_SCHEMA,
-    STATISTICS,
-)
-from .sources.contents import Contents
-from .sources.digest import read_as_written, rows_digest
-from .sources.files import File
-from .sources.listing import list_source
-from .sources.manifest import Known, Manifest, Scan, ingest
-from .sources.names import is_url
-from .sources.roots import is_there
-from .sources.urls import HARMLESS, check_url, check_urls
-from .splits import folds, split_by_content
-from .store import (
-    atomic_path,
-    iter_rows,
-    read_metadata,
-    read_rows,
-    read_scores,
-    read_table,
-    table_writer,
-    write_json,
-    write_scores,
-    write_table,
-)
-
-__all__ = [
-    "CALIBRATION_SCHEMA",
-    "CHANGED",
-    "COMMIT",
-    "DECISIONS",
-    "FLAGGED_SCHEMA",
-    "HARMLESS",
-    "IN_DEVIATIONS",
-    "JOINT",
-    "JOINT_PARTS",
-    "MANIFEST_SCHEMA",
-    "MEASURED",
-    "MEASURES",
-    "PICTURED_SCHEMA",
-    "QUALITY",
-    "REVIEWS_SCHEMA",
-    "RUNS_SCHEMA",
-    "SCHEMA_VERSION",
-    "SCORES_SCHEMA",
-    "SHARD_SCHEMA",
-    "STATISTICS",
-    "TIMEOUT",
-    "Cache",
-    "CachedPixels",
-    "Contents",
-    "File",
-    "Frame",
-    "ImageError",
-    "Images",
-    "InputError",
-    "Known",
-    "Limits",
-    "Look",
-    "Manifest",
-    "MissingError",
-    "Part",
-    "Place",
-    "Preprocessing",
-    "Scan",
-    "SpaceError",
-    "atomic_path",
-    "cache_images",
-    "check_url",
-    "check_urls",
-    "first_coloured",
-    "first_rows",
-    "float_range",
-    "folds",
-    "image_of",
-    "image_quality",
-    "ingest",
-    "is_coloured",
-    "is_float",
-    "is_there",
-    "is_url",
-    "iter_images",
-    "iter_rows",
-    "list_source",
-    "look_for_parts",
-    "look_into",
-    "may_have_colour",
-    "modified",
-    "n_groups",
-    "names_in_paths",
-    "near_duplicates",
-    "open_place",
-    "part_quality",
-    "prepare",
-    "prepare_with_part",
-    "publish_folder",
-    "read_as_written",
-    "read_image",
-    "read_images",
-    "read_metadata",
-    "read_rows",
-    "read_scores",
-    "read_table",
-    "read_thumbnail",
-    "read_unchanged",
-    "remove_folder",
-    "rows_digest",
-    "split_by_content",
-    "table_writer",
-    "with_united_groups",
-    "write_json",
-    "write_scores",
-    "write_table",
-]
+from .cache import Cache as Cache
+from .cache import CachedPixels as CachedPixels
+from .cache import cache_images as cache_images
+from .decoder.colour import is_coloured as is_coloured
+from .decoder.colour import may_have_colour as may_have_colour
+from .decoder.decoding import Images as Images
+from .decoder.decoding import Look as Look
+from .decoder.decoding import first_coloured as first_coloured
+from .decoder.decoding import float_range as float_range
+from .decoder.decoding import image_of as image_of
+from .decoder.decoding import iter_images as iter_images
+from .decoder.decoding import look_for_parts as look_for_parts
+from .decoder.decoding import look_into as look_into
+from .decoder.decoding import read_image as read_image
+from .decoder.decoding import read_images as read_images
+from .decoder.decoding import read_thumbnail as read_thumbnail
+from .decoder.limits import Limits as Limits
+from .decoder.preprocessing import Preprocessing as Preprocessing
+from .decoder.preprocessing import prepare as prepare
+from .decoder.preprocessing import prepare_with_part as prepare_with_part
+from .decoder.samples import is_float as is_float
+from .duplicates import near_duplicates as near_duplicates
+from .errors import CHANGED as CHANGED
+from .errors import TIMEOUT as TIMEOUT
+from .errors import ImageError as ImageError
+from .errors import InputError as InputError
+from .errors import MissingError as MissingError
+from .errors import SpaceError as SpaceError
+from .groups import first_rows as first_rows
+from .groups import n_groups as n_groups
+from .groups import with_united_groups as with_united_groups
+from .part.frame import Frame as Frame
+from .part.frame import Part as Part
+from .path_rules import names_in_paths as names_in_paths
+from .places import COMMIT as COMMIT
+from .places import Place as Place
+from .places import modified as modified
+from .places import open_place as open_place
+from .places import publish_folder as publish_folder
+from .places import read_unchanged as read_unchanged
+from .places import remove_folder as remove_folder
+from .quality import image_quality as image_quality
+from .quality import part_quality as part_quality
+from .schemas import CALIBRATION_SCHEMA as CALIBRATION_SCHEMA
+from .schemas import DECISIONS as DECISIONS
+from .schemas import FLAGGED_SCHEMA as FLAGGED_SCHEMA
+from .schemas import IN_DEVIATIONS as IN_DEVIATIONS
+from .schemas import JOINT as JOINT
+from .schemas import JOINT_PARTS as JOINT_PARTS
+from .schemas import MANIFEST_SCHEMA as MANIFEST_SCHEMA
+from .schemas import MEASURED as MEASURED
+from .schemas import MEASURES as MEASURES
+from .schemas import PICTURED_SCHEMA as PICTURED_SCHEMA
+from .schemas import QUALITY as QUALITY
+from .schemas import REVIEWS_SCHEMA as REVIEWS_SCHEMA
+from .schemas import RUNS_SCHEMA as RUNS_SCHEMA
+from .schemas import SCHEMA_VERSION as SCHEMA_VERSION
+from .schemas import SCORES_SCHEMA as SCORES_SCHEMA
+from .schemas import SHARD_SCHEMA as SHARD_SCHEMA
+from .schemas import STATISTICS as STATISTICS
+from .sources.contents import Contents as Contents
+from .sources.digest import read_as_written as read_as_written
+from .sources.digest import rows_digest as rows_digest
+from .sources.files import File as File
+from .sources.listing import list_source as list_source
+from .sources.manifest import Known as Known
+from .sources.manifest import Manifest as Manifest
+from .sources.manifest import Scan as Scan
+from .sources.manifest import ingest as ingest
+from .sources.names import is_url as is_url
+from .sources.roots import is_there as is_there
+from .sources.urls import HARMLESS as HARMLESS
+from .sources.urls import check_url as check_url
+from .sources.urls import check_urls as check_urls
+from .splits import folds as folds
+from .splits import split_by_content as split_by_content
+from .store import atomic_path as atomic_path
+from .store import iter_rows as iter_rows
+from .store import read_metadata as read_metadata
+from .store import read_rows as read_rows
+from .store import read_scores as read_scores
+from .store import read_table as read_table
+from .store import table_writer as table_writer
+from .store import write_json as write_json
+from .store import write_scores as write_scores
+from .store import write_table as write_table

@@ -1,80 +1,46 @@
-from .bound import Bound, importance_weighted_bound
-from .bundle import load_bundle, save_bundle, verify_bundle
-from .checksums import BundleError
-from .config import TrainConfig, VAEConfig, check_together
-from .device import check_devices
-from .engines.difference import LOST, difference, differences, unmoved
-from .engines.exported import (
-    ENGINES,
-    EngineError,
-    Exported,
-    is_installed,
-)
-from .engines.exporting import export, usual_engines
-from .engines.folder import exported_files, load_exported, save_exported
-from .engines.speed import images_per_s, machine
-from .features.pretext import n_pretext_epochs
-from .features.pretrained import BackboneError
-from .linear.crossfit import N_FOLDS
-from .linear.variants import VariantError
-from .model import Model
-from .network.layers import Sampling
-from .network.likelihoods import (
-    bernoulli_log_likelihood,
-    continuous_bernoulli_log_likelihood,
-    discretised_logistic_log_likelihood,
-    gaussian_log_likelihood,
-)
-from .network.objective import kl_divergence, rate_map
-from .pixels import supported
-from .scoring import PixelsError, Scorable, Score, bits_per_dim, score, score_and_map
-from .training.training import Training, train
-
-__all__ = [
-    "ENGINES",
-    "LOST",
-    "N_FOLDS",
-    "BackboneError",
-    "Bound",
-    "BundleError",
-    "EngineError",
-    "Exported",
-    "Model",
-    "PixelsError",
-    "Sampling",
-    "Scorable",
-    "Score",
-    "TrainConfig",
-    "Training",
-    "VAEConfig",
-    "VariantError",
-    "bernoulli_log_likelihood",
-    "bits_per_dim",
-    "check_devices",
-    "check_together",
-    "continuous_bernoulli_log_likelihood",
-    "difference",
-    "differences",
-    "discretised_logistic_log_likelihood",
-    "export",
-    "exported_files",
-    "gaussian_log_likelihood",
-    "images_per_s",
-    "importance_weighted_bound",
-    "is_installed",
-    "kl_divergence",
-    "load_bundle",
-    "load_exported",
-    "machine",
-    "n_pretext_epochs",
-    "rate_map",
-    "save_bundle",
-    "save_exported",
-    "score",
-    "score_and_map",
-    "supported",
-    "train",
-    "unmoved",
-    "usual_engines",
-    "verify_bundle",
-]
+from .bound import Bound as Bound
+from .bound import importance_weighted_bound as importance_weighted_bound
+from .bundle import load_bundle as load_bundle
+from .bundle import save_bundle as save_bundle
+from .bundle import verify_bundle as verify_bundle
+from .checksums import BundleError as BundleError
+from .config import TrainConfig as TrainConfig
+from .config import VAEConfig as VAEConfig
+from .config import check_together as check_together
+from .device import check_devices as check_devices
+from .engines.difference import LOST as LOST
+from .engines.difference import difference as difference
+from .engines.difference import differences as differences
+from .engines.difference import unmoved as unmoved
+from .engines.exported import ENGINES as ENGINES
+from .engines.exported import EngineError as EngineError
+from .engines.exported import Exported as Exported
+from .engines.exported import is_installed as is_installed
+from .engines.exporting import export as export
+from .engines.exporting import usual_engines as usual_engines
+from .engines.folder import exported_files as exported_files
+from .engines.folder import load_exported as load_exported
+from .engines.folder import save_exported as save_exported
+from .engines.speed import images_per_s as images_per_s
+from .engines.speed import machine as machine
+from .features.pretext import n_pretext_epochs as n_pretext_epochs
+from .features.pretrained import BackboneError as BackboneError
+from .linear.crossfit import N_FOLDS as N_FOLDS
+from .linear.variants import VariantError as VariantError
+from .model import Model as Model
+from .network.layers import Sampling as Sampling
+from .network.likelihoods import bernoulli_log_likelihood as bernoulli_log_likelihood
+from .network.likelihoods import continuous_bernoulli_log_likelihood as continuous_bernoulli_log_likelihood
+from .network.likelihoods import discretised_logistic_log_likelihood as discretised_logistic_log_likelihood
+from .network.likelihoods import gaussian_log_likelihood as gaussian_log_likelihood
+from .network.objective import kl_divergence as kl_divergence
+from .network.objective import rate_map as rate_map
+from .pixels import supported as supported
+from .scoring import PixelsError as PixelsError
+from .scoring import Scorable as Scorable
+from .scoring import Score as Score
+from .scoring import bits_per_dim as bits_per_dim
+from .scoring import score as score
+from .scoring import score_and_map as score_and_map
+from .training.training import Training as Training
+from .training.training import train as train
