@@ -16,8 +16,6 @@ from .decoder.decoding import read_images as read_images
 from .decoder.decoding import read_thumbnail as read_thumbnail
 from .decoder.limits import Limits as Limits
 from .decoder.preprocessing import Preprocessing as Preprocessing
-from .decoder.preprocessing import prepare as prepare
-from .decoder.preprocessing import prepare_with_part as prepare_with_part
 from .decoder.samples import is_float as is_float
 from .duplicates import near_duplicates as near_duplicates
 from .errors import CHANGED as CHANGED

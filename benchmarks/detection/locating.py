@@ -25,7 +25,7 @@ from benchmarks.table import heads, row
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 from parts import Scene, drawn, picture
 
-from nelbo.data import Frame, Preprocessing, prepare_with_part
+from nelbo.data import Frame, Preprocessing, image_of
 from nelbo.data.part.framing import choose_frame, learn_frame
 from nelbo.data.part.part import crop, look
 from nelbo.detectors import Threshold, delong_interval
@@ -62,11 +62,9 @@ def judged(scene: Scene, frame: Frame | None, seed: int, n: int, side: int) -> F
     how = Preprocessing(height, width, len(scene.light), frame=frame)
 
     def rendered(n: int, defect: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        values, parts = zip(
-            *(prepare_with_part(picture(scene, drawn(random, scene), random, defect), how) for _ in range(n)),
-            strict=True,
-        )
-        return np.stack(values), np.array([0.0 if part is None else part.size_z for part in parts])
+        made = [image_of(picture(scene, drawn(random, scene), random, defect), how) for _ in range(n)]
+        sizes = [0.0 if part is None else part.size_z for one in made for part in one.parts]
+        return np.concatenate([one.pixels for one in made]), np.array(sizes)
 
     normals, sizes = rendered(n)
     config = VAEConfig(height=height, width=width, channels=how.channels, preset="features")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from imagecodecs import png_decode
 
 # Plugins by name: Pillow would load all of its own to find those of WebP and AVIF.
 from PIL import (  # noqa: F401
@@ -177,12 +178,12 @@ def _samples(content: bytes, limits: Limits) -> Samples | None:
     content = png.picture_chunks(content)
     _check_size(*png.size(content), limits)
     # Pillow is slower, keeps 8 bits of 16 in colour, and takes a stream that ends early for one with a black rest.
-    values = png.decode(content)
+    values = png_decode(content)
     n = values.shape[2] if values.ndim == 3 else 1
     has_alpha = n in (2, 4)
     colours = values[..., : n - has_alpha] if n > 2 else values[..., 0] if n == 2 else values
     orientation = 1
-    if not png.is_plain(content):
+    if png.may_be_turned(content):
         with _open(content, limits) as image:
             orientation = _orientation(image)
     return Samples(

@@ -3,10 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-from imagecodecs import DeflateError, deflate_decode, png_decode
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from nelbo.data.errors import ImageError
 
@@ -23,10 +20,6 @@ _PACKED = (b"zTXt", b"iCCP")
 _MAX_TEXT = 1 << 20
 #: A text that is packed tighter than any that people write is there to do harm.
 _MAX_PACKING, _MAX_UNPACKED = 100, 64 << 20
-
-#: Bytes that a block of deflate can store.
-_BLOCK = 0xFFFF
-_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class _Chunk(NamedTuple):
@@ -79,43 +72,9 @@ def size(content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def is_plain(content: bytes) -> bool:
-    """Whether what `picture_chunks` gave is grey or RGB of 8 bits a channel, upright and without transparency."""
-    kinds = {chunk.kind for chunk in _chunks(memoryview(content))}
-    return content[24:26] in (b"\x08\x00", b"\x08\x02") and kinds <= {b"IHDR", b"IDAT", b"IEND"}
-
-
-def decode(content: bytes) -> NDArray[Any]:
-    """The values of what `picture_chunks` gave, by libpng: (h, w) or (h, w, channels), uint8 or uint16.
-
-    Raises:
-        imagecodecs.PngError: damaged pixels, or too few of them.
-    """
-    return png_decode(_unpacked(content) if is_plain(content) and content[28] == 0 else content)
-
-
-def _unpacked(content: bytes) -> bytes:
-    """The same PNG with its pixels stored instead of packed: libdeflate unpacks twice as fast as libpng's zlib.
-
-    Whatever is wrong with them is left for libpng to judge.
-    """
-    width, height = size(content)
-    n_bytes = height * (1 + width * (3 if content[25] == 2 else 1))
-    packed = b"".join(chunk.data for chunk in _chunks(memoryview(content)) if chunk.kind == b"IDAT")
-    try:
-        rows = deflate_decode(packed, out=n_bytes)
-    except DeflateError:
-        return content
-    if len(rows) != n_bytes:
-        return content
-    stored = [b"\x78\x01"]
-    for start in range(0, n_bytes, _BLOCK):
-        block = bytes(rows[start : start + _BLOCK])
-        is_last = start + _BLOCK >= n_bytes
-        stored += [struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF), block]
-    data = b"".join([b"IDAT", *stored, struct.pack(">I", zlib.adler32(rows))])
-    idat = [struct.pack(">I", len(data) - 4), data, struct.pack(">I", zlib.crc32(data))]
-    return b"".join([content[:33], *idat, _END])
+def may_be_turned(content: bytes) -> bool:
+    """Whether what `picture_chunks` gave has a chunk that can hold an orientation."""
+    return any(chunk.kind in (b"eXIf", *_TEXTS) for chunk in _chunks(memoryview(content)))
 
 
 def _chunks(content: memoryview) -> Iterator[_Chunk]:

@@ -11,8 +11,7 @@ from PIL import Image
 from nelbo.data.decoder.colour import LOOKED_AT, is_coloured
 from nelbo.data.decoder.images import decode
 from nelbo.data.decoder.limits import Limits
-from nelbo.data.decoder.samples import LUMA, Box, Picture, Range, Ranges, Samples, map_range, to_picture
-from nelbo.data.errors import ImageError
+from nelbo.data.decoder.samples import LUMA, Box, Picture, Range, Ranges, Samples, to_picture
 from nelbo.data.part.frame import Frame, Part
 
 _AREA = Image.Resampling.BOX
@@ -139,19 +138,29 @@ def _fitted(picture: Picture, preprocessing: Preprocessing) -> Fitted:
 def fit_array(values: NDArray[Any], preprocessing: Preprocessing) -> Fitted:
     """An image in memory as a picture of the model's size: what `read_picture` makes of a file with these samples.
 
+    Raises:
+        ImageError, ValueError: as `picture_of`.
+    """
+    return _fitted(picture_of(values, Ranges(preprocessing.value_range, preprocessing.float_range)), preprocessing)
+
+
+def picture_of(values: NDArray[Any], ranges: Ranges = Ranges()) -> Picture:  # noqa: B008 - immutable
+    """An image in memory as a picture.
+
     Args:
         values: (rows, columns), or with 1 or 3 channels behind; whole numbers or floats.
-        preprocessing: size, channels, fit and ranges.
+        ranges: what becomes 0 and 1 in images of more than 8 bits.
 
     Raises:
         ImageError: NaN or infinite.
         ValueError: another shape or type.
     """
-    values = _without_last(values)
+    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
+        raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
     if values.dtype.kind not in "uif":
         raise ValueError(f"an image has type {values.dtype}: expected whole numbers, such as uint8, or floats")
-    samples = Samples(values, "grey" if values.ndim == 2 else "rgb", 8 * values.itemsize)
-    return _fitted(to_picture(samples, Ranges(preprocessing.value_range, preprocessing.float_range)), preprocessing)
+    values = values[..., 0] if values.shape[2:] == (1,) else values
+    return to_picture(Samples(values, "grey" if values.ndim == 2 else "rgb", 8 * values.itemsize), ranges)
 
 
 def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -174,60 +183,6 @@ def to_pixels(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.
     if unit.ndim == 3:
         return unit
     return unit[..., None] if preprocessing.channels == 1 else np.repeat(unit[..., None], 3, axis=2)
-
-
-def prepare(values: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """One image in memory as (h, w, c) float32 in [0, 1]: what `read_image` makes of a file with these values.
-
-    See `prepare_with_part` for what was found of its part.
-
-    Args:
-        values: (rows, columns), or with 1 or 3 channels behind; uint8 or uint16 over their whole range, other numbers
-            in [0, 1], unless the preprocessing has a range of values.
-        preprocessing: size, channels, fit, threshold and range.
-
-    Raises:
-        ImageError: values outside [0, 1], or NaN.
-        ValueError: another shape.
-
-    >>> prepare(np.full((20, 30), 255, np.uint8), Preprocessing(16, 16, channels=3))[0, 0].tolist()
-    [1.0, 1.0, 1.0]
-    """
-    return prepare_with_part(values, preprocessing)[0]
-
-
-def prepare_with_part(values: NDArray[Any], preprocessing: Preprocessing) -> tuple[NDArray[np.float32], Part | None]:
-    """The same, and what was found of the part; None where none is looked for."""
-    fitted, part = _fit(picture_of(values, preprocessing), preprocessing)
-    bands = [np.asarray(band) for band in fitted]
-    return to_pixels(bands[0] if len(bands) == 1 else np.stack(bands, axis=-1), preprocessing), part
-
-
-def picture_of(values: NDArray[Any], preprocessing: Preprocessing) -> Picture:
-    """One image in memory as a picture; see `prepare`."""
-    values = _without_last(values)
-    if values.dtype == np.uint8:
-        bands: list[NDArray[Any]] = [values]
-    else:
-        unit = map_range(values, preprocessing.value_range or _full_range(values))
-        bands = [unit] if unit.ndim == 2 else list(np.moveaxis(unit, -1, 0))
-    return Picture(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
-
-
-def _without_last(values: NDArray[Any]) -> NDArray[Any]:
-    """One channel as (rows, columns), three as they are."""
-    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
-        raise ValueError(f"an image has shape {values.shape}: expected (rows, columns), with 1 or 3 channels behind")
-    return values[..., 0] if values.shape[2:] == (1,) else values
-
-
-def _full_range(values: NDArray[Any]) -> tuple[float, float]:
-    if values.dtype == np.uint16:
-        return 0, 65_535
-    if not (values.min() >= 0 and values.max() <= 1):
-        reason = "unsupported" if np.isfinite(values).all() else "non_finite"
-        raise ImageError(reason, f"values lie in [{values.min()}, {values.max()}], not [0, 1]")
-    return 0, 1
 
 
 def _is_coloured(picture: Picture) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,15 +54,23 @@ def as_images(found: Found, rows: Rows | None, scale: Scale) -> Images:
     return [rows.images(row)[0] for row in scale.read(found, clip=True)]
 
 
+def as_stored(image: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in [0, 1] as floats, of whatever type they are; uint8 and uint16 as they are."""
+    return image if image.dtype in (np.uint8, np.uint16) else image.astype(np.float32, copy=False)
+
+
 def prepared(images: Images, preprocessing: Preprocessing) -> Prepared:
     """The images, or a ValueError that names the files that cannot be read."""
-    from nelbo.data import is_coloured, prepare_with_part, read_images
+    from nelbo.data import image_of, read_images
 
-    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    arrays = [as_stored(image) for image in images if isinstance(image, np.ndarray)]
     if arrays:
-        values, parts = zip(*(prepare_with_part(image, preprocessing) for image in arrays), strict=True)
-        n_coloured = sum(map(is_coloured, arrays)) if preprocessing.channels == 1 else 0
-        return Prepared(np.stack(values), _size_z(parts), n_coloured)
+        # Their scale is that of fit already; files in floats have one of their own.
+        preprocessing = replace(preprocessing, float_range=None)
+        made = [image_of(image, preprocessing) for image in arrays]
+        pixels = np.concatenate([one.pixels for one in made])
+        n_coloured = sum(int(one.drops_colour.sum()) for one in made)
+        return Prepared(pixels, _size_z([part for one in made for part in one.parts]), n_coloured)
     paths = [image for image in images if isinstance(image, Path)]
     found = read_images(paths, preprocessing)
     bad = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from nelbo.detectors.estimator.images import Found, Images
+from nelbo.detectors.estimator.images import Found, Images, as_stored
 from nelbo.detectors.estimator.record import plain
 from nelbo.detectors.parts import HELD_OUT_FROM, part_sizes
 from nelbo.detectors.promise import n_needed
@@ -77,7 +77,7 @@ def channels_of(found: Found, channels: int | str) -> int:
 
 def frame_of(images: Images, locate: str) -> Frame | None:
     """What brings the parts of the images to lie alike; None where none are looked for."""
-    from nelbo.data import Preprocessing, look_for_parts
+    from nelbo.data import look_for_parts
     from nelbo.data.decoder.preprocessing import picture_of
     from nelbo.data.part.framing import choose_frame, some_of
     from nelbo.data.part.part import look
@@ -88,7 +88,7 @@ def frame_of(images: Images, locate: str) -> Frame | None:
         return None
     some = some_of(images)
     paths = [image for image in some if isinstance(image, Path)]
-    pictures = (picture_of(image, Preprocessing()) for image in some if isinstance(image, np.ndarray))
+    pictures = (picture_of(as_stored(image)) for image in some if isinstance(image, np.ndarray))
     seen = look_for_parts(paths) if paths else [look(picture.values) for picture in pictures]
     return choose_frame(seen, locate)[0]
 

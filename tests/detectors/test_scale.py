@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from synthetic import texture
 
-from nelbo.data import Preprocessing, prepare
 from nelbo.detectors import NelboDetector
 from nelbo.detectors.estimator.inputs import learn_rows, stacked
 from nelbo.detectors.estimator.record import parse
@@ -252,7 +251,7 @@ def test_the_rule(fitted: str | None, given: np.ndarray, expected: list[float] |
     (image,) = scale.read(given)
     assert image.ravel().tolist() == pytest.approx(expected, abs=1e-7)
     # What it is read as is on its own scale.
-    assert prepare(image, Preprocessing(3, 1)).max() <= 1
+    assert image.dtype in (np.uint8, np.uint16) or image.max() <= 1
 
 
 def test_how_an_image_is_read_does_not_depend_on_its_neighbours(random: np.random.Generator) -> None:

@@ -26,7 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 from synthetic import texture
 
-from nelbo.data import Preprocessing, prepare, read_image
+from nelbo.data import Preprocessing, image_of, read_image
 from nelbo.detectors import CalibrationError, NelboDetector, NotCalibratedError, decision_function
 from nelbo.detectors.estimator.inputs import as_paths, learn_rows
 from nelbo.detectors.estimator.record import parse
@@ -573,18 +573,18 @@ def test_as_paths() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("values", ["grey", "grey 16", "colour"])
 @pytest.mark.parametrize("binarize", [None, 0.5])
-def test_prepare_is_reading_a_png(
+def test_an_array_is_read_as_a_png_is(
     fit: str, channels: int, values: str, binarize: float | None, random: np.random.Generator, tmp_path: Path
 ) -> None:
     shape, top = ((30, 41, 3) if values == "colour" else (30, 41)), (65_536 if values == "grey 16" else 256)
     image = random.integers(0, top, shape).astype(np.uint16 if top > 256 else np.uint8)
     Image.fromarray(image).save(tmp_path / "x.png")
     preprocessing = Preprocessing(16, 24, channels, fit, binarize)
-    pixels = prepare(image, preprocessing)
+    (pixels,) = image_of(image, preprocessing).pixels
     np.testing.assert_array_equal(pixels, read_image(tmp_path / "x.png", preprocessing))
     if binarize is None:
         # Without the rounding to 8 bits of each step.
-        np.testing.assert_allclose(prepare(image / (top - 1), preprocessing), pixels, atol=1.5 / 255)
+        np.testing.assert_allclose(image_of(image / (top - 1), preprocessing).pixels[0], pixels, atol=1.5 / 255)
 
 
 @pytest.mark.slow
