@@ -58,13 +58,13 @@ class Score(NamedTuple):
     z_log_var_sum: Array
     worst_pixels: Array
     peak: Array
-    peak_z: Array | None
-    worst_z: Array | None
-    mean_z: Array | None
-    anomaly_map: Array | None
-    rate_map: Array | None
-    local_z: Array | None
-    reconstruction: Array | None
+    peak_z: Array | None = None
+    worst_z: Array | None = None
+    mean_z: Array | None = None
+    anomaly_map: Array | None = None
+    rate_map: Array | None = None
+    local_z: Array | None = None
+    reconstruction: Array | None = None
     variant: Array | None = None
     variant_z: Array | None = None
     local_nelbo: Array | None = None

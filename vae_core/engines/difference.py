@@ -7,18 +7,17 @@ one pixel) may be off by a larger share than the sum that it is in: it may lose 
 import numpy as np
 from numpy.typing import NDArray
 
-from nelbo.vae_core.scoring import JOINT, VARIANT, Array, Score
+from nelbo.vae_core.scoring import JOINT, VARIANT, Score
 
 #: Largest difference from Keras's scores that an engine may have.
 TOLERANCE = 1e-5
 #: How many times the share that a sum may be off its parts may be.
 LOST = 10
-#: Sides of the grid that an array of pixels is averaged on where it is kept to be compared with.
+#: Sides of the grid that a map is averaged on where it is kept to be compared with.
 GRID = 16
-#: A score's arrays of pixels, and all else.
-MAPS = ("anomaly_map", "rate_map", "local_z", "reconstruction", "local_nelbo")
-#: Those that every score has; parts of ``joint``, and the variant, come beside them where a model has them.
-NUMBERS = tuple(name for name in Score._fields if name not in (*MAPS, *JOINT, *VARIANT))
+#: What every score has, and all that is compared: parts of ``joint``, the variant and the map where there are any.
+NUMBERS = ("anomaly_score", "nelbo", "distortion", "rate", "z_mean_norm", "z_log_var_sum", "worst_pixels", "peak")
+COMPARED = (*NUMBERS, *JOINT, *VARIANT, "local_nelbo")
 
 Shares = NDArray[np.float64]
 
@@ -31,22 +30,22 @@ def differences(found: Score, expected: Score, subtracted: float) -> dict[str, S
     * nelbo, distortion, rate, worst_pixels: |worst_pixels| + |distortion - worst_pixels| + rate, which is |distortion|
       + rate unless a density is above 1 in some pixels and below in others, and their logarithms cancel;
     * variant: 1, so it has to be the same one;
-    * peak, local_z, variant_z, and the parts of joint: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo
+    * peak, variant_z, and the parts of joint: 10 (|peak| + `subtracted`), in standard deviations: of a nelbo
       that is off by a share t of itself, z = (nelbo - m) / s is off by t |z + m / s|, at most t (|z| + |m| / s); of
       their sum, joint, three times that;
     * z_mean_norm, z_log_var_sum: 100 (1 + rate + the number itself): the prior has the scale 1, and the whitening of
       features, ahead of the encoder, enlarges what was rounded;
-    * anomaly_map, rate_map, local_nelbo: 10 times the image's largest value and mean nats a value; reconstruction: 10.
+    * local_nelbo: 10 times the image's largest value and mean nats a value.
 
     Args:
-        found, expected: scores of the same images; arrays of pixels may be on a coarser grid, in both.
-        subtracted: largest mean of |m| / s over the box that smooths `local_z`, of a part of joint, or of a distance.
+        found, expected: scores of the same images; the map may be on a coarser grid, in both.
+        subtracted: largest mean of |m| / s over the box that smooths the map, of a part of joint, or of a distance.
 
     Returns:
         (n,) shares by name; infinite where a number is missing or has another shape.
 
     >>> one = np.ones(1)
-    >>> expected = Score(*[one] * 8, *[None] * 7)
+    >>> expected = Score(*[one] * 8)
     >>> off = differences(expected._replace(nelbo=1.5 * one, peak=0 * one), expected, subtracted=4.0)
     >>> {name: float(share[0]) for name, share in off.items() if share[0]}
     {'nelbo': 0.25, 'peak': 0.02}
@@ -73,7 +72,7 @@ def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
 
     However much an engine may be off: one that says the same of every image measures nothing.
 
-    >>> expected = Score(*[np.arange(3.0)] * 8, *[None] * 7)
+    >>> expected = Score(*[np.arange(3.0)] * 8)
     >>> unmoved(expected._replace(peak=np.zeros(3)), expected, subtracted=4.0)
     ['peak']
     """
@@ -99,8 +98,8 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
         "peak" if expected.peak_z is None else "joint",
     )
     scales: dict[str, Shares] = {}
-    for name, values in expected._asdict().items():
-        if values is None:
+    for name in COMPARED:
+        if (values := getattr(expected, name)) is None:
             continue
         name_of_scale = thresholded if name == "anomaly_score" else name
         rows = np.abs(values.astype(np.float64)).reshape(len(values), -1)
@@ -109,31 +108,24 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
             scales[name] = nats
         elif name_of_scale == "variant":
             scales[name] = np.ones(len(values))
-        elif name_of_scale in ("peak", "local_z", "variant_z", *JOINT):
+        elif name_of_scale in ("peak", "variant_z", *JOINT):
             scales[name] = LOST * (highest + subtracted)
         elif name_of_scale == "joint":
             parts = np.stack([np.abs(getattr(expected, part).astype(np.float64)) for part in JOINT])
             scales[name] = LOST * (parts.sum(axis=0) + len(JOINT) * subtracted)
         elif name_of_scale in ("z_mean_norm", "z_log_var_sum"):
             scales[name] = LOST**2 * (1 + rate + highest)
-        elif name_of_scale in ("anomaly_map", "rate_map", "local_nelbo"):
-            scales[name] = LOST * (nats / rows.shape[1] + highest)
         else:
-            scales[name] = np.full(len(values), LOST, np.float64)
+            scales[name] = LOST * (nats / rows.shape[1] + highest)
     return scales
 
 
 def coarse(score: Score) -> Score:
-    """The same with its maps averaged on a grid of 16 x 16 fields at most: little enough to be kept."""
-    return score._replace(**{name: _averaged(value) for name in MAPS if (value := getattr(score, name)) is not None})
-
-
-def _averaged(values: Array) -> NDArray[np.float32]:
-    """(n, h, w, ...) -> (n, 16, 16, ...), or as many rows and columns as there are."""
-    fields = values.astype(np.float64)
+    """The same with its map averaged on a grid of 16 x 16 fields at most: little enough to be kept."""
+    if score.local_nelbo is None:
+        return score
+    fields = score.local_nelbo.astype(np.float64)
     for axis in (1, 2):
-        n = fields.shape[axis]
-        starts = np.arange(min(GRID, n)) * n // min(GRID, n)
-        sizes = np.diff([*starts, n]).reshape([-1 if i == axis else 1 for i in range(fields.ndim)])
-        fields = np.add.reduceat(fields, starts, axis=axis) / sizes
-    return fields.astype(np.float32)
+        parts = np.array_split(fields, min(GRID, fields.shape[axis]), axis)
+        fields = np.stack([part.mean(axis) for part in parts], axis)
+    return score._replace(local_nelbo=fields.astype(np.float32))

@@ -20,11 +20,11 @@ from safetensors.numpy import load, save
 
 from nelbo.vae_core.checksums import CHECKSUMS, BundleError, as_json, read_files, write_files
 from nelbo.vae_core.config import VAEConfig
-from nelbo.vae_core.engines.difference import MAPS, NUMBERS
+from nelbo.vae_core.engines.difference import COMPARED, NUMBERS
 from nelbo.vae_core.engines.exported import ENGINES, REMEDY, EngineError, Exported, is_installed
 from nelbo.vae_core.linear.detail import DetailMap
 from nelbo.vae_core.pixels import to_unit
-from nelbo.vae_core.scoring import JOINT, VARIANT, Score
+from nelbo.vae_core.scoring import Score
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +116,9 @@ def load_exported(folder: Path) -> Exported:
     try:
         references = load(files.pop(_REFERENCES))
         pixels = to_unit(references["pixels"])
-        numbers = {name: references[name] for name in NUMBERS}
-        expected = Score(**numbers, **{name: references.get(name) for name in (*JOINT, *VARIANT, *MAPS)})
+        # What every score has has to be there.
+        expected = Score(*(references[name] for name in NUMBERS))
+        expected = expected._replace(**{name: references.get(name) for name in COMPARED})
         weights = {name.removeprefix(_DETAIL): references[name] for name in references if name.startswith(_DETAIL)}
         detail = DetailMap.taken_from(weights, max(1, len(config.variants))) if config.is_linear else None
         facts["map_scales"] = references["map_scales"] if version > 1 else np.full((1, 2), np.nan, np.float32)

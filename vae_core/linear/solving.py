@@ -315,8 +315,4 @@ def _scores(unseen: Unseen, parts: Parts, config: VAEConfig, variants: _Found) -
         z_log_var_sum=unseen.z_log_var_sum,
         worst_pixels=positions[:, -n_worst(positions.shape[1]) :].sum(axis=1),
         **numbers,
-        anomaly_map=None,
-        rate_map=None,
-        local_z=None,
-        reconstruction=None,
     )
