@@ -29,9 +29,6 @@ from .linear.crossfit import N_FOLDS as N_FOLDS
 from .linear.variants import VariantError as VariantError
 from .model import Model as Model
 from .network.layers import Sampling as Sampling
-from .network.likelihoods import bernoulli_log_likelihood as bernoulli_log_likelihood
-from .network.likelihoods import continuous_bernoulli_log_likelihood as continuous_bernoulli_log_likelihood
-from .network.likelihoods import discretised_logistic_log_likelihood as discretised_logistic_log_likelihood
 from .network.likelihoods import gaussian_log_likelihood as gaussian_log_likelihood
 from .network.objective import kl_divergence as kl_divergence
 from .network.objective import rate_map as rate_map

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from nelbo.vae_core.model import Model
 from nelbo.vae_core.network.architecture import latent_shape
@@ -25,40 +26,6 @@ class Bound(NamedTuple):
 
     value: NDArray[np.float64]
     standard_error: NDArray[np.float64]
-
-
-class LogMeanExp:
-    """log of the mean of exp of numbers that come in chunks; no exponential overflows.
-
-    >>> sums = LogMeanExp(1)
-    >>> for chunk in ([[1000.0]], [[1000.0], [1000.0]]):
-    ...     sums.update(np.array(chunk))
-    >>> sums.result().value.tolist(), sums.result().standard_error.tolist()
-    ([1000.0], [0.0])
-    """
-
-    def __init__(self, n: int) -> None:
-        self.count = 0
-        self.top = np.full(n, -np.inf)
-        self.total = np.zeros(n)
-        self.squares = np.zeros(n)
-
-    def update(self, logs: Array) -> None:
-        """Take in (k, n) further numbers."""
-        top = np.maximum(self.top, logs.max(axis=0))
-        weights = np.exp(logs - top)
-        shrink = np.exp(self.top - top)
-        self.total = self.total * shrink + weights.sum(axis=0)
-        self.squares = self.squares * shrink**2 + np.square(weights).sum(axis=0)
-        self.top = top
-        self.count += len(logs)
-
-    def result(self) -> Bound:
-        """The estimate, and its standard error by the delta method: that of the mean weight, over the mean."""
-        mean = self.total / self.count
-        variance = np.maximum(self.squares / self.count - mean**2, 0)
-        error = np.sqrt(variance / (self.count - 1)) / mean if self.count > 1 else np.full_like(mean, np.nan)
-        return Bound(self.top + np.log(mean), error)
 
 
 def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000, *, seed: int = 0) -> Bound:
@@ -105,17 +72,25 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
     for start in range(0, len(pixels), size):
         batch = pixels[start : start + size]
         random = np.random.default_rng(seed)
-        sums = LogMeanExp(len(batch))
-        for done in range(0, n_samples, chunk):
+        logs = []
+        for _ in range(0, n_samples, chunk):
             eps = random.standard_normal((chunk, *latent_shape(model.config))).astype(np.float32)
-            logs = _evaluate(log_weights, batch, eps, size)
-            sums.update(logs[: n_samples - done])
-        bounds.append(sums.result())
+            logs.append(_evaluate(log_weights, batch, eps, size))
+        bounds.append(_bound(np.concatenate(logs)[:n_samples]))
     if not bounds:
         return Bound(np.empty(0), np.empty(0))
     bound = Bound(*(np.concatenate(column) for column in zip(*bounds, strict=True)))
     check_finite("the bound", bound.value)
     return bound
+
+
+def _bound(logs: NDArray[np.float64]) -> Bound:
+    """Of (draws, n) log weights; the standard error by the delta method: that of the mean weight, over the mean."""
+    n = len(logs)
+    value = logsumexp(logs, axis=0) - np.log(n)
+    # Over their mean, so that none overflows.
+    weights = np.exp(logs - value)
+    return Bound(value, weights.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full_like(value, np.nan))
 
 
 def _evaluate(log_weights: LogWeights, batch: Array, eps: Array, size: int) -> NDArray[np.float64]:

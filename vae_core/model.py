@@ -1,6 +1,6 @@
 """A trained model: network, noise, and what is usual on normal images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.pixels import PixelRows, to_unit
 from nelbo.vae_core.scorer import LocalNelbo, LogWeights, Scorer
 from nelbo.vae_core.scoring import Array, default_batch_size, padded
-from nelbo.vae_core.usual import POOLED_IMAGES, Usual, learn_usual
+from nelbo.vae_core.usual import Usual, learn_usual, pooled_mean_and_std
 
 
 @dataclass(frozen=True)
@@ -103,47 +103,29 @@ def draw_eps(config: VAEConfig, seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def usual_of_features(network: VAE, eps: NDArray[np.float32], normals: PixelRows) -> Usual:
-    """What is usual of a deep head's map, over features of normal images that it was not trained on."""
-    config = network.config
-    local_nelbo, size = LocalNelbo(network, eps, config.of), default_batch_size(config)
-    maps = []
-    for start in range(0, len(normals), size):
-        some = np.asarray(normals[start : start + size])
-        maps.append(np.asarray(local_nelbo.predict_on_batch(padded(some, size)))[: len(some)])
-    usual, _ = learn_usual(np.concatenate(maps), config.smoothing_px // config.stride_px)
-    return usual
-
-
-def usual_local_nelbo(
-    network: VAE, eps: NDArray[np.float32], normals: PixelRows
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation, pixel by pixel, of the local negative ELBO over normal images.
-
-    The variance of a pixel is drawn towards the mean variance of all pixels by the weight of ten images, so
-    that four validation images do not make a pixel's usual spread nearly nothing.
+def usual_of(network: VAE, eps: NDArray[np.float32], normals: PixelRows) -> Usual:
+    """What is usual of a deep network's map, over normal images that it was not trained on.
 
     Args:
         network: a trained VAE.
         eps: (s, zh, zw, latents) the model's noise.
         normals: (n, h, w, c) pixels, or the features in their place.
-
-    Returns:
-        Two (h, w) arrays, nats a pixel; the second is positive.
     """
-    local_nelbo = LocalNelbo(network, eps)
-    size = default_batch_size(network.config)
-    height, width, _ = network.value_shape
-    total = np.zeros((height, width))
-    squares = np.zeros((height, width))
-    for start in range(0, len(normals), size):
-        some = to_unit(normals[start : start + size])
-        local = np.asarray(local_nelbo.predict_on_batch(padded(some, size)), np.float64)[: len(some)]
+    config = network.config
+    maps = _local_nelbo(network, eps, normals)
+    if not config.is_pixels:
+        return learn_usual(np.concatenate(list(maps)), config.smoothing_px // config.stride_px)[0]
+    total, squares = np.zeros(network.value_shape[:2]), np.zeros(network.value_shape[:2])
+    for some in maps:
+        local = some.astype(np.float64)
         total += local.sum(axis=0)
         squares += np.square(local).sum(axis=0)
-    n = len(normals)
-    mean = total / n
-    variance = np.maximum(squares / n - mean**2, 0)
-    pooled = (n * variance + POOLED_IMAGES * variance.mean()) / (n + POOLED_IMAGES)
-    std = np.sqrt(np.maximum(pooled, np.finfo(np.float32).tiny))
-    return mean.astype(np.float32), std.astype(np.float32)
+    return Usual(*(values.astype(np.float32) for values in pooled_mean_and_std(total, squares, len(normals))))
+
+
+def _local_nelbo(network: VAE, eps: NDArray[np.float32], images: PixelRows) -> Iterator[NDArray[np.float32]]:
+    """(k, h, w) nats of some images at a time."""
+    local_nelbo, size = LocalNelbo(network, eps, network.config.of), default_batch_size(network.config)
+    for start in range(0, len(images), size):
+        some = to_unit(images[start : start + size])
+        yield np.asarray(local_nelbo.predict_on_batch(padded(some, size)))[: len(some)]

@@ -90,10 +90,10 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     n = len(smoothed)
     total, squares = smoothed.sum(axis=0), np.square(smoothed).sum(axis=0)
     # Itself, an image would be more usual than others.
-    mean, std = _mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1)
+    mean, std = pooled_mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1)
     statistics = _statistics((smoothed - mean) / std)
     scales = median_and_spread(statistics)
-    mean, std = _mean_and_std(total, squares, n)
+    mean, std = pooled_mean_and_std(total, squares, n)
     usual = Usual(mean.astype(np.float32), std.astype(np.float32), scales.astype(np.float32))
     return usual, _parts(statistics, scales[:, :1], scales[:, 1:])
 
@@ -119,8 +119,8 @@ def _parts(statistics: Maps, median: Maps, spread: Maps) -> Parts:
     return Parts(statistics[0].astype(np.float32), *z)
 
 
-def _mean_and_std(total: Maps, squares: Maps, n: int) -> tuple[Maps, Maps]:
-    """Of sums over n images; the variance is drawn towards that of all positions."""
+def pooled_mean_and_std(total: Maps, squares: Maps, n: int) -> tuple[Maps, Maps]:
+    """Of sums over n images, and of their squares; the variance is drawn towards that of all positions."""
     mean = total / n
     variance = np.maximum(squares / n - np.square(mean), 0)
     pooled = (n * variance + POOLED_IMAGES * variance.mean(axis=(-2, -1), keepdims=True)) / (n + POOLED_IMAGES)

@@ -6,12 +6,10 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
-from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from synthetic import stripes
 
 from nelbo.vae_core import Model, VAEConfig, importance_weighted_bound, score
-from nelbo.vae_core.bound import LogMeanExp
 from nelbo.vae_core.model import draw_eps
 from nelbo.vae_core.network.vae import VAE
 
@@ -131,18 +129,6 @@ def test_an_image_does_not_depend_on_its_neighbours(model: Model, random: np.ran
     alone = importance_weighted_bound(model, pixels[4:5], 20)
     assert whole.value[4] == alone.value[0]
     assert importance_weighted_bound(model, pixels[:0], 20).value.shape == (0,)
-
-
-def test_log_mean_exp_against_scipy(random: np.random.Generator) -> None:
-    logs = random.normal(-5000, 30, (200, 7))
-    sums = LogMeanExp(7)
-    for chunk in np.split(logs, [1, 50, 120]):
-        sums.update(chunk)
-    value, error = sums.result()
-    np.testing.assert_allclose(value, logsumexp(logs, axis=0) - math.log(200), rtol=1e-12)
-    weights = np.exp(logs - logs.max(axis=0))
-    expected = weights.std(axis=0, ddof=1) / math.sqrt(200) / weights.mean(axis=0)
-    np.testing.assert_allclose(error, expected, rtol=1e-9)
 
 
 def test_one_draw_has_no_standard_error(model: Model, random: np.random.Generator) -> None:

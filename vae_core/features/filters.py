@@ -39,15 +39,6 @@ _SMALLEST_PX = 64
 _OPPONENTS = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.5, 0.5, -1.0))
 
 
-def n_filter_features(channels: int) -> int:
-    """Features of a position, of `filter_features`.
-
-    >>> n_filter_features(1), n_filter_features(3)
-    (25, 75)
-    """
-    return channels * (SCALES * ORIENTATIONS + 1)
-
-
 def filter_features(pixels: Tensor) -> Tensor:
     """pixels (n, h, w, c) in [0, 1] -> features (n, h / 32, w / 32, 25 c), the same on each machine.
 

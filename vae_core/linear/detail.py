@@ -16,8 +16,6 @@ from nelbo.vae_core.linear.variants import numbered_names
 
 Maps = Sequence[NDArray[np.float32]]
 
-_PARTS = ("detail_whitening/centre", "detail_whitening/matrix")
-_OF_VAE = ("detail_vae/directions", "detail_vae/variances", "detail_vae/noise")
 _SCALE = "detail/scale"
 #: Images at a time: each takes 2 MB.
 _CHUNK = 16
@@ -43,14 +41,7 @@ class DetailMap:
         """
         weights: dict[str, Any] = {_SCALE: scales if len(scales) > 1 else scales[0]}
         for names, solution in zip(_names(len(solutions)), solutions, strict=True):
-            values = (
-                solution.centre,
-                solution.whitening,
-                solution.directions,
-                solution.variances,
-                solution.noise,
-            )
-            weights |= zip(names, values, strict=True)
+            weights |= zip(names, solution, strict=True)
         # In the order of their rows: a bundle is the bytes as they lie.
         return cls({name: np.ascontiguousarray(values, np.float32) for name, values in weights.items()})
 
@@ -123,10 +114,11 @@ class DetailMap:
 
 
 def _names(n_variants: int) -> list[list[str]]:
-    """Names of the weights of each variant."""
+    """Names of the weights of each variant, in the order of a `Solution`."""
     whitenings, networks = (numbered_names(name, n_variants) for name in ("detail_whitening", "detail_vae"))
     return [
-        [name.replace("detail_whitening", whitening).replace("detail_vae", network) for name in (*_PARTS, *_OF_VAE)]
+        [f"{whitening}/{part}" for part in ("centre", "matrix")]
+        + [f"{network}/{part}" for part in ("directions", "variances", "noise")]
         for whitening, network in zip(whitenings, networks, strict=True)
     ]
 

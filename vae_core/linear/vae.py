@@ -89,12 +89,6 @@ class LinearVAE(keras.Model):
         self.variances.assign(solution.variances)
         self.noise.assign(solution.noise)
 
-    def encoder(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """z_mean, z_log_var of whitened features, each (n, zh, zw, q): a map of positions, or 1 x 1 for the image."""
-        shape = (-1, 1, 1) if self.whole else (-1, *self.value_shape[:2])
-        z_mean, z_log_var = self._posterior(self._rows(values))
-        return ops.reshape(z_mean, (*shape, z_mean.shape[-1])), ops.reshape(z_log_var, (*shape, z_mean.shape[-1]))
-
     def evaluate(self, values: Tensor) -> dict[str, Tensor]:
         """What scoring needs; exact.
 

@@ -1,9 +1,9 @@
 """Log likelihoods p(x given z) of image values, in nats; each is a pure function of pixels and parameters.
 
-``*_log_density`` keeps every value apart, (n, h, w, c); ``*_log_likelihood`` sums over pixels and channels,
-(n,). Gaussian and continuous Bernoulli are densities over [0, 1], which may exceed 1, so their logs may be
-positive; discretised logistic and Bernoulli are probabilities, whose logs are 0 at most. Numbers of different
-likelihoods cannot be compared: the name belongs beside each.
+``*_log_density`` keeps every value apart, (n, h, w, c), and `sum_per_image` makes an image's log likelihood of it.
+Gaussian and continuous Bernoulli are densities over [0, 1], which may exceed 1, so their logs may be positive;
+discretised logistic and Bernoulli are probabilities, whose logs are 0 at most. Numbers of different likelihoods cannot
+be compared: the name belongs beside each.
 """
 
 import math
@@ -74,7 +74,8 @@ def gaussian_log_likelihood(pixels: Tensor, mean: Tensor, log_sigma: Tensor) -> 
     >>> [round(float(v), 6) for v in gaussian_log_likelihood(x, x, 0.0)]
     [-1.837877, -1.837877]
     """
-    _check_shapes("mean", pixels, mean)
+    if tuple(pixels.shape) != tuple(mean.shape):
+        raise ValueError(f"pixels {tuple(pixels.shape)} and mean {tuple(mean.shape)} must have one shape")
     return sum_per_image(gaussian_log_density(pixels, mean, log_sigma))
 
 
@@ -114,26 +115,6 @@ def discretised_logistic_log_density(pixels: Tensor, mean: Tensor, log_scale: Te
     return ops.where(pixels < half, below, ops.where(pixels > 1 - half, above, between))
 
 
-def discretised_logistic_log_likelihood(pixels: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability of an 8-bit image under a discretised logistic distribution, per image.
-
-    Args and source: as in `discretised_logistic_log_density`.
-
-    Returns:
-        (n,) nats, <= 0: a probability, so nelbo / (h w c ln 2) is in bits per dimension as it stands.
-
-    Raises:
-        ValueError: `pixels` and `mean` differ in shape.
-
-    >>> import numpy as np
-    >>> x = np.full((1, 2, 2, 1), 100 / 255)
-    >>> round(float(discretised_logistic_log_likelihood(x, x, np.log(1 / 255))[0]), 5)
-    -5.62732
-    """
-    _check_shapes("mean", pixels, mean)
-    return sum_per_image(discretised_logistic_log_density(pixels, mean, log_scale))
-
-
 def continuous_bernoulli_log_density(pixels: Tensor, logits: Tensor) -> Tensor:
     """Log density of each value in [0, 1] under a continuous Bernoulli distribution; not summed.
 
@@ -156,26 +137,6 @@ def continuous_bernoulli_log_density(pixels: Tensor, logits: Tensor) -> Tensor:
     0.838561
     """
     return logits * (pixels - 0.5) - _log_sinhc(0.5 * logits)
-
-
-def continuous_bernoulli_log_likelihood(pixels: Tensor, logits: Tensor) -> Tensor:
-    """Log density of an image under a continuous Bernoulli distribution, per image.
-
-    Args and source: as in `continuous_bernoulli_log_density`.
-
-    Returns:
-        (n,) nats: a log density over [0, 1], so it may be positive.
-
-    Raises:
-        ValueError: `pixels` and `logits` differ in shape.
-
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).random((2, 3, 3, 1))
-    >>> np.asarray(continuous_bernoulli_log_likelihood(x, 0 * x)).tolist()
-    [0.0, 0.0]
-    """
-    _check_shapes("logits", pixels, logits)
-    return sum_per_image(continuous_bernoulli_log_density(pixels, logits))
 
 
 def continuous_bernoulli_mean(logits: Tensor) -> Tensor:
@@ -213,34 +174,6 @@ def bernoulli_log_density(pixels: Tensor, logits: Tensor) -> Tensor:
     return pixels * logits - ops.softplus(logits)
 
 
-def bernoulli_log_likelihood(pixels: Tensor, logits: Tensor) -> Tensor:
-    """Log probability of a binarised image under a Bernoulli distribution, per image.
-
-    Args:
-        pixels: (n, h, w, c) outside compiled code, each value 0 or 1.
-        logits: (n, h, w, c).
-
-    Returns:
-        (n,) nats, <= 0.
-
-    Raises:
-        ValueError: a value is neither 0 nor 1 (cross-entropy on grey values is not a likelihood), or shapes differ.
-
-    >>> import numpy as np
-    >>> x = np.ones((1, 28, 28, 1))
-    >>> round(float(bernoulli_log_likelihood(x, 0 * x)[0]), 6)
-    -543.42739
-    """
-    _check_shapes("logits", pixels, logits)
-    grey = ops.convert_to_numpy(ops.logical_and(pixels != 0, pixels != 1))
-    if grey.any():
-        raise ValueError(
-            f"{grey.sum()} values are neither 0 nor 1, and a Bernoulli likelihood is for binarised images. "
-            "Binarise them, or take continuous_bernoulli_log_likelihood."
-        )
-    return sum_per_image(bernoulli_log_density(pixels, logits))
-
-
 def sum_per_image(values: Tensor) -> Tensor:
     """(n,) sums over all axes but the first."""
     return ops.sum(values, axis=tuple(range(1, len(values.shape))))
@@ -256,8 +189,3 @@ def _log_sinhc(half: Tensor) -> Tensor:
     closed = safe + ops.log(1 - ops.exp(-2 * safe)) - ops.log(2 * safe)
     series = half**2 * (1 / 6 - half**2 * (1 / 180 - half**2 / 2835))
     return ops.where(small, series, closed)
-
-
-def _check_shapes(name: str, pixels: Tensor, parameter: Tensor) -> None:
-    if tuple(pixels.shape) != tuple(parameter.shape):
-        raise ValueError(f"pixels {tuple(pixels.shape)} and {name} {tuple(parameter.shape)} must have one shape")

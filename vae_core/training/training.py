@@ -16,7 +16,7 @@ from nelbo.vae_core.config import SIGMA_FLOOR, TrainConfig, VAEConfig, check_tog
 from nelbo.vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
 from nelbo.vae_core.features.representation import Values, fit_representation
 from nelbo.vae_core.linear.solving import Solved, solve
-from nelbo.vae_core.model import Model, draw_eps, usual_local_nelbo, usual_of_features
+from nelbo.vae_core.model import Model, draw_eps, usual_of
 from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.pixels import PixelRows, fingerprint, mean_and_std, supported, to_unit
 from nelbo.vae_core.scoring import Score, default_batch_size, refuse_unsupported
@@ -24,7 +24,6 @@ from nelbo.vae_core.training.averaging import Averages, AveragingAdam
 from nelbo.vae_core.training.batches import Batches
 from nelbo.vae_core.training.checkpoint import Checkpoint
 from nelbo.vae_core.training.diagnosis import diagnose
-from nelbo.vae_core.usual import Usual
 
 #: Held-out images that a trained network is examined on.
 _EXAMINED = 64
@@ -223,10 +222,7 @@ def train(
         # Scores come from one device, in float32, whatever the training was.
         network.set_weights(trained.get_weights())
         eps = draw_eps(config, train_config.seed)
-        if config.is_pixels:
-            usual = Usual(*usual_local_nelbo(network, eps, values.validation))
-        else:
-            usual = usual_of_features(network, eps, values.validation)
+        usual = usual_of(network, eps, values.validation)
         warnings = diagnose(network, to_unit(values.validation[:_EXAMINED]))
     model = Model(
         config,

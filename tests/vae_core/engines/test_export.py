@@ -39,7 +39,7 @@ from nelbo.vae_core.checksums import write_files
 from nelbo.vae_core.config import LIKELIHOODS, PRESETS
 from nelbo.vae_core.engines.difference import NUMBERS
 from nelbo.vae_core.engines.exported import score_all
-from nelbo.vae_core.model import draw_eps, usual_local_nelbo
+from nelbo.vae_core.model import draw_eps, usual_of
 from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.scoring import JOINT, SEEN
 
@@ -116,7 +116,8 @@ def test_scores_of_solar_cells_are_the_same(
         model = train(pixels[:40], pixels[40:60], config, settings).model
     else:
         network, eps = VAE(config), draw_eps(config, 1)
-        model = Model(config, network, eps, *usual_local_nelbo(network, eps, pixels[:40]), {})
+        usual = usual_of(network, eps, pixels[:40])
+        model = Model(config, network, eps, usual.mean, usual.std, {})
     expected = score_all(model, pixels)
     for engine in ENGINES:
         made = export(model, engine, pixels[:8], model_id="m1")

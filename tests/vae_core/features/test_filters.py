@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from nelbo.vae_core.features.filters import CELL_PX, ORIENTATIONS, SCALES, filter_features, n_filter_features
+from nelbo.vae_core.features.filters import CELL_PX, ORIENTATIONS, SCALES, filter_features
 
 SIDE = 128
 FLOOR = math.log(0.1 / 255)
@@ -35,7 +35,6 @@ def energies(found: np.ndarray) -> np.ndarray:
 def test_one_position_for_each_32_pixels(channels: int, expected: int) -> None:
     found = filter_features(keras.Input((96, 64, channels)))
     assert found.shape == (None, 3, 2, expected)
-    assert n_filter_features(channels) == expected
 
 
 def test_stripes_give_most_to_their_own_scale_and_orientation() -> None:
