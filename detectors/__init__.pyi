@@ -5,7 +5,6 @@ from .drift import Drift as Drift
 from .drift import DriftTest as DriftTest
 from .drift import detect_drift as detect_drift
 from .drift import holm as holm
-from .drift import martingale as martingale
 from .errors import CalibrationError as CalibrationError
 from .estimator.estimator import NelboDetector as NelboDetector
 from .estimator.estimator import NotCalibratedError as NotCalibratedError
@@ -38,7 +37,6 @@ from .parts import part_sizes as part_sizes
 from .promise import check_size as check_size
 from .promise import false_alarm_interval as false_alarm_interval
 from .promise import n_needed as n_needed
-from .promise import supported_fpr as supported_fpr
 from .threshold import APPROXIMATE as APPROXIMATE
 from .threshold import Threshold as Threshold
 from .threshold import conformal_threshold as conformal_threshold

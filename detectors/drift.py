@@ -101,9 +101,9 @@ def detect_drift(
         ValueError: no calibration score, a score or threshold that is not finite, an infinite statistic, a statistic
             named as one of the other tests, alpha outside (0, 1).
 
-    Source: Smirnov 1939 by SciPy for the comparisons, exact up to 10,000 values a side; :func:`martingale`;
-    :func:`holm`. The number flagged follows Vovk 2012, "Conditional validity of inductive conformal predictors",
-    section 2: with j - 1 calibration scores above the threshold it is beta-binomial (m, j, n + 1 - j).
+    Source: Smirnov 1939 by SciPy for the comparisons, exact up to 10,000 values a side; Vovk et al. 2021, see
+    `_log_wealth`, for the martingale; :func:`holm`. The number flagged follows Vovk 2012, "Conditional validity of
+    inductive conformal predictors", section 2: with j - 1 calibration scores above the threshold it is beta-binomial (m, j, n + 1 - j).
 
     >>> normal = [i * 37 % 100 / 100 for i in range(100)]
     >>> detect_drift(normal[::2], normal).alarm
@@ -130,34 +130,6 @@ def detect_drift(
     adjusted = holm([p_value for _, p_value, _ in findings]).tolist()
     tests = tuple(DriftTest(name, p, q, text) for (name, p, text), q in zip(findings, adjusted, strict=True))
     return Drift(min(adjusted) <= alpha, alpha, tests)
-
-
-def martingale(scores: ArrayLike, calibration_scores: ArrayLike, seed: int) -> NDArray[np.float64]:
-    """Winnings of a gambler who bets, score by score, that the scores have changed.
-
-    Each score's p-value is its rank among the calibration scores and the scores before it, ties broken at random:
-    independent and uniform while all are exchangeable. One third of the capital bets that p-values are low (scores
-    rise), one third that they are high (scores fall), one third waits; before each bet a share ``JUMP`` of the whole
-    is spread evenly again. Without change the wealth has mean 1 and ever reaches w with probability at most 1 / w.
-
-    Args:
-        scores: (m,) oldest first; higher = more anomalous.
-        calibration_scores: (n,) of held-out normal images.
-        seed: of the tie-breaking.
-
-    Returns:
-        (m,) natural log of the wealth after each score, from a start of 0.
-
-    Source: Vovk, Petej, Nouretdinov, Ahlberg, Carlsson and Gammerman 2021, "Retrain or not retrain: conformal test
-    martingales for change-point detection", algorithm 1 (Simple Jumper, J = 0.01, bets -1, 0 and 1). Ville 1939 for
-    the bound.
-
-    >>> normal = [i / 50 for i in range(50)]
-    >>> float(martingale([1.5] * 30, normal, seed=0).max()) > 3
-    True
-    """
-    random = np.random.default_rng(seed)
-    return _log_wealth(_online_p_values(check_scores(scores), check_scores(calibration_scores), random))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -285,7 +257,17 @@ def _online_p_values(
 
 
 def _log_wealth(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Simple Jumper: a bet b multiplies its share of the capital by 1 + b (p - 1/2)."""
+    """(m,) natural log of a gambler's wealth, from 0, who bets by each p-value in turn that the scores have changed.
+
+    One third of the capital bets that p-values are low (scores rise), one third that they are high (scores fall), one
+    third waits; before each bet a share ``JUMP`` of the whole is spread evenly again. A bet b multiplies its share of
+    the capital by 1 + b (p - 1/2). While scores are exchangeable, the p-values are independent and uniform: the wealth
+    has mean 1, and ever reaches w with probability at most 1 / w.
+
+    Source: Vovk, Petej, Nouretdinov, Ahlberg, Carlsson and Gammerman 2021, "Retrain or not retrain: conformal test
+    martingales for change-point detection", algorithm 1 (Simple Jumper, J = 0.01, bets -1, 0 and 1). Ville 1939 for
+    the bound.
+    """
     low = wait = high = 1 / 3
     growth = np.empty(len(p_values))
     for i, p in enumerate(p_values.tolist()):

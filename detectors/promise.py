@@ -82,19 +82,6 @@ def check_size(n: int, fpr: float, confidence: float | None = None) -> None:
     )
 
 
-def supported_fpr(fpr: float, n_calibration: int, confidence: float | None = None) -> Interval:
-    """What a conformal threshold's promise comes to in the long run for one calibration set of this size.
-
-    Returns:
-        Mean and 95 % interval of the realised rate over calibration sets, from the Beta law.
-
-    >>> [round(v, 3) for v in supported_fpr(0.05, 152)]
-    [0.046, 0.019, 0.084]
-    """
-    check_size(n_calibration, fpr, confidence)
-    return rate_law(n_above(n_calibration, fpr, confidence), n_calibration)
-
-
 def rate_law(j: int, n: int) -> Interval:
     """Mean and 95 % interval of the share of normal images that fall into j of the n + 1 gaps between n scores.
 

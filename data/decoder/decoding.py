@@ -189,9 +189,8 @@ def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
-    located = file if isinstance(file, File) else File.at(file)
-    _, answer = next(_answers([located], {"side_px": side_px}, limits, 1))
-    error = _error(located, answer)
+    found, answer = next(_answers([file], {"side_px": side_px}, limits, 1))
+    error = _error(found, answer)
     if error is not None:
         raise error
     return answer.content
@@ -214,8 +213,7 @@ def float_range(
     >>> float_range([Path("missing.tif")]) is None
     True
     """
-    located = (file if isinstance(file, File) else File.at(file) for file in files)
-    answers = (answer.fields for _, answer in _answers(located, {"extent": True}, limits, workers))
+    answers = (answer.fields for _, answer in _answers(files, {"extent": True}, limits, workers))
     extents = [fields["extent"] for fields in answers if fields.get("extent")]
     if not extents:
         return None
@@ -248,9 +246,8 @@ def look_for_parts(
     """
     from nelbo.data.part.part import LOOKED_AT_PX, look
 
-    located = (file if isinstance(file, File) else File.at(file) for file in files)
     found = []
-    for _, answer in _answers(located, {"small": [LOOKED_AT_PX, value_range]}, limits, workers):
+    for _, answer in _answers(files, {"small": [LOOKED_AT_PX, value_range]}, limits, workers):
         advance(1)
         if "reason" not in answer.fields:
             found.append(look(np.frombuffer(answer.content, np.float32).reshape(answer.fields["shape"])))
@@ -304,8 +301,7 @@ def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> 
 def _rows(
     files: Iterable[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
 ) -> Iterator[_Row | ImageError]:
-    located = (file if isinstance(file, File) else File.at(file) for file in files)
-    for file, answer in _answers(located, {"preprocessing": preprocessing.to_dict()}, limits, workers):
+    for file, answer in _answers(files, {"preprocessing": preprocessing.to_dict()}, limits, workers):
         yield _error(file, answer) or _Row(
             _pixels(answer, preprocessing),
             answer.fields["drops_colour"],
@@ -336,11 +332,11 @@ def _error(file: File, answer: Answer) -> ImageError | None:
 
 
 def _answers(
-    files: Iterable[File], fields: dict[str, Any], limits: Limits, workers: int | None
+    files: Iterable[File | Path], fields: dict[str, Any], limits: Limits, workers: int | None
 ) -> Iterator[tuple[File, Answer]]:
     """What became of each file, in order; a bounded number of them is looked at ahead."""
     n_threads = workers or cpu_count()
-    left = iter(files)
+    left = (file if isinstance(file, File) else File.at(file) for file in files)
     pending: deque[tuple[list[File], Future[list[Answer]]]] = deque()
     fields = fields | {"limits": asdict(limits)}
     threads = ThreadPoolExecutor(n_threads)

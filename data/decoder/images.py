@@ -97,9 +97,6 @@ def decode(
         if samples is not None:
             return to_picture(samples, ranges)
         with _open(content, limits) as image:
-            samples = _deep_samples(image, content)
-            if samples is not None:
-                return to_picture(samples, ranges)
             box = None
             if at_least is not None and image.format in ("JPEG", "MPO"):
                 box = _reduce(image, at_least)
@@ -148,9 +145,6 @@ def float_extent(content: bytes, limits: Limits) -> Range | None:
         return None
     with _guarded():
         samples = _samples(content, limits)
-        if samples is None:
-            with _open(content, limits) as image:
-                samples = _deep_samples(image, content)
         return None if samples is None else extent(samples.values)
 
 
@@ -168,11 +162,14 @@ def _guarded() -> Iterator[None]:
 
 
 def _samples(content: bytes, limits: Limits) -> Samples | None:
-    """What is decoded without Pillow: TIFF and PNG; None of others."""
+    """What Pillow would change: TIFF, PNG, and netpbm of more than 8 bits; None of others."""
     if content.startswith(TIFF_SIGNATURES):
         layout = tiff.read_layout(content)
         _check_size(layout.width_px, layout.height_px, limits)
         return tiff.read_samples(content)
+    if content.startswith(b"P"):
+        with _open(content, limits) as image:
+            return _deep_samples(image, content)
     if not content.startswith(png.SIGNATURE):
         return None
     content = png.picture_chunks(content)

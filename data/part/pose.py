@@ -136,13 +136,11 @@ class Learnt(NamedTuple):
     mean: (2, RINGS, PLACES) of them upright; None where they look the same from all sides.
     has_axis: whether they are long.
     degrees: (n,) that each is turned by.
-    alike: (n,) correlation of each with the mean.
     """
 
     mean: Rings | None
     has_axis: bool
     degrees: NDArray[np.float64]
-    alike: NDArray[np.float64]
 
 
 def learn_pose(parts: list[Rings], outlines: list[Silhouette]) -> Learnt:
@@ -159,10 +157,9 @@ def learn_pose(parts: list[Rings], outlines: list[Silhouette]) -> Learnt:
     half = [turned(part, way) for part, (way, _) in zip(parts[::2], turns[::2], strict=True)]
     other = np.mean(half, axis=0)
     settled = [best_turn(correlation(part, other), None)[1] for part in parts[1::2]] or [1.0]
-    degrees, alike = np.array(turns).T
     if not has_axis and np.median(settled) < SETTLED:
-        return Learnt(None, False, np.zeros(len(parts)), alike)
-    return Learnt(mean.astype(np.float32), has_axis, degrees, alike)
+        return Learnt(None, False, np.zeros(len(parts)))
+    return Learnt(mean.astype(np.float32), has_axis, np.array([way for way, _ in turns]))
 
 
 def _most_alike(parts: list[Rings]) -> int:

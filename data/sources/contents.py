@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -65,13 +66,10 @@ class Contents:
 
 def _first_copies(keys: NDArray[np.uint64]) -> dict[int, int]:
     """Row number of each repeated content -> that of its first. Contents without a key are not compared."""
-    order = np.argsort(keys, kind="stable")
-    # A stable sort: the first of each run of equal keys is the first in the table too.
-    is_first = np.ones(len(keys), bool)
-    is_first[1:] = keys[order][1:] != keys[order][:-1]
-    first = order[np.maximum.accumulate(np.where(is_first, np.arange(len(keys)), 0))]
-    repeated = ~is_first & (keys[order] != _NO_KEY)
-    return dict(zip(order[repeated].tolist(), first[repeated].tolist(), strict=True))
+    rows = pd.Series(np.arange(len(keys)))
+    first = rows.groupby(keys).transform("min")
+    repeated = (rows > first) & (keys != _NO_KEY)
+    return dict(zip(rows[repeated].tolist(), first[repeated].tolist(), strict=True))
 
 
 def _key(image_id: str | None) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom, binomtest, ks_2samp, kstest, norm
 
-from nelbo.detectors import Drift, DriftTest, conformal_threshold, detect_drift, holm, martingale
+from nelbo.detectors import Drift, DriftTest, conformal_threshold, detect_drift, holm
 from nelbo.detectors.drift import SCORES_PER_BATCH, _log_wealth, _online_p_values
 
 values = st.lists(st.integers(0, 4) | st.integers(-1000, 1000), min_size=1, max_size=40)
@@ -81,7 +81,6 @@ def test_ranks_are_counted(stream: list[float], calibration: list[float], seed: 
         known.append(score)
     found = _online_p_values(np.array(stream, float), np.array(calibration, float), np.random.default_rng(seed))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
-    np.testing.assert_allclose(martingale(stream, calibration, seed), _log_wealth(found))
 
 
 def test_online_p_values_are_uniform_and_independent_with_heavy_ties(random: np.random.Generator) -> None:
@@ -97,7 +96,7 @@ def test_online_p_values_are_uniform_and_independent_with_heavy_ties(random: np.
 def test_wealth_has_mean_one_and_ville_holds(rounded: bool, random: np.random.Generator) -> None:
     draws = random.normal(size=(3000, 130))
     draws = draws.round() if rounded else draws
-    log_wealth = np.array([martingale(row[50:], row[:50], seed) for seed, row in enumerate(draws)])
+    log_wealth = np.array([_log_wealth(_online_p_values(row[50:], row[:50], random)) for row in draws])
     final = np.exp(log_wealth[:, -1])
     assert abs(final.mean() - 1) < 4 * final.std() / math.sqrt(len(final))
     for bound in (2, 5, 20):
@@ -106,12 +105,12 @@ def test_wealth_has_mean_one_and_ville_holds(rounded: bool, random: np.random.Ge
     assert (log_wealth.max(axis=1) >= math.log(2)).any()
 
 
-def test_wealth_grows_either_way_without_overflow() -> None:
+def test_wealth_grows_either_way_without_overflow(random: np.random.Generator) -> None:
     for score in (-1.0, 1.0):
-        log_wealth = martingale([score] * 3000, np.zeros(3000), seed=0)
+        log_wealth = _log_wealth(_online_p_values(np.full(3000, score), np.zeros(3000), random))
         assert np.isfinite(log_wealth).all()
         assert log_wealth.max() > 100
-    assert martingale([], [1.0], seed=0).shape == (0,)
+    assert _log_wealth(np.empty(0)).shape == (0,)
 
 
 # No drift

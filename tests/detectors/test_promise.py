@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from nelbo.detectors import CalibrationError, check_size, conformal_threshold, n_needed, supported_fpr
-from nelbo.detectors.promise import n_above
+from nelbo.detectors import CalibrationError, check_size, conformal_threshold, n_needed
+from nelbo.detectors.promise import n_above, rate_law
 
 
 @given(st.integers(1, 400), st.floats(0.002, 0.9), st.floats(0.01, 0.99))
@@ -48,13 +48,14 @@ def test_the_conditional_promise_holds_as_often_as_it_says(random: np.random.Gen
 
 
 def test_supported_rate_narrows_with_the_calibration(random: np.random.Generator) -> None:
-    widths = [supported_fpr(0.05, n).high - supported_fpr(0.05, n).low for n in (19, 99, 999)]
+    laws = [rate_law(n_above(n, 0.05), n) for n in (19, 99, 999)]
+    widths = [law.high - law.low for law in laws]
     assert widths == sorted(widths, reverse=True)
     # By simulation: the share of a uniform that lies above the k-th of n uniforms.
     above = 1 - np.sort(random.random((20_000, 99)), axis=1)[:, 94]
-    assert supported_fpr(0.05, 99).low == pytest.approx(np.quantile(above, 0.025), abs=0.002)
-    assert supported_fpr(0.05, 99).high == pytest.approx(np.quantile(above, 0.975), abs=0.003)
-    assert supported_fpr(0.05, 99).value == pytest.approx(0.05)
+    assert laws[1].low == pytest.approx(np.quantile(above, 0.025), abs=0.002)
+    assert laws[1].high == pytest.approx(np.quantile(above, 0.975), abs=0.003)
+    assert laws[1].value == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("bad", [0, 1, -1, math.nan])

@@ -120,49 +120,34 @@ def give_weights(
 ) -> None:
     """Train a backbone that learns from the normal images, or load the weights of another; filters have theirs.
 
-    Args and errors: of `train_backbone` and `nelbo.vae_core.features.backbones.load_weights`.
-    """
-    if config.backbone == SELF_TRAINED:
-        train_backbone(backbone, pixels, config, train_config, checkpoint, callbacks)
-    elif config.backbone != FILTERS:
-        path = train_config.backbone_weights
-        load_weights(backbone, config, None if path is None else Path(path))
-
-
-def train_backbone(
-    backbone: keras.Model,
-    pixels: PixelRows,
-    config: VAEConfig,
-    train_config: TrainConfig,
-    checkpoint: Path | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> None:
-    """Train the ``self_trained`` backbone on crops of normal images, in place.
-
     Args:
-        backbone: of `nelbo.vae_core.features.backbones.build_backbone`.
+        backbone: of `nelbo.vae_core.features.backbones.build_backbone`; it is changed in place.
         pixels: (n, h, w, c), normal images.
         config: of the network.
-        train_config: `pretext_steps` and `seed` are read.
-        checkpoint: a file written after every epoch, from which an interrupted training goes on.
-        callbacks: further Keras callbacks.
+        train_config: `pretext_steps` and `seed` are read, or `backbone_weights`.
+        checkpoint: of the training, a file written after every epoch, from which an interrupted one goes on.
+        callbacks: of the training, further ones of Keras.
 
     Raises:
+        BackboneError: the weights are not there, or not its own.
         FloatingPointError: the loss became NaN or infinite.
 
     Source: Schlueter et al. 2022, "Natural synthetic anomalies" (defects to be found, of the images themselves);
     Golan and El-Yaniv 2018, "Deep anomaly detection using geometric transformations".
     """
+    if config.backbone == FILTERS:
+        return
+    if config.backbone != SELF_TRAINED:
+        path = train_config.backbone_weights
+        load_weights(backbone, config, None if path is None else Path(path))
+        return
     crops = Crops(pixels, train_config.pretext_steps, train_config.seed)
     n_epochs = n_pretext_epochs(config, train_config)
     network = _network(crops.side, config.channels, n_epochs * len(crops), train_config.seed)
     rows: list[dict[str, float]] = []
     own: list[keras.callbacks.Callback] = [_Epochs(crops, n_epochs, rows)]
     if checkpoint is not None:
-        facts = {
-            "pretext": [config.to_dict(), train_config.to_dict()],
-            "images": fingerprint(pixels),
-        }
+        facts = {"pretext": [config.to_dict(), train_config.to_dict()], "images": fingerprint(pixels)}
         kept = Checkpoint(checkpoint, facts, None, rows)
         kept.restore(network)
         own.append(kept)
