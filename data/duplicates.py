@@ -1,5 +1,6 @@
 """Images that are not the same bytes but the same picture: encoded again, or taken twice."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,32 +17,24 @@ _SIDE = 16
 _CHUNK = 1024
 
 
-def near_duplicates(pixels: CachedPixels, alike_levels: float = ALIKE_LEVELS) -> list[tuple[int, int]]:
+def near_duplicates(pixels: CachedPixels) -> list[tuple[int, int]]:
     """Pairs of images that look alike, in order; the smaller row number first.
 
     Compared are means over 16 x 16 blocks, so that noise and compression hardly count. Of more than
     ``MAX_COMPARED`` images the first ones are looked at.
 
-    Args:
-        pixels: n images.
-        alike_levels: root mean square of the differences, in grey levels of 255.
-
     >>> grey = np.array([10, 90, 10], np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 1), np.uint8)
     >>> near_duplicates(CachedPixels(grey, np.arange(3)))
     [(0, 2)]
     """
-    n = min(len(pixels), MAX_COMPARED)
-    if not n:
+    # It takes a second to load.
+    from sklearn.neighbors import radius_neighbors_graph
+
+    if not len(pixels):
         return []
     means = np.concatenate(list(_block_means(pixels)))
-    squares = (means**2).sum(axis=1)
-    pairs = []
-    for start in range(0, n, _CHUNK):
-        stop = min(start + _CHUNK, n)
-        apart = squares[start:stop, None] + squares[:stop] - 2 * means[start:stop] @ means[:stop].T
-        later, earlier = np.nonzero(apart <= alike_levels**2 * means.shape[1])
-        pairs += [(int(j), int(i) + start) for i, j in zip(later, earlier, strict=True) if j < i + start]
-    return sorted(pairs)
+    near = radius_neighbors_graph(means, ALIKE_LEVELS * math.sqrt(means.shape[1]))
+    return sorted((int(one), int(other)) for one, other in zip(*near.nonzero(), strict=True) if one < other)
 
 
 def _block_means(pixels: CachedPixels) -> Iterator[NDArray[np.float32]]:

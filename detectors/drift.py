@@ -103,7 +103,8 @@ def detect_drift(
 
     Source: Smirnov 1939 by SciPy for the comparisons, exact up to 10,000 values a side; Vovk et al. 2021, see
     `_log_wealth`, for the martingale; :func:`holm`. The number flagged follows Vovk 2012, "Conditional validity of
-    inductive conformal predictors", section 2: with j - 1 calibration scores above the threshold it is beta-binomial (m, j, n + 1 - j).
+    inductive conformal predictors", section 2: with j - 1 calibration scores above the threshold it is
+    beta-binomial (m, j, n + 1 - j).
 
     >>> normal = [i * 37 % 100 / 100 for i in range(100)]
     >>> detect_drift(normal[::2], normal).alarm

@@ -5,7 +5,7 @@ other in ways nobody knows, so the combined number is no p-value: it is a score 
 calibrated as one, on normal images other than those of the tails. The promise then holds whatever the dependence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -125,14 +125,6 @@ def _end(ordered: Array, n_tail: int) -> tuple[float, float]:
     return start, max(excess, 1e-9 * max(1.0, abs(start)))
 
 
-def _fisher(log_p: Array) -> Array:
-    return -log_p.sum(axis=0)
-
-
-def _minimum(log_p: Array) -> Array:
-    return -log_p.min(axis=0)
-
-
 def _cauchy(log_p: Array) -> Array:
     # A probability of 1 would count as minus infinity and hide every other statistic.
     p = np.minimum(np.exp(log_p), 0.99)
@@ -145,4 +137,8 @@ def _cauchy(log_p: Array) -> Array:
     return -result
 
 
-RULES = {"fisher": _fisher, "cauchy": _cauchy, "minimum": _minimum}
+RULES: dict[str, Callable[[Array], Array]] = {
+    "fisher": lambda log_p: -log_p.sum(axis=0),
+    "cauchy": _cauchy,
+    "minimum": lambda log_p: -log_p.min(axis=0),
+}

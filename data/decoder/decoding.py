@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nelbo.data.decoder.images import Header
 from nelbo.data.decoder.limits import Limits
-from nelbo.data.decoder.preprocessing import Preprocessing, fit_array, to_pixels
+from nelbo.data.decoder.preprocessing import Preprocessing, fit, picture_of, to_pixels
 from nelbo.data.decoder.samples import Picture, Range
 from nelbo.data.decoder.workers import Answer, Request, Worker, borrowed
 from nelbo.data.errors import ImageError
@@ -133,7 +133,7 @@ def image_of(values: NDArray[Any], preprocessing: Preprocessing) -> Images:
     [[[[1.0], [1.0]]]]
     """
     try:
-        fitted = fit_array(values, preprocessing)
+        fitted = fit(picture_of(values, preprocessing.ranges), preprocessing)
     except ImageError as error:
         return _images([error], preprocessing)
     pixels = to_pixels(Picture(fitted.bands).values, preprocessing)

@@ -1,5 +1,6 @@
 """How an image becomes a model's input: one colour model, one size, numbers in [0, 1]."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -77,6 +78,11 @@ class Preprocessing:
         """Numbers in one image."""
         return self.height * self.width * self.channels
 
+    @property
+    def ranges(self) -> Ranges:
+        """What becomes 0 and 1 in images of more than 8 bits."""
+        return Ranges(self.value_range, self.float_range)
+
     def part_filled(self, width: float, height: float) -> tuple[int, int, int, int]:
         """Where an upright image of this size lies in the input: left, upper, right and lower edge in pixels.
 
@@ -91,10 +97,9 @@ class Preprocessing:
         return (left, upper, left + inner[0], upper + inner[1])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        ranges = {name: getattr(self, name) for name in ("value_range", "float_range")}
-        frame = {"frame": self.frame and self.frame.to_dict()}
-        return asdict(self) | {name: None if ends is None else list(ends) for name, ends in ranges.items()} | frame
+        """As JSON holds it: without tuples."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return fields
 
 
 class Fitted(NamedTuple):
@@ -123,25 +128,16 @@ def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -
         # Both sides: which is the longer one is not known yet.
         longer = _SPARE * math.ceil(preprocessing.frame.scale(preprocessing.height, preprocessing.width))
         at_least = (longer, longer)
-    ranges = Ranges(preprocessing.value_range, preprocessing.float_range)
-    return _fitted(decode(content, limits, at_least=at_least, ranges=ranges), preprocessing)
+    return fit(decode(content, limits, at_least=at_least, ranges=preprocessing.ranges), preprocessing)
 
 
-def _fitted(picture: Picture, preprocessing: Preprocessing) -> Fitted:
+def fit(picture: Picture, preprocessing: Preprocessing) -> Fitted:
+    """A picture brought to the model's size."""
     bands, part = _fit(picture, preprocessing)
     width, height = picture.box[2:] if picture.box else picture.bands[0].size
     if preprocessing.frame is not None or preprocessing.fit != "stretch":
         width, height = preprocessing.width, preprocessing.height
     return Fitted(bands, preprocessing.channels == 1 and _is_coloured(picture), part, width / height)
-
-
-def fit_array(values: NDArray[Any], preprocessing: Preprocessing) -> Fitted:
-    """An image in memory as a picture of the model's size: what `read_picture` makes of a file with these samples.
-
-    Raises:
-        ImageError, ValueError: as `picture_of`.
-    """
-    return _fitted(picture_of(values, Ranges(preprocessing.value_range, preprocessing.float_range)), preprocessing)
 
 
 def picture_of(values: NDArray[Any], ranges: Ranges = Ranges()) -> Picture:  # noqa: B008 - immutable

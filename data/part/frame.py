@@ -1,8 +1,8 @@
 """What normal parts have in common, by which another is brought to lie as they do; and what was found in a picture."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 #: Silhouette and shade, rings about the middle, places on a ring.
 RINGS_SHAPE = (2, 16, 180)
@@ -75,10 +75,6 @@ class Frame:
             )
         if self.mean and len(bytes.fromhex(self.mean)) != math.prod(RINGS_SHAPE):
             raise ValueError(f"the mean of parts has {len(self.mean)} digits, expected {2 * math.prod(RINGS_SHAPE)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self) | {"box": list(self.box)}
 
     def crop_size(self, n_pixels: int) -> tuple[int, int]:
         """(height, width) of the crop, multiples of 32, of so many pixels in all as nearly as can be.

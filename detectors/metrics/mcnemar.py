@@ -36,14 +36,13 @@ def mcnemar_test(flagged_a: ArrayLike, flagged_b: ArrayLike) -> PairedTest:
     >>> print(test.difference, test.p_value)
     0.250 [0.012, 0.443] 0.0625
     """
-    a, b = _pair(flagged_a, flagged_b)
-    n = len(a)
+    n_a, n_b, only_a, only_b, _ = mcnemar_excess(flagged_a, flagged_b)
+    n = len(np.asarray(flagged_a))
     if not n:
         raise ValueError("got no images, expected at least one, the same for both")
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    share_a, share_b = (binomial_interval(int(flagged.sum()), n) for flagged in (a, b))
-    return PairedTest(share_a, share_b, _difference(only_a, only_b, n), float(p_value))
+    shares = (binomial_interval(k, n) for k in (n_a, n_b))
+    return PairedTest(*shares, _difference(only_a, only_b, n), float(p_value))
 
 
 class Excess(NamedTuple):
@@ -75,7 +74,9 @@ def mcnemar_excess(flags_a: ArrayLike, flags_b: ArrayLike) -> Excess:
     >>> mcnemar_excess([True] * 6 + [False] * 14, [True] + [False] * 19)
     Excess(a=6, b=1, only_a=5, only_b=0, p_value=0.03125)
     """
-    a, b = _pair(flags_a, flags_b)
+    a, b = _booleans(flags_a), _booleans(flags_b)
+    if len(a) != len(b):
+        raise ValueError(f"got {len(a)} and {len(b)} images, expected the same ones twice")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p_value = float(binom.sf(only_a - 1, only_a + only_b, 0.5))
     return Excess(int(a.sum()), int(b.sum()), only_a, only_b, p_value)
@@ -86,13 +87,6 @@ def _difference(only_a: int, only_b: int, n: int) -> Interval:
     apart = (only_a + only_b + 2) / (n + 2)
     half = WIDTH * math.sqrt((apart - centre**2) / (n + 2))
     return Interval((only_a - only_b) / n, max(-1.0, centre - half), min(1.0, centre + half))
-
-
-def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    flags_a, flags_b = _booleans(a), _booleans(b)
-    if len(flags_a) != len(flags_b):
-        raise ValueError(f"got {len(flags_a)} and {len(flags_b)} images, expected the same ones twice")
-    return flags_a, flags_b
 
 
 def _booleans(flagged: ArrayLike) -> NDArray[np.bool_]:
