@@ -11,18 +11,6 @@ _LENGTHS = struct.Struct(">IQ")
 BUFFER = 1 << 18
 
 
-def write_message(pipe: int, head: bytes, content: bytes = b"") -> None:
-    """Write all of one message; see `write_messages`.
-
-    >>> reader, writer = os.pipe()
-    >>> write_message(writer, b"{}", b"ab")
-    >>> with open(reader, "rb") as file:
-    ...     read_message(file)
-    (b'{}', b'ab')
-    """
-    write_messages(pipe, [(head, content)])
-
-
 def write_messages(pipe: int, messages: Iterable[tuple[bytes, bytes]]) -> None:
     """Write all of some messages at once.
 
@@ -32,6 +20,12 @@ def write_messages(pipe: int, messages: Iterable[tuple[bytes, bytes]]) -> None:
 
     Raises:
         BrokenPipeError: nobody reads any more.
+
+    >>> reader, writer = os.pipe()
+    >>> write_messages(writer, [(b"{}", b"ab")])
+    >>> with open(reader, "rb") as file:
+    ...     read_message(file)
+    (b'{}', b'ab')
     """
     left = []
     for head, content in messages:

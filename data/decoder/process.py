@@ -32,9 +32,9 @@ def serve(requests: int, answers: int) -> None:
     Args:
         requests, answers: file descriptors.
     """
-    from nelbo.data.decoder.messages import BUFFER, read_message, write_message
+    from nelbo.data.decoder.messages import BUFFER, read_message, write_messages
 
-    write_message(answers, b"ready")
+    write_messages(answers, [(b"ready", b"")])
     with open(requests, "rb", BUFFER) as pipe:
         while True:
             try:
@@ -46,7 +46,7 @@ def serve(requests: int, answers: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, ALONE * question.limits.seconds)
             fields, result = _answer(question, content)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            write_message(answers, json.dumps(fields).encode(), result)
+            write_messages(answers, [(json.dumps(fields).encode(), result)])
 
 
 class _Question(NamedTuple):

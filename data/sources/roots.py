@@ -38,7 +38,7 @@ def open_root(name: str, skip: Path | None = None) -> Root:
         InputError: an archive is damaged, or a URL cannot be opened.
     """
     if is_url(name):
-        return _open_archive(name, Stamp()) if is_archive(name) else _open_url(name)
+        return _open_archive(name, Stamp()) if is_archive(name) else _open_remote(name)
     path = path_of(name)
     if is_archive(name) and path.is_file():
         return _open_archive(name, Stamp.of(path.stat()))
@@ -164,9 +164,7 @@ def _stamp(info: dict[str, Any]) -> Stamp:
     return Stamp(info.get("size"), modified_ns, etag=etag)
 
 
-@lru_cache(maxsize=16)
-def _open_url(url: str) -> Remote:
-    return Remote(url)
+_open_remote = lru_cache(maxsize=16)(Remote)
 
 
 @lru_cache(maxsize=4)

@@ -41,8 +41,8 @@ def mcnemar_test(flagged_a: ArrayLike, flagged_b: ArrayLike) -> PairedTest:
     if not n:
         raise ValueError("got no images, expected at least one, the same for both")
     p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    shares = (binomial_interval(k, n) for k in (n_a, n_b))
-    return PairedTest(*shares, _difference(only_a, only_b, n), float(p_value))
+    share_a, share_b = (binomial_interval(k, n) for k in (n_a, n_b))
+    return PairedTest(share_a, share_b, _difference(only_a, only_b, n), float(p_value))
 
 
 class Excess(NamedTuple):

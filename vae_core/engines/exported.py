@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -78,7 +79,6 @@ class Exported:
     expected: Score = field(repr=False)
     files: Mapping[str, bytes] = field(repr=False)
     detail: DetailMap | None = field(repr=False, default=None)
-    _compiled: list[Graph] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def graph(self, maps: bool = False, eps: Array | None = None) -> Graph:  # noqa: ARG002 - it gives no arrays of pixels
         """The compiled scoring function, made once.
@@ -89,17 +89,18 @@ class Exported:
         """
         if eps is not None:
             raise ValueError(f"eps: engine {self.engine} has the model's noise built in. Score with engine keras")
-        if not self._compiled:
-            engine = ENGINES[self.engine]
-            if engine.compiled is None:
-                raise ValueError(f"engine {self.engine} has no graph of its own. Score with the model")
-            shape = (self.batch_size, self.config.height, self.config.width, self.config.channels)
-            files = [self.files[name] for name in engine.files]
-            try:
-                self._compiled.append(_Guarded(engine.compiled(*files, shape=shape), self._failed))
-            except Exception as error:
-                raise self._failed(error) from error
-        return self._compiled[0]
+        return self._graph
+
+    @cached_property
+    def _graph(self) -> Graph:
+        engine = ENGINES[self.engine]
+        if engine.compiled is None:
+            raise ValueError(f"engine {self.engine} has no graph of its own. Score with the model")
+        shape = (self.batch_size, self.config.height, self.config.width, self.config.channels)
+        try:
+            return _Guarded(engine.compiled(*(self.files[name] for name in engine.files), shape=shape), self._failed)
+        except Exception as error:
+            raise self._failed(error) from error
 
     def check(self, scored_by: Scorable) -> None:
         """See that each number and each map of the reference images is what it was.

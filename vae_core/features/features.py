@@ -23,7 +23,8 @@ class Features(keras.Model):
         self.backbone = build_backbone(config)
         self.backbone.trainable = False
         #: Of the features: (gh, gw, channels).
-        self.value_shape = gathered_shape(self.backbone, config)
+        _, height, width, channels = ops.shape(gathered(self.backbone.outputs, config))
+        self.value_shape = (height, width, channels)
         self.built = True
 
     def call(self, pixels: Tensor) -> Tensor:
@@ -52,9 +53,3 @@ def gathered(maps: Sequence[Tensor], config: VAEConfig) -> Tensor:
         n = one.shape[1] * LINEAR_STRIDE_PX // config.height
         grid.append(around if n == 1 else ops.average_pool(around, n, strides=n))
     return ops.concatenate(grid, axis=-1)
-
-
-def gathered_shape(backbone: keras.Model, config: VAEConfig) -> tuple[int, int, int]:
-    """(gh, gw, channels) of `gathered`."""
-    height, width, channels = ops.shape(gathered(backbone.outputs, config))[1:]
-    return height, width, channels

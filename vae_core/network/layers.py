@@ -21,7 +21,6 @@ from nelbo.vae_core.network.likelihoods import (
 GAIN = 10.0
 
 
-@keras.saving.register_keras_serializable("nelbo")
 class Sampling(keras.layers.Layer):
     """z = z_mean + exp(z_log_var / 2) * eps, with fresh standard normal eps for each image and latent.
 
@@ -38,7 +37,6 @@ class Sampling(keras.layers.Layer):
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.seed = seed
         # A generator's state is a variable: a plain integer seed would repeat one draw in a compiled step.
         self.noise = keras.random.SeedGenerator(seed)
 
@@ -47,10 +45,6 @@ class Sampling(keras.layers.Layer):
         z_mean, z_log_var = inputs
         eps = keras.random.normal(ops.shape(z_mean), dtype=z_mean.dtype, seed=self.noise)
         return reparameterise(z_mean, z_log_var, eps)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**super().get_config(), "seed": self.seed}
 
 
 def reparameterise(z_mean: Tensor, z_log_var: Tensor, eps: Tensor) -> Tensor:
