@@ -9,7 +9,7 @@ import math
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,9 @@ SCORES_PER_BATCH = 256
 
 #: Names of the tests on scores; no image statistic may have one.
 SCORES, FLAGGED, MARTINGALE = "scores", "flagged", "martingale"
+
+#: A test's name, its p-value, and what was seen.
+Seen: TypeAlias = tuple[str, float, str]
 
 
 class DriftTest(NamedTuple):
@@ -59,12 +62,6 @@ class Drift(NamedTuple):
     def fired(self) -> tuple[DriftTest, ...]:
         """The tests behind the alarm."""
         return tuple(test for test in self.tests if test.adjusted_p_value <= self.alpha)
-
-
-class _Finding(NamedTuple):
-    name: str
-    p_value: float
-    text: str
 
 
 def detect_drift(
@@ -161,13 +158,13 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return np.minimum(adjusted, 1)
 
 
-def _compare(name: str, subject: str, batch: NDArray[np.float64], reference: NDArray[np.float64]) -> _Finding:
+def _compare(name: str, subject: str, batch: NDArray[np.float64], reference: NDArray[np.float64]) -> Seen:
     """Are both drawn from one distribution?"""
     with warnings.catch_warnings():
         # Where rounding defeats the exact p-value, SciPy says so and takes the asymptotic one.
         warnings.simplefilter("ignore", RuntimeWarning)
         p_value = float(ks_2samp(batch, reference).pvalue)
-    return _Finding(name, p_value, f"{subject} {_difference(batch, reference)}")
+    return (name, p_value, f"{subject} {_difference(batch, reference)}")
 
 
 def _difference(batch: NDArray[np.float64], reference: NDArray[np.float64]) -> str:
@@ -194,7 +191,7 @@ def _numbers(*values: float) -> list[str]:
     return [f"{float(f'{value:.{digits}g}'):.15g}" for value in values]
 
 
-def _flagged(batch: NDArray[np.float64], calibration: NDArray[np.float64], threshold: float) -> _Finding:
+def _flagged(batch: NDArray[np.float64], calibration: NDArray[np.float64], threshold: float) -> Seen:
     """Does the threshold flag as many as it flagged of the calibration, give or take the noise of both?
 
     A threshold that is one calibration score, and tied with none, has rank ``above + 1 = at_least``: that is the
@@ -207,12 +204,12 @@ def _flagged(batch: NDArray[np.float64], calibration: NDArray[np.float64], thres
     many = false_alarm_probability(range(n_flagged, m + 1), m, n, max(above + 1, at_least))
     expected = m * (above + 1) / (n + 1)
     p_value = min(1.0, 2 * min(few, many))
-    return _Finding(FLAGGED, p_value, f"{n_flagged} of {m} images flagged, {expected:.1f} expected")
+    return (FLAGGED, p_value, f"{n_flagged} of {m} images flagged, {expected:.1f} expected")
 
 
 def _slow_change(
     batches: list[NDArray[np.float64]], calibration: NDArray[np.float64], random: np.random.Generator
-) -> _Finding:
+) -> Seen:
     """Is the martingale rich at any time within the last batch? By Ville's inequality 1 / wealth is then a p-value."""
     read = [_some(batch, random) for batch in batches]
     stream = np.concatenate(read)
@@ -223,11 +220,11 @@ def _slow_change(
     peak = start + int(log_wealth[start:].argmax())
     where = f"over {len(batches)} batches up to this one" if len(batches) > 1 else "within this batch"
     if log_wealth[peak] <= 0:
-        return _Finding(MARTINGALE, 1.0, f"no sign of a slow change {where}")
+        return (MARTINGALE, 1.0, f"no sign of a slow change {where}")
     tendency = "higher" if p_values[: peak + 1].mean() < 0.5 else "lower"
     odds = f"{math.exp(min(log_wealth[peak], 700)):.3g} to 1"
     finding = f"{where}, scores tended {tendency}: evidence of a change reached {odds}"
-    return _Finding(MARTINGALE, math.exp(-log_wealth[peak]), finding)
+    return (MARTINGALE, math.exp(-log_wealth[peak]), finding)
 
 
 def _some(batch: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:

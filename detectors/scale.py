@@ -25,7 +25,7 @@ class Scale(NamedTuple):
     @property
     def white(self) -> int:
         """The number that means 1."""
-        return _white(self._type)
+        return _WHITE.get(self._type, 1)
 
     def read(self, images: NDArray[Any], *, clip: bool = False) -> list[NDArray[Any]]:
         """Images as fit saw them: of its type, or in another one that means the same.
@@ -51,7 +51,7 @@ class Scale(NamedTuple):
             ...
         ValueError: X is uint16 and lies in [0, 255], and fit has seen uint8: these may be ...
         """
-        own = _white(images.dtype.name)
+        own = _WHITE.get(images.dtype.name, 1)
         low, high = float(images.min()), float(images.max())
         in_unit = low >= 0 and high <= 1
         if self.dtype is None or own == self.white:
@@ -105,10 +105,6 @@ def learn_scale(found: NDArray[Any] | list[Path]) -> Scale:
     (Scale(dtype='uint8'), Scale(dtype='files'))
     """
     return Scale(found.dtype.name if isinstance(found, np.ndarray) else FILES)
-
-
-def _white(dtype: str) -> int:
-    return _WHITE.get(dtype, 1)
 
 
 def _whole(values: NDArray[Any]) -> bool:

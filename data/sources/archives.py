@@ -102,7 +102,9 @@ class Archive:
     def _list_tar(self, name: str, file: BinaryIO) -> dict[str, tuple[int, _Member]]:
         opener = next((_COMPRESSED[kind] for kind in _COMPRESSED if name.lower().endswith(kind)), None)
         if opener:
-            file = _unpacked(name, file, opener)
+            # Members are asked for in another order than they lie in.
+            with opener(file) as packed:
+                file = copy_aside(name, packed)
             weakref.finalize(self, file.close)
         source = _Headers(file)
         archive = tarfile.TarFile(fileobj=cast(BinaryIO, source))
@@ -164,12 +166,6 @@ class _Headers:
             raise tarfile.ReadError(f"the name and the attributes of a member take more than {_MAX_HEADERS:,} bytes")
         self.left -= size
         return self._file.read(size)
-
-
-def _unpacked(name: str, file: BinaryIO, opener: Callable[[BinaryIO], IO[bytes]]) -> BinaryIO:
-    """A compressed tar unpacked: members are asked for in another order than they lie in."""
-    with opener(file) as source:
-        return copy_aside(name, source)
 
 
 def copy_aside(name: str, source: IO[bytes]) -> BinaryIO:

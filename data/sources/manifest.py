@@ -274,8 +274,7 @@ def ingest(
 
 def _row(listed: Listed, look: Look) -> dict[str, Any]:
     row = dict.fromkeys(MANIFEST_SCHEMA.names) | look._asdict()
-    said = {"label": listed.label, "split": listed.split, "group": listed.group, "variant": listed.variant}
-    return row | {"relative_path": _shown(listed), **said}
+    return row | dict(zip(Listed._fields[1:], listed[1:], strict=True)) | {"relative_path": _shown(listed)}
 
 
 def _shown(listed: Listed) -> str:

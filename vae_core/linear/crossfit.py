@@ -151,7 +151,8 @@ def _unseen(
 
 def _said(values: NDArray[np.float32], shape: tuple[int, int, int], solution: Solution, blocks: str) -> Unseen:
     """What a solution says of whitened features."""
-    network = _network(solution, shape, blocks)
+    network = LinearVAE(shape, solution.variances.shape[-1], blocks)
+    network.assign(solution)
     chunks = []
     for start in range(0, len(values), _CHUNK):
         chunk = values[start : start + _CHUNK]
@@ -170,9 +171,3 @@ def _said(values: NDArray[np.float32], shape: tuple[int, int, int], solution: So
 def _in_order(said: list[Unseen], parts: list[Any]) -> Unseen:
     order = np.argsort(np.concatenate(parts))
     return Unseen(*(np.concatenate(column)[order] for column in zip(*said, strict=True)))
-
-
-def _network(solution: Solution, shape: tuple[int, int, int], blocks: str) -> LinearVAE:
-    network = LinearVAE(shape, solution.variances.shape[-1], blocks)
-    network.assign(solution)
-    return network
