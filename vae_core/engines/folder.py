@@ -95,7 +95,7 @@ def load_exported(folder: Path) -> Exported:
         BundleError: damaged, incomplete, or made by another version of nelbo.
         EngineError: the engine's package is not installed.
     """
-    content = _read(folder, ["engine.json"])["engine.json"]
+    content = read_files(folder, ["engine.json"], "engine", REMEDY)["engine.json"]
     try:
         description = json.loads(content)
         engine = ENGINES[description["engine"]]
@@ -111,7 +111,7 @@ def load_exported(folder: Path) -> Exported:
             f"engine {facts['engine']} needs {engine.package}, which is not installed. "
             f"Get it with: pip install 'nelbo[{facts['engine']}]'"
         )
-    files = _read(folder, [*engine.files, _REFERENCES])
+    files = read_files(folder, [*engine.files, _REFERENCES], "engine", REMEDY)
     _check_id(folder, description, files)
     try:
         references = load(files.pop(_REFERENCES))
@@ -166,7 +166,3 @@ def _check_numbers(facts: Mapping[str, Any]) -> None:
         raise ValueError(f"images_per_s={speeds}: expected a positive number for keras and {facts['engine']}")
     if not (isinstance(facts["machine"], str) and 0 <= facts["subtracted"] < math.inf):
         raise ValueError(f"machine={facts['machine']!r}, subtracted={facts['subtracted']}: expected a name, a number")
-
-
-def _read(folder: Path, names: list[str]) -> dict[str, bytes]:
-    return read_files(folder, names, "engine", REMEDY)

@@ -1,6 +1,7 @@
 """The linear VAE as Keras models: what a solution of `nelbo.vae_core.linear.moments` says of an image."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,9 @@ from nelbo.vae_core.linear.moments import Solution
 from nelbo.vae_core.linear.variants import ALLOWED_Z, N_COMPONENTS, Variants, numbered_names
 from nelbo.vae_core.network.likelihoods import Tensor, gaussian_log_density
 from nelbo.vae_core.network.objective import kl_divergence, kl_per_latent
+
+#: Of weights that a solution gives, and no training.
+_ASSIGNED: Any = {"initializer": "zeros", "trainable": False}
 
 
 class Whitening(keras.Model):
@@ -24,10 +28,8 @@ class Whitening(keras.Model):
         super().__init__(name=name)
         height, width, channels = shape
         self.shape = shape
-        self.centre = self.add_weight(
-            name="centre", shape=(height * width, channels), initializer="zeros", trainable=False
-        )
-        self.matrix = self.add_weight(name="matrix", shape=(channels, channels), initializer="zeros", trainable=False)
+        self.centre = self.add_weight(name="centre", shape=(height * width, channels), **_ASSIGNED)
+        self.matrix = self.add_weight(name="matrix", shape=(channels, channels), **_ASSIGNED)
         self.built = True
 
     def call(self, features: Tensor) -> Tensor:
@@ -77,10 +79,9 @@ class LinearVAE(keras.Model):
         n_positions = height * width
         n_blocks = n_positions if blocks == "positions" else 1
         n_features = n_positions * channels if self.whole else channels
-        zeros = {"initializer": "zeros", "trainable": False}
-        self.directions = self.add_weight(name="directions", shape=(n_blocks, n_features, n_latents), **zeros)
-        self.variances = self.add_weight(name="variances", shape=(n_blocks, n_latents), **zeros)
-        self.noise = self.add_weight(name="noise", shape=(n_blocks,), **zeros)
+        self.directions = self.add_weight(name="directions", shape=(n_blocks, n_features, n_latents), **_ASSIGNED)
+        self.variances = self.add_weight(name="variances", shape=(n_blocks, n_latents), **_ASSIGNED)
+        self.noise = self.add_weight(name="noise", shape=(n_blocks,), **_ASSIGNED)
         self.built = True
 
     def assign(self, solution: Solution) -> None:
@@ -179,9 +180,8 @@ class Nearest(keras.Model):
 
     def __init__(self, n_channels: int, n_variants: int) -> None:
         super().__init__(name="variants")
-        zeros = {"initializer": "zeros", "trainable": False}
-        self.projection = self.add_weight(name="projection", shape=(n_channels, N_COMPONENTS), **zeros)
-        self.centres = self.add_weight(name="centres", shape=(n_variants, N_COMPONENTS), **zeros)
+        self.projection = self.add_weight(name="projection", shape=(n_channels, N_COMPONENTS), **_ASSIGNED)
+        self.centres = self.add_weight(name="centres", shape=(n_variants, N_COMPONENTS), **_ASSIGNED)
         self.usual = self.add_weight(name="usual", shape=(n_variants, 2), initializer="ones", trainable=False)
         self.built = True
 
