@@ -76,7 +76,7 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
         for _ in range(0, n_samples, chunk):
             eps = random.standard_normal((chunk, *latent_shape(model.config))).astype(np.float32)
             logs.append(_evaluate(log_weights, batch, eps, size))
-        bounds.append(_bound(np.concatenate(logs)[:n_samples]))
+        bounds.append(_bound(np.concatenate(logs, axis=1)[:, :n_samples]))
     if not bounds:
         return Bound(np.empty(0), np.empty(0))
     bound = Bound(*(np.concatenate(column) for column in zip(*bounds, strict=True)))
@@ -85,15 +85,15 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
 
 
 def _bound(logs: NDArray[np.float64]) -> Bound:
-    """Of (draws, n) log weights; the standard error by the delta method: that of the mean weight, over the mean."""
-    n = len(logs)
-    value = logsumexp(logs, axis=0) - np.log(n)
+    """Of (n, draws) log weights; the standard error by the delta method: that of the mean weight, over the mean."""
+    n = logs.shape[1]
+    value = logsumexp(logs, axis=1) - np.log(n)
     # Over their mean, so that none overflows.
-    weights = np.exp(logs - value)
-    return Bound(value, weights.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full_like(value, np.nan))
+    weights = np.exp(logs - value[:, None])
+    return Bound(value, weights.std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.full_like(value, np.nan))
 
 
 def _evaluate(log_weights: LogWeights, batch: Array, eps: Array, size: int) -> NDArray[np.float64]:
-    """(draws, n) nats, from one call of fixed shape."""
+    """(n, draws) nats, from one call of fixed shape."""
     given = {"pixels": padded(batch, size), "eps": np.broadcast_to(eps, (1, *eps.shape))}
-    return np.asarray(log_weights.predict_on_batch(given), np.float64).T[:, : len(batch)]
+    return np.asarray(log_weights.predict_on_batch(given), np.float64)[: len(batch)]
