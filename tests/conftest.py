@@ -70,6 +70,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def eager() -> Iterator[None]:
+    """Train step by step: for a few steps that takes TensorFlow less time than compiling them."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Playwright's; a test of it is skipped where Chromium is not installed."""
     from browser import chromium

@@ -184,8 +184,11 @@ def _network(side: int, channels: int, n_steps: int, seed: int) -> keras.Model:
     orientation = dense(layers.GlobalAveragePooling2D()(maps[-1]))
     network = keras.Model(crops, {"defect": defect, "orientation": orientation})
     schedule = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, n_steps)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=_WEIGHT_DECAY)
+    # TensorFlow traces a step twice that makes variables.
+    optimizer.build(network.trainable_variables)
     network.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=_WEIGHT_DECAY),
+        optimizer,
         loss={
             "defect": keras.losses.BinaryCrossentropy(from_logits=True),
             "orientation": keras.losses.SparseCategoricalCrossentropy(from_logits=True),

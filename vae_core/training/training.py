@@ -274,6 +274,8 @@ def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
     optimizer.exclude_from_weight_decay(
         var_list=[variable for variable in network.trainable_variables if len(variable.shape) < 2]
     )
+    # TensorFlow traces a step twice that makes variables.
+    optimizer.build(network.trainable_variables)
     network.compile(optimizer, jit_compile=jit_compile())
     return network
 

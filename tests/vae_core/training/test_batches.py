@@ -1,5 +1,7 @@
 """What a training sees: every image once an epoch, and all that is random from seed, epoch and batch alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from synthetic import stripes
@@ -48,6 +50,15 @@ def test_batches_depend_on_seed_epoch_and_number_alone(random: np.random.Generat
             np.testing.assert_array_equal(values, expected[i][name], err_msg=name)
     other = epoch_of(Batches(pixels, CONFIG, TrainConfig(batch_size=16, seed=4)), 5)
     assert not np.array_equal(other[0]["eps"], expected[0]["eps"])
+
+
+@pytest.mark.parametrize(
+    ("option", "changed"), [({"denoising": 0.9}, "seen"), ({"flip": "both"}, "pixels"), ({"shift_px": 2}, "pixels")]
+)
+def test_options_change_what_is_seen(option: dict[str, Any], changed: str, random: np.random.Generator) -> None:
+    pixels = stripes(random, 40)
+    plain, other = (epoch_of(Batches(pixels, CONFIG, TrainConfig(**options)), 0)[0] for options in ({}, option))
+    assert {name for name in other if not np.array_equal(other[name], plain.get(name))} == {changed}
 
 
 def test_validation_is_the_same_every_epoch_and_untouched(random: np.random.Generator) -> None:

@@ -1,5 +1,6 @@
 """A training that was interrupted ends as if it had not been."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from nelbo.vae_core import TrainConfig, Training, VAEConfig, train
 CONFIG = VAEConfig(height=24, width=20)
 #: Everything that could depend on what came before.
 SETTINGS = TrainConfig(
-    epochs=6,
+    epochs=4,
     batch_size=8,
-    warmup_epochs=4,
+    warmup_epochs=3,
     learning_rate_schedule="cosine",
     weight_decay=0.1,
     denoising=0.5,
@@ -68,27 +69,20 @@ def assert_equal(found: Training, expected: Training) -> None:
         assert found.history[name] == expected.history[name], name
 
 
-@pytest.mark.parametrize("midway", [False, True])
-def test_interrupted_anywhere(midway: bool, random: np.random.Generator, tmp_path: Path) -> None:
+def test_interrupted_at_the_end_of_an_epoch_and_midway(random: np.random.Generator, tmp_path: Path) -> None:
     pixels = stripes(random, 40)
     expected = run(pixels)
     path = tmp_path / "a" / "checkpoint"
-    for epoch in (1, 3):
+    counts = [Count() for _ in range(4)]
+    for count, interrupt in zip(counts, (Interrupt(0, midway=False), Interrupt(2, midway=True)), strict=False):
         with pytest.raises(KeyboardInterrupt):
-            run(pixels, checkpoint=path, callbacks=[Interrupt(epoch, midway=midway)])
-    count = Count()
-    assert_equal(run(pixels, checkpoint=path, callbacks=[count]), expected)
+            run(pixels, checkpoint=path, callbacks=[count, interrupt])
+    # What is finished is not run again.
+    for count in counts[2:]:
+        assert_equal(run(pixels, checkpoint=path, callbacks=[count]), expected)
     # An epoch that was not finished is run again, from its beginning.
-    assert count.epochs == ([3, 4, 5] if midway else [4, 5])
+    assert [count.epochs for count in counts] == [[0], [1], [2, 3], []]
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint"]
-
-
-def test_a_finished_training_is_not_run_again(random: np.random.Generator, tmp_path: Path) -> None:
-    pixels = stripes(random, 40)
-    first = run(pixels, checkpoint=tmp_path / "c")
-    count = Count()
-    assert_equal(run(pixels, checkpoint=tmp_path / "c", callbacks=[count]), first)
-    assert count.epochs == []
 
 
 def test_patience_is_remembered(random: np.random.Generator, tmp_path: Path) -> None:
@@ -108,27 +102,47 @@ def test_patience_is_remembered(random: np.random.Generator, tmp_path: Path) -> 
     assert count.epochs == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "other", "images", "fewer"])
+PIXELS, SHORT = stripes(np.random.default_rng(7), 40), TrainConfig(epochs=1, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, eager: None) -> tuple[Training, bytes]:  # noqa: ARG001
+    """A short training and its checkpoint; from here on all are short."""
+    path = tmp_path_factory.mktemp("finished") / "c"
+    return run(PIXELS, SHORT, checkpoint=path), path.read_bytes()
+
+
+def without_last(content: bytes, path: Path) -> bytes:
+    """A checkpoint that lacks an array."""
+    path.write_bytes(content)
+    with safe_open(path, framework="numpy") as file:
+        return save({name: file.get_tensor(name) for name in sorted(file.keys())[:-1]}, file.metadata())
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "fewer"])
 def test_a_useless_checkpoint_starts_anew(
-    damage: str, random: np.random.Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str, finished: tuple[Training, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pixels = stripes(random, 40)
-    settings = TrainConfig(epochs=2, batch_size=8)
-    path = tmp_path / "c"
-    expected = run(pixels, settings, checkpoint=path)
-    content = path.read_bytes()
-    if damage in ("other", "images"):
-        other = TrainConfig(epochs=2, batch_size=8, seed=1) if damage == "other" else settings
-        run(1 - pixels if damage == "images" else pixels, other, checkpoint=path)
-        assert "another training" in caplog.text
-        caplog.clear()
-    elif damage == "fewer":
-        with safe_open(path, framework="numpy") as file:
-            names = sorted(file.keys())[:-1]
-            path.write_bytes(save({name: file.get_tensor(name) for name in names}, file.metadata()))
-    else:
-        path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"\0" * 999, "empty": b""}[damage])
-    count = Count()
-    assert_equal(run(pixels, settings, checkpoint=path, callbacks=[count]), expected)
-    assert count.epochs == [0, 1]
+    (expected, content), path, count = finished, tmp_path / "c", Count()
+    path.write_bytes(
+        {
+            "cut": content[: len(content) // 2],
+            "garbage": b"\0" * 999,
+            "empty": b"",
+            "fewer": without_last(content, path),
+        }[damage]
+    )
+    assert_equal(run(PIXELS, SHORT, checkpoint=path, callbacks=[count]), expected)
+    assert count.epochs == [0]
     assert "training starts anew" in caplog.text
+
+
+@pytest.mark.parametrize(("pixels", "seed"), [(PIXELS, 1), (1 - PIXELS, 0)], ids=["settings", "images"])
+def test_the_checkpoint_of_another_training_starts_anew(
+    pixels: np.ndarray, seed: int, finished: tuple[Training, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, count, settings = tmp_path / "c", Count(), replace(SHORT, seed=seed)
+    path.write_bytes(finished[1])
+    assert_equal(run(pixels, settings, checkpoint=path, callbacks=[count]), run(pixels, settings))
+    assert count.epochs == [0]
+    assert "another training" in caplog.text

@@ -1,5 +1,6 @@
 """Training: it repeats, it learns, it stops, and it says what went wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic import stripes
 
-from nelbo.vae_core import TrainConfig, VAEConfig, load_bundle, save_bundle, score, train
+from nelbo.vae_core import TrainConfig, Training, VAEConfig, load_bundle, save_bundle, score, train
 from nelbo.vae_core.config import PRESETS
 from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.pixels import to_unit
@@ -19,42 +20,19 @@ from nelbo.vae_core.training.training import Epochs, _make_network
 CONFIG = VAEConfig(height=24, width=20)
 
 
+#: Other modules train compiled networks.
+pytestmark = pytest.mark.usefixtures("eager")
+
+
 def test_training_repeats_to_the_bit(random: np.random.Generator) -> None:
     pixels = stripes(random, 40)
-    runs = [train(pixels[:30], pixels[30:], CONFIG, TrainConfig(epochs=3, seed=seed)) for seed in (5, 5, 6)]
+    settings = TrainConfig(epochs=2, batch_size=16)
+    runs = [train(pixels[:30], pixels[30:], CONFIG, replace(settings, seed=seed)) for seed in (5, 5, 6)]
     weights = [run.model.network.get_weights() for run in runs]
     assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
     measured = [{k: v for k, v in run.history.items() if k not in ("images_per_s", "seconds")} for run in runs]
     assert measured[0] == measured[1]
-
-
-def test_loss_falls_and_its_parts_add_up(random: np.random.Generator) -> None:
-    pixels = stripes(random, 90)
-    history = train(pixels[:70], pixels[70:], CONFIG, TrainConfig(epochs=15)).history
-    assert history["val_nelbo"][-1] < history["val_nelbo"][0] - 100
-    np.testing.assert_allclose(np.add(history["distortion"], history["rate"]), history["nelbo"], rtol=1e-4, atol=0.1)
-    np.testing.assert_allclose(history["loss"], history["nelbo"], rtol=1e-4, atol=0.1)
-
-
-def test_the_loss_of_pixels_does_not_jump() -> None:
-    """Version 0.1 ended at -540 nats here, after rises of up to 162 from one epoch to the next."""
-    pixels = stripes(np.random.default_rng(0), 80)
-    settings = TrainConfig(epochs=35, patience=60, batch_size=8)
-    curve = train(pixels[:64], pixels[64:], CONFIG, settings).history["val_nelbo"]
-    assert np.diff(curve).max() < 30
-    assert curve[-1] < -900
-
-
-def test_the_best_weights_stay(random: np.random.Generator) -> None:
-    pixels, other = stripes(random, 40), stripes(random, 40)[:, ::-1]
-    # Validation images of another kind get worse as training goes on.
-    settings = TrainConfig(epochs=60, patience=4, learning_rate=5e-3)
-    run = train(pixels, 1 - other, CONFIG, settings)
-    curve = run.history["val_nelbo"]
-    assert len(curve) < 60
-    kept = score(run.model, 1 - other, maps=False).nelbo.mean()
-    assert abs(kept - min(curve)) < 0.25 * abs(curve[-1] - min(curve))
 
 
 def test_empty_and_ill_shaped_sets() -> None:
@@ -121,22 +99,21 @@ def test_a_shift_out_of_the_image_is_refused() -> None:
         ("conv_1x1x16", "discretised_logistic"),
         ("conv_1x1x16", "continuous_bernoulli"),
         ("conv_1x1x16", "bernoulli"),
-        ("conv_spatial", "gaussian_pixel_sigma"),
     ],
 )
 def test_every_preset_and_likelihood_learns_and_scores(
     preset: str, likelihood: str, random: np.random.Generator, tmp_path: Path
 ) -> None:
-    levels = np.rint(255 * stripes(random, 80)).astype(np.uint8)
+    levels = np.rint(255 * stripes(random, 60)).astype(np.uint8)
     if likelihood == "bernoulli":
         levels = np.where(levels > 127, 255, 0).astype(np.uint8)
     sigma = 0.1 if likelihood == "gaussian_fixed_sigma" else None
     config = VAEConfig(height=24, width=20, preset=preset, likelihood=likelihood, sigma=sigma)
-    training = train(levels[:60], levels[60:], config, TrainConfig(epochs=8, batch_size=16))
+    training = train(levels[:40], levels[40:], config, TrainConfig(epochs=3, batch_size=16))
     history = training.history
     assert history["val_nelbo"][-1] < history["val_nelbo"][0]
     assert ("sigma" in history) == training.model.network.likelihood.has_sigma
-    pixels = to_unit(levels[60:])
+    pixels = to_unit(levels[40:])
     before = score(training.model, pixels)
     np.testing.assert_allclose(before.anomaly_map.sum((1, 2)), before.distortion, rtol=1e-3, atol=0.1)
     np.testing.assert_allclose(before.rate_map.sum((1, 2)), before.rate, rtol=1e-4)
@@ -147,31 +124,36 @@ def test_every_preset_and_likelihood_learns_and_scores(
         with pytest.raises(ValueError, match="values that"):
             score(training.model, pixels * 0.999 + 0.0005)
         with pytest.raises(ValueError, match=r"20 images \(validation, image 0, .* and 15 more\) have values that"):
-            train(levels[:60], pixels * np.float32(0.999), config)
+            train(levels[:40], pixels * np.float32(0.999), config)
 
 
 def test_options_of_training_do_what_they_say(random: np.random.Generator) -> None:
-    pixels = stripes(random, 60)
+    pixels = stripes(random, 40)
 
-    def run(**options: Any) -> dict[str, list[float]]:
-        return train(pixels[:48], pixels[48:], CONFIG, TrainConfig(epochs=6, batch_size=16, **options)).history
+    def run(**options: Any) -> Training:
+        return train(pixels[:30], pixels[30:], CONFIG, TrainConfig(epochs=6, batch_size=16, **options))
 
-    plain = run()
-    strong = run(beta=50.0)
-    assert strong["rate"][-1] < 0.5 * plain["rate"][-1]
-    assert strong["rate_weight"] == [50.0] * 6
-    assert strong["loss"][-1] > strong["nelbo"][-1]
-    warm = run(warmup_epochs=4, beta=2.0, learning_rate_schedule="cosine", learning_rate=0.002)
-    assert warm["rate_weight"] == [0.5, 1, 1.5, 2, 2, 2]
-    cosine = warm["learning_rate"]
-    assert cosine[0] == 0.002
-    assert cosine[3] == pytest.approx(0.001)
-    assert sorted(cosine, reverse=True) == cosine
-    clipped = run(clip_norm=1e-6, learning_rate=1e-3)
-    assert clipped["nelbo"][0] != plain["nelbo"][0]
-    changed = [run(**{name: 0.9})["nelbo"] for name in ("denoising", "latent_l2", "free_bits")]
-    assert all(curve != plain["nelbo"] for curve in changed)
-    assert run(flip="both", shift_px=2)["nelbo"] != plain["nelbo"]
+    def size(training: Training) -> float:
+        layers = map(training.model.network.encoder.get_layer, ("z_mean", "z_log_var"))
+        return sum(float(np.square(np.asarray(layer.kernel)).sum()) for layer in layers)
+
+    plain, small = run(), run(latent_l2=1e4)
+    assert size(small) < 0.8 * size(plain)
+    collapsed = run(beta=1e4, warmup_epochs=4, learning_rate_schedule="cosine", learning_rate=0.01)
+    curves = collapsed.history
+    assert curves["rate"][-1] < 0.5 * plain.history["rate"][-1]
+    assert curves["loss"][-1] > curves["nelbo"][-1]
+    assert curves["rate_weight"] == [2500, 5000, 7500, 1e4, 1e4, 1e4]
+    assert curves["learning_rate"][0] == 0.01
+    assert curves["learning_rate"][3] == pytest.approx(0.005)
+    assert sorted(curves["learning_rate"], reverse=True) == curves["learning_rate"]
+    assert plain.warnings == []
+    assert [warning.split(":")[0] for warning in collapsed.warnings] == ["Posterior collapse"]
+
+
+def test_the_gradient_is_clipped() -> None:
+    assert _make_network(CONFIG, TrainConfig(clip_norm=3.0)).optimizer.global_clipnorm == 3
+    assert _make_network(CONFIG, TrainConfig()).optimizer.global_clipnorm is None
 
 
 def test_weight_decay_shrinks_kernels_only() -> None:
@@ -186,25 +168,12 @@ def test_weight_decay_shrinks_kernels_only() -> None:
         np.testing.assert_allclose(np.asarray(variable), factor * value, rtol=1e-5, err_msg=variable.path)
 
 
-def test_latent_l2_shrinks_the_latent_kernels(random: np.random.Generator) -> None:
-    pixels = stripes(random, 40)
-
-    def size(latent_l2: float) -> float:
-        settings = TrainConfig(epochs=6, latent_l2=latent_l2)
-        encoder = train(pixels[:32], pixels[32:], CONFIG, settings).model.network.encoder
-        return sum(float(np.square(np.asarray(encoder.get_layer(n).kernel)).sum()) for n in ("z_mean", "z_log_var"))
-
-    assert size(1e4) < 0.8 * size(0.0)
-
-
 def test_divergence_names_the_batch(random: np.random.Generator) -> None:
     pixels = stripes(random, 64)
     names = [f"cell_{i}.png" for i in range(64)]
     settings = TrainConfig(epochs=3, batch_size=8, learning_rate=1e5)
     with pytest.raises(FloatingPointError, match=r"epoch 1, batch [2-8] of 8 \('cell_\d+\.png', .* and 3 more\)"):
         train(pixels, pixels, CONFIG, settings, names=names)
-    with pytest.raises(FloatingPointError, match=r"\(image \d+, image"):
-        train(pixels, pixels, CONFIG, settings)
 
 
 @pytest.mark.parametrize("n_batches", [1, 7, 37, 1000])
@@ -236,12 +205,6 @@ def test_collapse_and_floor_are_warned_of(random: np.random.Generator) -> None:
     for head in heads:
         head.kernel.assign(head.kernel * 1e-6)
     assert [warning.split(":")[0] for warning in diagnose(network, pixels)] == ["Posterior collapse"]
-
-
-def test_a_collapsed_training_says_so(random: np.random.Generator) -> None:
-    pixels = stripes(random, 40)
-    collapsed = train(pixels[:30], pixels[30:], CONFIG, TrainConfig(epochs=12, batch_size=8, beta=1e4))
-    assert [warning.split(":")[0] for warning in collapsed.warnings] == ["Posterior collapse"]
 
 
 def test_bfloat16_trains_and_float32_scores(random: np.random.Generator) -> None:
@@ -285,8 +248,8 @@ class Counted:
 
 
 def test_memory_does_not_grow_with_the_images(random: np.random.Generator) -> None:
-    levels = np.rint(255 * np.repeat(stripes(random, 100), 12, axis=0)).astype(np.uint8)
-    pixels, validation = Counted(levels[:700]), Counted(levels[700:])
-    train(pixels, validation, CONFIG, TrainConfig(epochs=1, batch_size=16))
+    levels = np.rint(255 * np.repeat(stripes(random, 100), 6, axis=0)).astype(np.uint8)
+    pixels, validation = Counted(levels[:300]), Counted(levels[300:])
+    train(pixels, validation, CONFIG, TrainConfig(epochs=1, batch_size=64))
     # 256 images of this size are scored at a time, and looked through before training.
     assert pixels.most == validation.most == default_batch_size(CONFIG) == 256

@@ -29,10 +29,10 @@ def curves(devices: int) -> dict[str, Any] | str:
     # 37 images in batches of 8: the last one has 5, which do not divide by 2.
     pixels = stripes(np.random.default_rng(0), 50)
     settings = TrainConfig(
-        epochs=4,
+        epochs=2,
         batch_size=8,
         learning_rate=2e-4,
-        warmup_epochs=3,
+        warmup_epochs=2,
         free_bits=0.02,
         latent_l2=0.01,
         denoising=0.5,
