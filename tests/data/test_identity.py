@@ -1,6 +1,5 @@
 """Other contents under the same name, size and time are noticed, and nothing else is read again."""
 
-import io
 import mmap
 import os
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from PIL import Image
+from synthetic import encoded
 
 import nelbo.data.sources.manifest
 from nelbo.data import MANIFEST_SCHEMA, Known, Scan, read_images
@@ -23,15 +22,8 @@ from nelbo.data.sources.listing import list_source
 OLD = 1_700_000_000
 
 
-def bmp(value: int) -> bytes:
-    """As long as any other of its kind."""
-    buffer = io.BytesIO()
-    Image.new("L", (20, 10), value).save(buffer, "BMP")
-    return buffer.getvalue()
-
-
 def put(path: Path, value: int, when: float = OLD) -> Path:
-    path.write_bytes(bmp(value))
+    path.write_bytes(encoded(value, "BMP"))
     os.utime(path, (when, when))
     return path
 

@@ -1,5 +1,6 @@
 """Images made here: normal ones share a texture, anomalous ones carry a dark blot."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,13 @@ def write_plain(path: Path, value: int = 7) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (20, 10), value).save(path, "PNG")
     return path
+
+
+def encoded(value: int, kind: str = "PNG") -> bytes:
+    """A small picture of one value; those of BMP are all equally long."""
+    buffer = io.BytesIO()
+    Image.new("L", (20, 10), value).save(buffer, kind)
+    return buffer.getvalue()
 
 
 def stripes(random: np.random.Generator, n: int) -> np.ndarray:

@@ -83,7 +83,7 @@ def test_exact_posterior_gives_log_p_with_any_number_of_draws(random: np.random.
 @pytest.mark.usefixtures("allow_any_value")
 def test_wrong_posterior_rises_with_k_and_converges_within_its_error(random: np.random.Generator) -> None:
     linear = LinearVAE(random, wrong=0.1)
-    x = linear.draw(random, 40)
+    x = linear.draw(random, 16)
     log_p = linear.log_p(x)
     # Means over repeats with other draws, which all images share.
     repeats = {1: 200, 4: 100, 16: 50, 64: 25}

@@ -44,7 +44,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.stopping: dict[str, Any] = {}
 
     def restore(self, network: keras.Model) -> None:
-        """Put the last finished epoch back into a compiled network whose optimizer is built; a file of others is passed over."""
+        """Put the last finished epoch back into a compiled network; a file that does not fit it is passed over.
+
+        The optimizer has its variables already.
+        """
         targets = {"weights": network.weights, "optimizer": network.optimizer.variables}
         if self.early_stopping is not None:
             targets["best"] = network.weights

@@ -11,18 +11,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from PIL import Image
+from synthetic import encoded
 
 from nelbo.data import ImageError, InputError, Limits, ingest
 from nelbo.data.sources.roots import open_root
 
 MIB = 1 << 20
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("L", (20, 10), 7).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 class Endless(BaseHTTPRequestHandler):
@@ -47,7 +41,7 @@ class Endless(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         if "endless" not in self.path:
-            self.wfile.write(png())
+            self.wfile.write(encoded(7))
             return
         try:
             while True:
@@ -190,7 +184,7 @@ def test_a_zip_with_backslashes_is_read_as_folders(tmp_path: Path) -> None:
     bad = ["..\\up.png", "day\\..\\..\\up.png", "C:\\x.png", "c:x.png", "\\\\server\\x.png", "\\x.png", "day\\.hidden"]
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("day\\", *names, *bad):
-            archive.writestr(name, b"" if name.endswith("\\") else png())
+            archive.writestr(name, b"" if name.endswith("\\") else encoded(7))
     manifest = ingest(tmp_path / "x.zip")
     assert manifest.table["relative_path"].to_pylist() == ["day/a.png", "day/c.png", "day/deeper/b.png"]
     assert manifest.table["reason"].to_pylist() == [None] * 3

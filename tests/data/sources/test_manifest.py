@@ -151,13 +151,3 @@ def test_nothing_to_work_on(tmp_path: Path) -> None:
         ingest(tmp_path / "empty")
     with pytest.raises(InputError, match="root="):
         ingest(tmp_path / "empty", root=tmp_path)
-
-
-def test_odd_names(tmp_path: Path) -> None:
-    names = ["-rf 'quote\" ,comma.png", "<img src=x onerror=alert(1)>.png", "ü\n.png"]
-    for name in names:
-        write_plain(tmp_path / name)
-    broken = os.fsencode(tmp_path) + b"/\xff.png"
-    Path(os.fsdecode(broken)).write_bytes((tmp_path / names[0]).read_bytes())
-    rows = {row["relative_path"]: row["reason"] for row in ingest(tmp_path).table.to_pylist()}
-    assert rows == {**dict.fromkeys(names), "\\xff.png": "unreadable"}

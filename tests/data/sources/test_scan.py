@@ -1,6 +1,5 @@
 """Ingest as a stream: what has not changed is not read again, and what is changing waits."""
 
-import io
 import itertools
 import os
 import time
@@ -13,7 +12,7 @@ import fsspec
 import pandas as pd
 import pyarrow as pa
 import pytest
-from PIL import Image
+from synthetic import encoded
 
 import nelbo.data.sources.manifest
 from nelbo.data import InputError, ingest
@@ -22,12 +21,6 @@ from nelbo.data.sources.listing import Listed, Listing, list_source
 from nelbo.data.sources.manifest import Known, Scan
 
 HOUR_AGO = time.time_ns() - 3600 * 10**9
-
-
-def png(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("L", (20, 10), value).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def write(folder: Path, files: dict[str, bytes], when_ns: int = HOUR_AGO) -> Path:
@@ -64,14 +57,14 @@ def test_only_what_is_new_or_changed_is_read_again(
     tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
-    folder = write(tmp_path, {f"{i}.png": png(i) for i in range(6)} | {"notes.txt": b"text"})
+    folder = write(tmp_path, {f"{i}.png": encoded(i) for i in range(6)} | {"notes.txt": b"text"})
     first = scan_of(folder)
     tables = list(first)
     assert read == [*(f"{i}.png" for i in range(6)), "notes.txt"]
     read.clear()
-    write(folder, {"1.png": png(101)}, HOUR_AGO + 1)
-    write(folder, {"2.png": png(2) + b"longer"})
-    write(folder, {"25.png": png(7), "a/0.png": png(8)})
+    write(folder, {"1.png": encoded(101)}, HOUR_AGO + 1)
+    write(folder, {"2.png": encoded(2) + b"longer"})
+    write(folder, {"25.png": encoded(7), "a/0.png": encoded(8)})
     (folder / "4.png").unlink()
     second = again(folder, first, tables)
     table = pa.concat_tables(list(second))
@@ -84,21 +77,21 @@ def test_only_what_is_new_or_changed_is_read_again(
 def test_a_file_written_as_it_was_listed_is_not_trusted(tmp_path: Path, read: list[str]) -> None:
     """Its time may stay the same when it is written once more."""
     now = time.time_ns()
-    folder = write(tmp_path, {"a.png": png(1)}, now)
+    folder = write(tmp_path, {"a.png": encoded(1)}, now)
     first = scan_of(folder)
     tables = list(first)
-    write(folder, {"a.png": png(2)}, now)
+    write(folder, {"a.png": encoded(2)}, now)
     table = pa.concat_tables(list(again(folder, first, tables)))
     assert read == ["a.png", "a.png"]
     assert table["image_id"] != tables[0]["image_id"]
 
 
 def test_a_file_that_changes_between_two_looks_waits(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"a.png": png(1), "b.png": png(2), "c.png": png(3), "d.png": png(4)})
+    folder = write(tmp_path, {"a.png": encoded(1), "b.png": encoded(2), "c.png": encoded(3), "d.png": encoded(4)})
     scan = scan_of(folder)
     entries = list(scan.listing.entries)
-    write(folder, {"b.png": png(2) + b"more"})
-    write(folder, {"c.png": png(30)}, HOUR_AGO + 5)
+    write(folder, {"b.png": encoded(2) + b"more"})
+    write(folder, {"c.png": encoded(30)}, HOUR_AGO + 5)
     (folder / "d.png").unlink()
     scan = Scan(Listing(str(folder), str(folder), iter(entries)))
     (table,) = scan
@@ -107,8 +100,8 @@ def test_a_file_that_changes_between_two_looks_waits(tmp_path: Path) -> None:
 
 
 def test_young_files_wait_where_it_is_asked_for(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"old.png": png(1)})
-    write(folder, {"young.png": png(2)}, time.time_ns() - 10**9)
+    folder = write(tmp_path, {"old.png": encoded(1)})
+    write(folder, {"young.png": encoded(2)}, time.time_ns() - 10**9)
     scan = scan_of(folder, min_age_s=60)
     assert [row for table in scan for row in table["relative_path"].to_pylist()] == ["old.png"]
     assert scan.waiting == ["young.png"]
@@ -117,24 +110,24 @@ def test_young_files_wait_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_clock_that_is_ahead_does_not_wait_for_ever(tmp_path: Path) -> None:
     now = time.time_ns()
-    folder = write(tmp_path, {"hour.png": png(1)}, now + 3600 * 10**9)
-    write(folder, {"second.png": png(2)}, now + 10**9)
+    folder = write(tmp_path, {"hour.png": encoded(1)}, now + 3600 * 10**9)
+    write(folder, {"second.png": encoded(2)}, now + 10**9)
     scan = scan_of(folder, min_age_s=60)
     assert [row for table in scan for row in table["relative_path"].to_pylist()] == ["hour.png"]
     assert scan.waiting == ["second.png"]
 
 
 def test_a_file_written_long_after_the_listing_began_is_young(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"old.png": png(1)})
+    folder = write(tmp_path, {"old.png": encoded(1)})
     scan = scan_of(folder, min_age_s=60)
     scan.started_ns -= 3600 * 10**9
-    write(folder, {"young.png": png(2)}, time.time_ns())
+    write(folder, {"young.png": encoded(2)}, time.time_ns())
     assert sum(map(len, scan)) == 1
     assert scan.waiting == ["young.png"]
 
 
 def test_all_waiting_is_said(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"young.png": png(2)}, time.time_ns())
+    folder = write(tmp_path, {"young.png": encoded(2)}, time.time_ns())
     scan = scan_of(folder, min_age_s=60)
     assert list(scan) == []
     with pytest.raises(InputError, match=r"holds no files \(0 hidden or linked, 1 still being written\)"):
@@ -143,7 +136,16 @@ def test_all_waiting_is_said(tmp_path: Path) -> None:
 
 def test_duplicates_name_the_first_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nelbo.data.sources.manifest, "CHUNK_ROWS", 3)
-    contents = {"a": png(1), "b": png(2), "c": png(1), "d": b"", "e": png(3), "f": png(2), "g": b"", "h": png(1)}
+    contents = {
+        "a": encoded(1),
+        "b": encoded(2),
+        "c": encoded(1),
+        "d": b"",
+        "e": encoded(3),
+        "f": encoded(2),
+        "g": b"",
+        "h": encoded(1),
+    }
     table = ingest(write(tmp_path, contents)).table
     assert dict(zip(table["relative_path"].to_pylist(), table["duplicate_of"].to_pylist(), strict=True)) == {
         **dict.fromkeys("abde"),
@@ -157,7 +159,7 @@ def test_duplicates_name_the_first_of_them(tmp_path: Path, monkeypatch: pytest.M
 def test_a_million_files_are_listed_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The listing never ends, and the first rows are there."""
     monkeypatch.setattr(nelbo.data.sources.manifest, "CHUNK_ROWS", 4)
-    write(tmp_path, {"a.png": png(1)})
+    write(tmp_path, {"a.png": encoded(1)})
     asked = 0
 
     def entries() -> Iterator[Listed]:
@@ -176,7 +178,7 @@ SOURCES = ("folder", "zip", "tar.gz", "memory", "memory.zip", "pattern", "table"
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_source_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
-    contents = {"a/x.png": png(1), "a/y.png": png(2), "b/ü.png": png(3)}
+    contents = {"a/x.png": encoded(1), "a/y.png": encoded(2), "b/ü.png": encoded(3)}
     folder = write(tmp_path / "in", contents)
     store = fsspec.filesystem("memory")
     root = None
@@ -199,7 +201,7 @@ def test_every_source_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
         store.put(str(folder), f"/{tmp_path.name}/in", recursive=True)
         source = f"memory://{tmp_path.name}/in"
     elif kind == "pattern":
-        write(folder, {"a/z.txt": b"text", "c.png": png(4)})
+        write(folder, {"a/z.txt": b"text", "c.png": encoded(4)})
         source = f"{folder}/[ab]/*.png"
     elif kind == "table":
         pd.DataFrame({"path": list(contents)}).to_csv(folder / "list.csv", index=False)
@@ -225,13 +227,13 @@ def test_what_is_no_source_is_bad_input(source: str) -> None:
 
 
 def test_a_url_of_a_local_folder(tmp_path: Path) -> None:
-    write(tmp_path, {"a.png": png(1)})
+    write(tmp_path, {"a.png": encoded(1)})
     assert ingest(f"file://{tmp_path}").root == str(tmp_path)
 
 
 def test_a_pattern_does_not_follow_links(tmp_path: Path) -> None:
-    write(tmp_path / "in", {"a/x.png": png(1)})
-    write(tmp_path / "out", {"y.png": png(2)})
+    write(tmp_path / "in", {"a/x.png": encoded(1)})
+    write(tmp_path / "out", {"y.png": encoded(2)})
     (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
     manifest = ingest(f"{tmp_path}/in/**/*.png")
     assert manifest.table["relative_path"].to_pylist() == ["a/x.png"]

@@ -4,12 +4,11 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,7 +35,10 @@ from nelbo.vae_core import TrainConfig, VAEConfig, score
 EXPECTED_TO_FAIL: dict[str, str] = {}
 
 #: A few epochs on a few images: the latents say nothing yet.
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.usefixtures("eager"),
+]
 
 N_NORMAL, N_FRESH, N_BLOT = 80, 60, 20
 
@@ -172,7 +174,7 @@ def test_another_random_state_another_result(quick: NelboDetector, normal: np.nd
 
 def test_colours(normal: np.ndarray, blots: np.ndarray) -> None:
     coloured = np.stack([normal, normal, 255 - normal], axis=3)
-    detector = small(fpr=0.2, epochs=12).fit(coloured)
+    detector = small(fpr=0.2, epochs=4).fit(coloured)
     assert detector.model_.config.channels == 3
     assert detector.anomaly_map(coloured[:2]).shape == (2, 16, 16)
     # Grey images have the wrong colour.
@@ -600,24 +602,9 @@ def test_examples_of_the_page_run(
     assert scope["detector"].p_values(scope["broken"]).max() <= 0.1
 
 
-@pytest.fixture
-def eager() -> Iterator[None]:
-    """Fits on a handful of rows take less time than compiling them does."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 # Many checks fit on too few samples for the default fpr: `docs/estimator.md`, which also says what is skipped.
 @pytest.mark.slow
 @parametrize_with_checks([NelboDetector(fpr=0.5, epochs=1)], expected_failed_checks=lambda _: EXPECTED_TO_FAIL)
-@pytest.mark.usefixtures("eager")
-@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning")
 def test_checks_of_scikit_learn(estimator: NelboDetector, check: Callable[[NelboDetector], None]) -> None:
     check(estimator)
 

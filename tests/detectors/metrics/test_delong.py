@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from nelbo.detectors import auroc, delong_interval, delong_test
+from nelbo.detectors import delong_interval, delong_test
 
 TRUTH = 0.7602499  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
 
@@ -75,29 +75,14 @@ def test_paired_test_is_what_all_pairs_give(drawn: list[tuple[int, int, int]]) -
         assert found.difference[1:] == pytest.approx(np.clip(ends, -1, 1))
 
 
-@given(rows)
-def test_only_the_order_counts(drawn: list[tuple[int, int, int]]) -> None:
-    labels, a, b = np.array(drawn).T
-    assert delong_interval(labels, np.exp(a)) == delong_interval(labels, a)
-    assert delong_test(labels, np.exp(a), b / 7) == delong_test(labels, a, b)
-    same = delong_test(labels, a, np.exp(a))
-    assert (same.p_value, tuple(same.difference)) == (1.0, (0.0, 0.0, 0.0))
-
-
-@given(rows)
-def test_models_may_change_places(drawn: list[tuple[int, int, int]]) -> None:
-    labels, a, b = np.array(drawn).T
-    one, other = delong_test(labels, a, b), delong_test(labels, b, a)
-    assert one.p_value == pytest.approx(other.p_value)
-    assert (one.difference.low, one.difference.high) == pytest.approx((-other.difference.high, -other.difference.low))
-
-
 def test_without_variance_the_interval_is_the_value() -> None:
     assert tuple(delong_interval([0, 0, 1, 1], [1, 2, 3, 4])) == (1, 1, 1)
     assert tuple(delong_interval([0, 0, 1, 1], [3, 4, 1, 2])) == (0, 0, 0)
     assert tuple(delong_interval([0, 0, 1, 1], [7, 7, 7, 7])) == (0.5, 0.5, 0.5)
     opposite = delong_test([0, 0, 1, 1], [1, 2, 3, 4], [4, 3, 2, 1])
     assert (opposite.p_value, tuple(opposite.difference)) == (0.0, (1.0, 1.0, 1.0))
+    same = delong_test([0, 0, 1, 1], [1, 3, 2, 4], [10, 30, 20, 40])
+    assert (same.p_value, tuple(same.difference)) == (1.0, (0.0, 0.0, 0.0))
 
 
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -120,12 +105,6 @@ def test_pairing_finds_what_two_intervals_hide() -> None:
     found = delong_test(labels, a, a + np.random.default_rng(4).normal(size=400) / 2)
     assert found.a.low < found.b.high
     assert found.p_value < 0.05
-
-
-def test_agrees_with_the_bootstrap(random: np.random.Generator) -> None:
-    labels = np.repeat([0, 1], 400)
-    scores = random.normal(size=800) + labels
-    assert delong_interval(labels, scores) == pytest.approx(auroc(labels, scores), abs=0.005)
 
 
 def test_a_million_scores(random: np.random.Generator) -> None:

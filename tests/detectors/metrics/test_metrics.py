@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from nelbo.detectors import auroc, average_precision, delong_interval, evaluate, f1, f1_all_anomalous, recall_at_fpr
 
@@ -19,23 +19,6 @@ def labelled(random: np.random.Generator, n_normal: int, n_anomalous: int) -> tu
     return labels, random.normal(size=len(labels)) + labels
 
 
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=30))
-def test_auroc_is_the_share_of_ordered_pairs(rows: list[tuple[int, int]]) -> None:
-    normal, anomalous = ([float(s) for kind, s in rows if kind == label] for label in (0, 1))
-    labels, scores = zip(*rows, strict=True)
-    if not normal or not anomalous:
-        with pytest.raises(ValueError, match="expected both kinds"):
-            auroc(labels, scores, n_resamples=1)
-        return
-    pairs = [(a > b) + 0.5 * (a == b) for a in anomalous for b in normal]
-    assert auroc(labels, scores, n_resamples=1).value == pytest.approx(np.mean(pairs))
-
-
-def test_average_precision_by_hand() -> None:
-    # From the top: hit 1/1, miss, hit 2/3.
-    assert average_precision([1, 0, 1], [3, 2, 1], n_resamples=1).value == pytest.approx((1 + 2 / 3) / 2)
-
-
 def test_intervals_hold_their_value_and_repeat(random: np.random.Generator) -> None:
     labels, scores = labelled(random, 80, 60)
     for metric in (auroc, average_precision):
@@ -43,15 +26,6 @@ def test_intervals_hold_their_value_and_repeat(random: np.random.Generator) -> N
         assert interval.low < interval.value < interval.high
         assert interval == metric(labels, scores)
         assert interval != metric(labels, scores, seed=1)
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says(random: np.random.Generator) -> None:
-    truth = 0.7602499  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
-    covered = [
-        interval.low <= truth <= interval.high
-        for interval in (auroc(*labelled(random, 60, 60), n_resamples=200) for _ in range(100))
-    ]
-    assert np.mean(covered) > 0.87
 
 
 @given(
@@ -99,15 +73,7 @@ def test_f1_is_that_of_scikit_learn(rows: list[tuple[int, bool]]) -> None:
     assert found.value == pytest.approx(f1_score(labels, flagged, zero_division=0))
     assert f1_all_anomalous(labels) == pytest.approx(f1_score(labels, [1] * len(labels)))
     assert 0 <= found.low <= found.high <= 1
-
-
-def test_f1_by_hand() -> None:
-    # 2 hits, 1 miss, 1 false alarm.
-    found = f1([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])
-    assert found.value == pytest.approx(4 / 6)
-    assert found == f1([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])
-    assert f1_all_anomalous([1, 0, 0, 0]) == pytest.approx(0.4)
-    assert f1_all_anomalous([0, 0]) == 0
+    assert found == f1(labels, flagged, n_resamples=100)
 
 
 def test_f1_interval_is_that_of_redrawn_images(random: np.random.Generator) -> None:
@@ -117,14 +83,6 @@ def test_f1_interval_is_that_of_redrawn_images(random: np.random.Generator) -> N
     hits, marked = (labels * flagged)[drawn].sum(axis=1), flagged[drawn].sum(axis=1)
     expected = np.quantile(2 * hits / (marked + 30), [0.025, 0.975])
     assert f1(labels, flagged)[1:] == pytest.approx(expected, abs=0.015)
-
-
-def test_f1_interval_covers_the_truth() -> None:
-    random, labels = np.random.default_rng(3), np.repeat([0, 1], [100, 50])
-    truth = 2 * 0.7 * 50 / (0.7 * 50 + 0.1 * 100 + 50)
-    draws = [random.random(150) < np.where(labels, 0.7, 0.1) for _ in range(300)]
-    covered = [low <= truth <= high for _, low, high in (f1(labels, flagged, 500) for flagged in draws)]
-    assert 0.91 < np.mean(covered) < 0.98
 
 
 def test_recall_at_fpr_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -146,15 +104,6 @@ def test_evaluation_counts() -> None:
     # One false alarm is allowed: 9 is it, and the threshold lies between 8 and 3.
     assert result.recall_at_fpr is not None
     assert result.recall_at_fpr.value == 0.5
-
-
-def test_confusion_is_that_of_scikit_learn(random: np.random.Generator) -> None:
-    order = ["normal", "anomalous", "review"]
-    labels, words = random.integers(0, 2, 200), random.choice(order, 200)
-    found = evaluate(labels, random.random(200), words).confusion
-    assert found is not None
-    expected = confusion_matrix([order[kind] for kind in labels], words, labels=order)
-    np.testing.assert_array_equal([[row.normal, row.anomalous, row.review] for row in found], expected[:2])
 
 
 def test_evaluation_without_verdicts_counts_none() -> None:
@@ -203,13 +152,13 @@ def test_refusals() -> None:
     for fpr in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match="expected a rate from 0 to 1"):
             recall_at_fpr([0, 1], [1, 2], fpr)
-    with pytest.raises(ValueError, match="expected both kinds"):
-        recall_at_fpr([1, 1], [1, 2], 0.1)
-    with pytest.raises(ValueError, match="expected both kinds"):
-        f1([1, 1], [0, 1])
+    for metric in (auroc, average_precision, partial(recall_at_fpr, fpr=0.1), f1):
+        with pytest.raises(ValueError, match="expected both kinds"):
+            metric([1, 1], [0, 1])
     for flags in (["normal", "anomalous"], [0, 2]):
         with pytest.raises(ValueError, match="expected booleans"):
             f1([0, 1], flags)
+    assert f1_all_anomalous([0, 0]) == 0
     with pytest.raises(ValueError, match="no labels"):
         f1_all_anomalous([])
     with pytest.raises(ValueError, match="n_resamples of at least 1"):

@@ -173,13 +173,12 @@ def test_other_shapes_are_refused(shape: tuple[int, int, int], message: str) -> 
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exported through TensorFlow")
-@pytest.mark.parametrize("channels", [1, 3])
-def test_exported_it_gives_the_same(channels: int, random: np.random.Generator, tmp_path: Path) -> None:
+def test_exported_it_gives_the_same(random: np.random.Generator, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
-    pixels = keras.Input((64, 96, channels), name="pixels")
+    pixels = keras.Input((64, 96, 3), name="pixels")
     model = keras.Model(pixels, filter_features(pixels))
-    images = random.random((3, 64, 96, channels), np.float32)
+    images = random.random((3, 64, 96, 3), np.float32)
     expected = model.predict_on_batch(images)
     written = tmp_path / "filters.onnx"
     with warnings.catch_warnings():

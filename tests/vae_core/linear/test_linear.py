@@ -146,15 +146,6 @@ def test_few_images_put_no_other_endlessly_far(random: np.random.Generator, shar
         assert np.isfinite(np.asarray(found["rate"])).all()
 
 
-def test_constant_features_are_no_error() -> None:
-    rows = np.zeros((30, 4, 3))
-    solution = solve_positions(Moments.of(rows), shared=False)
-    found = network(solution, (2, 2, 3), "positions").evaluate(
-        whiten(rows, solution.centre, solution.whitening).reshape(-1, 2, 2, 3)
-    )
-    assert np.isfinite(np.asarray(found["anomaly_map"])).all()
-
-
 def test_each_fold_is_scored_by_a_model_of_the_others(rows: np.ndarray) -> None:
     folds = np.repeat([3, 1, 7], 100)
     fit = fit_folds(rows, (2, 3, 5), FEATURES, folds)

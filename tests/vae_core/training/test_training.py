@@ -43,21 +43,6 @@ def test_empty_and_ill_shaped_sets() -> None:
         train(good[:, :, :10], good, CONFIG)
 
 
-def test_divergence_is_an_error() -> None:
-    good = np.full((8, 24, 20, 1), 0.5, np.float32)
-    with pytest.raises(
-        FloatingPointError,
-        match=r"NaN or infinite in epoch 1, batch 1 of 1 \(image 0, .*learning rate below 1e\+06, or with clip_norm",
-    ):
-        train(good, good, CONFIG, TrainConfig(epochs=3, learning_rate=1e6))
-
-
-def test_a_learning_rate_may_be_a_whole_number(random: np.random.Generator) -> None:
-    pixels = stripes(random, 8)
-    training = train(pixels, pixels, CONFIG, TrainConfig(epochs=1, learning_rate=1))
-    assert training.history["learning_rate"] == [1.0]
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -109,7 +94,7 @@ def test_every_preset_and_likelihood_learns_and_scores(
         levels = np.where(levels > 127, 255, 0).astype(np.uint8)
     sigma = 0.1 if likelihood == "gaussian_fixed_sigma" else None
     config = VAEConfig(height=24, width=20, preset=preset, likelihood=likelihood, sigma=sigma)
-    training = train(levels[:40], levels[40:], config, TrainConfig(epochs=3, batch_size=16))
+    training = train(levels[:40], levels[40:], config, TrainConfig(epochs=2, batch_size=20))
     history = training.history
     assert history["val_nelbo"][-1] < history["val_nelbo"][0]
     assert ("sigma" in history) == training.model.network.likelihood.has_sigma
@@ -171,7 +156,8 @@ def test_weight_decay_shrinks_kernels_only() -> None:
 def test_divergence_names_the_batch(random: np.random.Generator) -> None:
     pixels = stripes(random, 64)
     names = [f"cell_{i}.png" for i in range(64)]
-    settings = TrainConfig(epochs=3, batch_size=8, learning_rate=1e5)
+    # A learning rate may be a whole number.
+    settings = TrainConfig(epochs=1, batch_size=8, learning_rate=100_000)
     with pytest.raises(FloatingPointError, match=r"epoch 1, batch [2-8] of 8 \('cell_\d+\.png', .* and 3 more\)"):
         train(pixels, pixels, CONFIG, settings, names=names)
 
