@@ -27,12 +27,6 @@ def test_mean_and_std_of_whole_numbers_in_pieces(random: np.random.Generator) ->
     assert mean_and_std(levels, 2) == pytest.approx(expected, rel=1e-6)
 
 
-def test_training_finds_the_scale_of_its_images(model: Model) -> None:
-    pixels = stripes(np.random.default_rng(1), 96)
-    found = model.config.pixel_mean, model.config.pixel_std
-    assert found == pytest.approx((pixels.mean(), pixels.std()), rel=1e-5)
-
-
 @pytest.mark.parametrize("likelihood", ["gaussian_learned_sigma", "gaussian_pixel_sigma"])
 def test_darker_and_flatter_copies_train_alike(likelihood: str, random: np.random.Generator) -> None:
     """A density in other units: each value's nats move by the log of the unit, and nothing else happens."""

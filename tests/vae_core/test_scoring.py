@@ -147,3 +147,9 @@ def test_eps_comes_from_the_seed(model: Model) -> None:
     assert model.eps.shape == (3, 1, 1, 16)
     np.testing.assert_array_equal(draw_eps(model.config, 0), model.eps)
     assert not np.array_equal(draw_eps(model.config, 1), model.eps)
+
+
+def test_training_finds_the_scale_of_its_images(model: Model) -> None:
+    pixels = stripes(np.random.default_rng(1), 96)
+    found = model.config.pixel_mean, model.config.pixel_std
+    assert found == pytest.approx((pixels.mean(), pixels.std()), rel=1e-5)

@@ -31,14 +31,8 @@ from nelbo.detectors.estimator.inputs import as_paths, learn_rows
 from nelbo.detectors.estimator.record import parse
 from nelbo.vae_core import TrainConfig, VAEConfig, score
 
-#: Checks of scikit-learn that cannot hold, and why. There are none.
-EXPECTED_TO_FAIL: dict[str, str] = {}
-
 #: A few epochs on a few images: the latents say nothing yet.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.usefixtures("eager"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 N_NORMAL, N_FRESH, N_BLOT = 80, 60, 20
 
@@ -72,19 +66,19 @@ def blots(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def detector(normal: np.ndarray) -> NelboDetector:
-    """Fitted on normal images."""
+    """Fitted on normal images, before the others of this module train step by step."""
     return NelboDetector(image_size=32, epochs=25, random_state=0).fit(normal)
 
 
 @pytest.fixture(scope="module")
-def uncalibrated(normal: np.ndarray) -> NelboDetector:
+def uncalibrated(normal: np.ndarray, eager: None) -> NelboDetector:  # noqa: ARG001
     """Fitted on too few images for its fpr."""
     with pytest.warns(UserWarning, match="Fitted, but not calibrated. fpr=0.05 needs 19 calibration images"):
         return small().fit(normal[:30])
 
 
 @pytest.fixture(scope="module")
-def quick(normal: np.ndarray) -> NelboDetector:
+def quick(normal: np.ndarray, eager: None) -> NelboDetector:  # noqa: ARG001
     """Fitted badly."""
     return small(fpr=0.1).fit(normal)
 
@@ -96,7 +90,7 @@ def frame() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def on_rows(frame: pd.DataFrame) -> NelboDetector:
+def on_rows(frame: pd.DataFrame, eager: None) -> NelboDetector:  # noqa: ARG001
     """Fitted on a table, with parameters that JSON does not hold as they are."""
     state = np.random.RandomState(0)
     return NelboDetector(fpr=np.float64(0.2), epochs=np.int64(1), random_state=state).fit(frame)
@@ -604,7 +598,8 @@ def test_examples_of_the_page_run(
 
 # Many checks fit on too few samples for the default fpr: `docs/estimator.md`, which also says what is skipped.
 @pytest.mark.slow
-@parametrize_with_checks([NelboDetector(fpr=0.5, epochs=1)], expected_failed_checks=lambda _: EXPECTED_TO_FAIL)
+@parametrize_with_checks([NelboDetector(fpr=0.5, epochs=1)])
+@pytest.mark.usefixtures("eager")
 def test_checks_of_scikit_learn(estimator: NelboDetector, check: Callable[[NelboDetector], None]) -> None:
     check(estimator)
 
