@@ -67,13 +67,6 @@ def test_eight_bits_lose_nothing(tmp_path: Path, files: list[Path], preprocessin
     np.testing.assert_array_equal(cache.pixels[:] / np.float32(255), expected.pixels)
 
 
-def test_every_level_of_eight_bits_is_itself(tmp_path: Path) -> None:
-    file = tmp_path / "x.png"
-    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(file)
-    cache = cache_images([file], Preprocessing(16, 16), tmp_path / "cache")
-    assert cache.pixels[:].ravel().tolist() == list(range(256))
-
-
 def test_sixteen_bits_are_rounded_to_the_nearest_level(tmp_path: Path, random: np.random.Generator) -> None:
     files = [deep(tmp_path / f"{i}.png", random) for i in range(3)]
     cache = cache_images(files, GREY, tmp_path / "cache")

@@ -3,7 +3,6 @@
 import mmap
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,16 +50,7 @@ def copied_and_renamed(path: Path, other: Path) -> None:
     aside.replace(path)
 
 
-def cp_p(path: Path, other: Path) -> None:
-    subprocess.run(["cp", "-p", other, path], check=True)  # noqa: S607
-
-
-def touch_r(path: Path, other: Path) -> None:
-    path.write_bytes(other.read_bytes())
-    subprocess.run(["touch", "-r", other, path], check=True)  # noqa: S607
-
-
-WAYS = [in_place, mapped, moved_over, copied_and_renamed, cp_p, touch_r]
+WAYS = [in_place, mapped, moved_over, copied_and_renamed]
 
 
 def scan_of(folder: Path, *earlier: Any, **options: Any) -> Scan:

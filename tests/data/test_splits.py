@@ -149,13 +149,6 @@ def test_whole_groups_by_hand() -> None:
         split_by_content(image_ids, sizes, "train", 0, groups, {"calibration": (19, 23)})
 
 
-def test_groups_that_share_a_content_are_one() -> None:
-    image_ids, groups = ["a", "b", "b", "c", "d", "e"], ["p", "p", "q", "q", "r", None]
-    for seed in range(30):
-        a, b, copy_of_b, c, *_ = split_by_content(image_ids, {"calibration": 2}, "train", seed, groups)
-        assert a == b == copy_of_b == c
-
-
 @given(grouped, st.integers(1, 6), seeds, st.randoms(use_true_random=False))
 def test_folds(rows: list[tuple[str, str | None]], n: int, seed: int, random: object) -> None:
     image_ids, groups = (list(column) for column in zip(*rows, strict=True))

@@ -139,7 +139,7 @@ while True:
 def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path, random: np.random.Generator) -> None:
     """A process that writes over and over is killed at random moments, while this one reads."""
     target, staging = tmp_path / "out" / "scores.parquet", tmp_path / "_staging"
-    for _ in range(5):
+    for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target), str(staging)])
         while not target.exists():
             time.sleep(0.01)

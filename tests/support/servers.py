@@ -31,8 +31,16 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> A
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
+        time.sleep(0.05)
     return found
+
+
+def state(pid: int) -> str:
+    """One letter, as Linux says it of a process; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
 
 
 @dataclass

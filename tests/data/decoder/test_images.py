@@ -20,16 +20,6 @@ def save(path: Path, picture: Image.Image, **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp", "jpg"])
-def test_grey_of_each_format(tmp_path: Path, suffix: str) -> None:
-    options = {"lossless": True} if suffix == "webp" else {}
-    file = save(tmp_path / f"x.{suffix}", Image.new("L", (40, 30), 102), **options)
-    pixels = read_image(file, GREY)
-    assert pixels.shape == (16, 16, 1)
-    assert pixels.dtype == np.float32
-    np.testing.assert_allclose(pixels, 0.4, atol=1e-6)
-
-
 def test_exif_orientation(tmp_path: Path) -> None:
     upright = np.zeros((20, 30), np.uint8)
     upright[:10, :15] = 255
@@ -137,6 +127,7 @@ def stored(content: bytes, path: Path, preprocessing: Preprocessing = RGB) -> np
         ("WEBP", Image.new("RGBA", (20, 20), (255, 0, 0, 0)), {"lossless": True}, (0, 0, 0)),
         ("GIF", Image.new("P", (20, 20), 0), {"transparency": 0}, (0, 0, 0)),
         ("PPM", Image.new("1", (20, 20), 1), {}, (255, 255, 255)),
+        ("BMP", Image.new("L", (20, 20), 102), {}, (102, 102, 102)),
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
 )

@@ -41,12 +41,6 @@ def test_a_second_look_is_identical_and_contents_name_the_batch(tmp_path: Path) 
     assert ingest(tmp_path / "two").content_hash() != first.content_hash()
 
 
-def test_one_file(tmp_path: Path) -> None:
-    manifest = ingest(write_plain(tmp_path / "x.png"))
-    assert manifest.table["relative_path"].to_pylist() == ["x.png"]
-    assert manifest.root == str(tmp_path)
-
-
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_manifest_file(tmp_path: Path, kind: str) -> None:
     write_plain(tmp_path / "a b, c.png")
@@ -96,13 +90,6 @@ def test_byte_order_mark(tmp_path: Path) -> None:
     assert len(ingest(tmp_path / "list.csv")) == 1
     (tmp_path / "list.csv").write_bytes(b"\xef\xbb\xbfpath,label\r\nx.png,1\r\n")
     assert ingest(tmp_path / "list.csv").table["label"].to_pylist() == [1]
-
-
-def test_root_may_be_elsewhere(tmp_path: Path) -> None:
-    write_plain(tmp_path / "images" / "x.png")
-    (tmp_path / "lists").mkdir()
-    (tmp_path / "lists" / "list.csv").write_text("path\nx.png\n")
-    assert ingest(tmp_path / "lists" / "list.csv", root=tmp_path / "images").table["reason"].to_pylist() == [None]
 
 
 @pytest.mark.parametrize(

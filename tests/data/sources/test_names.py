@@ -38,35 +38,29 @@ READ = """
 import json, sys
 from nelbo.data import Preprocessing, ingest, list_source, read_images
 assert sys.getfilesystemencoding() == {encoding!r}, sys.getfilesystemencoding()
-manifest = ingest(sys.argv[1])
-rows = [[row["relative_path"], row["reason"]] for row in manifest.table.to_pylist()]
-print(json.dumps([manifest.root, rows, read_images(manifest.files, Preprocessing(2, 2)).reasons]))
+for source in sys.argv[1:]:
+    manifest = ingest(source)
+    rows = [[row["relative_path"], row["reason"]] for row in manifest.table.to_pylist()]
+    print(json.dumps([manifest.root, rows, read_images(manifest.files, Preprocessing(2, 2)).reasons]))
 """
 
 
 @pytest.mark.parametrize(("encoding", "environment"), [("ascii", ASCII), ("utf-8", {"LC_ALL": "C.UTF-8"})])
 def test_names_under_any_locale(encoding: str, environment: dict[str, str], folder: Path) -> None:
-    root, rows, reasons = json.loads(run(READ.format(encoding=encoding), folder, **environment))
+    """Of a folder, a table, an archive and a pattern."""
+    table, archive = folder / ".list.csv", folder.parent / "für.zip"
+    table.write_text("path\n" + "\n".join(NAMES), encoding="utf-8")
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name in NAMES:
+            zipped.write(folder / name, name)
+    sources = folder, table, archive, folder / "**" / "[ü日]*.png"
+    (root, rows, reasons), *others = map(
+        json.loads, run(READ.format(encoding=encoding), *sources, **environment).splitlines()
+    )
     assert root == str(folder)
-    assert rows == [["sub für/日本.png", None], ["ü.png", None], ["\\xff.png", "unreadable"]]
+    assert rows == [[name, None] for name in NAMES] + [["\\xff.png", "unreadable"]]
     assert reasons[:2] == [None, None]
-
-
-@pytest.mark.parametrize("kind", ["table", "zip", "pattern"])
-def test_other_sources_under_a_locale_of_ascii(kind: str, folder: Path) -> None:
-    source = folder / "list.csv"
-    if kind == "table":
-        source.write_text("path\n" + "\n".join(NAMES), encoding="utf-8")
-    elif kind == "zip":
-        source = folder.parent / "für.zip"
-        with zipfile.ZipFile(source, "w") as archive:
-            for name in NAMES:
-                archive.write(folder / name, name)
-    else:
-        source = folder / "**" / "[ü日]*.png"
-    _, rows, reasons = json.loads(run(READ.format(encoding="ascii"), source, **ASCII))
-    assert rows == [[name, None] for name in NAMES]
-    assert reasons == [None, None]
+    assert [found[1:] for found in others] == [[[[name, None] for name in NAMES], [None, None]]] * 3
 
 
 def test_latin_1(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,13 +185,6 @@ def test_a_file_that_grows_while_it_is_read_has_changed(tmp_path: Path, monkeypa
     assert raised.value.reason == "changed"
 
 
-def test_an_archive_on_an_object_store(tmp_path: Path) -> None:
-    path = Path(archive(tmp_path / "x.tar.gz", FILES))
-    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/x.tar.gz", path.read_bytes())
-    root = open_root(f"memory://{tmp_path.name}/x.tar.gz")
-    assert [root.read(entry.path, 10).data for entry in root.walk()] == [FILES[name] for name in sorted(FILES)]
-
-
 @pytest.mark.parametrize("url", ["s3://key:secret@bucket/a", "ftp://user@host/a", "simplecache::s3://bucket/a"])
 def test_credentials_and_chains_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(InputError, match="credentials") as raised:

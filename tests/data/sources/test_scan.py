@@ -226,11 +226,6 @@ def test_what_is_no_source_is_bad_input(source: str) -> None:
         ingest(source)
 
 
-def test_a_url_of_a_local_folder(tmp_path: Path) -> None:
-    write(tmp_path, {"a.png": encoded(1)})
-    assert ingest(f"file://{tmp_path}").root == str(tmp_path)
-
-
 def test_a_pattern_does_not_follow_links(tmp_path: Path) -> None:
     write(tmp_path / "in", {"a/x.png": encoded(1)})
     write(tmp_path / "out", {"y.png": encoded(2)})

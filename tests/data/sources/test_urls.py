@@ -99,8 +99,7 @@ def test_the_check_is_linear_on_hostile_text(hostile: str) -> None:
 
 
 @pytest.mark.parametrize("url", [url for url in WITH_CREDENTIALS if "\n" not in url])
-@pytest.mark.parametrize("column", ["path", "label", "split"])
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(("column", "kind"), [("path", "csv"), ("label", "parquet"), ("split", "csv")])
 def test_a_manifest_with_credentials_is_refused_and_not_repeated(
     tmp_path: Path, url: str, column: str, kind: str
 ) -> None:

@@ -102,17 +102,6 @@ def test_only_the_order_counts(drawn: Images) -> None:
         assert metric(masks, [np.exp(one) for one in maps], n_resamples=5) == metric(masks, maps, n_resamples=5)
 
 
-def test_intervals_repeat_and_widen_with_fewer_images(random: np.random.Generator) -> None:
-    masks = [np.pad(np.ones((2, 2)), 3) * (i % 2) for i in range(60)]
-    maps = [random.normal(size=mask.shape) + mask + random.normal() for mask in masks]
-    for metric in (pixel_auroc, aupro):
-        interval, fewer = metric(masks, maps, n_resamples=200), metric(masks[:12], maps[:12], n_resamples=200)
-        assert interval.low < interval.value < interval.high
-        assert interval == metric(masks, maps, n_resamples=200)
-        assert interval != metric(masks, maps, n_resamples=200, seed=1)
-        assert fewer.high - fewer.low > interval.high - interval.low
-
-
 def test_interval_covers_the_truth_though_the_pixels_of_an_image_are_alike() -> None:
     random, truth = np.random.default_rng(5), norm.cdf(1 / math.sqrt(2 * (1 + 0.5**2)))
     mask = np.pad(np.ones((3, 3)), 2)

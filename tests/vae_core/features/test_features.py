@@ -272,11 +272,6 @@ def test_weights_that_are_not_its_own(content: bytes | str | None, tmp_path: Pat
         load_weights(Representation(config).backbone, config, path)
 
 
-def test_too_few_images_for_a_covariance(random: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="9 images to train on: the preset features expects 10"):
-        train(waves(random, 9), waves(random, 4), CONFIG, SETTINGS)
-
-
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [

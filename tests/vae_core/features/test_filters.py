@@ -145,12 +145,6 @@ def test_the_means_of_colours_are_those_of_the_opponents() -> None:
     np.testing.assert_allclose(means, [[math.log(1 / 3 + 0.01), 1, 0.5], [math.log(2 / 3 + 0.01), 0, 1]], atol=1e-5)
 
 
-def test_the_smallest_image_has_four_positions() -> None:
-    found = features(stripes(4)[:64, :64])
-    assert found.shape == (1, 2, 2, 25)
-    assert np.isfinite(found).all()
-
-
 def test_nothing_of_it_is_trained() -> None:
     pixels = keras.Input((64, 64, 3))
     model = keras.Model(pixels, filter_features(pixels))
