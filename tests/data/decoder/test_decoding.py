@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from servers import state, wait_for
 
 from nelbo.data import (
     ImageError,
@@ -242,19 +242,8 @@ time.sleep(60)
         pids = json.loads(parent.stdout.readline())
         parent.kill()
     assert pids
-    for _ in range(100):
-        if not any(_runs(pid) for pid in pids):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{pids} are left")
-
-
-def _runs(pid: int) -> bool:
-    try:
-        # A zombie has ended; only nobody asked yet.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    # A zombie has ended; only nobody asked yet.
+    wait_for(lambda: not {state(pid) for pid in pids} - {"", "Z"}, "decoders to end")
 
 
 def test_a_decoder_that_is_killed_while_it_starts_is_started_again(

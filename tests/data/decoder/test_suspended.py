@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from servers import wait_for
+from servers import state, wait_for
 
 from nelbo.data import Limits, Preprocessing, read_images
 from nelbo.data.decoder import workers
@@ -64,14 +64,6 @@ def put(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def state(pid: int) -> str:
-    """One letter; empty where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return ""
-
-
 def let_pass(seconds: float) -> None:
     since = time.monotonic()
     wait_for(lambda: time.monotonic() - since > seconds, "time to pass")
@@ -102,7 +94,7 @@ def test_a_decoder_that_somebody_stopped_is_no_timeout(tmp_path: Path) -> None:
 
     def go_on() -> None:
         wait_for(lambda: any(state(worker.pid) == "T" for worker in list(workers._open)), "a decoder to stop")
-        let_pass(3)
+        let_pass(2)
         for worker in list(workers._open):
             os.kill(worker.pid, signal.SIGCONT)
 
@@ -129,7 +121,7 @@ def test_a_suspended_machine_costs_no_image(tmp_path: Path) -> None:
             wait_for(lambda: state(pid) == "S" and _opened(pid), "a file to be decoded")
             os.killpg(process.pid, signal.SIGSTOP)
             wait_for(lambda: state(pid) == "T", "all to stop")
-            let_pass(3)
+            let_pass(2)
             os.killpg(process.pid, signal.SIGCONT)
         assert json.loads(process.stdout.readline()) == [None] * 12
 
