@@ -76,12 +76,9 @@ def test_what_is_no_pattern(bad: str) -> None:
         check_path_rule(bad)
 
 
-def test_the_longest_pattern() -> None:
-    check_path_rule("x" * 200)
-
-
-def test_a_pattern_that_a_later_python_reads_otherwise_is_taken() -> None:
-    check_path_rule("[[a]tile")
+@pytest.mark.parametrize("rule", ["x" * 200, "[[a]tile"])
+def test_the_longest_pattern_and_one_that_a_later_python_reads_otherwise(rule: str) -> None:
+    check_path_rule(rule)
 
 
 def test_a_pattern_that_takes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

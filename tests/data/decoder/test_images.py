@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nelbo.data import ImageError, Limits, Preprocessing, image_of, read_image, read_images
+from nelbo.data import Limits, Preprocessing, image_of, read_image
 from nelbo.data.decoder.images import decode
 
 GREY = Preprocessing(16, 16, 1)

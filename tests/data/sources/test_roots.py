@@ -190,8 +190,3 @@ def test_credentials_and_chains_in_a_url_are_refused_and_not_repeated(url: str) 
     with pytest.raises(InputError, match="credentials") as raised:
         open_file_system(url)
     assert "secret" not in str(raised.value)
-
-
-def test_an_unknown_kind_of_url_is_bad_input() -> None:
-    with pytest.raises(InputError, match="cannot be opened"):
-        open_file_system("nothing://a/b")

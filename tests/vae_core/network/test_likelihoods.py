@@ -90,11 +90,6 @@ def test_discretised_logistic_against_scipy(random: np.random.Generator) -> None
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_logit_zero_is_the_uniform_density() -> None:
-    x = np.linspace(0, 1, 9).reshape(1, 3, 3, 1)
-    assert value(continuous_bernoulli_log_density, x, 0 * x) == 0
-
-
 def test_continuous_bernoulli_by_hand() -> None:
     # 2 exp(2) / (exp(2) - 1) at x = 1, and 2 / (exp(2) - 1) at x = 0.
     assert value(continuous_bernoulli_log_density, ONE, 2 * ONE) == pytest.approx(0.8385606384, abs=1e-9)

@@ -68,12 +68,6 @@ def test_bad_settings(bad: dict[str, Any], message: str) -> None:
         TrainConfig(**bad)
 
 
-def test_a_shift_out_of_the_image_is_refused() -> None:
-    good = np.zeros((4, 24, 20, 1), np.float32)
-    with pytest.raises(ValueError, match="shift_px=20: expected less than the image's 20 pixels"):
-        train(good, good, CONFIG, TrainConfig(shift_px=20))
-
-
 @pytest.mark.parametrize(
     ("preset", "likelihood"),
     [
