@@ -81,7 +81,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["busy", "asleep"])
 def test_a_decoder_that_hangs_is_stopped(name: str, tmp_path: Path) -> None:
     files = put(tmp_path, "a.png", f"{name}.png", "b.png")
-    assert read_images(files, Preprocessing(2, 2), limits=Limits(seconds=1), workers=1).reasons == [
+    assert read_images(files, Preprocessing(2, 2), limits=Limits(seconds=2), workers=1).reasons == [
         None,
         "timeout",
         None,
@@ -94,13 +94,13 @@ def test_a_decoder_that_somebody_stopped_is_no_timeout(tmp_path: Path) -> None:
 
     def go_on() -> None:
         wait_for(lambda: any(state(worker.pid) == "T" for worker in list(workers._open)), "a decoder to stop")
-        let_pass(2)
+        let_pass(3)
         for worker in list(workers._open):
             os.kill(worker.pid, signal.SIGCONT)
 
     helper = threading.Thread(target=go_on)
     helper.start()
-    reasons = read_images(files, Preprocessing(2, 2), limits=Limits(seconds=1), workers=1).reasons
+    reasons = read_images(files, Preprocessing(2, 2), limits=Limits(seconds=2), workers=1).reasons
     helper.join()
     assert reasons == [None, None, None]
 
