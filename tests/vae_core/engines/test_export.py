@@ -345,7 +345,7 @@ def test_loading_needs_no_keras() -> None:
     import subprocess
 
     names = "load_exported score verify_bundle VAEConfig"
-    code = f"import sys, vae_core; [getattr(vae_core, name) for name in '{names}'.split()]; print(*sys.modules)"
+    code = f"import sys; from nelbo import vae_core; [getattr(vae_core, name) for name in '{names}'.split()]; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "nelbo.vae_core.engines.exported" in loaded
     assert not {"keras", "tensorflow", "jax", "openvino", "onnxruntime"} & set(loaded)
