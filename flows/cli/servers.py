@@ -22,7 +22,7 @@ def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
     from nelbo.flows.orchestration.deployments import describe, prepare, run
 
     deployments = prepare(options)
-    yield {"deployments": describe(deployments)}
+    yield {"deployments": [describe(one) for one in deployments]}
     run(deployments, options.limit)
 
 

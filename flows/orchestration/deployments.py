@@ -1,24 +1,21 @@
-"""Scheduled and event-driven runs of the flows: read strictly from ``prefect.yaml``, served or registered."""
+"""Scheduled and event-driven runs of the flows: read from ``prefect.yaml``, served or registered."""
 
-import importlib.resources
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from importlib.resources import files
+from typing import Any
 
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import Flow
 from prefect.schedules import Cron
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nelbo.flows.commands import COMMANDS
 from nelbo.flows.options.credentials import refuse_credentials
-from nelbo.flows.options.options import LineOptions, Options
+from nelbo.flows.options.options import LineOptions
 from nelbo.flows.options.sources import check_options
 from nelbo.flows.orchestration.flows import FLOWS
 from nelbo.flows.orchestration.lines import (
@@ -37,158 +34,48 @@ from nelbo.flows.workspace.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-_MODULE = "nelbo.flows.orchestration."
 #: Parameters that name places on disks, in whatever folder a run starts.
 _PLACES = ("images", "normal", "gate", "workspace")
 
 
-class _Strict(BaseModel):
-    # Prefect itself passes over keys that it does not know.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+def entries() -> list[dict[str, Any]]:
+    """The deployments of the ``prefect.yaml`` that is installed with nelbo, each with the name of its ``flow``.
 
-
-class ScheduleSpec(_Strict):
-    """When a deployment runs."""
-
-    cron: str
-    timezone: str
-    active: bool = True
-
-
-class ConcurrencySpec(_Strict):
-    """How many of its runs there may be at once, and what becomes of one more."""
-
-    limit: int = Field(ge=1)
-    collision_strategy: Literal["CANCEL_NEW", "ENQUEUE"]
-
-
-class TriggerSpec(_Strict):
-    """Events that start a run, and parameters made of them."""
-
-    enabled: bool = True
-    expect: list[str] = Field(min_length=1)
-    match: dict[str, str] = {}
-    parameters: dict[str, Any] = {}
-
-
-class WorkPoolSpec(_Strict):
-    """Where its runs go."""
-
-    name: str
-
-
-class DeploymentSpec(_Strict):
-    """One entry of ``prefect.yaml``, checked beyond what Prefect checks: its flow exists and takes its parameters."""
-
-    name: str = Field(min_length=1)
-    entrypoint: str
-    description: str
-    schedules: list[ScheduleSpec] = []
-    triggers: list[TriggerSpec] = []
-    concurrency_limit: ConcurrencySpec
-    parameters: dict[str, Any]
-    work_pool: WorkPoolSpec
-
-    @model_validator(mode="after")
-    def _check(self) -> "DeploymentSpec":
-        if not self.entrypoint.startswith(_MODULE) or self.entrypoint.removeprefix(_MODULE) not in FLOWS:
-            raise ValueError(f"entrypoint {self.entrypoint!r}: expected {_MODULE} and one of {', '.join(FLOWS)}")
-        check_options(self.options, self.parameters)
-        for trigger in self.triggers:
-            refuse_credentials(trigger.parameters)
-            unknown = set(trigger.parameters) - set(self.flow.parameters.properties)
-            if unknown:
-                raise ValueError(f"a trigger sets {', '.join(sorted(unknown))}, which {self.flow.name} does not take")
-        return self
-
-    @property
-    def flow(self) -> Flow[..., Any]:
-        """The flow that it runs."""
-        return FLOWS[self.entrypoint.removeprefix(_MODULE)]
-
-    @property
-    def full_name(self) -> str:
-        """Flow and deployment, as Prefect writes them."""
-        return f"{self.flow.name}/{self.name}"
-
-    @property
-    def options(self) -> type[Options]:
-        """The options model of its flow."""
-        return COMMANDS[self.flow.name].options
-
-    def of_line(self, line: str) -> str:
-        """Flow and deployment of a line."""
-        return f"{self.flow.name}/{line}-{self.name}"
-
-    def deployment(self, line: str, parameters: Mapping[str, Any]) -> RunnerDeployment:
-        """As Prefect takes it, for a line with its parameters; events start it that are about the line's workspace."""
-        limit = self.concurrency_limit
-        return RunnerDeployment.from_entrypoint(
-            self.entrypoint,
-            name=f"{line}-{self.name}",
-            description=self.description,
-            tags=["nelbo", f"{LINE}{line}"],
-            schedules=[Cron(one.cron, timezone=one.timezone, active=one.active) for one in self.schedules],
-            triggers=[
-                DeploymentEventTrigger(
-                    name=f"{self.of_line(line)} on {', '.join(trigger.expect)}",
-                    enabled=trigger.enabled,
-                    expect=set(trigger.expect),
-                    match={**trigger.match, WORKSPACE: parameters["workspace"]},
-                    parameters=trigger.parameters,
-                )
-                for trigger in self.triggers
-            ],
-            concurrency_limit=ConcurrencyLimitConfig(
-                limit=limit.limit, collision_strategy=ConcurrencyLimitStrategy(limit.collision_strategy)
-            ),
-            parameters=dict(parameters),
-        )
-
-
-class ProjectSpec(_Strict):
-    """All of ``prefect.yaml``."""
-
-    name: str
-    prefect_version: str = Field(alias="prefect-version")
-    pull: list[Any] = Field(max_length=0)
-    deployments: list[DeploymentSpec]
-
-    @model_validator(mode="after")
-    def _check(self) -> "ProjectSpec":
-        names = [spec.full_name for spec in self.deployments]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two deployments have the name {twice[0]}")
-        return self
-
-
-def read_project(path: Path | None = None) -> ProjectSpec:
-    """The deployments in a file; by default the one that is installed with nelbo.
-
-    Raises:
-        UsageError: it is no such file, or says what is not understood.
-
-    >>> [spec.full_name for spec in read_project().deployments][:2]
+    >>> [f"{entry['flow']}/{entry['name']}" for entry in entries()][:2]
     ['score/hourly', 'score/on-landing']
     """
-    try:
-        if path is None:
-            text = (
-                importlib.resources.files("nelbo.flows.orchestration")
-                .joinpath("prefect.yaml")
-                .read_text(encoding="utf-8")
+    text = (files(__package__) / "prefect.yaml").read_text(encoding="utf-8")
+    found = [{**entry, "flow": entry["entrypoint"].rpartition(".")[2]} for entry in yaml.safe_load(text)["deployments"]]
+    refuse_credentials(found)
+    return found
+
+
+def _of_line(entry: Mapping[str, Any], line: str) -> str:
+    """Flow and deployment of a line, as Prefect writes them."""
+    return f"{entry['flow']}/{line}-{entry['name']}"
+
+
+def _deployment(entry: Mapping[str, Any], line: str, parameters: dict[str, Any]) -> RunnerDeployment:
+    """As Prefect takes it, for a line with its parameters; events start it that are about the line's workspace."""
+    return RunnerDeployment.from_entrypoint(
+        entry["entrypoint"],
+        name=f"{line}-{entry['name']}",
+        description=entry["description"],
+        tags=["nelbo", f"{LINE}{line}"],
+        schedules=[
+            Cron(one["cron"], one["timezone"], active=one.get("active", True)) for one in entry.get("schedules", ())
+        ],
+        triggers=[
+            DeploymentEventTrigger(
+                **trigger,
+                name=f"{_of_line(entry, line)} on {', '.join(trigger['expect'])}",
+                match={WORKSPACE: parameters["workspace"]},
             )
-        else:
-            text = path.read_text(encoding="utf-8")
-        return ProjectSpec.model_validate(yaml.safe_load(text))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        # Not from it: it repeats what it was given.
-        raise UsageError(f"{path or 'prefect.yaml'}: {where}: {first['msg'].rstrip('.')}.") from None
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())}. Give a YAML file with deployments.") from error
+            for trigger in entry.get("triggers", ())
+        ],
+        concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
+        parameters=parameters,
+    )
 
 
 def plan(options: LineOptions) -> tuple[list[RunnerDeployment], dict[str, str]]:
@@ -206,29 +93,25 @@ def plan(options: LineOptions) -> tuple[list[RunnerDeployment], dict[str, str]]:
     given = {name: getattr(options, name) for name in options.model_fields_set}
     given |= {name: same_everywhere(given[name]) for name in _PLACES if given.get(name) is not None}
     found, left_out = [], {}
-    for spec in read_project().deployments:
-        missing = [f"--{name}" for name in ("images", "normal") if name in spec.parameters and name not in given]
-        if spec.flow.name == "prune" and options.keep is None:
-            missing = ["--keep"]
-        if missing:
-            left_out[spec.of_line(line)] = missing[0]
+    for entry in entries():
+        flow, parameters = entry["flow"], entry["parameters"]
+        needed = ["keep"] if flow == "prune" else [name for name in ("images", "normal") if name in parameters]
+        if missing := [name for name in needed if given.get(name) is None]:
+            left_out[_of_line(entry, line)] = f"--{missing[0]}"
             continue
-        own = {name: value for name, value in spec.parameters.items() if name not in _PLACES}
-        if spec.flow.name == "prune":
+        own = {name: value for name, value in parameters.items() if name not in _PLACES}
+        if flow == "prune":
             # Asked for, so it is also done.
             own["older_than"] = options.keep
-            spec = _on_schedule(spec)
-        taken = {name: value for name, value in given.items() if name in spec.options.model_fields}
-        parameters = check_options(spec.options, taken | own).model_dump(mode="json", exclude_unset=True)
-        if spec.flow.name == "train" and options.gate is None:
+            entry["schedules"] = [one | {"active": True} for one in entry["schedules"]]
+        kind = COMMANDS[flow].options
+        taken = {name: value for name, value in given.items() if name in kind.model_fields}
+        checked = check_options(kind, taken | own).model_dump(mode="json", exclude_unset=True)
+        if flow == "train" and options.gate is None:
             # Nobody looks on: without a gate the serving model stays.
-            parameters["promote"] = False
-        found.append(spec.deployment(line, parameters | {"workspace": workspace}))
+            checked["promote"] = False
+        found.append(_deployment(entry, line, checked | {"workspace": workspace}))
     return found, left_out
-
-
-def _on_schedule(spec: DeploymentSpec) -> DeploymentSpec:
-    return spec.model_copy(update={"schedules": [one.model_copy(update={"active": True}) for one in spec.schedules]})
 
 
 def check_server(deployments: Sequence[RunnerDeployment], pool: str | None = None) -> list[str]:
@@ -242,8 +125,8 @@ def check_server(deployments: Sequence[RunnerDeployment], pool: str | None = Non
         UsageError: one of them belongs to another workspace or pool.
     """
     line, workspace = line_of(deployments[0].tags), deployments[0].parameters["workspace"]
-    specs = read_project().deployments
-    plain, named = {spec.full_name for spec in specs}, {spec.of_line(str(line)) for spec in specs}
+    plain = {f"{entry['flow']}/{entry['name']}" for entry in entries()}
+    named = {_of_line(entry, str(line)) for entry in entries()}
     found = find_deployments(FLOWS)
     ours = {name: one for name, one in found.items() if name in named}
     check_ours(ours, workspace, pool)
@@ -280,7 +163,7 @@ def register(deployments: Sequence[RunnerDeployment], pool: str) -> list[dict[st
     rows = []
     for deployment in deployments:
         deployment_id = deployment.apply(work_pool_name=pool)
-        rows.append(_row(deployment) | {"pool": pool, "deployment_id": str(deployment_id)})
+        rows.append(describe(deployment) | {"pool": pool, "deployment_id": str(deployment_id)})
     return rows
 
 
@@ -291,12 +174,8 @@ def run(deployments: Sequence[RunnerDeployment], limit: int) -> None:
     serve(*deployments, limit=limit, print_starting_message=False)
 
 
-def describe(deployments: Sequence[RunnerDeployment]) -> list[dict[str, Any]]:
-    """A row for each."""
-    return [_row(deployment) for deployment in deployments]
-
-
-def _row(deployment: RunnerDeployment) -> dict[str, Any]:
+def describe(deployment: RunnerDeployment) -> dict[str, Any]:
+    """What it is called, and when it runs."""
     when = [schedule.schedule.cron for schedule in deployment.schedules or ()]  # type: ignore[union-attr]
     when += [event for trigger in deployment.triggers for event in sorted(trigger.expect)]  # type: ignore[union-attr]
     return {"deployment": _full_name(deployment), "when": ", ".join(when)}

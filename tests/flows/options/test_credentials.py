@@ -16,7 +16,6 @@ from nelbo.flows import orchestration
 from nelbo.flows.commands import COMMANDS as ALL
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.sources import Settings, make_options
-from nelbo.flows.orchestration import deployments
 from nelbo.flows.workspace.errors import UsageError
 
 URL = "s3://AKID:zQ7xK2vNpL@bucket/in"
@@ -147,29 +146,6 @@ def test_options_do_not_repeat_what_they_refuse() -> None:
         make_options(TrainOptions, {"normal": "in"}, assignments=[f"epochs={SIGNED}"])
     assert SECRET not in str(refused.value)
     assert refused.value.__suppress_context__
-
-
-@pytest.mark.parametrize("where", ["parameters", "trigger"])
-def test_a_project_with_credentials_is_refused(where: str, tmp_path: Path) -> None:
-    written = {"parameters": "in", "trigger": "in"} | {where: URL}
-    file = tmp_path / "prefect.yaml"
-    file.write_text(f"""
-name: nelbo
-prefect-version: 3.8.8
-pull: []
-deployments:
-- name: hourly
-  entrypoint: nelbo.flows.orchestration.score
-  description: scores
-  concurrency_limit: {{limit: 1, collision_strategy: CANCEL_NEW}}
-  parameters: {{images: "{written["parameters"]}"}}
-  triggers: [{{expect: [landed], parameters: {{images: "{written["trigger"]}"}}}}]
-  work_pool: {{name: p}}
-""")
-    with pytest.raises(UsageError, match="credentials come from the environment") as raised:
-        deployments.read_project(file)
-    assert SECRET not in str(raised.value)
-    assert raised.value.__suppress_context__
 
 
 @pytest.fixture(scope="module")

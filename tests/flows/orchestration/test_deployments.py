@@ -8,9 +8,12 @@ import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
+from nelbo.flows.commands import COMMANDS
 from nelbo.flows.options.options import ServeOptions
-from nelbo.flows.options.sources import make_options
-from nelbo.flows.orchestration.deployments import describe, plan, read_project
+from nelbo.flows.options.sources import check_options, make_options
+from nelbo.flows.orchestration import deployments
+from nelbo.flows.orchestration.deployments import describe, entries, plan
+from nelbo.flows.orchestration.flows import FLOWS
 from nelbo.flows.orchestration.lines import check_ours, former, line_name, say_former
 from nelbo.flows.workspace.errors import UsageError
 
@@ -21,20 +24,8 @@ def planned(assignments: tuple[str, ...] = (), **given: str | None) -> tuple[lis
     return plan(make_options(ServeOptions, given, None, assignments))
 
 
-def names(path: Path | None = None) -> list[str]:
-    return [spec.full_name for spec in read_project(path).deployments]
-
-
 def test_the_clone_and_the_package_have_one_file() -> None:
     assert PROJECT.resolve() == Path(__file__).parents[3] / "flows" / "orchestration" / "prefect.yaml"
-    assert names() == [
-        "score/hourly",
-        "score/on-landing",
-        "train/weekly",
-        "calibrate/weekly",
-        "report/daily",
-        "prune/monthly",
-    ]
 
 
 def test_prefect_reads_every_key_of_it() -> None:
@@ -52,43 +43,17 @@ def test_prefect_reads_every_key_of_it() -> None:
         ]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "complaint"),
-    [
-        ("schedules:", "scedules:", "scedules: Extra inputs are not permitted"),
-        ("cron:", "crom:", "schedules.0.cron: Field required"),
-        ("collision_strategy: ENQUEUE", "collision_strategy: WAIT", "'CANCEL_NEW' or 'ENQUEUE'"),
-        ("- name: hourly\n  ", "- ", "name: Field required"),
-        (
-            "nelbo.flows.orchestration.prune",
-            "nelbo.flows.orchestration.prone",
-            "'nelbo.flows.orchestration.prone': expected",
-        ),
-        ("nelbo.flows.orchestration.prune", "os.system", "'os.system': expected"),
-        ("older_than: 90d", "older_then: 90d", "older_then"),
-        ("older_than: 90d", "older_than: often", "older_than='often'"),
-        ("batch_id:\n", "batch:\n", "a trigger sets batch, which score does not take"),
-        ("- name: on-landing", "- name: hourly", "two deployments have the name score/hourly"),
-        ("pull: []", "pull: [{prefect.deployments.steps.git_clone: {}}]", "pull"),
-        ("name: nelbo\n", "name: [\n", "while parsing"),
-    ],
-)
-def test_what_is_not_understood_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:
-    text = PROJECT.read_text()
-    assert old in text
-    path = tmp_path / "prefect.yaml"
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(UsageError) as refused:
-        read_project(path)
-    assert complaint in str(refused.value)
-
-
-def test_code_in_yaml_is_not_run(tmp_path: Path) -> None:
-    path = tmp_path / "prefect.yaml"
-    path.write_text(f"name: !!python/object/apply:os.mkdir [{tmp_path}/made]\n")
-    with pytest.raises(UsageError):
-        read_project(path)
-    assert not (tmp_path / "made").exists()
+def test_flows_take_all_that_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{entry['flow']}/{entry['name']}" for entry in entries()]
+    assert names == sorted(set(names), key=names.index)
+    for entry in entries():
+        assert entry["entrypoint"] == f"nelbo.flows.orchestration.{entry['flow']}"
+        check_options(COMMANDS[entry["flow"]].options, entry["parameters"])
+        for trigger in entry.get("triggers", ()):
+            assert trigger["parameters"].keys() <= FLOWS[entry["flow"]].parameters.properties.keys()
+    monkeypatch.setattr(deployments.yaml, "safe_load", lambda _: {"deployments": [entry | {"a": "s3://k:s@b"}]})
+    with pytest.raises(UsageError, match="credentials"):
+        entries()
 
 
 def test_places_become_absolute_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +91,7 @@ def test_what_lacks_a_folder_is_left_out() -> None:
         "score/workspace-on-landing": "--images",
         "prune/workspace-monthly": "--keep",
     }
-    assert [row["deployment"] for row in describe(found)] == [
+    assert [describe(one)["deployment"] for one in found] == [
         "train/workspace-weekly",
         "calibrate/workspace-weekly",
         "report/workspace-daily",
@@ -138,8 +103,8 @@ def test_what_lacks_a_folder_is_left_out() -> None:
 def test_retention_is_scheduled_only_when_asked_for() -> None:
     """Neither by `nelbo deploy` nor by ``prefect deploy --all`` with the file as it is."""
     assert all(one.flow_name != "prune" for one in planned(images="/in", normal="/normal")[0])
-    (in_file,) = (spec for spec in read_project().deployments if spec.flow.name == "prune")
-    assert [schedule.active for schedule in in_file.schedules] == [False]
+    (in_file,) = (entry for entry in entries() if entry["flow"] == "prune")
+    assert [schedule["active"] for schedule in in_file["schedules"]] == [False]
     (prune,) = (one for one in planned(keep="4w")[0] if one.flow_name == "prune")
     assert prune.parameters["older_than"] == "4w"
     assert [schedule.active for schedule in prune.schedules or ()] == [True]  # type: ignore[union-attr]
