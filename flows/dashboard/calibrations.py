@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
 from nelbo.data import COMMIT, Place
@@ -10,22 +11,19 @@ from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import FILES, Calibration, promise, read_calibration
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.layout import Workspace
 
 
-def known_calibration(tables: Tables, calibration_id: str) -> Calibration | None:
-    """None where it is gone; or damaged or changed, which the page says."""
+def known_calibration(tables: Tables, calibration_id: str | None) -> Calibration | None:
+    """None where there is none, or it is gone; or it is damaged or changed, which the page says."""
+    if pd.isna(calibration_id):
+        return None
     try:
         return _read(tables, calibration_id, _stamps(tables.workspace.calibrations / calibration_id))
     except UsageError as error:
-        tell_damaged(tables.workspace, calibration_id, error)
+        # One that was deleted is no news.
+        if calibration_id in catalog.calibration_ids(tables.workspace):
+            st.error(literal(str(error)))
         return None
-
-
-def tell_damaged(workspace: Workspace, calibration_id: str, error: UsageError) -> None:
-    """Say on the page what is wrong with a calibration; one that was deleted is no news."""
-    if calibration_id in catalog.calibration_ids(workspace):
-        st.error(literal(str(error)))
 
 
 def show_promise(calibration: Calibration | None) -> None:

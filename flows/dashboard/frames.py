@@ -1,6 +1,7 @@
 """Tables of rows, whose toolbar saves them as CSV: spreadsheets must not take a text in them for a formula."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,9 +11,17 @@ import streamlit as st
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]")
 
 
-def show_frame(rows: pd.DataFrame, **how: Any) -> Any:
-    """Draw rows as `streamlit.dataframe` does, with texts that only are texts."""
-    return st.dataframe(without_formulas(rows), **how)
+def show_frame(rows: pd.DataFrame, columns: Mapping[str, Any], **how: Any) -> Any:
+    """Draw rows as `streamlit.dataframe` does, with texts that only are texts.
+
+    Args:
+        columns: what is shown of them, and how: a heading, or Streamlit's column configuration.
+        how: what else Streamlit takes; with a key, a row can be chosen.
+    """
+    if "key" in how:
+        how = {"on_select": "rerun", "selection_mode": "single-row", **how}
+    shown = {"column_order": list(columns), "column_config": dict(columns)}
+    return st.dataframe(without_formulas(rows), hide_index=True, **shown, **how)
 
 
 def without_formulas(rows: pd.DataFrame) -> pd.DataFrame:

@@ -22,18 +22,9 @@ def show_rows(rows: pd.DataFrame, key: str, columns: Mapping[str, Any]) -> None:
 
     Args:
         rows: with ``model_id``, ``batch_id``, ``image_id`` and ``relative_path``.
-        columns: what is shown of them, and how: a heading, or Streamlit's column configuration.
+        columns: see `show_frame`.
     """
-    shown = show_frame(
-        rows,
-        key=key,
-        hide_index=True,
-        height="content",
-        column_order=list(columns),
-        column_config=dict(columns),
-        on_select="rerun",
-        selection_mode="single-row",
-    )
+    shown = show_frame(rows, columns, key=key, height="content")
     if chosen := shown["selection"]["rows"]:
         st.switch_page(page_at("image"), query_params=_query(rows.iloc[chosen[0]].to_dict()))
 

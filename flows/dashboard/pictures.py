@@ -4,50 +4,19 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from nelbo.data import Place
-from nelbo.flows.dashboard.calibrations import tell_damaged
 from nelbo.flows.dashboard.literal import literal
-from nelbo.flows.dashboard.originals import SIDE_PX, NotShownError, located, original
+from nelbo.flows.dashboard.originals import Shown
 from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.report.heatmap import OPACITY, colours
 from nelbo.flows.report.pictures import LOOKED_AT, pictures
-from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration
-from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.layout import Workspace
 
 #: A row of ``scores`` or ``flagged``, by its columns.
 Row = Mapping[Any, Any]
 
 _HEIGHT_PX = 440
-
-#: A picture, or why there is none.
-Shown = Image.Image | str
-
-
-def original_of(table: Place, row: Row, side_px: int = SIDE_PX) -> Shown:
-    """The image behind a row.
-
-    Args:
-        table: the file that the row is of; see `located`.
-        side_px: longer side at most.
-    """
-    try:
-        return original(located(table, row), side_px)
-    except NotShownError as error:
-        return str(error)
-
-
-def calibration_of(workspace: Workspace, row: Row) -> Calibration | None:
-    """What decided on a row; None where nothing did, or where it is gone or, which the page says, damaged."""
-    try:
-        return read_calibration(workspace, row["calibration_id"]) if pd.notna(row["calibration_id"]) else None
-    except UsageError as error:
-        tell_damaged(workspace, row["calibration_id"], error)
-        return None
 
 
 def show(picture: Shown, described: str) -> None:

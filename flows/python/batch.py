@@ -6,13 +6,16 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from nelbo.data import FLAGGED_SCHEMA, Place, read_scores, read_unchanged
-from nelbo.flows.python.sheet import sheet
-from nelbo.flows.report.pictures import pictures
+from nelbo.flows.report.pictures import SIDE_PX, pictures
+from nelbo.flows.report.sheet import sheet
 from nelbo.flows.workspace.flagged import iter_flagged, strangest
 from nelbo.flows.workspace.layout import Workspace
+
+#: The room around pictures, and the height of the line below them, in pixels; letters of it that fit there.
+_GAP_PX, _LINE_PX, _LETTERS = 8, 16, 60
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,17 @@ class Batch:
             n: images at most.
         """
         rows, _ = read_unchanged(lambda: strangest(iter_flagged(self.workspace, self.model_id, self.batch_id), n))
-        return sheet([(f"{row['relative_path']}  {row['anomaly_score']:.4g}", _shown(row)) for row in rows.to_pylist()])
+        return sheet([_shown(row) for row in rows.to_pylist()], _GAP_PX, "white")
 
 
-def _shown(row: Mapping[Hashable, Any]) -> list[Image.Image]:
+def _shown(row: Mapping[Hashable, Any]) -> Image.Image:
+    """An image and its map beside each other, above its path and score."""
     drawn = pictures(row)
-    return [picture for picture in (drawn.original, drawn.overlay or drawn.heatmap) if picture is not None]
+    shown = Image.new("RGB", (2 * SIDE_PX + _GAP_PX, SIDE_PX + _LINE_PX), "white")
+    found = [picture for picture in (drawn.original, drawn.overlay or drawn.heatmap) if picture is not None]
+    for i, picture in enumerate(found):
+        padded = ImageOps.pad(picture.convert("RGB"), (SIDE_PX, SIDE_PX), color="white")
+        shown.paste(padded, (i * (SIDE_PX + _GAP_PX), 0))
+    line = f"{row['relative_path']}  {row['anomaly_score']:.4g}"
+    ImageDraw.Draw(shown).text((0, SIDE_PX), line[-_LETTERS:], "black")
+    return shown

@@ -7,12 +7,12 @@ from PIL import Image
 
 from nelbo.data import CachedPixels, Part, Place, atomic_path
 from nelbo.flows.report.heatmap import png
+from nelbo.flows.report.sheet import COLUMNS, sheet
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.vae_core.pixels import PixelRows, to_unit
 
-N_SHOWN, COLUMNS = 12, 3
+N_SHOWN = 12
 _WIDTH_PX, _GAP_PX = 260, 6
-_GREY = 128
 
 
 def write_found_parts(workspace: Workspace, model_id: str, pixels: CachedPixels, found: Sequence[Part | None]) -> None:
@@ -40,24 +40,11 @@ def write_variants(workspace: Workspace, model_id: str, pixels: PixelRows, varia
 
 
 def _write(pixels: np.ndarray, target: Place, workspace: Workspace) -> None:
-    with atomic_path(target, workspace.staging) as unfinished:
-        unfinished.write_bytes(png(contact_sheet(pixels)))
-
-
-def contact_sheet(pixels: np.ndarray) -> Image.Image:
-    """(n, h, w, c) pictures in [0, 1], side by side in rows of three.
-
-    >>> contact_sheet(np.zeros((4, 50, 100, 1))).size
-    (798, 278)
-    """
+    """Put (n, h, w, c) pictures in [0, 1] on a sheet."""
     levels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
     height = round(_WIDTH_PX * levels.shape[1] / levels.shape[2])
-    n_rows = -(-len(levels) // COLUMNS)
-    size = (COLUMNS * (_WIDTH_PX + _GAP_PX), n_rows * (height + _GAP_PX) + _GAP_PX)
-    sheet = Image.new("RGB", size, (_GREY,) * 3)
-    for place, values in enumerate(levels):
-        row, column = divmod(place, COLUMNS)
-        one = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values).resize((_WIDTH_PX, height))
-        corner = (_GAP_PX // 2 + column * (_WIDTH_PX + _GAP_PX), _GAP_PX + row * (height + _GAP_PX))
-        sheet.paste(one.convert("RGB"), corner)
-    return sheet
+    # Grey ones get three channels alike.
+    levels = np.broadcast_to(levels, (*levels.shape[:3], 3))
+    pictures = [Image.fromarray(one).resize((_WIDTH_PX, height)) for one in levels]
+    with atomic_path(target, workspace.staging) as unfinished:
+        unfinished.write_bytes(png(sheet(pictures, _GAP_PX, "grey")))

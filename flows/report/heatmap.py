@@ -2,29 +2,13 @@
 
 import io
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: Nine evenly spaced colours of Matplotlib's "inferno": perceptually uniform, safe for the colour-blind.
-_INFERNO = np.array(
-    [
-        (0, 0, 4),
-        (32, 12, 74),
-        (87, 16, 110),
-        (138, 34, 106),
-        (188, 55, 84),
-        (227, 89, 51),
-        (249, 142, 9),
-        (249, 203, 53),
-        (252, 255, 164),
-    ],
-    float,
-)
-_STOPS = np.linspace(0, 1, len(_INFERNO))
-#: The colour of each of 256 places on the scale.
-_TABLE = np.stack([np.interp(np.linspace(0, 1, 256), _STOPS, channel) for channel in _INFERNO.T], axis=-1)
-_TABLE = _TABLE.round().astype(np.uint8)
+#: The colour of each of 256 places on the scale: perceptually uniform, safe for the colour-blind.
+_TABLE = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 
 #: How much of the original the top of the scale hides.
 OPACITY = 0.7
@@ -33,16 +17,6 @@ OPACITY = 0.7
 def colours(levels: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Places on the scale as (..., 3) RGB: 0 and below is black, 1 and above pale yellow."""
     return np.take(_TABLE, (np.clip(levels, 0, 1) * 255 + 0.5).astype(np.uint8), axis=0)
-
-
-def levels_of_colours(heatmap: Image.Image) -> NDArray[np.float64]:
-    """Where on the scale each pixel of a heatmap lies, (h, w).
-
-    >>> levels_of_colours(Image.fromarray(colours(np.array([[0.0, 0.5, 1.0]])))).round(2).tolist()
-    [[0.0, 0.5, 1.0]]
-    """
-    # Red, green and blue together rise all along the scale, so their sum says where on it a colour is.
-    return np.interp(np.asarray(heatmap.convert("RGB"), float).sum(axis=-1), _INFERNO.sum(axis=1), _STOPS)
 
 
 def enlarged(levels: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:

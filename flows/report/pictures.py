@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, levels_of_colours, overlay
+from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, overlay
 
 #: Columns that it is drawn from.
 LOOKED_AT = ("map", "map_low", "map_high", "thumbnail", "heatmap_png")
@@ -47,17 +47,18 @@ def pictures(row: Mapping[Any, Any], opacity: float = OPACITY, side_px: int = MO
         original = original.resize(_shown_size(original.size, side_px))
     levels = _levels(row)
     if levels is None:
-        return Pictures(original, None, None)
+        former = None if _is_there(row["map"]) else _opened(row["heatmap_png"], "PNG")
+        shown = former and former.convert("RGB").resize(_shown_size(former.size, side_px), Image.Resampling.BILINEAR)
+        return Pictures(original, shown, None)
     levels = enlarged(levels, original.size if original else _shown_size(levels.shape[::-1], side_px))
     heatmap = Image.fromarray(colours(levels))
     return Pictures(original, heatmap, overlay(original, heatmap, levels, opacity) if original else None)
 
 
 def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
-    """(gh, gw) places on the colour scale; a place without a number is as unusual as any."""
+    """(gh, gw) places on the colour scale; a place without a number is as unusual as any. None without a map."""
     if not _is_there(row["map"]):
-        heatmap = _opened(row["heatmap_png"], "PNG")
-        return None if heatmap is None else levels_of_colours(heatmap)
+        return None
     low, high = row["map_low"], row["map_high"]
     rows = [np.asarray(values, np.float32) for values in row["map"]]
     size = (len(rows), *{len(values) for values in rows})

@@ -1,7 +1,8 @@
 """The page "Batch": all files of one batch, and what another threshold would make of them."""
 # ruff: noqa: S608 - conditions and orders in SQL are ours; values are bound
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -39,25 +40,6 @@ _ORDERS = {
     "reason, then path": "scores.reason NULLS LAST",
     "path": "relative_path",
 }
-
-
-class Filter(NamedTuple):
-    """Conditions of SQL, and the values in them."""
-
-    conditions: tuple[str, ...] = ("true",)
-    values: tuple[Any, ...] = ()
-
-    def also(self, condition: str, *values: Any) -> "Filter":
-        """Narrower by a condition.
-
-        >>> Filter().also("p_value <= ?", 0.01)
-        Filter(conditions=('true', 'p_value <= ?'), values=(0.01,))
-        """
-        return Filter((*self.conditions, condition), (*self.values, *values))
-
-    def __str__(self) -> str:
-        """As it stands after WHERE."""
-        return " AND ".join(self.conditions)
 
 
 def draw(tables: Tables) -> None:
@@ -104,23 +86,23 @@ def _drift(tables: Tables, batch: Batch) -> None:
 def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
     """A fragment: a filter draws nothing else anew."""
     st.header("Files")
-    chosen = _filter(counts)
+    where, values = _filter(counts)
     order = st.selectbox("Order", _ORDERS, key="order", bind="query-params")
     n_all = int(counts["n"].sum())
-    n = int(tables.query(f"SELECT count(*) AS n FROM scores WHERE {chosen}", chosen.values, [batch])["n"].iloc[0])
+    n = int(tables.query(f"SELECT count(*) AS n FROM scores WHERE {where}", values, [batch])["n"].iloc[0])
     st.text(f"{number(n)} of {images(n_all)}.")
     if not n:
         st.info("Nothing matches: widen the filters.")
         return
     # Another filter or order begins with its first page.
-    page = choose_page(n, _ROWS, f"page of {chosen} {chosen.values} {order}")
+    page = choose_page(n, _ROWS, f"page of {where} {values} {order}")
     sql = f"""
         SELECT relative_path, coalesce(scores.verdict, '') AS verdict, coalesce(scores.reason, '') AS reason,
                anomaly_score, p_value, q_value, round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion,
                round(rate_nats, 1) AS rate, model_id, batch_id, image_id
-        FROM scores WHERE {chosen} ORDER BY {_ORDERS[order]}, relative_path LIMIT ? OFFSET ?
+        FROM scores WHERE {where} ORDER BY {_ORDERS[order]}, relative_path LIMIT ? OFFSET ?
     """
-    rows = tables.query(sql, [*chosen.values, _ROWS, (page - 1) * _ROWS], [batch])
+    rows = tables.query(sql, [*values, _ROWS, (page - 1) * _ROWS], [batch])
     numbers = ("nelbo", "distortion", "rate")
     columns = {
         "relative_path": "path",
@@ -134,22 +116,25 @@ def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
     st.caption("Choose a row to open the image. The order above is over all pages; a heading's is within this one.")
 
 
-def _filter(counts: pd.DataFrame) -> Filter:
-    """What the visitor asks for; the address keeps it."""
-    chosen = Filter()
+def _filter(counts: pd.DataFrame) -> tuple[str, list[Any]]:
+    """What the visitor asks for, as what stands after WHERE and the values in it; the address keeps it."""
     first, second, third, fourth = st.columns([3, 3, 2, 3])
-    known = [verdict for verdict in _VERDICTS if verdict in set(counts["verdict"])]
-    if verdicts := first.multiselect("Verdict", known, key="verdict", bind="query-params", placeholder="any"):
-        chosen = chosen.also("list_contains(?, coalesce(verdict, ?))", verdicts, _NO_VERDICT)
-    known = sorted(counts["reason"].dropna().unique())
-    if reasons := second.multiselect("Reason", known, key="reason", bind="query-params", placeholder="any"):
-        chosen = chosen.also("list_contains(?, reason)", reasons)
-    known = sorted(counts["variant"].dropna().unique())
-    if known and (variants := st.multiselect("Variant", known, key="variant", bind="query-params", placeholder="any")):
-        chosen = chosen.also("list_contains(?, variant)", variants)
+
+    def some_of(place: Any, name: str, known: Iterable[str]) -> Any:
+        return place.multiselect(name.title(), known, key=name, bind="query-params", placeholder="any")
+
+    verdicts = some_of(first, "verdict", [word for word in _VERDICTS if word in set(counts["verdict"])])
+    reasons = some_of(second, "reason", sorted(counts["reason"].dropna().unique()))
+    variants = sorted(counts["variant"].dropna().unique())
+    variants = variants and some_of(st, "variant", variants)
     largest = third.number_input("p at most", 0.0, 1.0, 1.0, 0.01, format="%.4f", key="p", bind="query-params")
-    if largest < 1:
-        chosen = chosen.also("p_value <= ?", largest)
-    if text := fourth.text_input("Text in the path", key="text", bind="query-params"):
-        chosen = chosen.also("contains(lower(relative_path), lower(?))", text)
-    return chosen
+    text = fourth.text_input("Text in the path", key="text", bind="query-params")
+    asked: dict[str, list[Any]] = {
+        "list_contains(?, coalesce(verdict, ?))": [verdicts, _NO_VERDICT] if verdicts else [],
+        "list_contains(?, reason)": [reasons] if reasons else [],
+        "list_contains(?, variant)": [variants] if variants else [],
+        "p_value <= ?": [largest] if largest < 1 else [],
+        "contains(lower(relative_path), lower(?))": [text] if text else [],
+    }
+    conditions = ["true", *(condition for condition, values in asked.items() if values)]
+    return " AND ".join(conditions), [value for values in asked.values() for value in values]

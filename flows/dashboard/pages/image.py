@@ -11,10 +11,11 @@ import streamlit as st
 
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.dashboard import charts
-from nelbo.flows.dashboard.calibrations import show_promise
+from nelbo.flows.dashboard.calibrations import known_calibration, show_promise
 from nelbo.flows.dashboard.links import link, show_rows
 from nelbo.flows.dashboard.literal import literal
-from nelbo.flows.dashboard.pictures import Row, calibration_of, original_of, show, show_heatmap
+from nelbo.flows.dashboard.originals import original_of
+from nelbo.flows.dashboard.pictures import Row, show, show_heatmap
 from nelbo.flows.dashboard.style import palette, utc
 from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.numbers import number
@@ -36,7 +37,7 @@ def draw(tables: Tables) -> None:
         _find(tables)
         return
     workspace, path = tables.workspace, row["relative_path"]
-    calibration = calibration_of(workspace, row)
+    calibration = known_calibration(tables, row["calibration_id"])
     picture = original_of(workspace.scores(row["model_id"], row["batch_id"]), row)
     _facts(row, calibration)
     left, right = st.columns(2)

@@ -75,7 +75,8 @@ def _with_chance(tables: Tables, batches: pd.DataFrame) -> pd.DataFrame:
 
     ``approximate``: no law promises these shares, for the calibration is of cross-fitting.
     """
-    thresholds = {name: _threshold(tables, name) for name in batches["calibration_id"].dropna().unique()}
+    known = {name: known_calibration(tables, name) for name in batches["calibration_id"].dropna().unique()}
+    thresholds = {name: calibration.threshold for name, calibration in known.items() if calibration is not None}
     rows = [
         _chance(thresholds.get(calibration_id), int(m), int(n_anomalous))
         for calibration_id, m, n_anomalous in zip(
@@ -83,7 +84,7 @@ def _with_chance(tables: Tables, batches: pd.DataFrame) -> pd.DataFrame:
         )
     ]
     chance = pd.DataFrame(rows, batches.index, ["low", "high", "expected", "chance"])
-    cross = {name for name, threshold in thresholds.items() if threshold is not None and threshold.approximate}
+    cross = {name for name, threshold in thresholds.items() if threshold.approximate}
     return batches.join(chance).assign(approximate=batches["calibration_id"].isin(cross))
 
 
@@ -93,11 +94,6 @@ def _chance(threshold: Threshold | None, m: int, n_anomalous: int) -> tuple[floa
         return math.nan, math.nan, math.nan, charts.UNPROMISED
     words = charts.WITHIN if alarms.low <= n_anomalous <= alarms.high else charts.ABOVE
     return alarms.low / m, alarms.high / m, alarms.value / m, charts.BELOW if n_anomalous < alarms.low else words
-
-
-def _threshold(tables: Tables, calibration_id: str) -> Threshold | None:
-    calibration = known_calibration(tables, calibration_id)
-    return None if calibration is None else calibration.threshold
 
 
 def _newest(batches: pd.DataFrame) -> None:
@@ -143,16 +139,7 @@ def _list(batches: pd.DataFrame) -> None:
         "drift_word": "drift",
         "model_id": "model",
     }
-    shown = show_frame(
-        rows,
-        hide_index=True,
-        column_order=list(columns),
-        column_config=columns,
-        on_select="rerun",
-        selection_mode="single-row",
-        key=f"batches {page}",
-        alt="Batches, the newest first",
-    )
+    shown = show_frame(rows, columns, key=f"batches {page}", alt="Batches, the newest first")
     if chosen := shown["selection"]["rows"]:
         open_batch((rows["model_id"].iloc[chosen[0]], rows["batch_id"].iloc[chosen[0]]))
 
@@ -170,7 +157,7 @@ def _drift(batches: pd.DataFrame) -> None:
         "drift_tests": "by the tests of",
         "drift_p_value": st.column_config.NumberColumn("p (adjusted)", format="%.2g"),
     }
-    show_frame(alarms, hide_index=True, column_order=list(columns), column_config=columns, alt="Drift alarms")
+    show_frame(alarms, columns, alt="Drift alarms")
 
 
 def _throughput(batches: pd.DataFrame) -> None:
@@ -206,5 +193,5 @@ def _last_runs(tables: Tables) -> None:
         "model_id": "model",
         "code_version": "nelbo",
     }
-    show_frame(runs, hide_index=True, column_order=list(columns), column_config=columns, alt="Last runs")
+    show_frame(runs, columns, alt="Last runs")
     st.caption("A run that fails leaves no row: Prefect, or the command's own output, says why.")

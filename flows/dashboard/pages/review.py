@@ -2,17 +2,19 @@
 
 import hashlib
 import time
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from nelbo.flows.dashboard.calibrations import show_promise
+from nelbo.flows.dashboard.calibrations import known_calibration, show_promise
 from nelbo.flows.dashboard.choice import choose_batch
 from nelbo.flows.dashboard.frames import show_frame
 from nelbo.flows.dashboard.links import link
 from nelbo.flows.dashboard.literal import literal
-from nelbo.flows.dashboard.pictures import Row, calibration_of, original_of, show, show_heatmap
+from nelbo.flows.dashboard.originals import original_of
+from nelbo.flows.dashboard.pictures import Row, show, show_heatmap
 from nelbo.flows.dashboard.style import utc
 from nelbo.flows.dashboard.tables import Batch, Tables
 from nelbo.flows.numbers import number
@@ -46,7 +48,13 @@ def draw(tables: Tables) -> None:
         return
     st.progress(n_reviewed / n_flagged, f"{n_reviewed:,} of {n_flagged:,} flagged images reviewed")
     _tell()
-    row = _asked(tables, batch) or _next(tables, batch)
+    # What the address names, so that a decision can be changed; or what nobody has decided on and is not skipped.
+    row = _worst(tables, batch, "image_id = ?", st.query_params.get("image", "")) or _worst(
+        tables,
+        batch,
+        "image_id NOT IN (SELECT image_id FROM reviews) AND NOT list_contains(?::VARCHAR[], image_id)",
+        _skipped(),
+    )
     if row is None:
         _end(n_flagged - n_reviewed)
     else:
@@ -64,25 +72,13 @@ def _progress(tables: Tables, batch: Batch) -> tuple[int, int]:
     return int(n), int(n_reviewed)
 
 
-def _asked(tables: Tables, batch: Batch) -> Row | None:
-    """The image that the address names, so that a decision on it can be changed."""
-    sql = (
-        "SELECT * EXCLUDE (map, thumbnail, heatmap_png) FROM flagged WHERE image_id = ? ORDER BY relative_path LIMIT 1"
-    )
-    return _first(tables.query(sql, [st.query_params.get("image", "")], [batch]))
-
-
-def _next(tables: Tables, batch: Batch) -> Row | None:
-    """The most anomalous of the images that nobody has decided on, and that are not skipped."""
-    sql = """
+def _worst(tables: Tables, batch: Batch, condition: str, value: Any) -> Row | None:
+    """The most anomalous of the flagged images that a condition holds of."""
+    sql = f"""
         SELECT * EXCLUDE (map, thumbnail, heatmap_png) FROM flagged
-        WHERE image_id NOT IN (SELECT image_id FROM reviews) AND NOT list_contains(?::VARCHAR[], image_id)
-        ORDER BY anomaly_score DESC, relative_path LIMIT 1
-    """
-    return _first(tables.query(sql, [_skipped()], [batch]))
-
-
-def _first(rows: pd.DataFrame) -> Row | None:
+        WHERE {condition} ORDER BY anomaly_score DESC, relative_path LIMIT 1
+    """  # noqa: S608 - the condition is ours; its value is bound
+    rows = tables.query(sql, [value], [batch])
     return None if rows.empty else rows.to_dict("records")[0]
 
 
@@ -107,8 +103,7 @@ def _image(tables: Tables, row: Row) -> None:
         f"{row['verdict']}, score {number(row['anomaly_score'])} with the threshold at {number(row['threshold'])}, "
         f"p {number(row['p_value'], 3)}, q {number(row['q_value'], 3)}"
     )
-    calibration = calibration_of(tables.workspace, row)
-    show_promise(calibration)
+    show_promise(known_calibration(tables, row["calibration_id"]))
     link(row, "image", "All about this image")
     picture = original_of(tables.workspace.scores(row["model_id"], row["batch_id"]), row)
     left, right = st.columns(2)
@@ -128,7 +123,7 @@ def _question(tables: Tables, row: Row) -> None:
     before = tables.query(sql, [row["image_id"]])
     if not before.empty:
         st.warning("This image has been decided on before. A new decision will count, and the earlier ones stay.")
-        show_frame(before, hide_index=True, column_order=list(_COLUMNS), column_config=_COLUMNS)
+        show_frame(before, _COLUMNS)
     _form(tables, row, before["review_id"].iloc[-1] if len(before) else "")
 
 
@@ -229,19 +224,11 @@ def _decided(tables: Tables, batch: Batch) -> None:
     )
     # Another table after each decision: with none of its rows chosen.
     key = f"decided {decided['reviewed_at_utc'].iloc[0]}"
-    columns = {"relative_path": "path", **_COLUMNS}
-    show_frame(
-        decided,
-        key=key,
-        hide_index=True,
-        column_order=list(columns),
-        column_config=columns,
-        selection_mode="single-row",
-        on_select=lambda: _ask_again(decided, st.session_state[key]["selection"]["rows"]),
-    )
+    again = partial(_ask_again, decided, key)
+    show_frame(decided, {"relative_path": "path", **_COLUMNS}, key=key, on_select=again)
 
 
-def _ask_again(decided: pd.DataFrame, chosen: list[int]) -> None:
+def _ask_again(decided: pd.DataFrame, key: str) -> None:
     st.query_params.pop("image", None)
-    for index in chosen:
+    for index in st.session_state[key]["selection"]["rows"]:
         st.query_params["image"] = decided["image_id"].iloc[index]

@@ -64,7 +64,7 @@ def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, A
     assert "| parts | looked for | one rigid part before a plain background" in card
     assert f"({result['model_id']}-parts.png)" in card
     with Image.open(workspace / "cards" / f"{result['model_id']}-parts.png") as sheet:
-        assert sheet.width == 798
+        assert sheet.width == 804
     # The rows that set the threshold have sizes, too.
     rows = read_table(workspace / "calibrations" / result["calibration_id"] / "scores.parquet")
     assert rows["size_z"].null_count == 0

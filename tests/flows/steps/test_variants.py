@@ -67,7 +67,7 @@ def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, A
     assert f"({result['model_id']}-variants.png)" in card
     with Image.open(workspace / "cards" / f"{result['model_id']}-variants.png") as sheet:
         # Three pictures of each, a row each.
-        assert sheet.size == (798, 2 * 266 + 6)
+        assert sheet.size == (804, 2 * 266 + 6)
 
 
 def test_of_each_variant_the_promise_is_kept(trained: tuple[Path, dict[str, Any]]) -> None:
