@@ -1,15 +1,17 @@
 """What stands before every route of the dashboard's server: of Streamlit's own, too, which know of no password."""
 
 import asyncio
-import hashlib
 import hmac
 import ipaddress
 import secrets
-import time
 from collections import Counter
-from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
+
+from itsdangerous import BadSignature, TimestampSigner
+from starlette.requests import HTTPConnection
+from starlette.responses import HTMLResponse
+from starlette.websockets import WebSocketClose
 
 from nelbo.flows.dashboard.palette import DARK, LIGHT
 from nelbo.flows.report.rendering import template
@@ -25,6 +27,7 @@ _ADMITTED_S = 12 * 3600
 _FORM_BYTES, _FORM_S = 4096, 10
 #: Whether the server runs is no secret.
 _HEALTH = "/_stcore/health"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 
 
 class Door:
@@ -38,84 +41,68 @@ class Door:
         self._app = app
         # Whatever bytes it was in the environment.
         self._password = (password or "").encode("utf-8", "surrogateescape")
-        self._key = secrets.token_bytes(32)
+        self._signer = TimestampSigner(secrets.token_bytes(32))
         self._guessing: Counter[str] = Counter()
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer a request, or pass it on."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope.get("headers", ())}
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            # Streamlit would ask the network for this machine's own addresses, to compare the origin with them.
-            if _is_foreign(headers) or not self._is_admitted(scope, headers):
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                await self._app(scope, receive, send)
-        elif scope["path"] == _HEALTH and scope["method"] in ("GET", "HEAD"):
-            await self._app(scope, receive, send)
-        elif self._password and scope["method"] == "POST":
-            await self._ask(scope, receive, send)
-        elif not self._is_admitted(scope, headers):
-            await _answer(send, 401, _form(""))
-        elif scope["method"] not in ("GET", "HEAD"):
-            # Pages send nothing that way; Streamlit would keep uploads in memory.
-            await _answer(send, 405, "Not allowed.", [(b"allow", b"GET, HEAD")])
-        else:
-            await self._app(scope, receive, send)
+        app = self._app if scope["type"] == "lifespan" else await self._answering(HTTPConnection(scope), receive)
+        await app(scope, receive, send)
 
-    async def _ask(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def _answering(self, asked: HTTPConnection, receive: "Receive") -> "ASGIApp":
+        """What answers a request: the app, where nothing speaks against it."""
+        kind, path, method = (asked.scope.get(name) for name in ("type", "path", "method"))
+        if kind == "websocket":
+            # Streamlit would ask the network for this machine's own addresses, to compare the origin with them.
+            return self._app if not _is_foreign(asked) and self._is_admitted(asked) else WebSocketClose(1008)
+        if path == _HEALTH and method in ("GET", "HEAD"):
+            return self._app
+        if self._password and method == "POST":
+            return await self._ask(asked, receive)
+        if not self._is_admitted(asked):
+            return _form("", 401)
+        # Pages send nothing in another way; Streamlit would keep uploads in memory.
+        return self._app if method in ("GET", "HEAD") else _answer("Not allowed.", 405, allow="GET, HEAD")
+
+    async def _ask(self, asked: HTTPConnection, receive: "Receive") -> HTMLResponse:
         """Take a guess at the password, which came to the address that was asked for."""
-        visitor = _visitor(scope)
+        visitor = _visitor(asked)
         if self._guessing[visitor] >= _GUESSES:
-            said = "Too many guesses at once. Try again in a second."
-            await _answer(send, 429, _form(said), [(b"retry-after", b"1")])
-            return
+            return _form("Too many guesses at once. Try again in a second.", 429, retry_after="1")
         self._guessing[visitor] += 1
         try:
             guess = await _guess(receive)
             if guess is not None and hmac.compare_digest(guess, self._password):
-                place = "/" + quote(scope["path"].lstrip("/\\"), safe="/")
-                query = scope["query_string"].decode("latin-1")
-                location = f"{place}?{query}" if query else place
-                cookie = f"{_cookie(scope)}={self._token()}; Path=/; HttpOnly; SameSite=Lax"
-                await _answer(send, 303, "", [(b"location", location.encode()), (b"set-cookie", cookie.encode())])
-                return
+                place = "/" + quote(asked.scope["path"].lstrip("/\\"), safe="/")
+                query = asked.scope["query_string"].decode("latin-1")
+                answer = _answer("", 303, location=f"{place}?{query}" if query else place)
+                answer.set_cookie(_cookie(asked), self._signer.sign(b"").decode(), httponly=True)
+                return answer
             await asyncio.sleep(_GUESS_S)
         finally:
             self._guessing[visitor] -= 1
             if not self._guessing[visitor]:
                 del self._guessing[visitor]
-        await _answer(send, 401, _form("This is not the password."))
+        return _form("This is not the password.", 401)
 
-    def _is_admitted(self, scope: "Scope", headers: dict[str, str]) -> bool:
+    def _is_admitted(self, asked: HTTPConnection) -> bool:
         if not self._password:
             return True
         try:
-            given = SimpleCookie(headers.get("cookie", "")).get(_cookie(scope))
-        except CookieError:
+            self._signer.unsign(asked.cookies.get(_cookie(asked), ""), max_age=_ADMITTED_S)
+        except BadSignature:
             return False
-        until, _, signature = (given.value if given else "").partition(".")
-        if not (until.isascii() and until.isdigit() and len(until) < 20 and signature.isascii()):
-            return False
-        return hmac.compare_digest(signature, self._sign(until)) and time.time() < int(until)
-
-    def _token(self) -> str:
-        until = str(int(time.time()) + _ADMITTED_S)
-        return f"{until}.{self._sign(until)}"
-
-    def _sign(self, until: str) -> str:
-        return hmac.new(self._key, until.encode(), hashlib.sha256).hexdigest()
+        return True
 
 
-def _cookie(scope: "Scope") -> str:
+def _cookie(asked: HTTPConnection) -> str:
     """A name of its own for each port: browsers send cookies to all ports of a machine."""
-    return f"nelbo-{scope['server'][1]}"
+    return f"nelbo-{asked.scope['server'][1]}"
 
 
-def _visitor(scope: "Scope") -> str:
+def _visitor(asked: HTTPConnection) -> str:
     """The address that guesses are counted of; of IPv6 the part that a household or an office has."""
-    address = scope["client"][0] if scope.get("client") else ""
+    address = asked.client.host if asked.client else ""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -123,9 +110,10 @@ def _visitor(scope: "Scope") -> str:
     return str(ipaddress.ip_network((address, 64), strict=False)) if found.version == 6 else address
 
 
-def _is_foreign(headers: dict[str, str]) -> bool:
+def _is_foreign(asked: HTTPConnection) -> bool:
     """Whether a page of another web site asks."""
-    return "origin" in headers and urlsplit(headers["origin"]).netloc != headers.get("host")
+    origin = asked.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != asked.headers.get("host")
 
 
 async def _guess(receive: "Receive") -> bytes | None:
@@ -144,19 +132,11 @@ async def _guess(receive: "Receive") -> bytes | None:
     return None
 
 
-def _form(said: str) -> str:
+def _form(said: str, status: int, **headers: str) -> HTMLResponse:
     """The page that asks for the password, and what there is to say of the last guess."""
-    return template("login.html.j2").render(said=said, light=LIGHT, dark=DARK)
+    return _answer(template("login.html.j2").render(said=said, light=LIGHT, dark=DARK), status, **headers)
 
 
-async def _answer(send: "Send", status: int, page: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    body = page.encode()
-    policy = b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-    always: list[tuple[bytes, Any]] = [
-        (b"content-type", b"text/html; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-        (b"content-security-policy", policy),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": [*always, *(headers or ())]})
-    await send({"type": "http.response.body", "body": body})
+def _answer(page: str, status: int, **headers: str) -> HTMLResponse:
+    always = {"cache_control": "no-store", "content_security_policy": _POLICY}
+    return HTMLResponse(page, status, {name.replace("_", "-"): value for name, value in (always | headers).items()})

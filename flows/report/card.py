@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -68,30 +69,23 @@ _COLUMNS = {"nelbo": 1, "distortion": 1, "rate": 1, "sigma": 4, "val_nelbo": 1}
 def write_card(workspace: Workspace, model_id: str) -> Place:
     """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
     target = workspace.card(model_id)
-    picture = target.with_suffix(".svg")
+    curves = target.with_suffix(".svg")
     beside = {"parts": workspace.found_parts(model_id), "variants": workspace.variants(model_id)}
-    shown = {name: place.name if place.exists() else None for name, place in beside.items()}
-    card = read_card(workspace, model_id, picture.name, **shown)
-    curves = render_curves(read_table(workspace.history(model_id)))
+    pictures = {name: place.name for name, place in beside.items() if place.exists()}
+    card = read_card(workspace, model_id, {"curves": curves.name, **pictures})
     # The picture first: a card never shows a broken link.
-    for file, text in ((picture, curves), (target, card)):
+    for file, text in ((curves, render_curves(read_table(workspace.history(model_id)))), (target, card)):
         with atomic_path(file, workspace.staging) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
     return target
 
 
-def read_card(
-    workspace: Workspace,
-    model_id: str,
-    picture: str | None = None,
-    parts: str | None = None,
-    variants: str | None = None,
-) -> str:
+def read_card(workspace: Workspace, model_id: str, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
     """A model's card as Markdown, from its ``model.json`` and its history; see `render_card`."""
     path = workspace.models / check_id(model_id) / "model.json"
     history = read_table(workspace.history(model_id))
     try:
-        return render_card(json.loads(path.read_text(encoding="utf-8")), history, picture, parts, variants)
+        return render_card(json.loads(path.read_text(encoding="utf-8")), history, pictures)
     except (OSError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise UsageError(
             f"{path} does not say what a card needs ({error!r}). Restore it from a copy, or train again."
@@ -99,26 +93,20 @@ def read_card(
 
 
 def render_card(
-    description: Mapping[str, Any],
-    history: pa.Table,
-    picture: str | None = None,
-    parts: str | None = None,
-    variants: str | None = None,
+    description: Mapping[str, Any], history: pa.Table, pictures: Mapping[str, str] = MappingProxyType({})
 ) -> str:
     """The card as Markdown; texts of the user are escaped.
 
     Args:
         description: the content of ``model.json``.
         history: of the training, one row an epoch.
-        picture, parts, variants: names of the files beside the card with the curves, found parts, and images of each
-            variant; None for a card without.
+        pictures: addresses of those that there are: ``curves``, found ``parts``, and images of each of the
+            ``variants``.
     """
     training, config = description["training"], description["config"]
     context = {
         "model_id": check_id(description["model_id"]),
-        "picture": picture,
-        "parts": parts,
-        "variants_shown": variants,
+        "pictures": pictures,
         # Models of before there were any do not say.
         "variants": training.get("variants", {}),
         "frame": description["preprocessing"].get("frame"),
@@ -142,7 +130,7 @@ def render_card(
         "unchanged": _unchanged(training["train_config"]),
         "images_per_s": _median(history, "images_per_s"),
         "columns": [name for name in (*_COLUMNS, "learning_rate") if name in history.column_names],
-        "rows": _epochs(history, training["best_epoch"]),
+        "rows": list(_epochs(history, training["best_epoch"])),
         "val_nelbo": history["val_nelbo"][0].as_py() if "val_nelbo" in history.column_names else None,
         "gap": _gap(history, training["best_epoch"]),
         "n_values": config["height"] * config["width"] * config["channels"],
@@ -209,17 +197,13 @@ def _median(history: pa.Table, name: str) -> float | None:
     return float(np.median(history[name].to_numpy())) if name in history.column_names else None
 
 
-def _epochs(history: pa.Table, best: int) -> list[list[str]]:
+def _epochs(history: pa.Table, best: int) -> Iterator[list[str]]:
     """A few epochs, as texts: the first, some evenly spaced, the best, the last."""
     shown = np.linspace(0, history.num_rows - 1, SHOWN_EPOCHS).round().astype(int)
-    shown = np.unique([*shown, best - 1])
-    return [_row(row, best) for row in history.take(shown).to_pylist()]
-
-
-def _row(row: dict[str, Any], best: int) -> list[str]:
-    cells = [f"{row['epoch']} (best)" if row["epoch"] == best else f"{row['epoch']}"]
-    cells += [fixed(row[name], decimals) for name, decimals in _COLUMNS.items() if name in row]
-    return cells + ([f"{row['learning_rate']:.3g}"] if "learning_rate" in row else [])
+    for row in history.take(np.unique([*shown, best - 1])).to_pylist():
+        cells = [fixed(row[name], decimals) for name, decimals in _COLUMNS.items() if name in row]
+        cells += [f"{row['learning_rate']:.3g}"] if "learning_rate" in row else []
+        yield [f"{row['epoch']} (best)" if row["epoch"] == best else f"{row['epoch']}", *cells]
 
 
 def _gap(history: pa.Table, best: int) -> float | None:

@@ -9,7 +9,35 @@ from nelbo.flows.numbers import images, number
 from nelbo.flows.report.curves import Axis
 
 WIDTH, HEIGHT = 720, 240
-_BINS = 48
+N_BINS = 60
+
+
+class Scale(NamedTuple):
+    """The axis of scores: from the lowest to where the worst would leave no room for the others."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, low: float, most: float, threshold: float | None) -> "Scale":
+        """Where normal ends and anomalous begins fills the plot, however far the worst images lie.
+
+        Args:
+            low: the lowest score.
+            most: what nearly all scores are below; it counts where there is no threshold.
+            threshold: None without one.
+        """
+        high = most if threshold is None else low + 2.5 * (threshold - low)
+        return cls(low, high if high > low else low + 1)
+
+    @property
+    def edges(self) -> NDArray[np.floating]:
+        """Ends of the bins."""
+        return np.linspace(self.low, self.high, N_BINS + 1)
+
+    def counts(self, scores: NDArray[np.floating]) -> NDArray[np.integer]:
+        """Scores in each bin; those beyond an end are counted in the last one there."""
+        return np.histogram(np.clip(scores, self.low, self.high), self.edges)[0]
 
 
 class Bar(NamedTuple):
@@ -49,37 +77,29 @@ def histogram(
         review: lower end of the review band, or None.
     """
     known = np.concatenate([scores, calibration])
-    low = float(known.min())
-    # Where normal ends and anomalous begins fills the plot, however far the worst images lie.
-    high = float(np.quantile(known, 0.97)) if threshold is None else low + 2.5 * (threshold - low)
-    high = high if high > low else low + 1
-    edges = np.linspace(low, high, _BINS + 1)
-
-    def shares(values: NDArray[np.floating]) -> NDArray[np.floating]:
-        counts, _ = np.histogram(np.clip(values, low, high), edges)
-        return counts / max(1, len(values))
-
-    batch, normal = shares(scores), shares(calibration)
-    x = Axis(low, high, 0, WIDTH)
+    scale = Scale.around(float(known.min()), float(np.quantile(known, 0.97)), threshold)
+    counts = scale.counts(scores)
+    batch, normal = (scale.counts(values) / max(1, len(values)) for values in (scores, calibration))
+    x = Axis(*scale, 0, WIDTH)
     y = Axis(0, float(max(batch.max(), normal.max(), 1e-9)), HEIGHT, 0)
-    step = WIDTH / _BINS
+    step = WIDTH / N_BINS
     bars = [
-        Bar(i * step, top, step - 1, HEIGHT - top, _describe(edges, i, share, len(scores)))
-        for i, (share, top) in enumerate(zip(batch, y.at(batch).tolist(), strict=True))
-        if share
+        Bar(i * step, top, step - 1, HEIGHT - top, _describe(scale.edges, i, n))
+        for i, (n, top) in enumerate(zip(counts.tolist(), y.at(batch).tolist(), strict=True))
+        if n
     ]
     outline = f"M0,{HEIGHT} " + " ".join(f"V{top:.1f} h{step:.3f}" for top in y.at(normal))
     return Histogram(
         bars,
         outline if len(calibration) else "",
         None if threshold is None else float(x.at(threshold)),
-        None if review is None else float(x.at(max(review, low))),
+        None if review is None else float(x.at(max(review, scale.low))),
         x.ticks(7),
         [(at, f"{text} %") for at, text in Axis(0, 100 * y.high, HEIGHT, 0).ticks(6)],
-        int((scores > high).sum()),
+        int((scores > scale.high).sum()),
     )
 
 
-def _describe(edges: NDArray[np.floating], i: int, share: float, n: int) -> str:
-    upper = "and above" if i == _BINS - 1 else f"to {number(edges[i + 1])}"
-    return f"{number(edges[i])} {upper}: {images(round(share * n))}"
+def _describe(edges: NDArray[np.floating], i: int, n: int) -> str:
+    upper = "and above" if i == N_BINS - 1 else f"to {number(edges[i + 1])}"
+    return f"{number(edges[i])} {upper}: {images(n)}"

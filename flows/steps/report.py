@@ -289,7 +289,7 @@ def _model_card(workspace: Workspace, model_id: str) -> Markup:
     """The model's card with its curves; why there is none, where what it is made from has gone."""
     try:
         curves = data_url("image/svg+xml", render_curves(read_table(workspace.history(model_id))).encode())
-        return markdown(read_card(workspace, model_id, curves), level=3)
+        return markdown(read_card(workspace, model_id, {"curves": curves}), level=3)
     except bad_input() as error:
         return escape(error)
 

@@ -1,6 +1,6 @@
 """The scores of a batch, and what another threshold would make of them. Nothing is written."""
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,44 +12,10 @@ from nelbo.flows.dashboard.calibrations import known_calibration, show_promise
 from nelbo.flows.dashboard.style import say
 from nelbo.flows.dashboard.tables import Batch, Tables
 from nelbo.flows.numbers import images, number, percent
+from nelbo.flows.report.histogram import Scale
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 
-_BINS = 60
 _STEPS = 500
-
-
-class Scale(NamedTuple):
-    """The axis of scores: from the lowest to where the worst would leave no room for the others."""
-
-    low: float
-    high: float
-
-    def bins(self, scores: np.ndarray) -> np.ndarray:
-        """Share of the scores in each bin; those beyond an end are counted in the last one there."""
-        counts, _ = np.histogram(np.clip(scores, self.low, self.high), self.edges)
-        return counts / max(1, len(scores))
-
-    @property
-    def edges(self) -> np.ndarray:
-        """Of the bins."""
-        return np.linspace(self.low, self.high, _BINS + 1)
-
-
-class Scored(NamedTuple):
-    """What there is to say of a batch, whatever threshold is tried.
-
-    n: images with a score.
-    threshold: that decided; None without one.
-    calibration: None where there is none, or it is gone.
-    bins: see `nelbo.flows.dashboard.charts.scores`.
-    """
-
-    n: int
-    threshold: float | None
-    statistic: str
-    calibration: Calibration | None
-    scale: Scale
-    bins: pd.DataFrame
 
 
 def draw_what_if(tables: Tables, batch: Batch) -> None:
@@ -64,45 +30,43 @@ def draw_what_if(tables: Tables, batch: Batch) -> None:
     if not found["n"]:
         st.info("No file of this batch has a score; the reasons are below.")
         return
-    calibration = None if pd.isna(found["calibration_id"]) else known_calibration(tables, found["calibration_id"])
-    threshold = None if pd.isna(found["threshold"]) else float(found["threshold"])
+    found = found.where(found.notna(), None)
+    calibration, threshold = known_calibration(tables, found["calibration_id"]), found["threshold"]
     lowest = [found["low"], threshold, calibration.normal_scores[0] if calibration is not None else None]
-    low = min(float(score) for score in lowest if score is not None)
-    # Where normal ends and anomalous begins fills the plot, however far the worst images lie.
-    high = float(found["most"]) if threshold is None else low + 2.5 * (threshold - low)
-    scale = Scale(low, high if high > low else low + 1)
-    bins = _bins(tables, batch, calibration, scale)
-    _try(tables, batch, Scored(int(found["n"]), threshold, found["statistic"], calibration, scale, bins))
+    scale = Scale.around(min(float(score) for score in lowest if score is not None), float(found["most"]), threshold)
+    _try(tables, batch, found, calibration, scale, _bins(tables, batch, calibration, scale))
 
 
 @st.fragment
-def _try(tables: Tables, batch: Batch, scored: Scored) -> None:
+def _try(
+    tables: Tables, batch: Batch, found: Any, calibration: Calibration | None, scale: Scale, bins: pd.DataFrame
+) -> None:
     """A fragment: dragging the threshold draws nothing else anew."""
-    low, high = scored.scale
+    threshold, n, (low, high) = found["threshold"], int(found["n"]), scale
     slot = st.container()
     chosen = st.slider(
         "What if the threshold were",
         low,
         high,
-        high if scored.threshold is None else scored.threshold,
+        high if threshold is None else threshold,
         (high - low) / _STEPS,
         format="%.4g",
-        key=f"threshold of {batch}, {scored.threshold}",
+        key=f"threshold of {batch}, {threshold}",
     )
     with slot:
-        review = scored.calibration.threshold.review if scored.calibration is not None else None
+        review = calibration.threshold.review if calibration is not None else None
         charts.show(
-            charts.scores(scored.bins, scored.threshold, review, chosen, scored.statistic),
+            charts.scores(bins, threshold, review, chosen, found["statistic"]),
             "Share of images by anomaly score",
-            f"Threshold {number(scored.threshold)}; what if it were {number(chosen)}.",
+            f"Threshold {number(threshold)}; what if it were {number(chosen)}.",
         )
     sql = (
         "SELECT count(*) FILTER (anomaly_score > ?) AS above, count(*) FILTER (anomaly_score > ?) AS beyond FROM scores"
     )
-    n_above, n_beyond = (int(n) for n in tables.query(sql, [chosen, high], [batch]).iloc[0])
-    above = f"{number(n_above)} of {number(scored.n)} scored images ({percent(n_above / scored.n)})"
-    say(f"Above {number(chosen)}: {above}.{_by_chance(scored.calibration, chosen, scored.n)}")
-    show_promise(scored.calibration)
+    n_above, n_beyond = (int(found) for found in tables.query(sql, [chosen, high], [batch]).iloc[0])
+    above = f"{number(n_above)} of {number(n)} scored images ({percent(n_above / n)})"
+    say(f"Above {number(chosen)}: {above}.{_by_chance(calibration, chosen, n)}")
+    show_promise(calibration)
     beyond = f" The last bar holds {images(n_beyond)} with scores beyond the axis." if n_beyond else ""
     st.caption(
         "Nothing is written, and a threshold chosen on the batch that it judges promises nothing. One that does: "
@@ -135,14 +99,9 @@ def false_alarms(normal_scores: np.ndarray, threshold: float, m: int) -> Interva
 
 
 def _bins(tables: Tables, batch: Batch, calibration: Calibration | None, scale: Scale) -> pd.DataFrame:
-    """``left``, ``right``, share of the ``batch`` and of the ``normal`` images; DuckDB counts the batch."""
-    sql = """
-        SELECT least(greatest(floor((anomaly_score - ?) / ?), 0), ?)::INT AS bin, count(*) AS n FROM scores
-        WHERE anomaly_score IS NOT NULL GROUP BY bin
-    """
-    width = (scale.high - scale.low) / _BINS
-    found = tables.query(sql, [scale.low, width, _BINS - 1], [batch]).set_index("bin")["n"]
-    n = found.reindex(range(_BINS), fill_value=0).to_numpy()
-    bins = pd.DataFrame({"left": scale.edges[:-1], "right": scale.edges[1:], "n": n, "batch": n / max(1, n.sum())})
-    bins["normal"] = scale.bins(calibration.normal_scores) if calibration is not None else np.nan
-    return bins
+    """``left``, ``right``, images of the batch (``n``), and shares of the ``batch`` and of the ``normal`` images."""
+    scored = tables.query("SELECT anomaly_score FROM scores WHERE anomaly_score IS NOT NULL", batches=[batch])
+    n = scale.counts(scored["anomaly_score"].to_numpy())
+    normal = np.nan if calibration is None else scale.counts(calibration.normal_scores) / calibration.normal_scores.size
+    edges = scale.edges
+    return pd.DataFrame({"left": edges[:-1], "right": edges[1:], "n": n, "batch": n / n.sum(), "normal": normal})

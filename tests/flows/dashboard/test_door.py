@@ -120,7 +120,7 @@ def test_who_knows_the_password_is_in_and_others_are_not() -> None:
     visitor, other = Visitor(app), Visitor(app)
     assert asyncio.run(visitor.enter(PASSWORD, "/batch")) == 303
     assert visitor.headers["location"] == "/batch?a=b"
-    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(visitor.headers["set-cookie"].split("; "))
+    assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(visitor.headers["set-cookie"].split("; "))
     assert PASSWORD not in visitor.headers["set-cookie"]
     for path in ROUTES:
         assert asyncio.run(visitor.ask(path)) == 200
@@ -137,9 +137,9 @@ def test_a_visitor_is_admitted_for_a_while(monkeypatch: pytest.MonkeyPatch) -> N
     visitor = Visitor(Door(Inner(), PASSWORD))
     asyncio.run(visitor.enter(PASSWORD))
     real = time.time
-    monkeypatch.setattr(door.time, "time", lambda: real() + 11 * 3600)
+    monkeypatch.setattr(time, "time", lambda: real() + 11 * 3600)
     assert asyncio.run(visitor.ask("/")) == 200
-    monkeypatch.setattr(door.time, "time", lambda: real() + 13 * 3600)
+    monkeypatch.setattr(time, "time", lambda: real() + 13 * 3600)
     assert asyncio.run(visitor.ask("/")) == 401
 
 
