@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 #: The colour of each of 256 places on the scale: perceptually uniform, safe for the colour-blind.
-_TABLE = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+_TABLE = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1]
 
 #: How much of the original the top of the scale hides.
 OPACITY = 0.7
