@@ -82,7 +82,7 @@ _ALL = (
     ),
     Command(
         "dashboard",
-        "cli.servers:dashboard",
+        "dashboard.server:serve_dashboard",
         "DashboardOptions",
         "Serve the web pages over the workspace, until stopped.",
         "nelbo dashboard --port 8502",
@@ -121,21 +121,21 @@ _ALL = (
     ),
     Command(
         "doctor",
-        "cli.readers:diagnosis",
+        "cli.doctor:diagnose",
         "Options",
         "Say what this system has and lacks, and how to get it; exit with 1 if nelbo cannot run.",
         "nelbo doctor",
     ),
     Command(
         "serve",
-        "cli.servers:serve",
+        "orchestration.deployments:serve",
         "ServeOptions",
         "Run the scheduled deployments from this process until stopped; needs a Prefect server, and no pool.",
         "nelbo serve --images landing/ --normal good/",
     ),
     Command(
         "deploy",
-        "cli.servers:deploy",
+        "orchestration.deployments:deploy",
         "DeployOptions",
         "Register the scheduled deployments for the workers of a Prefect work pool.",
         "nelbo deploy --pool nelbo --images landing/ --normal good/ --gate held-out/ --keep 90d",

@@ -19,14 +19,18 @@ def describe(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=".nelbo-", dir=folder) as aside:
         inside = Path(aside)
         (inside / "a").touch()
-        return {
-            "type": kind(folder),
-            "free_bytes": shutil.disk_usage(folder).free,
-            "syncs_folders": _can(lambda: _on(inside, os.fsync)),
-            "hard_links": _can(lambda: os.link(inside / "a", inside / "b")),
-            "locks": _can(lambda: _on(inside, lambda opened: fcntl.flock(opened, fcntl.LOCK_EX))),
-            "case_sensitive": not (inside / "A").exists(),
-        }
+        opened = os.open(inside, os.O_RDONLY)
+        try:
+            return {
+                "type": kind(folder),
+                "free_bytes": shutil.disk_usage(folder).free,
+                "syncs_folders": _can(os.fsync, opened),
+                "hard_links": _can(os.link, inside / "a", inside / "b"),
+                "locks": _can(fcntl.flock, opened, fcntl.LOCK_EX),
+                "case_sensitive": not (inside / "A").exists(),
+            }
+        finally:
+            os.close(opened)
 
 
 def kind(folder: Path) -> str:
@@ -40,19 +44,11 @@ def kind(folder: Path) -> str:
     return next((mounts[str(place)] for place in (path, *path.parents) if str(place) in mounts), "unknown")
 
 
-def _can(attempt: Callable[[], object]) -> bool:
+def _can(attempt: Callable[..., object], *args: Any) -> bool:
     try:
-        attempt()
+        attempt(*args)
     except OSError as error:
         if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
             raise
         return False
     return True
-
-
-def _on(folder: Path, action: Callable[[int], object]) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        action(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,10 +17,12 @@ from joblib import cpu_count
 
 from nelbo.flows.cli import disks
 from nelbo.flows.inference.models import import_keras
+from nelbo.flows.options.options import Options
 from nelbo.flows.options.sources import strange_variables
 from nelbo.flows.orchestration.execution import check_api, prefect_api, prefect_profile
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.home import is_stand_in
+from nelbo.flows.workspace.journal import opened
 from nelbo.flows.workspace.layout import Workspace, some
 from nelbo.flows.workspace.runs import code_version
 from nelbo.vae_core import ENGINES, is_installed
@@ -54,9 +56,9 @@ class Finding:
     needed: bool = False
 
 
-def diagnose(workspace: Workspace) -> dict[str, Any]:
+def diagnose(options: Options) -> dict[str, Any]:
     """What is found, by name; ``missing``: what is lacking, each with its remedy; ``ok``: whether nelbo runs."""
-    findings = list(_findings(workspace))
+    findings = list(_findings(opened(options.workspace)))
     facts = {finding.name: finding.found for finding in findings}
     lacking = [finding for finding in findings if finding.lacks]
     return facts | {
@@ -71,13 +73,14 @@ def _findings(workspace: Workspace) -> Iterator[Finding]:
     yield Finding("packages", {name: _version(name) for name in _PACKAGES})
     yield from _engines()
     yield _codecs()
-    yield _demo()
+    demo = importlib.util.find_spec("elpv_dataset") is not None
+    yield Finding("demo_images", demo, None if demo else "the demo's images: pip install 'nelbo[demo]'")
     yield from _prefect()
     yield Finding("telemetry", _telemetry())
     yield from _workspace(workspace)
     yield _temporary()
     yield _home()
-    yield _cpus()
+    yield Finding("cpus", {"allowed": cpu_count(), "present": os.cpu_count()})
     yield _memory()
     yield _encoding()
     yield _variables()
@@ -117,11 +120,6 @@ def _codecs() -> Finding:
     return Finding("codecs_missing", absent, lacks, needed="PNG" in absent)
 
 
-def _demo() -> Finding:
-    there = importlib.util.find_spec("elpv_dataset") is not None
-    return Finding("demo_images", there, None if there else "the demo's images: pip install 'nelbo[demo]'")
-
-
 def _prefect() -> Iterator[Finding]:
     api = prefect_api()
     yield Finding("prefect_api", api)
@@ -159,7 +157,11 @@ def _workspace(workspace: Workspace) -> Iterator[Finding]:
     root = workspace.root
     yield Finding("workspace", str(root))
     if not isinstance(root, Path):
-        yield _store(workspace)
+        try:
+            workspace.prepare()
+            yield Finding("workspace_writable", True)
+        except UsageError as error:
+            yield Finding("workspace_writable", False, str(error), needed=True)
         return
     nearest = next(parent for parent in (root, *root.parents) if parent.exists())
     writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
@@ -168,14 +170,6 @@ def _workspace(workspace: Workspace) -> Iterator[Finding]:
     if writable:
         disk = disks.describe(nearest)
         yield Finding("workspace_disk", disk, _lacking_disk(disk))
-
-
-def _store(workspace: Workspace) -> Finding:
-    try:
-        workspace.prepare()
-        return Finding("workspace_writable", True)
-    except UsageError as error:
-        return Finding("workspace_writable", False, str(error), needed=True)
 
 
 def _lacking_disk(disk: dict[str, Any]) -> str | None:
@@ -208,10 +202,6 @@ def _home() -> Finding:
     elif not writable:
         lacks = f"a home folder that can be written: {home} cannot. Set HOME to one, or PREFECT_HOME and XDG_CACHE_HOME"
     return Finding("home", {"folder": home, "writable": writable}, lacks)
-
-
-def _cpus() -> Finding:
-    return Finding("cpus", {"allowed": cpu_count(), "present": os.cpu_count()})
 
 
 def _memory() -> Finding:

@@ -38,10 +38,3 @@ def verification(options: ModelOptions) -> dict[str, Any]:
     from nelbo.flows.steps.verify import verify
 
     return verify(opened(options.workspace), options.model)
-
-
-def diagnosis(options: Options) -> dict[str, Any]:
-    """What this system has and lacks."""
-    from nelbo.flows.cli.doctor import diagnose
-
-    return diagnose(opened(options.workspace))

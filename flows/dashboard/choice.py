@@ -19,7 +19,7 @@ def choose_batch(tables: Tables) -> Batch | None:
     if not batches:
         nothing("No batch is scored yet in this workspace. Score one with:", "nelbo score DIR")
         return None
-    asked = _asked(tables, batches) or batches[0]
+    asked = _asked(tables) or batches[0]
     if asked not in batches:
         batches.append(asked)
     several = len({model_id for model_id, _ in batches}) > 1
@@ -46,33 +46,26 @@ def _name_in_address() -> None:
     st.query_params.update(model=model_id, batch=batch_id)
 
 
-def _asked(tables: Tables, batches: list[Batch]) -> Batch | None:
+def _asked(tables: Tables) -> Batch | None:
     """What the address names, or else was chosen before on this or another page; None if it is not there."""
     model_id, batch_id = st.query_params.get("model"), st.query_params.get("batch")
     if batch_id is None:
         model_id, batch_id = st.session_state.get("batch", (None, None))
     if batch_id is None:
         return None
-    known = next((batch for batch in batches if batch == (model_id, batch_id)), None)
-    if known is not None:
-        return known
-    if model_id is None:
-        found = _newest(tables, batch_id)
-    else:
-        sql = "SELECT model_id, batch_id FROM batches"
-        found = list(tables.query(sql, batches=[(model_id, batch_id)]).itertuples(index=False, name=None))
+    found = _newest(tables, model_id, batch_id)
     if not found:
         st.warning("The batch that was asked for is not in the workspace: it may have been pruned. This is the newest.")
         return None
     return found[0]
 
 
-def _newest(tables: Tables, batch_id: str | None = None) -> list[Batch]:
+def _newest(tables: Tables, model_id: str | None = None, batch_id: str | None = None) -> list[Batch]:
     sql = """
         SELECT model_id, batch_id FROM batches
         LEFT JOIN (
             SELECT model_id, batch_id, max(started_at_utc) AS scored FROM runs WHERE command = 'score' GROUP BY ALL
         ) USING (model_id, batch_id)
-        WHERE ? IS NULL OR batch_id = ? ORDER BY scored DESC NULLS LAST, batch_id LIMIT ?
+        ORDER BY scored DESC NULLS LAST, batch_id LIMIT ?
     """
-    return list(tables.query(sql, [batch_id, batch_id, _SHOWN]).itertuples(index=False, name=None))
+    return list(tables.query(sql, [_SHOWN], [(model_id, batch_id)]).itertuples(index=False, name=None))

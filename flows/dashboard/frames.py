@@ -20,8 +20,9 @@ def show_frame(rows: pd.DataFrame, columns: Mapping[str, Any], **how: Any) -> An
     """
     if "key" in how:
         how = {"on_select": "rerun", "selection_mode": "single-row", **how}
-    shown = {"column_order": list(columns), "column_config": dict(columns)}
-    return st.dataframe(without_formulas(rows), hide_index=True, **shown, **how)
+    return st.dataframe(
+        without_formulas(rows), hide_index=True, column_order=list(columns), column_config=dict(columns), **how
+    )
 
 
 def without_formulas(rows: pd.DataFrame) -> pd.DataFrame:

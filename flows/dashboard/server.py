@@ -11,25 +11,49 @@ from typing import NoReturn
 
 import click
 
-from nelbo.flows.dashboard.palette import DARK, LIGHT, Palette
+from nelbo.flows.dashboard.palette import DARK, LIGHT
+from nelbo.flows.options.options import DashboardOptions
 from nelbo.flows.options.sources import PASSWORD
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.journal import opened
 
 _FRONT = Path(__file__).with_name("front.py")
+_SETTINGS = {
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.enableStaticServing": "false",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    # Pages send no files, and no more than names and notes.
+    "server.maxUploadSize": 1,
+    "server.maxMessageSize": 32,
+    "browser.gatherUsageStats": "false",
+    # It asks the network for this machine's own addresses.
+    "logger.hideWelcomeMessage": "true",
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "theme.headingFontSizes": '["2rem", "1.4rem", "1.15rem"]',
+    "theme.paddingTop": "3rem",
+}
+#: What Streamlit calls our colours.
+_THEME = {
+    "primaryColor": "accent",
+    "backgroundColor": "page",
+    "secondaryBackgroundColor": "card",
+    "textColor": "text",
+    "linkColor": "accent",
+    "borderColor": "line",
+}
 
 
-def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -> NoReturn:
+def serve_dashboard(options: DashboardOptions) -> NoReturn:
     """Become the web server, until it is stopped.
 
-    Args:
-        workspace: a path or an fsspec URL.
-        host: the address that it listens on; any but this machine's own needs a password in the environment.
-
     Raises:
-        UsageError: the extra is not installed, the host is open to others and there is no password, or the port is
-            taken.
+        UsageError: the extra is not installed, the host is open to others and there is no password in the environment,
+            or the port is taken.
     """
+    host, port, root = options.host, options.port, opened(options.workspace).root
     if missing := [name for name in ("streamlit", "duckdb") if find_spec(name) is None]:
         raise UsageError(
             f"the dashboard needs {' and '.join(missing)}, which this environment lacks. "
@@ -40,7 +64,6 @@ def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -
             f"--host {host} lets other machines see the dashboard, so it needs a password. "
             f"Set {PASSWORD} in its environment, or leave --host at 127.0.0.1."
         )
-    root = Workspace.at(workspace).root
     _check_free(host, port)
     flags = [f"--{name}={value}" for name, value in _settings(host, port)]
     command = [sys.executable, "-P", "-m", "streamlit", "run", *flags, str(_FRONT), "--", str(root)]
@@ -54,41 +77,14 @@ def serve_dashboard(workspace: str, host: str = "127.0.0.1", port: int = 8501) -
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell, and what is run is ours
 
 
-def _settings(host: str, port: int) -> Iterator[tuple[str, str]]:
-    yield "server.address", host
-    yield "server.port", str(port)
-    yield "server.headless", "true"
-    yield "server.fileWatcherType", "none"
-    yield "server.enableStaticServing", "false"
-    yield "server.enableCORS", "true"
-    yield "server.enableXsrfProtection", "true"
+def _settings(host: str, port: int) -> Iterator[tuple[str, object]]:
+    yield from {**_SETTINGS, "server.address": host, "server.port": port}.items()
     if _is_loopback(host):
         # Under any other name, somebody's web page has got at this machine's address.
         yield from (("server.allowedHosts", name) for name in ("localhost", "127.0.0.1", "::1"))
-    # Pages send no files, and no more than names and notes.
-    yield "server.maxUploadSize", "1"
-    yield "server.maxMessageSize", "32"
-    yield "browser.gatherUsageStats", "false"
-    # It asks the network for this machine's own addresses.
-    yield "logger.hideWelcomeMessage", "true"
-    yield "client.toolbarMode", "minimal"
-    yield "client.showErrorDetails", "none"
-    yield "theme.headingFontSizes", '["2rem", "1.4rem", "1.15rem"]'
-    yield "theme.paddingTop", "3rem"
     for theme, palette in (("light", LIGHT), ("dark", DARK)):
-        for name, colour in _theme(palette).items():
-            yield f"theme.{theme}.{name}", colour
-
-
-def _theme(palette: Palette) -> dict[str, str]:
-    return {
-        "primaryColor": palette.accent,
-        "backgroundColor": palette.page,
-        "secondaryBackgroundColor": palette.card,
-        "textColor": palette.text,
-        "linkColor": palette.accent,
-        "borderColor": palette.line,
-    }
+        for name, colour in _THEME.items():
+            yield f"theme.{theme}.{name}", getattr(palette, colour)
 
 
 def _is_loopback(host: str) -> bool:

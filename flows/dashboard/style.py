@@ -1,6 +1,5 @@
 """How the pages look: the theme as flags of Streamlit, what it leaves to CSS, and what is said of nothing."""
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -8,6 +7,7 @@ import streamlit as st
 
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.palette import DARK, LIGHT, Palette
+from nelbo.flows.workspace.layout import some
 
 _CSS = """
 /* Streamlit fades captions below the contrast that WCAG AA asks for. */
@@ -37,14 +37,12 @@ def nothing(said: str, command: str) -> None:
     st.code(command, language="sh")
 
 
-def warn_of(damaged: Sequence[str], shown: int = 5) -> None:
+def warn_of(damaged: list[str]) -> None:
     """Name the files that cannot be read: pages show what the others hold."""
     if damaged:
-        names = ", ".join(damaged[:shown]) + (f" and {len(damaged) - shown:,} more" if len(damaged) > shown else "")
         what = "A file cannot be read and is" if len(damaged) == 1 else f"{len(damaged):,} files cannot be read and are"
-        st.warning(
-            literal(f"{what} left out: {names}. Restore from a copy, or score again."), icon=":material/warning:"
-        )
+        text = f"{what} left out: {some(damaged)}. Restore from a copy, or score again."
+        st.warning(literal(text), icon=":material/warning:")
 
 
 def utc(heading: str) -> Any:

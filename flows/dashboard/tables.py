@@ -23,12 +23,12 @@ from nelbo.flows.workspace.tables import KINDS
 
 #: A published batch: the id of the model that scored it, and its own.
 Batch = tuple[str, str]
+#: The same; None stands for any.
+Batches = tuple[str | None, str | None]
+_ALL: Sequence[Batches] = [(None, None)]
 
 #: Tables of one file a batch, which is replaced when the batch is scored again.
 _PUBLISHED = {"scores": SCORES_SCHEMA, "flagged": FLAGGED_SCHEMA}
-
-#: Tables of small files that never change.
-_APPENDED = KINDS
 
 #: How often files may change while a query reads them.
 _READS = 5
@@ -37,7 +37,7 @@ _FILES = "read_parquet(?, union_by_name = true, hive_partitioning = {}, hive_typ
 
 #: How the files of each table are read.
 _READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
-    name: _FILES.format("false", "true") for name in _APPENDED
+    name: _FILES.format("false", "true") for name in KINDS
 }
 
 _TABLES = {
@@ -53,7 +53,7 @@ _TABLES = {
         {MATCHING}
     """,
     # While files are joined into one, a row may stand in two.
-    **{name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in _APPENDED.items()},
+    **{name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()},
 }
 
 
@@ -76,22 +76,20 @@ class Tables:
         # An empty file heads each list of files, and names all columns: older files lack some, and there may be none.
         empty = Workspace(Path(folder, self._root.strip("/")))
         self._empty = {name: str(getattr(empty, name)("none", "none")) for name in _PUBLISHED}
-        self._empty |= {name: str(empty.root / name / "none.parquet") for name in _APPENDED}
-        schemas = _PUBLISHED | {name: kind.schema for name, kind in _APPENDED.items()}
+        self._empty |= {name: str(empty.root / name / "none.parquet") for name in KINDS}
+        schemas = _PUBLISHED | {name: kind.schema for name, kind in KINDS.items()}
         for name, schema in schemas.items():
             write_table(schema.empty_table(), Path(self._empty[name]), schema)
-        for name in _APPENDED:
-            sql = f"CREATE TABLE {name}_ AS SELECT * FROM {_READING[name]}"
-            self._connection.execute(sql, [[self._empty[name]]])
+        for name in KINDS:
+            self._connection.execute(f"CREATE TABLE {name}_ AS FROM {_READING[name]}", [[self._empty[name]]])
 
-    def query(self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batch] | None = None) -> pd.DataFrame:
+    def query(self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batches] = _ALL) -> pd.DataFrame:
         """The rows of a query; for few rows, as all of them come into memory.
 
         Args:
             sql: begins with SELECT or FROM, and has ``?`` for values. A WITH goes into a subquery.
             parameters: the values.
-            batches: those that ``scores``, ``flagged`` and ``batches`` are narrowed to: no other file is opened. None
-                is all of them.
+            batches: those that ``scores``, ``flagged`` and ``batches`` are narrowed to: no other file is opened.
 
         Files that cannot be read are left out; `damaged` names them.
 
@@ -115,14 +113,14 @@ class Tables:
             known = list(self._damaged.items())
         return sorted(file.removeprefix(self._root).strip("/") for file, mark in known if self._mark(file) == mark)
 
-    def _set_aside(self, sql: str, batches: Sequence[Batch] | None) -> int:
+    def _set_aside(self, sql: str, batches: Sequence[Batches]) -> int:
         """Look for damaged files among those of a query, each alone and to its end; how many there are now."""
         named = {name for name in _READING if re.search(rf"\b{name}\b", sql)}
         # Rows of `flagged` are matched with those of `scores`.
         named |= {"scores"} if "flagged" in named else set()
         found = {}
         for name in sorted(named):
-            for file in self._list(name, batches if name in _PUBLISHED else None):
+            for file in self._list(name, batches if name in _PUBLISHED else _ALL):
                 mark = self._mark(file)
                 if mark is not None and not self._can_read(_READING[name], [self._empty[name], file]):
                     found[file] = mark
@@ -148,12 +146,12 @@ class Tables:
         except OSError:
             return None
 
-    def _tables(self, sql: str, batches: Sequence[Batch] | None) -> tuple[str, list[list[str]]]:
+    def _tables(self, sql: str, batches: Sequence[Batches]) -> tuple[str, list[list[str]]]:
         """What goes before a query, for the tables that it names: their definitions, and the files for their ``?``."""
         named = [name for name in _TABLES if re.search(rf"\b{name}\b", sql)]
         files = []
         for name in named:
-            if name in _APPENDED:
+            if name in KINDS:
                 self._append(name)
             else:
                 kinds = _PUBLISHED if name == "flagged" else ("scores",)
@@ -168,15 +166,13 @@ class Tables:
             known = {file for (file,) in cursor.execute(f"SELECT DISTINCT filename FROM {name}_").fetchall()}
             found = set(self._list(name))
             if new := found - known:
-                sql = f"INSERT INTO {name}_ BY NAME SELECT * FROM {_READING[name]}"
-                cursor.execute(sql, [[self._empty[name], *new]])
+                cursor.execute(f"INSERT INTO {name}_ BY NAME FROM {_READING[name]}", [[self._empty[name], *new]])
             if gone := known - found:
                 cursor.execute(f"DELETE FROM {name}_ WHERE list_contains(?, filename)", [list(gone)])
 
-    def _list(self, kind: str, batches: Sequence[Batch] | None = None) -> list[str]:
+    def _list(self, kind: str, batches: Sequence[Batches] = _ALL) -> list[str]:
         """Files of a kind, or those of some batches, but what is known to be damaged."""
-        asked = [(None, None)] if batches is None else batches
-        found = [catalog.find(self.workspace, kind, model_id=model, batch_id=batch)["path"] for model, batch in asked]
+        found = [catalog.find(self.workspace, kind, model_id=model, batch_id=batch)["path"] for model, batch in batches]
         files = [f"{self._root.rstrip('/')}/{path}" for paths in found for path in paths.to_pylist()]
         return [file for file in files if file not in self._damaged or self._mark(file) != self._damaged[file]]
 

@@ -22,16 +22,11 @@ def rows(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _names(value: Any) -> Any:
-    """A list, or its names with commas between them."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
-
 def names_or_auto(value: Any) -> Any:
-    """The same, or None for "auto"; an empty text is no name."""
+    """A list, or its names with commas between them, or None for "auto"; an empty text is no name."""
     if not isinstance(value, str):
         return value
-    return None if value == AUTO else [name for name in _names(value) if name]
+    return None if value == AUTO else [name.strip() for name in value.split(",") if name.strip()]
 
 
 #: What a model can be exported for, and scored with.

@@ -35,21 +35,10 @@ _ANSWER_S = 10
 _LOOK_S = 30
 
 #: What has to be of the same version here, on the scheduler and on the workers: scores depend on it, or what is sent.
-_PACKAGES: dict[str, tuple[str, ...]] = {
-    "nelbo": ("nelbo",),
-    "pandas": ("pandas",),
-    "pyarrow": ("pyarrow",),
-    "numpy": ("numpy",),
-    "prefect": ("prefect",),
-    "distributed": ("distributed",),
-}
+_PACKAGES = ["nelbo", "pandas", "pyarrow", "numpy", "prefect", "distributed"]
 
-#: The same, of the engine that scores.
-_OF_ENGINES: dict[str, dict[str, tuple[str, ...]]] = {
-    "keras": {"keras": ("keras",), "tensorflow": ("tensorflow", "tensorflow-cpu")},
-    "openvino": {"openvino": ("openvino",)},
-    "onnx": {"onnxruntime": ("onnxruntime",)},
-}
+#: The same, of the engine that scores; one of two packages holds TensorFlow.
+_OF_ENGINES = {"keras": ["keras", "tensorflow tensorflow-cpu"], "openvino": ["openvino"], "onnx": ["onnxruntime"]}
 
 #: Files among which one is looked for that can be read here, to ask the workers for it.
 _FIRST = 10
@@ -276,11 +265,8 @@ def _compare(where: str, found: Mapping[str, str], options: ScoreOptions) -> Non
 
 
 def _versions(engine: str) -> dict[str, str]:
-    packages = dict(_PACKAGES)
-    for name, needed in _OF_ENGINES.items():
-        if engine in (name, "auto"):
-            packages |= needed
-    found = {name: _version(candidates) for name, candidates in packages.items()}
+    packages = _PACKAGES + [one for name, needed in _OF_ENGINES.items() if engine in (name, "auto") for one in needed]
+    found = {names.split()[0]: _version(names.split()) for names in packages}
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **found}
 
 

@@ -104,6 +104,9 @@ def render_card(
             ``variants``.
     """
     training, config = description["training"], description["config"]
+    train_config = training["train_config"]
+    changed = _changed(train_config)
+    named = {row[0] for row in changed}
     context = {
         "model_id": check_id(description["model_id"]),
         "pictures": pictures,
@@ -126,8 +129,8 @@ def render_card(
         # Models of version 0.1 and of features keep the weights of a step.
         "averaged": config.get("pixel_mean") is not None,
         "statistic": STATISTICS[config["statistic"]],
-        "changed": _changed(training["train_config"]),
-        "unchanged": _unchanged(training["train_config"]),
+        "changed": changed,
+        "unchanged": ", ".join(f"{name} {_setting(train_config[name])}" for name in train_config if name not in named),
         "images_per_s": _median(history, "images_per_s"),
         "columns": [name for name in (*_COLUMNS, "learning_rate") if name in history.column_names],
         "rows": list(_epochs(history, training["best_epoch"])),
@@ -178,11 +181,6 @@ def _changed(train_config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
         elif value != field.default:
             rows.append((name, _setting(value), _setting(field.default), field.description or ""))
     return rows
-
-
-def _unchanged(train_config: Mapping[str, Any]) -> str:
-    changed = {row[0] for row in _changed(train_config)}
-    return ", ".join(f"{name} {_setting(value)}" for name, value in train_config.items() if name not in changed)
 
 
 def _setting(value: Any) -> str:

@@ -89,7 +89,8 @@ def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibrati
     st.header("Differences")
     labels = "labels"
     if not pc.any(pc.greater_equal(rows["label"], 0)).as_py():
-        rows, labels = _reviewed(workspace, rows), "reviews"
+        # What was decided last on each image is its label.
+        rows, labels = with_truth(rows, labels_of(latest_reviews(workspace))), "reviews"
     tests = {"flagged (anomalous or for review)": flagged_shares(rows)}
     said = (
         f"No image of this batch has a label or a review, so nobody knows who is right on the {images(rows.num_rows)}."
@@ -117,11 +118,6 @@ def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibrati
         "The same images are judged twice, and only those that tell A and B apart count: shares by McNemar's exact "
         "test, with Bonett and Price's interval, AUROC by DeLong's. Only the verdict anomalous is an alarm."
     )
-
-
-def _reviewed(workspace: Workspace, rows: pa.Table) -> pa.Table:
-    """The same rows; what was decided last on each image is its label."""
-    return with_truth(rows, labels_of(latest_reviews(workspace)))
 
 
 def _words(test: PairedTest, is_area: bool) -> list[str]:

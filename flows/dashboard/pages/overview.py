@@ -77,12 +77,8 @@ def _with_chance(tables: Tables, batches: pd.DataFrame) -> pd.DataFrame:
     """
     known = {name: known_calibration(tables, name) for name in batches["calibration_id"].dropna().unique()}
     thresholds = {name: calibration.threshold for name, calibration in known.items() if calibration is not None}
-    rows = [
-        _chance(thresholds.get(calibration_id), int(m), int(n_anomalous))
-        for calibration_id, m, n_anomalous in zip(
-            batches["calibration_id"], batches["n_scored"], batches["n_anomalous"], strict=True
-        )
-    ]
+    scored = batches[["calibration_id", "n_scored", "n_anomalous"]].itertuples(index=False, name=None)
+    rows = [_chance(thresholds.get(name), int(m), int(n_anomalous)) for name, m, n_anomalous in scored]
     chance = pd.DataFrame(rows, batches.index, ["low", "high", "expected", "chance"])
     cross = {name for name, threshold in thresholds.items() if threshold.approximate}
     return batches.join(chance).assign(approximate=batches["calibration_id"].isin(cross))

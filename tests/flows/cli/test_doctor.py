@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from nelbo.flows.cli import doctor
+from nelbo.flows.options.options import Options
 from nelbo.flows.orchestration import lines
-from nelbo.flows.workspace.layout import Workspace
 
 Nelbo = Callable[..., tuple[int, str, str]]
 
@@ -34,7 +34,7 @@ def test_a_whole_system(nelbo: Nelbo, tmp_path: Path) -> None:
 
 
 def missing(workspace: Path) -> str:
-    return "\n".join(doctor.diagnose(Workspace.at(str(workspace)))["missing"])
+    return "\n".join(doctor.diagnose(Options(workspace=str(workspace)))["missing"])
 
 
 def test_each_lack_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_prefect_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(doctor, "prefect_api", lambda: "http://127.0.0.1:9/api")
     monkeypatch.setattr(doctor, "check_api", refuse)
-    found = doctor.diagnose(Workspace.at(str(tmp_path)))
+    found = doctor.diagnose(Options(workspace=str(tmp_path)))
     assert (found["prefect_api"], found["prefect_reachable"]) == ("http://127.0.0.1:9/api", False)
     assert "does not answer" in "\n".join(found["missing"])
 
@@ -95,6 +95,6 @@ def test_deployments_of_nelbo_0_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor, "prefect_api", lambda: "http://127.0.0.1:9/api")
     monkeypatch.setattr(doctor, "check_api", lambda: None)
     monkeypatch.setattr(lines, "find_deployments", lambda _flows: {"score/w-hourly": old})
-    found = doctor.diagnose(Workspace.at(str(tmp_path)))
+    found = doctor.diagnose(Options(workspace=str(tmp_path)))
     assert (found["prefect_reachable"], found["former_deployments"]) == (True, ["score/w-hourly"])
     assert "nelbo deploy --pool p --line w --workspace /srv/w" in "\n".join(found["missing"])

@@ -12,8 +12,8 @@ from nelbo.flows.options.options import CalibrateOptions, IngestOptions, TrainOp
 from nelbo.flows.options.sources import check_options, make_options, strange_variables
 from nelbo.flows.workspace.errors import UsageError
 
-FISHER = "joint=fisher is gone since 0.2 and has no effect: the statistic joint of features takes the place of rules; "
-FISHER += "leave it out"
+GONE = "gone since 0.2 and without effect: joint. The statistic joint of features takes the place of rules; "
+GONE += "leave it out"
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
         former_settings._warn.cache_clear()
         # What a deployment stores of it, too.
         assert make().model_dump(exclude_unset=True) == plain.model_dump(exclude_unset=True), way
-        assert [record.getMessage() for record in caplog.records] == [FISHER], way
+        assert [record.getMessage() for record in caplog.records] == [GONE], way
     # A process says it once, whoever asks.
     caplog.clear()
     for make in ways.values():
@@ -62,10 +62,7 @@ def test_both_in_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     file.write_text('joint = "cauchy"\njoint_statistics = ["peak", "rate"]\n')
     make_options(TrainOptions, {"normal": "x"}, file)
     (record,) = caplog.records
-    assert record.getMessage().startswith(
-        "joint=cauchy and joint_statistics=peak,rate are gone since 0.2 and have no effect: "
-    )
-    assert record.getMessage().endswith("leave them out")
+    assert "without effect: joint and joint_statistics. " in record.getMessage()
 
 
 def test_what_was_not_said_is_not_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -79,8 +76,6 @@ def test_what_was_not_said_is_not_warned_of(monkeypatch: pytest.MonkeyPatch, cap
 def test_nothing_secret_is_repeated(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UsageError, match="a user, a password"):
         make_options(TrainOptions, {"normal": "x"}, None, ["joint=https://ann:secret@example.com/x"])
-    make_options(TrainOptions, {"normal": "x"}, None, ["joint=" + "x" * 5000])
-    assert [len(record.getMessage()) < 300 for record in caplog.records] == [True]
     assert "secret" not in caplog.text
 
 
@@ -88,17 +83,17 @@ def test_a_flow_takes_what_a_deployment_has_stored(monkeypatch: pytest.MonkeyPat
     from nelbo.flows import orchestration
 
     said: list[str] = []
-    monkeypatch.setattr(former_settings, "_warn", lambda given, **_: said.append(given))
+    monkeypatch.setattr(former_settings, "_warn", said.append)
     stored = {"normal": "x", "joint": "fisher"}
     assert "joint" not in orchestration.calibrate.validate_parameters(stored)
-    assert said == ["joint=fisher"]
+    assert said == ["joint"]
 
 
 def test_the_command_line_says_it_once(tmp_path: Path, nelbo: Callable[..., Any]) -> None:
     line = ["calibrate", "--normal", tmp_path, "--joint", "fisher", "--set", "joint=fisher", "--no-prefect"]
     code, _, err = nelbo(*line, "--workspace", tmp_path / "w")
     assert code == 2
-    assert err.count(FISHER) == 1
+    assert err.count(GONE) == 1
     assert "no latest model" in err
     assert len(err.splitlines()) == 2
     assert "--joint" not in nelbo("calibrate", "--help")[1]
