@@ -31,13 +31,8 @@ def without_formulas(rows: pd.DataFrame) -> pd.DataFrame:
     >>> without_formulas(pd.DataFrame({"path": ["=1+1", "a=b"], "score": [-1.0, 2.0]})).to_dict("list")
     {'path': ["'=1+1", 'a=b'], 'score': [-1.0, 2.0]}
     """
-    texts = {str(name): rows[name].map(_as_text) for name in rows if not _is_safe(rows[name])}
-    return rows.assign(**texts)
-
-
-def _is_safe(column: "pd.Series[Any]") -> bool:
-    kinds = pd.api.types
-    return kinds.is_numeric_dtype(column) or kinds.is_bool_dtype(column) or kinds.is_datetime64_any_dtype(column)
+    texts = rows.select_dtypes(exclude=["number", "bool", "datetime", "datetimetz"])
+    return rows.assign(**{str(name): texts[name].map(_as_text) for name in texts})
 
 
 def _as_text(value: Any) -> Any:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nelbo.data import File, list_source, look_into, open_place
 from nelbo.flows.inference.progress import progress
@@ -71,7 +71,7 @@ def carry_out(
     options = options.model_copy(update={"workspace": str(workspace.root)})
     with _connect(address, in_flow=as_task is not None) as client:
         _check(client, options)
-        return composition(options, Cluster(client, here, as_task))
+        return composition(options, cast(Runner, Cluster(client, here, as_task)))
 
 
 class Cluster:
@@ -85,9 +85,9 @@ class Cluster:
         self._here = here
         self._as_task = as_task
 
-    def call(self, step: Callable[..., Result], *args: Any) -> Result:
-        """One step, here."""
-        return self._here.call(step, *args)
+    def __getattr__(self, name: str) -> Any:
+        """All else that a runner does, here."""
+        return getattr(self._here, name)
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
         """One task for each item; the first failure is raised, and what has not begun then is left."""
@@ -136,18 +136,6 @@ class Cluster:
                     ) from None
                 continue
             yield from done
-
-    def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
-        """Where what runs here is shown."""
-        self._here.show(key, content)
-
-    def rename(self, name: str) -> None:
-        """As of what runs here."""
-        self._here.rename(name)
-
-    def announce(self, event: str, subject: str, **facts: Any) -> None:
-        """As what runs here does."""
-        self._here.announce(event, subject, **facts)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,9 @@ _COLUMNS: dict[str, Any] = {
     "note": "note",
 }
 
+#: What the buttons say, and what is decided by each.
+_ANSWERS = {"Accept: anomalous": "anomalous", "Reject: normal": "normal", "Skip": None}
+
 #: A click that comes so soon after an image was shown was meant for the one before.
 _TOO_SOON_S = 0.5
 
@@ -115,24 +118,18 @@ def _image(tables: Tables, row: Row) -> None:
 
 
 def _question(tables: Tables, row: Row) -> None:
-    """What was decided on an image before, and the form for a new decision."""
+    """What was decided on an image before, and the form for a new decision: name, note, and three buttons."""
     sql = """
         SELECT review_id, reviewed_at_utc, reviewer, decision, note FROM reviews
         WHERE image_id = ? ORDER BY reviewed_at_utc, review_id
     """
     before = tables.query(sql, [row["image_id"]])
+    # The id of the last decision on the image, which a new one answers.
+    last = ""
     if not before.empty:
+        last = before["review_id"].iloc[-1]
         st.warning("This image has been decided on before. A new decision will count, and the earlier ones stay.")
         show_frame(before, _COLUMNS)
-    _form(tables, row, before["review_id"].iloc[-1] if len(before) else "")
-
-
-def _form(tables: Tables, row: Row, last: str) -> None:
-    """Name, note, and three buttons.
-
-    Args:
-        last: id of the last decision on the image, which a new one answers.
-    """
     question = f"{row['image_id']} {last}"
     if st.session_state.get("question") != question:
         st.session_state.update(question=question, asked_at=time.monotonic())
@@ -141,11 +138,7 @@ def _form(tables: Tables, row: Row, last: str) -> None:
         st.text_input("Your name", key="reviewer field", max_chars=MAX_REVIEWER, autocomplete="name")
         st.text_area("Note (may stay empty)", key=f"note {question}", max_chars=MAX_NOTE, height=80)
         with st.container(horizontal=True):
-            for label, decision in (
-                ("Accept: anomalous", "anomalous"),
-                ("Reject: normal", "normal"),
-                ("Skip", None),
-            ):
+            for label, decision in _ANSWERS.items():
                 st.form_submit_button(label, on_click=_answer, args=(tables, row, last, decision))
 
 
@@ -184,18 +177,14 @@ def _record(tables: Tables, row: Row, last: str, decision: str, note: str) -> bo
         st.session_state["told"] = "error", f"Not kept: {error}"
         return False
     # Sent twice, or from another tab: what was sent first is there.
-    kept = decision if is_new else _kept(tables, review_id)
+    found = tables.query("SELECT decision FROM reviews WHERE review_id = ?", [review_id])
+    kept = decision if is_new else found["decision"].iloc[0]
     if kept == decision:
         st.session_state["told"] = "success", f"Kept as {kept}, by {reviewer}: {row['relative_path']}"
     else:
         said = f"{reviewer} has decided already that this is {kept}; choose it below to decide anew"
         st.session_state["told"] = "warning", f"{said}: {row['relative_path']}"
     return True
-
-
-def _kept(tables: Tables, review_id: str) -> str:
-    found = tables.query("SELECT decision FROM reviews WHERE review_id = ?", [review_id])
-    return str(found["decision"].iloc[0])
 
 
 def _tell() -> None:
