@@ -98,7 +98,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
         for shard in shards:
             rows = _without_waiting(read_table(shard.path))
             n_scored = rows.num_rows - rows["nelbo_nats"].null_count
-            decided = _decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
+            decided = decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
             done += n_scored
             decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
             columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
@@ -174,8 +174,8 @@ def _numbers(rows: pa.Table, statistic: Statistic) -> pa.Table:
     return pa.table({"image_id": order, "anomaly_score": statistic.scores(rows), **columns})
 
 
-def _decide(
-    rows: pa.Table, statistic: Statistic, calibration: Calibration | None, q: np.ndarray | None
+def decide(
+    rows: pa.Table, statistic: Statistic, calibration: Calibration | None, q: np.ndarray | None = None
 ) -> dict[str, pa.Array]:
     """Columns with scores, thresholds, p- and q-values and verdicts; null where there is nothing to decide."""
     scored = np.asarray(pc.is_valid(rows["nelbo_nats"]))

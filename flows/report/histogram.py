@@ -1,8 +1,9 @@
 """A histogram of scores, laid out for drawing as SVG."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from nelbo.flows.numbers import images, number
@@ -30,14 +31,19 @@ class Scale(NamedTuple):
         high = most if threshold is None else low + 2.5 * (threshold - low)
         return cls(low, high if high > low else low + 1)
 
-    @property
-    def edges(self) -> NDArray[np.floating]:
-        """Ends of the bins."""
-        return np.linspace(self.low, self.high, N_BINS + 1)
+    def bins(self, scores: NDArray[np.floating], normal: NDArray[np.floating]) -> pd.DataFrame:
+        """Images of a batch (``n``) from ``left`` to ``right``, as shares (``batch``), and shares of ``normal`` ones.
 
-    def counts(self, scores: NDArray[np.floating]) -> NDArray[np.integer]:
-        """Scores in each bin; those beyond an end are counted in the last one there."""
-        return np.histogram(np.clip(scores, self.low, self.high), self.edges)[0]
+        Scores beyond an end are counted in the last bin there.
+
+        Args:
+            scores: (m,) of the batch.
+            normal: (n,) of the calibration; may be empty, and then the shares are NaN.
+        """
+        edges = np.linspace(self.low, self.high, N_BINS + 1)
+        n, n_normal = (np.histogram(np.clip(values, *self), edges)[0] for values in (scores, normal))
+        shares = {"batch": n / len(scores), "normal": n_normal / (len(normal) or np.nan)}
+        return pd.DataFrame({"left": edges[:-1], "right": edges[1:], "n": n, **shares})
 
 
 class Bar(NamedTuple):
@@ -78,17 +84,16 @@ def histogram(
     """
     known = np.concatenate([scores, calibration])
     scale = Scale.around(float(known.min()), float(np.quantile(known, 0.97)), threshold)
-    counts = scale.counts(scores)
-    batch, normal = (scale.counts(values) / max(1, len(values)) for values in (scores, calibration))
+    bins = scale.bins(scores, calibration)
     x = Axis(*scale, 0, WIDTH)
-    y = Axis(0, float(max(batch.max(), normal.max(), 1e-9)), HEIGHT, 0)
+    y = Axis(0, float(bins[["batch", "normal"]].max().max()), HEIGHT, 0)
     step = WIDTH / N_BINS
     bars = [
-        Bar(i * step, top, step - 1, HEIGHT - top, _describe(scale.edges, i, n))
-        for i, (n, top) in enumerate(zip(counts.tolist(), y.at(batch).tolist(), strict=True))
-        if n
+        Bar(i * step, top, step - 1, HEIGHT - top, _describe(bins.iloc[i]))
+        for i, top in enumerate(y.at(bins["batch"]).tolist())
+        if bins["n"][i]
     ]
-    outline = f"M0,{HEIGHT} " + " ".join(f"V{top:.1f} h{step:.3f}" for top in y.at(normal))
+    outline = f"M0,{HEIGHT} " + " ".join(f"V{top:.1f} h{step:.3f}" for top in y.at(bins["normal"]))
     return Histogram(
         bars,
         outline if len(calibration) else "",
@@ -100,6 +105,6 @@ def histogram(
     )
 
 
-def _describe(edges: NDArray[np.floating], i: int, n: int) -> str:
-    upper = "and above" if i == N_BINS - 1 else f"to {number(edges[i + 1])}"
-    return f"{number(edges[i])} {upper}: {images(n)}"
+def _describe(one: "pd.Series[Any]") -> str:
+    upper = "and above" if one.name == N_BINS - 1 else f"to {number(one['right'])}"
+    return f"{number(one['left'])} {upper}: {images(int(one['n']))}"

@@ -32,9 +32,12 @@ def draw_what_if(tables: Tables, batch: Batch) -> None:
         return
     found = found.where(found.notna(), None)
     calibration, threshold = known_calibration(tables, found["calibration_id"]), found["threshold"]
-    lowest = [found["low"], threshold, calibration.normal_scores[0] if calibration is not None else None]
-    scale = Scale.around(min(float(score) for score in lowest if score is not None), float(found["most"]), threshold)
-    _try(tables, batch, found, calibration, scale, _bins(tables, batch, calibration, scale))
+    normal = np.empty(0) if calibration is None else calibration.normal_scores
+    low = min([found["low"], *normal[:1], *([] if threshold is None else [threshold])])
+    scale = Scale.around(float(low), float(found["most"]), threshold)
+    scored = tables.query("SELECT anomaly_score FROM scores WHERE anomaly_score IS NOT NULL", batches=[batch])
+    bins = scale.bins(scored["anomaly_score"].to_numpy(), normal)
+    _try(tables, batch, found, calibration, scale, bins)
 
 
 @st.fragment
@@ -96,12 +99,3 @@ def false_alarms(normal_scores: np.ndarray, threshold: float, m: int) -> Interva
     Interval(value=5.0, low=1, high=11)
     """
     return false_alarm_interval(m, len(normal_scores), 1 + int((normal_scores > threshold).sum()))
-
-
-def _bins(tables: Tables, batch: Batch, calibration: Calibration | None, scale: Scale) -> pd.DataFrame:
-    """``left``, ``right``, images of the batch (``n``), and shares of the ``batch`` and of the ``normal`` images."""
-    scored = tables.query("SELECT anomaly_score FROM scores WHERE anomaly_score IS NOT NULL", batches=[batch])
-    n = scale.counts(scored["anomaly_score"].to_numpy())
-    normal = np.nan if calibration is None else scale.counts(calibration.normal_scores) / calibration.normal_scores.size
-    edges = scale.edges
-    return pd.DataFrame({"left": edges[:-1], "right": edges[1:], "n": n, "batch": n / n.sum(), "normal": normal})
