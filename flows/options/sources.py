@@ -57,8 +57,10 @@ def make_options(
     refuse_credentials([*assignments, given])
     said = dict(_assignment(text) for text in assignments)
     content = {} if config is None else _read_toml(config)
-    called = {name: variable for variable in os.environ if (name := setting_of(variable))} | {key: key for key in said}
-    settings = check_options(Settings, content | _environment() | said, called)
+    variables = {name: variable for variable in os.environ if (name := setting_of(variable))}
+    environment = {name: os.environ[variable] for name, variable in variables.items()}
+    called = variables | {key: key for key in said}
+    settings = check_options(Settings, content | environment | said, called)
     common = {key: getattr(settings, key) for key in settings.model_fields_set & set(kind.model_fields)}
     return check_options(kind, common | given, called | {key: flags.get(key, key) for key in given})
 
@@ -88,10 +90,6 @@ def strange_variables() -> list[str]:
     """Variables of the environment that begin as settings do and are none, such as Kubernetes' of a Service nelbo."""
     ours = (name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != PASSWORD)
     return sorted(name for name in ours if setting_of(name) is None)
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for variable, value in os.environ.items() if (name := setting_of(variable))}
 
 
 def _read_toml(config: Path) -> dict[str, Any]:

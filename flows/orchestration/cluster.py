@@ -95,7 +95,8 @@ class Cluster:
         from distributed.comm import CommClosedError
 
         task = step if self._as_task is None else self._as_task(step)
-        resources = {"GPU": 1} if _has_gpus(_workers(self._client)) else None
+        gpus = any("GPU" in facts["resources"] for facts in _workers(self._client).values())
+        resources = {"GPU": 1} if gpus else None
         futures: list[Future] = []
         try:
             futures += [self._client.submit(task, item, pure=False, resources=resources) for item in items]
@@ -219,10 +220,6 @@ def _workers(client: "Client") -> dict[str, Any]:
     workers: dict[str, Any] = client.scheduler_info()["workers"]
     with_gpu = {address: facts for address, facts in workers.items() if "GPU" in facts["resources"]}
     return with_gpu or workers
-
-
-def _has_gpus(workers: Mapping[str, Any]) -> bool:
-    return any("GPU" in facts["resources"] for facts in workers.values())
 
 
 def _ask(

@@ -2,8 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -72,9 +71,9 @@ class PrefectRunner:
         ]
         size_of = dict(zip((future.task_run_id for future in futures), sizes, strict=True))
         try:
-            with _progress(sum(sizes)) as advance:
-                for future in as_completed(futures):
-                    advance(size_of[future.task_run_id])
+            advance = _progress(sum(sizes))
+            for future in as_completed(futures):
+                advance(size_of[future.task_run_id])
         except TerminationSignal:
             stop_decoders()
             raise
@@ -127,9 +126,8 @@ def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return False
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress artifact; yields the function that moves it on by n images."""
+def _progress(total: int) -> Callable[[int], None]:
+    """Make a progress artifact; the function that moves it on by n images."""
     artifact = cast(UUID, create_progress_artifact(0.0, key="progress", description=f"{total:,} images"))
     done = shown = 0
 
@@ -140,7 +138,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             update_progress_artifact(artifact, 100 * done / max(1, total))
             shown = done
 
-    yield advance
+    return advance
 
 
 class _Handler(APILogHandler):

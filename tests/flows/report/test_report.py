@@ -305,15 +305,6 @@ def test_page_prints(opened: Any) -> None:
     assert opened.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_colours_run_from_black_to_pale_yellow() -> None:
-    values = colours(np.array([[-1.0, 0.0, 0.5, 1.0, 9.0]]))
-    assert values.shape == (1, 5, 3)
-    assert values[0, 0].tolist() == values[0, 1].tolist() == [0, 0, 4]
-    assert values[0, 3].tolist() == values[0, 4].tolist() == [252, 255, 164]
-    lightness = colours(np.linspace(0, 1, 50)[None])[0] @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(lightness) > 0).all()
-
-
 def test_histogram_counts_every_image_once() -> None:
     scores = np.array([0.0, 1.0, 1.0, 2.0, 50.0])
     drawn = histogram(scores, np.array([0.5, 1.5]), threshold=2.0)
