@@ -1,11 +1,10 @@
 """Pictures of a scored image as pages show them: the original, and the heatmap on it."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import streamlit as st
-from PIL import Image
 
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.originals import Shown
@@ -28,12 +27,9 @@ def show(picture: Shown, described: str) -> None:
     if isinstance(picture, str):
         st.info(literal(picture))
     else:
-        st.image(picture, alt=described, width=_width(picture))
-
-
-def _width(picture: Image.Image) -> int | Literal["stretch"]:
-    """Upright pictures are kept within a screen."""
-    return "stretch" if picture.height <= picture.width else max(1, round(_HEIGHT_PX * picture.width / picture.height))
+        # Upright pictures are kept within a screen.
+        width = max(1, round(_HEIGHT_PX * picture.width / picture.height))
+        st.image(picture, alt=described, width="stretch" if picture.height <= picture.width else width)
 
 
 def show_heatmap(tables: Tables, row: Row) -> None:

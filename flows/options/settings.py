@@ -11,18 +11,13 @@ from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_valid
 from nelbo.data.decoder.limits import Limits
 from nelbo.data.part.frame import Frame
 from nelbo.flows.options.flags import Flag, Flagged
-from nelbo.flows.options.types import (
-    AUTO,
-    EngineName,
-    PathRule,
-    PathText,
-    SchedulerAddress,
-    Text,
-    names_or_auto,
-    rows,
-    whole_number,
-)
+from nelbo.flows.options.types import AUTO, EngineName, PathRule, PathText, SchedulerAddress, Text, names_or_auto, rows
 from nelbo.flows.workspace.errors import UsageError
+
+
+def _whole_number(value: Any) -> Any:
+    """A number, also where ``--set`` or the environment give it as a text."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
 class DecodingSettings(BaseModel):
@@ -46,7 +41,7 @@ class ModelSettings(BaseModel):
     """What is trained. Words and combinations are checked by ``vae_core.VAEConfig``, in one place."""
 
     image_size: tuple[int, int] = Field((256, 256), description="Height and width in pixels: 256, or 192x256.")
-    channels: Annotated[Literal["auto", 1, 3], BeforeValidator(whole_number)] = Field(
+    channels: Annotated[Literal["auto", 1, 3], BeforeValidator(_whole_number)] = Field(
         AUTO, description="1 grey, 3 RGB; auto is 3 where colour varies in the training images."
     )
     locate: Literal["auto", "on", "off"] = Field(
@@ -161,7 +156,7 @@ class TrainingSettings(BaseModel):
     shift_px: int = Field(0, ge=0, description="Largest shift that keeps an image normal.")
     precision: Text = Field("float32", description="Of the arithmetic in training: float32 or mixed_bfloat16.")
     rotations: int = Field(1, description="Of the head linear_image: 4 shows it each image in four turns.")
-    variants: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], BeforeValidator(whole_number)] = Field(
+    variants: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], BeforeValidator(_whole_number)] = Field(
         AUTO,
         description="Of a linear head: models of so many variants of the product; auto is several where the training "
         "images show them.",

@@ -29,11 +29,6 @@ def names_or_auto(value: Any) -> Any:
     return None if value == AUTO else [name.strip() for name in value.split(",") if name.strip()]
 
 
-def whole_number(value: Any) -> Any:
-    """A number, also where ``--set`` or the environment give it as a text."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
 #: What a model can be exported for, and scored with.
 EngineName = Literal["keras", "openvino", "onnx"]
 

@@ -130,16 +130,18 @@ def plan(options: LineOptions) -> tuple[list[RunnerDeployment], dict[str, str]]:
     return found, left_out
 
 
-def check_server(deployments: Sequence[RunnerDeployment], pool: str | None = None) -> list[str]:
-    """See that none of these deployments is another line's; what there is to say of others that stay on the server.
+def prepare(options: LineOptions, pool: str | None = None) -> list[RunnerDeployment]:
+    """A line's deployments for the places that are named; what is left out, and what else is there, is said.
 
     Args:
-        deployments: all of one line, as planned.
         pool: where their runs are to go.
 
     Raises:
-        UsageError: one of them belongs to another workspace or pool.
+        UsageError: one of them is on the server already, and of another workspace or pool.
     """
+    deployments, left_out = plan(options)
+    for name, option in left_out.items():
+        log.warning("%s is left out: it needs %s", name, option)
     line, workspace = line_of(deployments[0].tags), deployments[0].parameters["workspace"]
     plain = {f"{entry['flow']}/{entry['name']}" for entry in entries()}
     named = {_of_line(entry, str(line)) for entry in entries()}
@@ -150,15 +152,7 @@ def check_server(deployments: Sequence[RunnerDeployment], pool: str | None = Non
     # What is planned is about to be deployed again.
     old = {name: one for name, one in former(found).items() if name not in planned}
     unnamed = [(name, one) for name, one in found.items() if name in plain and name not in old]
-    return say_former(old) + say_what_stays(unnamed, sorted(set(ours) - planned - set(old)))
-
-
-def prepare(options: LineOptions, pool: str | None = None) -> list[RunnerDeployment]:
-    """A line's deployments for the places that are named; what is left out, and what else is there, is said."""
-    deployments, left_out = plan(options)
-    for name, option in left_out.items():
-        log.warning("%s is left out: it needs %s", name, option)
-    for note in check_server(deployments, pool):
+    for note in say_former(old) + say_what_stays(unnamed, sorted(set(ours) - planned - set(old))):
         log.warning(note)
     return deployments
 

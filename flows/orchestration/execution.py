@@ -10,7 +10,7 @@ from nelbo.flows.options.options import Options
 from nelbo.flows.orchestration.cluster import carry_out
 from nelbo.flows.runner import Direct
 from nelbo.flows.telemetry import QUIET
-from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.errors import UsageError, without_credentials
 
 
 def execute(name: str, options: Options, prefect: bool | None = None) -> dict[str, Any]:
@@ -34,11 +34,7 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
 def prefect_api() -> str | None:
     """The address of the configured Prefect API (environment or profile), without credentials; or None."""
     api = _prefect_api()
-    if api is None:
-        return None
-    import httpx
-
-    return str(httpx.URL(api).copy_with(username=None, password=None))
+    return None if api is None else without_credentials(api)
 
 
 def _prefect_api() -> str | None:

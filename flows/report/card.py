@@ -40,7 +40,7 @@ PRESETS = {
     "resnet": "residual blocks, 16 latents for each 16 x 16 pixels",
     "features": "features of a frozen backbone, whitened position by position, and 16 latents for all of them",
 }
-#: Of the preset features, what models them.
+#: Of the preset features, what models them; the head deep is the preset's own.
 HEADS = {
     "linear": "for each place a linear VAE of {n_latents} latents: it knows how the features of a frozen backbone "
     "usually are there, and the {n_latents} directions in which they vary on normal images. It explains an image as "
@@ -49,7 +49,6 @@ HEADS = {
     "frozen backbone usually are, and the {n_latents} patterns over the whole image in which they vary on normal "
     "images. It explains an image as far as these patterns go; what is left over, and how far along them it had to go, "
     "are its nats",
-    "deep": PRESETS["features"],
 }
 SUBJECTS = {
     "aligned": "parts lie alike, so each place varies in its own way",
@@ -118,7 +117,8 @@ def render_card(
         "training": training,
         "trained_at": f"{datetime.fromisoformat(training['trained_at_utc']):%Y-%m-%d %H:%M}",
         "n_repeats": _n_repeats(training),
-        "network": _network(config),
+        # Models of version 0.1 name no head.
+        "network": HEADS.get(config.get("head"), PRESETS[config["preset"]]).format(n_latents=config.get("n_latents")),
         "head": config.get("head"),
         "solved": config.get("head") in ("linear", "linear_image"),
         "subject": SUBJECTS.get(config.get("subject")),
@@ -131,7 +131,7 @@ def render_card(
         "statistic": STATISTICS[config["statistic"]],
         "changed": changed,
         "unchanged": ", ".join(f"{name} {_setting(train_config[name])}" for name in train_config if name not in named),
-        "images_per_s": _median(history, "images_per_s"),
+        "images_per_s": np.median(history["images_per_s"]) if "images_per_s" in history.column_names else None,
         "columns": [name for name in (*_COLUMNS, "learning_rate") if name in history.column_names],
         "rows": list(_epochs(history, training["best_epoch"])),
         "val_nelbo": history["val_nelbo"][0].as_py() if "val_nelbo" in history.column_names else None,
@@ -160,12 +160,6 @@ def escape_markdown(value: object) -> str:
     return escaped.replace("_", r"\_")
 
 
-def _network(config: Mapping[str, Any]) -> str:
-    """What the network is, in words; models of version 0.1 name no head."""
-    head = config.get("head")
-    return PRESETS[config["preset"]] if head is None else HEADS[head].format(n_latents=config["n_latents"])
-
-
 def _n_repeats(training: Mapping[str, Any]) -> int:
     used = sum(training[f"n_{part}"] for part in ("train", "validation", "calibration"))
     return training["n_listed"] - training["n_unusable"] - used
@@ -189,10 +183,6 @@ def _setting(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _median(history: pa.Table, name: str) -> float | None:
-    return float(np.median(history[name].to_numpy())) if name in history.column_names else None
 
 
 def _epochs(history: pa.Table, best: int) -> Iterator[list[str]]:

@@ -121,18 +121,11 @@ def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibrati
 
 
 def _words(test: PairedTest, is_area: bool) -> list[str]:
-    if is_area:
-        a, b, *difference = (f"{value:.3f}" for value in (test.a.value, test.b.value, *test.difference))
-    else:
-        a, b = percent(test.a.value), percent(test.b.value)
-        difference = [f"{100 * value:.1f}" for value in test.difference]
-    unit = "" if is_area else " points"
-    return [
-        a,
-        b,
-        f"{difference[0]}{unit} [{difference[1]}, {difference[2]}]",
-        "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}",
-    ]
+    unit, times, decimals = ("", 1, 3) if is_area else (" points", 100, 1)
+    shares = [f"{one.value:.3f}" if is_area else percent(one.value) for one in (test.a, test.b)]
+    difference, low, high = (f"{times * value:.{decimals}f}" for value in test.difference)
+    p = "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+    return [*shares, f"{difference}{unit} [{low}, {high}]", p]
 
 
 def _differing(rows: pa.Table, model_id: str, batch_id: str) -> None:

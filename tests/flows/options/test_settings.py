@@ -73,7 +73,7 @@ def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         ("epochs", "expected key=value"),
         ("epochs=many", "epochs='many'"),
         ("epochs=0", "epochs='0': Input should be greater"),
-        ("channels=2", "channels='2'"),
+        ("channels=2", "channels=2"),
         ("image_size=1x2x3", "image_size"),
         ("image_size=big", "image_size"),
         ("value_range=5", "value_range"),
