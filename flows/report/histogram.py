@@ -46,20 +46,15 @@ class Scale(NamedTuple):
         return pd.DataFrame({"left": edges[:-1], "right": edges[1:], "n": n, **shares})
 
 
-class Bar(NamedTuple):
-    """A rectangle in SVG units and what it stands for."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    text: str
-
-
 class Histogram(NamedTuple):
-    """Bars of the batch, outline of the calibration scores, places of threshold and review band, ticks on both axes."""
+    """Laid out in SVG units.
 
-    bars: list[Bar]
+    bars: of the batch, each with its left and upper end and what it stands for.
+    outline: of the calibration scores; empty without any.
+    """
+
+    bars: list[tuple[float, float, str]]
+    bar_width: float
     outline: str
     threshold_x: float | None
     review_x: float | None
@@ -88,14 +83,12 @@ def histogram(
     x = Axis(*scale, 0, WIDTH)
     y = Axis(0, float(bins[["batch", "normal"]].max().max()), HEIGHT, 0)
     step = WIDTH / N_BINS
-    bars = [
-        Bar(i * step, top, step - 1, HEIGHT - top, _describe(bins.iloc[i]))
-        for i, top in enumerate(y.at(bins["batch"]).tolist())
-        if bins["n"][i]
-    ]
+    tops = y.at(bins["batch"]).tolist()
+    bars = [(i * step, top, _describe(bins.iloc[i])) for i, top in enumerate(tops) if bins["n"][i]]
     outline = f"M0,{HEIGHT} " + " ".join(f"V{top:.1f} h{step:.3f}" for top in y.at(bins["normal"]))
     return Histogram(
         bars,
+        step - 1,
         outline if len(calibration) else "",
         None if threshold is None else float(x.at(threshold)),
         None if review is None else float(x.at(max(review, scale.low))),
