@@ -40,8 +40,7 @@ class Scale(NamedTuple):
             scores: (m,) of the batch.
             normal: (n,) of the calibration; may be empty, and then the shares are NaN.
         """
-        edges = np.linspace(self.low, self.high, N_BINS + 1)
-        n, n_normal = (np.histogram(np.clip(values, *self), edges)[0] for values in (scores, normal))
+        (n, edges), (n_normal, _) = (np.histogram(np.clip(one, *self), N_BINS, self) for one in (scores, normal))
         shares = {"batch": n / len(scores), "normal": n_normal / (len(normal) or np.nan)}
         return pd.DataFrame({"left": edges[:-1], "right": edges[1:], "n": n, **shares})
 

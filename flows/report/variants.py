@@ -27,7 +27,7 @@ def count(table: pa.Table) -> list[dict[str, Any]]:
     >>> count(pa.table({"variant": ["a", "a", None], "verdict": ["normal", "anomalous", "not_scored"]}))
     [{'variant': 'a', 'n': 2, 'anomalous': 1, 'review': 0}]
     """
-    rows = table.select(["variant", "verdict"]).to_pandas().dropna(subset="variant").astype({"variant": str})
+    rows = table.select(["variant", "verdict"]).to_pandas().dropna(subset="variant")
     flagged = {word: rows["verdict"] == word for word in ("anomalous", "review")}
-    counted = rows[["variant"]].assign(n=1, **flagged).groupby("variant", as_index=False).sum()
-    return counted.to_dict("records")
+    counted = rows[["variant"]].assign(n=1, **flagged).groupby("variant", as_index=False, observed=True).sum()
+    return counted.astype({"variant": str}).sort_values("variant").to_dict("records")
