@@ -148,7 +148,7 @@ def prepare(options: LineOptions, pool: str | None = None) -> list[RunnerDeploym
     found = find_deployments(FLOWS)
     ours = {name: one for name, one in found.items() if name in named}
     check_ours(ours, workspace, pool)
-    planned = {_full_name(deployment) for deployment in deployments}
+    planned = {describe(deployment)["deployment"] for deployment in deployments}
     # What is planned is about to be deployed again.
     old = {name: one for name, one in former(found).items() if name not in planned}
     unnamed = [(name, one) for name, one in found.items() if name in plain and name not in old]
@@ -181,8 +181,4 @@ def describe(deployment: RunnerDeployment) -> dict[str, Any]:
     """What it is called, and when it runs."""
     when = [schedule.schedule.cron for schedule in deployment.schedules or ()]  # type: ignore[union-attr]
     when += [event for trigger in deployment.triggers for event in sorted(trigger.expect)]  # type: ignore[union-attr]
-    return {"deployment": _full_name(deployment), "when": ", ".join(when)}
-
-
-def _full_name(deployment: RunnerDeployment) -> str:
-    return f"{deployment.flow_name}/{deployment.name}"
+    return {"deployment": f"{deployment.flow_name}/{deployment.name}", "when": ", ".join(when)}
