@@ -128,14 +128,14 @@ _ALL = (
     ),
     Command(
         "serve",
-        "orchestration.deployments:serve",
+        "orchestration.execution:serve",
         "ServeOptions",
         "Run the scheduled deployments from this process until stopped; needs a Prefect server, and no pool.",
         "nelbo serve --images landing/ --normal good/",
     ),
     Command(
         "deploy",
-        "orchestration.deployments:deploy",
+        "orchestration.execution:deploy",
         "DeployOptions",
         "Register the scheduled deployments for the workers of a Prefect work pool.",
         "nelbo deploy --pool nelbo --images landing/ --normal good/ --gate held-out/ --keep 90d",

@@ -1,11 +1,10 @@
 """Scheduled and event-driven runs of the flows: read from ``prefect.yaml``, served or registered."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import prefect
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
@@ -16,9 +15,8 @@ from prefect.schedules import Cron
 
 from nelbo.flows.commands import COMMANDS
 from nelbo.flows.options.credentials import refuse_credentials
-from nelbo.flows.options.options import DeployOptions, LineOptions, ServeOptions
+from nelbo.flows.options.options import LineOptions
 from nelbo.flows.options.sources import check_options
-from nelbo.flows.orchestration.execution import check_api
 from nelbo.flows.orchestration.flows import FLOWS
 from nelbo.flows.orchestration.lines import (
     LINE,
@@ -38,20 +36,6 @@ log = logging.getLogger(__name__)
 
 #: Parameters that name places on disks, in whatever folder a run starts.
 _PLACES = ("images", "normal", "gate", "workspace")
-
-
-def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
-    """Say what will be served, then serve it from this process until it is told to stop; schedules pause then."""
-    check_api()
-    deployments = prepare(options)
-    yield {"deployments": [describe(one) for one in deployments]}
-    prefect.serve(*deployments, limit=options.limit, print_starting_message=False)
-
-
-def deploy(options: DeployOptions) -> dict[str, Any]:
-    """Register the deployments; a row for each."""
-    check_api()
-    return {"deployments": register(prepare(options, options.pool), options.pool)}
 
 
 def entries() -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
-"""One command, through Prefect where an API is configured and directly where none is."""
+"""One command, through Prefect where an API is configured and directly where none is; and what needs Prefect."""
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nelbo.flows.commands import COMMANDS
-from nelbo.flows.options.options import Options
+from nelbo.flows.options.options import DeployOptions, Options, ServeOptions
 from nelbo.flows.orchestration.cluster import carry_out
 from nelbo.flows.runner import Direct
 from nelbo.flows.telemetry import QUIET
@@ -29,6 +30,26 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
 
         return dict(FLOWS[name](**options.model_dump()))
     return carry_out(COMMANDS[name].call, options, Direct())
+
+
+def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
+    """Say what will be served, then serve it from this process until it is told to stop; schedules pause then."""
+    check_api()
+    import prefect
+
+    from nelbo.flows.orchestration.deployments import describe, prepare
+
+    deployments = prepare(options)
+    yield {"deployments": [describe(one) for one in deployments]}
+    prefect.serve(*deployments, limit=options.limit, print_starting_message=False)
+
+
+def deploy(options: DeployOptions) -> dict[str, Any]:
+    """Register the deployments; a row for each."""
+    check_api()
+    from nelbo.flows.orchestration.deployments import prepare, register
+
+    return {"deployments": register(prepare(options, options.pool), options.pool)}
 
 
 def prefect_api() -> str | None:
