@@ -56,8 +56,7 @@ def _asked(tables: Tables) -> Batch | None:
     found = _newest(tables, model_id, batch_id)
     if not found:
         st.warning("The batch that was asked for is not in the workspace: it may have been pruned. This is the newest.")
-        return None
-    return found[0]
+    return found[0] if found else None
 
 
 def _newest(tables: Tables, model_id: str | None = None, batch_id: str | None = None) -> list[Batch]:

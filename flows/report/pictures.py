@@ -59,10 +59,10 @@ def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
     """(gh, gw) places on the colour scale; a place without a number is as unusual as any. None without a map."""
     if not _is_there(row["map"]):
         return None
-    low, high = row["map_low"], row["map_high"]
+    low, high = np.array([row["map_low"], row["map_high"]], float)
     rows = [np.asarray(values, np.float32) for values in row["map"]]
     size = (len(rows), *{len(values) for values in rows})
-    if len(size) != 2 or not 0 < min(size) <= max(size) <= MOST_PX or not (_is_number(low) and _is_number(high)):
+    if len(size) != 2 or not 0 < min(size) <= max(size) <= MOST_PX or not np.isfinite(high - low):
         return None
     return np.nan_to_num(np.clip((np.stack(rows) - low) / (high - low if high > low else 1.0), 0, 1), nan=1.0)
 
@@ -85,10 +85,6 @@ def _opened(content: Any, kind: str) -> Image.Image | None:
 def _is_there(value: Any) -> bool:
     """Whether it is not null: pandas says NaN for that, too."""
     return value is not None and not isinstance(value, float)
-
-
-def _is_number(value: Any) -> bool:
-    return value is not None and bool(np.isfinite(value))
 
 
 def _shown_size(size: tuple[int, ...], most_px: int) -> tuple[int, int]:
