@@ -1,11 +1,11 @@
 """Rows of images that a cross-fitted model was trained on, as models of other images measured them."""
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nelbo.data import CALIBRATION_SCHEMA
 from nelbo.flows.workspace.calibrations.calibration import calibrations_of, part_rows, rows_of
 from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.tables import only
 
 
 def crossed_rows(workspace: Workspace, model_id: str, table: pa.Table) -> pa.Table:
@@ -15,8 +15,7 @@ def crossed_rows(workspace: Workspace, model_id: str, table: pa.Table) -> pa.Tab
     """
     for calibration in calibrations_of(workspace, model_id):
         if calibration.threshold.cross and calibration.labels_from is None:
-            rows = part_rows(rows_of(workspace, calibration), "calibration")
-            return rows.filter(pc.is_in(rows["image_id"], table["image_id"].combine_chunks()))
+            return only(part_rows(rows_of(workspace, calibration), "calibration"), table)
     return CALIBRATION_SCHEMA.empty_table()
 
 

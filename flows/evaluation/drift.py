@@ -16,6 +16,7 @@ from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import Calibration, rows_of, scored_rows
 from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.tables import with_column
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def _reference(calibration: Calibration, workspace: Workspace) -> pa.Table | Non
     own = rows_of(workspace, calibration)
     place = pc.index_in(table["image_id"], own["image_id"].combine_chunks())
     variants = own["variant"].combine_chunks().take(place.combine_chunks())
-    return table.set_column(table.schema.get_field_index("variant"), "variant", variants)
+    return with_column(table, "variant", variants)
 
 
 def _look(table: pa.Table) -> dict[str, np.ndarray]:

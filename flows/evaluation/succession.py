@@ -18,15 +18,16 @@ from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
     Calibration,
     calibration_of,
-    judging_rows,
     not_choosing,
     part_rows,
+    rows_of,
     write_calibration,
 )
 from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import without
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,7 @@ def _against_normals(new: Proposal, current: Calibration, workspace: Workspace) 
 
     How often it flags normal images is its own promise; only what it misses is compared.
     """
-    known = judging_rows(workspace, current)
-    known = known.filter(pc.invert(pc.is_in(known["image_id"], new.rows["image_id"].combine_chunks())))
+    known = without(part_rows(rows_of(workspace, current), "test"), new.rows)
     if current.labels_from == REVIEWS:
         # Normal images that were flagged before say nothing of a rate over all of them.
         known = known.filter(pc.equal(known["label"], 1))

@@ -1,6 +1,5 @@
 """Rows of images as a model measures them, and what the images look like."""
 
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ from nelbo.data import MEASURED, QUALITY, Manifest
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files
 from nelbo.flows.inference.progress import progress
 from nelbo.flows.options.settings import DecodingSettings
+from nelbo.flows.workspace.tables import with_column
 
 
 def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: str) -> pa.Table:
@@ -26,11 +26,9 @@ def measure(model: Any, manifest: Manifest, decoding: DecodingSettings, title: s
     return table.filter(pc.is_valid(table["nelbo_nats"]))
 
 
-def with_quality(manifest: Manifest, rows: pa.Table) -> Manifest:
-    """The manifest with what the scored images look like; drift is later measured from there."""
-    place = {image_id: row for row, image_id in enumerate(rows["image_id"].to_pylist())}
-    found = pa.array([place.get(image_id) for image_id in manifest.table["image_id"].to_pylist()], pa.int64())
-    table = manifest.table
+def with_quality(table: pa.Table, images: pa.Table) -> pa.Table:
+    """The rows of a manifest with what images look like; drift is later measured from there."""
+    place = pc.index_in(table["image_id"], images["image_id"].combine_chunks())
     for name in QUALITY:
-        table = table.set_column(table.schema.get_field_index(name), name, rows[name].combine_chunks().take(found))
-    return replace(manifest, table=table)
+        table = with_column(table, name, images[name].take(place))
+    return table

@@ -29,7 +29,7 @@ from nelbo.flows.options.options import CalibrateOptions, TrainOptions
 from nelbo.flows.options.settings import LabelSettings
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
-from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, each_once, with_halves, with_text
+from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, each_once, with_halves
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
@@ -48,6 +48,7 @@ from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import check_unseen, unseen_in_training
 from nelbo.flows.workspace.reviews import reviewed_rows
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import with_column, without
 
 log = logging.getLogger(__name__)
 
@@ -197,10 +198,11 @@ def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, 
         rows = measure(model, Manifest(table, manifest.root), options, "scoring calibration images")
         warn_of_colour(rows, request.model_id)
         if request.split is None:
-            publish_manifest(with_quality(manifest, rows), workspace, request.batch_id, run)
+            kept = replace(manifest, table=with_quality(manifest.table, rows))
+            publish_manifest(kept, workspace, request.batch_id, run)
     if crossed.num_rows:
         rows = with_crossed(rows, crossed)
-    rows = with_halves(rows) if request.labels else with_text(rows, "split", ["calibration"] * rows.num_rows)
+    rows = with_halves(rows) if request.labels else with_column(rows, "split", ["calibration"] * rows.num_rows)
     statistic = Statistic(request.statistic or model.config.statistic)
     if statistic.name == JOINT and rows[JOINT_PARTS[0]].null_count:
         raise UsageError(f"statistic=joint is of features, and model {request.model_id} has none. Try peak.")
@@ -247,9 +249,7 @@ def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run
     rows = with_halves(rows)
     threshold = threshold_of_labels(rows, current.statistic, options)
     rows = rows.append_column("anomaly_score", pa.array(current.statistic.scores(rows), pa.float64()))
-    found_anomalous = rows.filter(pc.equal(rows["label"], 1))["image_id"].combine_chunks()
-    normal = normal_rows(workspace, current)
-    normal = normal.filter(pc.invert(pc.is_in(normal["image_id"], found_anomalous)))
+    normal = without(normal_rows(workspace, current), rows.filter(pc.equal(rows["label"], 1)))
     if not normal.num_rows:
         raise UsageError(
             "reviewers found all held-out normal images of the current calibration anomalous, and reviewed images "

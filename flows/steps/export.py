@@ -33,6 +33,7 @@ from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import only
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,7 @@ def _expected(
     """What Keras says of the images: where they are those of a calibration, it has said that when that was made."""
     if calibration is None or options.normal is not None or calibration.threshold.cross:
         return measure(model, manifest, options, "scoring with keras")
-    rows = rows_of(workspace, calibration)
-    return rows.filter(pc.is_in(rows["image_id"], manifest.table["image_id"].combine_chunks()))
+    return only(rows_of(workspace, calibration), manifest.table)
 
 
 def _images(workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions) -> Manifest:
@@ -126,8 +126,7 @@ def _images(workspace: Workspace, model_id: str, calibration: Calibration | None
         manifest = scan_source(options.normal, options).manifest()
     elif calibration is not None:
         manifest = read_manifest(workspace, calibration.batch_id)
-        chosen = pc.is_in(manifest.table["image_id"], calibration.image_ids)
-        manifest = replace(manifest, table=manifest.table.filter(chosen))
+        manifest = replace(manifest, table=only(manifest.table, rows_of(workspace, calibration)))
         if calibration.threshold.cross:
             # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
             usable = each_once(manifest.table)

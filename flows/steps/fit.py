@@ -16,7 +16,6 @@ import pyarrow as pa
 from nelbo import vae_core
 from nelbo.data import (
     CHANGED,
-    QUALITY,
     Cache,
     CachedPixels,
     Manifest,
@@ -33,6 +32,7 @@ from nelbo.data import (
 from nelbo.data import n_groups as n_groups_of
 from nelbo.detectors import images_of_variant
 from nelbo.flows.evaluation.thresholds import calibration_needs
+from nelbo.flows.inference.measured import with_quality
 from nelbo.flows.inference.models import import_keras, keep_bundle
 from nelbo.flows.inference.pipeline import columns_of, size_z
 from nelbo.flows.inference.progress import progress
@@ -253,8 +253,8 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
         cache.parts,
         crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options),
     )
-    table = _with_quality(with_parts(manifest.table, part_of, unreadable), usable, cache)
-    return replace(manifest, table=table), normals
+    table = with_parts(manifest.table, part_of, unreadable)
+    return replace(manifest, table=with_quality(table, _looks(usable, cache))), normals
 
 
 def _warn_of_copies(normals: Normals) -> int:
@@ -273,21 +273,15 @@ def _warn_of_copies(normals: Normals) -> int:
     return len(pairs)
 
 
-def _with_quality(table: pa.Table, usable: list[str], cache: Cache) -> pa.Table:
-    """The manifest with what each usable image looks like; drift is later measured from there."""
-    pixels = cache.pixels
-    chunks = [
-        image_quality(pixels[start : start + _CHUNK] / np.iinfo(pixels.dtype).max)
-        for start in range(0, len(pixels), _CHUNK)
-    ]
-    place = {image_id: row for row, image_id in enumerate(usable)}
-    rows = pa.array([place.get(image_id) for image_id in table["image_id"].to_pylist()], pa.int64())
-    found = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    found |= part_quality(cache.parts)
-    for name in QUALITY:
-        values = pa.array(found[name], from_pandas=True).take(rows)
-        table = table.set_column(table.schema.get_field_index(name), name, values)
-    return table
+def _looks(usable: list[str], cache: Cache) -> pa.Table:
+    """``image_id`` and ``QUALITY`` of the usable images."""
+    pixels, chunks = cache.pixels, []
+    for start in range(0, len(pixels), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        found = image_quality(pixels[some] / np.iinfo(pixels.dtype).max) | part_quality(cache.parts[some])
+        columns = {name: pa.array(values, from_pandas=True) for name, values in found.items()}
+        chunks.append(pa.table({"image_id": usable[some], **columns}))
+    return pa.concat_tables(chunks)
 
 
 def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:

@@ -37,6 +37,7 @@ from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import with_column
 
 #: Rows of a manifest that are in memory at a time.
 ROWS = 4096
@@ -234,11 +235,9 @@ def _looked_at(table: pa.Table, root: str, options: IngestOptions) -> pa.Table:
         # One that has changed has another row in the next batch; of this one it is only known that it is gone.
         reasons[row] = "unreadable" if reason == CHANGED else reason
     sound = rows[[reason is None for reason in images.reasons]]
-    columns = {"reason": pa.array(reasons, pa.string())}
+    table = with_column(table, "reason", reasons)
     for name, values in image_quality(images.pixels).items():
         filled = np.full(len(table), np.nan)
         filled[sound] = values
-        columns[name] = pa.array(filled, from_pandas=True)
-    for name, column in columns.items():
-        table = table.set_column(table.schema.get_field_index(name), MANIFEST_SCHEMA.field(name), column)
+        table = with_column(table, name, filled)
     return table

@@ -37,8 +37,9 @@ from nelbo.flows.steps.ingest import LISTED, ROWS, Batch, folders_unlisted, keep
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.ledger import Taken, with_timeouts
+from nelbo.flows.workspace.ledger import Taken
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import with_column
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Ledger:
             found.append(table.filter(pa.array([x in waiting or _lies_in(x, folders) for x in paths], pa.bool_())))
         rows = pa.concat_tables(found)
         times = pc.if_else(pc.is_valid(rows["image_id"]), None, rows["modified_ns"])
-        return rows.set_column(rows.schema.get_field_index("modified_ns"), "modified_ns", times)
+        return with_column(rows, "modified_ns", times)
 
     def write(self, tables: Iterable[pa.Table], about: dict[str, str]) -> None:
         """Replace it."""
@@ -257,4 +258,4 @@ def _closed(table: pa.Table, frozen: set[str], reasons: Mapping[str, str | None]
         for path, n in zip(paths, timeouts, strict=True)
     ]
     kept = pa.array([path not in frozen or path in reasons for path in paths], pa.bool_())
-    return with_timeouts(table, counted).filter(kept)
+    return with_column(table, "n_timeouts", counted).filter(kept)

@@ -13,6 +13,7 @@ from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.types import AUTO
 from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.tables import with_column
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,18 @@ def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
     """
     if group_by is None:
         return table
-    if table["group"].null_count < len(table):
-        log.warning("%s: its column 'group' is passed over, as group_by=%s is given", source, group_by)
-    groups = names_in_paths(table["relative_path"].to_pylist(), group_by, "group_by")
-    if n_alone := groups.count(None):
+    table = _named_by_paths(source, table, "group", group_by)
+    alone = table.filter(pc.is_null(table["group"]))
+    if alone.num_rows:
         log.warning(
             "%s: group_by=%s finds nothing in the paths of %d of %d files (first: %s); each is a group of its own",
             source,
             group_by,
-            n_alone,
-            len(groups),
-            table["relative_path"][groups.index(None)],
+            alone.num_rows,
+            table.num_rows,
+            alone["relative_path"][0],
         )
-    return with_text(table, "group", groups)
+    return table
 
 
 def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Table:
@@ -52,10 +52,7 @@ def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Ta
         InputError: the rule takes too long, or some usable images have a variant and others have none.
     """
     if variant_by is not None:
-        if table["variant"].null_count < len(table):
-            log.warning("%s: its column 'variant' is passed over, as variant_by=%s is given", source, variant_by)
-        found = names_in_paths(table["relative_path"].to_pylist(), variant_by, "variant_by")
-        table = with_text(table, "variant", found)
+        table = _named_by_paths(source, table, "variant", variant_by)
     usable = table.filter(pc.is_null(table["reason"]))
     unnamed = usable.filter(pc.is_null(usable["variant"]))
     if 0 < len(unnamed) < len(usable) or (variant_by is not None and len(unnamed)):
@@ -65,6 +62,12 @@ def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Ta
             "every path (--variant-by), or for none."
         )
     return table
+
+
+def _named_by_paths(source: str, table: pa.Table, column: str, rule: str) -> pa.Table:
+    if table[column].null_count < len(table):
+        log.warning("%s: its column '%s' is passed over, as %s_by=%s is given", source, column, column, rule)
+    return with_column(table, column, names_in_paths(table["relative_path"].to_pylist(), rule, f"{column}_by"))
 
 
 def without_test(table: pa.Table) -> pa.Table:
@@ -274,7 +277,7 @@ def with_halves(rows: pa.Table) -> pa.Table:
         ]
     else:
         parts = halved(ids, groups, labels)
-    return with_text(rows, "split", parts)
+    return with_column(rows, "split", parts)
 
 
 def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, str]) -> pa.Table:
@@ -284,9 +287,4 @@ def with_parts(table: pa.Table, part_of: dict[str, str], unreadable: dict[str, s
         reason or unreadable.get(image_id) for image_id, reason in zip(ids, table["reason"].to_pylist(), strict=True)
     ]
     parts = [None if reason else part_of.get(image_id) for image_id, reason in zip(ids, reasons, strict=True)]
-    return with_text(with_text(table, "reason", reasons), "split", parts)
-
-
-def with_text(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
-    """The table with other values in a column of text."""
-    return table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return with_column(with_column(table, "reason", reasons), "split", parts)

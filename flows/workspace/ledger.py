@@ -1,11 +1,13 @@
 """What a landing folder's ledger holds: a file is new where it lacks these contents under this path."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from nelbo.flows.workspace.tables import with_column
 
 #: How often a file whose decoding took too long is tried again.
 RETRIES = 3
@@ -32,13 +34,7 @@ class Taken:
     def noted(self, table: pa.Table) -> pa.Table:
         """The same rows, with how often decoding has taken too long."""
         timeouts = [self._timeouts.get(key) for key in _keys(table).tolist()] if self._timeouts else [None] * len(table)
-        return with_timeouts(table, timeouts)
-
-
-def with_timeouts(table: pa.Table, timeouts: Sequence[int | None]) -> pa.Table:
-    """The same rows with such a column ``n_timeouts``."""
-    place = table.schema.get_field_index("n_timeouts")
-    return table.set_column(place, "n_timeouts", pa.array(timeouts, pa.int8()))
+        return with_column(table, "n_timeouts", timeouts)
 
 
 def _keys(table: pa.Table) -> np.ndarray:

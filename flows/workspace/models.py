@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from nelbo.data import InputError
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.tables import without
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,7 @@ def check_unseen(what: str, table: pa.Table, workspace: Workspace, model_id: str
     Raises:
         InputError: how many of these images there are, the first, and the remedy.
     """
-    unseen = unseen_in_training(table, workspace, model_id)["image_id"].combine_chunks()
-    seen = table.filter(pc.invert(pc.is_in(table["image_id"], unseen)))
+    seen = without(table, unseen_in_training(table, workspace, model_id))
     if seen.num_rows:
         raise InputError(
             f"{seen.num_rows} of {table.num_rows} {what} were trained on (first: {seen['relative_path'][0]}), so their "

@@ -1,11 +1,12 @@
-"""Rows that lie in many small files of a folder: runs and reviews."""
+"""Rows as tables: columns replaced, images taken or left out; and those of runs and reviews, in many small files."""
 
 import logging
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nelbo.data import REVIEWS_SCHEMA, RUNS_SCHEMA, InputError, MissingError, Place, first_rows, read_table
 
@@ -33,6 +34,24 @@ KINDS = {
     "runs": Kind(RUNS_SCHEMA, "run_id", "started_at_utc"),
     "reviews": Kind(REVIEWS_SCHEMA, "review_id", "reviewed_at_utc"),
 }
+
+
+def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """The table with other values in a column, which keeps its place and type; NaN is null."""
+    place = table.schema.get_field_index(name)
+    field = table.schema.field(place)
+    is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
+    return table.set_column(place, field, values if is_arrow else pa.array(values, field.type, from_pandas=True))
+
+
+def only(table: pa.Table, images: pa.Table) -> pa.Table:
+    """The rows of images that stand in another table, too."""
+    return table.filter(pc.is_in(table["image_id"], images["image_id"].combine_chunks()))
+
+
+def without(table: pa.Table, images: pa.Table) -> pa.Table:
+    """The rows of images that do not stand in another table."""
+    return table.filter(pc.invert(pc.is_in(table["image_id"], images["image_id"].combine_chunks())))
 
 
 def read_rows_of(place: Place, kind: Kind) -> pa.Table | None:

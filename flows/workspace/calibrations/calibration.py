@@ -30,6 +30,7 @@ from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run, code_version
+from nelbo.flows.workspace.tables import with_column, without
 
 log = logging.getLogger(__name__)
 
@@ -208,23 +209,16 @@ def part_rows(rows: pa.Table, part: str) -> pa.Table:
     return rows.filter(pc.equal(rows["split"], part))
 
 
-def judging_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
-    """The labelled images that judge a calibration's threshold: those of its images that did not make it."""
-    return part_rows(rows_of(workspace, calibration), "test")
-
-
 def not_choosing(rows: pa.Table, workspace: Workspace, calibration: Calibration) -> pa.Table:
     """The rows of images that did not make a calibration; it may be judged on them."""
     own = rows_of(workspace, calibration)
-    choosing = own.filter(pc.not_equal(own["split"], "test"))["image_id"].combine_chunks()
-    return rows.filter(pc.invert(pc.is_in(rows["image_id"], choosing)))
+    return without(rows, own.filter(pc.not_equal(own["split"], "test")))
 
 
 def normal_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
     """The held-out normal images that a calibration's p-values are against, as rows of another one that keeps them."""
     rows = _normals(rows_of(workspace, calibration), calibration.labels_from)
-    split = pa.array(["normal"] * rows.num_rows, pa.string())
-    return rows.set_column(rows.schema.get_field_index("split"), "split", split)
+    return with_column(rows, "split", ["normal"] * rows.num_rows)
 
 
 def reference_rows(workspace: Workspace, calibration: Calibration) -> pa.Table:
