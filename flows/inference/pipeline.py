@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from nelbo import vae_core
 from nelbo.data import (
     JOINT_PARTS,
-    MEASURED,
     MEASURES,
     PICTURED_SCHEMA,
     QUALITY,
@@ -29,6 +28,7 @@ from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.workspace.calibrations.calibration import Calibration
+from nelbo.flows.workspace.tables import spread
 from nelbo.vae_core import Scorable
 
 log = logging.getLogger(__name__)
@@ -120,23 +120,18 @@ def _scored(
         return np.zeros(len(score.nelbo), bool) if calibration is None else calibration.flags(pa.table(found))
 
     score, rows, maps = vae_core.score_and_map(model, images.pixels, flagged)
-    readable = np.array([reason is None for reason in images.reasons])
-    place = pa.array(np.cumsum(readable) - 1, mask=~readable)
-    columns = {name: found[name].take(place) for name in MEASURED}
-    columns |= {name: pa.array(quality[name], pa.float64(), from_pandas=True).take(place) for name in QUALITY}
-    statuses = [None if part is None else part.status for part in images.parts]
-    columns |= {
-        "reason": pa.array(images.reasons, pa.string()),
-        "drops_colour": pa.array(images.drops_colour).take(place),
-        "part": pa.array(statuses, pa.string()).take(place),
-    }
     top = 1.0 if calibration is None else calibration.heatmap_top
     ends = model.map_scales[0 if score.variant is None else score.variant[rows].astype(int)]
     looked_at = pictured(images.pixels[rows], images.aspects[rows], maps, _ends(ends, top, len(rows)))
-    of_flagged = np.full(len(readable), -1)
-    of_flagged[np.flatnonzero(readable)[rows]] = np.arange(len(rows))
-    taken = looked_at.take(pa.array(of_flagged, mask=of_flagged < 0))
-    return pa.table(columns | {name: taken[name] for name in PICTURED_SCHEMA.names}, SCORED_SCHEMA)
+    readable = np.array([reason is None for reason in images.reasons])
+    is_flagged = np.zeros(len(readable), bool)
+    is_flagged[np.flatnonzero(readable)[rows]] = True
+    statuses = [None if part is None else part.status for part in images.parts]
+    columns = found | {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in quality.items()}
+    columns |= {"drops_colour": pa.array(images.drops_colour), "part": pa.array(statuses, pa.string())}
+    columns = spread(columns, readable) | spread({name: looked_at[name] for name in looked_at.column_names}, is_flagged)
+    columns["reason"] = pa.array(images.reasons, pa.string())
+    return pa.table({name: columns[name] for name in SCORED_SCHEMA.names}, SCORED_SCHEMA)
 
 
 def _ends(scales: np.ndarray, top: float, n: int) -> np.ndarray:

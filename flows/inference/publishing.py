@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.flagged import add_flagged
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import spread
 
 _NUMBERS = ("image_id", *MEASURED, *QUALITY, "width_px", "height_px", "drops_colour")
 
@@ -42,26 +42,7 @@ class AllChangedError(RuntimeError):
     """Not one file of a batch is as it was when it was listed."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """What there is to say of a published batch; n_discoveries, promise and drift are None where there are none.
-
-    counts: of images and verdicts, as the run's row has them; files that changed, or went, after they were listed
-        are in ``n_waiting``, and have no row.
-    n_colour_dropped: images with colour that the model does not see.
-    n_discoveries: images with q <= ``fdr``.
-    promise: of the calibration, in words.
-    drift: see `nelbo.flows.evaluation.drift.find_drift`.
-    """
-
-    counts: dict[str, int]
-    n_colour_dropped: int
-    n_discoveries: int | None
-    promise: str | None
-    drift: dict[str, Any] | None
-
-
-def publish(shards: list[Shard], run: Run) -> Published:
+def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
     """Decide on the whole batch, and put it in its place: flagged rows, all rows, which is the commit, the run's row.
 
     A first pass over the shards takes the few numbers that need the whole batch; a second one writes the rows.
@@ -69,6 +50,12 @@ def publish(shards: list[Shard], run: Run) -> Published:
     Args:
         run: with what is known of the batch since it was listed, ``n_waiting`` and ``n_folders_unlisted``, and with
             ``images_per_s``.
+
+    Returns:
+        What there is to say of the batch: counts of images and verdicts, as the run's row has them, where files that
+        changed, or went, after they were listed are in ``n_waiting``, and have no row; ``n_colour_dropped``, images
+        with colour that the model does not see; with ``fdr`` ``n_discoveries``, images with q up to that; the
+        calibration's ``promise`` in words; and ``drift``, see `nelbo.flows.evaluation.drift.find_drift`.
     """
     options, target = shards[0].options, shards[0].target
     workspace = Workspace.at(options.workspace)
@@ -78,7 +65,7 @@ def publish(shards: list[Shard], run: Run) -> Published:
     calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
     statistic = calibration.statistic if calibration else Statistic(model.config.statistic)
     batch = pa.concat_tables(_numbers(read_table(shard.path, _NUMBERS), statistic) for shard in shards)
-    q = q_values(calibration.p_values(batch["anomaly_score"].to_numpy(), batch["variant"])) if calibration else None
+    batch = _with_chances(batch, calibration)
     drift = find_drift(batch, calibration, workspace, target.batch_id, options) if calibration else None
     root = read_metadata(workspace.manifest(target.batch_id))["nelbo.root"]
     metadata = {**run.metadata, "nelbo.root": root, **write_drift(drift)}
@@ -98,18 +85,17 @@ def publish(shards: list[Shard], run: Run) -> Published:
         for shard in shards:
             rows = _without_waiting(read_table(shard.path))
             n_scored = rows.num_rows - rows["nelbo_nats"].null_count
-            decided = decide(rows, statistic, calibration, None if q is None else q[done : done + n_scored])
+            columns = {name: rows[name] for name in SHARD_SCHEMA.names}
+            columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(rows)) for name, value in constants.items()}
+            columns |= _decide(rows, batch.slice(done, n_scored), calibration)
             done += n_scored
-            decided |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in constants.items()}
-            columns = {name: rows[name] for name in SHARD_SCHEMA.names} | decided
             table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
             scores.write(table)
-            words = table["verdict"].cast(pa.string())
-            counts.update(words.to_pylist())
+            counts.update(columns["verdict"].to_pylist())
             # Of version 5.
             columns["heatmap_png"] = pa.nulls(rows.num_rows, pa.binary())
             found = pa.table(columns).select(FLAGGED_SCHEMA.names)
-            yield found.filter(pc.is_in(words, pa.array(["anomalous", "review"])))
+            yield found.filter(pc.is_in(columns["verdict"], pa.array(["anomalous", "review"])))
 
     with _aside(workspace, run.run_id) as new, ExitStack() as lock:
         with table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores:
@@ -142,13 +128,17 @@ def publish(shards: list[Shard], run: Run) -> Published:
             add_flagged(workspace, *ids, new)
         # Here the scores have taken their place: the commit.
         journal.finish(workspace, row)
-    return Published(
-        counts=found,
-        n_colour_dropped=warn_of_colour(batch, target.model_id),
-        n_discoveries=int((q <= options.fdr).sum()) if q is not None and options.fdr is not None else None,
-        promise=promise(calibration) if calibration else None,
-        drift=drift,
-    )
+    discoveries = {}
+    if options.fdr is not None:
+        n_discoveries = int((batch["q_value"].to_numpy() <= options.fdr).sum()) if calibration else None
+        discoveries = {"n_discoveries": n_discoveries}
+    return {
+        **found,
+        "n_colour_dropped": warn_of_colour(batch, target.model_id),
+        **discoveries,
+        "promise": promise(calibration) if calibration else None,
+        "drift": drift,
+    }
 
 
 @contextmanager
@@ -174,21 +164,27 @@ def _numbers(rows: pa.Table, statistic: Statistic) -> pa.Table:
     return pa.table({"image_id": order, "anomaly_score": statistic.scores(rows), **columns})
 
 
-def decide(
-    rows: pa.Table, statistic: Statistic, calibration: Calibration | None, q: np.ndarray | None = None
-) -> dict[str, pa.Array]:
-    """Columns with scores, thresholds, p- and q-values and verdicts; null where there is nothing to decide."""
-    scored = np.asarray(pc.is_valid(rows["nelbo_nats"]))
-    judged = rows.filter(pa.array(scored))
-    found = statistic.scores(judged)
-    decided = {name: np.full(len(scored), np.nan) for name in ("anomaly_score", "threshold", "p_value", "q_value")}
-    verdict = np.full(len(scored), None, object)
-    verdict[~scored] = "not_scored"
-    decided["anomaly_score"][scored] = found
+def _with_chances(batch: pa.Table, calibration: Calibration | None) -> pa.Table:
+    """With p- and q-values; null where there is nothing to tell them by."""
+    p = q = pa.nulls(batch.num_rows, pa.float64())
     if calibration is not None:
-        decided["threshold"][scored] = calibration.threshold.value
-        decided["p_value"][scored] = calibration.p_values(found, judged["variant"])
-        decided["q_value"][scored] = q
-        verdict[scored] = calibration.verdicts(found)
-    columns = {name: pa.array(values, from_pandas=True) for name, values in decided.items()}
-    return {**columns, "verdict": pa.array(verdict, pa.string())}
+        p = calibration.p_values(batch["anomaly_score"].to_numpy(), batch["variant"])
+        q = q_values(p)
+    return batch.append_column("p_value", pa.array(p)).append_column("q_value", pa.array(q))
+
+
+def _decide(rows: pa.Table, scored: pa.Table, calibration: Calibration | None) -> dict[str, pa.Array]:
+    """Columns with scores, thresholds, p- and q-values and verdicts; null where there is nothing to decide.
+
+    Args:
+        scored: the numbers of those of the rows that have a score.
+    """
+    columns = {name: scored[name] for name in ("anomaly_score", "p_value", "q_value")}
+    limit, words = pa.scalar(None, pa.float64()), pa.nulls(scored.num_rows, pa.string())
+    if calibration is not None:
+        limit = pa.scalar(calibration.threshold.value)
+        words = pa.array(calibration.verdicts(scored["anomaly_score"].to_numpy()), pa.string())
+    columns |= {"threshold": pa.repeat(limit, scored.num_rows), "verdict": words}
+    is_scored = pc.is_valid(rows["nelbo_nats"])
+    found = spread(columns, np.asarray(is_scored))
+    return found | {"verdict": pc.if_else(is_scored, found["verdict"], "not_scored")}

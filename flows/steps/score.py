@@ -29,7 +29,7 @@ from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files
-from nelbo.flows.inference.publishing import AllChangedError, Published, publish
+from nelbo.flows.inference.publishing import AllChangedError, publish
 from nelbo.flows.inference.shards import Shard, Target, chunks, plan_shards
 from nelbo.flows.options.options import IngestOptions, ScoreOptions
 from nelbo.flows.runner import Runner
@@ -41,6 +41,7 @@ from nelbo.flows.workspace.calibrations.calibration import calibration_of, read_
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import spread
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
     # Loading is none of the time that images take.
     options = _with_engine(options, target.model_id)
     with workspace.using(target.batch_id):
-        published, images_per_s = _score_and_publish(options, target, batch, runner, run)
+        published = _score_and_publish(options, target, batch, runner, run)
     reported = runner.call(write_report, options, target.batch_id, target.model_id)
     journal.close(workspace, run.run_id)
     result = {
@@ -110,17 +111,13 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "calibration_id": target.calibration_id,
         "run_id": run.run_id,
         "engine": options.engine,
-        **published.counts,
+        **published,
         "n_skipped": batch.n_skipped,
-        "n_colour_dropped": published.n_colour_dropped,
-        **({"n_discoveries": published.n_discoveries} if options.fdr is not None else {}),
-        "promise": published.promise,
-        "drift": published.drift and {name: published.drift[name] for name in ("alarm", "findings")},
+        "drift": published["drift"] and {name: published["drift"][name] for name in ("alarm", "findings")},
         "scores": str(workspace.scores(target.model_id, target.batch_id)),
         "flagged": str(workspace.flagged(target.model_id, target.batch_id)),
         "report": reported.path,
         "seconds": round(run.seconds, 3),
-        "images_per_s": round(images_per_s, 1),
         **({"metrics": reported.metrics} if reported.metrics else {}),
     }
     _tell(result, reported, options, runner)
@@ -149,10 +146,8 @@ def _tell(result: dict[str, Any], reported: Reported, options: ScoreOptions, run
         )
 
 
-def _score_and_publish(
-    options: ScoreOptions, target: Target, batch: Batch, runner: Runner, run: Run
-) -> tuple[Published, float]:
-    """What was published, and the images scored a second. Shards of a run that fails stay for the next one."""
+def _score_and_publish(options: ScoreOptions, target: Target, batch: Batch, runner: Runner, run: Run) -> dict[str, Any]:
+    """What there is to say of the batch, with the images scored a second. Shards of a run that fails stay for the next."""
     for left in reversed(range(_ATTEMPTS)):
         started = run.seconds
         try:
@@ -173,7 +168,7 @@ def _score_and_publish(
             log.info("another job has just published batch %s: what it removed is scored again", target.batch_id)
             continue
         remove_folder(target.staging(options))
-        return published, images_per_s
+        return published | {"images_per_s": round(images_per_s, 1)}
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -234,13 +229,11 @@ def _cut(scored: Iterator[pa.Table], listed: Sequence[pa.Table]) -> Iterator[pa.
 def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
     """A shard's rows: files of the manifest with their scores; `scored` has the usable ones."""
     usable = np.asarray(pc.is_null(listed["reason"]))
-    found = scored.take(pa.array(np.cumsum(usable) - 1, mask=~usable))
+    found = spread({name: scored[name] for name in scored.column_names}, usable)
     columns = {name: listed[name] for name in ("relative_path", "image_id", "label", "width_px", "height_px")}
-    columns |= {name: found[name] for name in (*MEASURED, *QUALITY)}
+    columns |= {name: found[name] for name in (*MEASURED, *QUALITY, "drops_colour", "part", *PICTURED_SCHEMA.names)}
     columns |= {
         "reason": pc.coalesce(listed["reason"], found["reason"]),
-        "drops_colour": found["drops_colour"],
-        **{name: found[name] for name in ("part", *PICTURED_SCHEMA.names)},
         "scored_at_utc": pa.array([datetime.now(UTC)] * len(usable), pa.timestamp("us", tz="UTC")),
     }
     return pa.table(columns)

@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,6 +43,12 @@ def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
     field = table.schema.field(place)
     is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
     return table.set_column(place, field, values if is_arrow else pa.array(values, field.type, from_pandas=True))
+
+
+def spread(columns: Mapping[str, Any], places: np.ndarray) -> dict[str, Any]:
+    """Columns with their values at the places that are true, in their order, and nulls at the others."""
+    rows = pa.array(np.cumsum(places) - 1, mask=~places)
+    return {name: column.take(rows) for name, column in columns.items()}
 
 
 def only(table: pa.Table, images: pa.Table) -> pa.Table:
