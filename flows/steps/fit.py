@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,10 +203,9 @@ def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
 
 def clean_up(options: TrainOptions, batch_id: str) -> None:
     """Remove what only an unfinished training needs."""
-    folder = unfinished(options, batch_id)
     # The same training may have run twice at once, and the other one was faster.
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+        shutil.rmtree(unfinished(options, batch_id))
 
 
 def _decode(manifest: Manifest, options: TrainOptions, batch_id: str) -> Cache:
@@ -285,79 +285,68 @@ def _looks(usable: list[str], cache: Cache) -> pa.Table:
 
 
 def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
-    import_keras()
-    import keras
-
+    """Solve a linear head, which needs no images to be stopped by; or train another network."""
     config, settings = model_config(options), train_config(options)
+    rows = normals.rows(*_FITTED) if config.is_linear else normals.rows("train")
     if config.is_linear:
-        return _solve(normals, options, config, settings, checkpoint)
-    rows, validation = normals.rows("train"), normals.rows("validation")
-    n_pretext = vae_core.n_pretext_epochs(config, settings)
-    with progress(f"training on {len(rows)} images", n_pretext + options.epochs) as advance:
-        done = 0
-
-        def ended(first: int) -> Any:
-            def epoch_ended(epoch: int, _logs: Any) -> None:
-                nonlocal done
-                # A training that goes on begins further up.
-                advance(first + epoch + 1 - done)
-                done = first + epoch + 1
-
-            return [keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)]
-
+        log.info("features by %s, head %s", config.backbone, config.head)
+        title, n_steps = f"features of {len(rows)} images", len(rows) * settings.rotations
+    else:
+        n_pretext = vae_core.n_pretext_epochs(config, settings)
+        title, n_steps = f"training on {len(rows)} images", n_pretext + options.epochs
+    with progress(title, n_steps) as advance:
+        if config.is_linear:
+            validation, more = None, _for_solving(normals, options) | {"advance": advance}
+        else:
+            validation, more = normals.pixels.take(normals.rows("validation")), _callbacks(n_pretext, advance)
         try:
             return vae_core.train(
                 normals.pixels.take(rows),
-                normals.pixels.take(validation),
+                validation,
                 config,
                 settings,
                 preprocessing=make_preprocessing(options).to_dict(),
                 names=[normals.paths[row] for row in rows],
                 checkpoint=checkpoint,
-                callbacks=ended(n_pretext),
-                backbone_callbacks=ended(0),
+                **more,
             )
         except vae_core.PixelsError as error:
             raise UsageError(f"{options.normal}: {error}.") from error
-        except vae_core.BackboneError as error:
-            raise UsageError(f"{error}.") from error
-
-
-def _solve(normals: Normals, options: TrainOptions, config: Any, settings: Any, checkpoint: Path) -> Any:
-    """Fit a linear head, which needs no images to be stopped by."""
-    rows = normals.rows(*_FITTED)
-    ids, groups = ([of[row] for row in rows] for of in (normals.image_ids, normals.groups))
-    n_folds = min(vae_core.N_FOLDS, n_groups_of(ids, groups) or len(ids))
-    log.info("features by %s, head %s", config.backbone, config.head)
-    with progress(f"features of {len(rows)} images", len(rows) * settings.rotations) as advance:
-        try:
-            return vae_core.train(
-                normals.pixels.take(rows),
-                None,
-                config,
-                settings,
-                preprocessing=make_preprocessing(options).to_dict(),
-                names=[normals.paths[row] for row in rows],
-                folds=folds(ids, groups, n_folds, options.seed),
-                variants=_given_variants(normals, options),
-                images_of_variant=_images_of_variant(normals, options),
-                checkpoint=checkpoint,
-                advance=advance,
-            )
         except (vae_core.BackboneError, vae_core.VariantError) as error:
             raise UsageError(f"{error}.") from error
 
 
-def _given_variants(normals: Normals, options: TrainOptions) -> list[str] | None:
-    """The variant of each image that is fitted on, where all are named; None where the number is asked for or found."""
-    names = [normals.variants[row] for row in normals.rows(*_FITTED)]
-    return None if options.variants == 1 or None in names else names
+def _callbacks(n_pretext: int, advance: Callable[[int], None]) -> dict[str, Any]:
+    """What moves the progress bar on after each epoch, the backbone's first."""
+    import keras
+
+    done = 0
+
+    def ended(first: int) -> Any:
+        def epoch_ended(epoch: int, _logs: Any) -> None:
+            nonlocal done
+            # A training that goes on begins further up.
+            advance(first + epoch + 1 - done)
+            done = first + epoch + 1
+
+        return [keras.callbacks.LambdaCallback(on_epoch_end=epoch_ended)]
+
+    return {"callbacks": ended(n_pretext), "backbone_callbacks": ended(0)}
 
 
-def _images_of_variant(normals: Normals, options: TrainOptions) -> int:
-    """Images that a variant needs so that there are enough to set its threshold; these are found only afterwards."""
+def _for_solving(normals: Normals, options: TrainOptions) -> dict[str, Any]:
+    """Folds that keep groups together, and what is known of variants."""
+    rows = normals.rows(*_FITTED)
+    ids, groups, names = ([of[row] for row in rows] for of in (normals.image_ids, normals.groups, normals.variants))
+    n_folds = min(vae_core.N_FOLDS, n_groups_of(ids, groups) or len(ids))
+    # These are found only afterwards: so many that there are enough to set the threshold of each.
     held_out = 0 if normals.crossed else normals.counts["calibration"]
-    return images_of_variant(calibration_needs(options), len(normals.rows(*_FITTED)), held_out)
+    return {
+        "folds": folds(ids, groups, n_folds, options.seed),
+        # Not those where the number is asked for.
+        "variants": None if options.variants == 1 or None in names else names,
+        "images_of_variant": images_of_variant(calibration_needs(options), len(rows), held_out),
+    }
 
 
 def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:
@@ -438,7 +427,6 @@ def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
 
 
 def _write_history(history: dict[str, list[float]], target: Place, workspace: Workspace, run: Run) -> None:
-    columns = {"epoch": pa.array(range(1, len(history["loss"]) + 1), pa.int32())}
-    columns |= {name: pa.array(values, pa.float64()) for name, values in sorted(history.items())}
-    table = pa.table(columns)
+    columns = {name: pa.array(values, pa.float64()) for name, values in sorted(history.items())}
+    table = pa.table({"epoch": pa.array(range(1, len(history["loss"]) + 1), pa.int32()), **columns})
     write_table(table, target, table.schema, run.metadata, workspace.staging)

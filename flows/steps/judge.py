@@ -1,13 +1,12 @@
 """Steps of ``train --gate``: a new model is promoted only if held-out images do not show it to be worse."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nelbo.data import Manifest
 from nelbo.detectors import Judged, gate
@@ -25,12 +24,7 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import unseen_in_training
 from nelbo.flows.workspace.runs import Run
-
-#: Why a held-out image is not taken.
-UNUSABLE, TRAINED_ON, CALIBRATED_ON = "unusable", "trained_on", "calibrated_on"
-
-#: Rows in, those of them that may judge a model out.
-_Sieve = Callable[[pa.Table], pa.Table]
+from nelbo.flows.workspace.tables import only, without
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Gated:
     findings: a sentence for each rule; failed: those that keep the candidate out.
     serving_id: the model it was compared with; None if there was none.
     n_normal, n_anomalous: held-out images that both models scored.
-    left_out: how many others there were, by the reason.
+    n_left_out: how many others there were, by the reason.
     """
 
     passed: bool
@@ -49,18 +43,11 @@ class Gated:
     serving_id: str | None = None
     n_normal: int = 0
     n_anomalous: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
+    n_left_out: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is printed."""
-        return {
-            "passed": self.passed,
-            "findings": list(self.findings),
-            "serving_id": self.serving_id,
-            "n_normal": self.n_normal,
-            "n_anomalous": self.n_anomalous,
-            "n_left_out": self.left_out,
-        }
+        """As it is printed: what failed stands among the findings."""
+        return {name: value for name, value in asdict(self).items() if name != "failed"}
 
     def to_markdown(self) -> str:
         """For people to look at."""
@@ -86,8 +73,8 @@ def freeze_gate(options: TrainOptions, batch_id: str, run: Run) -> str:
     if serving_id is not None:
         # A damaged one is found now, too.
         load_model(workspace, serving_id)
-        to_train_on = _to_train_on(options, read_manifest(workspace, batch_id))
-        _held_out(source, manifest, [*_sieves(workspace, serving_id), (TRAINED_ON, partial(_without, to_train_on))])
+        normals = _to_train_on(options, read_manifest(workspace, batch_id))
+        _held_out(source, manifest, workspace, (serving_id,), normals)
     gate_id = content_id("g", manifest)
     publish_manifest(manifest, workspace, gate_id, run)
     return gate_id
@@ -101,27 +88,21 @@ def judge_candidate(options: TrainOptions, gate_id: str, model_id: str) -> Gated
         return Gated(True, ("there was no model before",))
     if serving_id == model_id:
         return Gated(True, ("it is the model that serves already: nothing to compare",), serving_id=serving_id)
-    sieves = [sieve for name in (model_id, serving_id) for sieve in _sieves(workspace, name)]
-    held_out, left_out = _held_out(str(options.gate), read_manifest(workspace, gate_id), sieves)
+    both = (model_id, serving_id)
+    held_out, left_out = _held_out(str(options.gate), read_manifest(workspace, gate_id), workspace, both)
     new, old = (
-        measure(load_model(workspace, name), held_out, options, f"scoring held-out images with {name}")
-        for name in (model_id, serving_id)
+        measure(load_model(workspace, name), held_out, options, f"scoring held-out images with {name}") for name in both
     )
     # An image that one of the two cannot score compares nothing. Each content is there once: both are in one order.
-    new, old = _also_in(new, old), _also_in(old, new)
-    left_out[UNUSABLE] += len(held_out) - len(new)
+    new, old = only(new, old), only(old, new)
+    left_out["unusable"] += len(held_out) - len(new)
     _check_enough(str(options.gate), new, left_out)
     labels = _labels(new)
     result = gate(labels, _judged(workspace, model_id, new), _judged(workspace, serving_id, old))
     n_anomalous = int(labels.sum())
+    findings, failed = (tuple(map(str, some)) for some in (result.findings, result.failed))
     return Gated(
-        result.passed,
-        tuple(map(str, result.findings)),
-        tuple(map(str, result.failed)),
-        serving_id,
-        len(labels) - n_anomalous,
-        n_anomalous,
-        left_out,
+        result.passed, findings, failed, serving_id, len(labels) - n_anomalous, n_anomalous, n_left_out=left_out
     )
 
 
@@ -131,8 +112,8 @@ def _serving(workspace: Workspace) -> str | None:
     return None if name is None else catalog.find_model(workspace, name)
 
 
-def _to_train_on(options: TrainOptions, normals: Manifest) -> pa.Array:
-    """Content hashes of the images that the candidate will be made of, the calibration's included."""
+def _to_train_on(options: TrainOptions, normals: Manifest) -> pa.Table:
+    """The images that the candidate will be made of, the calibration's included."""
     usable = list(first_of_each(normals.table))
     if "calibration" not in assign_parts(normals.table, usable, options).values():
         raise UsageError(
@@ -140,54 +121,47 @@ def _to_train_on(options: TrainOptions, normals: Manifest) -> pa.Array:
             f"{len(usable)} normals, and a model without calibration never passes the gate. Add normal images, "
             "ask for a larger fpr, or leave --gate out."
         )
-    return pa.array(usable, pa.string())
+    return each_once(normals.table)
 
 
-def _sieves(workspace: Workspace, model_id: str) -> list[tuple[str, _Sieve]]:
-    """What takes out the images that had a part in a model or in its current calibration."""
-    calibration = calibration_of(workspace, model_id)
-    trained = (TRAINED_ON, partial(unseen_in_training, workspace=workspace, model_id=model_id))
-    return [trained] if calibration is None else [trained, (CALIBRATED_ON, calibration.unseen)]
-
-
-def _without(image_ids: pa.Array, table: pa.Table) -> pa.Table:
-    return table.filter(pc.invert(pc.is_in(table["image_id"], image_ids)))
-
-
-def _held_out(source: str, manifest: Manifest, sieves: Sequence[tuple[str, _Sieve]]) -> tuple[Manifest, dict[str, int]]:
-    """The usable rows, each content once, that pass all sieves; and how many do not, by the reason.
+def _held_out(
+    source: str, manifest: Manifest, workspace: Workspace, model_ids: Iterable[str], to_train_on: pa.Table | None = None
+) -> tuple[Manifest, dict[str, int]]:
+    """The usable rows, each content once, that had no part in the models; and how many are left out, by the reason.
 
     Raises:
         UsageError: too few are left.
     """
     table = each_once(manifest.table)
-    left_out = {UNUSABLE: len(manifest) - len(table), TRAINED_ON: 0, CALIBRATED_ON: 0}
-    for reason, sieve in sieves:
-        kept = sieve(table)
-        left_out[reason] += len(table) - len(kept)
+    left_out = Counter(unusable=len(manifest) - len(table), trained_on=0, calibrated_on=0)
+    for model_id in model_ids:
+        unseen = unseen_in_training(table, workspace, model_id)
+        calibration = calibration_of(workspace, model_id)
+        kept = unseen if calibration is None else calibration.unseen(unseen)
+        left_out.update(trained_on=len(table) - len(unseen), calibrated_on=len(unseen) - len(kept))
+        table = kept
+    if to_train_on is not None:
+        kept = without(table, to_train_on)
+        left_out.update(trained_on=len(table) - len(kept))
         table = kept
     _check_enough(source, table, left_out)
-    return Manifest(table, manifest.root), left_out
+    return Manifest(table, manifest.root), dict(left_out)
 
 
 def _check_enough(source: str, table: pa.Table, left_out: Mapping[str, int]) -> None:
     n_normal = len(table) - int(_labels(table).sum())
     if n_normal < MIN_NORMAL:
-        n_unusable, n_trained, n_calibrated = (left_out[reason] for reason in (UNUSABLE, TRAINED_ON, CALIBRATED_ON))
         raise UsageError(
             f"{source} leaves {n_normal} normal images to judge a new model on, and at least {MIN_NORMAL} are needed. "
-            f"Of the others, {n_trained} are for training or were trained or stopped on, {n_calibrated} are in a "
-            f"calibration, {n_unusable} are copies or cannot be used. Give normal images that neither model has seen."
+            f"Of the others, {left_out['trained_on']} are for training or were trained or stopped on, "
+            f"{left_out['calibrated_on']} are in a calibration, {left_out['unusable']} are copies or cannot be used. "
+            "Give normal images that neither model has seen."
         )
 
 
 def _labels(table: pa.Table) -> np.ndarray:
     """(n,) 1 where an image is labelled anomalous, else 0."""
     return (np.asarray(table["label"]) == 1).astype(np.int64)
-
-
-def _also_in(rows: pa.Table, others: pa.Table) -> pa.Table:
-    return rows.filter(pc.is_in(rows["image_id"], others["image_id"].combine_chunks()))
 
 
 def _judged(workspace: Workspace, model_id: str, rows: pa.Table) -> Judged:

@@ -147,7 +147,7 @@ def _tell(result: dict[str, Any], reported: Reported, options: ScoreOptions, run
 
 
 def _score_and_publish(options: ScoreOptions, target: Target, batch: Batch, runner: Runner, run: Run) -> dict[str, Any]:
-    """What there is to say of the batch, with the images scored a second. Shards of a run that fails stay for the next."""
+    """What there is to say of the batch, and its speed. Shards of a run that fails stay for the next one."""
     for left in reversed(range(_ATTEMPTS)):
         started = run.seconds
         try:
