@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from nelbo.detectors import evaluate
+from nelbo.flows.evaluation.metrics import as_json
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibrations_of, describe, scored_rows, standing
 from nelbo.flows.workspace.errors import UsageError
@@ -88,14 +89,5 @@ def _judged(table: pa.Table, calibrations: list[Calibration]) -> pa.Table:
 def _metrics(judged: pa.Table, calibration: Calibration) -> dict[str, Any]:
     found = calibration.judge(judged)
     evaluation = evaluate(judged["label"].to_numpy(), found.anomaly_score, found.verdict, calibration.threshold.fpr)
-    return {
-        "n_judged": judged.num_rows,
-        **{
-            name: None if interval is None else interval._asdict()
-            for name, interval in (
-                ("recall", evaluation.recall),
-                ("realised_fpr", evaluation.realised_fpr),
-                ("auroc", evaluation.auroc),
-            )
-        },
-    }
+    said = as_json(evaluation)
+    return {"n_judged": judged.num_rows, **{name: said[name] for name in ("recall", "realised_fpr", "auroc")}}

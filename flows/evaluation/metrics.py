@@ -29,26 +29,14 @@ def evaluate_batch(
     n_left_out = known.num_rows - fresh.num_rows
     if not fresh.num_rows:
         return None, n_left_out
-    words = fresh["verdict"].cast(pa.string())
+    words = None if fresh["verdict"].null_count else fresh["verdict"].to_pylist()
     fpr = None if calibration is None else calibration.threshold.fpr
-    return (
-        evaluate(
-            fresh["label"].to_numpy(),
-            fresh["anomaly_score"].to_numpy(),
-            None if words.null_count else words.to_pylist(),
-            fpr,
-        ),
-        n_left_out,
-    )
+    return evaluate(fresh["label"].to_numpy(), fresh["anomaly_score"].to_numpy(), words, fpr), n_left_out
 
 
-def as_json(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """As JSON holds it."""
-    return None if evaluation is None else {name: _plain(value) for name, value in evaluation._asdict().items()}
-
-
-def _plain(value: Any) -> Any:
-    return {name: _plain(inner) for name, inner in value._asdict().items()} if hasattr(value, "_asdict") else value
+def as_json(value: Any) -> Any:
+    """As JSON holds it, named tuples as objects."""
+    return {name: as_json(inner) for name, inner in value._asdict().items()} if hasattr(value, "_asdict") else value
 
 
 class Metric(NamedTuple):

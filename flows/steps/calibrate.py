@@ -172,7 +172,7 @@ def freeze_calibration_images(source: str, request: Request, options: CalibrateO
                 f"confidence={options.confidence} does not go with images that {request.model_id} was trained on, "
                 "whose cross-fitted scores make the rate approximate. Leave it out, or name other images."
             )
-    batch_id = content_id("k", manifest)
+    batch_id = content_id("k", manifest.content_hash())
     publish_manifest(manifest, workspace.prepare(), batch_id, run)
     return replace(request, batch_id=batch_id)
 

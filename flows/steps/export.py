@@ -66,8 +66,8 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
     engine = options.engine
     calibration = calibration_of(workspace, model_id)
     model = read_bundle(workspace.models / model_id)
-    manifest = _images(workspace, model_id, calibration, options)
-    expected = _expected(model, manifest, calibration, workspace, options)
+    manifest, said = _images(workspace, model_id, calibration, options)
+    expected = measure(model, manifest, options, "scoring with keras") if said is None else only(said, manifest.table)
     if not expected.num_rows:
         raise UsageError(
             f"none of the {len(manifest)} images to compare engines on can be read in {manifest.root}. "
@@ -107,33 +107,24 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
     }
 
 
-def _expected(
-    model: "vae_core.Model",
-    manifest: Manifest,
-    calibration: Calibration | None,
-    workspace: Workspace,
-    options: ExportOptions,
-) -> pa.Table:
-    """What Keras says of the images: where they are those of a calibration, it has said that when that was made."""
-    if calibration is None or options.normal is not None or calibration.threshold.cross:
-        return measure(model, manifest, options, "scoring with keras")
-    return only(rows_of(workspace, calibration), manifest.table)
+def _images(
+    workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions
+) -> tuple[Manifest, pa.Table | None]:
+    """What engines are compared on: the images named, or those behind the calibration; each content once.
 
-
-def _images(workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions) -> Manifest:
-    """What engines are compared on: the images named, or those behind the calibration; each content once."""
+    And what Keras said of these when the calibration was made; None where it did not.
+    """
     if options.normal is not None:
         manifest = scan_source(options.normal, options).manifest()
-    elif calibration is not None:
-        manifest = read_manifest(workspace, calibration.batch_id)
-        manifest = replace(manifest, table=only(manifest.table, rows_of(workspace, calibration)))
-        if calibration.threshold.cross:
-            # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
-            usable = each_once(manifest.table)
-            return replace(manifest, table=usable.take(_spread(len(usable), _N_CROSSED)))
-    else:
+        return replace(manifest, table=each_once(manifest.table)), None
+    if calibration is None:
         raise UsageError(f"model {model_id} is not calibrated. Name images to compare engines on: --normal DIR")
-    return replace(manifest, table=each_once(manifest.table))
+    manifest, said = read_manifest(workspace, calibration.batch_id), rows_of(workspace, calibration)
+    table = each_once(only(manifest.table, said))
+    if calibration.threshold.cross:
+        # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
+        return replace(manifest, table=table.take(_spread(len(table), _N_CROSSED))), None
+    return replace(manifest, table=table), said
 
 
 def _pixels(model: vae_core.Scorable, manifest: Manifest, scored: pa.Table, options: ExportOptions) -> np.ndarray:

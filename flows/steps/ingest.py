@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ ROWS = 4096
 _EARLIER = 100
 
 LISTED = "nelbo.listed_ns"
-N_GROUPS = "nelbo.n_groups"
 _UNLISTED = "nelbo.n_folders_unlisted"
 
 
@@ -74,7 +73,7 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     run = Run("ingest", options)
     batch = runner.call(freeze_batch, options, run, True)
     workspace = Workspace.at(options.workspace)
-    counts = {name: getattr(batch, name) for name in ("n_images", "n_waiting", "n_folders_unlisted")}
+    counts = {"n_images": batch.n_images, "n_waiting": batch.n_waiting, "n_folders_unlisted": batch.n_folders_unlisted}
     run.record(workspace, batch_id=batch.batch_id, **counts)
     runner.rename(batch.batch_id)
     about = {"images": options.images, "workspace": options.workspace}
@@ -82,15 +81,8 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
         "nelbo.batch.landed", f"batch.{batch.batch_id}", batch_id=batch.batch_id, n_images=batch.n_images, **about
     )
     return {
-        "batch_id": batch.batch_id,
+        **asdict(batch),
         "run_id": run.run_id,
-        "n_images": batch.n_images,
-        "n_unusable": batch.n_unusable,
-        "n_skipped": batch.n_skipped,
-        "n_waiting": batch.n_waiting,
-        "n_folders_unlisted": batch.n_folders_unlisted,
-        "n_known": batch.n_known,
-        "n_duplicates": batch.n_duplicates,
         "manifest": str(workspace.manifest(batch.batch_id)),
         "seconds": round(run.seconds, 3),
     }
@@ -130,7 +122,7 @@ def keep_batch(
         tables: the rows, with their duplicates.
     """
     workspace = Workspace.at(options.workspace).prepare()
-    batch_id = options.batch_id or _id("b", contents.hash)
+    batch_id = options.batch_id or content_id("b", contents.hash)
     metadata = manifest_metadata(scan.listing.root, run, scan.started_ns, scan.n_folders_unlisted)
     n_unusable = n_duplicates = 0
     place = workspace.manifest(batch_id)
@@ -162,9 +154,10 @@ def scan_source(
     return Scan(listing, known=known, limits=options.limits, workers=options.workers, min_age_s=min_age_s)
 
 
-def content_id(letter: str, manifest: Manifest, *settings: object) -> str:
+def content_id(letter: str, content_hash: str, *settings: object) -> str:
     """An id that the same files with the same settings always get; the letter tells kinds of batches apart."""
-    return _id(letter, manifest.content_hash(), *settings)
+    content = "\0".join([content_hash, *map(str, settings)])
+    return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
@@ -180,15 +173,10 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
     """Write a manifest to its place; where there are groups, it says how many."""
     metadata = manifest_metadata(manifest.root, run, manifest.listed_ns, manifest.n_folders_unlisted)
-    n_groups = count_groups(manifest.table)
-    metadata |= {} if n_groups is None else {N_GROUPS: str(n_groups)}
+    if (n_groups := count_groups(manifest.table)) is not None:
+        metadata["nelbo.n_groups"] = str(n_groups)
     with workspace.using(batch_id):
         write_table(manifest.table, workspace.manifest(batch_id), MANIFEST_SCHEMA, metadata, workspace.staging)
-
-
-def _id(letter: str, content_hash: str, *settings: object) -> str:
-    content = "\0".join([content_hash, *map(str, settings)])
-    return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def manifest_metadata(root: str, run: Run, listed_ns: int, n_folders_unlisted: int) -> dict[str, str]:
@@ -216,11 +204,8 @@ def _known(workspace: Workspace, root: str) -> Known | None:
 
 def _newest(workspace: Workspace, root: str) -> list[Place]:
     # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
-    found = [
-        catalog.find(workspace, "ledgers", ledger=workspace.ledger(root).stem),
-        catalog.find(workspace, "manifests"),
-    ]
-    paths = pa.concat_tables(table.select(["path"]) for table in found)
+    ledger = catalog.find(workspace, "ledgers", ledger=workspace.ledger(root).stem)
+    paths = pa.concat_tables(found.select(["path"]) for found in (ledger, catalog.find(workspace, "manifests")))
     newest = catalog.with_times(workspace, paths).sort_by([("modified", "descending")])
     return [workspace.root / path for path in newest["path"].to_pylist()]
 

@@ -75,7 +75,7 @@ def freeze_gate(options: TrainOptions, batch_id: str, run: Run) -> str:
         load_model(workspace, serving_id)
         normals = _to_train_on(options, read_manifest(workspace, batch_id))
         _held_out(source, manifest, workspace, (serving_id,), normals)
-    gate_id = content_id("g", manifest)
+    gate_id = content_id("g", manifest.content_hash())
     publish_manifest(manifest, workspace, gate_id, run)
     return gate_id
 

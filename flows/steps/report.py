@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup, escape
 from PIL import Image
 
-from nelbo.data import Place, atomic_path, modified, read_table, read_unchanged
+from nelbo.data import atomic_path, modified, read_table, read_unchanged
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch
@@ -79,18 +79,6 @@ class Reported:
     histogram: str = ""
 
 
-@dataclass(frozen=True)
-class Card:
-    """A flagged image on the page.
-
-    pictures: data URLs by name; empty where there is none.
-    """
-
-    path: str
-    row: dict[str, Any]
-    pictures: dict[str, str]
-
-
 def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     """Write the page of a scored batch again; what the command prints."""
     run = Run("report", options)
@@ -101,8 +89,8 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     reported = runner.call(write_report, options, batch_id, model_id)
     run.record(workspace, batch_id=batch_id, model_id=model_id)
     show_reported(reported, {"report": reported.path}, runner)
-    result = {"batch_id": batch_id, "model_id": model_id, "run_id": run.run_id, "report": reported.path}
-    return result | ({"metrics": reported.metrics} if reported.metrics else {})
+    ids = {"batch_id": batch_id, "model_id": model_id, "run_id": run.run_id}
+    return ids | {"report": reported.path} | ({"metrics": reported.metrics} if reported.metrics else {})
 
 
 def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
@@ -158,16 +146,13 @@ def write_missing_pages(options: ReportOptions | ScoreOptions, runner: Runner) -
     for row in journal.published(workspace):
         batch_id, model_id = row["batch_id"], row["model_id"]
         try:
-            if not _is_newer(workspace.report(batch_id), workspace.scores(model_id, batch_id)):
+            page = workspace.report(batch_id)
+            if not page.exists() or modified(page) < modified(workspace.scores(model_id, batch_id)):
                 runner.call(write_report, options, batch_id, model_id)
         except bad_input() as error:
             # It takes nothing from what is asked for now.
             log.warning("batch %s of a killed run stays without its page: %s", batch_id, error)
         journal.close(workspace, row["run_id"])
-
-
-def _is_newer(page: Place, scores: Place) -> bool:
-    return page.exists() and modified(page) >= modified(scores)
 
 
 def show_reported(reported: Reported, paths: Mapping[str, str], runner: Runner) -> None:
@@ -261,10 +246,13 @@ def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table,
             return table, flagged, n_flagged
 
 
-def _cards(flagged: pa.Table) -> list[Card]:
+def _cards(flagged: pa.Table) -> list[dict[str, Any]]:
     """Flagged images with their pictures, which share what a page may take."""
     n_bytes = _PICTURE_BYTES // (len(Pictures._fields) * max(1, flagged.num_rows))
-    return [Card(row["relative_path"], row, picture_urls(row, n_bytes)) for row in flagged.to_pylist()]
+    return [
+        {"path": row["relative_path"], "row": row, "pictures": picture_urls(row, n_bytes)}
+        for row in flagged.to_pylist()
+    ]
 
 
 def _not_scored(table: pa.Table) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from nelbo.data import File, Frame, Manifest, first_coloured, float_range, is_float, look_for_parts, may_have_colour
 from nelbo.flows.inference.progress import progress
@@ -28,11 +28,8 @@ class Settled:
     why: dict[str, str] = field(default_factory=dict)
 
 
-class _Found(NamedTuple):
-    """What a setting becomes, and why; None where the images say nothing of it."""
-
-    value: Any
-    why: str | None
+#: What a setting becomes, and why; None where the images say nothing of it.
+_Found = tuple[Any, str | None]
 
 
 def settle(options: TrainOptions, batch_id: str) -> Settled:
@@ -44,11 +41,12 @@ def settle(options: TrainOptions, batch_id: str) -> Settled:
     if not left_open and options.locate == OFF:
         return Settled(options)
     manifest = read_manifest(Workspace.at(options.workspace), batch_id)
-    found = {name: _FIND[name](manifest, options) for name in left_open}
-    reasons = {name: why for name, (_, why) in found.items() if why is not None}
-    for name, why in reasons.items():
-        log.info("%s=%s: %s", name, found[name].value, why)
-    values = {name: value for name, (value, _) in found.items()}
+    values, reasons = {}, {}
+    for name in left_open:
+        values[name], why = _FIND[name](manifest, options)
+        if why is not None:
+            reasons[name] = why
+            log.info("%s=%s: %s", name, values[name], why)
     settled = options.model_copy(update=values)
     if options.locate == OFF:
         return Settled(settled, reasons)
@@ -63,9 +61,9 @@ def _channels(manifest: Manifest, options: TrainOptions) -> _Found:
     with progress("looking for colour", len(perhaps)) as advance:
         found = first_coloured(perhaps, limits=options.limits, workers=options.workers, advance=advance)
     if found is None:
-        return _Found(1, "no training image has colour")
+        return 1, "no training image has colour"
     path = found.path if isinstance(found, File) else found
-    return _Found(3, f"colour varies in the training images, first in {path}")
+    return 3, f"colour varies in the training images, first in {path}"
 
 
 def _float_range(manifest: Manifest, options: TrainOptions) -> _Found:
@@ -73,9 +71,9 @@ def _float_range(manifest: Manifest, options: TrainOptions) -> _Found:
     floats = [] if options.value_range else _files(manifest, is_float)
     found = float_range(floats, limits=options.limits, workers=options.workers)
     if found is None:
-        return _Found((0.0, 1.0), None)
+        return (0.0, 1.0), None
     low, high = found
-    return _Found(found, f"{len(floats)} training images are in floats, from {low:g} to {high:g}")
+    return found, f"{len(floats)} training images are in floats, from {low:g} to {high:g}"
 
 
 def _frame(manifest: Manifest, options: TrainOptions) -> tuple[Frame | None, str]:

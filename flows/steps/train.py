@@ -177,6 +177,6 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     kept = replace(manifest, table=table)
     # Another seed, rate or limit parts the same files differently.
     how = (options.calibrate_on,) if solved else ()
-    batch_id = content_id("t", kept, options.seed, options.fpr, options.limits, *how)
+    batch_id = content_id("t", kept.content_hash(), options.seed, options.fpr, options.limits, *how)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id
