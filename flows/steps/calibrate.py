@@ -33,7 +33,6 @@ from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, eac
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
-    Calibration,
     calibration_of,
     caution,
     describe,
@@ -54,24 +53,6 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to calibrate on.
-
-    batch_id: a manifest, and split the part of it; None takes all its rows.
-    labels: how labels choose the threshold; None calibrates on normal images by ``fpr``.
-    statistic: None takes the model's own.
-    unseen: a file of rows that cross-fitting has measured, in the place of images that are scored.
-    """
-
-    model_id: str
-    batch_id: str = ""
-    split: str | None = None
-    labels: LabelSettings | None = None
-    statistic: str | None = None
-    unseen: str | None = None
-
-
-@dataclass(frozen=True)
 class Calibrated:
     """A calibration in the workspace, and how many images it left out.
 
@@ -87,20 +68,21 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     run = Run("calibrate", options)
     workspace = Workspace.at(options.workspace)
     model_id = catalog.find_model(workspace, options.model)
-    source, request = _request(options, model_id)
-    if source is None:
+    _check(options)
+    n_unlisted = 0
+    if options.use is not None:
         calibrated = Calibrated(_current(workspace, model_id, options.use), 0)
     elif options.labels == REVIEWS:
-        calibrated = runner.call(calibrate_from_reviews, request, options, run)
+        calibrated = runner.call(calibrate_from_reviews, options, model_id, run)
     else:
         # A damaged model is found before anything is written.
         load_model(workspace, model_id)
-        request = runner.call(freeze_calibration_images, source, request, options, run)
-        with workspace.using(request.batch_id):
-            calibrated = runner.call(calibrate_model, request, options, run)
+        batch_id = runner.call(freeze_calibration_images, options, model_id, run)
+        with workspace.using(batch_id):
+            calibrated = runner.call(calibrate_model, options, model_id, batch_id, run)
+        n_unlisted = folders_unlisted(workspace, batch_id)
     runner.rename(f"{calibrated.calibration_id} of {model_id}")
     calibration = read_calibration(workspace, calibrated.calibration_id)
-    n_unlisted = folders_unlisted(workspace, request.batch_id) if request.batch_id else 0
     stands = standing(calibration, pointers.current_calibration(workspace, model_id))
     if stands["candidate"]:
         runner.show("calibration", f"# Candidate {calibration.calibration_id}\n\n{calibration.why_not}")
@@ -126,8 +108,7 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     }
 
 
-def _request(options: CalibrateOptions, model_id: str) -> tuple[str | None, Request]:
-    """The images to take, None to use a calibration that is there; and what to do with them."""
+def _check(options: CalibrateOptions) -> None:
     given = [name for name in ("normal", "labels", "use") if getattr(options, name) is not None]
     if len(given) != 1 or (options.labels is None) != (options.objective is None):
         raise UsageError(
@@ -136,14 +117,11 @@ def _request(options: CalibrateOptions, model_id: str) -> tuple[str | None, Requ
         )
     if options.statistic is not None and options.statistic not in (JOINT, *STATISTICS):
         raise UsageError(f"statistic={options.statistic!r}: expected one of {', '.join((JOINT, *STATISTICS))}.")
-    labels = None
     if options.objective is not None:
-        labels = LabelSettings(**options.model_dump(include=set(LabelSettings.model_fields)))
         try:
             check_objective(options.objective, options.target)
         except ValueError as error:
             raise UsageError(f"{error}.") from error
-    return options.normal or options.labels, Request(model_id, labels=labels, statistic=options.statistic)
 
 
 def _current(workspace: Workspace, model_id: str, name: str | None) -> str:
@@ -154,98 +132,112 @@ def _current(workspace: Workspace, model_id: str, name: str | None) -> str:
     return calibration.calibration_id
 
 
-def freeze_calibration_images(source: str, request: Request, options: CalibrateOptions, run: Run) -> Request:
-    """Ingest the images, check that they are enough, publish their manifest; the request with its batch's id."""
+def freeze_calibration_images(options: CalibrateOptions, model_id: str, run: Run) -> str:
+    """Ingest the images, check that they are enough, publish their manifest; its id."""
+    source = str(options.normal or options.labels)
     manifest = scan_source(source, options).manifest()
     workspace = Workspace.at(options.workspace)
     check_parts(source, manifest.table)
-    if request.labels is None:
+    if options.labels is None:
         check_normal(source, manifest.table, "Leave them out.")
     else:
         check_labels(source, manifest.table.filter(pc.greater_equal(manifest.table["label"], 0)))
-    held_out, _ = _held_out(manifest.table, request, workspace)
-    if request.labels is None:
-        crossed = crossed_rows(workspace, request.model_id, manifest.table)
+    held_out, _ = _held_out(manifest.table, options, workspace, model_id)
+    if options.labels is None:
+        crossed = crossed_rows(workspace, model_id, manifest.table)
         check_calibration_size(held_out.num_rows + crossed.num_rows, options)
         if crossed.num_rows and options.confidence is not None:
             raise UsageError(
-                f"confidence={options.confidence} does not go with images that {request.model_id} was trained on, "
+                f"confidence={options.confidence} does not go with images that {model_id} was trained on, "
                 "whose cross-fitted scores make the rate approximate. Leave it out, or name other images."
             )
     batch_id = content_id("k", manifest.content_hash())
     publish_manifest(manifest, workspace.prepare(), batch_id, run)
-    return replace(request, batch_id=batch_id)
+    return batch_id
 
 
-def calibrate_model(request: Request, options: TrainOptions | CalibrateOptions, run: Run) -> Calibrated:
+def calibrate_model(
+    options: TrainOptions | CalibrateOptions, model_id: str, batch_id: str, run: Run, unseen: str | None = None
+) -> Calibrated:
     """Score held-out images, find the threshold, write the calibration; it becomes current, or a candidate.
 
     Images that the model was trained or stopped on have no part in it: the promise holds for others only.
+
+    Args:
+        batch_id: a manifest; of a training's the images for calibration are taken.
+        unseen: a file of rows that cross-fitting has measured, in the place of images that are scored.
     """
     workspace = Workspace.at(options.workspace)
-    manifest = read_manifest(workspace, request.batch_id)
-    model = load_model(workspace, request.model_id)
+    manifest = read_manifest(workspace, batch_id)
+    model = load_model(workspace, model_id)
+    labels = _labels(options)
     crossed = CALIBRATION_SCHEMA.empty_table()
-    if request.unseen is not None:
-        rows, n_left_out = read_table(Path(request.unseen)), 0
+    if unseen is not None:
+        rows, n_left_out = read_table(Path(unseen)), 0
     else:
-        table, n_seen = _held_out(with_united_groups(manifest.table), request, workspace)
-        if request.labels is None:
-            crossed = crossed_rows(workspace, request.model_id, manifest.table)
+        table, n_seen = _held_out(with_united_groups(manifest.table), options, workspace, model_id)
+        if labels is None:
+            crossed = crossed_rows(workspace, model_id, manifest.table)
         n_left_out = n_seen - crossed.num_rows
         if n_left_out:
             log.info("%d images that the model was trained on are left out", n_left_out)
         rows = measure(model, Manifest(table, manifest.root), options, "scoring calibration images")
-        warn_of_colour(rows, request.model_id)
-        if request.split is None:
+        warn_of_colour(rows, model_id)
+        if isinstance(options, CalibrateOptions):
             kept = replace(manifest, table=with_quality(manifest.table, rows))
-            publish_manifest(kept, workspace, request.batch_id, run)
+            publish_manifest(kept, workspace, batch_id, run)
     if crossed.num_rows:
         rows = with_crossed(rows, crossed)
-    rows = with_halves(rows) if request.labels else with_column(rows, "split", ["calibration"] * rows.num_rows)
-    statistic = Statistic(request.statistic or model.config.statistic)
+    rows = with_halves(rows) if labels else with_column(rows, "split", ["calibration"] * rows.num_rows)
+    asked = options.statistic if isinstance(options, CalibrateOptions) else None
+    statistic = Statistic(asked or model.config.statistic)
     if statistic.name == JOINT and rows[JOINT_PARTS[0]].null_count:
-        raise UsageError(f"statistic=joint is of features, and model {request.model_id} has none. Try peak.")
-    if request.labels is None:
-        cross = request.unseen is not None or crossed.num_rows > 0
+        raise UsageError(f"statistic=joint is of features, and model {model_id} has none. Try peak.")
+    if labels is None:
+        cross = unseen is not None or crossed.num_rows > 0
         statistic, threshold = threshold_of_normals(rows, statistic, options, cross)
     else:
         # Labels choose one threshold for all variants, at the levels of the current calibration.
-        current = calibration_of(workspace, request.model_id)
+        current = calibration_of(workspace, model_id)
         if current is not None and current.statistic.name == statistic.name:
             statistic = current.statistic
-        threshold = threshold_of_labels(rows, statistic, request.labels)
+        threshold = threshold_of_labels(rows, statistic, labels)
     rows = rows.append_column("anomaly_score", pa.array(statistic.scores(rows), pa.float64()))
     normal = rows.filter(pc.not_equal(rows["label"], 1))
     proposal = Proposal(
-        request.model_id,
-        request.batch_id,
+        model_id,
+        batch_id,
         rows,
         statistic,
         threshold,
         # Twice what few normal images exceed: a defect has room above it.
         heatmap_top=2 * float(np.quantile(normal["peak"].to_numpy(), 0.95)),
-        labels=request.labels,
-        labels_from=None if request.labels is None else "manifest",
+        labels=labels,
+        labels_from=None if labels is None else "manifest",
     )
     return Calibrated(keep(proposal, workspace, run), n_left_out)
 
 
-def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run) -> Calibrated:
+def calibrate_from_reviews(options: CalibrateOptions, model_id: str, run: Run) -> Calibrated:
     """Move the threshold of the model's current calibration to where the decisions of reviewers want it.
 
     What is normal stays as it was. Reviewed images were picked by their scores, so p-values, drift and the colours of
     heatmaps go on being measured against the held-out normal images behind the current calibration.
     """
     workspace = Workspace.at(options.workspace)
-    current = calibration_of(workspace, request.model_id)
+    current = calibration_of(workspace, model_id)
     if current is None:
         raise UsageError(
-            f"model {request.model_id} has no calibration, which reviews could move the threshold of. "
+            f"model {model_id} has no calibration, which reviews could move the threshold of. "
             "Make one with: nelbo calibrate --normal DIR"
         )
-    _check_statistic(current, options)
-    rows, n_left_out = reviewed_rows(workspace, request.model_id)
+    if options.statistic not in (None, current.statistic.name):
+        # It would need other reviews.
+        raise UsageError(
+            f"statistic {options.statistic} does not go with reviews of what {current.statistic.name} flagged. "
+            "Leave it out, or calibrate with it on normal images first."
+        )
+    rows, n_left_out = reviewed_rows(workspace, model_id)
     rows = with_halves(rows)
     threshold = threshold_of_labels(rows, current.statistic, options)
     rows = rows.append_column("anomaly_score", pa.array(current.statistic.scores(rows), pa.float64()))
@@ -257,42 +249,35 @@ def calibrate_from_reviews(request: Request, options: CalibrateOptions, run: Run
         )
     parts = (rows, normal, reference_rows(workspace, current))
     proposal = Proposal(
-        request.model_id,
+        model_id,
         current.batch_id,
         pa.concat_tables(part.select(CALIBRATION_SCHEMA.names).cast(CALIBRATION_SCHEMA) for part in parts),
         current.statistic,
         threshold,
         current.heatmap_top,
-        labels=request.labels,
+        labels=options,
         labels_from=REVIEWS,
     )
     return Calibrated(keep(proposal, workspace, run), n_left_out)
 
 
-def _check_statistic(current: Calibration, options: CalibrateOptions) -> None:
-    """Another statistic than the one whose flags were reviewed would need other reviews."""
-    if options.statistic not in (None, current.statistic.name):
-        raise UsageError(
-            f"statistic {options.statistic} does not go with reviews of what {current.statistic.name} flagged. "
-            "Leave it out, or calibrate with it on normal images first."
-        )
+def _labels(options: TrainOptions | CalibrateOptions) -> LabelSettings | None:
+    """How labels choose the threshold; None where normal images do."""
+    return options if isinstance(options, CalibrateOptions) and options.labels is not None else None
 
 
-def _held_out(table: pa.Table, request: Request, workspace: Workspace) -> tuple[pa.Table, int]:
+def _held_out(
+    table: pa.Table, options: TrainOptions | CalibrateOptions, workspace: Workspace, model_id: str
+) -> tuple[pa.Table, int]:
     """The usable rows of the asked part, each content once, without those that the model has seen; and how many."""
-    if request.split is not None:
-        table = table.filter(pc.equal(table["split"], request.split))
-    elif request.labels is not None:
-        table = _for_thresholds(table)
+    if isinstance(options, TrainOptions):
+        table = table.filter(pc.equal(table["split"], "calibration"))
+    elif options.labels is not None:
+        for_thresholds = pc.is_in(pc.fill_null(table["split"], "test"), pa.array(["calibration", "test"]))
+        table = table.filter(pc.and_(for_thresholds, pc.greater_equal(table["label"], 0)))
     table = each_once(table)
-    if request.labels is not None:
+    if _labels(options) is not None:
         remedy = "Choose a threshold on images that the model has not seen: leave them out."
-        check_unseen("labelled images", table, workspace, request.model_id, remedy)
-    unseen = unseen_in_training(table, workspace, request.model_id)
+        check_unseen("labelled images", table, workspace, model_id, remedy)
+    unseen = unseen_in_training(table, workspace, model_id)
     return unseen, len(table) - len(unseen)
-
-
-def _for_thresholds(table: pa.Table) -> pa.Table:
-    """The rows with a label that are for calibration or test."""
-    wanted = pc.is_in(pc.fill_null(table["split"], "test"), pa.array(["calibration", "test"]))
-    return table.filter(pc.and_(wanted, pc.greater_equal(table["label"], 0)))

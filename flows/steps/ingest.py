@@ -88,7 +88,7 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     }
 
 
-def freeze_batch(options: IngestOptions, run: Run, decode: bool = False) -> Batch:
+def freeze_batch(options: IngestOptions | ScoreOptions, run: Run, decode: bool = False) -> Batch:
     """Ingest ``options.images`` and publish the manifest; the batch's id comes from its contents unless given.
 
     Args:
@@ -210,7 +210,7 @@ def _newest(workspace: Workspace, root: str) -> list[Place]:
     return [workspace.root / path for path in newest["path"].to_pylist()]
 
 
-def _looked_at(table: pa.Table, root: str, options: IngestOptions) -> pa.Table:
+def _looked_at(table: pa.Table, root: str, options: IngestOptions | ScoreOptions) -> pa.Table:
     """The same rows with what decoding says of those that are sound so far."""
     rows = np.flatnonzero(np.asarray(pc.is_null(table["reason"])))
     files = Manifest(table, root).files

@@ -31,7 +31,7 @@ from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files
 from nelbo.flows.inference.publishing import AllChangedError, publish
 from nelbo.flows.inference.shards import Shard, Target, chunks, plan_shards
-from nelbo.flows.options.options import IngestOptions, ScoreOptions
+from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import Batch, freeze_batch
 from nelbo.flows.steps.land import drop_batch, finish_batch, freeze_new, unfinished_batch
@@ -60,8 +60,7 @@ def score_batch(options: ScoreOptions, runner: Runner) -> dict[str, Any]:
         return _score_new(options, model_id, calibration_id, runner)
     # A damaged model, or an engine that is off, is found before anything is written.
     options = _with_engine(options, model_id)
-    ingest_options = IngestOptions(**options.model_dump(include=set(IngestOptions.model_fields)))
-    batch = runner.call(freeze_batch, ingest_options, run)
+    batch = runner.call(freeze_batch, options, run)
     return _score_frozen(options, Target(batch.batch_id, model_id, calibration_id, run.run_id), batch, runner, run)
 
 

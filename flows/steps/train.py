@@ -11,7 +11,7 @@ from nelbo.flows.options.options import ExportOptions, TrainOptions
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.report.card import read_card
 from nelbo.flows.runner import Runner
-from nelbo.flows.steps.calibrate import Request, calibrate_model
+from nelbo.flows.steps.calibrate import calibrate_model
 from nelbo.flows.steps.export import export_engine
 from nelbo.flows.steps.fit import Fitted, clean_up, fit, model_config, train_config, unseen_rows
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, scan_source
@@ -76,8 +76,7 @@ def _train_frozen(
     calibration = None
     if fitted.n_calibration:
         unseen = str(unseen_rows(options, batch_id)) if fitted.crossed else None
-        request = Request(fitted.model_id, batch_id, split="calibration", unseen=unseen)
-        calibrated = runner.call(calibrate_model, request, options, run)
+        calibrated = runner.call(calibrate_model, options, fitted.model_id, batch_id, run, unseen)
         calibration = read_calibration(workspace, calibrated.calibration_id)
     else:
         log.warning(
