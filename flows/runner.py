@@ -29,14 +29,12 @@ class Runner(Protocol):
 
 
 class Direct:
-    """Steps in this process, one after the other."""
+    """Steps in this process, one after the other; results are shown nowhere, as whoever runs directly has the files."""
 
     def call(self, step: Callable[..., Result], *args: Any) -> Result:
-        """One step."""
         return step(*args)
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
-        """One step for each item, with a progress bar."""
         results = []
         with progress(step.__name__.replace("_", " "), sum(sizes)) as advance:
             for item, size in zip(items, sizes, strict=True):
@@ -44,11 +42,8 @@ class Direct:
                 advance(size)
         return results
 
-    def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
-        """Nowhere: whoever runs directly has the files."""
+    def show(self, key: str, content: str | list[dict[str, Any]]) -> None: ...
 
-    def rename(self, name: str) -> None:
-        """Nothing: there is no list of runs."""
+    def rename(self, name: str) -> None: ...
 
-    def announce(self, event: str, subject: str, **facts: Any) -> None:
-        """To nobody: events need a server."""
+    def announce(self, event: str, subject: str, **facts: Any) -> None: ...

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -10,6 +9,7 @@ from nelbo.detectors import PairedTest, VerdictCounts, delong_test, mcnemar_test
 from nelbo.flows.workspace.calibrations.calibration import Calibration, scored_rows
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import unseen_in_training
+from nelbo.flows.workspace.tables import with_column
 
 #: What makes two rows the same image.
 _KEYS = ["relative_path", "image_id"]
@@ -71,7 +71,8 @@ def differing(rows: pa.Table) -> pa.Table:
 
 def flagged_shares(rows: pa.Table) -> PairedTest | None:
     """How much each flags, anomalous or for review; None without rows."""
-    return mcnemar_test(*(_flags(rows, side) for side in "ab")) if rows.num_rows else None
+    flags = (rows[f"verdict_{side}"].to_numpy() != "normal" for side in "ab")
+    return mcnemar_test(*flags) if rows.num_rows else None
 
 
 def against_truth(rows: pa.Table, workspace: Workspace, a: Calibration, b: Calibration) -> Against | None:
@@ -107,9 +108,4 @@ def against_truth(rows: pa.Table, workspace: Workspace, a: Calibration, b: Calib
 
 def with_truth(rows: pa.Table, truth: dict[str, int]) -> pa.Table:
     """The same rows with the labels of `truth`, which knows images by the hash of their contents."""
-    labels = [truth.get(image_id, -1) for image_id in rows["image_id"].to_pylist()]
-    return rows.set_column(rows.column_names.index("label"), "label", pa.array(labels, pa.int8()))
-
-
-def _flags(rows: pa.Table, side: str) -> np.ndarray:
-    return rows[f"verdict_{side}"].to_numpy() != "normal"
+    return with_column(rows, "label", [truth.get(image_id, -1) for image_id in rows["image_id"].to_pylist()])

@@ -1,7 +1,6 @@
 """What is kept of a flagged image so that it can be looked at: its map, the ends of its colours, and a thumbnail."""
 
 import io
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +29,9 @@ def pictured(
         maps: (n, gh, gw) nats; None if there are none.
         ends: (n, 2) nats that are drawn black, and pale yellow; NaN if there are none.
     """
+    clipped = None if maps is None else np.clip(maps, -_LARGEST, _LARGEST).astype(np.float16)
     columns = {
-        "map": pa.nulls(len(pixels))
-        if maps is None
-        else _nested(np.clip(maps, -_LARGEST, _LARGEST).astype(np.float16)),
+        "map": pa.nulls(len(pixels)) if clipped is None else _nested(clipped),
         "map_low": pa.array(ends[:, 0], pa.float64(), from_pandas=True),
         "map_high": pa.array(ends[:, 1], pa.float64(), from_pandas=True),
         "thumbnail": pa.array([thumbnail(*one) for one in zip(pixels, aspects, strict=True)], pa.binary()),
@@ -67,9 +65,6 @@ def as_picture(pixels: NDArray[np.floating]) -> Image.Image:
 
 def _nested(maps: NDArray[np.float16]) -> pa.Array:
     """(n, gh, gw) as a column of lists of lists."""
-    rows = pa.ListArray.from_arrays(_offsets(maps.shape[:2], maps.shape[2]), pa.array(maps.ravel()))
-    return pa.ListArray.from_arrays(_offsets(maps.shape[:1], maps.shape[1]), rows)
-
-
-def _offsets(shape: Sequence[int], size: int) -> pa.Array:
-    return pa.array(np.arange(np.prod(shape, dtype=int) + 1) * size, pa.int32())
+    _, height, width = maps.shape
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(maps.ravel()), width)
+    return pa.FixedSizeListArray.from_arrays(rows, height).cast(PICTURED_SCHEMA.field("map").type)

@@ -1,7 +1,7 @@
 """Files through a model, batch by batch: the next ones are decoded and prepared while one is computed."""
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from itertools import chain, compress
 
@@ -73,17 +73,7 @@ def score_image(model: Scorable, values: np.ndarray) -> pa.Table:
 def _prepared(
     model: Scorable, files: Iterable[File], decoding: DecodingSettings
 ) -> Generator[tuple[Images, dict[str, np.ndarray]], None, None]:
-    """Images with what they look like before any model."""
-    for images in _decoded(model, files, decoding):
-        yield images, _quality(images)
-
-
-def _quality(images: Images) -> dict[str, np.ndarray]:
-    return {**image_quality(images.pixels), **part_quality(images.parts)}
-
-
-def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Iterator[Images]:
-    """Some files at a time, without images that the likelihood is not defined for."""
+    """Some files at a time, without images that the likelihood is not defined for; with what they look like."""
     files = iter(files)
     if (first := next(files, None)) is None:
         # Compiling takes longer than all else that there is to do with no files.
@@ -93,8 +83,13 @@ def _decoded(model: Scorable, files: Iterable[File], decoding: DecodingSettings)
     at_once = graph.batch_size * graph.parallel
     # All threads wait for the last one at the end of each call, which four large images a batch would make often.
     size = at_once * max(1, _LEAST_IMAGES // at_once)
-    for images in iter_images(files, preprocessing, size, limits=decoding.limits, workers=decoding.workers):
-        yield _sound(images, model)
+    for decoded in iter_images(files, preprocessing, size, limits=decoding.limits, workers=decoding.workers):
+        images = _sound(decoded, model)
+        yield images, _quality(images)
+
+
+def _quality(images: Images) -> dict[str, np.ndarray]:
+    return {**image_quality(images.pixels), **part_quality(images.parts)}
 
 
 def _sound(images: Images, model: Scorable) -> Images:
@@ -147,15 +142,6 @@ def _ends(scales: np.ndarray, top: float, n: int) -> np.ndarray:
 def size_z(parts: Sequence[Part | None]) -> pa.Array:
     """(n,) how far each part's size is off, see `data.Part`; null where none is looked for."""
     return pa.array([None if part is None else part.size_z for part in parts], pa.float64())
-
-
-def measures(model: Scorable, pixels: np.ndarray) -> dict[str, pa.Array]:
-    """What a model says of images, by the names of ``MEASURED``; each (n,).
-
-    Args:
-        pixels: (n, h, w, c) as the model takes them.
-    """
-    return columns_of(vae_core.score(model, pixels, maps=False), model)
 
 
 def columns_of(score: vae_core.Score, model: Scorable) -> dict[str, pa.Array]:

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -30,16 +31,17 @@ def gain(workspace: Workspace, model_id: str, engine: str) -> float:
     Raises:
         EngineError, BundleError, UsageError: the engine is damaged, or had to be measured and cannot score.
     """
-    place = workspace.engine(model_id, engine)
+    place, here = workspace.engine(model_id, engine), vae_core.machine()
     made = read_engine(place)
-    here = vae_core.machine()
-    speeds: Mapping[str, float] | None = made.images_per_s if made.machine == here else None
-    if speeds is None:
+    speeds: Mapping[str, float] = made.images_per_s
+    if made.machine != here:
         checksums = hashlib.sha256((place / COMMIT).read_bytes()).hexdigest()
-        speeds = _kept(workspace, model_id, engine, here, checksums)
-    if speeds is None:
-        speeds = _measured(workspace, model_id, engine, here, checksums)
-        log.info("engine %s was timed on %s, so it is timed here, too: %s", engine, made.machine or "?", _said(speeds))
+        kept = _kept(workspace, model_id, engine, here, checksums)
+        speeds = kept or _measured(workspace, model_id, engine, here, checksums)
+        if kept is None:
+            log.info(
+                "engine %s was timed on %s, so it is timed here, too: %s", engine, made.machine or "?", _said(speeds)
+            )
     return speeds[engine] / speeds["keras"] if speeds["keras"] else math.inf
 
 
@@ -49,21 +51,18 @@ def _said(speeds: Mapping[str, float]) -> str:
 
 def _kept(workspace: Workspace, model_id: str, engine: str, here: str, checksums: str) -> dict[str, float] | None:
     """What was measured on this machine for just this engine."""
-    try:
+    with suppress(KeyError, TypeError, ValueError):
         kept = _read(workspace, model_id)[f"{engine} on {here}"]
         speeds = {name: float(kept["images_per_s"][name]) for name in (engine, "keras")}
-        sound = kept["checksums"] == checksums and all(0 < speed < math.inf for speed in speeds.values())
-    except (KeyError, TypeError, ValueError):
-        return None
-    return speeds if sound else None
+        if kept["checksums"] == checksums and all(0 < speed < math.inf for speed in speeds.values()):
+            return speeds
+    return None
 
 
 def _read(workspace: Workspace, model_id: str) -> dict[str, Any]:
     try:
         kept = json.loads(workspace.speeds(model_id).read_text(encoding="utf-8"))
-    except store_errors():
-        return {}
-    except ValueError:
+    except (*store_errors(), ValueError):
         # A damaged file is replaced by the next measurement.
         return {}
     return kept if isinstance(kept, dict) else {}

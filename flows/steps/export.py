@@ -22,7 +22,7 @@ from nelbo.data import (
 from nelbo.flows.inference.measured import measure
 from nelbo.flows.inference.models import read_bundle
 from nelbo.flows.inference.painted import painted
-from nelbo.flows.inference.pipeline import measures
+from nelbo.flows.inference.pipeline import columns_of
 from nelbo.flows.options.options import ExportOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import read_manifest, scan_source
@@ -149,7 +149,7 @@ def _spread(n: int, most: int) -> np.ndarray:
 
 def _with(rows: pa.Table, model: vae_core.Scorable, pixels: np.ndarray) -> pa.Table:
     """The measures of scored files, and below them those of further images."""
-    further = pa.table(measures(model, pixels))
+    further = pa.table(columns_of(vae_core.score(model, pixels, maps=False), model))
     return pa.concat_tables([rows.select(MEASURED), further.select(MEASURED)])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nelbo import vae_core
 from nelbo.data import (
@@ -55,6 +56,7 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import SEEN_DIGITS
 from nelbo.flows.workspace.runs import Run, code_version
+from nelbo.flows.workspace.tables import with_column
 
 log = logging.getLogger(__name__)
 
@@ -86,24 +88,23 @@ class Normals:
     """Decoded normal images, in parts.
 
     pixels: of all usable images.
-    image_ids: n content hashes; paths: where the n lie; groups, variants: of each, or None.
-    parts: (n,) what each is for.
+    table: their rows of the manifest, with what each is for as its ``split``.
     found: of each what is found of the part that is looked for; None where none is.
     crossed: whether all of them set the threshold, too.
     """
 
     pixels: CachedPixels
-    image_ids: list[str]
-    paths: list[str]
-    groups: list[str | None]
-    variants: list[str | None]
-    parts: np.ndarray
+    table: pa.Table
     found: list[Part | None]
     crossed: bool
 
     def rows(self, *parts: str) -> np.ndarray:
         """Row numbers of some parts."""
-        return np.flatnonzero(np.isin(self.parts, parts))
+        return np.flatnonzero(pc.is_in(self.table["split"], pa.array(parts)))
+
+    def texts(self, column: str, rows: np.ndarray) -> list[Any]:
+        """What some rows have in a column."""
+        return self.table[column].take(pa.array(rows)).to_pylist()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -185,18 +186,12 @@ def unseen_rows(options: TrainOptions, batch_id: str) -> Path:
 def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
     """Write rows as calibration has them of images that it scores itself."""
     rows = normals.rows(*_FITTED)
-    found = columns_of(unseen, model)
-    table = pa.table(
-        {
-            "relative_path": [normals.paths[row] for row in rows],
-            "image_id": [normals.image_ids[row] for row in rows],
-            "label": pa.array([0] * len(rows), pa.int8()),
-            "split": ["calibration"] * len(rows),
-            "group": pa.array([normals.groups[row] for row in rows], pa.string()),
-            **found,
-            "size_z": size_z([normals.found[row] for row in rows]),
-        }
-    )
+    table = normals.table.select(["relative_path", "image_id", "label", "split", "group"]).take(pa.array(rows))
+    table = with_column(table, "label", [0] * len(rows))
+    table = with_column(table, "split", ["calibration"] * len(rows))
+    found = columns_of(unseen, model) | {"size_z": size_z([normals.found[row] for row in rows])}
+    for name, column in found.items():
+        table = table.append_column(name, column)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path, table.schema)
 
@@ -241,25 +236,16 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     check_enough(options.normal, len(usable), len(manifest))
     solved = model_config(options).is_linear
     part_of = assign_parts(manifest.table, usable, options, solved)
-    columns = (manifest.table[name].to_pylist() for name in ("relative_path", "group", "variant"))
-    paths, groups, variants = ([column[first[image_id]] for image_id in usable] for column in columns)
-    normals = Normals(
-        cache.pixels,
-        usable,
-        paths,
-        groups,
-        variants,
-        np.array([part_of[image_id] for image_id in usable]),
-        cache.parts,
-        crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options),
-    )
     table = with_parts(manifest.table, part_of, unreadable)
-    return replace(manifest, table=with_quality(table, _looks(usable, cache))), normals
+    table = with_quality(table, _looks(usable, cache))
+    crossed = crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options)
+    normals = Normals(cache.pixels, table.take([first[image_id] for image_id in usable]), cache.parts, crossed)
+    return replace(manifest, table=table), normals
 
 
 def _warn_of_copies(normals: Normals) -> int:
     """The number of pairs of images that look alike but are in different parts; they are left where they are."""
-    parts, paths = normals.parts, normals.paths
+    parts, paths = (normals.table[name].to_pylist() for name in ("split", "relative_path"))
     pairs = [(one, other) for one, other in near_duplicates(normals.pixels) if parts[one] != parts[other]]
     if pairs:
         (one, other), *_ = pairs
@@ -306,7 +292,7 @@ def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
                 config,
                 settings,
                 preprocessing=make_preprocessing(options).to_dict(),
-                names=[normals.paths[row] for row in rows],
+                names=normals.texts("relative_path", rows),
                 checkpoint=checkpoint,
                 **more,
             )
@@ -337,7 +323,7 @@ def _callbacks(n_pretext: int, advance: Callable[[int], None]) -> dict[str, Any]
 def _for_solving(normals: Normals, options: TrainOptions) -> dict[str, Any]:
     """Folds that keep groups together, and what is known of variants."""
     rows = normals.rows(*_FITTED)
-    ids, groups, names = ([of[row] for row in rows] for of in (normals.image_ids, normals.groups, normals.variants))
+    ids, groups, names = (normals.texts(column, rows) for column in ("image_id", "group", "variant"))
     n_folds = min(vae_core.N_FOLDS, n_groups_of(ids, groups) or len(ids))
     # These are found only afterwards: so many that there are enough to set the threshold of each.
     held_out = 0 if normals.crossed else normals.counts["calibration"]
@@ -369,11 +355,7 @@ def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOp
         "code_version": code_version(),
         "trained_at_utc": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         # A later calibration leaves these out, wherever the model is taken.
-        "seen": sorted(
-            image_id[:SEEN_DIGITS]
-            for image_id, part in zip(normals.image_ids, normals.parts, strict=True)
-            if part != "calibration"
-        ),
+        "seen": sorted(image_id[:SEEN_DIGITS] for image_id in normals.texts("image_id", normals.rows(*_FITTED))),
     }
 
 
