@@ -19,7 +19,6 @@ from nelbo.data import (
     with_united_groups,
 )
 from nelbo.detectors import check_objective
-from nelbo.flows.evaluation.crossed import crossed_rows, with_crossed
 from nelbo.flows.evaluation.succession import Proposal, keep
 from nelbo.flows.evaluation.thresholds import check_calibration_size, threshold_of_labels, threshold_of_normals
 from nelbo.flows.inference.measured import measure, with_quality
@@ -34,11 +33,14 @@ from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
     calibration_of,
+    calibrations_of,
     caution,
     describe,
     normal_rows,
+    part_rows,
     read_calibration,
     reference_rows,
+    rows_of,
     standing,
 )
 from nelbo.flows.workspace.calibrations.statistic import Statistic
@@ -47,7 +49,7 @@ from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import check_unseen, unseen_in_training
 from nelbo.flows.workspace.reviews import reviewed_rows
 from nelbo.flows.workspace.runs import Run
-from nelbo.flows.workspace.tables import with_column, without
+from nelbo.flows.workspace.tables import only, with_column, without
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ def freeze_calibration_images(options: CalibrateOptions, model_id: str, run: Run
         check_labels(source, manifest.table.filter(pc.greater_equal(manifest.table["label"], 0)))
     held_out, _ = _held_out(manifest.table, options, workspace, model_id)
     if options.labels is None:
-        crossed = crossed_rows(workspace, model_id, manifest.table)
+        crossed = _crossed_rows(workspace, model_id, manifest.table)
         check_calibration_size(held_out.num_rows + crossed.num_rows, options)
         if crossed.num_rows and options.confidence is not None:
             raise UsageError(
@@ -177,7 +179,7 @@ def calibrate_model(
     else:
         table, n_seen = _held_out(with_united_groups(manifest.table), options, workspace, model_id)
         if labels is None:
-            crossed = crossed_rows(workspace, model_id, manifest.table)
+            crossed = _crossed_rows(workspace, model_id, manifest.table)
         n_left_out = n_seen - crossed.num_rows
         if n_left_out:
             log.info("%d images that the model was trained on are left out", n_left_out)
@@ -187,7 +189,7 @@ def calibrate_model(
             kept = replace(manifest, table=with_quality(manifest.table, rows))
             publish_manifest(kept, workspace, batch_id, run)
     if crossed.num_rows:
-        rows = with_crossed(rows, crossed)
+        rows = _with_crossed(rows, crossed)
     rows = with_halves(rows) if labels else with_column(rows, "split", ["calibration"] * rows.num_rows)
     asked = options.statistic if isinstance(options, CalibrateOptions) else None
     statistic = Statistic(asked or model.config.statistic)
@@ -281,3 +283,22 @@ def _held_out(
         check_unseen("labelled images", table, workspace, model_id, remedy)
     unseen = unseen_in_training(table, workspace, model_id)
     return unseen, len(table) - len(unseen)
+
+
+def _crossed_rows(workspace: Workspace, model_id: str, table: pa.Table) -> pa.Table:
+    """What models of other images said of these images; none of a model that is not cross-fitted.
+
+    So another rate can be asked of the images that it has, all of which it has seen.
+    """
+    for calibration in calibrations_of(workspace, model_id):
+        if calibration.threshold.cross and calibration.labels_from is None:
+            return only(part_rows(rows_of(workspace, calibration), "calibration"), table)
+    return CALIBRATION_SCHEMA.empty_table()
+
+
+def _with_crossed(scored: pa.Table, crossed: pa.Table) -> pa.Table:
+    """Rows of both with what a calibration keeps, and the groups of those that have just been scored."""
+    names = [name for name in CALIBRATION_SCHEMA.names if name != "anomaly_score"]
+    crossed = crossed.select(names).append_column("group", pa.nulls(crossed.num_rows, pa.string()))
+    kept = scored.select([*names, "group"]).cast(crossed.schema)
+    return pa.concat_tables([kept, crossed])

@@ -4,6 +4,7 @@ Each file is taken once. A batch is taken when the ledger names it, and from the
 happens to this one: its manifest is written before the ledger, and killed between the two nothing is taken yet.
 """
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,7 +39,6 @@ from nelbo.flows.steps.ingest import LISTED, ROWS, Batch, folders_unlisted, keep
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.ledger import Taken
 from nelbo.flows.workspace.runs import Run
 from nelbo.flows.workspace.tables import with_column
 
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 
 #: Metadata: the batch that is frozen and not published; empty if there is none.
 UNFINISHED = "nelbo.unfinished"
+
+#: How often a file whose decoding took too long is tried again.
+RETRIES = 3
 
 
 def unfinished_batch(options: ScoreOptions) -> Batch | None:
@@ -182,6 +186,39 @@ class Ledger:
             f"what has been scored of {self.root} cannot be told ({error}). Restore that file from a copy, or delete "
             f"{self.path}: then every file in the folder is new."
         )
+
+
+class Taken:
+    """Which contents under which paths a ledger holds, and will not be tried again: 16 bytes a file."""
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._timeouts: dict[bytes, int] = {}
+        taken = [np.empty(0, "S16")]
+        for table in tables:
+            keys, timeouts = _keys(table), np.asarray(pc.fill_null(table["n_timeouts"], 0))
+            late = timeouts > 0
+            self._timeouts |= zip(keys[late].tolist(), timeouts[late].tolist(), strict=True)
+            taken.append(keys[~late | (timeouts > RETRIES)])
+        self._keys = np.sort(np.concatenate(taken))
+
+    def lacks(self, table: pa.Table) -> pa.Array:
+        """For each row whether it is not among them."""
+        keys = _keys(table)
+        return pa.array(np.searchsorted(self._keys, keys) == np.searchsorted(self._keys, keys, "right"))
+
+    def noted(self, table: pa.Table) -> pa.Table:
+        """The same rows, with how often decoding has taken too long."""
+        timeouts = [self._timeouts.get(key) for key in _keys(table).tolist()] if self._timeouts else [None] * len(table)
+        return with_column(table, "n_timeouts", timeouts)
+
+
+def _keys(table: pa.Table) -> np.ndarray:
+    """The beginning of a hash of each row's path and contents; of a file that was not read, of its size and time."""
+    columns = (table[name].to_pylist() for name in ("relative_path", "image_id", "size_bytes", "modified_ns"))
+    contents = (
+        f"{path}\0{image_id or (size, modified_ns)}" for path, image_id, size, modified_ns in zip(*columns, strict=True)
+    )
+    return np.array([hashlib.sha256(text.encode()).digest()[:16] for text in contents], "S16")
 
 
 def _lies_in(path: str, folders: set[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from nelbo.flows.options.options import PruneOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.land import unfinished_batches
 from nelbo.flows.workspace import catalog, pointers
+from nelbo.flows.workspace.calibrations.calibration import FILES
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import MONTH_FILE, RUN_FILE
 from nelbo.vae_core import ENGINES, exported_files
@@ -185,26 +186,23 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
         )
     for calibration_id in catalog.find(workspace, "calibration.json")["calibration_id"].to_pylist():
         if calibration_id not in in_use:
-            files = ("scores.parquet", "calibration.json")
-            yield from _whole(workspace, "calibration", calibration_id, f"calibrations/{calibration_id}", files)
+            paths = [f"calibrations/{calibration_id}/{file}" for file in (COMMIT, *reversed(FILES))]
+            yield from _whole(workspace, "calibration", calibration_id, paths)
     for model_id in going:
-        engines = (f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in _files_of_engine(name))
-        speeds = f"engines/{model_id}/speeds.json"
-        about = (
-            *engines,
-            speeds,
+        paths = [
+            f"models/{model_id}/{COMMIT}",
+            *(f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in _files_of_engine(name)),
+            f"engines/{model_id}/speeds.json",
             f"history/{model_id}.parquet",
             *(f"cards/{model_id}{end}" for end in (".md", ".svg", "-parts.png", "-variants.png")),
-        )
-        files = ("weights.safetensors", "model.json")
-        yield from _whole(workspace, "model", model_id, f"models/{model_id}", files, about)
+            f"models/{model_id}/weights.safetensors",
+            f"models/{model_id}/model.json",
+        ]
+        yield from _whole(workspace, "model", model_id, paths)
 
 
-def _whole(
-    workspace: Workspace, kind: str, name: str, folder: str, files: tuple[str, ...], about: tuple[str, ...] = ()
-) -> Iterator[Old]:
-    """A folder that readers find by its checksums, which go first; then what else is kept of it, and the rest."""
-    paths = [f"{folder}/{COMMIT}", *about, *(f"{folder}/{file}" for file in files)]
+def _whole(workspace: Workspace, kind: str, name: str, paths: Sequence[str]) -> Iterator[Old]:
+    """What is there of a thing that readers find by its checksums, which go first."""
     found = [path for path in paths if catalog.is_plain(workspace.root, path) and (workspace.root / path).is_file()]
     if found:
         times, sizes = zip(*(catalog.newest_inside(workspace.root / path) for path in found), strict=True)
