@@ -62,7 +62,9 @@ def _kept(workspace: Workspace, model_id: str, engine: str, here: str, checksums
 def _read(workspace: Workspace, model_id: str) -> dict[str, Any]:
     try:
         kept = json.loads(workspace.speeds(model_id).read_text(encoding="utf-8"))
-    except (*store_errors(), ValueError):
+    except store_errors():
+        return {}
+    except ValueError:
         # A damaged file is replaced by the next measurement.
         return {}
     return kept if isinstance(kept, dict) else {}

@@ -10,14 +10,12 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import Any
 
-import pyarrow as pa
-
 from nelbo.data import MissingError, Place, read_table, write_table
 from nelbo.flows.options.options import CompactOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.layout import Workspace
-from nelbo.flows.workspace.tables import KINDS, MONTH_FILE, RUN_FILE, Kind, distinct, read_rows_of
+from nelbo.flows.workspace.tables import KINDS, MONTH_FILE, RUN_FILE, distinct, read_rows_of
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +60,8 @@ def compact_group(options: CompactOptions, group: str) -> int:
     if len(tables) < 2:
         return 0
     rows = distinct(tables.values(), kind)
-    target = workspace.root / f"{group}-{_digest(rows, kind)}.parquet"
+    digest = hashlib.sha256("\n".join(rows[kind.key].to_pylist()).encode()).hexdigest()[:16]
+    target = workspace.root / f"{group}-{digest}.parquet"
     write_table(rows, target, kind.schema, staging=workspace.staging)
     # What a reader gets, not what was meant to be written.
     if not read_table(target).equals(rows):
@@ -72,7 +71,3 @@ def compact_group(options: CompactOptions, group: str) -> int:
             with suppress(FileNotFoundError):
                 place.unlink()
     return rows.num_rows
-
-
-def _digest(rows: pa.Table, kind: Kind) -> str:
-    return hashlib.sha256("\n".join(rows[kind.key].to_pylist()).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Steps and composition of ``train``: normals in, a model with a calibrated threshold out."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from nelbo import vae_core
@@ -144,16 +144,14 @@ def _record(
     run.record(workspace, batch_id=batch_id, n_images=n_images, n_folders_unlisted=n_unlisted, fpr=said["fpr"], **ids)
     # The first one of a model is current; the same model trained again may have had another since.
     stands = standing(calibration, pointers.current_calibration(workspace, fitted.model_id)) if calibration else {}
+    counts = {name: value for name, value in asdict(fitted).items() if name.startswith("n_")}
     return {
         **ids,
         "run_id": run.run_id,
-        "n_train": fitted.n_train,
-        "n_validation": fitted.n_validation,
         **said,
         **stands,
-        "n_calibration": fitted.n_calibration,
+        **counts,
         "calibrate_on": "cross" if fitted.crossed else "held_out",
-        "n_groups": fitted.n_groups,
         "n_folders_unlisted": n_unlisted,
         "seconds": round(run.seconds, 3),
     }

@@ -25,8 +25,6 @@ USING (model_id, batch_id, run_id, relative_path)
 WHERE verdict IN ('anomalous', 'review')
 """
 
-_RUN = "nelbo.run_id"
-
 #: Rows, with a map and a thumbnail each, that are in memory at a time.
 _ROWS = 1024
 
@@ -34,7 +32,7 @@ _ROWS = 1024
 def published_run(workspace: Workspace, model_id: str, batch_id: str) -> str | None:
     """The run whose scores are published; None where there are none."""
     try:
-        return read_metadata(workspace.scores(model_id, batch_id))[_RUN]
+        return read_metadata(workspace.scores(model_id, batch_id))["nelbo.run_id"]
     except MissingError:
         return None
 
@@ -43,7 +41,7 @@ def iter_flagged(workspace: Workspace, model_id: str, batch_id: str, size: int =
     """The flagged rows of the published run, from up to `size` rows of the file at a time."""
     run_id = published_run(workspace, model_id, batch_id)
     for rows in iter_rows(workspace.flagged(model_id, batch_id), size):
-        yield _of_run(rows, run_id)
+        yield rows.filter(pc.equal(rows["run_id"], run_id))
 
 
 def strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
@@ -78,7 +76,3 @@ def _write(
     with table_writer(place, FLAGGED_SCHEMA, said, workspace.staging) as writer:
         for rows in (rows for part in parts for rows in part):
             writer.write(rows)
-
-
-def _of_run(rows: pa.Table, run_id: str | None) -> pa.Table:
-    return rows.filter(pc.equal(rows["run_id"], run_id))

@@ -166,20 +166,16 @@ def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
     statistic = _statistic(content, table)
     normal = _normals(table.select(_DECIDING), labels_from)
     of_variant = {name: normal.filter(pc.equal(normal["variant"], name)) for name in statistic.levels}
+    kept = ("calibration_id", "model_id", "batch_id", "heatmap_top", "judged", "made_at_utc")
     return Calibration(
-        content["calibration_id"],
-        content["model_id"],
-        content["batch_id"],
-        statistic,
-        Threshold(**content["threshold"]),
-        _sorted_scores(normal),
-        {name: _sorted_scores(rows) for name, rows in of_variant.items()},
-        table["image_id"].combine_chunks(),
-        content["heatmap_top"],
-        content["judged"],
-        labels_from,
-        content.get("why_not"),
-        content["made_at_utc"],
+        **{name: content[name] for name in kept},
+        statistic=statistic,
+        threshold=Threshold(**content["threshold"]),
+        normal_scores=_sorted_scores(normal),
+        normal_scores_of={name: _sorted_scores(rows) for name, rows in of_variant.items()},
+        image_ids=table["image_id"].combine_chunks(),
+        labels_from=labels_from,
+        why_not=content.get("why_not"),
     )
 
 
