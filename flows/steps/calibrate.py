@@ -36,6 +36,7 @@ from nelbo.flows.workspace.calibrations.calibration import (
     calibrations_of,
     caution,
     describe,
+    needed_calibration,
     normal_rows,
     part_rows,
     read_calibration,
@@ -73,7 +74,8 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     _check(options)
     n_unlisted = 0
     if options.use is not None:
-        calibrated = Calibrated(_current(workspace, model_id, options.use), 0)
+        calibrated = Calibrated(needed_calibration(workspace, model_id, options.use).calibration_id, 0)
+        pointers.use_calibration(workspace, model_id, calibrated.calibration_id)
     elif options.labels == REVIEWS:
         calibrated = runner.call(calibrate_from_reviews, options, model_id, run)
     else:
@@ -124,14 +126,6 @@ def _check(options: CalibrateOptions) -> None:
             check_objective(options.objective, options.target)
         except ValueError as error:
             raise UsageError(f"{error}.") from error
-
-
-def _current(workspace: Workspace, model_id: str, name: str | None) -> str:
-    calibration = calibration_of(workspace, model_id, name)
-    if calibration is None:
-        raise UsageError(f"model {model_id} has no calibration. Make one with: nelbo calibrate --normal DIR")
-    pointers.use_calibration(workspace, model_id, calibration.calibration_id)
-    return calibration.calibration_id
 
 
 def freeze_calibration_images(options: CalibrateOptions, model_id: str, run: Run) -> str:
@@ -227,12 +221,7 @@ def calibrate_from_reviews(options: CalibrateOptions, model_id: str, run: Run) -
     heatmaps go on being measured against the held-out normal images behind the current calibration.
     """
     workspace = Workspace.at(options.workspace)
-    current = calibration_of(workspace, model_id)
-    if current is None:
-        raise UsageError(
-            f"model {model_id} has no calibration, which reviews could move the threshold of. "
-            "Make one with: nelbo calibrate --normal DIR"
-        )
+    current = needed_calibration(workspace, model_id)
     if options.statistic not in (None, current.statistic.name):
         # It would need other reviews.
         raise UsageError(

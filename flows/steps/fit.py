@@ -1,7 +1,6 @@
 """The step of ``train`` that takes time: decode once, fit, keep the model and what there is to know about it."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -42,7 +41,7 @@ from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.card import write_card
 from nelbo.flows.report.found_parts import write_found_parts, write_variants
-from nelbo.flows.steps.ingest import publish_manifest, read_manifest
+from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest
 from nelbo.flows.steps.parts import (
     assign_parts,
     check_enough,
@@ -130,16 +129,15 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     variants = _sizes(training)
     for warning in training.warnings:
         log.warning("%s", warning)
-    facts = _facts(training, normals, manifest, options, batch_id)
     n_groups = count_groups(manifest.table)
-    facts |= {
+    facts = _facts(training, normals, manifest, options, batch_id) | {
         "n_near_duplicates": n_alike,
         "n_groups": n_groups,
         "settled": settled.why,
         **({"variants": variants} if variants else {}),
+        **({"crossed": True} if normals.crossed else {}),
     }
     if normals.crossed:
-        facts |= {"crossed": True}
         _keep_unseen(training.unseen, normals, training.model, unseen_rows(options, batch_id))
     model_id = keep_bundle(training.model, workspace, facts)
     # The same model made another way is described as it was made first, as its bundle is.
@@ -174,8 +172,7 @@ def unfinished(options: TrainOptions, batch_id: str) -> Path:
     """
     parts = (model_config(options), train_config(options), make_preprocessing(options))
     content = [batch_id, *(part.to_dict() for part in parts)]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Workspace.at(options.workspace).checkpoint("t" + digest[:16])
+    return Workspace.at(options.workspace).checkpoint(content_id("t", json.dumps(content, sort_keys=True)))
 
 
 def unseen_rows(options: TrainOptions, batch_id: str) -> Path:
@@ -405,7 +402,7 @@ def make_preprocessing(options: TrainOptions) -> Preprocessing:
 def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
     """Equal for the same contents decoded the same way."""
     content = [list(first_of_each(manifest.table)), make_preprocessing(options).to_dict(), asdict(options.limits)]
-    return "p" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return content_id("p", json.dumps(content))
 
 
 def _write_history(history: dict[str, list[float]], target: Place, workspace: Workspace, run: Run) -> None:

@@ -154,10 +154,9 @@ def scan_source(
     return Scan(listing, known=known, limits=options.limits, workers=options.workers, min_age_s=min_age_s)
 
 
-def content_id(letter: str, content_hash: str, *settings: object) -> str:
-    """An id that the same files with the same settings always get; the letter tells kinds of batches apart."""
-    content = "\0".join([content_hash, *map(str, settings)])
-    return letter + hashlib.sha256(content.encode()).hexdigest()[:16]
+def content_id(letter: str, *content: object) -> str:
+    """An id that the same content always gets, such as the hash of files and settings; the letter tells kinds apart."""
+    return letter + hashlib.sha256("\0".join(map(str, content)).encode()).hexdigest()[:16]
 
 
 def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:

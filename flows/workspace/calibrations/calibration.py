@@ -244,6 +244,14 @@ def calibration_of(workspace: Workspace, model_id: str, name: str | None = None)
     return calibration
 
 
+def needed_calibration(workspace: Workspace, model_id: str, name: str | None = None) -> Calibration:
+    """The same, of a model that has one."""
+    calibration = calibration_of(workspace, model_id, name)
+    if calibration is None:
+        raise UsageError(f"model {model_id} has no calibration. Make one with: nelbo calibrate --normal DIR")
+    return calibration
+
+
 def calibrations_of(workspace: Workspace, model_id: str) -> list[Calibration]:
     """All calibrations of a model, the oldest first."""
     known, found = catalog.calibrations(workspace), []

@@ -563,7 +563,7 @@ def test_refusals(workspace: Path, trained: Trained) -> None:
     ):
         from_reviews(workspace)
     pointers.forget(place, model_id)
-    with pytest.raises(UsageError, match=r"has no calibration, which reviews could move the threshold of"):
+    with pytest.raises(UsageError, match=r"has no calibration. Make one with: nelbo calibrate --normal"):
         from_reviews(workspace)
     with pytest.raises(NotYetError, match="no latest model"):
         from_reviews(workspace / "none")
