@@ -45,50 +45,29 @@ def find_drift(
     ]
     # Together the variants raise a false alarm as rarely as one would.
     alpha = options.drift_alpha / max(1, len(names))
-    found = [
-        _test(name, _of(rows, name), calibration, [_of(one, name) for one in earlier], _of(reference, name), alpha)
-        for name in names or [None]
-    ]
-    return {
-        "alarm": any(one["alarm"] for one in found),
-        "alpha": options.drift_alpha,
-        "findings": [finding for one in found for finding in one["findings"]],
-        "tests": [test for one in found for test in one["tests"]],
-    }
+    promised = calibration.threshold.value if calibration.threshold.fpr is not None else None
+    findings: list[str] = []
+    tests: list[dict[str, Any]] = []
+    for name in names or [None]:
+        own = _of(rows, name)
+        found = detect_drift(
+            own["anomaly_score"].to_numpy(),
+            calibration.against(name),
+            threshold=promised,
+            earlier=[calibration.statistic.scores(one) for batch in earlier if len(one := _of(batch, name))],
+            statistics=_look(own),
+            reference={} if reference is None else _look(_of(reference, name)),
+            alpha=alpha,
+        )
+        said = "" if name is None else f"variant {name}: "
+        findings += [f"{said}{test.finding}" for test in found.fired]
+        tests += [test._asdict() | {"name": f"{said}{test.name}", "fired": test in found.fired} for test in found.tests]
+    return {"alarm": bool(findings), "alpha": options.drift_alpha, "findings": findings, "tests": tests}
 
 
-def _test(
-    variant: str | None,
-    rows: pa.Table,
-    calibration: Calibration,
-    earlier: list[pa.Table],
-    reference: pa.Table | None,
-    alpha: float,
-) -> dict[str, Any]:
-    """The rows of one variant, or all of them, against those of the images before them."""
-    promised = calibration.threshold.fpr is not None
-    found = detect_drift(
-        rows["anomaly_score"].to_numpy(),
-        calibration.against(variant),
-        threshold=calibration.threshold.value if promised else None,
-        earlier=[calibration.statistic.scores(one) for one in earlier if len(one)],
-        statistics=_look(rows),
-        reference={} if reference is None else _look(reference),
-        alpha=alpha,
-    )
-    of_variant = "" if variant is None else f"variant {variant}: "
-    return {
-        "alarm": found.alarm,
-        "findings": [f"{of_variant}{test.finding}" for test in found.fired],
-        "tests": [
-            {**test._asdict(), "name": f"{of_variant}{test.name}", "fired": test in found.fired} for test in found.tests
-        ],
-    }
-
-
-def _of(rows: pa.Table | None, variant: str | None) -> Any:
+def _of(rows: pa.Table, variant: str | None) -> pa.Table:
     """The rows of a variant; all of them where there is one."""
-    return rows if rows is None or variant is None else rows.filter(pc.equal(rows["variant"], variant))
+    return rows if variant is None else rows.filter(pc.equal(rows["variant"], variant))
 
 
 def drift_facts(found: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -37,10 +37,10 @@ def published_run(workspace: Workspace, model_id: str, batch_id: str) -> str | N
         return None
 
 
-def iter_flagged(workspace: Workspace, model_id: str, batch_id: str, size: int = _ROWS) -> Iterator[pa.Table]:
-    """The flagged rows of the published run, from up to `size` rows of the file at a time."""
+def iter_flagged(workspace: Workspace, model_id: str, batch_id: str) -> Iterator[pa.Table]:
+    """The flagged rows of the published run, some at a time."""
     run_id = published_run(workspace, model_id, batch_id)
-    for rows in iter_rows(workspace.flagged(model_id, batch_id), size):
+    for rows in iter_rows(workspace.flagged(model_id, batch_id), _ROWS):
         yield rows.filter(pc.equal(rows["run_id"], run_id))
 
 
