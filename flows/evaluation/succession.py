@@ -86,7 +86,7 @@ def keep(proposal: Proposal, workspace: Workspace, run: Run) -> str:
     log.info("%s", proposal.threshold.describe())
     while True:
         before = pointers.current_calibration(workspace, model_id)
-        why_not = _why_not(proposal, _read(workspace, model_id, before), workspace)
+        why_not = _against(proposal, _read(workspace, model_id, before), workspace)
         content = {**proposal.content(), "why_not": why_not}
         calibration_id = write_calibration(content, proposal.rows.select(CALIBRATION_SCHEMA.names), workspace, run)
         if calibration_id == before:
@@ -116,18 +116,16 @@ def _read(workspace: Workspace, model_id: str, calibration_id: str | None) -> Ca
         return None
 
 
-def _why_not(new: Proposal, current: Calibration | None, workspace: Workspace) -> str | None:
-    """What keeps a calibration from becoming current by itself; None if nothing does."""
-    if new.labels is None:
-        return None if current is None else _against_normals(new, current, workspace)
-    return _against_labels(new, new.labels, current, workspace)
+def _against(new: Proposal, current: Calibration | None, workspace: Workspace) -> str | None:
+    """What keeps a calibration from becoming current by itself; None if nothing does.
 
-
-def _against_normals(new: Proposal, current: Calibration, workspace: Workspace) -> str | None:
-    """Normal images in the number that their promise needs are enough; labels that judge the current one may object.
-
+    Normal images in the number that their promise needs are enough; labels that judge the current one may object.
     How often it flags normal images is its own promise; only what it misses is compared.
     """
+    if new.labels is not None:
+        return _against_labels(new, new.labels, current, workspace)
+    if current is None:
+        return None
     known = without(part_rows(rows_of(workspace, current), "test"), new.rows)
     if current.labels_from == REVIEWS:
         # Normal images that were flagged before say nothing of a rate over all of them.

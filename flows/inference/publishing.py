@@ -1,9 +1,8 @@
 """The step that ends a batch: shards joined, decided on, and put in their place at once."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from nelbo.data import (
     read_table,
     table_writer,
 )
-from nelbo.data.store import TableWriter
 from nelbo.detectors import q_values
 from nelbo.flows.evaluation.drift import drift_facts, find_drift, write_drift
 from nelbo.flows.inference.models import load_model
@@ -78,30 +76,23 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
         "calibration_id": target.calibration_id,
     }
     counts: Counter[str] = Counter()
-
-    def raised(scores: TableWriter) -> Iterator[pa.Table]:
-        """Write all rows, shard by shard, and hand on the flagged ones."""
-        done = 0
-        for shard in shards:
-            rows = _without_waiting(read_table(shard.path))
-            n_scored = rows.num_rows - rows["nelbo_nats"].null_count
-            columns = {name: rows[name] for name in SHARD_SCHEMA.names}
-            columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(rows)) for name, value in constants.items()}
-            columns |= _decide(rows, batch.slice(done, n_scored), calibration)
-            done += n_scored
-            table = pa.table(columns).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
-            scores.write(table)
-            counts.update(columns["verdict"].to_pylist())
-            # Of version 5.
-            columns["heatmap_png"] = pa.nulls(rows.num_rows, pa.binary())
-            found = pa.table(columns).select(FLAGGED_SCHEMA.names)
-            yield found.filter(pc.is_in(columns["verdict"], pa.array(["anomalous", "review"])))
-
-    with _aside(workspace, run.run_id) as new, ExitStack() as lock:
+    # Flagged rows wait on this machine until the scores are ready, too.
+    aside = workspace.local_staging / f".flagged.{run.run_id}.parquet"
+    with ExitStack() as ending:
+        ending.callback(aside.unlink, missing_ok=True)
         with table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores:
-            with table_writer(new, FLAGGED_SCHEMA, metadata) as flagged:
-                for rows in raised(scores):
-                    flagged.write(rows)
+            with table_writer(aside, FLAGGED_SCHEMA, metadata) as flagged:
+                done = 0
+                for shard in shards:
+                    rows = read_table(shard.path)
+                    rows = rows.filter(pc.not_equal(pc.fill_null(rows["reason"], ""), CHANGED))
+                    n_scored = rows.num_rows - rows["nelbo_nats"].null_count
+                    table = _decide(rows, batch.slice(done, n_scored), calibration, constants)
+                    done += n_scored
+                    scores.write(table.select(SCORES_SCHEMA.names))
+                    counts.update(table["verdict"].to_pylist())
+                    raised = pc.is_in(table["verdict"], pa.array(["anomalous", "review"]))
+                    flagged.write(table.select(FLAGGED_SCHEMA.names).filter(raised))
             if not scores.n_rows:
                 raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
             found = {
@@ -123,9 +114,9 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
                 **drift_facts(drift),
             )
             # Held until the run has its row: of two jobs on one batch, one publishes after the other.
-            lock.enter_context(workspace.lock())
+            ending.enter_context(workspace.lock())
             journal.note(workspace, row)
-            add_flagged(workspace, *ids, new)
+            add_flagged(workspace, *ids, aside)
         # Here the scores have taken their place: the commit.
         journal.finish(workspace, row)
     discoveries = {}
@@ -139,20 +130,6 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
         "promise": promise(calibration) if calibration else None,
         "drift": drift,
     }
-
-
-@contextmanager
-def _aside(workspace: Workspace, run_id: str) -> Iterator[Path]:
-    """Where flagged rows wait, on this machine, until the scores are ready too."""
-    place = workspace.local_staging / f".flagged.{run_id}.parquet"
-    try:
-        yield place
-    finally:
-        place.unlink(missing_ok=True)
-
-
-def _without_waiting(rows: pa.Table) -> pa.Table:
-    return rows.filter(pc.not_equal(pc.fill_null(rows["reason"], ""), CHANGED))
 
 
 def _numbers(rows: pa.Table, statistic: Statistic) -> pa.Table:
@@ -173,11 +150,14 @@ def _with_chances(batch: pa.Table, calibration: Calibration | None) -> pa.Table:
     return batch.append_column("p_value", pa.array(p)).append_column("q_value", pa.array(q))
 
 
-def _decide(rows: pa.Table, scored: pa.Table, calibration: Calibration | None) -> dict[str, pa.Array]:
-    """Columns with scores, thresholds, p- and q-values and verdicts; null where there is nothing to decide.
+def _decide(
+    rows: pa.Table, scored: pa.Table, calibration: Calibration | None, constants: Mapping[str, str | None]
+) -> pa.Table:
+    """A shard's rows with all that is stored of them; null where there is nothing to decide.
 
     Args:
         scored: the numbers of those of the rows that have a score.
+        constants: texts that are the same in all rows.
     """
     columns = {name: scored[name] for name in ("anomaly_score", "p_value", "q_value")}
     limit, words = pa.scalar(None, pa.float64()), pa.nulls(scored.num_rows, pa.string())
@@ -186,5 +166,9 @@ def _decide(rows: pa.Table, scored: pa.Table, calibration: Calibration | None) -
         words = pa.array(calibration.verdicts(scored["anomaly_score"].to_numpy()), pa.string())
     columns |= {"threshold": pa.repeat(limit, scored.num_rows), "verdict": words}
     is_scored = pc.is_valid(rows["nelbo_nats"])
-    found = spread(columns, np.asarray(is_scored))
-    return found | {"verdict": pc.if_else(is_scored, found["verdict"], "not_scored")}
+    columns = spread(columns, np.asarray(is_scored))
+    columns["verdict"] = pc.if_else(is_scored, columns["verdict"], "not_scored")
+    columns |= {name: pa.repeat(pa.scalar(text, pa.string()), len(rows)) for name, text in constants.items()}
+    # Of version 5.
+    columns["heatmap_png"] = pa.nulls(len(rows), pa.binary())
+    return pa.table({name: rows[name] for name in SHARD_SCHEMA.names} | columns)

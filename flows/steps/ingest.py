@@ -18,7 +18,6 @@ from nelbo.data import (
     InputError,
     Known,
     Manifest,
-    Place,
     Preprocessing,
     Scan,
     image_quality,
@@ -190,23 +189,19 @@ def folders_unlisted(workspace: Workspace, batch_id: str) -> int:
 
 def _known(workspace: Workspace, root: str) -> Known | None:
     """The newest manifest or ledger of the same root, whatever it was made for."""
-    for path in _newest(workspace, root)[:_EARLIER]:
+    # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
+    ledger = catalog.find(workspace, "ledgers", ledger=workspace.ledger(root).stem)
+    found = pa.concat_tables(table.select(["path"]) for table in (ledger, catalog.find(workspace, "manifests")))
+    newest = catalog.with_times(workspace, found).sort_by([("modified", "descending")])
+    for path in newest["path"][:_EARLIER].to_pylist():
         try:
-            said = read_metadata(path)
+            said = read_metadata(workspace.root / path)
         except InputError:
             # Damaged, or of a later version: its files are read again.
             continue
         if said.get("nelbo.root") == root and said.get(LISTED, "").isdigit():
-            return Known(iter_rows(path, ROWS), int(said[LISTED]))
+            return Known(iter_rows(workspace.root / path, ROWS), int(said[LISTED]))
     return None
-
-
-def _newest(workspace: Workspace, root: str) -> list[Place]:
-    # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
-    ledger = catalog.find(workspace, "ledgers", ledger=workspace.ledger(root).stem)
-    paths = pa.concat_tables(found.select(["path"]) for found in (ledger, catalog.find(workspace, "manifests")))
-    newest = catalog.with_times(workspace, paths).sort_by([("modified", "descending")])
-    return [workspace.root / path for path in newest["path"].to_pylist()]
 
 
 def _looked_at(table: pa.Table, root: str, options: IngestOptions | ScoreOptions) -> pa.Table:

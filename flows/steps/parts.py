@@ -175,7 +175,13 @@ def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions, solv
     whole = with_united_groups(table)
     rows = list(zip(*(whole[name].to_pylist() for name in ("image_id", "group", "split")), strict=True))
     group_of = {image_id: group for image_id, group, _ in rows if image_id}
-    _check_groups(options.normal, usable, [group_of[image_id] for image_id in usable])
+    found = n_groups(usable, [group_of[image_id] for image_id in usable])
+    if found is not None and found < MIN_GROUPS:
+        raise InputError(
+            f"{options.normal}: {len(usable)} usable images make {found} groups, and training needs at least "
+            f"{MIN_GROUPS}: groups stay whole, and each part takes some. Add images of other groups, name smaller ones "
+            "(--group-by, or the column 'group' of a manifest), or leave the groups out if the images are independent."
+        )
     named = {image_id: part for image_id, _, part in rows if part}
     named_groups = {group: part for _, group, part in rows if group and part}
     part_of = {}
@@ -201,16 +207,6 @@ def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions, solv
                 f"and at least {least} are needed. Name fewer images for the other parts, or add images."
             )
     return part_of
-
-
-def _check_groups(source: str, usable: list[str], groups: list[str | None]) -> None:
-    found = n_groups(usable, groups)
-    if found is not None and found < MIN_GROUPS:
-        raise InputError(
-            f"{source}: {len(usable)} usable images make {found} groups, and training needs at least {MIN_GROUPS}: "
-            "groups stay whole, and each part takes some. Add images of other groups, name smaller ones (--group-by, "
-            "or the column 'group' of a manifest), or leave the groups out if the images are independent."
-        )
 
 
 def _draw(free: list[str], groups: list[str | None], have: set[str], options: TrainOptions) -> list[str]:

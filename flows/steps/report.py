@@ -127,7 +127,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "found": STATUSES,
         "variant": variants.named,
         "n_flagged": n_flagged,
-        "not_scored": _not_scored(table),
+        "not_scored": table.filter(pc.is_valid(table["reason"])).select(["relative_path", "reason"]).to_pylist(),
         "n_shown": SHOWN_NOT_SCORED,
         **_model(workspace, model_id),
         "facts": _facts(table),
@@ -253,11 +253,6 @@ def _cards(flagged: pa.Table) -> list[dict[str, Any]]:
         {"path": row["relative_path"], "row": row, "pictures": picture_urls(row, n_bytes)}
         for row in flagged.to_pylist()
     ]
-
-
-def _not_scored(table: pa.Table) -> list[dict[str, Any]]:
-    rows = table.filter(pc.equal(table["verdict"].cast(pa.string()), "not_scored"))
-    return rows.select(["relative_path", "reason"]).to_pylist()
 
 
 def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:

@@ -216,7 +216,9 @@ def _open(name: str) -> Place:
         raise UsageError(f"workspace: {error}") from error
     except ImportError as error:
         scheme = name.partition("://")[0]
-        extra = "nelbo[s3]" if scheme in ("s3", "s3a") else _package(str(error), scheme)
+        # What fsspec says must be installed for a store that nelbo has no extra of its own for.
+        said = re.search(r"[Ii]nstall (\w+)", str(error))
+        extra = "nelbo[s3]" if scheme in ("s3", "s3a") else said[1] if said else f"fsspec[{scheme}]"
         raise UsageError(
             f"workspace {name} needs a package that is missing. Get it with: pip install '{extra}'"
         ) from error
@@ -229,12 +231,6 @@ def _open(name: str) -> Place:
             "credentials in the environment."
         ) from error
     return root
-
-
-def _package(message: str, scheme: str) -> str:
-    """What fsspec says must be installed for a store that nelbo has no extra of its own for."""
-    found = re.search(r"[Ii]nstall (\w+)", message)
-    return found[1] if found else f"fsspec[{scheme}]"
 
 
 def _why(error: BaseException) -> str:

@@ -163,7 +163,11 @@ def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
     table = read_table(folder / "scores.parquet", None if content["joint"] else _DECIDING)
     # Earlier versions did not write it down.
     labels_from = content.get("labels_from")
-    statistic = _statistic(content, table)
+    joint = content["joint"]
+    if joint is None:
+        statistic = Statistic(content["statistic"], levels=content.get("levels", {}))
+    else:
+        statistic = Statistic.by_rule(part_rows(table, "reference"), joint["statistics"], joint["rule"])
     normal = _normals(table.select(_DECIDING), labels_from)
     of_variant = {name: normal.filter(pc.equal(normal["variant"], name)) for name in statistic.levels}
     kept = ("calibration_id", "model_id", "batch_id", "heatmap_top", "judged", "made_at_utc")
@@ -177,12 +181,6 @@ def _parsed(folder: Place, content: dict[str, Any]) -> Calibration:
         labels_from=labels_from,
         why_not=content.get("why_not"),
     )
-
-
-def _statistic(content: dict[str, Any], table: pa.Table) -> Statistic:
-    if content["joint"] is None:
-        return Statistic(content["statistic"], levels=content.get("levels", {}))
-    return Statistic.by_rule(part_rows(table, "reference"), content["joint"]["statistics"], content["joint"]["rule"])
 
 
 def _sorted_scores(rows: pa.Table) -> np.ndarray:
