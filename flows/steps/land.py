@@ -8,7 +8,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,21 +134,14 @@ class Ledger:
 
     def said(self) -> dict[str, str]:
         """Its metadata; empty where nothing has been taken yet."""
-        try:
+        with self._readable(), suppress(MissingError):
             return read_metadata(self.path)
-        except MissingError:
-            return {}
-        except InputError as error:
-            raise self._damaged(error) from error
+        return {}
 
     def rows(self) -> Iterator[pa.Table]:
         """All of it, some rows at a time."""
-        try:
+        with self._readable(), suppress(MissingError):
             yield from iter_rows(self.path, ROWS)
-        except MissingError:
-            return
-        except InputError as error:
-            raise self._damaged(error) from error
 
     def unseen(self, scan: Scan) -> pa.Table:
         """Rows of files that a listing says nothing of: they wait, touched or being changed, or their folder is shut.
@@ -172,20 +165,22 @@ class Ledger:
 
     def frozen(self, batch_id: str) -> Batch:
         """A batch of the folder that is not finished."""
-        try:
+        with self._readable():
             table = read_table(self.workspace.manifest(batch_id), ["reason", "duplicate_of"])
-        except InputError as error:
-            raise self._damaged(error) from error
         n_unusable, n_duplicates = (len(table) - column.null_count for column in table.columns)
         return Batch(
             batch_id, len(table), n_unusable, 0, 0, 0, n_duplicates, folders_unlisted(self.workspace, batch_id)
         )
 
-    def _damaged(self, error: InputError) -> UsageError:
-        return UsageError(
-            f"what has been scored of {self.root} cannot be told ({error}). Restore that file from a copy, or delete "
-            f"{self.path}: then every file in the folder is new."
-        )
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise UsageError(
+                f"what has been scored of {self.root} cannot be told ({error}). Restore that file from a copy, or "
+                f"delete {self.path}: then every file in the folder is new."
+            ) from error
 
 
 class Taken:

@@ -37,16 +37,7 @@ class Run:
     @property
     def metadata(self) -> dict[str, str]:
         """What every Parquet file of this run says of its origin."""
-        return {
-            "nelbo.run_id": self.run_id,
-            "nelbo.code_version": code_version(),
-            "nelbo.config_hash": self.config_hash,
-        }
-
-    @property
-    def config_hash(self) -> str:
-        """Hex SHA-256 of the options."""
-        return hashlib.sha256(self.options.model_dump_json().encode()).hexdigest()
+        return _metadata(self.row())
 
     def row(self, **facts: Any) -> dict[str, Any]:
         """What ``runs`` says of it; facts are columns of ``RUNS_SCHEMA``."""
@@ -56,7 +47,7 @@ class Run:
             "started_at_utc": self.started_at_utc,
             "seconds": self.seconds,
             "code_version": code_version(),
-            "config_hash": self.config_hash,
+            "config_hash": hashlib.sha256(self.options.model_dump_json().encode()).hexdigest(),
             **self.facts,
             **facts,
         }
@@ -68,9 +59,12 @@ class Run:
 
 def record_row(workspace: Workspace, row: dict[str, Any]) -> None:
     """Publish the row of a run; written again it is the same file, so a run never has two."""
-    metadata = {f"nelbo.{name}": row[name] for name in ("run_id", "code_version", "config_hash")}
     place = workspace.runs / f"{row['run_id']}.parquet"
-    write_table(pa.Table.from_pylist([row], RUNS_SCHEMA), place, RUNS_SCHEMA, metadata, workspace.staging)
+    write_table(pa.Table.from_pylist([row], RUNS_SCHEMA), place, RUNS_SCHEMA, _metadata(row), workspace.staging)
+
+
+def _metadata(row: Mapping[str, Any]) -> dict[str, str]:
+    return {f"nelbo.{name}": row[name] for name in ("run_id", "code_version", "config_hash")}
 
 
 def code_version() -> str:
