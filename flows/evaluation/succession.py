@@ -86,7 +86,7 @@ def keep(proposal: Proposal, workspace: Workspace, run: Run) -> str:
     log.info("%s", proposal.threshold.describe())
     while True:
         before = pointers.current_calibration(workspace, model_id)
-        why_not = _against(proposal, _read(workspace, model_id, before), workspace)
+        why_not = _why_not(proposal, _read(workspace, model_id, before), workspace)
         content = {**proposal.content(), "why_not": why_not}
         calibration_id = write_calibration(content, proposal.rows.select(CALIBRATION_SCHEMA.names), workspace, run)
         if calibration_id == before:
@@ -116,7 +116,7 @@ def _read(workspace: Workspace, model_id: str, calibration_id: str | None) -> Ca
         return None
 
 
-def _against(new: Proposal, current: Calibration | None, workspace: Workspace) -> str | None:
+def _why_not(new: Proposal, current: Calibration | None, workspace: Workspace) -> str | None:
     """What keeps a calibration from becoming current by itself; None if nothing does.
 
     Normal images in the number that their promise needs are enough; labels that judge the current one may object.
