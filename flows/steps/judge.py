@@ -38,8 +38,8 @@ class Gated:
     """
 
     passed: bool
-    findings: tuple[str, ...]
-    failed: tuple[str, ...] = ()
+    findings: list[str]
+    failed: list[str] = field(default_factory=list)
     serving_id: str | None = None
     n_normal: int = 0
     n_anomalous: int = 0
@@ -85,9 +85,9 @@ def judge_candidate(options: TrainOptions, gate_id: str, model_id: str) -> Gated
     workspace = Workspace.at(options.workspace)
     serving_id = _serving(workspace)
     if serving_id is None:
-        return Gated(True, ("there was no model before",))
+        return Gated(True, ["there was no model before"])
     if serving_id == model_id:
-        return Gated(True, ("it is the model that serves already: nothing to compare",), serving_id=serving_id)
+        return Gated(True, ["it is the model that serves already: nothing to compare"], serving_id=serving_id)
     both = (model_id, serving_id)
     held_out, left_out = _held_out(str(options.gate), read_manifest(workspace, gate_id), workspace, both)
     new, old = (
@@ -100,7 +100,7 @@ def judge_candidate(options: TrainOptions, gate_id: str, model_id: str) -> Gated
     labels = _labels(new)
     result = gate(labels, _judged(workspace, model_id, new), _judged(workspace, serving_id, old))
     n_anomalous = int(labels.sum())
-    findings, failed = (tuple(map(str, some)) for some in (result.findings, result.failed))
+    findings, failed = (list(map(str, some)) for some in (result.findings, result.failed))
     return Gated(
         result.passed, findings, failed, serving_id, len(labels) - n_anomalous, n_anomalous, n_left_out=left_out
     )
