@@ -12,7 +12,6 @@ from nelbo.data import SCORES_SCHEMA, File, InputError, list_source
 from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import score_files, score_image
-from nelbo.flows.inference.publishing import decide
 from nelbo.flows.options.options import ModelOptions
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.options.types import AUTO, EngineName, Text
@@ -72,11 +71,17 @@ class Scorer:
 
     def _judged(self, rows: pa.Table) -> pa.Table:
         """The same row, with a score and a verdict."""
-        calibration = self._calibration
-        statistic = Statistic(self._model.config.statistic) if calibration is None else calibration.statistic
-        decided = decide(rows, statistic, calibration)
-        for name in ("anomaly_score", "threshold", "p_value", "verdict"):
-            rows = rows.append_column(name, decided[name])
+        decided = dict.fromkeys(("anomaly_score", "threshold", "p_value", "verdict"))
+        if rows["reason"][0].is_valid:
+            decided["verdict"] = "not_scored"
+        elif self._calibration is None:
+            (decided["anomaly_score"],) = Statistic(self._model.config.statistic).scores(rows)
+        else:
+            judged = self._calibration.judge(rows)
+            decided = {name: getattr(judged, name)[0] for name in ("anomaly_score", "p_value", "verdict")}
+            decided["threshold"] = self._calibration.threshold.value
+        for name, value in decided.items():
+            rows = rows.append_column(name, pa.array([value]))
         return rows
 
 
