@@ -1,6 +1,5 @@
 """Fixtures for all tests."""
 
-import json
 import logging
 import os
 import re
@@ -93,9 +92,6 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
-SMALL = ["--set", "image_size=32", "--set", "epochs=12"]
-
-
 @pytest.fixture
 def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run the command line in this process; (exit code, stdout, stderr)."""
@@ -120,17 +116,21 @@ def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
+@pytest.fixture
+def known_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what surrounds a training is the point: the same settings give the same network, trained once a process."""
+    from trainings import train_once
+
+    monkeypatch.setattr("nelbo.vae_core.train", train_once)
+
+
 @pytest.fixture(scope="session")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A workspace with one trained and calibrated model, and what training said."""
-    from nelbo.flows.options.options import TrainOptions
-    from nelbo.flows.orchestration.execution import execute
+    from commands import train
 
     workspace = tmp_path_factory.mktemp("trained") / "workspace"
-    options = TrainOptions(normal=str(images / "normal"), workspace=str(workspace), image_size=(32, 32), epochs=12)
-    result = execute("train", options, prefect=False)
-    assert json.dumps(result)
-    return workspace, result
+    return workspace, train(images / "normal", workspace, image_size=(32, 32), epochs=12)
 
 
 @pytest.fixture

@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
 from nelbo.flows.orchestration.execution import execute
 
 ROOT = Path(__file__).parents[2]
+
+
+def train(normal: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
+    """What ``train`` answers, which JSON can hold."""
+    return _answer("train", TrainOptions(normal=str(normal), workspace=str(workspace), **options))
 
 
 def score(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:

@@ -1,32 +1,49 @@
 """How normals are parted, and what training refuses."""
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import commands
 import pyarrow as pa
 import pytest
+from commands import calibrate
 from synthetic import write_images
+from trainings import write_list
 
 from nelbo.data import InputError, read_table
 from nelbo.detectors import n_needed, part_sizes
-from nelbo.flows.options.options import CalibrateOptions, IngestOptions, TrainOptions
+from nelbo.flows.options.options import IngestOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.layout import Workspace
 
-SMALL = {"image_size": (16, 16), "epochs": 1}
+pytestmark = pytest.mark.usefixtures("known_networks")
+
+train = partial(commands.train, image_size=(16, 16), epochs=1)
 
 
-def options(normal: Path, workspace: Path, **more: object) -> TrainOptions:
-    return TrainOptions(normal=str(normal), workspace=str(workspace), **{**SMALL, **more})  # type: ignore[arg-type]
+def sizes(result: dict[str, Any]) -> tuple[int, int, int]:
+    return result["n_train"], result["n_validation"], result["n_calibration"]
 
 
-def parts(workspace: Path) -> dict[str, list[str]]:
+def parts(workspace: Path) -> dict[str | None, list[str]]:
     """Part -> paths, as the training manifest has them."""
-    (manifest,) = (workspace / "manifests").glob("batch_id=t*/manifest.parquet")
-    found: dict[str, list[str]] = {}
+    (manifest,) = workspace.glob("manifests/batch_id=t*/manifest.parquet")
+    found: dict[str | None, list[str]] = {}
     for row in read_table(manifest).to_pylist():
         found.setdefault(row["split"], []).append(row["relative_path"])
-    return found
+    return {part: sorted(paths) for part, paths in found.items()}
+
+
+def splits(folder: Path, paths: Iterable[Path], names: Iterable[str]) -> Path:
+    return write_list(folder / "list.csv", "path,split", zip((path.name for path in paths), names, strict=True))
+
+
+def copied(paths: Iterable[Path], prefix: str) -> list[Path]:
+    copies = {path.with_name(prefix + path.name): path.read_bytes() for path in paths}
+    return [copy for copy, content in copies.items() if copy.write_bytes(content)]
 
 
 @pytest.mark.parametrize(
@@ -46,16 +63,16 @@ def test_calibration_gets_what_the_promise_needs_or_nothing(n: int, fpr: float, 
 
 
 def test_parts_are_disjoint_by_content(tmp_path: Path) -> None:
-    paths = write_images(tmp_path / "in", 60, seed=0)
-    for path in paths[:10]:
-        (path.parent / f"copy_of_{path.name}").write_bytes(path.read_bytes())
-    (tmp_path / "in" / "half.png").write_bytes(paths[0].read_bytes()[:200])
-    (tmp_path / "in" / "notes.txt").write_text("x")
-    result = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
-    assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (32, 9, 19)
-    found = parts(tmp_path / "w")
-    assert sorted(found.pop(None)) == ["half.png", "notes.txt"]
-    contents = {part: {(tmp_path / "in" / path).read_bytes() for path in names} for part, names in found.items()}
+    folder, workspace = tmp_path / "in", tmp_path / "w"
+    paths = write_images(folder, 60, seed=0)
+    copied(paths[:10], "copy_of_")
+    (folder / "half.png").write_bytes(paths[0].read_bytes()[:200])
+    (folder / "notes.txt").write_text("x")
+    result = train(folder, workspace)
+    assert sizes(result) == (32, 9, 19)
+    found = parts(workspace)
+    assert found.pop(None) == ["half.png", "notes.txt"]
+    contents = {part: {(folder / path).read_bytes() for path in names} for part, names in found.items()}
     assert {part: len(unique) for part, unique in contents.items()} == {"train": 32, "validation": 9, "calibration": 19}
     assert len(set.union(*contents.values())) == 60
 
@@ -63,109 +80,75 @@ def test_parts_are_disjoint_by_content(tmp_path: Path) -> None:
 def test_named_parts_are_kept(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 70, seed=0)
     names = ["calibration"] * 25 + ["test"] * 5 + ["train"] * 20 + [""] * 20
-    rows = "".join(f"{path.name},{name}\n" for path, name in zip(paths, names, strict=True))
-    (tmp_path / "in" / "list.csv").write_text("path,split\n" + rows)
-    result = execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
-    assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (34, 6, 25)
+    assert sizes(train(splits(tmp_path / "in", paths, names), tmp_path / "w")) == (34, 6, 25)
     found = parts(tmp_path / "w")
-    assert sorted(found["calibration"]) == [path.name for path in paths[:25]]
+    assert found["calibration"] == [path.name for path in paths[:25]]
     assert not {path.name for path in paths[25:30]} & {name for names in found.values() for name in names}
 
 
 def test_copies_of_test_images_are_not_trained_on(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 45, seed=0)
-    copy = tmp_path / "in" / "copy.png"
-    copy.write_bytes(paths[0].read_bytes())
-    rows = "".join(f"{path.name},\n" for path in [*paths[1:], copy])
-    (tmp_path / "in" / "list.csv").write_text(f"path,split\n{paths[0].name},test\n" + rows)
-    execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
-    found = parts(tmp_path / "w")
-    assert len([name for names in found.values() for name in names]) == 44
-    assert "copy.png" not in {name for names in found.values() for name in names}
+    paths += copied(paths[:1], "copy_of_")
+    train(splits(tmp_path / "in", paths, ["test"] + [""] * 45), tmp_path / "w")
+    names = [name for names in parts(tmp_path / "w").values() for name in names]
+    assert sorted(names) == sorted(path.name for path in paths[1:-1])
 
 
-def test_each_model_remembers_its_own_parts(tmp_path: Path) -> None:
-    """Training again on the same folder with another seed must not change what the first model has seen."""
-    write_images(tmp_path / "in", 60, seed=0)
-    first = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
-    calibrate = CalibrateOptions(
-        model=first["model_id"], normal=str(tmp_path / "in"), workspace=str(tmp_path / "w"), fpr=0.05
-    )
-    before = execute("calibrate", calibrate, prefect=False)
-    execute("train", options(tmp_path / "in", tmp_path / "w", seed=1), prefect=False)
-    after = execute("calibrate", calibrate, prefect=False)
-    assert (before["n_left_out"], after["n_left_out"]) == (41, 41)
-    assert after["calibration_id"] == before["calibration_id"]
+def test_what_a_model_has_seen_outlives_its_manifest_and_other_trainings(tmp_path: Path) -> None:
+    folder, workspace = tmp_path / "in", tmp_path / "w"
+    write_images(folder, 60, seed=0)
+    trained = train(folder, workspace)
+    asked = {"model": trained["model_id"], "normal": str(folder), "fpr": 0.05}
+    before = calibrate(workspace, **asked)
+    assert (before["n_calibration"], before["n_left_out"]) == (19, 41)
+    # On the same images, parted another way.
+    assert train(folder, workspace, seed=1)["model_id"] != trained["model_id"]
+    for manifest in workspace.glob("manifests/batch_id=t*"):
+        ingest = IngestOptions(images=str(folder), workspace=str(workspace), batch_id=manifest.name[9:])
+        execute("ingest", ingest, prefect=False)
+    after = calibrate(workspace, **asked)
+    assert {name: after[name] for name in ("n_calibration", "n_left_out", "calibration_id")} == {
+        name: before[name] for name in ("n_calibration", "n_left_out", "calibration_id")
+    }
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["calibration"] * 40, "0 usable images for train"),
-        (["calibration"] * 38 + [""] * 2, "named"),
         (["validation"] * 20 + ["calibration"] * 20, "0 usable images for train"),
         (["calibration"] * 5 + [""] * 35, "5 usable images for calibration, and at least 19"),
     ],
 )
 def test_splits_that_cannot_be_trained_on(tmp_path: Path, names: list[str], message: str) -> None:
-    paths = write_images(tmp_path / "in", 40, seed=0)
-    rows = "".join(f"{path.name},{name}\n" for path, name in zip(paths, names, strict=True))
-    (tmp_path / "in" / "list.csv").write_text("path,split\n" + rows)
-    if message == "named":
-        result = execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
-        assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (1, 1, 38)
-    else:
-        assert_refused(tmp_path, tmp_path / "in" / "list.csv", message)
+    assert_refused(tmp_path, splits(tmp_path / "in", write_images(tmp_path / "in", 40, seed=0), names), message)
+
+
+def test_two_images_of_no_named_part_are_enough(tmp_path: Path) -> None:
+    table = splits(tmp_path / "in", write_images(tmp_path / "in", 40, seed=0), ["calibration"] * 38 + [""] * 2)
+    assert sizes(train(table, tmp_path / "w")) == (1, 1, 38)
 
 
 def test_a_name_counts_on_any_copy(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 50, seed=0)
-    rows = ""
-    for path in paths[:20]:
-        (path.parent / f"z_{path.name}").write_bytes(path.read_bytes())
-        rows += f"z_{path.name},calibration\n"
-    rows += "".join(f"{path.name},\n" for path in paths)
-    (tmp_path / "in" / "list.csv").write_text("path,split\n" + rows)
-    execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)
-    found = parts(tmp_path / "w")
-    assert sorted(found["calibration"]) == sorted(
-        [*(path.name for path in paths[:20]), *(f"z_{p.name}" for p in paths[:20])]
-    )
-
-
-def test_a_missing_test_image_is_no_matter(tmp_path: Path) -> None:
-    paths = write_images(tmp_path / "in", 25, seed=0)
-    rows = "".join(f"{path.name},0,\n" for path in paths)
-    (tmp_path / "in" / "list.csv").write_text("path,label,split\ngone.png,1,test\n" + rows)
-    assert execute("train", options(tmp_path / "in" / "list.csv", tmp_path / "w"), prefect=False)["n_train"] > 0
-
-
-def test_what_a_model_has_seen_outlives_its_manifest(tmp_path: Path) -> None:
-    write_images(tmp_path / "in", 60, seed=0)
-    trained = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
-    (manifest,) = (tmp_path / "w" / "manifests").glob("batch_id=t*")
-    ingest = IngestOptions(images=str(tmp_path / "in"), workspace=str(tmp_path / "w"), batch_id=manifest.name[9:])
-    execute("ingest", ingest, prefect=False)
-    calibrate = CalibrateOptions(
-        model=trained["model_id"], normal=str(tmp_path / "in"), workspace=str(tmp_path / "w"), fpr=0.05
-    )
-    result = execute("calibrate", calibrate, prefect=False)
-    assert (result["n_calibration"], result["n_left_out"]) == (19, 41)
+    copies = copied(paths[:20], "z_")
+    train(splits(tmp_path / "in", [*copies, *paths], ["calibration"] * 20 + [""] * 50), tmp_path / "w")
+    assert parts(tmp_path / "w")["calibration"] == sorted(path.name for path in [*paths[:20], *copies])
 
 
 def test_few_normals_make_an_uncalibrated_model(tmp_path: Path) -> None:
-    write_images(tmp_path / "in", 24, seed=0)
-    result = execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
-    assert result["calibration_id"] is None
-    assert result["threshold"] is None
-    assert result["n_calibration"] == 0
+    """A test image that is not there is no matter."""
+    paths = write_images(tmp_path / "in", 24, seed=0)
+    rows = [("gone.png", 1, "test"), *((path.name, 0, "") for path in paths)]
+    result = train(write_list(tmp_path / "in" / "list.csv", "path,label,split", rows), tmp_path / "w")
+    assert (result["calibration_id"], result["threshold"], result["n_calibration"]) == (None, None, 0)
     workspace = Workspace.at(str(tmp_path / "w"))
     assert pointers.current_calibration(workspace, catalog.find_model(workspace, "latest")) is None
 
 
 def test_promotion_can_wait(tmp_path: Path) -> None:
     write_images(tmp_path / "in", 40, seed=0)
-    result = execute("train", options(tmp_path / "in", tmp_path / "w", promote=False), prefect=False)
+    result = train(tmp_path / "in", tmp_path / "w", promote=False)
     workspace = Workspace.at(str(tmp_path / "w"))
     assert pointers.promoted(workspace) is None
     assert pointers.current_calibration(workspace, result["model_id"]) == result["calibration_id"]
@@ -173,30 +156,26 @@ def test_promotion_can_wait(tmp_path: Path) -> None:
 
 def assert_refused(tmp_path: Path, source: Path, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        execute("train", options(source, tmp_path / "w"), prefect=False)
+        train(source, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
 def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 19, seed=0)
     assert_refused(tmp_path, tmp_path / "in", "holds 19 different usable normal images among 19 files.*at least 20")
-    for path in paths:
-        (path.parent / f"copy_of_{path.name}").write_bytes(path.read_bytes())
+    copies = copied(paths, "copy_of_")
     assert_refused(tmp_path, tmp_path / "in", "19 different usable normal images among 38 files")
-    table = tmp_path / "in" / "list.csv"
-    table.write_text("path,label\n" + "".join(f"{path.name},{i % 2}\n" for i, path in enumerate(paths)))
+    table = write_list(tmp_path / "in" / "list.csv", "path,label", ((path.name, i % 2) for i, path in enumerate(paths)))
     assert_refused(tmp_path, table, "9 images are labelled anomalous")
-    copy = f"copy_of_{paths[0].name}"
-    table.write_text(f"path,split\n{paths[0].name},train\n{copy},test\n")
+    splits(tmp_path / "in", [paths[0], copies[0]], ["train", "test"])
     assert_refused(tmp_path, table, "in part 'train', and the same image in part 'test'")
 
 
 def test_truncated_normals_count_as_missing(tmp_path: Path) -> None:
-    paths = write_images(tmp_path / "in", 22, seed=0)
-    for path in paths[:5]:
+    for path in write_images(tmp_path / "in", 22, seed=0)[:5]:
         path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(InputError, match="17 different usable"):
-        execute("train", options(tmp_path / "in", tmp_path / "w"), prefect=False)
+        train(tmp_path / "in", tmp_path / "w")
     assert not (tmp_path / "w" / "models").exists()
 
 
