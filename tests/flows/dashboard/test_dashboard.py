@@ -1,5 +1,5 @@
 """The dashboard as a browser and as an attacker see it, over synthetic workspaces."""
-# ruff: noqa: S104, S608 - addresses, passwords and queries of tests
+# ruff: noqa: S104, S105, S608 - addresses, passwords and queries of tests
 
 import csv
 import hashlib
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from nelbo.flows.workspace.reviews import record_review
 
 ATTACKS = ["<img src=x onerror=alert(1)>.jpg", "**bold** $x$ :red[x].png", "a_b_c[d](javascript:alert(1)).png"]
 BATCH = (MODEL, "b2")
+SECRET = "correct horse <b>"
 
 
 def make_workspace(folder: Path) -> Workspace:
@@ -184,7 +186,7 @@ def test_readers_see_whole_batches_while_they_are_replaced(tmp_path: Path) -> No
     writer.start()
     try:
         tables, sizes = Tables(workspace), set()
-        for _ in range(60):
+        for _ in range(20):
             rows = tables.query("SELECT batch_id, count(*) AS n, count(DISTINCT run_id) AS runs FROM scores GROUP BY 1")
             sizes |= set(rows["n"])
             assert set(rows["n"]) <= {200, 201}
@@ -204,9 +206,8 @@ def spoilt(content: bytes, how: str) -> bytes:
     return b"" if how == "empty" else b"garbage" * 99
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "garbage", "a page"])
 @pytest.mark.parametrize("kind", ["scores", "flagged", "runs", "reviews"])
-def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: str, how: str) -> None:
+def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: str) -> None:
     workspace = Workspace.at(str(tmp_path))
     calibration = add_calibration(workspace)
     for i in range(3):
@@ -221,20 +222,22 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
     file = sorted(tmp_path.glob(f"{kind}/**/*.parquet"))[-1]
     content = file.read_bytes()
     lost = read_table(file).num_rows
-    file.write_bytes(spoilt(content, how))
-    for _ in range(2):
-        assert tables.query(sql)["n"].item() == n - lost
-        assert tables.damaged() == [str(file.relative_to(tmp_path))]
+    for how in ("empty", "cut", "garbage", "a page"):
+        file.write_bytes(spoilt(content, how))
+        for _ in range(2):
+            assert tables.query(sql)["n"].item() == n - lost, how
+            assert tables.damaged() == [str(file.relative_to(tmp_path))]
+        # Restored, it is there again.
+        file.write_bytes(content)
+        assert tables.query(sql)["n"].item() == n
+        assert tables.damaged() == []
     # One of each table, each named.
     other = next(path for path in tmp_path.glob("scores/**/*.parquet") if path != file)
-    other.write_bytes(b"PAR1")
+    for path in (file, other):
+        path.write_bytes(b"PAR1")
+    tables.query(sql)
     tables.query("SELECT max(hash(scores)) FROM scores")
     assert tables.damaged() == sorted(str(path.relative_to(tmp_path)) for path in (file, other))
-    # Restored, they are there again.
-    file.write_bytes(content)
-    other.unlink()
-    assert tables.query(sql)["n"].item() == n - (2 if kind in ("scores", "flagged") else 0)
-    assert tables.damaged() == []
 
 
 def test_a_wrong_query_blames_no_file(workspace: Workspace) -> None:
@@ -348,11 +351,25 @@ def address(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> I
         yield at
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A dashboard with a password, and its folder; the workspace in it is empty at first."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with dashboard(folder / "workspace", folder, {"NELBO_DASHBOARD_PASSWORD": SECRET}) as at:
+        yield at, folder
+
+
+@pytest.fixture(scope="module")
+def visitor(browser: Any) -> Iterator[Any]:
+    """A browser's context: what the pages share is fetched once."""
+    with browser.new_context() as context:
+        yield context
+
+
 @pytest.fixture
-def page(browser: Any) -> Iterator[Watched]:
-    context = browser.new_context()
-    yield Watched(context.new_page())
-    context.close()
+def page(visitor: Any) -> Iterator[Watched]:
+    with visitor.new_page() as page:
+        yield Watched(page)
 
 
 @pytest.mark.slow
@@ -380,9 +397,9 @@ def test_server_is_for_this_machine_and_this_page_only(address: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_server_gives_no_file(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    for path in (
         "/../../etc/passwd",
         "/%2e%2e/%2e%2e/etc/passwd",
         "/static/../../../../etc/passwd",
@@ -393,29 +410,25 @@ def test_server_is_for_this_machine_and_this_page_only(address: str) -> None:
         "/media/../latest.json",
         "/component/x/../../latest.json",
         "/latest.json",
-    ],
-)
-def test_server_gives_no_file(address: str, path: str) -> None:
-    host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        # As it stands: clients tidy paths up.
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert not re.search(rb"root:|secret|calibrations", answer)
+    ):
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            # As it stands: clients tidy paths up.
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            answer = b"".join(iter(partial(connection.recv, 65536), b""))
+        assert not re.search(rb"root:|secret|calibrations", answer), path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_load_and_can_be_read_by_everybody(address: str, browser: Any, scheme: str) -> None:
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 800})
-    page = Watched(context.new_page())
+def test_pages_load_and_can_be_read_by_everybody(address: str, page: Watched) -> None:
+    page.page.set_viewport_size({"width": 390, "height": 800})
     for path, text in (("/", "The newest batch, b2, has"), ("/batch", "303 images: ")):
-        page.open(address + path)
-        page.page.get_by_text(text).wait_for()
-        assert page.findings() == []
+        for scheme in ("light", "dark"):
+            page.page.emulate_media(color_scheme=scheme)
+            page.open(address + path)
+            page.page.get_by_text(text).wait_for()
+            assert page.findings() == []
         assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.problems == []
-    context.close()
 
 
 @pytest.mark.slow
@@ -503,35 +516,51 @@ def test_keyboard_leads_from_page_to_page(address: str, page: Watched) -> None:
 
 
 @pytest.mark.slow
-def test_password_is_asked_for(tmp_path: Path, browser: Any) -> None:
-    """On a workspace that is empty: nothing of it is shown before, and what to run next after."""
-    secret, field = "correct horse <b>", "input[type=password]"
-    with dashboard(tmp_path / "empty", tmp_path, {"NELBO_DASHBOARD_PASSWORD": secret}) as at:
-        page = Watched(browser.new_page())
+def test_password_is_asked_for(guarded: tuple[str, Path], browser: Any) -> None:
+    """Nothing is shown before, what to run next after; a picture, at the address of a hash, is for who is admitted."""
+    at, folder = guarded
+    field, asked = "input[type=password]", list[str]()
+    with browser.new_page() as page:
+        watched = Watched(page)
         for path in ("/", "/batch", "/image"):
-            page.open(at + path)
-            page.page.wait_for_selector(field)
-            assert page.page.get_by_role("link", name="Overview").count() == 0
-        assert page.findings() == []
-        for guess, answer in (("wrong", "This is not the password."), ("", "This is not the password.")):
-            page.page.fill(field, guess)
-            page.page.get_by_role("button", name="Enter").click()
-            page.page.get_by_text(answer).wait_for()
-        page.page.fill(field, secret)
-        page.page.press(field, "Enter")
-        page.page.get_by_role("link", name="Overview").wait_for()
-        page.page.get_by_role("link", name="Overview").click()
-        page.page.get_by_text("nelbo train --normal good/").wait_for()
-        page.page.get_by_role("link", name="Batch", exact=True).click()
-        page.page.get_by_text("nelbo score DIR").wait_for()
-        assert page.findings() == []
-        assert page.problems == []
-        # Another visitor is another one.
-        other = Watched(browser.new_page())
-        other.open(at)
-        other.page.wait_for_selector(field)
-    assert secret not in (tmp_path / "dashboard.log").read_text()
-    assert not (tmp_path / "empty").exists()
+            watched.open(at + path)
+            page.wait_for_selector(field)
+            assert page.get_by_role("link", name="Overview").count() == 0
+        assert watched.findings() == []
+        for guess in ("wrong", ""):
+            page.fill(field, guess)
+            page.get_by_role("button", name="Enter").click()
+            page.get_by_text("This is not the password.").wait_for()
+        page.fill(field, SECRET)
+        page.press(field, "Enter")
+        page.get_by_role("link", name="Overview").wait_for()
+        page.get_by_role("link", name="Overview").click()
+        page.get_by_text("nelbo train --normal good/").wait_for()
+        page.get_by_role("link", name="Batch", exact=True).click()
+        page.get_by_text("nelbo score DIR").wait_for()
+        assert watched.findings() == []
+        assert not (folder / "workspace").exists()
+        workspace, root = Workspace.at(str(folder / "workspace")), folder / "images"
+        names = [path.name for path in write_images(root, 3, seed=1)]
+        add_batch(workspace, "b1", names, add_calibration(workspace), root=root, not_scored=0, anomalous=1.0, shift=9)
+        image_id = read_table(workspace.scores(MODEL, "b1"))["image_id"][0]
+        page.on("request", lambda request: asked.append(request.url))
+        watched.open(f"{at}/image?model={MODEL}&batch=b1&image={image_id}")
+        page.locator("img[src*='/media/']").first.wait_for()
+        (cookie,) = [
+            f"{one['name']}={one['value']}" for one in page.context.cookies() if one["name"].startswith("nelbo")
+        ]
+        (picture, *_) = [url for url in asked if url.startswith(f"{at}/media/")]
+        assert httpx.get(picture, headers={"Cookie": cookie}).content.startswith((b"\xff\xd8", b"\x89PNG"))
+        for headers in ({}, {"Cookie": f"{cookie}x"}, {"Accept": "text/html"}):
+            for url in {url for url in asked if not url.endswith("/_stcore/health")}:
+                assert httpx.get(url, headers=headers).status_code == 401
+        assert watched.problems == []
+    # Another visitor is another one.
+    with browser.new_page() as page:
+        Watched(page).open(at)
+        page.wait_for_selector(field)
+    assert SECRET not in (folder / "dashboard.log").read_text()
 
 
 def memory_mb(address: str) -> int:
@@ -545,11 +574,10 @@ def memory_mb(address: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("password", ["", "correct horse"])
-def test_uploads_fill_no_memory(tmp_path: Path, password: str) -> None:
-    """With a password or without one, to the address for uploads, to any other, or without an end of the headers."""
+def test_uploads_fill_no_memory(address: str, guarded: tuple[str, Path]) -> None:
+    """Without a password or with one, to the address for uploads, to any other, or without an end of the headers."""
     mb = b"x" * (1 << 20)
-    with dashboard(tmp_path / "empty", tmp_path, {"NELBO_DASHBOARD_PASSWORD": password}) as at:
+    for at in (address, guarded[0]):
         host, port = at.removeprefix("http://").split(":")
         httpx.get(at)
         before = memory_mb(at)
@@ -567,71 +595,35 @@ def test_uploads_fill_no_memory(tmp_path: Path, password: str) -> None:
 
 
 @pytest.mark.slow
-def test_pages_show_the_rest_of_a_damaged_workspace(tmp_path: Path, browser: Any) -> None:
+def test_pages_of_a_damaged_workspace_and_of_one_that_is_written_to(tmp_path: Path, visitor: Any) -> None:
+    """They show the rest of it, and whole batches."""
     workspace = make_workspace(tmp_path / "workspace")
     for file in (workspace.scores(MODEL, "b1"), workspace.flagged(MODEL, "b2"), next(workspace.runs.glob("*.parquet"))):
         file.write_bytes(spoilt(file.read_bytes(), "cut"))
-    with dashboard(workspace.root, tmp_path) as at:
-        page = Watched(browser.new_page())
-        page.open(f"{at}/batch?model={MODEL}&batch=b2")
-        page.page.get_by_text("303 images: ").wait_for()
-        page.open(f"{at}/review?model={MODEL}&batch=b2")
-        page.page.get_by_text("flagged/model_id=").wait_for()
-        page.open(f"{at}/image")
-        page.page.get_by_label("Find an image").fill("002")
-        page.page.keyboard.press("Enter")
-        page.page.get_by_text("Choose a row to open it.").wait_for()
-        page.open(f"{at}/")
-        page.page.get_by_text("The newest batch, b2, has").wait_for()
-        warning = page.page.get_by_text("3 files cannot be read and are left out").inner_text()
+    code = "import scored, sys; scored.publish_for_ever(sys.argv[1])"
+    path = os.pathsep.join([str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")])
+    with dashboard(workspace.root, tmp_path) as at, visitor.new_page() as page:
+        watched = Watched(page)
+        watched.open(f"{at}/batch?model={MODEL}&batch=b2")
+        page.get_by_text("303 images: ").wait_for()
+        watched.open(f"{at}/review?model={MODEL}&batch=b2")
+        page.get_by_text("flagged/model_id=").wait_for()
+        watched.open(f"{at}/image")
+        page.get_by_label("Find an image").fill("002")
+        page.keyboard.press("Enter")
+        page.get_by_text("Choose a row to open it.").wait_for()
+        watched.open(f"{at}/")
+        page.get_by_text("The newest batch, b2, has").wait_for()
+        warning = page.get_by_text("3 files cannot be read and are left out").inner_text()
         for name in ("batch_id=b1/scores.parquet", "batch_id=b2/flagged.parquet", "runs/"):
             assert name in warning
-        assert page.problems == []
-
-
-@pytest.mark.slow
-def test_a_picture_is_for_who_is_admitted(tmp_path: Path, browser: Any) -> None:
-    """Its address is a hash; whoever knows it needs the password all the same."""
-    secret, asked = "correct horse", list[str]()
-    workspace, root = Workspace.at(str(tmp_path / "workspace")), tmp_path / "images"
-    paths = write_images(root, 3, seed=1)
-    names = [path.name for path in paths]
-    add_batch(workspace, "b1", names, add_calibration(workspace), root=root, not_scored=0, anomalous=1.0, shift=9)
-    row = read_table(workspace.scores(MODEL, "b1")).to_pylist()[0]
-    with dashboard(workspace.root, tmp_path, {"NELBO_DASHBOARD_PASSWORD": secret}) as at:
-        page = Watched(browser.new_page())
-        page.page.on("request", lambda request: asked.append(request.url))
-        page.open(f"{at}/image?model={MODEL}&batch=b1&image={row['image_id']}")
-        page.page.fill("input[type=password]", secret)
-        page.page.press("input[type=password]", "Enter")
-        page.page.locator("img[src*='/media/']").first.wait_for()
-        (cookie,) = [
-            f"{one['name']}={one['value']}" for one in page.page.context.cookies() if one["name"].startswith("nelbo")
-        ]
-        (picture, *_) = [url for url in asked if url.startswith(f"{at}/media/")]
-        assert httpx.get(picture, headers={"Cookie": cookie}).content.startswith((b"\xff\xd8", b"\x89PNG"))
-        for headers in ({}, {"Cookie": f"{cookie}x"}, {"Accept": "text/html"}):
-            for url in {url for url in asked if not url.endswith("/_stcore/health")}:
-                assert httpx.get(url, headers=headers).status_code == 401
-
-
-@pytest.mark.slow
-def test_pages_load_while_batches_are_published(tmp_path: Path, browser: Any) -> None:
-    workspace = make_workspace(tmp_path / "workspace")
-    support = Path(__file__).parents[2] / "support"
-    command = "import scored, sys; scored.publish_for_ever(sys.argv[1])"
-    path = os.pathsep.join([str(support), os.environ.get("PYTHONPATH", "")])
-    writer = subprocess.Popen(
-        [sys.executable, "-c", command, str(workspace.root)], env=os.environ | {"PYTHONPATH": path}
-    )
-    try:
-        with dashboard(workspace.root, tmp_path) as at:
-            page = Watched(browser.new_page())
+        writer = subprocess.Popen([sys.executable, "-c", code, workspace.root], env=os.environ | {"PYTHONPATH": path})
+        try:
             for i in range(4):
-                page.open(f"{at}/{('', f'batch?model={MODEL}&batch=b{i % 3}')[i % 2]}")
-            assert page.problems == []
-            page.page.get_by_text(re.compile(r"^(300|303) images: ")).wait_for()
-        assert writer.poll() is None
-    finally:
-        writer.kill()
-        writer.wait()
+                watched.open(f"{at}/{('', f'batch?model={MODEL}&batch=b{i % 3}')[i % 2]}")
+            page.get_by_text(re.compile(r"^(300|303) images: ")).wait_for()
+            assert writer.poll() is None
+        finally:
+            writer.kill()
+            writer.wait()
+        assert watched.problems == []

@@ -1,22 +1,21 @@
 """Calibration without images that teach nothing: folds, one after the other, stand in for new images."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import calibrate, score, train
 from PIL import Image
 
 from nelbo.data import read_table
 from nelbo.detectors import conformal_threshold
 from nelbo.flows.workspace.calibrations.calibration import read_calibration
+from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
-Nelbo = Callable[..., tuple[int, str, str]]
 #: Filters need no weights, and their bundles are small.
-SMALL = ("--set", "image_size=64", "--set", "preset=features", "--set", "backbone=filters", "--set", "engines=")
+SMALL: dict[str, Any] = {"image_size": (64, 64), "preset": "features", "backbone": "filters", "engines": ()}
 
 
 def write_parts(folder: Path, n: int, seed: int, spot: bool = False) -> Path:
@@ -37,16 +36,14 @@ def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parts(tmp_path_factory.mktemp("parts") / "normal", 60, 1)
 
 
-@pytest.fixture
-def trained(nelbo: Nelbo, normals: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    workspace = tmp_path / "workspace"
-    code, out, err = nelbo("train", "--normal", normals, *SMALL, "--workspace", workspace, "--json", "--no-prefect")
-    assert code == 0, err
-    return workspace, json.loads(out)
+@pytest.fixture(scope="module")
+def trained(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    workspace = tmp_path_factory.mktemp("crossed") / "workspace"
+    return workspace, train(normals, workspace, **SMALL)
 
 
 def test_every_normal_is_trained_on_and_sets_the_threshold(
-    trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     workspace, result = trained
     assert (result["calibrate_on"], result["approximate"]) == ("cross", True)
@@ -62,40 +59,33 @@ def test_every_normal_is_trained_on_and_sets_the_threshold(
     # New parts: most are normal, and each with a hole is found.
     for name, spot, flagged in (("new", False, range(8)), ("holes", True, range(20, 21))):
         batch = write_parts(tmp_path / name, 20, 7 + spot, spot)
-        code, out, err = nelbo("score", batch, "--workspace", workspace, "--json", "--no-prefect")
-        assert code == 0, err
-        assert json.loads(out)["n_anomalous"] in flagged
+        assert score(batch, workspace, calibration=result["calibration_id"])["n_anomalous"] in flagged
 
 
-def test_another_rate_of_the_same_images(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, normals: Path) -> None:
+def test_another_rate_of_the_same_images(trained: tuple[Path, dict[str, Any]], normals: Path) -> None:
     """The model has seen them all; what models of the others said of them is kept."""
     workspace, result = trained
-    at = ("--workspace", workspace, "--json", "--no-prefect")
-    code, out, err = nelbo("calibrate", "--normal", normals, "--fpr", "0.1", *at)
-    assert code == 0, err
-    other = json.loads(out)
+    other = calibrate(workspace, normal=str(normals), fpr=0.1)
     assert (other["fpr"], other["approximate"], other["n_calibration"], other["n_left_out"]) == (0.1, True, 60, 0)
     first = read_calibration(Workspace(workspace), result["calibration_id"])
     assert other["threshold"] == conformal_threshold(first.normal_scores, 0.1)
-    code, out, err = nelbo("calibrate", "--normal", normals, "--fpr", "0.1", "--confidence", "0.9", *at)
-    assert (code, out) == (2, "")
-    assert "cross-fitted scores make the rate approximate" in err
+    with pytest.raises(UsageError, match="cross-fitted scores make the rate approximate"):
+        calibrate(workspace, normal=str(normals), fpr=0.1, confidence=0.9)
 
 
-def test_held_out_images_promise_exactly(nelbo: Nelbo, normals: Path, tmp_path: Path) -> None:
-    asked = ("--set", "calibrate_on=held_out", "--workspace", tmp_path / "workspace", "--json", "--no-prefect")
-    code, out, err = nelbo("train", "--normal", normals, *SMALL, *asked)
-    assert code == 0, err
-    result = json.loads(out)
+def test_held_out_images_promise_exactly(normals: Path, tmp_path: Path) -> None:
+    result = train(normals, tmp_path / "workspace", calibrate_on="held_out", **SMALL)
     assert (result["calibrate_on"], result["approximate"]) == ("held_out", False)
     assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (41, 0, 19)
 
 
-def test_what_cannot_be_crossed(nelbo: Nelbo, normals: Path, tmp_path: Path) -> None:
-    asked = ("--set", "calibrate_on=cross", "--workspace", tmp_path / "workspace", "--no-prefect")
-    code, _, err = nelbo("train", "--normal", normals, "--set", "image_size=32", *asked)
-    assert code == 2
-    assert "calibrate_on=cross is of the heads linear and linear_image" in err
-    code, _, err = nelbo("train", "--normal", normals, *SMALL, *asked, "--set", "confidence=0.95")
-    assert code == 2
-    assert "confidence=0.95 does not go with calibrate_on=cross" in err
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"image_size": (32, 32)}, "calibrate_on=cross is of the heads linear and linear_image"),
+        ({**SMALL, "confidence": 0.95}, "confidence=0.95 does not go with calibrate_on=cross"),
+    ],
+)
+def test_what_cannot_be_crossed(asked: dict[str, Any], says: str, normals: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        train(normals, tmp_path / "workspace", calibrate_on="cross", **asked)

@@ -6,22 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
+from commands import score
 from PIL import Image
 from synthetic import texture, write_images
+from trainings import write_list
 
 from nelbo.data import read_table
-from nelbo.flows.options.options import ScoreOptions, TrainOptions
-from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.layout import Workspace
-
-SMALL = {"image_size": (16, 16), "epochs": 2}
 
 
-def options(folder: Path, **more: Any) -> TrainOptions:
-    return TrainOptions(normal=str(folder / "in"), workspace=str(folder / "w"), **{**SMALL, **more})
+def train(folder: Path, source: str = "in", **more: Any) -> dict[str, Any]:
+    return commands.train(folder / source, folder / "w", **{"image_size": (16, 16), "epochs": 1, **more})
 
 
 @pytest.fixture
@@ -49,12 +47,12 @@ def test_what_is_left_behind(trained: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_an_image_that_the_likelihood_excludes_costs_its_own_row(normals: Path) -> None:
-    trained = execute("train", options(normals, likelihood="discretised_logistic"), prefect=False)
+    trained = train(normals, likelihood="discretised_logistic")
     new = normals / "new"
     write_images(new, 5, seed=1)
     deep = texture(np.random.default_rng(5)).astype(np.uint16) * 200 + 77
     Image.fromarray(deep).save(new / "deep.png")
-    result = execute("score", ScoreOptions(images=str(new), workspace=str(normals / "w")), prefect=False)
+    result = score(new, normals / "w")
     assert (result["n_scored"], result["n_not_scored"]) == (5, 1)
     rows = {row["relative_path"]: row for row in read_table(Path(result["scores"])).to_pylist()}
     assert rows["deep.png"]["reason"] == "unsupported"
@@ -75,15 +73,15 @@ def test_deep_normals_are_refused_where_levels_are_needed(normals: Path) -> None
     with pytest.raises(
         UsageError, match=r"'deep\d.png'.* discretised_logistic is not defined for. Bring them to the 256 levels"
     ):
-        execute("train", options(normals, likelihood="discretised_logistic"), prefect=False)
+        train(normals, likelihood="discretised_logistic")
 
 
 def test_bernoulli_needs_binarised_images(normals: Path) -> None:
     with pytest.raises(UsageError, match=r"binarize is not set. Set binarize=0.5, or take .*continuous_bernoulli"):
-        execute("train", options(normals, likelihood="bernoulli"), prefect=False)
+        train(normals, likelihood="bernoulli")
     assert not (normals / "w").exists()
-    execute("train", options(normals, likelihood="bernoulli", binarize=0.6), prefect=False)
-    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    train(normals, likelihood="bernoulli", binarize=0.6)
+    result = score(normals / "in", normals / "w")
     assert result["n_scored"] == 40
 
 
@@ -102,7 +100,7 @@ def test_bernoulli_needs_binarised_images(normals: Path) -> None:
 )
 def test_bad_settings_are_said_in_a_line(normals: Path, bad: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        execute("train", options(normals, **bad), prefect=False)
+        train(normals, **bad)
     # Before anything is hashed or decoded.
     assert not (normals / "w").exists()
 
@@ -120,75 +118,69 @@ def test_divergence_names_files_on_the_command_line(normals: Path, nelbo: Callab
     assert not (normals / "w" / "models").exists()
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_a_kept_cache_is_used_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = execute("train", options(normals, keep_cache=True), prefect=False)
+    first = train(normals, keep_cache=True)
     (kept,) = (normals / "w" / "cache").iterdir()
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("decoded again")
-
     monkeypatch.setattr("nelbo.data.cache.read_images", refuse)
-    again = execute("train", options(normals, seed=1, keep_cache=True), prefect=False)
+    again = train(normals, fpr=0.1, keep_cache=True)
     # Used, and left alone, by a training that keeps none too.
-    third = execute("train", options(normals, seed=2), prefect=False)
-    assert len({run["model_id"] for run in (first, again, third)}) == 3
+    third = train(normals, fpr=0.2)
+    assert len({run["calibration_id"] for run in (first, again, third)}) == 3
     assert list((normals / "w" / "cache").iterdir()) == [kept]
 
 
-@pytest.mark.parametrize("step", ["calibrate_model", "write_card", "_write_history", "save_bundle"])
-def test_stopped_after_training_nothing_is_trained_again(
-    normals: Path, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("done again")
+
+
+def test_stopped_after_training_nothing_is_trained_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is stopped."""
+
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    modules = {"calibrate_model": "nelbo.flows.steps.train", "save_bundle": "nelbo.vae_core"}
-    with monkeypatch.context() as patched:
-        patched.setattr(f"{modules.get(step, 'nelbo.flows.steps.fit')}.{step}", stop)
-        with pytest.raises(KeyboardInterrupt):
-            execute("train", options(normals), prefect=False)
-    (left,) = (normals / "w" / "checkpoints").iterdir()
-    assert sorted(path.name for path in left.iterdir()) == ["cache", "checkpoint.safetensors"]
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr("nelbo.vae_core.network.vae.VAE.compute_loss", refuse)
-    result = execute("train", options(normals), prefect=False)
-    assert result["calibration_id"]
+    for step in ("vae_core.save_bundle", "fit._write_history", "fit.write_card", "train.calibrate_model"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"nelbo.{'' if 'vae' in step else 'flows.steps.'}{step}", stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(normals)
+        (left,) = (normals / "w" / "checkpoints").iterdir()
+        assert sorted(path.name for path in left.iterdir()) == ["cache", "checkpoint.safetensors"]
+        monkeypatch.setattr("nelbo.vae_core.network.vae.VAE.compute_loss", refuse)
+    assert train(normals)["calibration_id"]
     assert not list((normals / "w" / "checkpoints").iterdir())
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_the_same_model_made_another_way_is_described_as_first_made(normals: Path) -> None:
-    first = execute("train", options(normals, epochs=1), prefect=False)
-    history = Workspace.at(str(normals / "w")).history(first["model_id"])
-    before = read_table(history)
-    again = execute("train", options(normals, epochs=1, patience=7), prefect=False)
-    assert again["model_id"] == first["model_id"]
-    assert read_table(history).equals(before)
+    first = train(normals)
+    files = [normals / "w" / "history" / f"{first['model_id']}.parquet", *(normals / "w" / "models").rglob("*.*")]
+    before = [path.read_bytes() for path in files]
+    again = train(normals, fpr=0.1)
+    assert (again["model_id"], again["fpr"]) == (first["model_id"], 0.1)
+    assert [path.read_bytes() for path in files] == before
 
 
 def test_spatial_model_through_the_whole_chain(normals: Path) -> None:
     more = {"preset": "conv_spatial", "image_size": (16, 24), "flip": "horizontal", "denoising": 0.5, "free_bits": 0.1}
-    trained = execute("train", options(normals, **more), prefect=False)
-    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    trained = train(normals, **more)
+    result = score(normals / "in", normals / "w")
     assert result["n_scored"] == 40
-    assert Workspace.at(str(normals / "w")).card(trained["model_id"]).exists()
+    assert (normals / "w" / "cards" / f"{trained['model_id']}.md").exists()
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = sorted((normals / "in").iterdir())
-    parts = dict.fromkeys((path.name for path in paths), "") | {paths[0].name: "train"}
     Image.open(paths[0]).save(normals / "in" / "copy.webp", quality=95)
-    lines = [f"{name},{part}" for name, part in (parts | {"copy.webp": "validation"}).items()]
-    (normals / "in" / "list.csv").write_text("path,split\n" + "\n".join(lines) + "\n")
-    given = options(normals, image_size=(32, 32)).model_copy(update={"normal": str(normals / "in" / "list.csv")})
-    trained = execute("train", given, prefect=False)
+    parts = dict.fromkeys((path.name for path in paths), "") | {paths[0].name: "train", "copy.webp": "validation"}
+    write_list(normals / "in" / "list.csv", "path,split", parts.items())
+    trained = train(normals, "in/list.csv", image_size=(32, 32))
     assert f"1 pairs of images look alike and are in different parts (first: copy.webp, {paths[0].name})" in caplog.text
-    workspace = Workspace.at(given.workspace)
-    description = json.loads((workspace.models / trained["model_id"] / "model.json").read_text())
+    description = json.loads((normals / "w" / "models" / trained["model_id"] / "model.json").read_text())
     assert description["training"]["n_near_duplicates"] == 1
-    assert "1 pairs of images look alike" in workspace.card(trained["model_id"]).read_text()
+    assert "1 pairs of images look alike" in (normals / "w" / "cards" / f"{trained['model_id']}.md").read_text()
 
 
 @pytest.mark.slow
@@ -206,8 +198,7 @@ def test_a_model_of_features_goes_the_whole_way(
     """Trained, calibrated, exported, scored; the page has no picture that such a model cannot draw."""
     chosen = {"image_size": (64, 64), "preset": "features", "pretext_steps": 60, "epochs": 10, "engines": ("onnx",)}
     chosen |= network
-    given = TrainOptions(normal=str(images / "normal"), workspace=str(tmp_path), **chosen)
-    trained = execute("train", given, prefect=False)
+    trained = commands.train(images / "normal", tmp_path, **chosen)
     description = json.loads((tmp_path / "models" / trained["model_id"] / "model.json").read_text())
     assert network.items() <= description["config"].items()
     card = (tmp_path / "cards" / f"{trained['model_id']}.md").read_text(encoding="utf-8")
@@ -215,8 +206,7 @@ def test_a_model_of_features_goes_the_whole_way(
     assert f"features, {backbone}, {network['head']}" in card
     found = {}
     for engine in ("keras", "onnx"):
-        score = ScoreOptions(images=str(images / "new"), workspace=str(tmp_path), engine=engine)
-        result = execute("score", score, prefect=False)
+        result = score(images / "new", tmp_path, engine=engine)
         found[engine] = read_table(Path(result["scores"])).sort_by("relative_path")
     scores = [table["anomaly_score"].to_numpy(zero_copy_only=False) for table in found.values()]
     np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-3)
@@ -232,13 +222,7 @@ def test_a_model_of_features_goes_the_whole_way(
 
 def test_weights_that_are_not_there_are_said_in_a_line(images: Path, tmp_path: Path) -> None:
     chosen = {"image_size": (64, 64), "preset": "features", "backbone": "efficientnet_lite0"}
-    given = TrainOptions(
-        normal=str(images / "normal"),
-        workspace=str(tmp_path),
-        backbone_weights=str(tmp_path / "x.safetensors"),
-        **chosen,
-    )
     with pytest.raises(UsageError, match=r"x\.safetensors: there is no such file"):
-        execute("train", given, prefect=False)
+        commands.train(images / "normal", tmp_path, backbone_weights=str(tmp_path / "x.safetensors"), **chosen)
     # Before anything is hashed or decoded.
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from synthetic import write_images
+from trainings import train_once, write_list
 
 from nelbo.data import InputError
 from nelbo.flows.options.options import TrainOptions
@@ -34,8 +35,9 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blots = write_images(folder / "blots", 15, seed=22, blot=True)
     write_images(folder / "next", 80, seed=23)
     write_images(folder / "blotted", 80, seed=24, blot=True)
-    rows = [f"normal/{path.name},0,test" for path in normal] + [f"blots/{path.name},1,train" for path in blots]
-    (folder / "list.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    rows = [(f"normal/{path.name}", 0, "test") for path in normal]
+    rows += [(f"blots/{path.name}", 1, "train") for path in blots]
+    write_list(folder / "list.csv", "path,label,split", rows)
     return folder
 
 
@@ -58,6 +60,7 @@ class Listener(Direct):
         self.shown[key] = content
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_an_equal_candidate_is_promoted(held_out: Path, workspace: Path, trained: Trained) -> None:
     listener = Listener()
     chosen = options(held_out / "next", workspace, held_out / "list.csv")
@@ -196,11 +199,15 @@ execute("train", TrainOptions.model_validate_json(sys.argv[1]), prefect=False)
 """
 
 
-def test_from_the_first_model_to_a_gate_that_was_killed(held_out: Path, tmp_path: Path) -> None:
+def test_from_the_first_model_to_a_gate_that_was_killed(
+    held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at = tmp_path / "w"
     workspace = Workspace.at(str(at))
     write_images(tmp_path / "first", 40, seed=41)
-    first = execute("train", options(tmp_path / "first", at, held_out / "normal", **TINY), prefect=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("nelbo.vae_core.train", train_once)
+        first = execute("train", options(tmp_path / "first", at, held_out / "normal", **TINY), prefect=False)
     assert (first["promoted"], first["gate"]["passed"]) == (True, True)
     assert first["gate"]["findings"] == ["there was no model before"]
     assert pointers.promoted(workspace) == first["model_id"]
@@ -222,6 +229,7 @@ def test_from_the_first_model_to_a_gate_that_was_killed(held_out: Path, tmp_path
     assert not list((at / "checkpoints").iterdir())
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_a_serving_model_without_calibration_is_compared_by_auroc(
     held_out: Path, workspace: Path, trained: Trained
 ) -> None:

@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import score
+from commands import calibrate, score, train
 from faults import shut
 from PIL import Image
 from synthetic import write_images
 
 from nelbo.data import iter_images, list_source, read_metadata, read_table
-from nelbo.flows.options.options import CalibrateOptions, IngestOptions, TrainOptions
+from nelbo.flows.options.options import IngestOptions
 from nelbo.flows.orchestration.execution import execute
-
-Trained = tuple[Path, dict[str, Any]]
 
 
 def ingest(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
@@ -55,11 +53,10 @@ def test_a_second_ingest_reads_only_what_is_new(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_folder_with_a_replaced_file_is_scored(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under the same name, size and time: its row is of the new contents."""
     monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(3):
@@ -76,22 +73,20 @@ def test_a_folder_with_a_replaced_file_is_scored(
     assert [row["reason"] for row in rows] == [None] * 3
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_folders_that_cannot_be_listed_are_counted_by_each_command(
-    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
     folder = Path(shutil.copytree(images / "normal", tmp_path / "in"))
     (folder / "shut").mkdir()
     shut(monkeypatch, "shut")
-    calibrate = CalibrateOptions(normal=str(folder), workspace=str(workspace), statistic="nelbo")
-    train = TrainOptions(normal=str(folder), workspace=str(workspace), image_size=(32, 32), epochs=1)
     new = write_images(tmp_path / "more", 20, seed=9)[0].parent
     (new / "shut").mkdir()
     results = [
         ingest(folder, workspace),
         score(folder, workspace),
-        execute("train", train, prefect=False),
-        execute("calibrate", calibrate.model_copy(update={"normal": str(new)}), prefect=False),
+        train(folder, workspace, image_size=(32, 32), epochs=1),
+        calibrate(workspace, normal=str(new), statistic="nelbo"),
     ]
     assert [result["n_folders_unlisted"] for result in results] == [1, 1, 1, 1]
     for result in results:
@@ -140,10 +135,7 @@ def test_ingest_says_what_the_images_look_like(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "pattern"])
-def test_a_batch_from_elsewhere_has_the_same_verdicts(
-    kind: str, images: Path, trained: Trained, tmp_path: Path
-) -> None:
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+def test_a_batch_from_elsewhere_has_the_same_verdicts(kind: str, images: Path, workspace: Path, tmp_path: Path) -> None:
     source = str(images / "new" / "*" / "*.png")
     if kind == "zip":
         source = str(tmp_path / "new.zip")
@@ -160,10 +152,9 @@ def test_a_batch_from_elsewhere_has_the_same_verdicts(
 
 
 def test_a_file_that_changes_before_it_is_scored_waits(
-    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It changes after it was listed: its row would have the hash of one image and the score of another."""
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
     folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
     changing = sorted(folder.iterdir())[3]
 
@@ -180,9 +171,8 @@ def test_a_file_that_changes_before_it_is_scored_waits(
 
 
 def test_a_file_that_changes_while_it_is_listed_waits_too(
-    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
     folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
 
     def late(*arguments: Any) -> Any:
@@ -198,8 +188,8 @@ def test_a_file_that_changes_while_it_is_listed_waits_too(
     assert row["n_waiting"] == 1
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_training_from_an_archive(images: Path, tmp_path: Path) -> None:
     source = shutil.make_archive(str(tmp_path / "normal"), "gztar", images / "normal")
-    options = TrainOptions(normal=source, workspace=str(tmp_path / "workspace"), image_size=(32, 32), epochs=1)
-    result = execute("train", options, prefect=False)
+    result = train(source, tmp_path / "workspace", image_size=(32, 32), epochs=1)
     assert result["n_train"] + result["n_validation"] + result["n_calibration"] == 80

@@ -22,6 +22,7 @@ import pytest
 from faults import shut
 from killed import stubs
 from PIL import Image
+from scored import stub_workspace
 
 import nelbo.data.decoder.decoding
 import nelbo.data.sources.manifest
@@ -112,11 +113,12 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def line(trained: Trained, tmp_path: Path, stubbed: None) -> Line:  # noqa: ARG001
+def line(tmp_path: Path, stubbed: None) -> Line:  # noqa: ARG001
     """Three old images have landed."""
     for i, name in enumerate(("a.png", "b/c.png", "d.png")):
         put(tmp_path / "in" / name, i)
-    return Line(Path(shutil.copytree(trained[0], tmp_path / "workspace")), tmp_path / "in")
+    stub_workspace(tmp_path / "workspace")
+    return Line(tmp_path / "workspace", tmp_path / "in")
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -152,10 +154,7 @@ def test_only_what_is_new_is_scored(line: Line) -> None:
     assert line.taken == ["0.png", "a.png", "b/c.png", "b/late.png", "d.png"]
     assert line.unfinished == ""
     assert set(line.scored().values()) == {1}
-
-
-def test_the_ledger_is_a_manifest(line: Line) -> None:
-    line.score()
+    # The ledger is a manifest.
     table, said = read_table(line.ledger), read_metadata(line.ledger)
     assert table.schema.remove_metadata() == MANIFEST_SCHEMA
     assert said["nelbo.root"] == str(line.folder)
@@ -488,19 +487,9 @@ def test_a_frozen_batch_is_not_listed_again(line: Line) -> None:
     assert line.rows(result["batches"][1]) == ["e.png", "f.png"]
     runs = [row for path in line.workspace.glob("runs/*.parquet") for row in read_table(path).to_pylist()]
     assert sorted(row["batch_id"] for row in runs if row["command"] == "score") == sorted(result["batches"])
-
-
-def test_anomalies_of_both_batches_count(line: Line) -> None:
-    with pytest.raises(Stopped):
-        line.score(Meddling(freeze_new=stop))
-    put(line.folder / "e.png", 5)
-    result = line.score()
-    verdicts = [
-        word
-        for path in line.workspace.glob("scores/*/*/scores.parquet")
-        for word in read_table(path)["verdict"].to_pylist()
-    ]
-    assert result["n_anomalous_in_batches"] == verdicts.count("anomalous")
+    # Anomalies of both count.
+    scored = [read_table(path)["verdict"].to_pylist() for path in line.workspace.glob("scores/*/*/scores.parquet")]
+    assert result["n_anomalous_in_batches"] == sum(verdicts.count("anomalous") for verdicts in scored)
 
 
 def test_a_file_that_changes_or_goes_before_it_is_scored_is_new_again(line: Line) -> None:
@@ -627,76 +616,68 @@ def test_many_files_with_random_fates(line: Line, random: np.random.Generator, m
             assert line.taken == sorted(taken)
 
 
-def drive(trained: Trained, aside: Path, *what: object) -> Any:
+def drive(aside: Path, *what: object) -> Any:
     """What ``killed.py`` found, in a process that loads no network and can fork."""
-    command = [sys.executable, killed.__file__, str(trained[0]), "-", str(aside), *map(str, what)]
+    stub_workspace(aside / "stub")
+    command = [sys.executable, killed.__file__, str(aside / "stub"), "-", str(aside), *map(str, what)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def exactly_once(one: dict[str, Any]) -> bool:
+def assert_exactly_once(one: dict[str, Any]) -> None:
+    assert one["again"] == [0, 0]
     rows = [row for batch in one["batches"].values() for row in batch]
-    return sorted(rows) == sorted(one["expected"])
+    assert sorted(rows) == sorted(one["expected"])
+    # What was published before stays as it was.
+    assert all(one["batches"][name] == batch for name, batch in one["seen"].items())
 
 
 @pytest.mark.slow
-def test_killed_at_random_points(trained: Trained, tmp_path: Path, random: np.random.Generator) -> None:
-    events = drive(trained, tmp_path / "counted", "count_landing")
-    points = sorted(random.choice(np.arange(1, events + 1), 16, replace=False).tolist())
-    found = drive(trained, tmp_path / "killed", "land", *points)
+def test_killed_at_random_points(tmp_path: Path, random: np.random.Generator) -> None:
+    """One of each sixth of a run."""
+    events = drive(tmp_path / "counted", "count_landing")
+    points = 1 + ((np.arange(6) + random.random(6)) * events / 6).astype(int)
+    found = drive(tmp_path / "killed", "land", *points)
     # A run has about as many events as the one that was counted.
-    assert sum(one["codes"] == [-signal.SIGKILL] for one in found) >= 13
+    assert [one["codes"] for one in found[:-1]] == [[-signal.SIGKILL]] * 5
     # Before and after the batch that it was at was published.
     assert {len(one["seen"]) for one in found} == {1, 2}
     # Before it was taken, it is one with what came later.
     assert {len(one["batches"]) for one in found} == {2, 3}
     for one in found:
-        assert one["again"] == [0, 0]
-        assert exactly_once(one)
-        # What was published before stays as it was.
-        assert all(one["batches"][name] == batch for name, batch in one["seen"].items())
+        assert_exactly_once(one)
 
 
 @pytest.mark.slow
-def test_two_jobs_at_once(trained: Trained, tmp_path: Path) -> None:
-    for one in drive(trained, tmp_path, "land", *[0] * 8):
-        assert (one["codes"], one["again"]) == ([0, 0], [0, 0])
+def test_two_jobs_at_once(tmp_path: Path) -> None:
+    for one in drive(tmp_path, "land", 0, 0, 0):
+        assert one["codes"] == [0, 0]
         assert len(one["batches"]) == 3
-        assert exactly_once(one)
+        assert_exactly_once(one)
 
 
 @pytest.mark.slow
 def test_the_real_command_is_killed(trained: Trained, images: Path, tmp_path: Path) -> None:
-    """When the ledger is there, in the middle, and when the scores are published."""
+    """When the ledger is there, and when the scores are published."""
     workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-    folder = tmp_path / "in"
-    line = Line(workspace, folder)
-    nelbo = [str(Path(sys.executable).parent / "nelbo"), "score", str(folder), "--new", "--workspace", str(workspace)]
-    nelbo += ["--set", "shard_size=2", "--no-prefect", "--json"]
-    landing = iter(sorted((images / "new" / "a").iterdir()))
-    folder.mkdir()
-    n_landed = 0
-    points = {
-        "landing/*.parquet": 1,
-        "_staging/shards.*/*.parquet": 2,
-        "scores/*/*/scores.parquet": 1,
-    }
-    for pattern, n in points.items():
-        for _ in range(4):
-            age(Path(shutil.copy(next(landing), folder)))
-            n_landed += 1
+    line = Line(workspace, tmp_path / "in")
+    line.folder.mkdir()
+    nelbo = [Path(sys.executable).with_name("nelbo"), "score", line.folder, "--new", "--workspace", workspace]
+    nelbo += ["--set", "shard_size=2", "--no-prefect"]
+    landing = sorted((images / "new" / "a").iterdir())
+    for n, pattern in enumerate(("landing/*.parquet", "scores/*/*/scores.parquet")):
+        for path in landing[4 * n : 4 * n + 4]:
+            age(Path(shutil.copy(path, line.folder)))
         job = subprocess.Popen(nelbo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while len(list(workspace.glob(pattern))) < n and job.poll() is None:
+        while not list(workspace.glob(pattern)) and job.poll() is None:
             time.sleep(0.001)
         job.kill()
         assert job.wait() == -signal.SIGKILL
-    done = subprocess.run(nelbo, check=True, capture_output=True, text=True)
-    assert json.loads(done.stdout)["batches"]
-    assert len(line.scored()) == n_landed
+    line.score()
+    assert len(line.scored()) == 8
     assert set(line.scored().values()) == {1}
-    again = subprocess.run([*nelbo, "--fail-on-anomaly"], check=True, capture_output=True, text=True)
-    assert json.loads(again.stdout)["skipped"] == f"nothing new in {folder}"
+    assert line.score()["skipped"] == f"nothing new in {line.folder}"
 
 
 def test_the_command(trained: Trained, images: Path, tmp_path: Path, nelbo: Callable[..., Any]) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import calibrate, score
 from PIL import Image
 from synthetic import texture, write_images
+from trainings import write_list
 
 from nelbo.data import read_scores
-from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
+from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.fit import make_preprocessing, model_config, unfinished
 from nelbo.flows.steps.settle import settle
@@ -22,10 +24,17 @@ from nelbo.flows.workspace.runs import Run
 RED = (200, 40, 40)
 
 
+pytestmark = pytest.mark.usefixtures("known_networks")
+
+
 def options(folder: Path, **more: Any) -> TrainOptions:
     # Of parts: test_locating.py.
     small = {"image_size": (16, 16), "epochs": 1, "locate": "off"}
     return TrainOptions(normal=str(folder / "in"), workspace=str(folder / "w"), **{**small, **more})
+
+
+def train(chosen: TrainOptions) -> dict[str, Any]:
+    return execute("train", chosen, prefect=False)
 
 
 def frozen(folder: Path, **more: Any) -> tuple[TrainOptions, str]:
@@ -93,17 +102,16 @@ def test_images_whose_stored_mode_is_grey_are_not_decoded(tmp_path: Path, monkey
 
 def test_images_for_testing_decide_nothing(normals: Path) -> None:
     paint(normals / "in" / "zz.png")
-    rows = [
-        f"{path.name},{'test' if path.name == 'zz.png' else 'train'}" for path in sorted((normals / "in").iterdir())
-    ]
-    (normals / "in" / "list.csv").write_text("path,split\n" + "\n".join(rows))
+    names = sorted(path.name for path in (normals / "in").iterdir())
+    rows = [(name, "test" if name == "zz.png" else "train") for name in names]
+    write_list(normals / "in" / "list.csv", "path,split", rows)
     asked = options(normals).model_copy(update={"normal": str(normals / "in" / "list.csv")})
     assert settle(asked, freeze_normals(asked, Run("train", asked))).options.channels == 1
 
 
 def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(normals: Path) -> None:
     paint(normals / "in" / "zz|.png")
-    result = execute("train", options(normals), prefect=False)
+    result = train(options(normals))
     assert json.dumps(result)
     assert result["channels"] == 3
     assert result["settled"] == {"channels": "colour varies in the training images, first in zz|.png"}
@@ -114,12 +122,12 @@ def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(normals: Path)
     assert facts["config"]["channels"] == facts["preprocessing"]["channels"] == 3
     assert not list((normals / "w" / "checkpoints").iterdir())
     # Told so, it is the same model.
-    told = execute("train", options(normals, channels=3), prefect=False)
+    told = train(options(normals, channels=3))
     assert (told["model_id"], told["channels"], "settled" in told) == (result["model_id"], 3, False)
 
 
 def test_a_colour_batch_under_a_grey_model_is_said_once(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trained = execute("train", options(normals), prefect=False)
+    trained = train(options(normals))
     assert trained["channels"] == 1
     assert "grey (auto: no training image has colour)" in (
         normals / "w" / "cards" / f"{trained['model_id']}.md"
@@ -132,33 +140,32 @@ def test_a_colour_batch_under_a_grey_model_is_said_once(normals: Path, caplog: p
     (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     caplog.clear()
     # In many shards, it is one warning.
-    asked = ScoreOptions(images=str(new), workspace=str(normals / "w"), shard_size=2)
-    result = execute("score", asked, prefect=False)
+    result = score(new, normals / "w", shard_size=2)
     assert (result["n_images"], result["n_scored"], result["n_colour_dropped"]) == (10, 9, 3)
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(said) == 1
     assert said[0].startswith(f"3 of 9 images have colour, and model {trained['model_id']} sees them in grey")
     assert "channels=auto (or 3)" in said[0]
-    grey = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    grey = score(normals / "in", normals / "w")
     assert grey["n_colour_dropped"] == 0
 
 
 def test_calibrating_a_grey_model_on_colour_is_said(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
-    execute("train", options(normals, fpr=0.2), prefect=False)
+    train(options(normals, fpr=0.2))
     more = normals / "more"
     write_images(more, 30, seed=4)
     paint(more / "red.png")
     caplog.clear()
-    execute("calibrate", CalibrateOptions(normal=str(more), fpr=0.2, workspace=str(normals / "w")), prefect=False)
+    calibrate(normals / "w", normal=str(more), fpr=0.2)
     (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
     assert said.startswith("1 of 31 images have colour")
 
 
 def test_a_colour_model_drops_nothing(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
     paint(normals / "in" / "zz.png")
-    execute("train", options(normals), prefect=False)
+    train(options(normals))
     caplog.clear()
-    result = execute("score", ScoreOptions(images=str(normals / "in"), workspace=str(normals / "w")), prefect=False)
+    result = score(normals / "in", normals / "w")
     assert result["n_colour_dropped"] == 0
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -185,7 +192,7 @@ def test_floats_go_by_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
     """A bright image and a dark one of the same shape are not the same to the model."""
     files = write_floats(tmp_path / "in", 40, seed=0)
     values = np.concatenate([np.asarray(Image.open(file)).ravel() for file in files])
-    trained = execute("train", options(tmp_path), prefect=False)
+    trained = train(options(tmp_path))
     low, high = float(values.min()), float(values.max())
     assert trained["settled"]["float_range"] == f"40 training images are in floats, from {low:g} to {high:g}"
     workspace = Workspace.at(str(tmp_path / "w"))
@@ -197,7 +204,7 @@ def test_floats_go_by_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
     image = np.asarray(Image.open(files[0]))
     Image.fromarray(image).save(dark / "as_it_was.tif")
     Image.fromarray(image / 2).save(dark / "half_as_bright.tif")
-    result = execute("score", ScoreOptions(images=str(dark), workspace=str(tmp_path / "w")), prefect=False)
+    result = score(dark, tmp_path / "w")
     scores = read_scores(result["scores"])["nelbo_nats"].to_pylist()
     assert scores[0] != scores[1]
 

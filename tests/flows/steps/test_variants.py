@@ -1,23 +1,27 @@
 """A folder that mixes products, the whole way: found or named, each with a promise, said wherever verdicts are."""
 
-import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import calibrate, score, train
 from PIL import Image
 from products import write_products
+from trainings import write_list
 
-from nelbo.data import read_table
+from nelbo.data import InputError, read_table
 from nelbo.detectors import n_needed
+from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.steps.train import freeze_normals
 from nelbo.flows.workspace.calibrations.calibration import read_calibration
+from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.runs import Run
 
-Nelbo = Callable[..., tuple[int, str, str]]
 #: Filters need no weights, and their bundles are small.
-SMALL = ("--set", "image_size=64", "--set", "preset=features", "--set", "backbone=filters", "--set", "engines=")
+SMALL: dict[str, Any] = {"image_size": (64, 64), "preset": "features", "backbone": "filters", "engines": ()}
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +41,19 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_products(folder, "wedge", 3, 5)
 
 
-@pytest.fixture
-def trained(nelbo: Nelbo, normals: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    return train(nelbo, normals, tmp_path / "workspace")
+@pytest.fixture(scope="module")
+def trained(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    workspace = tmp_path_factory.mktemp("variants") / "workspace"
+    return workspace, train(normals, workspace, **SMALL)
 
 
-def train(nelbo: Nelbo, normals: Path, workspace: Path, *arguments: object) -> tuple[Path, dict[str, Any]]:
-    given = ("--normal", normals, *SMALL, "--workspace", workspace, *arguments, "--json", "--no-prefect")
-    code, out, err = nelbo("train", *given)
-    assert code == 0, err
-    return workspace, json.loads(out) | {"stderr": err}
-
-
-def scored(nelbo: Nelbo, workspace: Path, images: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    code, out, err = nelbo("score", images, "--workspace", workspace, "--json", "--no-prefect")
-    assert code == 0, err
-    result = json.loads(out)
+def scored(images: Path, workspace: Path, **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    result = score(images, workspace, **options)
     return result, read_table(Path(result["scores"])).to_pylist()
 
 
 def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
-    assert "variants: 1 (60 images), 2 (50 images)" in result["stderr"]
     assert [(one["variant"], one["n_calibration"]) for one in result["variants"]] == [("1", 60), ("2", 50)]
     assert all("5 %" in one["promise"] for one in result["variants"])
     assert result["promise"].endswith("kept for each of 2 variants")
@@ -80,9 +75,9 @@ def test_of_each_variant_the_promise_is_kept(trained: tuple[Path, dict[str, Any]
         assert one["threshold"] == calibration.threshold.value + calibration.statistic.levels[one["variant"]]
 
 
-def test_each_image_is_judged_as_its_variant(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, new: Path) -> None:
+def test_each_image_is_judged_as_its_variant(trained: tuple[Path, dict[str, Any]], new: Path) -> None:
     workspace, result = trained
-    found, rows = scored(nelbo, workspace, new)
+    found, rows = scored(new, workspace, calibration=result["calibration_id"])
     for row in rows:
         kind = row["relative_path"].removeprefix("spot_").partition("_")[0]
         if kind == "wedge":
@@ -102,57 +97,55 @@ def test_each_image_is_judged_as_its_variant(trained: tuple[Path, dict[str, Any]
     assert "<th>variant</th>" in page
 
 
-def test_other_shares_of_variants_are_no_drift(
-    trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path
-) -> None:
-    workspace, _ = trained
-    result, _ = scored(nelbo, workspace, write_products(tmp_path / "dots", "dots", 60, 7))
+def test_other_shares_of_variants_are_no_drift(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    workspace, trained_as = trained
+    calibration = {"calibration": trained_as["calibration_id"], "drift_batches": 0}
+    result = score(write_products(tmp_path / "dots", "dots", 60, 7), workspace, **calibration)
     assert not result["drift"]["alarm"]
     darker = write_products(tmp_path / "darker", "dots", 60, 8)
     for path in darker.iterdir():
         values = np.asarray(Image.open(path)) * 0.8
         Image.fromarray(values.astype(np.uint8)).save(path)
-    result, _ = scored(nelbo, workspace, darker)
+    result = score(darker, workspace, **calibration)
     assert result["drift"]["alarm"]
     assert all(finding.startswith("variant ") for finding in result["drift"]["findings"])
 
 
-def test_variants_are_named_by_folder_or_table(nelbo: Nelbo, normals: Path, new: Path, tmp_path: Path) -> None:
-    workspace, result = train(nelbo, normals, tmp_path / "workspace", "--variant-by", "folder")
+def test_variants_are_named_by_folder_or_table(
+    normals: Path, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    result = train(normals, tmp_path / "workspace", variant_by="folder", **SMALL)
+    assert "variants: left (60 images), right (50 images)" in caplog.text
     assert [(one["variant"], one["n_calibration"]) for one in result["variants"]] == [("left", 60), ("right", 50)]
-    _, rows = scored(nelbo, workspace, new)
+    _, rows = scored(new, tmp_path / "workspace")
     assert {row["variant"] for row in rows} == {"left", "right"}
-    table = tmp_path / "normals.csv"
-    lines = [f"{path.relative_to(normals)},{path.name[:4]}" for path in sorted(normals.rglob("*.png"))]
-    table.write_text("\n".join(["path,variant", *lines]))
-    _, by_table = train(nelbo, table, tmp_path / "other", "--root", normals)
-    assert [one["variant"] for one in by_table["variants"]] == ["dots", "stri"]
-    _, one = train(nelbo, table, tmp_path / "one", "--root", normals, "--set", "variants=1")
+    named = [(path.relative_to(normals), path.name[:4]) for path in sorted(normals.rglob("*.png"))]
+    table = write_list(tmp_path / "normals.csv", "path,variant", named)
+    asked = {"normal": str(table), "root": str(normals), "workspace": str(tmp_path / "table"), **SMALL}
+    options = TrainOptions(**asked)
+    manifest = read_table(Workspace.at(options.workspace).manifest(freeze_normals(options, Run("train", options))))
+    assert set(manifest["variant"].to_pylist()) == {"dots", "stri"}
+    one = train(table, tmp_path / "one", root=str(normals), variants=1, **SMALL)
     assert "variants" not in one
     assert "| variants | 1 | as asked |" in next((tmp_path / "one" / "cards").glob("*.md")).read_text()
-    table.write_text("\n".join(["path,variant", *lines[:50], *(line.partition(",")[0] + "," for line in lines[50:])]))
-    code, _, err = nelbo("train", "--normal", table, "--root", normals, *SMALL, "--workspace", tmp_path / "no")
-    assert code != 0
-    assert "60 of 110 usable images have no variant (first: " in err
+    write_list(table, "path,variant", [*named[:50], *((path, "") for path, _ in named[50:])])
+    with pytest.raises(InputError, match=r"60 of 110 usable images have no variant \(first: "):
+        train(table, tmp_path / "no", root=str(normals), **SMALL)
 
 
 def test_a_variant_with_few_images_is_judged_with_the_others(
-    trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    workspace, _ = trained
     others = write_products(tmp_path / "others", "stripes", 40, 21)
     write_products(others, "dots", n_needed(0.05) - 1, 22)
-    code, out, err = nelbo("calibrate", "--normal", others, "--workspace", workspace, "--json", "--no-prefect")
-    assert code == 0, err
-    assert "variant 2 has 18 calibration images, and its own promise needs 19" in err
-    assert [one["variant"] for one in json.loads(out)["variants"]] == ["1"]
+    result = calibrate(trained[0], normal=str(others))
+    assert "variant 2 has 18 calibration images, and its own promise needs 19" in caplog.text
+    assert [one["variant"] for one in result["variants"]] == ["1"]
 
 
-def test_models_that_are_trained_have_one_variant(nelbo: Nelbo, normals: Path, tmp_path: Path) -> None:
-    small = ("--set", "image_size=32", "--set", "preset=conv_1x1x16", "--set", "variants=2")
-    code, _, err = nelbo("train", "--normal", normals, *small, "--workspace", tmp_path, "--no-prefect")
-    assert code != 0
-    assert "variants=2 goes with a linear head" in err
-    code, _, err = nelbo("train", "--normal", normals, "--set", "variants=none", "--workspace", tmp_path)
-    assert code != 0
-    assert "variants" in err
+def test_models_that_are_trained_have_one_variant(normals: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="variants=2 goes with a linear head"):
+        train(normals, tmp_path, image_size=(32, 32), preset="conv_1x1x16", variants=2)
+    with pytest.raises(ValueError, match="variants"):
+        TrainOptions(normal=str(normals), variants="none")
