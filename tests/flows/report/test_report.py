@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from commands import score
 from PIL import Image
+from scored import MODEL, add_batch, stub_workspace
 
-from nelbo.data import FLAGGED_SCHEMA, Preprocessing, read_images
+from nelbo.data import FLAGGED_SCHEMA, Preprocessing, read_images, read_metadata, read_table
 from nelbo.flows.inference.maps import pictured
-from nelbo.flows.options.options import ReportOptions, ScoreOptions
+from nelbo.flows.options.options import ReportOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.report.heatmap import colours, overlay, png
 from nelbo.flows.report.histogram import WIDTH, histogram
 from nelbo.flows.report.pictures import jpeg_url, pictures
 from nelbo.flows.runner import Direct
 from nelbo.flows.steps import report as reporting
+from nelbo.flows.workspace.calibrations.calibration import calibrations_of
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.flagged import strangest
 from nelbo.flows.workspace.layout import Workspace
@@ -39,7 +43,7 @@ def page_file(
 ) -> tuple[Path, dict[str, Any]]:
     """A report with labels, files whose names are attacks or far too long, and one that is gone by now."""
     folder = tmp_path_factory.mktemp("report")
-    workspace = shutil.copytree(trained[0], folder / "workspace")
+    workspace = Path(shutil.copytree(trained[0], folder / "workspace"))
     new = Path(shutil.copytree(images / "new", folder / "new"))
     shutil.copy(new / "b" / "blot_3_000.png", new / ATTACK)
     shutil.copy(new / "b" / "blot_3_001.png", new / f"{LONG}.png")
@@ -49,10 +53,9 @@ def page_file(
         f'"{path.relative_to(new).as_posix()}",{int("blot" in path.name or path.name == ATTACK)}'
         for path in new.rglob("*.png")
     ]
-    (new / "list.csv").write_text(
-        "path,label\n" + "\n".join([*rows, "{{ 7 * 7 }}.txt,", f"{LONG}.txt,", "gone.png,"]) + "\n"
-    )
-    result = execute("score", ScoreOptions(images=str(new / "list.csv"), workspace=str(workspace)), prefect=False)
+    lines = ["path,label", *rows, "{{ 7 * 7 }}.txt,", f"{LONG}.txt,", "gone.png,"]
+    (new / "list.csv").write_text("\n".join(lines) + "\n")
+    result = score(new / "list.csv", workspace)
     return Path(result["report"]), result
 
 
@@ -130,16 +133,13 @@ def test_page_holds_the_models_card(
     assert str(history) in html.split("<h2>Model</h2>")[1]
 
 
-def test_pictures_need_neither_the_images_nor_the_model(
-    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path
-) -> None:
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
+def test_pictures_need_neither_the_images_nor_the_model(workspace: Path, images: Path, tmp_path: Path) -> None:
     new = shutil.copytree(images / "new" / "b", tmp_path / "new")
-    scored = execute("score", ScoreOptions(images=str(new), workspace=str(workspace)), prefect=False)
+    scored = score(new, workspace)
     before = Path(scored["report"]).read_text()
     for folder in (new, workspace / "models", workspace / "engines", workspace / "history", workspace / "cards"):
         shutil.rmtree(folder, ignore_errors=True)
-    html = Path(execute("report", ReportOptions(workspace=str(workspace)), prefect=False)["report"]).read_text()
+    html = Path(report(workspace)["report"]).read_text()
     assert html.count("<figure") == scored["n_anomalous"] > 0
     pictures = [re.findall(r'<img src="(data:image/jpeg[^"]+)" alt="(\w+)">', page) for page in (before, html)]
     assert pictures[0] == pictures[1]
@@ -147,16 +147,17 @@ def test_pictures_need_neither_the_images_nor_the_model(
     assert "model.json" in html
 
 
-def test_without_a_calibration_there_are_no_verdicts(
-    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path
-) -> None:
-    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
-    options = ScoreOptions(images=str(images / "new"), workspace=str(workspace), uncalibrated=True)
-    html = Path(execute("score", options, prefect=False)["report"]).read_text()
+def test_without_a_calibration_there_are_no_verdicts_and_no_drift(images: Path, workspace: Path) -> None:
+    scored = score(images / "new", workspace, uncalibrated=True)
+    html = Path(scored["report"]).read_text()
     assert "<h1>26 of 28 images scored, without verdicts: the model is not calibrated.</h1>" in html
-    assert 'class="chance"' not in html
     assert "Share of images by anomaly score" in html
-    assert "<figure" not in html
+    for absent in ('class="chance"', "<figure", "<h2>Drift"):
+        assert absent not in html
+    assert scored["drift"] is None
+    assert "nelbo.drift" not in read_metadata(Path(scored["scores"]))
+    (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
+    assert (row["drift"], row["drift_tests"], row["drift_p_value"]) == (None, None, None)
 
 
 def photograph(random: np.random.Generator) -> Image.Image:
@@ -168,16 +169,15 @@ def photograph(random: np.random.Generator) -> Image.Image:
 
 
 def test_two_hundred_flagged_images_take_less_than_five_megabytes(
-    trained: tuple[Path, dict[str, Any]], tmp_path: Path, random: np.random.Generator
+    workspace: Path, tmp_path: Path, random: np.random.Generator
 ) -> None:
-    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
     new = tmp_path / "new"
     new.mkdir()
     for i in range(8):
         photograph(random).save(new / f"{i}_00.jpg", quality=90)
         for again in range(1, 26):
             (new / f"{i}_{again:02d}.jpg").hardlink_to(new / f"{i}_00.jpg")
-    result = execute("score", ScoreOptions(images=str(new), workspace=str(workspace)), prefect=False)
+    result = score(new, workspace)
     page = Path(result["report"])
     html = page.read_text()
     assert result["n_anomalous"] == 208
@@ -199,29 +199,31 @@ def test_the_strangest_images_are_shown_wherever_they_stand(random: np.random.Ge
     assert shown["anomaly_score"].to_pylist() == sorted(scores, reverse=True)
 
 
-def test_the_batch_scored_last_is_reported_unless_another_is_named(
-    trained: tuple[Path, dict[str, Any]], images: Path, tmp_path: Path
-) -> None:
-    workspace = shutil.copytree(trained[0], tmp_path / "workspace")
-    at, other = {"workspace": str(workspace)}, trained[1]["model_id"]
+def report(workspace: Path, **options: Any) -> dict[str, Any]:
+    return execute("report", ReportOptions(workspace=str(workspace), **options), prefect=False)
+
+
+def test_the_batch_scored_last_is_reported_unless_another_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "workspace"
+    workspace = stub_workspace(root)
     with pytest.raises(NotYetError, match=r"no batch is scored yet in workspace .*nelbo score DIR"):
-        execute("report", ReportOptions(**at), prefect=False)
-    with pytest.raises(NotYetError, match=f"no batch is scored yet .* with model {other}"):
-        execute("report", ReportOptions(model=other, **at), prefect=False)
+        report(root)
+    with pytest.raises(NotYetError, match=f"no batch is scored yet .* with model {MODEL}"):
+        report(root, model=MODEL)
     for now, name in enumerate(("zebra", "apple", "mango")):
-        execute("score", ScoreOptions(images=str(images / "new" / "b"), batch_id=name, **at), prefect=False)
-        (scores,) = workspace.glob(f"scores/*/batch_id={name}/scores.parquet")
+        add_batch(workspace, name, ["a.png", "b.png"], calibrations_of(workspace, MODEL)[0], not_scored=0)
+        scores = root / "scores" / f"model_id={MODEL}" / f"batch_id={name}"
         # Clocks of file systems are coarse.
-        os.utime(scores, (1_000_000 + now, 1_000_000 + now))
+        os.utime(scores / "scores.parquet", (1_000_000 + now, 1_000_000 + now))
     # What somebody has put beside the batches is none.
-    shutil.copytree(scores.parent, scores.parents[1] / "batch_id=a.bak")
+    shutil.copytree(scores, scores.with_name("batch_id=a.bak"))
     for named, expected in ((None, "mango"), ("apple", "apple")):
         for model in (None, "latest"):
-            result = execute("report", ReportOptions(batch=named, model=model, **at), prefect=False)
-            assert (result["batch_id"], result["model_id"]) == (expected, other)
+            result = report(root, batch=named, model=model)
+            assert (result["batch_id"], result["model_id"]) == (expected, MODEL)
             assert Path(result["report"]).name == f"{expected}.html"
-    with pytest.raises(UsageError, match=f"batch 'pear' has no scores .* with model {other}"):
-        execute("report", ReportOptions(batch="pear", model="latest", **at), prefect=False)
+    with pytest.raises(UsageError, match=f"batch 'pear' has no scores .* with model {MODEL}"):
+        report(root, batch="pear", model="latest")
 
 
 @pytest.fixture
@@ -257,17 +259,16 @@ def test_page_opens_without_errors(page_file: tuple[Path, dict[str, Any]], opene
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_is_accessible(opened: Any, scheme: str, width: int) -> None:
-    opened.emulate_media(color_scheme=scheme)
-    opened.set_viewport_size({"width": width, "height": 900})
+def test_page_is_accessible(opened: Any) -> None:
     opened.locator("summary").click()
-    background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", background))) < 384) == (scheme == "dark")
-    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    found = Axe().run(opened).response["violations"]
-    assert [(rule["id"], rule["impact"]) for rule in found if rule["impact"] in ("serious", "critical")] == []
+    for scheme, width in product(("light", "dark"), (1280, 390)):
+        opened.emulate_media(color_scheme=scheme)
+        opened.set_viewport_size({"width": width, "height": 900})
+        background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background))) < 384) == (scheme == "dark")
+        assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        found = Axe().run(opened).response["violations"]
+        assert [(rule["id"], rule["impact"]) for rule in found if rule["impact"] in ("serious", "critical")] == []
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from commands import calibrate, score
 from synthetic import write_images
+from trainings import write_list
 
 from nelbo.data import InputError, read_table
 from nelbo.detectors import CalibrationError
@@ -31,8 +32,8 @@ def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "normal", 60, seed=11)
     good = write_images(folder / "labelled" / "good", 30, seed=12)
     bad = write_images(folder / "labelled" / "bad", 12, seed=13, blot=True)
-    lines = [f"labelled/{path.parent.name}/{path.name},{int(path in bad)}" for path in [*good, *bad]]
-    (folder / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    rows = [(path.relative_to(folder), int(path in bad)) for path in [*good, *bad]]
+    write_list(folder / "list.csv", "path,label", rows)
     return folder
 
 
@@ -164,8 +165,8 @@ def test_parts_of_labels_that_the_list_names(more: Path, workspace: Path) -> Non
 
 
 def test_labels_of_images_that_were_trained_on_are_refused(images: Path, more: Path, workspace: Path) -> None:
-    lines = [f"{path},0" for path in sorted(map(str, (images / "normal").rglob("*.png")))]
-    (images / "overlap.csv").write_text("path,label\n" + "\n".join(lines).replace(f"{images}/", "") + "\n")
+    normals = [(path.relative_to(images), 0) for path in sorted((images / "normal").rglob("*.png"))]
+    write_list(images / "overlap.csv", "path,label", normals)
     with pytest.raises(InputError, match=r"61 of 80 labelled images were trained on \(first: normal/"):
         calibrate(workspace, labels=str(images / "overlap.csv"), objective="f1")
     copy = more / "labelled" / "copy.png"
@@ -192,15 +193,15 @@ def test_listed_compared_and_gone_back_to(
     labelled = calibrate(workspace, labels=str(more / "list.csv"), objective="f1")["calibration_id"]
     at = ("--workspace", workspace)
     code, out, _ = nelbo("calibrations", "--json", *at)
-    rows = {row["calibration_id"]: row for row in json.loads(out)["calibrations"]}
+    listed = {row["calibration_id"]: row for row in json.loads(out)["calibrations"]}
     assert code == 0
-    assert {name: row["current"] for name, row in rows.items()} == {first: False, loose: True, labelled: False}
+    assert {name: row["current"] for name, row in listed.items()} == {first: False, loose: True, labelled: False}
     # 12 anomalous images are not enough.
-    assert {name: row["candidate"] for name, row in rows.items()} == {first: False, loose: False, labelled: True}
-    assert rows[labelled]["why_not"] == "12 anomalous images with a label, and at least 20 are needed"
+    assert {name: row["candidate"] for name, row in listed.items()} == {first: False, loose: False, labelled: True}
+    assert listed[labelled]["why_not"] == "12 anomalous images with a label, and at least 20 are needed"
     # Each on the same batch: the counts are those that scoring with it gives.
-    lines = [f"a/tile_2_{i:03d}.png,0" for i in range(20)] + [f"b/blot_3_{i:03d}.png,1" for i in range(6)]
-    (images / "new" / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    rows = [(f"a/tile_2_{i:03d}.png", 0) for i in range(20)] + [(f"b/blot_3_{i:03d}.png", 1) for i in range(6)]
+    write_list(images / "new" / "list.csv", "path,label", rows)
     scored = {
         name: score(images / "new" / "list.csv", workspace, calibration=name) for name in (first, loose, labelled)
     }
@@ -234,10 +235,8 @@ def write_labels(folder: Path, n: int, seed: int) -> Path:
     """A table of n normal images and n with a blot."""
     good = write_images(folder / "good", n, seed=seed)
     bad = write_images(folder / "bad", n, seed=seed + 1, blot=True)
-    lines = [f"{path.parent.name}/{path.name},{int(path in bad)}" for path in [*good, *bad]]
-    table = folder / "list.csv"
-    table.write_text("path,label\n" + "\n".join(lines) + "\n")
-    return table
+    rows = [(path.relative_to(folder), int(path in bad)) for path in [*good, *bad]]
+    return write_list(folder / "list.csv", "path,label", rows)
 
 
 def test_two_and_two_labels_are_a_candidate(
@@ -353,11 +352,9 @@ def test_a_damaged_calibration_hides_no_other(
 
 def test_nothing_is_judged_on_what_was_trained_on(images: Path, more: Path, workspace: Path) -> None:
     """A batch with the training images in it, labelled: they are scored, and left out of the metrics."""
-    rows = [f"{path},0" for path in sorted((images / "normal").iterdir())]
-    rows += [f"{path},1" for path in sorted((more / "labelled" / "bad").iterdir())]
-    source = more / "all.csv"
-    source.write_text("path,label\n" + "\n".join(rows) + "\n")
-    scored = score(source, workspace, root="/")
+    rows = [(path, 0) for path in sorted((images / "normal").iterdir())]
+    rows += [(path, 1) for path in sorted((more / "labelled" / "bad").iterdir())]
+    scored = score(write_list(more / "all.csv", "path,label", rows), workspace, root="/")
     assert (scored["metrics"]["n_normal"], scored["metrics"]["n_anomalous"]) == (0, 12)
     assert "80 labelled images are left out" in Path(scored["report"]).read_text()
     compared = compare_calibrations(Workspace.at(str(workspace)), scored["model_id"], scored["batch_id"])
