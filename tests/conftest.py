@@ -92,6 +92,13 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def visitor(browser: Any) -> Iterator[Any]:
+    """A context of the browser: what its pages share is fetched once."""
+    with browser.new_context(viewport={"width": 1280, "height": 1400}) as context:
+        yield context
+
+
 @pytest.fixture
 def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run the command line in this process; (exit code, stdout, stderr)."""

@@ -359,13 +359,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         yield at, folder
 
 
-@pytest.fixture(scope="module")
-def visitor(browser: Any) -> Iterator[Any]:
-    """A browser's context: what the pages share is fetched once."""
-    with browser.new_context() as context:
-        yield context
-
-
 @pytest.fixture
 def page(visitor: Any) -> Iterator[Watched]:
     with visitor.new_page() as page:

@@ -84,13 +84,6 @@ def address(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> I
         yield found
 
 
-@pytest.fixture(scope="module")
-def visitor(browser: Any) -> Iterator[Any]:
-    """A browser's context: what the pages share is fetched once."""
-    with browser.new_context(viewport={"width": 1280, "height": 1400}) as context:
-        yield context
-
-
 @pytest.fixture
 def visit(visitor: Any, address: str) -> Iterator[Callable[..., Watched]]:
     """Open a page of the dashboard, each in a session of its own; afterwards nothing went wrong on any."""

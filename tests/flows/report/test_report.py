@@ -227,10 +227,10 @@ def test_the_batch_scored_last_is_reported_unless_another_is_named(tmp_path: Pat
 
 
 @pytest.fixture
-def opened(page_file: tuple[Path, dict[str, Any]], browser: Any) -> Iterator[Any]:
+def opened(page_file: tuple[Path, dict[str, Any]], visitor: Any) -> Iterator[Any]:
     """The page in a browser; nothing may go wrong or be asked of another machine meanwhile."""
     problems: list[str] = []
-    page = browser.new_page()
+    page = visitor.new_page()
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("dialog", lambda dialog: problems.append(dialog.message))

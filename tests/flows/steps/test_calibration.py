@@ -50,14 +50,9 @@ def test_a_band_for_review(images: Path, more: Path, workspace: Path) -> None:
     assert "for review another" in result["promise"]
     scored = score(images / "new", workspace)
     table = read_table(Path(scored["scores"]))
+    steps = [result["review"], result["threshold"]]
     expected = [
-        "not_scored"
-        if found is None
-        else "anomalous"
-        if found > result["threshold"]
-        else "review"
-        if found > result["review"]
-        else "normal"
+        "not_scored" if found is None else ("normal", "review", "anomalous")[sum(found > step for step in steps)]
         for found in table["anomaly_score"].to_pylist()
     ]
     assert table["verdict"].to_pylist() == expected
@@ -157,32 +152,35 @@ def test_labels_choose_on_one_half_and_are_judged_on_the_other(more: Path, works
 
 
 def test_parts_of_labels_that_the_list_names(more: Path, workspace: Path) -> None:
-    lines = (more / "list.csv").read_text().splitlines()
-    split = ["split", *("calibration" if i % 3 else "test" for i in range(len(lines) - 1))]
-    (more / "parted.csv").write_text("\n".join(f"{line},{part}" for line, part in zip(lines, split, strict=True)))
-    result = calibrate(workspace, labels=str(more / "parted.csv"), objective="cost", costs=((0, 1), (20, 0)))
-    assert result["judged"]["n_normal"] + result["judged"]["n_anomalous"] == split.count("test")
+    lines = (more / "list.csv").read_text().splitlines()[1:]
+    rows = [(line, "calibration" if i % 3 else "test") for i, line in enumerate(lines)]
+    table = write_list(more / "parted.csv", "path,label,split", rows)
+    result = calibrate(workspace, labels=str(table), objective="cost", costs=((0, 1), (20, 0)))
+    assert result["judged"]["n_normal"] + result["judged"]["n_anomalous"] == 14
 
 
-def test_labels_of_images_that_were_trained_on_are_refused(images: Path, more: Path, workspace: Path) -> None:
+def test_labels_of_images_that_were_trained_on_are_refused(images: Path, workspace: Path) -> None:
     normals = [(path.relative_to(images), 0) for path in sorted((images / "normal").rglob("*.png"))]
     write_list(images / "overlap.csv", "path,label", normals)
     with pytest.raises(InputError, match=r"61 of 80 labelled images were trained on \(first: normal/"):
         calibrate(workspace, labels=str(images / "overlap.csv"), objective="f1")
-    copy = more / "labelled" / "copy.png"
-    shutil.copy(next((more / "labelled" / "bad").iterdir()), copy)
-    (more / "twice.csv").write_text((more / "list.csv").read_text() + "labelled/copy.png,0\n")
-    with pytest.raises(
-        InputError, match=r"taken for normal, and the same image labelled|labelled anomalous, and the same image taken"
-    ):
-        calibrate(workspace, labels=str(more / "twice.csv"), objective="f1")
-    lines = (more / "list.csv").read_text().splitlines()
-    lines = [f"{line},calibration" for line in lines[1:]] + ["labelled/copy.png,1,test"]
-    (more / "straddles.csv").write_text("path,label,split\n" + "\n".join(lines) + "\n")
-    with pytest.raises(
-        InputError, match=r"is in part 'test', and the same image in part 'calibration'|is in part 'calibration'"
-    ):
-        calibrate(workspace, labels=str(more / "straddles.csv"), objective="f1")
+
+
+@pytest.mark.parametrize(
+    ("columns", "more_columns", "copy", "says"),
+    [
+        ("path,label", "", "0", "taken for normal, and the same image labelled|labelled anomalous, and the same image"),
+        ("path,label,split", ",calibration", "1,test", "is in part '(test|calibration)'"),
+    ],
+)
+def test_two_words_on_one_image_are_refused(
+    more: Path, workspace: Path, columns: str, more_columns: str, copy: str, says: str
+) -> None:
+    shutil.copy(next((more / "labelled" / "bad").iterdir()), more / "labelled" / "copy.png")
+    rows = [f"{line}{more_columns}" for line in (more / "list.csv").read_text().splitlines()[1:]]
+    table = write_list(more / "torn.csv", columns, [[row] for row in [*rows, f"labelled/copy.png,{copy}"]])
+    with pytest.raises(InputError, match=says):
+        calibrate(workspace, labels=str(table), objective="f1")
 
 
 def test_listed_compared_and_gone_back_to(
@@ -228,7 +226,7 @@ def test_listed_compared_and_gone_back_to(
         assert code == 0
         said = json.loads(out)
         assert (said["calibration_id"], said["current"], said["why_not"]) == (chosen, True, None)
-        assert pointers.current_calibration(Workspace.at(str(workspace)), trained[1]["model_id"]) == chosen
+        assert pointers.current_calibration(Workspace(workspace), trained[1]["model_id"]) == chosen
 
 
 def write_labels(folder: Path, n: int, seed: int) -> Path:
@@ -252,10 +250,8 @@ def test_two_and_two_labels_are_a_candidate(
     code, out, _ = nelbo(*asked, "--json")
     said = json.loads(out)
     assert (code, said["current"], said["candidate"]) == (0, False, True)
-    assert (
-        pointers.current_calibration(Workspace.at(str(workspace)), trained[1]["model_id"])
-        == trained[1]["calibration_id"]
-    )
+    current = pointers.current_calibration(Workspace(workspace), trained[1]["model_id"])
+    assert current == trained[1]["calibration_id"]
     assert trained[1]["current"]
     # Enough of them are no candidate.
     said = calibrate(workspace, labels=str(write_labels(tmp_path / "enough", 25, seed=41)), objective="f1")
@@ -266,26 +262,23 @@ def test_two_and_two_labels_are_a_candidate(
 def test_labels_that_were_mixed_up_are_a_candidate(tmp_path: Path, workspace: Path, trained: Trained) -> None:
     """Those that choose call the wrong ones anomalous; those that judge show it."""
     table = write_labels(tmp_path / "mixed", 25, seed=51)
-    lines = table.read_text().splitlines()[1:]
-    parts = ["calibration" if i % 2 else "test" for i in range(len(lines))]
+    labels = [line.split(",") for line in table.read_text().splitlines()[1:]]
     rows = [
-        f"{line[:-1]}{1 - int(line[-1]) if part == 'calibration' else line[-1]},{part}"
-        for line, part in zip(lines, parts, strict=True)
+        (path, 1 - int(label), "calibration") if i % 2 else (path, label, "test")
+        for i, (path, label) in enumerate(labels)
     ]
-    table.write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    write_list(table, "path,label,split", rows)
     said = calibrate(workspace, labels=str(table), objective="f1")
     assert (said["current"], said["candidate"]) == (False, True)
     assert re.match(r"by f1 it is worse: it misses \d+ of 12 anomalous images and flags 1\d of 13 ", said["why_not"])
-    assert (
-        pointers.current_calibration(Workspace.at(str(workspace)), trained[1]["model_id"])
-        == trained[1]["calibration_id"]
-    )
+    current = pointers.current_calibration(Workspace(workspace), trained[1]["model_id"])
+    assert current == trained[1]["calibration_id"]
 
 
 def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, trained: Trained) -> None:
     calibrate(workspace, labels=str(more / "list.csv"), objective="youden")
     scored = score(more / "list.csv", workspace)
-    compared = compare_calibrations(Workspace.at(str(workspace)), trained[1]["model_id"], scored["batch_id"])
+    compared = compare_calibrations(Workspace(workspace), trained[1]["model_id"], scored["batch_id"])
     assert all("n_judged" not in row for row in compared["calibrations"])
 
 
@@ -345,7 +338,7 @@ def test_a_damaged_calibration_hides_no_other(
     other = calibrate(workspace, normal=str(more / "normal"), fpr=0.2)["calibration_id"]
     (workspace / "calibrations" / other / "scores.parquet").write_bytes(b"PAR1")
     model_id, first = trained[1]["model_id"], trained[1]["calibration_id"]
-    listed = list_calibrations(Workspace.at(str(workspace)), model_id)
+    listed = list_calibrations(Workspace(workspace), model_id)
     assert [row["calibration_id"] for row in listed] == [first]
     assert other in caplog.text
 
@@ -357,7 +350,7 @@ def test_nothing_is_judged_on_what_was_trained_on(images: Path, more: Path, work
     scored = score(write_list(more / "all.csv", "path,label", rows), workspace, root="/")
     assert (scored["metrics"]["n_normal"], scored["metrics"]["n_anomalous"]) == (0, 12)
     assert "80 labelled images are left out" in Path(scored["report"]).read_text()
-    compared = compare_calibrations(Workspace.at(str(workspace)), scored["model_id"], scored["batch_id"])
+    compared = compare_calibrations(Workspace(workspace), scored["model_id"], scored["batch_id"])
     assert {row["n_judged"] for row in compared["calibrations"]} == {12}
 
 

@@ -11,15 +11,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from commands import calibrate, score
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reviewing import review
 from synthetic import write_images
+from trainings import write_list
 
 from nelbo.data import MANIFEST_SCHEMA, InputError, read_metadata, read_table, split_by_content
 from nelbo.detectors import part_sizes
-from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
+from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.sources import make_options
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.parts import assign_parts, check_parts, count_groups, halved, with_groups, without_test
@@ -107,25 +109,19 @@ def test_too_few_groups_are_an_error() -> None:
         InputError, match=r"in: 80 usable images make 4 groups, and training needs at least 5.*--group-by"
     ):
         assigned(manifest(*equal_groups(4, 20)))
-    assert len(assigned(manifest(*equal_groups(5, 20)))) == 100
-    # Images without a group count as one each.
+    # Images without a group count as one each; two of five groups that share an image do not.
     assert len(assigned(manifest(*equal_groups(4, 20), ("alone", None)))) == 81
-    # Two of five that share an image do not.
     with pytest.raises(InputError, match="make 4 groups"):
         assigned(manifest(*equal_groups(5, 20), ("0.0", "part 1")))
 
 
 def test_groups_too_large_for_the_promise_are_an_error() -> None:
-    # 19 of 45 would do, but two groups hold 18, and three are more than half.
-    with pytest.raises(
-        InputError,
-        match=r"in: calibration needs 19 to 22 images, .* 5 are left, the largest of 9.*larger fpr than 0.05",
-    ):
+    # 19 of 45 would do, as of images alone, but two groups hold 18, and three are more than half.
+    says = r"in: calibration needs 19 to 22 images, .* 5 are left, the largest of 9.*larger fpr than 0.05"
+    with pytest.raises(InputError, match=says):
         assigned(manifest(*equal_groups(5, 9)))
     counts = Counter(assigned(manifest(*equal_groups(5, 9)), OPTIONS.model_copy(update={"fpr": 0.1})).values())
     assert counts == {"calibration": 9, "validation": 9, "train": 27}
-    # The same number of images alone gives what is needed.
-    assert Counter(assigned(manifest(*((f"{i}", None) for i in range(45)))).values())["calibration"] == 19
 
 
 def test_a_part_named_for_one_view_is_that_of_all() -> None:
@@ -225,11 +221,9 @@ def test_labelled_images_without_groups_are_halved_as_they_always_were(rows: lis
 @pytest.fixture
 def normals(tmp_path: Path) -> Path:
     """Sixty images, five of each of twelve parts, one in a subfolder for each."""
-    for i, path in enumerate(write_images(tmp_path / "made", 60, seed=0)):
-        target = tmp_path / "in" / f"part{i // 5:02d}" / f"view{i % 5}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
-    (tmp_path / "made").rmdir()
+    for part in range(12):
+        for view, path in enumerate(write_images(tmp_path / "in" / f"part{part:02d}", 5, seed=part)):
+            path.rename(path.with_name(f"view{view}.png"))
     return tmp_path
 
 
@@ -238,8 +232,10 @@ def options(folder: Path, source: str = "in", **more: Any) -> TrainOptions:
     return TrainOptions(normal=str(folder / source), workspace=str(folder / "w"), **given)
 
 
-def frozen(folder: Path, batch_id: str) -> Path:
-    return folder / "w" / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
+def frozen(chosen: TrainOptions) -> Path:
+    """The manifest of the normal images."""
+    batch_id = freeze_normals(chosen, Run("train", chosen))
+    return Path(chosen.workspace) / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
 
 
 def sides(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
@@ -249,6 +245,7 @@ def sides(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.usefixtures("known_networks")
 def test_command(normals: Path, nelbo: Callable[..., Any]) -> None:
     small = ("--set", "image_size=16", "--set", "epochs=1", "--workspace", normals / "w", "--json", "--no-prefect")
     code, out, err = nelbo("train", "--normal", normals / "in", "--group-by", "folder", *small)
@@ -256,16 +253,14 @@ def test_command(normals: Path, nelbo: Callable[..., Any]) -> None:
     result = json.loads(out)
     assert result["n_groups"] == 12
     assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (30, 10, 20)
-    (batch_id,) = (path.parent.name[9:] for path in normals.glob("w/manifests/batch_id=t*/manifest.parquet"))
-    place = frozen(normals, batch_id)
+    (place,) = normals.glob("w/manifests/batch_id=t*/manifest.parquet")
     assert read_metadata(place)["nelbo.n_groups"] == "12"
     rows = read_table(place).to_pylist()
     assert all(row["group"] == row["relative_path"].split("/")[0] for row in rows)
     assert all(len(found) == 1 for found in sides(rows).values())
-    workspace = Workspace.at(str(normals / "w"))
-    card = workspace.card(result["model_id"]).read_text()
-    assert "they make 12 groups of images that belong together" in card
-    description = json.loads((workspace.models / result["model_id"] / "model.json").read_text())
+    card = normals / "w" / "cards" / f"{result['model_id']}.md"
+    assert "they make 12 groups of images that belong together" in card.read_text()
+    description = json.loads((normals / "w" / "models" / result["model_id"] / "model.json").read_text())
     assert description["training"]["n_groups"] == 12
 
 
@@ -278,31 +273,20 @@ def test_without_groups_nothing_is_said_of_them(trained: tuple[Path, dict[str, A
 
 
 def test_a_batch_is_another_with_other_groups(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = Run("train", options(normals))
-    batches = {}
-    for rule in (None, "folder", r"part\d", r"part\d+", "(part|view)"):
-        if rule == "(part|view)":
-            # All in one group.
-            with pytest.raises(InputError, match="make 1 groups"):
-                freeze_normals(options(normals, group_by=rule), run)
-            continue
-        if rule == r"part\d":
-            with pytest.raises(InputError, match="make 2 groups"):
-                freeze_normals(options(normals, group_by=rule), run)
-            continue
-        batches[rule] = freeze_normals(options(normals, group_by=rule), run)
+    for rule, n in (("(part|view)", 1), (r"part\d", 2)):
+        with pytest.raises(InputError, match=f"make {n} groups"):
+            frozen(options(normals, group_by=rule))
+    none, folder, match = (frozen(options(normals, group_by=rule)) for rule in (None, "folder", r"part\d+"))
     # The names of a folder and of its match are the same here.
-    assert batches["folder"] == batches[r"part\d+"] != batches[None]
+    assert folder == match != none
     assert not caplog.records
-    freeze_normals(options(normals, group_by=r"(part\d+)/view[^4]"), run)
+    frozen(options(normals, group_by=r"(part\d+)/view[^4]"))
     (said,) = (record.getMessage() for record in caplog.records if record.name == "nelbo.flows.steps.parts")
     assert "finds nothing in the paths of 12 of 60 files (first: part00/view4.png)" in said
 
 
 def test_names_of_files_do_not_part_groups(normals: Path) -> None:
     """The same images under other names, groups under other names: the same parts."""
-    run = Run("train", options(normals))
-    freeze_normals(options(normals, group_by="folder"), run)
     shutil.copytree(normals / "in", normals / "renamed")
     for i, folder in enumerate(sorted((normals / "renamed").iterdir())):
         for j, path in enumerate(sorted(folder.iterdir())):
@@ -311,9 +295,8 @@ def test_names_of_files_do_not_part_groups(normals: Path) -> None:
     found = []
     for source in ("in", "renamed"):
         given = options(normals, source, group_by="folder")
-        table = read_table(frozen(normals, freeze_normals(given, run)))
-        usable = sorted(table["image_id"].to_pylist())
-        found.append(assign_parts(table, usable, given))
+        table = read_table(frozen(given))
+        found.append(assign_parts(table, sorted(table["image_id"].to_pylist()), given))
     assert found[0] == found[1]
     assert set(found[0].values()) == {"train", "validation", "calibration"}
 
@@ -321,10 +304,9 @@ def test_names_of_files_do_not_part_groups(normals: Path) -> None:
 def test_a_column_of_a_manifest(normals: Path) -> None:
     paths = sorted(path.relative_to(normals / "in") for path in (normals / "in").rglob("*.png"))
     # Not the folders: every twelfth image.
-    lines = [f"{path},{i % 12}" for i, path in enumerate(paths)]
-    (normals / "in" / "list.csv").write_text("path,group\n" + "\n".join(lines) + "\n")
+    write_list(normals / "in" / "list.csv", "path,group", ((path, i % 12) for i, path in enumerate(paths)))
     given = options(normals, "in/list.csv")
-    place = frozen(normals, freeze_normals(given, Run("train", given)))
+    place = frozen(given)
     assert read_metadata(place)["nelbo.n_groups"] == "12"
     table = read_table(place).sort_by("relative_path")
     assert table["group"].to_pylist() == [f"{i % 12}" for i in range(60)]
@@ -369,50 +351,35 @@ def test_a_rule_that_takes_for_ever_is_bad_input(normals: Path, monkeypatch: pyt
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 normal images, four of a part, and 12 with a blot, two of a part; one part has both kinds."""
+    """A table of 96 normal images, four of a part, and 12 with a blot, two of a part; one part has both kinds."""
     folder = tmp_path_factory.mktemp("labels")
     good, bad = write_images(folder, 96, seed=21), write_images(folder, 12, seed=22, blot=True)
-    lines = [f"{path.name},0,good {i // 4}" for i, path in enumerate(good)]
-    lines += [f"{path.name},1,{'good 0' if i < 2 else f'bad {i // 2}'}" for i, path in enumerate(bad)]
-    (folder / "list.csv").write_text("path,label,group\n" + "\n".join(lines) + "\n")
-    return folder
+    rows = [(path.name, 0, f"good {i // 4}") for i, path in enumerate(good)]
+    rows += [(path.name, 1, "good 0" if i < 2 else f"bad {i // 2}") for i, path in enumerate(bad)]
+    return write_list(folder / "list.csv", "path,label,group", rows)
 
 
-def halves_of(workspace: Path, calibration_id: str, list_csv: Path, *parts: str) -> dict[str, set[str]]:
-    group_of = {line.split(",")[0]: line.split(",")[2] for line in list_csv.read_text().splitlines()}
+def assert_halved_by_groups(workspace: Path, calibration_id: str, labels: Path) -> None:
+    group_of = {line.split(",")[0]: line.split(",")[2] for line in labels.read_text().splitlines()}
     found = defaultdict(set)
     for row in read_table(workspace / "calibrations" / calibration_id / "scores.parquet").to_pylist():
-        if row["split"] in parts:
+        if row["split"] in ("calibration", "test"):
             found[group_of[row["relative_path"]]].add(row["split"])
-    return found
-
-
-def test_a_threshold_is_judged_on_other_groups(
-    labels: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-    given = CalibrateOptions(workspace=str(workspace), labels=str(labels / "list.csv"), objective="f1")
-    result = execute("calibrate", given, prefect=False)
-    parts = ("calibration", "test")
-    found = halves_of(workspace, result["calibration_id"], labels / "list.csv", *parts)
     assert len(found) == 29
     assert all(len(halves) == 1 for halves in found.values())
-    assert {half for halves in found.values() for half in halves} == set(parts)
+    assert set.union(*found.values()) == {"calibration", "test"}
 
 
-def test_reviewed_images_are_halved_by_the_groups_of_their_batch(
-    labels: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-    score = ScoreOptions(images=str(labels / "list.csv"), workspace=str(workspace))
-    scored = execute("score", score, prefect=False)
+def test_a_threshold_is_judged_on_other_groups(labels: Path, workspace: Path) -> None:
+    result = calibrate(workspace, labels=str(labels), objective="f1")
+    assert_halved_by_groups(workspace, result["calibration_id"], labels)
+
+
+def test_reviewed_images_are_halved_by_the_groups_of_their_batch(labels: Path, workspace: Path) -> None:
     place = Workspace(workspace)
-    for row in read_table(Path(scored["scores"])).to_pylist():
+    for row in read_table(Path(score(labels, workspace)["scores"])).to_pylist():
         shown = {"model_id": pointers.promoted(place), "review_id": new_review_id(), "image_id": row["image_id"]}
         decision = "anomalous" if "blot" in row["relative_path"] else "normal"
         assert record_review(place, review(0, decision=decision, **shown))
-    given = CalibrateOptions(workspace=str(workspace), labels="reviews", objective="f1")
-    result = execute("calibrate", given, prefect=False)
-    found = halves_of(workspace, result["calibration_id"], labels / "list.csv", "calibration", "test")
-    assert len(found) == 29
-    assert all(len(halves) == 1 for halves in found.values())
+    result = calibrate(workspace, labels="reviews", objective="f1")
+    assert_halved_by_groups(workspace, result["calibration_id"], labels)

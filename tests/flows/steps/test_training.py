@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import commands
-import pyarrow as pa
 import pytest
 from commands import calibrate
 from synthetic import write_images
@@ -177,11 +176,3 @@ def test_truncated_normals_count_as_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="17 different usable"):
         train(tmp_path / "in", tmp_path / "w")
     assert not (tmp_path / "w" / "models").exists()
-
-
-def test_history_has_a_row_an_epoch(trained: tuple[Path, dict[str, object]]) -> None:
-    workspace, result = trained
-    history = read_table(workspace / "history" / f"{result['model_id']}.parquet")
-    assert history["epoch"].to_pylist() == list(range(1, 13))
-    assert {"nelbo", "distortion", "rate", "val_nelbo"} <= set(history.column_names)
-    assert history.schema.field("nelbo").type == pa.float64()
