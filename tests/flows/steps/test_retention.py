@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,20 @@ def age(path: Path, days: float) -> None:
         os.utime(each, (when, when), follow_symlinks=False)
 
 
+def add_manifest(root: Path, batch_id: str, days: float) -> Path:
+    table = pa.Table.from_pylist([dict.fromkeys(MANIFEST_SCHEMA.names)], MANIFEST_SCHEMA)
+    place = Path(str(write_table(table, Workspace(root).manifest(batch_id), MANIFEST_SCHEMA)))
+    age(place, days)
+    return place
+
+
 def add_batch(root: Path, model_id: str, batch_id: str, days: float, calibration_id: str | None = None) -> None:
     workspace = Workspace(root)
+    add_manifest(root, batch_id, days)
     row = dict.fromkeys(SCORES_SCHEMA.names) | {"relative_path": "a.png", "calibration_id": calibration_id}
     table = pa.Table.from_pylist([row], SCORES_SCHEMA)
-    manifest = pa.Table.from_pylist([dict.fromkeys(MANIFEST_SCHEMA.names)], MANIFEST_SCHEMA)
-    places = (workspace.manifest(batch_id), workspace.flagged(model_id, batch_id), workspace.scores(model_id, batch_id))
-    for place, content in zip(places, (manifest, table, table), strict=True):
-        age(Path(str(write_table(content, place, content.schema))), days)
+    for place in (workspace.flagged(model_id, batch_id), workspace.scores(model_id, batch_id)):
+        age(Path(str(write_table(table, place, table.schema))), days)
     page = Path(str(workspace.report(batch_id)))
     page.parent.mkdir(exist_ok=True)
     page.write_text("page")
@@ -85,10 +92,7 @@ def workspace(tmp_path: Path) -> Path:
     add_batch(root, "m3", "both", 1)
     add_batch(root, "m1", "new", 1, "c2")
     for batch_id in ("tm1", "kc1"):
-        place = root / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
-        place.parent.mkdir()
-        place.write_bytes((root / "manifests" / "batch_id=old" / "manifest.parquet").read_bytes())
-        age(place, 200)
+        add_manifest(root, batch_id, 200)
     for kind, name in (("_staging", "rOld"), ("checkpoints", "tOld"), ("cache", "pOld")):
         (root / kind / name).mkdir(parents=True)
         (root / kind / name / "file").write_text("x" * 100)
@@ -120,6 +124,13 @@ def workspace(tmp_path: Path) -> Path:
 
 def prune(root: object, **options: Any) -> dict[str, Any]:
     return execute("prune", PruneOptions(workspace=str(root), **{"older_than": "90d", **options}), prefect=False)
+
+
+def found_old(root: Path) -> Callable[[], object]:
+    """What removes what is old by now."""
+    options = PruneOptions(workspace=str(root), older_than="90d", apply=True)
+    before = time.time() - 90 * DAY
+    return partial(retention.remove_old, options, retention.find_old(options, before), before)
 
 
 def listing(root: Path) -> dict[str, bytes]:
@@ -209,16 +220,6 @@ with Workspace.at(sys.argv[1]).using("busy"):
 """
 
 
-def manifest(root: Path, batch_id: str) -> Path:
-    return root / "manifests" / f"batch_id={batch_id}" / "manifest.parquet"
-
-
-def add_manifest(root: Path, batch_id: str, days: float) -> Path:
-    table = pa.Table.from_pylist([dict.fromkeys(MANIFEST_SCHEMA.names)], MANIFEST_SCHEMA)
-    age(Path(str(write_table(table, manifest(root, batch_id), MANIFEST_SCHEMA))), days)
-    return manifest(root, batch_id)
-
-
 def test_a_manifest_that_another_process_uses_stays(tmp_path: Path) -> None:
     """However old it is; and it goes when that process does, killed as it may be."""
     busy, idle = (add_manifest(tmp_path, name, 100) for name in ("busy", "idle"))
@@ -235,13 +236,12 @@ def test_a_manifest_that_another_process_uses_stays(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_taken_up_after_it_was_listed_stays(tmp_path: Path) -> None:
-    place, before = add_manifest(tmp_path, "b1", 100), time.time() - 90 * DAY
-    options = PruneOptions(workspace=str(tmp_path), older_than="90d", apply=True)
-    old = retention.find_old(options, before)
+    place = add_manifest(tmp_path, "b1", 100)
+    remove = found_old(tmp_path)
     with Workspace(tmp_path).using("b1"):
-        retention.remove_old(options, old, before)
+        remove()
     assert place.exists()
-    retention.remove_old(options, old, before)
+    remove()
     assert not place.exists()
 
 
@@ -306,21 +306,17 @@ def test_scores_published_while_old_ones_are_deleted_stay(workspace: Path, monke
                 pass
         return found
 
-    options = PruneOptions(workspace=str(workspace), older_than="90d", apply=True)
-    before = time.time() - 90 * DAY
-    old = retention.find_old(options, before)
+    remove = found_old(workspace)
     monkeypatch.setattr(retention, "modified", late)
-    retention.remove_old(options, old, before)
+    remove()
     assert not (workspace / "scores" / "model_id=m1" / "batch_id=old").exists()
 
 
 def test_what_was_written_since_it_was_listed_stays(workspace: Path) -> None:
-    options = PruneOptions(workspace=str(workspace), older_than="90d", apply=True)
-    before = time.time() - 90 * DAY
-    old = retention.find_old(options, before)
+    remove = found_old(workspace)
     add_batch(workspace, "m1", "old", 0)
     (workspace / "_staging" / "rOld" / "more").write_text("x")
-    retention.remove_old(options, old, before)
+    remove()
     found = listing(workspace)
     assert "scores/model_id=m1/batch_id=old/scores.parquet" in found
     assert "manifests/batch_id=old/manifest.parquet" in found
