@@ -2,16 +2,13 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from synthetic import write_images
-from trainings import train_once, write_list
+from trainings import write_list
 
 from nelbo.data import InputError
 from nelbo.flows.options.options import TrainOptions
@@ -156,15 +153,12 @@ def test_what_can_decide_nothing_is_refused_before_training(
         f"leaves 0 normal images .* {n_seen} are for training or were .* {n_calibration} are in a calibration",
     )
     assert_refused(options(normal, workspace, normal), UsageError, "leaves 0 normal images .* 80 are for training")
-    only_blots = tmp_path / "few" / "blots.csv"
-    only_blots.write_text("path,label\n" + "".join(f"{path.name},1\n" for path in paths))
+    only_blots = write_list(few / "blots.csv", "path,label", ((path.name, 1) for path in paths))
     assert_refused(options(normal, workspace, only_blots), UsageError, "leaves 0 normal images")
-    torn = tmp_path / "few" / "torn.csv"
-    torn.write_text(f"path,label\n{paths[0].name},0\ncopy_of_{paths[0].name},1\n")
+    torn = write_list(few / "torn.csv", "path,label", [(paths[0].name, 0), (f"copy_of_{paths[0].name}", 1)])
     assert_refused(options(normal, workspace, torn), InputError, "and the same image (taken for|labelled)")
     # The root of one manifest is none of a folder, and is that of another manifest.
-    table = tmp_path / "normal.csv"
-    table.write_text("path\n" + "".join(f"{path.name}\n" for path in sorted(normal.iterdir())))
+    table = write_list(tmp_path / "normal.csv", "path", ([path.name] for path in sorted(normal.iterdir())))
     assert_refused(options(table, workspace, few, root=str(normal)), UsageError, "few leaves 19 normal images")
     assert_refused(options(table, workspace, table, root=str(normal)), UsageError, "80 are for training")
 
@@ -188,53 +182,12 @@ def test_a_damaged_serving_model_is_found_before_training(held_out: Path, worksp
     assert_refused(options(held_out / "next", workspace, held_out / "normal"), BundleError, "weights.safetensors")
 
 
-TINY = {"image_size": (16, 16), "epochs": 1}
-KILLED = """
-import os, signal, sys
-from nelbo.flows.steps import train as training
-from nelbo.flows.orchestration.execution import execute
-from nelbo.flows.options.options import TrainOptions
-training.judge_candidate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-execute("train", TrainOptions.model_validate_json(sys.argv[1]), prefect=False)
-"""
-
-
-def test_from_the_first_model_to_a_gate_that_was_killed(
-    held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at = tmp_path / "w"
-    workspace = Workspace.at(str(at))
-    write_images(tmp_path / "first", 40, seed=41)
-    with monkeypatch.context() as patch:
-        patch.setattr("nelbo.vae_core.train", train_once)
-        first = execute("train", options(tmp_path / "first", at, held_out / "normal", **TINY), prefect=False)
-    assert (first["promoted"], first["gate"]["passed"]) == (True, True)
-    assert first["gate"]["findings"] == ["there was no model before"]
-    assert pointers.promoted(workspace) == first["model_id"]
-    # Trained and calibrated, then killed before the gate has said anything.
-    write_images(tmp_path / "second", 40, seed=42)
-    second = options(tmp_path / "second", at, held_out / "normal", **TINY)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, second.model_dump_json()], capture_output=True, text=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    assert len(catalog.model_ids(workspace)) == 2
-    assert pointers.promoted(workspace) == first["model_id"]
-    assert list((at / "checkpoints").iterdir())
-    result = execute("train", second, prefect=False)
-    assert len(catalog.model_ids(workspace)) == 2
-    assert result["gate"]["serving_id"] == first["model_id"]
-    assert result["gate"]["n_normal"] == 40
-    assert result["promoted"] is result["gate"]["passed"] is (pointers.promoted(workspace) == result["model_id"])
-    assert not list((at / "checkpoints").iterdir())
-
-
 @pytest.mark.usefixtures("known_networks")
 def test_a_serving_model_without_calibration_is_compared_by_auroc(
     held_out: Path, workspace: Path, trained: Trained
 ) -> None:
     pointers.forget(Workspace.at(str(workspace)), trained[1]["model_id"])
-    chosen = options(held_out / "next", workspace, held_out / "list.csv", promote=False, **TINY)
+    chosen = options(held_out / "next", workspace, held_out / "list.csv", promote=False, image_size=(16, 16), epochs=1)
     result = execute("train", chosen, prefect=False)
     findings = [finding.partition(":") for finding in result["gate"]["findings"]]
     assert [(rule, text.strip()) for rule, _, text in findings if "not applied" in rule] == [

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,41 +152,32 @@ def test_a_batch_from_elsewhere_has_the_same_verdicts(kind: str, images: Path, w
     assert tables[0] == [row for row in tables[1] if row["relative_path"].endswith(".png")]
 
 
-def test_a_file_that_changes_before_it_is_scored_waits(
-    images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["flows.inference.pipeline.iter_images", "flows.steps.ingest.list_source"])
+def test_a_file_that_changes_meanwhile_waits(
+    moment: str, images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It changes after it was listed: its row would have the hash of one image and the score of another."""
+    """While files are listed or after it: its row would have the hash of one image and the score of another."""
     folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
     changing = sorted(folder.iterdir())[3]
 
-    def late(*arguments: Any, **options: Any) -> Any:
-        Image.new("L", (32, 32), 7).save(changing)
-        return iter_images(*arguments, **options)
+    real: Callable[..., Any] = iter_images if moment.endswith("iter_images") else list_source
 
-    monkeypatch.setattr("nelbo.flows.inference.pipeline.iter_images", late)
-    scored = score(folder, workspace)
+    def late(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        if real is list_source:
+            found = replace(found, entries=iter(list(found.entries)))
+        Image.new("L", (32, 32), 7).save(changing)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"nelbo.{moment}", late)
+        scored = score(folder, workspace)
     assert (scored["n_images"], scored["n_waiting"]) == (19, 1)
     assert changing.name not in read_table(Path(scored["scores"]))["relative_path"].to_pylist()
-    again = score(folder, workspace)
-    assert (again["n_images"], again["n_waiting"]) == (20, 0)
-
-
-def test_a_file_that_changes_while_it_is_listed_waits_too(
-    images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
-
-    def late(*arguments: Any) -> Any:
-        listing = list_source(*arguments)
-        entries = list(listing.entries)
-        Image.new("L", (32, 32), 7).save(folder / entries[3].entry.path)
-        return replace(listing, entries=iter(entries))
-
-    monkeypatch.setattr("nelbo.flows.steps.ingest.list_source", late)
-    scored = score(folder, workspace)
-    assert (scored["n_images"], scored["n_waiting"]) == (19, 1)
     (row,) = read_table(workspace / "runs" / f"{scored['run_id']}.parquet").to_pylist()
     assert row["n_waiting"] == 1
+    again = score(folder, workspace)
+    assert (again["n_images"], again["n_waiting"]) == (20, 0)
 
 
 @pytest.mark.usefixtures("known_networks")

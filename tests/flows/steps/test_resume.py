@@ -78,13 +78,14 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         assert not list((tmp_path / "killed" / folder).iterdir()), folder
 
 
-@pytest.mark.parametrize("step", ["calibrate_model", "Run.record", "pointers.promote", "clean_up"])
+@pytest.mark.parametrize("step", ["calibrate_model", "judge_candidate", "Run.record", "pointers.promote", "clean_up"])
 def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_command(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It still has its checkpoint, so nothing is trained again; and what is the latest has a row."""
+    """It still has its checkpoint, so nothing is trained again; the latest has passed the gate and has a row."""
     root = tmp_path / "workspace"
     write_images(tmp_path / "normal", 60, seed=1)
+    write_images(tmp_path / "held_out", 20, seed=2)
     workspace = stub_workspace(root)
     (root / "latest.json").unlink()
     calibration_id = catalog.calibration_ids(workspace)[0]
@@ -106,7 +107,9 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
         ("read_table", lambda *_: pa.table({"epoch": [1]})),
     ):
         monkeypatch.setattr(training, name, stub)
-    options = TrainOptions(normal=str(tmp_path / "normal"), workspace=str(root), workers=1, image_size=(32, 32))
+    monkeypatch.setattr("nelbo.flows.steps.judge.load_model", lambda *_: None)
+    normal, gate = (str(tmp_path / name) for name in ("normal", "held_out"))
+    options = TrainOptions(normal=normal, gate=gate, workspace=str(root), workers=1, image_size=(32, 32))
     rows_before = len(list(root.glob("runs/*")))
     with monkeypatch.context() as patch:
         patch.setattr(f"nelbo.flows.steps.train.{step}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -120,4 +123,5 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
     result = execute("train", options, prefect=False)
     assert (pointers.promoted(workspace), pointers.current_calibration(workspace, MODEL)) == (MODEL, calibration_id)
     assert done[-1] == "clean_up"
+    assert result["promoted"] is result["gate"]["passed"] is True
     assert (workspace.runs / f"{result['run_id']}.parquet").exists()

@@ -67,6 +67,8 @@ def test_grey_images_stored_as_rgb_are_grey(normals: Path) -> None:
     settled = settle(*frozen(normals))
     assert settled.options.channels == 1
     assert settled.why == {"channels": "no training image has colour"}
+    # As none is in floats, those are in 0 to 1.
+    assert settled.options.float_range == make_preprocessing(settled.options).float_range == (0, 1)
 
 
 def test_one_image_with_colour_among_grey_ones_makes_three_channels(normals: Path) -> None:
@@ -109,7 +111,9 @@ def test_images_for_testing_decide_nothing(normals: Path) -> None:
     assert settle(asked, freeze_normals(asked, Run("train", asked))).options.channels == 1
 
 
-def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(normals: Path) -> None:
+def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(
+    normals: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     paint(normals / "in" / "zz|.png")
     result = train(options(normals))
     assert json.dumps(result)
@@ -124,6 +128,9 @@ def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(normals: Path)
     # Told so, it is the same model.
     told = train(options(normals, channels=3))
     assert (told["model_id"], told["channels"], "settled" in told) == (result["model_id"], 3, False)
+    caplog.clear()
+    assert score(normals / "in", normals / "w")["n_colour_dropped"] == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_colour_batch_under_a_grey_model_is_said_once(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,26 +155,13 @@ def test_a_colour_batch_under_a_grey_model_is_said_once(normals: Path, caplog: p
     assert "channels=auto (or 3)" in said[0]
     grey = score(normals / "in", normals / "w")
     assert grey["n_colour_dropped"] == 0
-
-
-def test_calibrating_a_grey_model_on_colour_is_said(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(options(normals, fpr=0.2))
-    more = normals / "more"
-    write_images(more, 30, seed=4)
-    paint(more / "red.png")
+    # When it is calibrated, too.
+    write_images(normals / "more", 30, seed=4)
+    paint(normals / "more" / "red.png")
     caplog.clear()
-    calibrate(normals / "w", normal=str(more), fpr=0.2)
+    calibrate(normals / "w", normal=str(normals / "more"), fpr=0.2)
     (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
     assert said.startswith("1 of 31 images have colour")
-
-
-def test_a_colour_model_drops_nothing(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
-    paint(normals / "in" / "zz.png")
-    train(options(normals))
-    caplog.clear()
-    result = score(normals / "in", normals / "w")
-    assert result["n_colour_dropped"] == 0
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_damaged_image_decides_nothing(normals: Path) -> None:
@@ -209,20 +203,8 @@ def test_floats_go_by_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
     assert scores[0] != scores[1]
 
 
-def test_where_no_training_image_is_in_floats_they_are_in_0_to_1(normals: Path) -> None:
-    settled = settle(*frozen(normals))
-    assert settled.options.float_range == (0, 1)
-    assert make_preprocessing(settled.options).float_range == (0, 1)
-    assert "float_range" not in settled.why
-
-
 def test_a_range_for_all_that_is_deep_leaves_floats_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_floats(tmp_path / "in", 40, seed=0)
     asked, batch_id = frozen(tmp_path, value_range=(0, 1000))
     monkeypatch.setattr("nelbo.flows.steps.settle.float_range", lambda files, **_: "looked at" if files else None)
     assert settle(asked, batch_id).options.float_range == (0, 1)
-
-
-def test_a_bad_number_of_channels_is_refused() -> None:
-    with pytest.raises(ValueError, match="channels"):
-        TrainOptions(normal="x", channels=2)  # type: ignore[arg-type]
