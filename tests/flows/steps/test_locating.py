@@ -2,24 +2,22 @@
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import score, train
 from parts import Pose, Scene, drawn, picture
 from PIL import Image
 
 from nelbo.data import Preprocessing, read_scores, read_table
 from nelbo.flows.options.options import TrainOptions
-from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.settle import settle
 from nelbo.flows.steps.train import freeze_normals
 from nelbo.flows.workspace.runs import Run
 
-Nelbo = Callable[..., tuple[int, str, str]]
 KEY = Scene("key", width=240, height=180, length=0.4, noise=0.02)
 
 
@@ -45,9 +43,7 @@ def trained(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     workspace = tmp_path_factory.mktemp("located") / "workspace"
     # Filters need no weights, and their bundles are small.
     small: dict[str, Any] = {"image_size": (160, 160), "preset": "features", "backbone": "filters", "engines": []}
-    return workspace, execute(
-        "train", TrainOptions(normal=str(normals), workspace=str(workspace), **small), prefect=False
-    )
+    return workspace, train(normals, workspace, **small)
 
 
 def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -71,7 +67,7 @@ def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, A
     assert rows.num_rows == 60
 
 
-def test_each_image_says_what_was_found(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path) -> None:
+def test_each_image_says_what_was_found(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     workspace, _ = trained
     random = np.random.default_rng(5)
     batch = write_keys(tmp_path / "new", 20, 7)
@@ -82,17 +78,10 @@ def test_each_image_says_what_was_found(trained: tuple[Path, dict[str, Any]], ne
     write(batch, picture(replace(KEY, length=0.5), Pose(120, 90, 10), random), "large")
     write_keys(batch, 10, 9, defect="missing")
     write_keys(batch, 10, 9, defect="dent")
-    code, out, err = nelbo("score", batch, "--workspace", workspace, "--json", "--no-prefect")
-    assert code == 0, err
-    result = json.loads(out)
+    result = score(batch, workspace)
     rows = {row["relative_path"].removesuffix(".png"): row for row in read_scores(Path(result["scores"])).to_pylist()}
-    assert {name: rows[name]["part"] for name in ("empty", "two", "large")} == {
-        "empty": "missing",
-        "two": "several",
-        "large": "size",
-    }
-    for name in ("empty", "two", "large"):
-        assert rows[name]["verdict"] == "anomalous"
+    for name, part in (("empty", "missing"), ("two", "several"), ("large", "size")):
+        assert (rows[name]["part"], rows[name]["verdict"]) == (part, "anomalous")
         assert rows[name]["size_z"] > 5
     of_keys = [row for name, row in rows.items() if name.startswith("key_")]
     assert {row["part"] for row in of_keys} == {"found"}
@@ -104,15 +93,13 @@ def test_each_image_says_what_was_found(trained: tuple[Path, dict[str, Any]], ne
         assert row["anomaly_score"] == pytest.approx(total)
 
 
-def test_a_map_lies_on_the_part(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path) -> None:
+def test_a_map_lies_on_the_part(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """The dent is where the map is brightest: however the part lies, at one place of the upright crop."""
     workspace, _ = trained
     random = np.random.default_rng(3)
     for i, pose in enumerate([Pose(100, 90, angle) for angle in (20, 140, 260)]):
         write(tmp_path / "in", picture(replace(KEY, noise=0.005), pose, random, "dent"), str(i))
-    code, out, err = nelbo("score", tmp_path / "in", "--workspace", workspace, "--json", "--no-prefect")
-    assert code == 0, err
-    flagged = read_table(Path(json.loads(out)["flagged"])).to_pylist()
+    flagged = read_table(Path(score(tmp_path / "in", workspace)["flagged"])).to_pylist()
     assert len(flagged) == 3
     shapes = [Image.open(io.BytesIO(row["thumbnail"])).size for row in flagged]
     places = []
@@ -126,16 +113,14 @@ def test_a_map_lies_on_the_part(trained: tuple[Path, dict[str, Any]], nelbo: Nel
     assert np.linalg.norm(np.mean(places, axis=0) - np.array(shapes[0]) / 2) > 0.04 * max(shapes[0])
 
 
-def test_a_camera_that_moved_is_drift(trained: tuple[Path, dict[str, Any]], nelbo: Nelbo, tmp_path: Path) -> None:
+def test_a_camera_that_moved_is_drift(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     workspace, _ = trained
     random = np.random.default_rng(11)
     for i in range(40):
         pose = drawn(random, KEY)
         # All in the left half.
         write(tmp_path / "in", picture(KEY, replace(pose, x=50 + pose.x / 10), random), str(i))
-    code, out, err = nelbo("score", tmp_path / "in", "--workspace", workspace, "--json", "--no-prefect")
-    assert code == 0, err
-    drift = json.loads(out)["drift"]
+    drift = score(tmp_path / "in", workspace)["drift"]
     assert drift["alarm"]
     assert any(finding.startswith("part_x ") for finding in drift["findings"])
 
