@@ -87,5 +87,5 @@ def test_held_out_images_promise_exactly(normals: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_crossed(asked: dict[str, Any], says: str, normals: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(ValueError, match=says):
         train(normals, tmp_path / "workspace", calibrate_on="cross", **asked)
