@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,11 @@ def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def known_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what surrounds a training is the point: the same settings give the same network, trained once a process."""
-    from trainings import train_once
+    from commands import train_once
 
-    monkeypatch.setattr("nelbo.vae_core.train", train_once)
+    from nelbo import vae_core
+
+    monkeypatch.setattr(vae_core, "train", partial(train_once, vae_core.train))
 
 
 @pytest.fixture(scope="session")

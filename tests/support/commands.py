@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,16 @@ from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOpt
 from nelbo.flows.orchestration.execution import execute
 
 ROOT = Path(__file__).parents[2]
+_known: dict[str, Any] = {}
+
+
+def train_once(train: Callable[..., Any], *images: Any, preprocessing: Any, names: Any = None, **_: Any) -> Any:
+    """As `vae_core.train`, but a process trains one network for the same settings, whatever the images."""
+    *pixels, config, settings = images
+    key = json.dumps([config.to_dict(), settings.to_dict(), preprocessing])
+    if key not in _known:
+        _known[key] = train(*pixels, config, settings, preprocessing=preprocessing, names=names)
+    return _known[key]
 
 
 def train(normal: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Images made here: normal ones share a texture, anomalous ones carry a dark blot."""
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,12 @@ def write_images(folder: Path, n: int, seed: int, *, blot: bool = False) -> list
     for path in paths:
         Image.fromarray(texture(random, blot=blot)).save(path)
     return paths
+
+
+def write_list(path: Path, columns: str, rows: Iterable[Sequence[object]]) -> Path:
+    """A table of images, as CSV without quotes."""
+    path.write_text("\n".join([columns, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
 
 
 def write_plain(path: Path, value: int = 7) -> Path:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from commands import calibrate, score
-from synthetic import write_images
-from trainings import write_list
+from synthetic import write_images, write_list
 
 from nelbo.data import InputError, read_table
 from nelbo.detectors import CalibrationError

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 from commands import score
 from PIL import Image
-from synthetic import texture, write_images
-from trainings import write_list
+from synthetic import texture, write_images, write_list
 
 from nelbo.data import read_table
 from nelbo.flows.workspace.errors import UsageError

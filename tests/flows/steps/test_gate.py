@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import write_images
-from trainings import write_list
+from synthetic import write_images, write_list
 
 from nelbo.data import InputError
 from nelbo.flows.options.options import TrainOptions

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reviewing import review
-from synthetic import write_images
-from trainings import write_list
+from synthetic import write_images, write_list
 
 from nelbo.data import MANIFEST_SCHEMA, InputError, read_metadata, read_table, split_by_content
 from nelbo.detectors import part_sizes

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from commands import calibrate, score
 from PIL import Image
-from synthetic import texture, write_images
-from trainings import write_list
+from synthetic import texture, write_images, write_list
 
 from nelbo.data import read_scores
 from nelbo.flows.options.options import TrainOptions

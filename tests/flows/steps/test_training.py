@@ -8,8 +8,7 @@ from typing import Any
 import commands
 import pytest
 from commands import calibrate
-from synthetic import write_images
-from trainings import write_list
+from synthetic import write_images, write_list
 
 from nelbo.data import InputError, read_table
 from nelbo.detectors import n_needed, part_sizes

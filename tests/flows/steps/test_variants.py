@@ -9,7 +9,7 @@ import pytest
 from commands import calibrate, score, train
 from PIL import Image
 from products import write_products
-from trainings import write_list
+from synthetic import write_list
 
 from nelbo.data import InputError, read_table
 from nelbo.detectors import n_needed
