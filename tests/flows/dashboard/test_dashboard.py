@@ -213,7 +213,6 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
     for i in range(3):
         add_batch(workspace, f"b{i}", ["a.png", "b.png"], calibration, anomalous=1.0, not_scored=0, shift=9, seed=i)
         record_review(workspace, review(i))
-    tables = Tables(workspace)
     # Rows of the table of flagged images come from their scores, and only maps and thumbnails from its own files.
     counted = "thumbnail" if kind == "flagged" else "*"
     sql = f"SELECT count({counted}) AS n, max(hash({kind})) FROM {kind}"
@@ -223,6 +222,7 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
     content = file.read_bytes()
     lost = read_table(file).num_rows
     for how in ("empty", "cut", "garbage", "a page"):
+        tables = Tables(workspace)
         file.write_bytes(spoilt(content, how))
         for _ in range(2):
             assert tables.query(sql)["n"].item() == n - lost, how
@@ -235,6 +235,7 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
     other = next(path for path in tmp_path.glob("scores/**/*.parquet") if path != file)
     for path in (file, other):
         path.write_bytes(b"PAR1")
+    tables = Tables(workspace)
     tables.query(sql)
     tables.query("SELECT max(hash(scores)) FROM scores")
     assert tables.damaged() == sorted(str(path.relative_to(tmp_path)) for path in (file, other))
