@@ -605,36 +605,27 @@ def drive(aside: Path, *what: object) -> Any:
     return json.loads(done.stdout)
 
 
-def assert_exactly_once(one: dict[str, Any]) -> None:
-    assert one["again"] == [0, 0]
-    rows = [row for batch in one["batches"].values() for row in batch]
-    assert sorted(rows) == sorted(one["expected"])
-    # What was published before stays as it was.
-    assert all(one["batches"][name] == batch for name, batch in one["seen"].items())
-
-
 @pytest.mark.slow
-def test_killed_at_random_points(tmp_path: Path, random: np.random.Generator) -> None:
-    """One of each sixth of a run."""
+def test_killed_at_random_points_and_two_jobs_at_once(tmp_path: Path, random: np.random.Generator) -> None:
+    """Killed once in each sixth of a run."""
     events = drive(tmp_path / "counted", "count_landing")
     points = 1 + ((np.arange(6) + random.random(6)) * events / 6).astype(int)
-    found = drive(tmp_path / "killed", "land", *points)
+    # 0 is no kill, but two at once.
+    *found, one, other = drive(tmp_path / "killed", "land", *points, 0, 0)
     # A run has about as many events as the one that was counted.
     assert [one["codes"] for one in found[:-1]] == [[-signal.SIGKILL]] * 5
     # Before and after the batch that it was at was published.
     assert {len(one["seen"]) for one in found} == {1, 2}
     # Before it was taken, it is one with what came later.
     assert {len(one["batches"]) for one in found} == {2, 3}
-    for one in found:
-        assert_exactly_once(one)
-
-
-@pytest.mark.slow
-def test_two_jobs_at_once(tmp_path: Path) -> None:
-    for one in drive(tmp_path, "land", 0, 0, 0):
-        assert one["codes"] == [0, 0]
-        assert len(one["batches"]) == 3
-        assert_exactly_once(one)
+    for both in (one, other):
+        assert (both["codes"], len(both["batches"])) == ([0, 0], 3)
+    for each in (*found, one, other):
+        assert each["again"] == [0, 0]
+        rows = [row for batch in each["batches"].values() for row in batch]
+        assert sorted(rows) == sorted(each["expected"])
+        # What was published before stays as it was.
+        assert all(each["batches"][name] == batch for name, batch in each["seen"].items())
 
 
 @pytest.mark.slow
