@@ -83,6 +83,8 @@ class Watched:
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # The first visit imports what the pages need; on a busy machine that takes a while.
+        self.page.set_default_timeout(120_000)
         self.page.on("console", lambda message: self._console(message))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.problems.append(dialog.message), dialog.dismiss()))

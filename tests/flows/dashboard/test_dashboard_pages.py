@@ -91,8 +91,6 @@ def visit(visitor: Any, address: str) -> Iterator[Callable[..., Watched]]:
 
     def visit(page: str, **query: str) -> Watched:
         opened.append(Watched(visitor.new_page()))
-        # The first visit imports what the pages need; on a busy machine that takes a while.
-        opened[-1].page.set_default_timeout(90_000)
         opened[-1].open(f"{address}/{page}?{urlencode(query)}")
         return opened[-1]
 
