@@ -143,6 +143,14 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return workspace, train(images / "normal", workspace, image_size=(32, 32), epochs=12)
 
 
+@pytest.fixture(scope="session")
+def exported(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained workspace with an engine: for processes, to which TensorFlow costs ten seconds each."""
+    from exported import copy_with_engine
+
+    return copy_with_engine(trained[0], tmp_path_factory.mktemp("exported") / "workspace")
+
+
 @pytest.fixture
 def workspace(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     """A copy of the trained workspace, to write to."""

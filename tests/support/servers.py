@@ -4,13 +4,15 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +70,48 @@ class Prefect:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         settings = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3"}
+        settings |= {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S", "PREFECT_UI_ENABLED": "false"}
         if self.database:
             settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database
+        else:
+            self.prepare()
         if self.password:
             settings["PREFECT_SERVER_API_AUTH_STRING"] = self.password
         command = [_BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.environment | settings, stdout=log, stderr=log, start_new_session=True
             )
         wait_for(self._answers, f"the server, see {self.folder / 'server.log'}", 300)
+
+    def prepare(self) -> None:
+        """Give it its database, unless it has one: to make it takes a new server ten seconds."""
+        database = self.folder / "home" / "prefect.db"
+        database.parent.mkdir(parents=True, exist_ok=True)
+        if not database.exists():
+            shutil.copy(empty_database(), database)
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """This process as its client."""
+        from prefect import settings
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        own = {
+            settings.PREFECT_API_URL: self.api,
+            settings.PREFECT_API_AUTH_STRING: self.password,
+            settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+            settings.PREFECT_RESULTS_LOCAL_STORAGE_PATH: self.folder / "results",
+        }
+        with settings.temporary_settings(own):
+            try:
+                yield
+            finally:
+                # Their threads would speak with this server for ever; of logs there may be none.
+                with suppress(RuntimeError):
+                    APILogWorker.instance().drain()
+                EventsWorker.drain_all()
 
     def stop(self) -> None:
         end(self.process)
@@ -158,6 +191,16 @@ class Prefect:
         )
         return sorted(found, key=lambda run: run["created"])
 
+    def delete_deployments(self) -> None:
+        """Leave a server to the next test as this one found it."""
+        for kind, name in (("deployments", "id"), ("work_pools", "name")):
+            for one in self.ask(f"{kind}/filter"):
+                self.call("DELETE", f"{kind}/{one[name]}")
+
+    def add_pool(self) -> None:
+        """The pool of processes that prefect.yaml names."""
+        self.ask("work_pools/", name="nelbo", type="process")
+
     def submit(self, deployment: str, **parameters: Any) -> str:
         """Start a run of a deployment now; its id."""
         found = self.get(f"deployments/name/{deployment}")
@@ -191,6 +234,21 @@ class Prefect:
             return httpx.get(f"{self.api}/ready", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+def empty_database() -> Path:
+    """Prefect's, of SQLite: made once for this environment, and kept in it."""
+    kept = Path(sys.prefix) / f"prefect-{version('prefect')}.db"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=sys.prefix) as home:
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+            command = [_BIN / "prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(command, env=environment | {"PREFECT_HOME": home}, check=True, capture_output=True)
+            whole = Path(home) / "whole.db"
+            with closing(sqlite3.connect(Path(home) / "prefect.db")) as made:
+                made.execute("VACUUM INTO ?", (str(whole),))
+            whole.replace(kept)
+    return kept
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -50,12 +50,12 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prefect
     for path in write_images(home / "landing", 12, seed=43):
         os.utime(path, (1e9, 1e9))
     server = Prefect(home / "prefect")
-    server.folder.mkdir()
+    server.prepare()
     lines = COMMANDS.replace("/srv/nelbo", str(home)).replace("4200", str(server.port)).splitlines()[2:]
     script = "\n".join(["set -ex", *lines])
-    # Small enough for a test; deploy writes it into the deployments, too.
-    small = {"NELBO_EPOCHS": "2", "NELBO_IMAGE_SIZE": "16", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    environment = server.environment | small
+    # Small enough for a test, and quick; deploy writes what is nelbo's into the deployments, too.
+    small = {"NELBO_BACKBONE": "filters", "NELBO_IMAGE_SIZE": "64", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    environment = server.environment | small | {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
     # Named by the commands themselves.
     del environment["PREFECT_API_URL"]
     # Not into a pipe, which the server and the worker would hold open.
@@ -93,12 +93,13 @@ def test_the_automations_do_what_they_say(newcomer: tuple[Prefect, str], tmp_pat
     weekly = server.get("deployments/name/train/cells-weekly")["id"]
     drift["actions"][0]["deployment_id"] = weekly
     workspace = drift["trigger"]["match"]["nelbo.workspace"]
-    # A crash is told after 90 seconds without a heartbeat; here sooner, as heartbeats come every 30.
-    silent["within"] = 40
-    for automation in (drift, silent):
-        path = tmp_path / "automation.yaml"
-        path.write_text(yaml.safe_dump(automation))
-        server.command("prefect", "automation", "create", "--from-file", path)
+    # A crash is told after 90 seconds without a heartbeat; here after as few as Prefect takes.
+    silent["within"] = 10
+    path = tmp_path / "automations.yaml"
+    path.write_text(yaml.safe_dump({"automations": [drift, silent]}))
+    server.command("prefect", "automation", "create", "--from-file", path)
+    # That a training is asked for is enough.
+    server.call("PATCH", "work_pools/nelbo", {"is_paused": True}).raise_for_status()
     script = tmp_path / "sleeper.py"
     script.write_text(SLEEPER)
     environment = server.environment | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
@@ -115,15 +116,10 @@ def test_the_automations_do_what_they_say(newcomer: tuple[Prefect, str], tmp_pat
     wait_for(beats, "its heartbeat", 60)
     killed.kill()
     killed.wait()
-    server.command(
-        "prefect", "event", "emit", "nelbo.drift.detected", "--resource-id", "nelbo.batch.b1", *of(workspace)
-    )
+    about = ("--resource-id", "nelbo.batch.b1", "--resource", f"nelbo.workspace={workspace}")
+    server.command("prefect", "event", "emit", "nelbo.drift.detected", *about)
     wait_for(lambda: [run for run in server.runs("train/cells-weekly") if not run["auto_scheduled"]], "a candidate", 60)
     wait_for(lambda: of_flow(server, "sleeper")["state_type"] == "CRASHED", "the crash to be seen", 150)
-
-
-def of(workspace: str) -> tuple[str, str]:
-    return "--resource", f"nelbo.workspace={workspace}"
 
 
 def of_flow(server: Prefect, name: str) -> Any:
