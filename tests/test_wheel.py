@@ -109,7 +109,7 @@ def test_it_runs_beside_other_folders_of_the_same_names(installed: Path, tmp_pat
     write_images(tmp_path / "new", 2, seed=3, blot=True)
     where = run(installed / "python", "-c", "import nelbo.flows; print(nelbo.flows.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent)
-    settings = ("--set", "image_size=32", "--set", "epochs=2", "--set", "engines=keras")
+    settings = ("--set", "image_size=64", "--set", "backbone=filters")
     program, module = (installed / "nelbo",), (installed / "python", "-m", "nelbo")
     trained = json.loads(run(*program, "train", "--normal", "good", "--json", *settings, cwd=tmp_path))
     for command in (program, module):

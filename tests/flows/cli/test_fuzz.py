@@ -24,80 +24,12 @@ from nelbo.flows.workspace.reviews import Review, record_review
 
 #: What people, scripts and attackers give where a path, a name, an id or a number belongs.
 TEXTS = [
-    *(
-        "",
-        " ",
-        "-",
-        "--",
-        "-1",
-        "--x",
-        "=",
-        "a=b",
-        ".",
-        "..",
-        "../none" * 60,
-        "~",
-        "~nobody/x",
-        "*",
-        "**",
-        "[",
-        "[!",
-        "{}",
-        "%s",
-    ),
-    *(
-        "\0",
-        "a\0b",
-        "\udcff",
-        "a\nb\rc",
-        "\x1b[31mred\x1b[0m",
-        "\x9b31m",
-        "\u202egnp.a",
-        "\u200b",
-        "\ufeff",
-        "\u05d0\u05d1",
-        "e\u0301" * 90,
-    ),
-    *(
-        "x" * 300,
-        "x" * 5000,
-        "a/" * 3000,
-        "9" * 400,
-        "nan",
-        "inf",
-        "-inf",
-        "1e999",
-        "0x10",
-        "1_000",
-        "\u0661",
-        "None",
-        "true",
-    ),
-    *(
-        "s3:",
-        "http://",
-        "file://",
-        "file:///x\0",
-        "file://host/x",
-        "nothing://a/b",
-        "memory://",
-        "memory://none/x",
-        "zip://a",
-        "://",
-    ),
-    *(
-        "/dev/null",
-        "/dev/stdin",
-        "/proc/self/mem",
-        "/nowhere/at/all",
-        "CON",
-        "latest",
-        "reviews",
-        "{{x}}",
-        "$(x)",
-        "'\"",
-        "\\",
-    ),
+    *("", " ", "-", "--", "-1", "--x", "=", "a=b", ".", "..", "../none" * 60, "~", "~nobody/x", "*", "**", "[", "[!"),
+    *("{}", "%s", "\0", "a\0b", "\udcff", "a\nb\rc", "\x1b[31mred\x1b[0m", "\x9b31m", "\u202egnp.a", "\u200b"),
+    *("\ufeff", "\u05d0\u05d1", "e\u0301" * 90, "x" * 300, "x" * 5000, "a/" * 3000, "9" * 400, "nan", "inf", "-inf"),
+    *("1e999", "0x10", "1_000", "\u0661", "None", "true", "s3:", "http://", "file://", "file:///x\0"),
+    *("file://host/x", "nothing://a/b", "memory://", "memory://none/x", "zip://a", "://", "/dev/null", "/dev/stdin"),
+    *("/proc/self/mem", "/nowhere/at/all", "CON", "latest", "reviews", "{{x}}", "$(x)", "'\"", "\\"),
 ]
 
 #: Commands and what they cannot do without, so that one option at a time is bad.
@@ -177,21 +109,8 @@ def test_an_option_with_a_bad_value(command: str, option: str, nelbo: Callable[.
 
 #: Of every type that TOML has, and out of every range.
 VALUES = [
-    '""',
-    '"x"',
-    '"\\u0000"',
-    "-1",
-    "9" * 30,
-    "nan",
-    "-inf",
-    "true",
-    "[]",
-    "[[]]",
-    "[1, [2]]",
-    "{}",
-    "{a = [1]}",
-    "2020-01-01",
-    "1979-05-27T07:32:00Z",
+    *('""', '"x"', '"\\u0000"', "-1", "9" * 30, "nan", "-inf", "true", "[]", "[[]]", "[1, [2]]", "{}", "{a = [1]}"),
+    *("2020-01-01", "1979-05-27T07:32:00Z"),
 ]
 
 
@@ -206,27 +125,9 @@ def test_a_setting_with_a_bad_value(name: str, place: Path, nelbo: Callable[...,
 
 
 FILES = [
-    *(
-        b"",
-        b"\xef\xbb\xbf",
-        b"\xff\xfe\x00",
-        b"\0" * 100,
-        b"[",
-        b"fpr",
-        b"fpr =",
-        b"= 1",
-        b"[a]\nb = 1",
-        b"a.b.c = 1",
-        b'"\\u0000" = 1',
-    ),
-    *(
-        b'"\\u001b[31m" = 1',
-        b"fpr = 0.1\nfpr = 0.1",
-        b"x = " + b"[" * 5000,
-        b"fpr = 0.1 # \x07",
-        "\u202e = 1".encode(),
-        b"a = '" + b"x" * 10**5 + b"'",
-    ),
+    *(b"", b"\xef\xbb\xbf", b"\xff\xfe\x00", b"\0" * 100, b"[", b"fpr", b"fpr =", b"= 1", b"[a]\nb = 1", b"a.b.c = 1"),
+    *(b'"\\u0000" = 1', b'"\\u001b[31m" = 1', b"fpr = 0.1\nfpr = 0.1", b"x = " + b"[" * 5000, b"fpr = 0.1 # \x07"),
+    *("\u202e = 1".encode(), b"a = '" + b"x" * 10**5 + b"'"),
 ]
 
 
@@ -241,41 +142,11 @@ def test_a_config_that_is_none(place: Path, nelbo: Callable[..., Any]) -> None:
 
 
 MANIFESTS = [
-    *(
-        b"",
-        b"\n",
-        b"\xff\xfe",
-        b"path",
-        b"path\n",
-        b"path\n\n",
-        b"path\n\x00\n",
-        b"path,path\na,b\n",
-        b"Path\na\n",
-        b"label\n1\n",
-        b"path,label\na\n",
-        b"path,label\na,1,2\n",
-    ),
-    *(
-        b'path\n"a\n',
-        b'path\n"a\nb"\n',
-        b"path\n../a\n",
-        b"path\n/etc/passwd\n",
-        b"path\n~/a\n",
-        b"path\n\x1b[31m\n",
-        b"path\n\xff\n",
-        "path\n\u202ea\n".encode(),
-        b"path\n" + b"x" * 10**5,
-    ),
-    *(
-        b"path,label\na,x\n",
-        b"path,label\na,1e999\n",
-        b"path,split\na,\x1b[2J\n",
-        b"path\n.\n",
-        b"path\na\na\n",
-        b"path\n" + b"a/" * 10**4 + b"\n",
-        b"PAR1",
-        b"PAR1" * 9,
-    ),
+    *(b"", b"\n", b"\xff\xfe", b"path", b"path\n", b"path\n\n", b"path\n\x00\n", b"path,path\na,b\n", b"Path\na\n"),
+    *(b"label\n1\n", b"path,label\na\n", b"path,label\na,1,2\n", b'path\n"a\n', b'path\n"a\nb"\n', b"path\n../a\n"),
+    *(b"path\n/etc/passwd\n", b"path\n~/a\n", b"path\n\x1b[31m\n", b"path\n\xff\n", "path\n\u202ea\n".encode()),
+    *(b"path\n" + b"x" * 10**5, b"path,label\na,x\n", b"path,label\na,1e999\n", b"path,split\na,\x1b[2J\n"),
+    *(b"path\n.\n", b"path\na\na\n", b"path\n" + b"a/" * 10**4 + b"\n", b"PAR1", b"PAR1" * 9),
 ]
 
 
@@ -298,41 +169,17 @@ def test_a_manifest_that_is_none(kind: str, place: Path, nelbo: Callable[..., An
 
 #: Commands that read a workspace.
 READING = [
-    *(
-        ["models"],
-        ["batches"],
-        ["calibrations"],
-        ["verify"],
-        ["doctor"],
-        ["report"],
-        ["compact"],
-        ["prune", "--older-than", "1h"],
-    ),
-    *(
-        ["calibrate", "--compare"],
-        ["calibrate", "--labels", "reviews"],
-        ["score", "in"],
-        ["ingest", "in"],
-        ["export", "--engine", "keras"],
-    ),
+    *(["models"], ["batches"], ["calibrations"], ["verify"], ["doctor"], ["report"], ["compact"]),
+    *(["prune", "--older-than", "1h"], ["calibrate", "--compare"], ["calibrate", "--labels", "reviews"]),
+    *(["score", "in"], ["ingest", "in"], ["export", "--engine", "keras"]),
 ]
 
 
 def test_a_workspace_that_is_none(place: Path, nelbo: Callable[..., Any]) -> None:
     (place / "file").write_text("x")
     (place / "loop").symlink_to("loop")
-    for name in (
-        "models",
-        "calibrations",
-        "scores",
-        "runs",
-        "reviews",
-        "manifests",
-        "_staging",
-        "landing",
-        "reports",
-        "latest.json",
-    ):
+    kinds = {"models", "calibrations", "scores", "runs", "reviews", "manifests", "_staging", "landing", "reports"}
+    for name in (*kinds, "latest.json"):
         folder = place / "files" / name
         folder.parent.mkdir(exist_ok=True)
         folder.write_text("x")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from exported import remake
 from faults import with_zeros
 
 from nelbo import vae_core
@@ -78,20 +79,8 @@ def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
 def spoil(workspace: Path, engine: str, factor: float) -> None:
     """An engine whose reference scores are other ones, with fitting checksums: as if its package had changed."""
     place = Workspace(workspace)
-    folder = place.engine(catalog.find_model(place, "latest"), engine)
-    made = read_engine(folder)
-    shutil.rmtree(folder)
-    expected = made.expected._replace(nelbo=made.expected.nelbo * factor)
-    vae_core.save_exported(replace(made, made_with="1.0", expected=expected), folder)
-
-
-def remake(workspace: Path, engine: str, **changes: Any) -> None:
-    """An engine with other facts or graphs, and the id that they give it."""
-    place = Workspace(workspace)
-    folder = place.engine(catalog.find_model(place, "latest"), engine)
-    made = read_engine(folder)
-    shutil.rmtree(folder)
-    vae_core.save_exported(replace(made, **changes), folder)
+    expected = read_engine(place.engine(catalog.find_model(place, "latest"), engine)).expected
+    remake(workspace, engine, made_with="1.0", expected=expected._replace(nelbo=expected.nelbo * factor))
 
 
 def test_all_engines_give_the_same_rows(workspace: Path, images: Path, nelbo: Nelbo) -> None:

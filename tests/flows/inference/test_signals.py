@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from servers import free_port, wait_for
 
 pytestmark = pytest.mark.slow
 
-Trained = tuple[Path, dict[str, Any]]
 #: The command line, with Ctrl-C as a terminal's foreground has it.
 LINE = [
     sys.executable,
@@ -36,7 +34,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     values = np.random.default_rng(0).integers(0, 255, (1500, 1500), np.uint8)
     Image.fromarray(values).save(folder / "0.png")
-    for i in range(1, 120):
+    for i in range(1, 80):
         shutil.copy(folder / "0.png", folder / f"{i}.png")
     return folder
 
@@ -87,10 +85,10 @@ def in_a_shard(workspace: Path) -> Callable[[], bool]:
 
 
 def test_told_to_end_while_it_decodes_trains_or_scores(
-    many: Path, trained: Trained, images: Path, tmp_path: Path
+    many: Path, exported: Path, images: Path, tmp_path: Path
 ) -> None:
     tmp, workspace = tmp_path / "tmp", tmp_path / "w"
-    shutil.copytree(trained[0], workspace)
+    shutil.copytree(exported, workspace)
     at = ["--workspace", workspace, "--no-prefect", "--json"]
 
     ingesting = start(tmp, "ingest", many, *at)
@@ -109,7 +107,7 @@ def test_told_to_end_while_it_decodes_trains_or_scores(
     again = start(tmp, "score", many, "--set", "shard_size=20", *at)
     out, err = again.communicate(timeout=500)
     assert again.returncode == 0, err
-    assert json.loads(out)["n_scored"] == 120
+    assert json.loads(out)["n_scored"] == 80
 
 
 def can_be_init() -> bool:

@@ -15,6 +15,7 @@ import pytest
 from dask_cluster import DaskCluster, double, loads
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import prefect_server
 from synthetic import write_images
 
 from nelbo.data import read_table
@@ -93,9 +94,9 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workspace(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all batches here, so that each process loads its model once."""
-    return Path(shutil.copytree(trained[0], tmp_path_factory.mktemp("shared") / "workspace"))
+    return Path(shutil.copytree(exported, tmp_path_factory.mktemp("shared") / "workspace"))
 
 
 def rows(workspace: Path, batch_id: str) -> list[dict[str, Any]]:
@@ -185,13 +186,9 @@ def test_through_prefect(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_RESULTS_LOCAL_STORAGE_PATH
-    from prefect.settings import temporary_settings as settings
-    from prefect.testing.utilities import prefect_test_harness
 
-    quiet = settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path})
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "ERROR")
-    with prefect_test_harness(server_startup_timeout=240), quiet:
+    with prefect_server(tmp_path) as server, server.here():
         execute("score", options(batch, workspace, dask, batch_id="flow"), prefect=True)
         with get_client(sync_client=True) as client:
             (flow_run,) = client.read_flow_runs()

@@ -186,13 +186,14 @@ def test_nothing_yet(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_no_server_is_started(images: Path, ws: nelbo.Workspace) -> None:
+def test_no_server_is_started(images: Path, exported: Path, tmp_path: Path) -> None:
     """Neither by importing nor by scoring; and importing loads nothing that takes time."""
+    workspace = shutil.copytree(exported, tmp_path / "workspace")
     code = f"""
 import json, sys
 import nelbo
 first = set(sys.modules)
-ws = nelbo.Workspace({str(ws._layout.root)!r})
+ws = nelbo.Workspace({str(workspace)!r})
 assert "keras" not in sys.modules
 batch = ws.score({str(images / "new" / "b")!r})
 print(json.dumps([sorted(first), sorted(set(sys.modules)), len(batch.scores)]))
