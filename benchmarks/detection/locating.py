@@ -101,7 +101,7 @@ def table(given: argparse.Namespace) -> Iterator[str]:
         yield row(name, "off" if frame is None else "on", *means, *shares)
 
 
-def times(n_rounds: int) -> Iterator[str]:
+def times(n_rounds: int, n_pictures: int = 6) -> Iterator[str]:
     """Milliseconds on one core, of pictures of a million pixels."""
     cv2.setNumThreads(1)
     yield from heads("1 megapixel", "ms a picture, one core")
@@ -109,7 +109,8 @@ def times(n_rounds: int) -> Iterator[str]:
         random = np.random.default_rng(0)
         large = replace(scene, width=1152, height=864)
         levels = [
-            np.rint(picture(large, drawn(random, large), random) * 255).astype(np.uint8).squeeze() for _ in range(6)
+            np.rint(picture(large, drawn(random, large), random) * 255).astype(np.uint8).squeeze()
+            for _ in range(n_pictures)
         ]
         frame, _ = learn_frame([look(one) for one in levels])
         assert frame is not None
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few small parts: whether it runs, not how well")
     given = parser.parse_args()
     print(circumstances())
-    for lines in (times(1 if given.smoke else 5), table(given)):
+    for lines in (times(1, 2) if given.smoke else times(5), table(given)):
         print()
         for line in lines:
             print(line, flush=True)

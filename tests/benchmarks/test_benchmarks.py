@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from commands import ROOT, rows
+from commands import ROOT, rows, rows_of_process
 
 Script = Callable[[str], ModuleType]
 
@@ -24,7 +24,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 # The longest, so first.
 @pytest.mark.slow
 def test_scale() -> None:
-    found = rows("speed.scale")
+    found = rows_of_process("speed.scale")
     assert [row[0] for row in found] == [
         "a Dask worker starts",
         "a client connects",
@@ -63,7 +63,7 @@ def test_scoring() -> None:
 
 @pytest.mark.slow
 def test_end_to_end() -> None:
-    found = rows("speed.end_to_end")
+    found = rows("speed.end_to_end", "--side", 16)
     assert [row[0] for row in found] == ["40"]
     assert [row for row in found if not all(row)] == []
 

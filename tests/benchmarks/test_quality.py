@@ -15,17 +15,20 @@ from PIL import Image
 from nelbo.detectors.interval import Interval
 
 
-@pytest.fixture
-def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
+
+
+@pytest.fixture
+def quality() -> ModuleType:
     from benchmarks.detection import quality
 
     return quality
 
 
 @pytest.fixture
-def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT)
+def results() -> ModuleType:
     from benchmarks.detection import results
 
     return results
@@ -174,10 +177,7 @@ def test_a_set_with_the_same_normal_images_trains_no_model_of_its_own(
         quality.trained(one, config, quality.TrainConfig(epochs=1, seed=1), tmp_path)
 
 
-def test_mistakes_are_on_the_wrong_side_of_the_threshold(
-    monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
-) -> None:
-    monkeypatch.syspath_prepend(ROOT)
+def test_mistakes_are_on_the_wrong_side_of_the_threshold(random: np.random.Generator) -> None:
     from benchmarks.detection import mistakes
 
     labels = np.repeat([0, 1], [20, 5])
@@ -198,8 +198,11 @@ def test_mistakes_are_on_the_wrong_side_of_the_threshold(
 
 
 @pytest.mark.slow
-def test_heads(tmp_path: Path) -> None:
+def test_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
+    from benchmarks.detection import heads
+
+    monkeypatch.setattr(heads, "DRAWS", 1)
     found = rows("detection.heads", "--results", tmp_path, "--sets", "ELPV", "--backbones", "filters", "--splits", 2)
     assert [row[1] for row in found[:8]] == [
         *(
@@ -216,8 +219,7 @@ def test_heads(tmp_path: Path) -> None:
     assert found[-1][2:4] == ["2", "5%"]
 
 
-def test_other_heads_against_libraries(monkeypatch: pytest.MonkeyPatch, random: np.random.Generator) -> None:
-    monkeypatch.syspath_prepend(ROOT)
+def test_other_heads_against_libraries(random: np.random.Generator) -> None:
     from scipy.spatial.distance import mahalanobis
     from sklearn.neighbors import NearestNeighbors
 

@@ -1,11 +1,16 @@
-"""Commands on small tasks: nelbo's in this process, those of benchmarks in another."""
+"""Commands on small tasks: nelbo's, and those of benchmarks."""
 
+import importlib
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
 from nelbo.flows.orchestration.execution import execute
@@ -46,10 +51,24 @@ def _answer(name: str, options: Any) -> dict[str, Any]:
 
 def rows(module: str, *arguments: object) -> list[list[str]]:
     """The cells of all rows that a small run of a module of benchmarks prints, headings left out."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--smoke", *map(str, arguments)]
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.syspath_prepend(ROOT)
+        patch.setattr("sys.argv", [module, "--smoke", *map(str, arguments)])
+        importlib.import_module(f"benchmarks.{module}").main()
+    return _cells(printed.getvalue())
+
+
+def rows_of_process(module: str) -> list[list[str]]:
+    """The same of one that leaves its own process changed."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--smoke"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    return _cells(done.stdout)
+
+
+def _cells(printed: str) -> list[list[str]]:
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
     headings = {i + below for i, line in enumerate(lines) if line.startswith("|---") for below in (-1, 0)}
     kept = [line for i, line in enumerate(lines) if i not in headings]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in kept]
