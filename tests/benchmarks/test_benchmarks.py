@@ -26,17 +26,26 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 def test_scale() -> None:
     found = rows_of_process("speed.scale")
     assert [row[0] for row in found] == [
-        "a Dask worker starts",
-        "a client connects",
-        "here, a decoder a core",
-        "1 Dask worker, a decoder a core",
-        "2 Dask workers, one decoder each",
-        "scores",
-        "flagged",
-        "manifests",
-        "1",
-        "2",
+        *("a Dask worker starts", "a client connects", "here, a decoder a core"),
+        *("1 Dask worker, a decoder a core", "2 Dask workers, one decoder each"),
+        *("scores", "flagged", "manifests", "1", "2"),
     ]
+    assert [row for row in found if not all(row)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "column", "expected"),
+    [
+        (["speed.scoring"], 2, ["predict", "keras", "openvino", "onnx"]),
+        (["speed.end_to_end", "--side", 16], 0, ["40"]),
+        (["peers.compare"], 0, ["nelbo, one epoch", "scikit-learn PCA", "scikit-learn IsolationForest"]),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, list) else "",
+)
+def test_tables(line: list[str], column: int, expected: list[str]) -> None:
+    found = rows(*line)
+    assert [row[column] for row in found] == expected
     assert [row for row in found if not all(row)] == []
 
 
@@ -45,34 +54,10 @@ def test_limits() -> None:
     found = rows("speed.limits")
     assert [row for row in found if not all(row)] == []
     assert [row[0] for row in found if not row[0].startswith("matrix")] == [
-        "memory copy",
-        "decoding",
-        "writing Parquet",
+        *("memory copy", "decoding", "writing Parquet")
     ]
     libraries = [row[2] for row in found if row[0] == "matrix product, float32"]
     assert libraries[:2] == ["NumPy, 64 x 64", "TensorFlow, 64 x 64"]
-
-
-@pytest.mark.slow
-def test_scoring() -> None:
-    found = rows("speed.scoring")
-    assert [row[2] for row in found] == ["predict", "keras", "openvino", "onnx"]
-    assert [row for row in found if not all(row)] == []
-    assert found[0][5] == "1.00"
-
-
-@pytest.mark.slow
-def test_end_to_end() -> None:
-    found = rows("speed.end_to_end", "--side", 16)
-    assert [row[0] for row in found] == ["40"]
-    assert [row for row in found if not all(row)] == []
-
-
-@pytest.mark.slow
-def test_peers() -> None:
-    found = rows("peers.compare")
-    assert [row[0] for row in found] == ["nelbo, one epoch", "scikit-learn PCA", "scikit-learn IsolationForest"]
-    assert [row for row in found if not all(row)] == []
 
 
 def test_a_ceiling_is_that_of_the_fastest_library(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:

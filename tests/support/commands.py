@@ -49,6 +49,16 @@ def _answer(name: str, options: Any) -> dict[str, Any]:
     return result
 
 
+def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
+    """Exit code 2, nothing on stdout, one line that says all of `parts`."""
+    code, out, err = answer
+    assert (code, out) == (2, ""), err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("nelbo: ")
+    for part in parts:
+        assert part in line
+
+
 def rows(module: str, *arguments: object) -> list[list[str]]:
     """The cells of all rows that a small run of a module of benchmarks prints, headings left out."""
     printed = io.StringIO()

@@ -2,21 +2,19 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from servers import free_port, wait_for
 
 
 class DaskCluster:
     """A scheduler on a free port of the loopback, and workers that can be added and killed."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.address = f"tcp://127.0.0.1:{port}"
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -28,11 +26,12 @@ class DaskCluster:
         for _ in range(n):
             place = ["--local-directory", str(self._folder)]
             self._start("worker", self.address, "--nthreads", "1", *place, *arguments, path=path)
-        deadline = time.monotonic() + 60
-        while len(self.workers()) < before + n:
+
+        def all_known() -> bool:
             assert all(process.poll() is None for process in self._processes)
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+            return len(self.workers()) == before + n
+
+        wait_for(all_known, "the new workers")
 
     def remove_worker(self) -> None:
         """End the worker that was started last, and wait for the scheduler to know that."""
@@ -40,10 +39,7 @@ class DaskCluster:
         process = self._processes.pop()
         process.terminate()
         process.wait(30)
-        deadline = time.monotonic() + 30
-        while len(self.workers()) == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: len(self.workers()) < before, "the end of a worker")
 
     def workers(self) -> dict[str, Any]:
         """What the scheduler says of its workers."""

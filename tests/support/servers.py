@@ -28,12 +28,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120, every: float = 0.1) -> Any:
     """What the condition gives once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
+        time.sleep(every)
     return found
 
 

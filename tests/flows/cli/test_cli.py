@@ -11,28 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import assert_refused
 from synthetic import write_images
 
 Nelbo = Callable[..., tuple[int, str, str]]
 Trained = tuple[Path, dict[str, Any]]
 
 SMALL = ["--set", "image_size=16", "--set", "epochs=1", "--no-prefect"]
-
-
-@pytest.fixture
-def workspace(trained: Trained, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained[0], tmp_path / "workspace"))
-
-
-def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
-    """Exit code 2, nothing on stdout, one line that says all of `parts`."""
-    code, out, err = answer
-    assert code == 2, err
-    assert out == ""
-    (line,) = err.strip().splitlines()
-    assert line.startswith("nelbo: ")
-    for part in parts:
-        assert part in line
 
 
 def test_chain_in_json(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:

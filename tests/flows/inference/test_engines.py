@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from commands import assert_refused
 from exported import remake
 from faults import with_zeros
 
@@ -66,14 +67,6 @@ def with_engines(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def workspace(with_engines: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(with_engines, tmp_path / "workspace"))
-
-
-def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
-    code, out, err = answer
-    assert (code, out) == (2, ""), err
-    (line,) = err.strip().splitlines()
-    for part in parts:
-        assert part in line
 
 
 def spoil(workspace: Path, engine: str, factor: float) -> None:
@@ -353,7 +346,7 @@ def test_auto_takes_a_slower_engine_where_keras_cannot_score(workspace: Path, ca
 
 def test_what_a_killed_export_leaves_is_found_by_prune(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Workspace(workspace)
-    folder = place.engine(catalog.find_model(place, "latest"), "onnx")
+    folder = place.engine(catalog.find_model(place, "latest"), "keras")
     before = {path: path.read_bytes() for path in folder.iterdir()}
 
     class Killed(BaseException):
@@ -366,7 +359,7 @@ def test_what_a_killed_export_leaves_is_found_by_prune(workspace: Path, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(step, die)
             with pytest.raises(Killed):
-                execute("export", ExportOptions(engine="onnx", workspace=str(workspace)), prefect=False)
+                execute("export", ExportOptions(engine="keras", workspace=str(workspace)), prefect=False)
         read_engine(folder)
         if step.endswith("publish_folder"):
             assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -382,7 +375,7 @@ def test_training_exports_before_it_promotes(
     images: Path, tmp_path: Path, nelbo: Nelbo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = ("--workspace", tmp_path / "w", "--json", "--no-prefect")
-    train = ("train", "--normal", images / "normal", "--set", "image_size=16", "--set", "epochs=1")
+    train = ("train", "--normal", images / "normal", "--set", "image_size=64", "--set", "backbone=filters")
     assert_refused(nelbo(*train, "--set", "engines=onnx,tensorrt", *at), "engines.1='tensorrt'")
 
     def refuse(*_: object) -> float:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import killed
 import numpy as np
 import pytest
 from scored import stub_workspace
+from servers import wait_for
 from synthetic import write_images
 
 from nelbo.data import read_table
@@ -106,6 +107,11 @@ def whole(exported: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory)
     return published(workspace)
 
 
+def reached(job: "subprocess.Popen[bytes]", workspace: Path, pattern: str, n: int) -> bool:
+    assert job.poll() is None
+    return len(list(workspace.glob(pattern))) >= n
+
+
 @pytest.mark.slow
 def test_the_real_command_is_killed(exported: Path, batch: Path, whole: list[dict[str, Any]], tmp_path: Path) -> None:
     """After its first shard, in the middle, and when the scores are published but the report is not."""
@@ -114,8 +120,7 @@ def test_the_real_command_is_killed(exported: Path, batch: Path, whole: list[dic
     for pattern, counts in points.items():
         for n in counts:
             job = subprocess.Popen(command(batch, workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while len(list(workspace.glob(pattern))) < n and job.poll() is None:
-                time.sleep(0.001)
+            wait_for(partial(reached, job, workspace, pattern, n), pattern, every=0.001)
             job.kill()
             assert job.wait() == -signal.SIGKILL
     done = subprocess.run(command(batch, workspace), check=True, capture_output=True)

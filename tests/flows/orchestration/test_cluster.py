@@ -12,10 +12,11 @@ from typing import Any
 
 import fsspec
 import pytest
+from commands import assert_refused
 from dask_cluster import DaskCluster, double, loads
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import prefect_server
+from servers import prefect_server, wait_for
 from synthetic import write_images
 
 from nelbo.data import read_table
@@ -148,11 +149,12 @@ def loaded(dask: DaskCluster) -> list[int]:
 
 def first_shards(workspace: Path, batch_id: str, n: int) -> list[Path]:
     """The first n shards that are finished, when they are there."""
-    deadline = time.monotonic() + 60
-    while len(found := list(workspace.glob(f"_staging/shards.*.{batch_id}/[!.]*.parquet"))) < n:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    return found
+
+    def finished() -> list[Path]:
+        found = list(workspace.glob(f"_staging/shards.*.{batch_id}/[!.]*.parquet"))
+        return found if len(found) >= n else []
+
+    return wait_for(finished, "the first shards", every=0.001)
 
 
 @pytest.mark.slow
@@ -198,13 +200,6 @@ def test_through_prefect(
     assert len(mapped) == N // 6
     assert {run.flow_run_id for run in task_runs} == {flow_run.id}
     assert {run.state_name for run in task_runs} == {"Completed"}
-
-
-def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
-    code, out, err = answer
-    assert (code, out) == (2, ""), err
-    (line,) = err.strip().splitlines()
-    assert all(part in line for part in parts), line
 
 
 @pytest.mark.slow

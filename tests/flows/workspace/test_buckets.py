@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from buckets import s3_server
 from reviewing import review
+from servers import wait_for
 
 import nelbo
 from nelbo.data import (
@@ -289,13 +290,14 @@ def test_killed_and_run_again_it_gives_the_same_rows(images: Path, exported: Pat
     program = [sys.executable, "-c", "from nelbo.flows.cli.main import main; main()"]
     options = ["--workspace", bucket, "--no-prefect", "--json", "--set", "shard_size=2"]
     command = [*program, "score", str(images / "new"), *options]
+
+    def a_shard() -> bool:
+        assert process.poll() is None
+        return any(name.endswith(".parquet") for name in s3.find("bucket/work/space/_staging"))
+
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
-        while not [name for name in s3.find("bucket/work/space/_staging") if name.endswith(".parquet")]:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(a_shard, "a shard", every=0.01)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
