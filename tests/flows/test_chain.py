@@ -40,6 +40,9 @@ def test_every_file_has_one_row(images: Path, workspace: Path) -> None:
     result = score(images / "new", workspace)
     assert (result["n_images"], result["n_scored"], result["n_not_scored"]) == (28, 26, 2)
     assert result["n_skipped"] == 1
+    (run,) = read_table(workspace / "runs" / f"{result['run_id']}.parquet").to_pylist()
+    assert (run["command"], run["n_images"], run["n_anomalous"]) == ("score", 28, result["n_anomalous"])
+    assert run["images_per_s"] > 0
     table = read_table(Path(result["scores"]))
     assert table.schema.equals(SCORES_SCHEMA, check_metadata=False)
     paths = table["relative_path"].to_pylist()
@@ -212,14 +215,6 @@ def test_calibration_on_labels(images: Path, workspace: Path, tmp_path: Path, ob
     )
 
 
-def test_ingest_alone(images: Path, tmp_path: Path) -> None:
-    options = IngestOptions(images=str(images / "new"), workspace=str(tmp_path / "w"))
-    result = execute("ingest", options, prefect=False)
-    assert (result["n_images"], result["n_unusable"], result["n_skipped"]) == (28, 2, 1)
-    assert read_table(Path(result["manifest"])).num_rows == 28
-    assert result["batch_id"][0] == "b"
-
-
 def test_report_again(images: Path, workspace: Path) -> None:
     scored = score(images / "new", workspace)
     page = Path(scored["report"]).read_text()
@@ -255,15 +250,6 @@ def test_shards_share_batches_and_give_the_same_rows(
     for name in ("scores", "flagged"):
         assert rows(pieces[name]).to_pylist() == rows(whole[name]).to_pylist()
     assert rows(pieces["flagged"])["map"].null_count == 0
-
-
-def test_each_run_leaves_a_row(images: Path, workspace: Path) -> None:
-    result = score(images / "new", workspace)
-    (row,) = read_table(workspace / "runs" / f"{result['run_id']}.parquet").to_pylist()
-    assert (row["command"], row["n_images"], row["n_anomalous"]) == ("score", 28, result["n_anomalous"])
-    assert row["images_per_s"] > 0
-    commands = {read_table(path)["command"][0].as_py() for path in (workspace / "runs").iterdir()}
-    assert commands == {"train", "score"}
 
 
 def test_a_failed_run_publishes_nothing(images: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

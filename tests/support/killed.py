@@ -126,6 +126,16 @@ def die_at(n: int, workspace: Path) -> Callable[[], int]:
     return lambda: seen
 
 
+def score_until(n: int, workspace: Path, images: Path, new: bool = False) -> int:
+    """The exit code of a run that is killed at its n-th event in the workspace."""
+
+    def work() -> None:
+        die_at(n, workspace)
+        score(workspace, images, new)
+
+    return in_fork(work)
+
+
 def count_events(workspace: Path, images: Path, new: bool = False) -> int:
     reader, writer = os.pipe()
 
@@ -173,11 +183,7 @@ def killed(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any
         assert in_fork(lambda: score(workspace, images)) == 0
     old = rows(workspace) if before else None
 
-    def work() -> None:
-        die_at(n, workspace)
-        score(workspace, images)
-
-    code = in_fork(work)
+    code = score_until(n, workspace, images)
     published = list(workspace.glob("scores/*/*/scores.parquet"))
     seen = rows(workspace) if published else None
     n_scored()
@@ -201,11 +207,7 @@ def from_the_commit_on(workspace: Path, images: Path, n: int, before: bool) -> d
     if before:
         assert in_fork(lambda: score(workspace, images)) == 0
 
-    def work() -> None:
-        die_at(n, workspace)
-        score(workspace, images)
-
-    code = in_fork(work)
+    code = score_until(n, workspace, images)
     committed = [read_metadata(path)["nelbo.run_id"] for path in workspace.glob("scores/*/*/scores.parquet")]
     found = {"code": code, "committed": committed, "recorded": run_ids(workspace)}
     shown = matching(workspace)
@@ -293,12 +295,7 @@ def landing(workspace: Path, folder: Path, n: int | None) -> dict[str, Any]:
     if n is None:
         codes = two_at_once(lambda: score(workspace, folder, True))
     else:
-
-        def work() -> None:
-            die_at(n, workspace)
-            score(workspace, folder, True)
-
-        codes = [in_fork(work)]
+        codes = [score_until(n, workspace, folder, True)]
     seen = batches(workspace)
     landed(folder, "later")
     expected += [row for row in contents(folder) if row not in expected]

@@ -1,6 +1,7 @@
 """Credentials in options are refused before anything is logged, stored or sent, by every way that options come."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from servers import Prefect, prefect_server
 
 from nelbo.flows import orchestration
-from nelbo.flows.commands import COMMANDS as ALL
+from nelbo.flows.commands import COMMANDS
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.sources import Settings, make_options
 from nelbo.flows.workspace.errors import UsageError
@@ -23,34 +24,14 @@ SIGNED = "https://bucket.host/in/a.png?X-Amz-Signature=zQ7xK2vNpL"
 SECRET = "zQ7xK2vNpL"  # noqa: S105
 
 #: Options models of the flows.
-OPTIONS = {name: command.options for name, command in ALL.items() if command.is_flow}
-
-#: Commands, with the arguments that they cannot do without.
-COMMANDS: dict[str, list[str]] = {
-    "ingest": ["in"],
-    "train": ["--normal", "in"],
-    "calibrate": ["--normal", "in"],
-    "score": ["in"],
-    "export": ["--engine", "onnx"],
-    "report": [],
-    "dashboard": [],
-    "prune": ["--older-than", "90d"],
-    "compact": [],
-    "models": [],
-    "calibrations": [],
-    "batches": [],
-    "verify": [],
-    "doctor": [],
-    "serve": [],
-    "deploy": ["--pool", "p"],
-    "demo": [],
-}
+OPTIONS = {name: command.options for name, command in COMMANDS.items() if command.is_flow}
 
 LINES = [
-    *([name, *needed, "--workspace", URL] for name, needed in COMMANDS.items()),
-    *([name, *needed, f"--workspace={URL}"] for name, needed in COMMANDS.items()),
-    *([name, *needed, "--set", f"workspace={URL}"] for name, needed in COMMANDS.items()),
-    *([name, *needed, "--config", URL] for name, needed in COMMANDS.items()),
+    *(
+        [*shlex.split(command.example)[1:], *more]
+        for command in COMMANDS.values()
+        for more in (["--workspace", URL], [f"--workspace={URL}"], ["--set", f"workspace={URL}"], ["--config", URL])
+    ),
     ["ingest", SIGNED],
     ["score", SIGNED],
     ["score", "in", "--root", URL],

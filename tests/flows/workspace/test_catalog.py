@@ -138,33 +138,17 @@ def test_foreign_files_and_halves_are_passed_over(workspace: Workspace) -> None:
     add_batch(workspace, "b1", ["a.png"], calibration, model_id="m1")
     expected = {kind: catalog.find(workspace, kind) for kind in PATHS}
     content = workspace.scores("m1", "b1").read_bytes()
+    # Some as uploads and copies leave them that were cut off.
     for path in (
-        "notes.txt",
-        "models/m1 (copy)/checksums.json",
-        "models/2/checksums.json",
-        "models/checksums.json",
-        # Uploads and copies that were cut off.
-        "models/m2/weights.safetensors",
-        "calibrations/c2/scores.parquet",
-        "engines/m1/onnx/model.onnx",
-        "engines/m1/speeds.json",
-        "scores/model_id=m1/batch_id=a b/scores.parquet",
-        "scores/model_id=m1/batch_id=b1/scores.parquet.tmp",
-        "scores/model_id=m1/batch_id=b1/deeper/scores.parquet",
-        "scores/model_id=m1/batch_id=b2/flagged.parquet",
-        "scores/model_id=m1/scores.parquet",
-        "scores/m1/b1/scores.parquet",
-        "flagged/model_id=m1/batch_id=b1.parquet",
-        "manifests/batch_id=-x/manifest.parquet",
-        "reports/.b1.html",
-        "reports/page.txt",
-        "runs/.r1.parquet",
-        "runs/r1.json",
-        "reviews/1.parquet",
-        "landing/l1.lock",
-        "_staging/shards.m1.b3/0.parquet",
-        "_staging/scores.parquet",
-        "_staging/journal.json",
+        *("notes.txt", "models/m1 (copy)/checksums.json", "models/2/checksums.json", "models/checksums.json"),
+        *("models/m2/weights.safetensors", "calibrations/c2/scores.parquet", "engines/m1/onnx/model.onnx"),
+        *("engines/m1/speeds.json", "scores/model_id=m1/batch_id=a b/scores.parquet"),
+        *("scores/model_id=m1/batch_id=b1/scores.parquet.tmp"),
+        *("scores/model_id=m1/batch_id=b1/deeper/scores.parquet", "scores/model_id=m1/batch_id=b2/flagged.parquet"),
+        *("scores/model_id=m1/scores.parquet", "scores/m1/b1/scores.parquet"),
+        *("flagged/model_id=m1/batch_id=b1.parquet", "manifests/batch_id=-x/manifest.parquet", "reports/.b1.html"),
+        *("reports/page.txt", "runs/.r1.parquet", "runs/r1.json", "reviews/1.parquet", "landing/l1.lock"),
+        *("_staging/shards.m1.b3/0.parquet", "_staging/scores.parquet", "_staging/journal.json"),
     ):
         place = workspace.root / path
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -72,32 +72,21 @@ def test_a_numbered_user_without_a_home_trains_and_scores(images: Path, tmp_path
     """As in a container: no HOME, no entry in the list of users."""
     (tmp_path / "tmp").mkdir()
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "tmp"), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    python = ["unshare", "--user", "--map-user=12345", sys.executable, "-c"]
+    user = ["unshare", "--user", "--map-user=12345", sys.executable, "-c"]
 
-    def run(*arguments: object) -> str:
-        line = [*python, "from nelbo.flows.cli.main import main; main()", *map(str, arguments)]
-        done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    def run(code: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        line = [*user, code, *map(str, arguments)]
+        return subprocess.run(line, env=environment | more, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    nelbo, small = "from nelbo.flows.cli.main import main; main()", ("image_size=64", "--set", "backbone=filters")
+    for line in (["train", "--normal", images / "normal", "--set", *small], ["score", images / "new"], ["doctor"]):
+        done = run(nelbo, *line)
         assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    run("train", "--normal", images / "normal", "--set", "image_size=64", "--set", "backbone=filters")
-    run("score", images / "new", "--json")
-    assert "nelbo runs here" in run("doctor")
+    assert "nelbo runs here" in done.stdout
     # A server that does not answer: Prefect has been loaded, and found a place for its files.
-    line = [*python, "from nelbo.flows.cli.main import main; main()", "ingest", str(images / "new")]
-    asked = subprocess.run(
-        line,
-        env=environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = run(nelbo, "ingest", images / "new", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert asked.returncode == 2
     assert "does not answer" in asked.stderr
-    code = (
-        "from nelbo.flows.workspace.home import provide_home; provide_home(); "
-        "from streamlit import config; config.get_config_options()"
-    )
-    subprocess.run([*python, code], env=environment, cwd=tmp_path, check=True)
+    home = "from nelbo.flows.workspace.home import provide_home; provide_home(); "
+    assert run(f"{home}from streamlit import config; config.get_config_options()").returncode == 0
     assert not (tmp_path / "~").exists()
