@@ -209,10 +209,7 @@ def test_a_row_that_was_joined_is_not_written_again(
 
 
 def test_a_workspace_that_cannot_be_written_to_is_read(
-    workspace: Workspace,
-    images: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    nelbo: Any,
+    workspace: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch, nelbo: Any
 ) -> None:
     published_and_killed(workspace, images, monkeypatch)
     with monkeypatch.context() as patch:

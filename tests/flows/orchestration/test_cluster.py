@@ -204,11 +204,7 @@ def test_through_prefect(
 
 @pytest.mark.slow
 def test_what_workers_do_not_see(
-    nelbo: Nelbo,
-    batch: Path,
-    workspace: Path,
-    dask: DaskCluster,
-    monkeypatch: pytest.MonkeyPatch,
+    nelbo: Nelbo, batch: Path, workspace: Path, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on = ["--no-prefect", "--runner", "dask", "--dask-address", dask.address]
     monkeypatch.chdir(workspace.parent)
@@ -238,11 +234,7 @@ def test_an_error_of_a_worker_is_the_same_error_here(dask: DaskCluster) -> None:
 
 @pytest.mark.slow
 def test_other_versions_gpus_no_workers_and_a_lost_scheduler(
-    nelbo: Nelbo,
-    batch: Path,
-    workspace: Path,
-    tmp_path: Path,
-    here: list[dict[str, Any]],
+    nelbo: Nelbo, batch: Path, workspace: Path, tmp_path: Path, here: list[dict[str, Any]]
 ) -> None:
     """A cluster of its own, which ends badly."""
     (tmp_path / "old" / "keras-3.0.0.dist-info").mkdir(parents=True)
@@ -257,12 +249,7 @@ def test_other_versions_gpus_no_workers_and_a_lost_scheduler(
     try:
         assert_refused(nelbo("score", batch, *at), "has no workers", f"dask worker {dask.address}")
         dask.add_workers(1, path=tmp_path / "none")
-        assert_refused(
-            nelbo("score", batch, *at),
-            "the Dask worker at tcp://",
-            "cannot run nelbo",
-            "nelbo.flows",
-        )
+        assert_refused(nelbo("score", batch, *at), "the Dask worker at tcp://", "cannot run nelbo", "nelbo.flows")
         dask.remove_worker()
         dask.add_workers(1, path=tmp_path / "old")
         assert_refused(nelbo("score", batch, *at), "the Dask worker at tcp://", "has keras 3.0.0, and here is 3.")

@@ -309,12 +309,7 @@ def test_killed_and_run_again_it_gives_the_same_rows(images: Path, exported: Pat
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "s3://AKID:s3cr3t@bucket/x",
-        "s3://bucket/x?secret=s3cr3t",
-        "s3://bucket/x#s3cr3t",
-        "https://user:s3cr3t@host/x",
-    ],
+    ["s3://AKID:s3cr3t@bucket/x", "s3://bucket/x?secret=s3cr3t", "s3://bucket/x#s3cr3t", "https://user:s3cr3t@host/x"],
 )
 def test_credentials_in_the_url_are_refused_and_not_repeated(name: str, tmp_path: Path, nelbo: Any) -> None:
     with pytest.raises(UsageError, match="credentials come from the environment"):
