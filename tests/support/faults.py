@@ -1,8 +1,10 @@
-"""Faults made on purpose: folders that cannot be listed, also by root, and exported graphs that say zero."""
+"""Faults made on purpose: folders that cannot be listed, also by root, and engines made anew with other facts."""
 
 import errno
 import os
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,20 @@ def shut(monkeypatch: pytest.MonkeyPatch, *names: str, error: OSError | None = N
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", listed)
+
+
+def remake(workspace: Path, engine: str, **changes: Any) -> None:
+    """An engine of the latest model with other facts or graphs, and the id that they give it."""
+    from nelbo import vae_core
+    from nelbo.flows.inference.models import read_engine
+    from nelbo.flows.workspace import catalog
+    from nelbo.flows.workspace.layout import Workspace
+
+    place = Workspace(workspace)
+    folder = place.engine(catalog.find_model(place, "latest"), engine)
+    made = read_engine(folder)
+    shutil.rmtree(folder)
+    vae_core.save_exported(replace(made, **changes), folder)
 
 
 def with_zeros(engine: str, files: Mapping[str, bytes], output: str, aside: Path) -> dict[str, bytes]:

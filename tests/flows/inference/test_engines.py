@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from commands import assert_refused
-from exported import remake
-from faults import with_zeros
+from faults import remake, with_zeros
 
 from nelbo import vae_core
 from nelbo.data import MEASURES, STATISTICS, read_table

@@ -142,9 +142,9 @@ def test_foreign_files_and_halves_are_passed_over(workspace: Workspace) -> None:
     for path in (
         *("notes.txt", "models/m1 (copy)/checksums.json", "models/2/checksums.json", "models/checksums.json"),
         *("models/m2/weights.safetensors", "calibrations/c2/scores.parquet", "engines/m1/onnx/model.onnx"),
-        *("engines/m1/speeds.json", "scores/model_id=m1/batch_id=a b/scores.parquet"),
-        *("scores/model_id=m1/batch_id=b1/scores.parquet.tmp"),
-        *("scores/model_id=m1/batch_id=b1/deeper/scores.parquet", "scores/model_id=m1/batch_id=b2/flagged.parquet"),
+        *("engines/m1/speeds.json", "scores/model_id=m1/batch_id=b1/scores.parquet.tmp"),
+        *("scores/model_id=m1/batch_id=a b/scores.parquet", "scores/model_id=m1/batch_id=b1/deeper/scores.parquet"),
+        *("scores/model_id=m1/batch_id=b2/flagged.parquet", "scores/m1/batch_id=b1/scores.parquet"),
         *("scores/model_id=m1/scores.parquet", "scores/m1/b1/scores.parquet"),
         *("flagged/model_id=m1/batch_id=b1.parquet", "manifests/batch_id=-x/manifest.parquet", "reports/.b1.html"),
         *("reports/page.txt", "runs/.r1.parquet", "runs/r1.json", "reviews/1.parquet", "landing/l1.lock"),
