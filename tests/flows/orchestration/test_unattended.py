@@ -126,21 +126,17 @@ def test_a_scheduled_and_an_event_triggered_run(
         shutil.rmtree(landed / "c", ignore_errors=True)
 
 
-def test_passwords(guarded: Prefect, exported: Path, landed: Path, tmp_path: Path, nelbo: Nelbo) -> None:
-    from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
-
+def test_passwords(guarded: Prefect, exported: Path, landed: Path, tmp_path: Path) -> None:
     workspace = shutil.copytree(exported, tmp_path / "w")
-    line = ("score", landed, "--workspace", workspace)
-    with guarded.here():
-        for given in ("ada:byron", None):
-            with temporary_settings({PREFECT_API_AUTH_STRING: given}):
-                code, _, err = nelbo(*line)
-            assert code == 2
-            assert re.search(r"refuses the password. Set PREFECT_API_AUTH_STRING", err)
-            assert "byron" not in err
-            assert len(err.splitlines()) == 1
-        assert not rows(workspace)
-        assert nelbo(*line)[0] == 0
+    line = ("nelbo", "score", landed, "--workspace", workspace)
+    for given in ("ada:byron", ""):
+        bad = guarded.command(*line, check=False, PREFECT_API_AUTH_STRING=given)
+        assert bad.returncode == 2
+        assert re.search(r"refuses the password. Set PREFECT_API_AUTH_STRING", bad.stderr)
+        assert "byron" not in bad.stderr
+        assert len(bad.stderr.splitlines()) == 1
+    assert not rows(workspace)
+    guarded.command(*line)
     assert len(rows(workspace)) == 1
 
 
