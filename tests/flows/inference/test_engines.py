@@ -374,7 +374,7 @@ def test_training_exports_before_it_promotes(
     images: Path, tmp_path: Path, nelbo: Nelbo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = ("--workspace", tmp_path / "w", "--json", "--no-prefect")
-    train = ("train", "--normal", images / "normal", "--set", "image_size=64", "--set", "backbone=filters")
+    train = ("train", "--normal", images / "normal", "--set", "image_size=16", "--set", "epochs=1")
     assert_refused(nelbo(*train, "--set", "engines=onnx,tensorrt", *at), "engines.1='tensorrt'")
 
     def refuse(*_: object) -> float:
