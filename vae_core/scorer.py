@@ -16,6 +16,9 @@ from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.scoring import JOINT, SEEN, VARIANT, Array, anomaly_score, default_batch_size, n_worst
 from nelbo.vae_core.usual import Usual
 
+#: Numbers of 32 bits that the widest registers hold.
+_ALIGNED = 16
+
 
 class Scorer(keras.Model):
     """The whole scoring function as one compiled graph: pixels in, statistics out.
@@ -78,7 +81,7 @@ class Scorer(keras.Model):
             "rate": rate,
             "z_mean_norm": ops.sqrt(ops.sum(ops.square(draws["z_mean"]), axis=(1, 2, 3))),
             "z_log_var_sum": ops.sum(draws["z_log_var"], axis=(1, 2, 3)),
-            "worst_pixels": ops.sum(_worst(local), axis=-1),
+            "worst_pixels": _sum_of_worst(local),
             **statistics,
             **variants,
             **{f"{SEEN}{i}": one for i, one in enumerate(seen)},
@@ -117,7 +120,8 @@ class Scorer(keras.Model):
         if usual.statistics is None:
             return {"peak": peak}
         # Means over positions: the statistics are of a map, whatever its size.
-        found = (peak, ops.mean(_worst(local_z), axis=-1), ops.mean(local_z, axis=(1, 2)))
+        n_values = local_z.shape[1] * local_z.shape[2]
+        found = (peak, _sum_of_worst(local_z) / n_worst(n_values), ops.mean(local_z, axis=(1, 2)))
         scales = ops.convert_to_tensor(usual.statistics)
         z = {
             name: (one - scales[..., i, 0]) / scales[..., i, 1]
@@ -130,11 +134,13 @@ class Scorer(keras.Model):
         return {name: np.asarray(value) for name, value in self.predict_on_batch(pixels).items()}
 
 
-def _worst(maps: Tensor) -> Tensor:
-    """(n, k) the largest tenth of the values of (n, h, w) maps."""
+def _sum_of_worst(maps: Tensor) -> Tensor:
+    """(n,) the sum of the largest tenth of the values of (n, h, w) maps."""
     n_values = maps.shape[1] * maps.shape[2]
     worst, _ = ops.top_k(ops.reshape(maps, (-1, n_values)), n_worst(n_values))
-    return worst
+    # ONNX Runtime adds up a row by where it begins in memory: with zeros behind, all rows begin alike, and an image
+    # has the same sum at each place of a batch.
+    return ops.sum(ops.pad(worst, ((0, 0), (0, -n_worst(n_values) % _ALIGNED))), axis=-1)
 
 
 class LocalNelbo(keras.Model):

@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few small parts: whether it runs, not how well")
     given = parser.parse_args()
     print(circumstances())
-    for lines in (times(1, 2) if given.smoke else times(5), table(given)):
+    for lines in (times(1, 4) if given.smoke else times(5), table(given)):
         print()
         for line in lines:
             print(line, flush=True)
