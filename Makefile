@@ -9,13 +9,13 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/demo.installed
 	$(BIN)/nelbo demo
 
-# Two files at a time; fast tests first, then real training, servers and browsers: four files at a time, as these wait for processes
-# more than they compute. Without packages that cannot be had, some are skipped, which the last line of each run says.
+# Two files at a time; fast tests first, then real training, servers and browsers. Without packages that cannot be had, some are
+# skipped, which the last line of each run says. Four at a time are no faster on two cores.
 PARALLEL := --numprocesses=2 --dist=loadfile
 test: .venv/test.installed
 	-.ci/packages
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
-	$(BIN)/pytest --numprocesses=4 --dist=loadfile -m slow
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 # Three minutes of the fast tests: the folders where little or nothing is trained, no command runs and no server starts.
 FAST := test_imports test_docs data detectors vae_core/network vae_core/linear flows/options
