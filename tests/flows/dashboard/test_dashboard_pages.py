@@ -269,7 +269,7 @@ def test_a_review_is_kept_once(visit: Callable[..., Watched], workspace: Workspa
     name, note = "<b>Ann</b> $x$ :red[x]", "<img src=x onerror=alert(1)>\n**no**"
     first, second = (visit("review", model=MODEL, batch="shift") for _ in range(2))
     page = first.page
-    assert page.get_by_text(f"0 of {len(flagged)} flagged images reviewed").is_visible()
+    page.get_by_text(f"0 of {len(flagged)} flagged images reviewed").wait_for()
     assert first.findings() == []
     _wait(first)
     page.get_by_role("button", name="Accept: anomalous").click()
@@ -302,7 +302,7 @@ def test_a_review_is_kept_once(visit: Callable[..., Watched], workspace: Workspa
     second.page.get_by_text("has decided already that this is anomalous").wait_for()
     first.open(page.url)
     assert first.findings() == []
-    assert page.get_by_text(f"1 of {len(flagged)} flagged images reviewed").is_visible()
+    page.get_by_text(f"1 of {len(flagged)} flagged images reviewed").wait_for()
     assert catalog.all_rows(workspace, "reviews").to_pylist() == [kept]
     assert len(list(workspace.reviews.glob("*"))) == 1
     assert _sha256(workspace.scores(MODEL, "shift")) == before
@@ -332,8 +332,8 @@ def test_compare_counts_what_duckdb_counts(
     assert counts == [[expected.get((a, b), 0) for b in order] for a in order]
     n_same = sum(n for (a, b), n in expected.items() if a == b)
     assert 0 < n_same < 40
-    assert page.get_by_role("heading", name=f"Same verdict on {n_same} of 40 images").is_visible()
-    assert page.get_by_role("heading", name=f"Different verdicts: {40 - n_same} image").is_visible()
+    page.get_by_role("heading", name=f"Same verdict on {n_same} of 40 images").wait_for()
+    page.get_by_role("heading", name=f"Different verdicts: {40 - n_same} image").wait_for()
     _, alarms, misses, area = _cells(page, "AUROC")
     normal = scores["label"] == 0
     for column, threshold in enumerate(thresholds):
