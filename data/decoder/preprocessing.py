@@ -96,6 +96,18 @@ class Preprocessing:
         left, upper = (self.width - inner[0]) // 2, (self.height - inner[1]) // 2
         return (left, upper, left + inner[0], upper + inner[1])
 
+    def scale(self, width: float, height: float) -> tuple[float, float]:
+        """Pixels of the input that one of an upright image of this size makes, down and across.
+
+        >>> Preprocessing(64, 64, fit="pad").scale(256, 128), Preprocessing(64, 64).scale(256, 128)
+        ((0.25, 0.25), (0.5, 0.25))
+        """
+        if self.frame is not None:
+            step = self.frame.scale(self.height, self.width) / max(width, height)
+            return step, step
+        left, upper, right, lower = self.part_filled(width, height)
+        return (lower - upper) / height, (right - left) / width
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: without tuples."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))

@@ -1,0 +1,1 @@
+"""Simulated defects on normal images: what they look like, and where they are painted."""
