@@ -31,6 +31,8 @@ from .metrics.metrics import f1_all_anomalous as f1_all_anomalous
 from .metrics.metrics import recall_at_fpr as recall_at_fpr
 from .metrics.pixels import aupro as aupro
 from .metrics.pixels import pixel_auroc as pixel_auroc
+from .metrics.sensitivity import Sensitivity as Sensitivity
+from .metrics.sensitivity import sensitivity as sensitivity
 from .parts import HELD_OUT_FROM as HELD_OUT_FROM
 from .parts import images_of_variant as images_of_variant
 from .parts import part_sizes as part_sizes

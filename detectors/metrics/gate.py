@@ -1,7 +1,7 @@
 """May a new model replace the one that serves? Rules on images that neither has seen.
 
 A gate stops what held-out images show to be worse. It sees false alarms on normal images; whether the new model has
-become blind, that is calls everything normal, only anomalous images among them can show.
+become blind, that is calls everything normal, only anomalous images among them can show, or simulated defects.
 """
 
 from typing import NamedTuple, cast
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
 class Finding(NamedTuple):
     """One rule's outcome.
 
-    rule: "promise", "false alarms", "auroc" or "misses".
+    rule: "promise", "false alarms", "auroc", "misses" or "sensitivity".
     passed: None where the rule does not apply.
     text: what was seen, with numbers; or why the rule does not apply.
     """
@@ -66,6 +66,10 @@ class Gate(NamedTuple):
     def failed(self) -> tuple[Finding, ...]:
         """The rules that keep the candidate out."""
         return tuple(finding for finding in self.findings if finding.passed is False)
+
+    def further(self, finding: Finding) -> "Gate":
+        """With the outcome of a rule that goes by other images."""
+        return Gate(self.passed and finding.passed is not False, (*self.findings, finding))
 
 
 def gate(labels: ArrayLike, candidate: Judged, serving: Judged) -> Gate:
