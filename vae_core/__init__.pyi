@@ -18,6 +18,7 @@ from .engines.exported import Exported as Exported
 from .engines.exported import is_installed as is_installed
 from .engines.exporting import export as export
 from .engines.exporting import usual_engines as usual_engines
+from .engines.fast import fast_scorer as fast_scorer
 from .engines.folder import exported_files as exported_files
 from .engines.folder import load_exported as load_exported
 from .engines.folder import save_exported as save_exported

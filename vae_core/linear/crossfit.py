@@ -5,6 +5,7 @@ and what images score that the model has not seen; the model that is kept is of 
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,18 +51,22 @@ class Fit(NamedTuple):
     solutions: of each variant's images; all have as many latents.
     subject: which covariances they have; None for one of the whole image.
     unseen: what models of the other folds say of each image.
+    of_others: the same without the images of one fold; apart: (k,) those images, which it has not seen.
     """
 
     solutions: tuple[Solution, ...]
     subject: str | None
     unseen: Unseen
+    of_others: tuple[Solution, ...]
+    apart: NDArray[np.int64]
 
 
 class _Tried(NamedTuple):
-    """One kind of model: of all images, and what those of the other folds say."""
+    """One kind of model: of all images, and what those of the other folds say; and that of all folds but the first."""
 
     solution: Solution
     unseen: Unseen
+    of_others: Solution
 
 
 def default_folds(n: int) -> NDArray[np.int64]:
@@ -95,8 +100,12 @@ def fit_folds(
     best = min(fits[0], key=lambda subject: sum(fit[subject].unseen.nelbo for fit in fits))
     chosen = [fit[best] for fit in fits]
     n_latents = max(one.solution.variances.shape[-1] for one in chosen)
-    solutions = tuple(one.solution.with_latents(n_latents) for one in chosen)
-    return Fit(solutions, best, _in_order([one.unseen for one in chosen], images))
+    solutions, of_others = (
+        tuple(solution.with_latents(n_latents) for solution in some)
+        for some in zip(*((one.solution, one.of_others) for one in chosen), strict=True)
+    )
+    apart = np.concatenate([mine[numbers[mine] == numbers[mine].min()] for mine in images])
+    return Fit(solutions, best, _in_order([one.unseen for one in chosen], images), of_others, np.sort(apart))
 
 
 def _fit_one(
@@ -112,31 +121,35 @@ def _fit_one(
     # Views of an image are unseen where it is.
     others = [moments.without(Moments.of(rows[turned == fold])) for fold in names]
     if config.head == LINEAR_IMAGE:
-        ridge, unseen = _best_ridge(rows, shape, parts, turned, others)
-        return {None: _Tried(solve_image(rows, moments).with_ridge(ridge), unseen)}
+        ridge, unseen, first = _best_ridge(rows, shape, parts, turned, others)
+        return {None: _Tried(solve_image(rows, moments).with_ridge(ridge), unseen, first)}
     tried: dict[str | None, _Tried] = {}
     # Products of a position each are too small for several threads, which wait in loops.
     with threadpool_limits(1, "blas"):
         for subject in (ALIGNED, FREE) if config.subject is None else (config.subject,):
             shared = subject == FREE
-            solved = (solve_positions(some, shared=shared) for some in others)
+            first = solve_positions(others[0], shared=shared)
+            solved = chain([first], (solve_positions(some, shared=shared) for some in others[1:]))
             unseen = _unseen(rows, shape, parts, solved, blocks_of(LINEAR, subject))
-            tried[subject] = _Tried(solve_positions(moments, shared=shared), unseen)
+            tried[subject] = _Tried(solve_positions(moments, shared=shared), unseen, first)
     return tried
 
 
 def _best_ridge(
     rows: Rows, shape: tuple[int, int, int], parts: list[Any], turned: NDArray[Any], others: list[Moments]
-) -> tuple[float, Unseen]:
-    """The variance to add under which unseen images are likeliest."""
+) -> tuple[float, Unseen, Solution]:
+    """The variance to add under which unseen images are likeliest; and with it the model of all folds but the first."""
     found: dict[float, list[Unseen]] = {ridge: [] for ridge in RIDGES}
+    solutions: list[Solution] = []
     for part, moments in zip(parts, others, strict=True):
         solution = solve_image(rows[turned != turned[part[0]]], moments)
+        # Of the first one more is asked for; one of the whole image is large.
+        solutions = solutions or [solution]
         values = whiten(rows[part], solution.centre, solution.whitening)
         for ridge in RIDGES:
             found[ridge].append(_said(values, shape, solution.with_ridge(ridge), "image"))
     best = min(RIDGES, key=lambda ridge: sum(one.nelbo for one in found[ridge]))
-    return best, _in_order(found[best], parts)
+    return best, _in_order(found[best], parts), solutions[0].with_ridge(best)
 
 
 def _unseen(

@@ -40,12 +40,15 @@ class Solved(NamedTuple):
     """What fitting gives.
 
     unseen: of each image, in the order given, by a model of others.
+    of_others: the model without the images of one fold; apart: (k,) rows of these images, which it has not seen.
     warnings: what people should know of it.
     nelbo: mean of the images under the model of all, in nats; seconds that it took.
     """
 
     model: Model
     unseen: Score
+    of_others: Model
+    apart: NDArray[np.int64]
     warnings: list[str]
     nelbo: float
     seconds: float
@@ -117,7 +120,9 @@ def solve(
         detail=_detail(maps, fitted.variants[detailed % n], fitted.unseen.peak, fitted.variants),
     )
     nelbo = _mean_nelbo(fitted.head, rows, features.value_shape)
-    return Solved(model, fitted.unseen, fitted.warnings, nelbo, time.perf_counter() - started)
+    of_others = replace(model, network=fitted.of_others)
+    seconds = time.perf_counter() - started
+    return Solved(model, fitted.unseen, of_others, fitted.apart, fitted.warnings, nelbo, seconds)
 
 
 class Fitted(NamedTuple):
@@ -126,6 +131,7 @@ class Fitted(NamedTuple):
     config: of the head, with what the images chose.
     usual: of the local nats, of each variant where there are several.
     unseen: what each image scores as a new one.
+    of_others: the head without the images of one fold; apart: (k,) these images.
     variants: (n,) number of each image's variant.
     warnings: what people should know of it.
     """
@@ -134,6 +140,8 @@ class Fitted(NamedTuple):
     head: LinearHead
     usual: Usual
     unseen: Score
+    of_others: LinearHead
+    apart: NDArray[np.int64]
     variants: NDArray[np.int64]
     warnings: list[str]
 
@@ -164,12 +172,16 @@ def fit_features(
     fit = fit_folds(rows, shape, config, numbers, found.own)
     n_latents = fit.solutions[0].variances.shape[-1]
     config = replace(config, subject=fit.subject, n_latents=n_latents, variants=found.names)
-    head = LinearHead(shape, n_latents, blocks_of(config.head, fit.subject), len(fit.solutions))
+    head, of_others = (
+        LinearHead(shape, n_latents, blocks_of(config.head, fit.subject), len(fit.solutions)) for _ in range(2)
+    )
     head.assign(fit.solutions, found.where)
+    of_others.assign(fit.of_others, found.where)
     local = fit.unseen.distortion_map + (fit.unseen.rate_map if config.of == "nelbo" else 0)
     usual, parts = _usual(local, config.smoothing_px // config.stride_px, found.own)
     warnings = [] if found.where is None else _astray(found.where, means, found.own)
-    return Fitted(config, head, usual, _scores(fit.unseen, parts, config, found), found.own, warnings)
+    unseen = _scores(fit.unseen, parts, config, found)
+    return Fitted(config, head, usual, unseen, of_others, fit.apart, found.own, warnings)
 
 
 class _Found(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from nelbo.vae_core.config import SIGMA_FLOOR, TrainConfig, VAEConfig, check_together
 from nelbo.vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
@@ -41,12 +42,15 @@ class Training(NamedTuple):
         ``images_per_s`` and ``seconds``.
     warnings: sentences for people; see `nelbo.vae_core.training.diagnosis`.
     unseen: of a linear head, what models of other images score each image that was given; None of others.
+    of_others: of a linear head, a model that has not seen some of these images; apart: (k,) their rows.
     """
 
     model: Model
     history: dict[str, list[float]]
     warnings: list[str]
     unseen: Score | None = None
+    of_others: Model | None = None
+    apart: NDArray[np.int64] | None = None
 
 
 class Epochs(keras.callbacks.Callback):
@@ -206,7 +210,8 @@ def train(
                 advance=advance,
                 backbone_callbacks=backbone_callbacks,
             )
-            return Training(solved.model, _solved_history(solved), solved.warnings, solved.unseen)
+            history = _solved_history(solved)
+            return Training(solved.model, history, solved.warnings, solved.unseen, solved.of_others, solved.apart)
         if validation is None:
             raise ValueError(f"validation: the {config.head or config.preset} network needs images to be stopped by")
         representation, values = None, Values(pixels, validation)
