@@ -55,6 +55,7 @@ from .schemas import RUNS_SCHEMA as RUNS_SCHEMA
 from .schemas import SCHEMA_VERSION as SCHEMA_VERSION
 from .schemas import SCORES_SCHEMA as SCORES_SCHEMA
 from .schemas import SHARD_SCHEMA as SHARD_SCHEMA
+from .schemas import SIMULATED_SCHEMA as SIMULATED_SCHEMA
 from .schemas import STATISTICS as STATISTICS
 from .sources.contents import Contents as Contents
 from .sources.digest import read_as_written as read_as_written

@@ -166,6 +166,24 @@ CALIBRATION_SCHEMA = pa.schema(
     ]
 )
 
+#: What a model says of normal images that it has not seen, as they were (`kind` is null) and with simulated defects;
+#: of some of these a JPEG. `x` and `y` are shares of the picture's width and height, `length` of its width.
+SIMULATED_SCHEMA = pa.schema(
+    [
+        ("relative_path", pa.string()),
+        ("image_id", pa.string()),
+        ("kind", pa.string()),
+        ("size_px", pa.float64()),
+        ("contrast", pa.float64()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("length", pa.float64()),
+        ("variant", pa.string()),
+        *((name, pa.float64()) for name in MEASURES),
+        ("thumbnail", pa.binary()),
+    ]
+)
+
 #: One row for each execution of a command or flow.
 RUNS_SCHEMA = pa.schema(
     [

@@ -74,6 +74,13 @@ _ALL = (
         "nelbo export --engine openvino",
     ),
     Command(
+        "sensitivity",
+        "steps.sensitivity:find_sensitivity",
+        "SensitivityOptions",
+        "Say what a model sees of simulated defects; with --on, paint them on normal images that it has not seen.",
+        "nelbo sensitivity --on other-normals/ --defect-px 5,10",
+    ),
+    Command(
         "report",
         "steps.report:report_batch",
         "ReportOptions",

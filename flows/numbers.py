@@ -2,6 +2,8 @@
 
 import math
 
+from nelbo.detectors import Interval
+
 
 def number(value: float | None, digits: int = 4) -> str:
     r"""With thousands separators; a dash where there is none.
@@ -33,6 +35,15 @@ def percent(share: float | None, digits: int = 3) -> str:
     ('5.12 %', '—')
     """
     return "—" if share is None or math.isnan(share) else f"{number(100 * share, digits)} %"
+
+
+def interval(found: Interval, decimals: int = 2) -> str:
+    """A value and its interval.
+
+    >>> interval(Interval(0.756, 0.704, 0.81))
+    '0.76 [0.70, 0.81]'
+    """
+    return f"{fixed(found.value, decimals)} [{fixed(found.low, decimals)}, {fixed(found.high, decimals)}]"
 
 
 def images(n: float) -> str:

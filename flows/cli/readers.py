@@ -35,6 +35,6 @@ def comparison(options: CalibrateOptions) -> dict[str, Any]:
 
 def verification(options: ModelOptions) -> dict[str, Any]:
     """A model, its engines and calibrations against what they were made as."""
-    from nelbo.flows.steps.verify import verify
+    from nelbo.flows.cli.verification import verify
 
     return verify(opened(options.workspace), options.model)

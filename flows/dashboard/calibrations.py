@@ -8,6 +8,7 @@ import streamlit as st
 from nelbo.data import COMMIT, Place
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import FILES, Calibration, promise, read_calibration
 from nelbo.flows.workspace.errors import UsageError
@@ -39,6 +40,29 @@ def show_promise(calibration: Calibration | None) -> None:
         st.caption(
             literal(f"Made as a candidate, which became current only if somebody took it: {calibration.why_not}.")
         )
+
+
+def warn_if_blind(tables: Tables, model_id: str, calibration_id: str | None) -> bool:
+    """Say that a model cannot see, where simulated defects show that; whether it is so."""
+    path = tables.workspace.simulated(model_id)
+    calibration = known_calibration(tables, calibration_id)
+    stamps = (path.stat().st_mtime_ns,) if isinstance(path, Path) and path.exists() else ()
+    said = _blindness(tables, model_id, calibration, stamps, calibration_id)
+    if said is not None:
+        st.warning(literal(f"{said}."), icon=":material/visibility_off:")
+    return said is not None
+
+
+@st.cache_resource(show_spinner=False, max_entries=1000)
+def _blindness(
+    _tables: Tables,
+    model_id: str,
+    _calibration: Calibration | None,
+    stamps: tuple[int, ...],  # noqa: ARG001 - a key, as the next is
+    calibration_id: str | None,  # noqa: ARG001
+) -> str | None:
+    sees = seen(_tables.workspace, model_id, _calibration)
+    return None if sees is None else sees.cannot_see
 
 
 @st.cache_resource(show_spinner=False, max_entries=1000)

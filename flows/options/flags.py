@@ -72,7 +72,7 @@ class Option:
     def default(self) -> str:
         """What it is where it is not said; empty where its description says that."""
         value = self.info.get_default()
-        if value in (None, False, PydanticUndefined):
+        if value in (None, False, (), PydanticUndefined):
             return ""
         if value is True:
             return self.name

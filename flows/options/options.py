@@ -5,7 +5,7 @@ The fields are the parameters of the command's flow, but for those with ``exclud
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nelbo.flows.options.credentials import refuse_credentials
 from nelbo.flows.options.flags import Flag, Flagged
@@ -18,8 +18,9 @@ from nelbo.flows.options.settings import (
     LabelSettings,
     RecipeSettings,
     ScoringSettings,
+    SimulationSettings,
 )
-from nelbo.flows.options.types import AgeText, EngineName, PathText, Text, duration_s
+from nelbo.flows.options.types import AgeText, EngineName, PathText, Text, duration_s, names
 from nelbo.flows.workspace.errors import UsageError
 
 #: Images that need not be given.
@@ -74,6 +75,11 @@ class TrainOptions(SourceOptions, RecipeSettings):
     normal: Annotated[PathText, Flag("DIR")] = Field(description="Normal images: folder or manifest.")
     promote: Flagged[bool] = Field(True, description="Make it the model that latest means.")
     gate: Folder = Field(None, description="Promote it only if it is no worse on these held-out images.")
+    candidates: Annotated[tuple[Text, ...], BeforeValidator(names), Flag("NAMES", name="--try")] = Field(
+        (),
+        description="Train each of these presets or backbones, and keep the first unless another sees simulated "
+        "defects better, beyond noise: features,filters,conv_1x1x16.",
+    )
 
     @model_validator(mode="after")
     def _cross(self) -> "TrainOptions":
@@ -140,6 +146,13 @@ class ExportOptions(ModelOptions, SourceOptions):
     tolerance: Flagged[float] = Field(
         1e-5, gt=0, le=0.01, description="Largest difference relative to |distortion| + rate."
     )
+
+
+class SensitivityOptions(ModelOptions, SourceOptions, SimulationSettings):
+    """What ``sensitivity`` takes."""
+
+    on: Folder = Field(None, description="Normal images to paint on; without it, what was found last is shown.")
+    seed: Flagged[int] = Field(0, ge=0, lt=2**31, description="Of what is painted where.")
 
 
 class PruneOptions(Options):

@@ -11,7 +11,17 @@ from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_valid
 from nelbo.data.decoder.limits import Limits
 from nelbo.data.part.frame import Frame
 from nelbo.flows.options.flags import Flag, Flagged
-from nelbo.flows.options.types import AUTO, EngineName, PathRule, PathText, SchedulerAddress, Text, names_or_auto, rows
+from nelbo.flows.options.types import (
+    AUTO,
+    EngineName,
+    PathRule,
+    PathText,
+    SchedulerAddress,
+    Text,
+    names_or_auto,
+    numbers,
+    rows,
+)
 from nelbo.flows.workspace.errors import UsageError
 
 
@@ -234,6 +244,17 @@ class LabelSettings(BaseModel):
     )
 
 
+class SimulationSettings(BaseModel):
+    """What a model is tried on that has not seen a defect."""
+
+    defect_px: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(numbers), Flag("PIXELS")] = Field(
+        (),
+        max_length=5,
+        description="Lengths of simulated defects in pixels of the images' files; by default 5, 10 and 20 % of the "
+        "shorter side.",
+    )
+
+
 class ScoringSettings(BaseModel):
     """How a batch is worked through."""
 
@@ -256,7 +277,13 @@ class ClusterSettings(BaseModel):
 
 
 class RecipeSettings(
-    DecodingSettings, SplitSettings, ModelSettings, TrainingSettings, CalibrationSettings, PromotionSettings
+    DecodingSettings,
+    SplitSettings,
+    ModelSettings,
+    TrainingSettings,
+    CalibrationSettings,
+    PromotionSettings,
+    SimulationSettings,
 ):
     """All that makes a model: how images are read and shared out, what is trained, what is promised."""
 

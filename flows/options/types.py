@@ -22,11 +22,19 @@ def rows(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def names(value: Any) -> Any:
+    """A list, or its names with commas between them; an empty text is no name."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 def names_or_auto(value: Any) -> Any:
-    """A list, or its names with commas between them, or None for "auto"; an empty text is no name."""
-    if not isinstance(value, str):
-        return value
-    return None if value == AUTO else [name.strip() for name in value.split(",") if name.strip()]
+    """The same, or None for "auto"."""
+    return None if value == AUTO else names(value)
+
+
+def numbers(value: Any) -> Any:
+    """A list, or its numbers with commas between them; one number is a list, too."""
+    return [value] if isinstance(value, int | float) else names(value)
 
 
 #: What a model can be exported for, and scored with.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.python.direct import carry_out
 from nelbo.flows.report.card import read_card
 from nelbo.flows.steps.ingest import read_manifest
@@ -35,6 +36,12 @@ class Model:
     def card(self) -> str:
         """What it was made of and how, what it is worth and what it does not see, in Markdown."""
         return read_card(self.workspace, self.model_id)
+
+    @property
+    def sensitivity(self) -> dict[str, Any] | None:
+        """What it sees of simulated defects, as ``nelbo sensitivity --json`` has it; None where none were painted."""
+        sees = seen(self.workspace, self.model_id)
+        return None if sees is None else sees.to_dict()
 
     def _repr_markdown_(self) -> str:
         return self.card

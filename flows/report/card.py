@@ -12,10 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from nelbo.data import Place, atomic_path, read_table
+from nelbo.detectors import Sensitivity
+from nelbo.flows.evaluation.remedies import remedies
+from nelbo.flows.evaluation.sensitivity import KINDS, Seen, seen
 from nelbo.flows.numbers import fixed
 from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.curves import render_curves
 from nelbo.flows.report.rendering import template
+from nelbo.flows.report.simulated import write_simulated
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.vae_core.config import PROBABILITIES
@@ -69,7 +73,12 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
     target = workspace.card(model_id)
     curves = target.with_suffix(".svg")
-    beside = {"parts": workspace.found_parts(model_id), "variants": workspace.variants(model_id)}
+    write_simulated(workspace, model_id)
+    beside = {
+        "parts": workspace.found_parts(model_id),
+        "variants": workspace.variants(model_id),
+        "simulated": workspace.simulated_shown(model_id),
+    }
     pictures = {name: place.name for name, place in beside.items() if place.exists()}
     card = read_card(workspace, model_id, {"curves": curves.name, **pictures})
     # The picture first: a card never shows a broken link.
@@ -84,7 +93,8 @@ def read_card(workspace: Workspace, model_id: str, pictures: Mapping[str, str] =
     path = workspace.models / check_id(model_id) / "model.json"
     history = read_table(workspace.history(model_id))
     try:
-        return render_card(json.loads(path.read_text(encoding="utf-8")), history, pictures)
+        description = json.loads(path.read_text(encoding="utf-8"))
+        return render_card(description, history, pictures, seen(workspace, model_id))
     except (OSError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise UsageError(
             f"{path} does not say what a card needs ({error!r}). Restore it from a copy, or train again."
@@ -92,15 +102,19 @@ def read_card(workspace: Workspace, model_id: str, pictures: Mapping[str, str] =
 
 
 def render_card(
-    description: Mapping[str, Any], history: pa.Table, pictures: Mapping[str, str] = MappingProxyType({})
+    description: Mapping[str, Any],
+    history: pa.Table,
+    pictures: Mapping[str, str] = MappingProxyType({}),
+    sees: Seen | None = None,
 ) -> str:
     """The card as Markdown; texts of the user are escaped.
 
     Args:
         description: the content of ``model.json``.
         history: of the training, one row an epoch.
-        pictures: addresses of those that there are: ``curves``, found ``parts``, and images of each of the
-            ``variants``.
+        pictures: addresses of those that there are: ``curves``, found ``parts``, images of each of the ``variants``,
+            and defects that were ``simulated``.
+        sees: what it sees of simulated defects; None where none were painted.
     """
     training, config = description["training"], description["config"]
     train_config = training["train_config"]
@@ -109,6 +123,9 @@ def render_card(
     context = {
         "model_id": check_id(description["model_id"]),
         "pictures": pictures,
+        "sees": sees,
+        "sees_rows": [] if sees is None else _sees(sees),
+        "remedies": remedies(config, training) if sees is not None and sees.blind else [],
         # Models of before there were any do not say.
         "variants": training.get("variants", {}),
         "frame": description["preprocessing"].get("frame"),
@@ -163,6 +180,16 @@ def escape_markdown(value: object) -> str:
 def _n_repeats(training: Mapping[str, Any]) -> int:
     used = sum(training[f"n_{part}"] for part in ("train", "validation", "calibration"))
     return training["n_listed"] - training["n_unusable"] - used
+
+
+def _sees(sees: Seen) -> list[tuple[str, Sensitivity]]:
+    """What is seen of simulated defects, by what they are."""
+    return [
+        *((KINDS[kind], one) for kind, one in sees.kinds.items()),
+        *((f"{size:g} pixels long", one) for size, one in sees.sizes.items()),
+        *((f"{contrast:g} deviations from what is around", one) for contrast, one in sees.contrasts.items()),
+        ("all", sees.whole),
+    ]
 
 
 def _changed(train_config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

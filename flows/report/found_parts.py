@@ -7,12 +7,11 @@ from PIL import Image
 
 from nelbo.data import CachedPixels, Part, Place, atomic_path
 from nelbo.flows.report.heatmap import png
-from nelbo.flows.report.sheet import COLUMNS, sheet
+from nelbo.flows.report.sheet import COLUMNS, GAP_PX, WIDTH_PX, sheet
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.vae_core.pixels import PixelRows, to_unit
 
 N_SHOWN = 12
-_WIDTH_PX, _GAP_PX = 260, 6
 
 
 def write_found_parts(workspace: Workspace, model_id: str, pixels: CachedPixels, found: Sequence[Part | None]) -> None:
@@ -42,9 +41,9 @@ def write_variants(workspace: Workspace, model_id: str, pixels: PixelRows, varia
 def _write(pixels: np.ndarray, target: Place, workspace: Workspace) -> None:
     """Put (n, h, w, c) pictures in [0, 1] on a sheet."""
     levels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-    height = round(_WIDTH_PX * levels.shape[1] / levels.shape[2])
+    height = round(WIDTH_PX * levels.shape[1] / levels.shape[2])
     # Grey ones get three channels alike.
     levels = np.broadcast_to(levels, (*levels.shape[:3], 3))
-    pictures = [Image.fromarray(one).resize((_WIDTH_PX, height)) for one in levels]
+    pictures = [Image.fromarray(one).resize((WIDTH_PX, height)) for one in levels]
     with atomic_path(target, workspace.staging) as unfinished:
-        unfinished.write_bytes(png(sheet(pictures, _GAP_PX, "grey")))
+        unfinished.write_bytes(png(sheet(pictures, GAP_PX, "grey")))

@@ -40,8 +40,10 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     return f"{text}; at {at} {_false_alarms(threshold.fpr * n_scored)}."
 
 
-def chance(counts: Mapping[str, int], threshold: Threshold | None) -> str:
+def chance(counts: Mapping[str, int], threshold: Threshold | None, *, blind: bool = False) -> str:
     """Whether the images called anomalous are more than chance gives; empty where no rate is promised.
+
+    That there are no more means nothing of a model that is blind, and is not said.
 
     >>> threshold = Threshold.from_normals(range(1, 1000), fpr=0.01)
     >>> print(chance({"scored": 2624, "anomalous": 80}, threshold))
@@ -54,7 +56,7 @@ def chance(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     No more anomalous images than chance would give (approximate: cross-fitted, no guarantee).
     """
     probability = None if threshold is None else threshold.chance(counts["anomalous"], counts["scored"])
-    if threshold is None or probability is None or not counts["scored"]:
+    if threshold is None or probability is None or not counts["scored"] or (blind and probability > _RARE):
         return ""
     said = _explained(probability)
     return f"{said[:-1]} ({APPROXIMATE})." if threshold.approximate else said

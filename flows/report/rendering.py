@@ -6,7 +6,7 @@ import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from nelbo.flows.numbers import fixed, images, number, percent
+from nelbo.flows.numbers import fixed, images, interval, number, percent
 
 
 def template(name: str, **how: Any) -> jinja2.Template:
@@ -22,7 +22,7 @@ def template(name: str, **how: Any) -> jinja2.Template:
         keep_trailing_newline=True,
         **{"autoescape": True, **how},
     )
-    environment.filters |= {"fixed": fixed, "images": images, "number": number, "percent": percent}
+    environment.filters |= {function.__name__: function for function in (fixed, images, interval, number, percent)}
     return environment.get_template(name)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from PIL import Image
 
 COLUMNS = 3
+#: Of one picture beside a card, and between two.
+WIDTH_PX, GAP_PX = 260, 6
 
 
 def sheet(pictures: Sequence[Image.Image], gap_px: int, background: str) -> Image.Image:

@@ -26,6 +26,7 @@ from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import warn_of_colour
 from nelbo.flows.options.options import CalibrateOptions, TrainOptions
 from nelbo.flows.options.settings import LabelSettings
+from nelbo.flows.report.card import write_card
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
 from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, each_once, with_halves
@@ -88,6 +89,9 @@ def recalibrate(options: CalibrateOptions, runner: Runner) -> dict[str, Any]:
     runner.rename(f"{calibrated.calibration_id} of {model_id}")
     calibration = read_calibration(workspace, calibrated.calibration_id)
     stands = standing(calibration, pointers.current_calibration(workspace, model_id))
+    if workspace.card(model_id).exists():
+        # What is found of simulated defects, the threshold says.
+        write_card(workspace, model_id)
     if stands["candidate"]:
         runner.show("calibration", f"# Candidate {calibration.calibration_id}\n\n{calibration.why_not}")
     run.record(

@@ -26,6 +26,7 @@ from nelbo.data import (
     cache_images,
     folds,
     image_quality,
+    may_have_colour,
     near_duplicates,
     part_quality,
     write_table,
@@ -37,6 +38,7 @@ from nelbo.flows.inference.measured import with_quality
 from nelbo.flows.inference.models import import_keras, keep_bundle
 from nelbo.flows.inference.pipeline import columns_of, size_z
 from nelbo.flows.inference.progress import progress
+from nelbo.flows.inference.simulation import Unseen, simulate
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.card import write_card
@@ -47,9 +49,11 @@ from nelbo.flows.steps.parts import (
     check_enough,
     count_groups,
     crosses,
+    each_once,
     first_of_each,
     with_parts,
 )
+from nelbo.flows.steps.sensitivity import keep as keep_simulated
 from nelbo.flows.steps.settle import Settled
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
@@ -132,6 +136,7 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     n_groups = count_groups(manifest.table)
     facts = _facts(training, normals, manifest, options, batch_id) | {
         "n_near_duplicates": n_alike,
+        **_of_files(manifest.table),
         "n_groups": n_groups,
         "settled": settled.why,
         **({"variants": variants} if variants else {}),
@@ -140,6 +145,9 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     if normals.crossed:
         _keep_unseen(training.unseen, normals, training.model, unseen_rows(options, batch_id))
     model_id = keep_bundle(training.model, workspace, facts)
+    simulated = _simulate(training, normals, options)
+    if simulated is not None:
+        keep_simulated(simulated, workspace, model_id, run)
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
         _write_history(training.history, workspace.history(model_id), workspace, run)
@@ -163,6 +171,31 @@ def _sizes(training: Any) -> dict[str, int]:
     found = dict(zip(names, counts, strict=True))
     log.info("variants: %s", ", ".join(f"{name} ({n} images)" for name, n in found.items()))
     return found
+
+
+def _of_files(table: pa.Table) -> dict[str, Any]:
+    """What the images' files say that the model may not see."""
+    usable = each_once(table)
+    return {
+        "median_size_px": [round(float(np.median(usable[name].to_numpy()))) for name in ("width_px", "height_px")],
+        "may_have_colour": any(map(may_have_colour, usable["mode"].to_pylist())),
+    }
+
+
+def _simulate(training: Any, normals: Normals, options: TrainOptions) -> pa.Table | None:
+    """What the model says of simulated defects on images that it has not seen; None where it has seen all."""
+    model, rows = training.model, normals.rows("calibration")
+    if not len(rows):
+        if training.of_others is None:
+            return None
+        # Of the model that is kept all images are known; one without a fold of them sees as well.
+        model, rows = training.of_others, normals.rows(*_FITTED)[training.apart]
+    unseen = Unseen(
+        normals.pixels.take(rows),
+        normals.table.take(pa.array(rows)),
+        size_z([normals.found[row] for row in rows]),
+    )
+    return simulate(model, vae_core.fast_scorer(model), unseen, options.defect_px, options.seed)
 
 
 def unfinished(options: TrainOptions, batch_id: str) -> Path:

@@ -29,7 +29,7 @@ from nelbo.data import (
     table_writer,
     write_table,
 )
-from nelbo.flows.options.options import CalibrateOptions, ExportOptions, IngestOptions, ScoreOptions, TrainOptions
+from nelbo.flows.options.options import IngestOptions, ScoreOptions, SourceOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.parts import count_groups
 from nelbo.flows.workspace import catalog
@@ -136,7 +136,7 @@ def keep_batch(
 
 def scan_source(
     source: str,
-    options: IngestOptions | TrainOptions | CalibrateOptions | ExportOptions | ScoreOptions,
+    options: SourceOptions,
     known: Known | None = None,
     min_age_s: float = 0,
 ) -> Scan:

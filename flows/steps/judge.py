@@ -11,6 +11,7 @@ import pyarrow as pa
 from nelbo.data import Manifest
 from nelbo.detectors import Judged, gate
 from nelbo.detectors.metrics.gate import MIN_NORMAL
+from nelbo.flows.evaluation.sensitivity import seen, sees_no_less
 from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.inference.measured import measure
 from nelbo.flows.inference.models import load_model
@@ -99,6 +100,7 @@ def judge_candidate(options: TrainOptions, gate_id: str, model_id: str) -> Gated
     _check_enough(str(options.gate), new, left_out)
     labels = _labels(new)
     result = gate(labels, _judged(workspace, model_id, new), _judged(workspace, serving_id, old))
+    result = result.further(sees_no_less(*(seen(workspace, name) for name in both)))
     n_anomalous = int(labels.sum())
     findings, failed = (list(map(str, some)) for some in (result.findings, result.failed))
     return Gated(

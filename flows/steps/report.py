@@ -16,6 +16,7 @@ from nelbo.data import atomic_path, modified, read_table, read_unchanged
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch
+from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
@@ -69,12 +70,14 @@ class Reported:
     """Where the page is, and what else shows it.
 
     metrics: None where the batch has no labels.
+    cannot_see: what has to be said of a model that is blind; None of others.
     summary: the page's numbers as Markdown.
     histogram: a data URL of the plot on it; empty where nothing was scored.
     """
 
     path: str
     metrics: dict[str, Any] | None
+    cannot_see: str | None = None
     summary: str = ""
     histogram: str = ""
 
@@ -137,7 +140,8 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         # File names and reasons are untrusted text: the template escapes everything.
         unfinished.write_text(template("report.html.j2").render(page), encoding="utf-8")
     summary = template("report.md.j2", autoescape=False, finalize=escape_markdown).render(numbers)
-    return Reported(str(target), as_json(numbers["evaluation"]), summary, _histogram_url(numbers))
+    metrics = as_json(numbers["evaluation"])
+    return Reported(str(target), metrics, numbers["cannot_see"], summary, _histogram_url(numbers))
 
 
 def write_missing_pages(options: ReportOptions | ScoreOptions, runner: Runner) -> None:
@@ -175,6 +179,8 @@ def _numbers(
     threshold = calibration.threshold if calibration else None
     counts = _counts(table)
     evaluation, n_left_out = evaluate_batch(table, calibration, workspace, model_id)
+    sees = seen(workspace, model_id, calibration)
+    cannot_see = None if sees is None else sees.cannot_see
     return {
         "calibration": calibration,
         "statistic": table["statistic"][0].as_py(),
@@ -182,7 +188,8 @@ def _numbers(
         "variants": variants.count(table),
         "promises": {one["variant"]: one["promise"] for one in of_variants(calibration)} if calibration else {},
         "headline": headline(counts, threshold),
-        "chance": chance(counts, threshold),
+        "chance": chance(counts, threshold, blind=cannot_see is not None),
+        "cannot_see": cannot_see,
         "promise": _promise(calibration) if calibration else None,
         "discoveries": _discoveries(table, options.fdr),
         "fdr": options.fdr,

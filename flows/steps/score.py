@@ -116,9 +116,12 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "scores": str(workspace.scores(target.model_id, target.batch_id)),
         "flagged": str(workspace.flagged(target.model_id, target.batch_id)),
         "report": reported.path,
+        **({"cannot_see": reported.cannot_see} if reported.cannot_see else {}),
         "seconds": round(run.seconds, 3),
         **({"metrics": reported.metrics} if reported.metrics else {}),
     }
+    if reported.cannot_see:
+        log.warning("%s.", reported.cannot_see)
     _tell(result, reported, options, runner)
     return result
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from nelbo import vae_core
 from nelbo.data import read_table
+from nelbo.flows.evaluation.remedies import remedies
+from nelbo.flows.evaluation.sensitivity import best_of, seen
 from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.options.options import ExportOptions, TrainOptions
 from nelbo.flows.options.settings import DecodingSettings
-from nelbo.flows.report.card import read_card
+from nelbo.flows.report.card import read_card, write_card
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.calibrate import calibrate_model
 from nelbo.flows.steps.export import export_engine
@@ -29,14 +31,19 @@ from nelbo.flows.steps.parts import (
 from nelbo.flows.steps.settle import settle
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, describe, read_calibration, standing
+from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.runs import Run
+from nelbo.vae_core.config import BACKBONES, PRESETS
 
 log = logging.getLogger(__name__)
 
 
 def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     """Ingest, split, train, calibrate, promote if a gate lets it pass; what the command prints."""
+    if options.candidates:
+        return _train_each(options, runner)
     run = Run("train", options)
     workspace = Workspace.at(options.workspace)
     batch_id = runner.call(freeze_normals, options, run)
@@ -71,7 +78,6 @@ def _train_frozen(
     )
     fitted = runner.call(fit, settled, batch_id, run)
     runner.rename(f"{fitted.model_id} from {batch_id}")
-    runner.show("model-card", read_card(workspace, fitted.model_id))
     runner.show("training-history", read_table(workspace.history(fitted.model_id)).to_pylist())
     calibration = None
     if fitted.n_calibration:
@@ -85,6 +91,14 @@ def _train_frozen(
             options.fpr,
             calibration_needs(options),
         )
+    # What it finds of simulated defects, the threshold says.
+    write_card(workspace, fitted.model_id)
+    runner.show("model-card", read_card(workspace, fitted.model_id))
+    sees = seen(workspace, fitted.model_id)
+    if sees is not None and sees.cannot_see:
+        log.warning(
+            "%s. What may help: %s.", sees.cannot_see, ", ".join(remedies(**_made_of(workspace, fitted.model_id)))
+        )
     made = _export(options, fitted, runner, run)
     gated = None if gate_id is None else _judge(options, gate_id, fitted.model_id, runner)
     result = _record(run, workspace, batch_id, fitted, calibration)
@@ -95,7 +109,50 @@ def _train_frozen(
     runner.call(clean_up, options, batch_id)
     verdict = {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
     network = {"channels": config.channels} | ({"settled": settled.why} if settled.why else {})
-    return result | network | verdict | ({"engines": made} if made else {})
+    sensitivity = {"sensitivity": None if sees is None else sees.to_dict()}
+    return result | network | sensitivity | verdict | ({"engines": made} if made else {})
+
+
+def _train_each(options: TrainOptions, runner: Runner) -> dict[str, Any]:
+    """Train several models, keep one, and promote that if the gate lets it pass."""
+    each = [_as_named(options, name) for name in options.candidates]
+    made = [train_model(one, runner) for one in each]
+    workspace = Workspace.at(options.workspace)
+    kept = best_of([seen(workspace, one["model_id"]) for one in made])
+    tried = []
+    for number, (name, one) in enumerate(zip(options.candidates, made, strict=True)):
+        sees = one["sensitivity"] or dict.fromkeys(("auroc", "auroc_low", "auroc_high", "found", "blind"))
+        numbers = {key: sees[key] for key in ("auroc", "auroc_low", "auroc_high", "found", "blind")}
+        tried.append({"name": name, "model_id": one["model_id"], **numbers, "kept": number == kept})
+    result, options = made[kept], options.model_copy(update={"candidates": ()})
+    gated = None
+    if options.gate is not None:
+        gate_id = runner.call(freeze_gate, options, result["batch_id"], Run("train", options))
+        with workspace.using(gate_id):
+            gated = _judge(options, gate_id, result["model_id"], runner)
+    promoted = options.promote and (gated is None or gated.passed)
+    if promoted:
+        calibration = result["calibration_id"] and read_calibration(workspace, result["calibration_id"])
+        _promote(workspace, result["model_id"], calibration, runner)
+    return result | {"promoted": promoted, "tried": tried} | ({"gate": gated.to_dict()} if gated else {})
+
+
+def _as_named(options: TrainOptions, name: str) -> TrainOptions:
+    """The same for one preset or backbone, which is not promoted yet."""
+    if name in PRESETS:
+        network = {"preset": name, "backbone": None}
+    elif name in BACKBONES:
+        network = {"preset": "features", "backbone": name}
+    else:
+        raise UsageError(
+            f"try={name!r}: expected presets ({', '.join(PRESETS)}) or backbones ({', '.join(BACKBONES)})."
+        )
+    return options.model_copy(update={**network, "head": None, "promote": False, "gate": None, "candidates": ()})
+
+
+def _made_of(workspace: Workspace, model_id: str) -> dict[str, Any]:
+    described = describe_model(workspace, model_id)
+    return {name: described[name] for name in ("config", "training")}
 
 
 def _export(options: TrainOptions, fitted: Fitted, runner: Runner, run: Run) -> list[str]:
@@ -147,6 +204,7 @@ def _record(
     counts = {name: value for name, value in asdict(fitted).items() if name.startswith("n_")}
     return {
         **ids,
+        "batch_id": batch_id,
         "run_id": run.run_id,
         **said,
         **stands,

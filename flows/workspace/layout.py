@@ -129,9 +129,17 @@ class Workspace:
         """Picture of training images of each variant, where there are several."""
         return self.card(model_id).with_name(f"{check_id(model_id)}-variants.png")
 
+    def simulated_shown(self, model_id: str) -> Place:
+        """Picture of simulated defects that it finds, and of others that it misses."""
+        return self.card(model_id).with_name(f"{check_id(model_id)}-simulated.png")
+
     def history(self, model_id: str) -> Place:
         """A model's training, one row an epoch."""
         return self.root / "history" / f"{check_id(model_id)}.parquet"
+
+    def simulated(self, model_id: str) -> Place:
+        """What a model says of simulated defects, one row an image."""
+        return self.root / "sensitivity" / f"{check_id(model_id)}.parquet"
 
     def card(self, model_id: str) -> Place:
         """A model's page for people."""

@@ -402,7 +402,17 @@ def test_prefect_says_bad_input_without_a_traceback(
 def test_flows_have_the_options_as_parameters() -> None:
     from nelbo.flows import orchestration as flows
 
-    assert flows.__all__ == ["calibrate", "compact", "export", "ingest", "prune", "report", "score", "train"]
+    assert flows.__all__ == [
+        "calibrate",
+        "compact",
+        "export",
+        "ingest",
+        "prune",
+        "report",
+        "score",
+        "sensitivity",
+        "train",
+    ]
     for name in flows.__all__:
         kind = COMMANDS[name].options
         flow = getattr(flows, name)

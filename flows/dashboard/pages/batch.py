@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from nelbo.data import InputError, read_table
+from nelbo.flows.dashboard.calibrations import warn_if_blind
 from nelbo.flows.dashboard.choice import choose_batch
 from nelbo.flows.dashboard.links import choose_page, show_rows
 from nelbo.flows.dashboard.pages.whatif import draw_what_if
@@ -50,9 +51,15 @@ def draw(tables: Tables) -> None:
         return
     counts = _counts(tables, batch)
     _summary(counts)
+    warn_if_blind(tables, batch[0], _calibration_of(tables, batch))
     _drift(tables, batch)
     draw_what_if(tables, batch)
     _files(tables, batch, counts)
+
+
+def _calibration_of(tables: Tables, batch: Batch) -> str | None:
+    found = tables.query("SELECT calibration_id FROM scores LIMIT 1", [], [batch])
+    return None if found.empty else found["calibration_id"].iloc[0]
 
 
 def _counts(tables: Tables, batch: Batch) -> pd.DataFrame:

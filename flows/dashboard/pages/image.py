@@ -11,7 +11,7 @@ import streamlit as st
 
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.dashboard import charts
-from nelbo.flows.dashboard.calibrations import known_calibration, show_promise
+from nelbo.flows.dashboard.calibrations import known_calibration, show_promise, warn_if_blind
 from nelbo.flows.dashboard.links import link, show_rows
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.originals import original_of
@@ -40,6 +40,7 @@ def draw(tables: Tables) -> None:
     calibration = known_calibration(tables, row["calibration_id"])
     picture = original_of(workspace.scores(row["model_id"], row["batch_id"]), row)
     _facts(row, calibration)
+    warn_if_blind(tables, row["model_id"], row["calibration_id"])
     left, right = st.columns(2)
     with left:
         st.markdown("**Original**")

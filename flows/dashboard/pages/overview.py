@@ -8,7 +8,7 @@ import streamlit as st
 
 from nelbo.detectors import Threshold
 from nelbo.flows.dashboard import charts
-from nelbo.flows.dashboard.calibrations import known_calibration
+from nelbo.flows.dashboard.calibrations import known_calibration, warn_if_blind
 from nelbo.flows.dashboard.choice import open_batch
 from nelbo.flows.dashboard.frames import show_frame
 from nelbo.flows.dashboard.links import choose_page
@@ -58,7 +58,7 @@ def draw(tables: Tables) -> None:
         )
     else:
         counted = _with_chance(tables, batches.dropna(subset="n_scored"))
-        _newest(counted)
+        _newest(tables, counted)
         _rates(counted)
         _list(batches)
         _drift(counted)
@@ -92,13 +92,15 @@ def _chance(threshold: Threshold | None, m: int, n_anomalous: int) -> tuple[floa
     return alarms.low / m, alarms.high / m, alarms.value / m, charts.BELOW if n_anomalous < alarms.low else words
 
 
-def _newest(batches: pd.DataFrame) -> None:
+def _newest(tables: Tables, batches: pd.DataFrame) -> None:
     if batches.empty:
         return
     newest = batches.iloc[0]
     text = f"The newest batch, {newest['batch_id']}, has {number(newest['n_anomalous'])} anomalous of "
     text += f"{images(newest['n_scored'])} scored"
-    if newest["chance"] != charts.UNPROMISED:
+    blind = warn_if_blind(tables, newest["model_id"], newest["calibration_id"])
+    # That there are no more than chance gives means nothing of a model that cannot see.
+    if newest["chance"] == charts.ABOVE or (newest["chance"] != charts.UNPROMISED and not blind):
         low, high = (round(newest[name] * newest["n_scored"]) for name in ("low", "high"))
         likely = "95 %, approximate" if newest["approximate"] else "95 %"
         text += f": {newest['chance']}, which alone makes {low:,} to {high:,} ({likely})"

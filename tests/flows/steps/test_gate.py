@@ -71,6 +71,7 @@ def test_an_equal_candidate_is_promoted(held_out: Path, workspace: Path, trained
         "false alarms passed",
         "auroc passed",
         "misses passed",
+        "sensitivity passed",
     ]
     assert catalog.find_model(Workspace.at(str(workspace)), "latest") == result["model_id"] != trained[1]["model_id"]
     (event,) = listener.events

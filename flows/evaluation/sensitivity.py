@@ -1,0 +1,194 @@
+"""What a model sees of simulated defects, at the threshold that it has now."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.stats import norm
+
+from nelbo.data import SIMULATED_SCHEMA, Place, read_table
+from nelbo.data.defects.painting import OF_ITSELF
+from nelbo.detectors import Interval, Sensitivity, sensitivity
+from nelbo.detectors.metrics.gate import LEVEL, Finding
+from nelbo.detectors.metrics.sensitivity import CHANCE
+from nelbo.flows.numbers import interval
+from nelbo.flows.workspace.calibrations.calibration import Calibration, calibration_of
+from nelbo.flows.workspace.calibrations.statistic import Statistic
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.models import describe_model
+
+#: Of two models that differ by less in AUROC, simulated defects do not say which sees more of real ones.
+MARGIN = 0.05
+
+#: What kinds are called in sentences.
+KINDS = {
+    "scratch": "scratches",
+    "spot": "spots",
+    "stain": "stains",
+    "colour": "shifts of colour",
+    "cut_paste": "pieces of the image pasted elsewhere",
+    "blur": "blurred places",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model sees of simulated defects.
+
+    n_images: normal images that they were painted on.
+    whole: of all defects; pooled: of those made from the image itself, which tell a blind model best.
+    kinds, sizes, contrasts: of those of each kind, length in pixels of the original, and contrast.
+    false_alarms: share of normal images that may be flagged; None where no rate is promised.
+    """
+
+    n_images: int
+    whole: Sensitivity
+    pooled: Sensitivity
+    kinds: Mapping[str, Sensitivity]
+    sizes: Mapping[float, Sensitivity]
+    contrasts: Mapping[float, Sensitivity]
+    false_alarms: float | None
+
+    @property
+    def blind(self) -> bool:
+        """Whether the model is no better than chance on what tells a blind one best."""
+        return self.pooled.is_blind(self.false_alarms)
+
+    @property
+    def cannot_see(self) -> str | None:
+        """In words that a blind model is blind, and to what; None of one that is not."""
+        if not self.blind:
+            return None
+        sizes = sorted(self.sizes)
+        kinds = " and ".join(KINDS[name] for name in OF_ITSELF)
+        if self.pooled.auroc.low <= CHANCE:
+            how = f"score hardly higher than normal images (AUROC {interval(self.pooled.auroc)}, where 0.5 is chance)"
+        else:
+            how = "are flagged no more often than normal images"
+        return (
+            f"This model cannot see simulated defects: {kinds}, {sizes[0]:g} to {sizes[-1]:g} pixels long, {how}. "
+            "What it does not flag may be defective"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is printed."""
+        return {
+            "blind": self.blind,
+            "n_images": self.n_images,
+            **_numbers(self.whole),
+            "pooled": _numbers(self.pooled),
+            "by_kind": {name: _numbers(one) for name, one in self.kinds.items()},
+            "by_size_px": {f"{size:g}": _numbers(one) for size, one in self.sizes.items()},
+            "by_contrast": {f"{contrast:g}": _numbers(one) for contrast, one in self.contrasts.items()},
+        }
+
+
+def seen(workspace: Workspace, model_id: str, calibration: Calibration | None = None) -> Seen | None:
+    """What a model sees of the defects that were painted last; None where none were, or the model is gone.
+
+    Args:
+        calibration: whose threshold counts; by default the model's current one, if it has any.
+    """
+    path = workspace.simulated(model_id)
+    if not path.exists():
+        return None
+    calibration = calibration or calibration_of(workspace, model_id)
+    if calibration is not None:
+        return seen_of(_numbers_of(path), calibration.statistic, calibration)
+    if not (workspace.models / model_id).exists():
+        return None
+    statistic = describe_model(workspace, model_id)["config"]["statistic"]
+    return seen_of(_numbers_of(path), Statistic(statistic), None)
+
+
+def _numbers_of(path: Place) -> pa.Table:
+    return read_table(path, [name for name in SIMULATED_SCHEMA.names if name != "thumbnail"])
+
+
+def seen_of(rows: pa.Table, statistic: Statistic, calibration: Calibration | None) -> Seen:
+    """The same of rows of ``SIMULATED_SCHEMA``, by a statistic; nothing is found without a calibration's threshold."""
+    scores = statistic.scores(rows)
+    flagged = None if calibration is None else calibration.verdicts(scores) == "anomalous"
+    painted = np.asarray(pc.is_valid(rows["kind"]))
+    of = _images(rows["image_id"].to_pylist(), painted)
+
+    def among(wanted: np.ndarray) -> Sensitivity:
+        some = np.flatnonzero(painted & wanted)
+        return sensitivity(scores[~painted], scores[some], of[some], None if flagged is None else flagged[some])
+
+    columns = {name: np.array(rows[name].to_pylist(), object) for name in ("kind", "size_px", "contrast")}
+    each = {name: {value: among(column == value) for value in _present(column)} for name, column in columns.items()}
+    return Seen(
+        int((~painted).sum()),
+        among(painted),
+        among(np.isin(columns["kind"], OF_ITSELF)),
+        each["kind"],
+        each["size_px"],
+        each["contrast"],
+        None if calibration is None else calibration.threshold.fpr,
+    )
+
+
+def sees_no_less(candidate: Seen | None, serving: Seen | None) -> Finding:
+    """The gate's rule "sensitivity": whether a new model sees simulated defects as well as the one that serves.
+
+    It fails where it sees less by more than ``MARGIN``, one-sided at ``LEVEL``: simulated defects do not tell models
+    apart that are closer.
+    """
+    if candidate is None or serving is None:
+        return Finding("sensitivity", None, "no defects were painted for one of the two models")
+    if list(candidate.sizes) != list(serving.sizes):
+        return Finding("sensitivity", None, "defects of other sizes were painted for the two models")
+    new, old = candidate.whole.auroc, serving.whole.auroc
+    text = f"AUROC of simulated defects {interval(new)}, the serving model's {interval(old)}"
+    return Finding("sensitivity", p_value_of_less(new, old, MARGIN) >= LEVEL, text)
+
+
+def best_of(tried: Sequence[Seen | None]) -> int:
+    """Which of several models to keep: the first, unless another sees more beyond noise."""
+    if tried[0] is None:
+        return 0
+    first, chance = tried[0].whole.auroc, LEVEL / max(1, len(tried) - 1)
+    areas = {row: sees.whole.auroc for row, sees in enumerate(tried) if sees is not None}
+    better = [row for row, area in areas.items() if p_value_of_less(first, area) < chance]
+    return max(better, key=lambda row: areas[row].value, default=0)
+
+
+def p_value_of_less(one: Interval, other: Interval, margin: float = 0.0) -> float:
+    """How likely an AUROC comes out this far below another by chance, if it is lower by no more than a margin.
+
+    Both are of different images, with intervals of 95 %.
+
+    >>> round(p_value_of_less(Interval(0.7, 0.65, 0.75), Interval(0.8, 0.75, 0.85)), 4)
+    0.0028
+    """
+    errors = [(area.high - area.low) / (2 * norm.ppf(0.975)) for area in (one, other)]
+    return float(norm.cdf((one.value - other.value + margin) / max(float(np.hypot(*errors)), 1e-9)))
+
+
+def _images(image_ids: list[str], painted: np.ndarray) -> np.ndarray:
+    """(n,) of each row, which of the images as they were it is of."""
+    place = {image_ids[row]: number for number, row in enumerate(np.flatnonzero(~painted))}
+    return np.array([place[image_id] for image_id in image_ids])
+
+
+def _present(column: np.ndarray) -> list[Any]:
+    """Its values, in their order, or that of first use where they are words."""
+    values = list(dict.fromkeys(value for value in column if value is not None))
+    return values if values and isinstance(values[0], str) else sorted(values)
+
+
+def _numbers(one: Sensitivity) -> dict[str, Any]:
+    found = one.found
+    return {
+        "n": one.n,
+        "found": found and found.value,
+        "found_low": found and found.low,
+        "found_high": found and found.high,
+        "auroc": one.auroc.value,
+        "auroc_low": one.auroc.low,
+        "auroc_high": one.auroc.high,
+    }

@@ -1,0 +1,134 @@
+"""What a model says of normal images with simulated defects on them."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from nelbo.data import SIMULATED_SCHEMA, Preprocessing
+from nelbo.data.defects.painting import Defect, Painted, defects, paint, spread, usual_sizes
+from nelbo.data.defects.subject import subject_of
+from nelbo.flows.inference.maps import thumbnail
+from nelbo.flows.inference.pipeline import columns_of
+from nelbo.flows.inference.progress import progress
+from nelbo.vae_core import Scorable, Score
+from nelbo.vae_core.pixels import PixelRows, to_unit
+
+#: Images that are painted, in all; and normal ones that they are made of.
+MOST_PAINTED, MOST_IMAGES = 600, 120
+#: Painted images of which a picture is kept.
+_PICTURED = 240
+#: Images painted and scored at a time.
+_CHUNK = 64
+
+
+class Unseen(NamedTuple):
+    """Normal images that a model has not seen, as it takes them.
+
+    pixels: n of them.
+    table: their rows of a manifest.
+    size_z: (n,) how far the size of each one's part is off; null where parts are not looked for.
+    """
+
+    pixels: PixelRows
+    table: pa.Table
+    size_z: pa.Array
+
+
+class _Work(NamedTuple):
+    """A normal image, by its row, and what is painted on it; None to score it as it is."""
+
+    row: int
+    defect: Defect | None = None
+    is_shown: bool = False
+
+
+def simulate(
+    model: Scorable,
+    score: Callable[[np.ndarray], Score],
+    unseen: Unseen,
+    sizes_px: Sequence[float] = (),
+    seed: int = 0,
+) -> pa.Table:
+    """Score normal images as they are, and with defects painted on them; rows of ``SIMULATED_SCHEMA``.
+
+    Args:
+        model: whose configuration and preprocessing the images go by.
+        score: pixels to scores, by a model that has not seen these images.
+        unseen: images, of which ``MOST_IMAGES`` are taken.
+        sizes_px: lengths of the defects, in pixels of the originals; none takes what `usual_sizes` says.
+        seed: of all choices.
+    """
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.permutation(unseen.table.num_rows)[:MOST_IMAGES])
+    unseen = Unseen(unseen.pixels[rows], unseen.table.take(pa.array(rows)), unseen.size_z.take(pa.array(rows)))
+    originals = sizes_of(unseen.table)
+    sizes = sizes_px or usual_sizes(originals)
+    kinds = defects(sizes, coloured=model.config.channels == 3)
+    wanted = spread(len(rows), kinds, MOST_PAINTED, random)
+    shown = set(random.permutation(len(wanted))[:_PICTURED].tolist())
+    work = [_Work(row) for row in range(len(rows))]
+    work += [_Work(row, defect, number in shown) for number, (row, defect) in enumerate(wanted)]
+    painter = _Painter(model, unseen.pixels, originals, random)
+    tables = []
+    with progress("painting simulated defects", len(work)) as advance:
+        for start in range(0, len(work), _CHUNK):
+            some = work[start : start + _CHUNK]
+            painted = [painter(one) for one in some]
+            scored = columns_of(score(np.stack([one.pixels for one in painted])), model)
+            tables.append(_rows(some, painted, scored, unseen))
+            advance(len(some))
+    return pa.concat_tables(tables)
+
+
+class _Painter:
+    """Paints what is wanted on images as a model takes them."""
+
+    def __init__(
+        self, model: Scorable, pixels: PixelRows, originals: Sequence[tuple[int, int]], random: np.random.Generator
+    ) -> None:
+        self.originals, self.random = originals, random
+        self.preprocessing = Preprocessing(**model.preprocessing)
+        self.levels = model.config.likelihood == "discretised_logistic"
+        # Each image is painted on several times.
+        self.image = cache(lambda row: to_unit(pixels[[row]])[0])
+        self.subject = cache(lambda row: subject_of(self.image(row)))
+
+    def __call__(self, work: _Work) -> Painted:
+        image = self.image(work.row)
+        if work.defect is None:
+            return Painted(image, np.nan, np.nan, np.nan)
+        scale = self.preprocessing.scale(*self.originals[work.row])
+        painted = paint(image, work.defect, scale, self.random, self.subject(work.row))
+        return painted._replace(pixels=self._allowed(painted.pixels))
+
+    def _allowed(self, pixels: np.ndarray) -> np.ndarray:
+        """Values that the likelihood is defined for."""
+        if self.preprocessing.binarize is not None:
+            return np.asarray(pixels > 0.5, np.float32)
+        return (pixels * 255).round() / np.float32(255) if self.levels else pixels
+
+
+def _rows(work: Sequence[_Work], painted: Sequence[Painted], scored: dict[str, pa.Array], unseen: Unseen) -> pa.Table:
+    of = pa.array([one.row for one in work])
+    what = [(None,) * len(Defect._fields) if one.defect is None else one.defect for one in work]
+    pictures = [
+        thumbnail(found.pixels, found.pixels.shape[1] / found.pixels.shape[0]) if one.is_shown else None
+        for one, found in zip(work, painted, strict=True)
+    ]
+    columns = {
+        **scored,
+        **{name: unseen.table[name].take(of) for name in ("relative_path", "image_id")},
+        "size_z": unseen.size_z.take(of),
+        **dict(zip(Defect._fields, zip(*what, strict=True), strict=True)),
+        **{name: pa.array([getattr(one, name) for one in painted], from_pandas=True) for name in Painted._fields[1:]},
+        "thumbnail": pictures,
+    }
+    return pa.table({name: columns[name] for name in SIMULATED_SCHEMA.names}, SIMULATED_SCHEMA)
+
+
+def sizes_of(table: pa.Table) -> list[tuple[int, int]]:
+    """(width, height) in pixels of the images of a manifest's rows."""
+    return list(zip(table["width_px"].to_pylist(), table["height_px"].to_pylist(), strict=True))
