@@ -62,14 +62,14 @@ class Seen:
         """In words that a blind model is blind, and to what; None of one that is not."""
         if not self.blind:
             return None
-        sizes = sorted(self.sizes)
+        sizes = " to ".join(f"{size:g}" for size in sorted({min(self.sizes), max(self.sizes)}))
         kinds = " and ".join(KINDS[name] for name in OF_ITSELF)
         if self.pooled.auroc.low <= CHANCE:
             how = f"score hardly higher than normal images (AUROC {interval(self.pooled.auroc)}, where 0.5 is chance)"
         else:
             how = "are flagged no more often than normal images"
         return (
-            f"This model cannot see simulated defects: {kinds}, {sizes[0]:g} to {sizes[-1]:g} pixels long, {how}. "
+            f"This model cannot see simulated defects: {kinds}, {sizes} pixels long, {how}. "
             "What it does not flag may be defective"
         )
 
