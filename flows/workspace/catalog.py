@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nelbo.data import MissingError, Place, modified, read_table
+from nelbo.data import InputError, MissingError, Place, modified, read_table
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.layout import ID, PATHS, Workspace, check_id, is_id, some
@@ -105,8 +105,10 @@ def _counts(scores: Place, counted: dict[str, dict[str, Any]]) -> dict[str, Any]
     if None in counts.values():
         verdicts = read_table(scores, ["verdict"])["verdict"].to_pylist()
         counts = {name: verdicts.count(name.removeprefix("n_")) for name in _COUNTS}
-    scored_at_utc = f"{pc.max(times['scored_at_utc']).as_py():%Y-%m-%dT%H:%M:%SZ}"
-    return {"n_images": times.num_rows, **counts, "scored_at_utc": scored_at_utc}
+    last = pc.max(times["scored_at_utc"]).as_py()
+    if last is None:
+        raise InputError(f"{scores} is damaged: no row says when it was scored. Restore it, or score the batch again.")
+    return {"n_images": times.num_rows, **counts, "scored_at_utc": f"{last:%Y-%m-%dT%H:%M:%SZ}"}
 
 
 def published(workspace: Workspace, **ids: str | None) -> pa.Table:

@@ -5,16 +5,18 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from reviewing import review
 from scored import MODEL, START, add_batch, add_calibration
 
-from nelbo.data import write_json
+from nelbo.data import InputError, read_table, write_json, write_table
 from nelbo.flows.options.options import CompactOptions
 from nelbo.flows.steps.compact import compact_group, list_groups
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.layout import PATHS, Workspace
 from nelbo.flows.workspace.reviews import record_review
+from nelbo.flows.workspace.tables import with_column
 
 COUNTS = ["n_images", "n_anomalous", "n_review", "n_not_scored"]
 
@@ -42,6 +44,17 @@ def test_an_empty_workspace_has_all_tables(workspace: Workspace) -> None:
     assert catalog.all_rows(workspace, "runs").num_rows == catalog.all_rows(workspace, "reviews").num_rows == 0
     assert (list(catalog.leftovers(workspace)), catalog.sources(workspace)) == ([], set())
     assert not workspace.root.exists()
+
+
+def test_a_batch_without_times_is_damaged(workspace: Workspace) -> None:
+    """As a flipped bit may leave it: all else can be read."""
+    add_batch(workspace, "b1", ["a.png"], add_calibration(workspace))
+    path = workspace.scores(MODEL, "b1")
+    table = read_table(path)
+    table = with_column(table, "scored_at_utc", pa.nulls(table.num_rows, table.schema.field("scored_at_utc").type))
+    write_table(table, path, table.schema, staging=workspace.staging)
+    with pytest.raises(InputError, match="no row says when it was scored"):
+        catalog.batches(workspace)
 
 
 def test_models_and_calibrations(workspace: Workspace) -> None:
