@@ -43,7 +43,7 @@ class Window(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Of an array of the image."""
+        """Its part of an array of the image."""
         return slice(self.upper, self.lower), slice(self.left, self.right)
 
 

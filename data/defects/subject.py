@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nelbo.data.part.part import look
 
-#: Share of the subject's area from which on it is taken for one: less is a mark on it, or dirt.
+#: Share of the image from which on something is taken for its subject: less is a mark on it, or dirt.
 _LEAST_AREA = 0.02
 
 

@@ -1,5 +1,6 @@
 """How well scores tell normal images from the same images with a simulated defect."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -91,8 +92,9 @@ def sensitivity(
     return Sensitivity(len(after), percentiles(float(areas[0]), areas[1:]), found)
 
 
+@lru_cache(maxsize=4)
 def _resampled(n: int, n_resamples: int, seed: int) -> NDArray[np.int64]:
-    """(n_resamples, n) how often each image is drawn."""
+    """(n_resamples, n) how often each image is drawn: the same for all kinds of defects on the same images."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples)
 
 

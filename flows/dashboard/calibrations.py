@@ -16,15 +16,23 @@ from nelbo.flows.workspace.errors import UsageError
 
 def known_calibration(tables: Tables, calibration_id: str | None) -> Calibration | None:
     """None where there is none, or it is gone; or it is damaged or changed, which the page says."""
+    found = _found(tables, calibration_id)
+    if not isinstance(found, UsageError):
+        return found
+    # One that was deleted is no news.
+    if calibration_id in catalog.calibration_ids(tables.workspace):
+        st.error(literal(str(found)))
+    return None
+
+
+def _found(tables: Tables, calibration_id: str | None) -> Calibration | UsageError | None:
+    """A calibration, or why it cannot be read."""
     if pd.isna(calibration_id):
         return None
     try:
         return _read(tables, calibration_id, _stamps(tables.workspace.calibrations / calibration_id))
     except UsageError as error:
-        # One that was deleted is no news.
-        if calibration_id in catalog.calibration_ids(tables.workspace):
-            st.error(literal(str(error)))
-        return None
+        return error
 
 
 def show_promise(calibration: Calibration | None) -> None:
@@ -44,8 +52,10 @@ def show_promise(calibration: Calibration | None) -> None:
 
 def warn_if_blind(tables: Tables, model_id: str, calibration_id: str | None) -> bool:
     """Say that a model cannot see, where simulated defects show that; whether it is so."""
-    path = tables.workspace.simulated(model_id)
-    calibration = known_calibration(tables, calibration_id)
+    path, calibration = tables.workspace.simulated(model_id), _found(tables, calibration_id)
+    if isinstance(calibration, UsageError):
+        # That it cannot be read, the page says elsewhere.
+        return False
     stamps = (path.stat().st_mtime_ns,) if isinstance(path, Path) and path.exists() else ()
     said = _blindness(tables, model_id, calibration, stamps, calibration_id)
     if said is not None:

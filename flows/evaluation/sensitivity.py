@@ -1,6 +1,8 @@
 """What a model sees of simulated defects, at the threshold that it has now."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import norm
 
-from nelbo.data import SIMULATED_SCHEMA, Place, read_table
+from nelbo.data import SIMULATED_SCHEMA, InputError, read_table
 from nelbo.data.defects.painting import OF_ITSELF
 from nelbo.detectors import Interval, Sensitivity, sensitivity
 from nelbo.detectors.metrics.gate import LEVEL, Finding
@@ -17,8 +19,11 @@ from nelbo.detectors.metrics.sensitivity import CHANCE
 from nelbo.flows.numbers import interval
 from nelbo.flows.workspace.calibrations.calibration import Calibration, calibration_of
 from nelbo.flows.workspace.calibrations.statistic import Statistic
+from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model
+
+log = logging.getLogger(__name__)
 
 #: Of two models that differ by less in AUROC, simulated defects do not say which sees more of real ones.
 MARGIN = 0.05
@@ -89,23 +94,27 @@ class Seen:
 def seen(workspace: Workspace, model_id: str, calibration: Calibration | None = None) -> Seen | None:
     """What a model sees of the defects that were painted last; None where none were, or the model is gone.
 
+    What is damaged takes nothing from what is asked for beside: ``verify`` tells of calibrations, a warning of rows.
+
     Args:
         calibration: whose threshold counts; by default the model's current one, if it has any.
     """
     path = workspace.simulated(model_id)
     if not path.exists():
         return None
-    calibration = calibration or calibration_of(workspace, model_id)
+    try:
+        rows = read_table(path, [name for name in SIMULATED_SCHEMA.names if name != "thumbnail"])
+    except InputError as error:
+        log.warning("%s", error)
+        return None
+    if calibration is None:
+        with suppress(UsageError):
+            calibration = calibration_of(workspace, model_id)
     if calibration is not None:
-        return seen_of(_numbers_of(path), calibration.statistic, calibration)
+        return seen_of(rows, calibration.statistic, calibration)
     if not (workspace.models / model_id).exists():
         return None
-    statistic = describe_model(workspace, model_id)["config"]["statistic"]
-    return seen_of(_numbers_of(path), Statistic(statistic), None)
-
-
-def _numbers_of(path: Place) -> pa.Table:
-    return read_table(path, [name for name in SIMULATED_SCHEMA.names if name != "thumbnail"])
+    return seen_of(rows, Statistic(describe_model(workspace, model_id)["config"]["statistic"]), None)
 
 
 def seen_of(rows: pa.Table, statistic: Statistic, calibration: Calibration | None) -> Seen:

@@ -41,7 +41,6 @@ from nelbo.flows.inference.progress import progress
 from nelbo.flows.inference.simulation import Unseen, simulate
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
-from nelbo.flows.report.card import write_card
 from nelbo.flows.report.found_parts import write_found_parts, write_variants
 from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest
 from nelbo.flows.steps.parts import (
@@ -155,7 +154,6 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
         write_found_parts(workspace, model_id, normals.pixels, normals.found)
     if variants:
         write_variants(workspace, model_id, normals.pixels.take(normals.rows(*_FITTED)), training.unseen.variant)
-    write_card(workspace, model_id)
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
         counts["n_calibration"] = len(normals.rows(*_FITTED))

@@ -102,12 +102,9 @@ def _train_frozen(
     made = _export(options, fitted, runner, run)
     gated = None if gate_id is None else _judge(options, gate_id, fitted.model_id, runner)
     result = _record(run, workspace, batch_id, fitted, calibration)
-    promoted = options.promote and (gated is None or gated.passed)
-    if promoted:
-        _promote(workspace, fitted.model_id, calibration, runner)
+    verdict = _promoted(options, gated, fitted.model_id, calibration, runner)
     # Only now: killed before this, the same command has nothing to train again.
     runner.call(clean_up, options, batch_id)
-    verdict = {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
     network = {"channels": config.channels} | ({"settled": settled.why} if settled.why else {})
     sensitivity = {"sensitivity": None if sees is None else sees.to_dict()}
     return result | network | sensitivity | verdict | ({"engines": made} if made else {})
@@ -121,8 +118,8 @@ def _train_each(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     kept = best_of([seen(workspace, one["model_id"]) for one in made])
     tried = []
     for number, (name, one) in enumerate(zip(options.candidates, made, strict=True)):
-        sees = one["sensitivity"] or dict.fromkeys(("auroc", "auroc_low", "auroc_high", "found", "blind"))
-        numbers = {key: sees[key] for key in ("auroc", "auroc_low", "auroc_high", "found", "blind")}
+        sees = one["sensitivity"] or {}
+        numbers = {key: sees.get(key) for key in ("auroc", "auroc_low", "auroc_high", "found", "blind")}
         tried.append({"name": name, "model_id": one["model_id"], **numbers, "kept": number == kept})
     result, options = made[kept], options.model_copy(update={"candidates": ()})
     gated = None
@@ -130,11 +127,8 @@ def _train_each(options: TrainOptions, runner: Runner) -> dict[str, Any]:
         gate_id = runner.call(freeze_gate, options, result["batch_id"], Run("train", options))
         with workspace.using(gate_id):
             gated = _judge(options, gate_id, result["model_id"], runner)
-    promoted = options.promote and (gated is None or gated.passed)
-    if promoted:
-        calibration = result["calibration_id"] and read_calibration(workspace, result["calibration_id"])
-        _promote(workspace, result["model_id"], calibration, runner)
-    return result | {"promoted": promoted, "tried": tried} | ({"gate": gated.to_dict()} if gated else {})
+    calibration = read_calibration(workspace, result["calibration_id"]) if result["calibration_id"] else None
+    return result | {"tried": tried} | _promoted(options, gated, result["model_id"], calibration, runner)
 
 
 def _as_named(options: TrainOptions, name: str) -> TrainOptions:
@@ -173,6 +167,16 @@ def _judge(options: TrainOptions, gate_id: str, model_id: str, runner: Runner) -
     for finding in gated.failed:
         log.warning("model %s is not promoted, latest stays %s: %s", model_id, gated.serving_id, finding)
     return gated
+
+
+def _promoted(
+    options: TrainOptions, gated: Gated | None, model_id: str, calibration: Calibration | None, runner: Runner
+) -> dict[str, Any]:
+    """Promote a model where that is asked for and no gate speaks against it; what there is to print of it."""
+    promoted = options.promote and (gated is None or gated.passed)
+    if promoted:
+        _promote(Workspace.at(options.workspace), model_id, calibration, runner)
+    return {"promoted": promoted} | ({"gate": gated.to_dict()} if gated else {})
 
 
 def _promote(workspace: Workspace, model_id: str, calibration: Calibration | None, runner: Runner) -> None:

@@ -143,7 +143,7 @@ def test_stopped_after_training_nothing_is_trained_again(normals: Path, monkeypa
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    for step in ("vae_core.save_bundle", "fit._write_history", "fit.write_card", "train.calibrate_model"):
+    for step in ("vae_core.save_bundle", "fit._write_history", "train.write_card", "train.calibrate_model"):
         with monkeypatch.context() as patched:
             patched.setattr(f"nelbo.{'' if 'vae' in step else 'flows.steps.'}{step}", stop)
             with pytest.raises(KeyboardInterrupt):

@@ -130,6 +130,14 @@ def test_a_workspace_from_before_has_none(workspace: Path, nelbo: Callable[..., 
     assert "cannot_see" not in commands.score(images / "normal", workspace)
 
 
+def test_damaged_rows_take_nothing_from_scoring(
+    workspace: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Workspace.at(str(workspace)).simulated(model_of(workspace)).write_bytes(b"PAR1 and nothing")
+    assert Path(commands.score(images / "normal", workspace)["report"]).exists()
+    assert [record for record in caplog.records if "sensitivity" in record.getMessage()]
+
+
 def test_several_are_tried_and_the_first_is_kept(images: Path, tmp_path: Path) -> None:
     both = ("conv_1x1x16", "conv_spatial")
     result = commands.train(
