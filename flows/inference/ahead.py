@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from threading import Lock
 from typing import TypeVar, cast
 
 Item = TypeVar("Item")
@@ -19,9 +19,20 @@ def ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
     >>> list(ahead(n * n for n in range(4)))
     [0, 1, 4, 9]
     """
-    # Left in the order opposite to that of entering: a generator cannot be closed while a thread is in it.
-    with closing(items), ThreadPoolExecutor(1, "ahead") as thread:
-        upcoming = thread.submit(next, items, _END)
-        while (item := upcoming.result()) is not _END:
-            upcoming = thread.submit(next, items, _END)
-            yield cast(Item, item)
+    # A generator cannot be closed while a thread is in it. The executor's own wait is not enough: told to end while
+    # its thread starts, it has not noted the thread yet.
+    in_use = Lock()
+
+    def make() -> object:
+        with in_use:
+            return next(items, _END)
+
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        try:
+            upcoming = thread.submit(make)
+            while (item := upcoming.result()) is not _END:
+                upcoming = thread.submit(make)
+                yield cast(Item, item)
+        finally:
+            with in_use:
+                items.close()

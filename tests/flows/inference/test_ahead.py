@@ -69,6 +69,34 @@ def test_a_user_who_stops_waits_for_the_item_that_is_being_made_and_the_maker_is
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
+def test_told_to_end_while_the_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal's exception comes when the thread runs and the executor has not noted it yet."""
+    making, go_on, ended = threading.Event(), threading.Event(), list[str]()
+
+    def items() -> Generator[int, None, None]:
+        making.set()
+        assert go_on.wait(WAIT_S)
+        ended.append("made")
+        try:
+            yield 1
+        finally:
+            ended.append("closed")
+
+    start = threading.Thread.start
+
+    def told_to_end(thread: threading.Thread) -> None:
+        start(thread)
+        monkeypatch.undo()
+        assert making.wait(WAIT_S)
+        threading.Timer(0.1, go_on.set).start()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(threading.Thread, "start", told_to_end)
+    with pytest.raises(SystemExit):
+        next(ahead(items()))
+    assert ended == ["made", "closed"]
+
+
 def test_steps_ahead_of_one_another_end_together() -> None:
     ended = list[str]()
 
