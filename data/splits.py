@@ -28,13 +28,13 @@ def split_by_content(
         rest: the part of all others.
         seed: another seed, another split.
         groups: of each image, a name; None is an image alone. Groups that share a content are one.
-        within: part -> the fewest and the most images that will do, for parts that whole groups may miss.
+        within: part -> the fewest groups, and the most images, that will do; an image alone is a group.
 
     Returns:
         One part for each element of `image_ids`.
 
     Raises:
-        ValueError: the sizes add up to more than there are distinct images, or no whole groups fit `within`.
+        ValueError: the sizes add up to more than there are distinct images, or no groups fit `within`.
 
     >>> split_by_content(["a", "b", "a", "c"], {"calibration": 1}, rest="train", seed=0)
     ['calibration', 'train', 'calibration', 'train']
@@ -53,8 +53,8 @@ def split_by_content(
         taken = _take(left, size, fewest, most, len(left) - sum(waiting[number:])) if size else []
         if taken is None:
             raise ValueError(
-                f"{part} needs {fewest} to {most} images, and whole groups do not give that: {len(left)} are left, "
-                f"the largest of {max(map(len, left), default=0)} images"
+                f"{part} needs {fewest} groups of {most} images at most, and there are not as many: {len(left)} are "
+                f"left, the largest of {max(map(len, left), default=0)} images"
             )
         for index in taken:
             part_of.update(dict.fromkeys(left[index], part))
@@ -108,17 +108,8 @@ def _take(groups: Sequence[Group], size: int, fewest: int, most: int, n_groups: 
         if nearer and count + len(group) <= most and len(taken) < n_groups:
             taken.append(index)
             count += len(group)
-    return taken if count >= fewest else _fewest(groups, fewest, most, n_groups)
-
-
-def _fewest(groups: Sequence[Group], fewest: int, most: int, n_groups: int) -> list[int] | None:
-    """Numbers of the groups that hold as few images as can be, `fewest` at least; None where that is over `most`."""
-    # Number of images -> the fewest groups that hold them.
-    ways: dict[int, list[int]] = {0: []}
-    for index, group in enumerate(groups):
-        for count, way in list(ways.items()):
-            known = ways.get(count + len(group))
-            if count < fewest and len(way) < n_groups and (known is None or len(way) + 1 < len(known)):
-                ways[count + len(group)] = [*way, index]
-    enough = [count for count in ways if fewest <= count <= most]
-    return ways[min(enough)] if enough else None
+    if len(taken) >= fewest:
+        return taken
+    smallest = sorted(range(len(groups)), key=lambda index: len(groups[index]))[:fewest]
+    enough = len(smallest) == fewest <= n_groups and sum(len(groups[index]) for index in smallest) <= most
+    return smallest if enough else None

@@ -1,6 +1,7 @@
 from .calibration import levelled as levelled
 from .calibration import variant_levels as variant_levels
 from .calibration import variant_p_values as variant_p_values
+from .draws import one_of_each as one_of_each
 from .drift import Drift as Drift
 from .drift import DriftTest as DriftTest
 from .drift import detect_drift as detect_drift

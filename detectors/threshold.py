@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,9 @@ from nelbo.detectors.promise import (
     n_above,
     rate_law,
 )
+
+#: What the rate is promised to, where images come in groups: an image of a fresh group, or all images of it together.
+PromisedTo = Literal["image", "group"]
 
 #: Of each rate that cross-fitted scores aim at.
 APPROXIMATE = "approximate: cross-fitted, no guarantee"
@@ -58,6 +61,7 @@ class Threshold:
     review_fpr: float | None = None
     review_recall: float | None = None
     cross: bool = False
+    per: PromisedTo | None = None
 
     @classmethod
     def from_normals(
@@ -69,6 +73,7 @@ class Threshold:
         contamination: float = 0.0,
         review_fpr: float | None = None,
         cross: bool = False,
+        per: PromisedTo | None = None,
     ) -> "Threshold":
         """The conformal threshold of normal images.
 
@@ -81,6 +86,7 @@ class Threshold:
             review_fpr: rate of the review band's lower end, above `fpr`; None for no band.
             cross: each score is of a model that had not seen the image, and none is of the final model. The threshold
                 is the same, and its rate only aimed at.
+            per: the scores are of one image of each group, drawn as `one_of_each` says; None where there are none.
 
         Raises:
             CalibrationError: too few images.
@@ -89,6 +95,8 @@ class Threshold:
 
         >>> print(Threshold.from_normals(range(1, 100), fpr=0.05, cross=True).describe())
         false-alarm rate aimed at: 5 %, about 1.7 to 10.0 % with 99 images (approximate: cross-fitted, no guarantee)
+        >>> print(Threshold.from_normals(range(1, 100), fpr=0.05, per="group").describe())
+        false-alarm rate promised: 5 % of groups, between 1.7 and 10.0 % with 99 groups
         """
         check_rates(fpr, confidence)
         if review_fpr is not None and not fpr < review_fpr < 1:
@@ -116,6 +124,7 @@ class Threshold:
             review=None if review_fpr is None else conformal_threshold(kept, review_fpr, confidence),
             review_fpr=review_fpr,
             cross=cross,
+            per=per,
         )
 
     @classmethod
@@ -216,11 +225,13 @@ class Threshold:
         'for review 10 % of normal images, between 3.0 and 22.0 %'
         """
         share = self.supported_review if review is None else review
+        of = " of groups" if self.per == "group" else ""
+        behind = f"with {self.n_calibration:,} {'groups' if self.per else 'images'}"
         if self.approximate and self.supported is not None:
-            rate = f"{_percent(self.fpr)}, {_about(self.supported)} with {self.n_calibration:,} images"
+            rate = f"{_percent(self.fpr)}{of}, {_about(self.supported)} {behind}"
         elif self.supported is not None:
             surely = "" if self.confidence is None else f" with confidence {_percent(self.confidence)}"
-            rate = f"{_percent(self.fpr)}{surely}, {_between(self.supported)} with {self.n_calibration:,} images"
+            rate = f"{_percent(self.fpr)}{of}{surely}, {_between(self.supported)} {behind}"
         elif self.objective == "trimmed":
             highest = _percent(self.contamination)
             rate = f"none, because the highest {highest} of the calibration images were taken for anomalous"
@@ -234,8 +245,8 @@ class Threshold:
         return f"{text} ({APPROXIMATE})" if self.approximate else text
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
+        """As JSON holds it; without `per` where there are no groups, as versions that do not know it wrote it."""
+        return {name: value for name, value in asdict(self).items() if name != "per" or value is not None}
 
 
 def conformal_threshold(scores: ArrayLike, fpr: float, confidence: float | None = None) -> float:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def threshold_of_normals(
-    rows: pa.Table, statistic: Statistic, options: CalibrationSettings, cross: bool
+    rows: pa.Table, statistic: Statistic, options: CalibrationSettings, cross: bool, in_groups: bool = False
 ) -> tuple[Statistic, Threshold]:
     """The threshold that keeps the promise, and the statistic with a level for each variant.
 
@@ -26,6 +26,7 @@ def threshold_of_normals(
     Args:
         rows: of normal images, with the columns of ``MEASURED``.
         cross: whether models of other images have measured them.
+        in_groups: whether each is the one that was drawn of a group.
     """
 
     def found(scores: np.ndarray) -> Threshold:
@@ -36,6 +37,7 @@ def threshold_of_normals(
             contamination=options.contamination,
             review_fpr=options.review_fpr,
             cross=cross,
+            per=options.promise_per if in_groups else None,
         )
 
     scores = statistic.scores(rows)

@@ -193,6 +193,11 @@ class SplitSettings(BaseModel):
         description="What sets the threshold: held_out images, which promises a rate exactly; or cross, where every "
         "image is scored by a model of others and is trained on, too; auto takes held_out from 200 on.",
     )
+    group_alike: bool = Field(
+        True,
+        description="Keep near-duplicates, such as views of one part, on one side of every split, where no group is "
+        "named for them.",
+    )
 
 
 class PromotionSettings(BaseModel):
@@ -214,6 +219,11 @@ class CalibrationSettings(BaseModel):
         0.0, ge=0, lt=0.5, description="Share of anomalies in the calibration images; ends the promise."
     )
     review_fpr: Flagged[float | None] = Field(None, gt=0, lt=1, description="Rate at the lower end of a review band.")
+    promise_per: Literal["image", "group"] = Field(
+        "image",
+        description="Where images come in groups, such as views of one part: what the rate is promised to, an image of "
+        "a fresh group, or all images of it together.",
+    )
 
     @model_validator(mode="after")
     def _together(self) -> "CalibrationSettings":

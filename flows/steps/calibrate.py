@@ -18,7 +18,7 @@ from nelbo.data import (
     read_table,
     with_united_groups,
 )
-from nelbo.detectors import check_objective
+from nelbo.detectors import check_objective, one_of_each
 from nelbo.flows.evaluation.succession import Proposal, keep
 from nelbo.flows.evaluation.thresholds import check_calibration_size, threshold_of_labels, threshold_of_normals
 from nelbo.flows.inference.measured import measure, with_quality
@@ -29,7 +29,7 @@ from nelbo.flows.options.settings import LabelSettings
 from nelbo.flows.report.card import write_card
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
-from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, each_once, with_halves
+from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, each_once, n_draws, with_halves
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
@@ -54,6 +54,10 @@ from nelbo.flows.workspace.runs import Run
 from nelbo.flows.workspace.tables import only, with_column, without
 
 log = logging.getLogger(__name__)
+
+#: As many as a double holds exactly.
+_HASHED_DIGITS = 12
+_NONE_CROSSED = CALIBRATION_SCHEMA.append(pa.field("group", pa.string())).empty_table().drop_columns("anomaly_score")
 
 
 @dataclass(frozen=True)
@@ -142,10 +146,12 @@ def freeze_calibration_images(options: CalibrateOptions, model_id: str, run: Run
         check_normal(source, manifest.table, "Leave them out.")
     else:
         check_labels(source, manifest.table.filter(pc.greater_equal(manifest.table["label"], 0)))
-    held_out, _ = _held_out(manifest.table, options, workspace, model_id)
+    held_out, _ = _held_out(with_united_groups(manifest.table), options, workspace, model_id)
     if options.labels is None:
         crossed = _crossed_rows(workspace, model_id, manifest.table)
-        check_calibration_size(held_out.num_rows + crossed.num_rows, options)
+        counted = (rows[name].to_pylist() for rows in (held_out, crossed) for name in ("image_id", "group"))
+        images, groups, crossed_images, crossed_groups = counted
+        check_calibration_size(n_draws(images + crossed_images, groups + crossed_groups), options)
         if crossed.num_rows and options.confidence is not None:
             raise UsageError(
                 f"confidence={options.confidence} does not go with images that {model_id} was trained on, "
@@ -171,7 +177,7 @@ def calibrate_model(
     manifest = read_manifest(workspace, batch_id)
     model = load_model(workspace, model_id)
     labels = _labels(options)
-    crossed = CALIBRATION_SCHEMA.empty_table()
+    crossed = _NONE_CROSSED
     if unseen is not None:
         rows, n_left_out = read_table(Path(unseen)), 0
     else:
@@ -188,15 +194,17 @@ def calibrate_model(
             publish_manifest(kept, workspace, batch_id, run)
     if crossed.num_rows:
         rows = _with_crossed(rows, crossed)
-    rows = with_halves(rows) if labels else with_column(rows, "split", ["calibration"] * rows.num_rows)
     asked = options.statistic if isinstance(options, CalibrateOptions) else None
     statistic = Statistic(asked or model.config.statistic)
     if statistic.name == JOINT and rows[JOINT_PARTS[0]].null_count:
         raise UsageError(f"statistic=joint is of features, and model {model_id} has none. Try peak.")
     if labels is None:
+        rows = _drawn(rows, statistic, options)
+        chosen, in_groups = part_rows(rows, "calibration"), rows["group"].null_count < rows.num_rows
         cross = unseen is not None or crossed.num_rows > 0
-        statistic, threshold = threshold_of_normals(rows, statistic, options, cross)
+        statistic, threshold = threshold_of_normals(chosen, statistic, options, cross, in_groups)
     else:
+        rows = with_halves(rows)
         # Labels choose one threshold for all variants, at the levels of the current calibration.
         current = calibration_of(workspace, model_id)
         if current is not None and current.statistic.name == statistic.name:
@@ -216,6 +224,19 @@ def calibrate_model(
         labels_from=None if labels is None else "manifest",
     )
     return Calibrated(keep(proposal, workspace, run), n_left_out)
+
+
+def _drawn(rows: pa.Table, statistic: Statistic, options: TrainOptions | CalibrateOptions) -> pa.Table:
+    """The rows with what each is for: ``calibration``, one of each group; or ``view``, the others of these."""
+    groups = rows["group"].to_pylist()
+    if options.promise_per == "group":
+        keys = statistic.scores(rows)
+    else:
+        # Hashes of contents are as good as random, and neither names nor order matter.
+        keys = np.array([int(image_id[:_HASHED_DIGITS], 16) for image_id in rows["image_id"].to_pylist()])
+    chosen = np.full(rows.num_rows, "view", object)
+    chosen[one_of_each(groups, keys)] = "calibration"
+    return with_column(rows, "split", chosen.tolist())
 
 
 def calibrate_from_reviews(options: CalibrateOptions, model_id: str, run: Run) -> Calibrated:
@@ -279,19 +300,19 @@ def _held_out(
 
 
 def _crossed_rows(workspace: Workspace, model_id: str, table: pa.Table) -> pa.Table:
-    """What models of other images said of these images; none of a model that is not cross-fitted.
+    """What models of other images said of these images, and their groups; none of a model that is not cross-fitted.
 
     So another rate can be asked of the images that it has, all of which it has seen.
     """
     for calibration in calibrations_of(workspace, model_id):
         if calibration.threshold.cross and calibration.labels_from is None:
-            return only(part_rows(rows_of(workspace, calibration), "calibration"), table)
-    return CALIBRATION_SCHEMA.empty_table()
+            rows = only(rows_of(workspace, calibration), table)
+            manifest = with_united_groups(read_manifest(workspace, calibration.batch_id).table)
+            place = pc.index_in(rows["image_id"], manifest["image_id"].combine_chunks())
+            return rows.append_column("group", manifest["group"].take(place)).select(_NONE_CROSSED.column_names)
+    return _NONE_CROSSED
 
 
 def _with_crossed(scored: pa.Table, crossed: pa.Table) -> pa.Table:
-    """Rows of both with what a calibration keeps, and the groups of those that have just been scored."""
-    names = [name for name in CALIBRATION_SCHEMA.names if name != "anomaly_score"]
-    crossed = crossed.select(names).append_column("group", pa.nulls(crossed.num_rows, pa.string()))
-    kept = scored.select([*names, "group"]).cast(crossed.schema)
-    return pa.concat_tables([kept, crossed])
+    """Rows of both with what a calibration keeps, and their groups."""
+    return pa.concat_tables([scored.select(crossed.column_names).cast(crossed.schema), crossed])

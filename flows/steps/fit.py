@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from nelbo.data import (
     may_have_colour,
     near_duplicates,
     part_quality,
+    with_united_groups,
     write_table,
 )
 from nelbo.data import n_groups as n_groups_of
@@ -50,6 +52,9 @@ from nelbo.flows.steps.parts import (
     crosses,
     each_once,
     first_of_each,
+    is_enough,
+    n_draws,
+    with_alike,
     with_parts,
 )
 from nelbo.flows.steps.sensitivity import keep as keep_simulated
@@ -82,6 +87,7 @@ class Fitted:
     n_validation: int
     n_calibration: int
     n_groups: int | None = None
+    n_near_duplicates: int = 0
     crossed: bool = False
 
 
@@ -92,12 +98,14 @@ class Normals:
     pixels: of all usable images.
     table: their rows of the manifest, with what each is for as its ``split``.
     found: of each what is found of the part that is looked for; None where none is.
+    alike: of each the number of its group of near-duplicates, see `data.near_duplicates`.
     crossed: whether all of them set the threshold, too.
     """
 
     pixels: CachedPixels
     table: pa.Table
     found: list[Part | None]
+    alike: list[int]
     crossed: bool
 
     def rows(self, *parts: str) -> np.ndarray:
@@ -127,7 +135,8 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     publish_manifest(manifest, workspace, batch_id, run)
     if manifest.n_unusable:
         log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
-    n_alike = _warn_of_copies(normals)
+    _warn_of_leaks(normals)
+    n_alike = _n_alike(normals.alike)
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     variants = _sizes(training)
     for warning in training.warnings:
@@ -157,7 +166,7 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
         counts["n_calibration"] = len(normals.rows(*_FITTED))
-    return Fitted(model_id, **counts, n_groups=n_groups, crossed=normals.crossed)
+    return Fitted(model_id, **counts, n_groups=n_groups, n_near_duplicates=n_alike, crossed=normals.crossed)
 
 
 def _sizes(training: Any) -> dict[str, int]:
@@ -263,28 +272,67 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     usable = [image_id for image_id in first if image_id not in unreadable]
     check_enough(options.normal, len(usable), len(manifest))
     solved = model_config(options).is_linear
-    part_of = assign_parts(manifest.table, usable, options, solved)
-    table = with_parts(manifest.table, part_of, unreadable)
-    table = with_quality(table, _looks(usable, cache))
-    crossed = crosses(manifest.table, len(usable), options, solved) and len(usable) >= calibration_needs(options)
-    normals = Normals(cache.pixels, table.take([first[image_id] for image_id in usable]), cache.parts, crossed)
+    alike = near_duplicates(cache.pixels)
+    table = _in_groups(manifest.table, usable, alike, options, solved)
+    part_of = assign_parts(table, usable, options, solved)
+    # Decided before: whether there are enough does not depend on what is unreadable.
+    whole = with_united_groups(table)
+    chosen = whole.take([first[image_id] for image_id in usable])
+    n_found = n_draws(usable, chosen["group"].to_pylist())
+    crossed = crosses(table, n_found, options, solved) and n_found >= calibration_needs(options)
+    table = with_quality(with_parts(table, part_of, unreadable), _looks(usable, cache))
+    normals = Normals(cache.pixels, table.take([first[image_id] for image_id in usable]), cache.parts, alike, crossed)
     return replace(manifest, table=table), normals
 
 
-def _warn_of_copies(normals: Normals) -> int:
-    """The number of pairs of images that look alike but are in different parts; they are left where they are."""
-    parts, paths = (normals.table[name].to_pylist() for name in ("split", "relative_path"))
-    pairs = [(one, other) for one, other in near_duplicates(normals.pixels) if parts[one] != parts[other]]
-    if pairs:
-        (one, other), *_ = pairs
+def _in_groups(table: pa.Table, usable: list[str], alike: list[int], options: TrainOptions, solved: bool) -> pa.Table:
+    """The rows with near-duplicates in groups, unless groups are named, or too few are found."""
+    n_alike, n_found = _n_alike(alike), len(set(alike))
+    if not options.group_alike or not n_alike or table["group"].null_count < len(table):
+        return table
+    grouped = with_alike(table, usable, alike)
+    paths = grouped.filter(pc.is_valid(grouped["group"])).sort_by("group")["relative_path"].to_pylist()
+    said = f"{n_alike} of {len(usable)} images look like others of them (first: {paths[0]}, {paths[1]})"
+    if not is_enough(n_found, options, solved):
         log.warning(
-            "%d pairs of images look alike and are in different parts (first: %s, %s). What is promised on copies of "
-            "what was trained on is promised too much: leave them out, or name their parts in a manifest.",
-            len(pairs),
+            "%s and make %d groups, too few to keep some apart. They are taken for independent: on other parts than "
+            "these false alarms will be more than promised. Add images of other parts.",
+            said,
+            n_found,
+        )
+        return table
+    log.warning(
+        "%s: views of one part, or copies. They make %d groups, each kept on one side of every split; the promise "
+        "counts groups. If they are independent, say so with group_alike=false.",
+        said,
+        n_found,
+    )
+    return grouped
+
+
+def _n_alike(alike: list[int]) -> int:
+    """Images that have near-duplicates."""
+    return sum(size for size in Counter(alike).values() if size > 1)
+
+
+def _warn_of_leaks(normals: Normals) -> None:
+    """Say which near-duplicates are on two sides of a split; they are left where they are."""
+    parts, paths = (normals.table[name].to_pylist() for name in ("split", "relative_path"))
+    first: dict[int, int] = {}
+    leaks = [
+        (first[number], row)
+        for row, number in enumerate(normals.alike)
+        if parts[first.setdefault(number, row)] != parts[row]
+    ]
+    if leaks:
+        one, other = leaks[0]
+        log.warning(
+            "%d images look like images in another part (first: %s, %s). What is promised on copies of what was "
+            "trained on is promised too much: leave them out, or name their groups.",
+            len(leaks),
             paths[one],
             paths[other],
         )
-    return len(pairs)
 
 
 def _looks(usable: list[str], cache: Cache) -> pa.Table:

@@ -22,6 +22,10 @@ MIN_NORMALS = 20
 #: Fewer are too few to keep some of them apart: one group more or less in a part would change everything.
 MIN_GROUPS = 5
 
+_PARTS = ("train", "validation", "calibration")
+#: Of a content hash, in the name of a group of near-duplicates.
+_NAME_DIGITS = 12
+
 
 def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
     """The rows with the groups that their paths say; where no rule is given, with those that they have.
@@ -140,10 +144,44 @@ def each_once(table: pa.Table) -> pa.Table:
     return table.take(pa.array(first_of_each(table).values(), pa.int64()))
 
 
-def crosses(table: pa.Table, n_usable: int, options: TrainOptions, solved: bool) -> bool:
+def n_draws(image_ids: Sequence[str], groups: Sequence[str | None]) -> int:
+    """How many independent images there are: images of one group are one.
+
+    >>> n_draws(["x", "y", "z"], ["a", "a", None]), n_draws(["x", "y"], [None, None])
+    (2, 2)
+    """
+    found = n_groups(image_ids, groups)
+    return len(image_ids) if found is None else found
+
+
+def with_alike(table: pa.Table, image_ids: Sequence[str], numbers: Sequence[int]) -> pa.Table:
+    """The rows with near-duplicates as groups, each named by the content of its first image.
+
+    Args:
+        table: rows of a manifest without groups.
+        image_ids, numbers: of each image what group it is in, as `data.near_duplicates` says; an image alone has none.
+    """
+    first = dict(zip(reversed(numbers), reversed(image_ids), strict=True))
+    sizes = Counter(numbers)
+    name_of = {
+        image_id: f"alike-{first[number][:_NAME_DIGITS]}"
+        for image_id, number in zip(image_ids, numbers, strict=True)
+        if sizes[number] > 1
+    }
+    return with_column(table, "group", [name_of.get(image_id) for image_id in table["image_id"].to_pylist()])
+
+
+def is_enough(n_found: int, options: TrainOptions, solved: bool) -> bool:
+    """Whether so many groups are enough to keep some apart, and to set the threshold that is asked for."""
+    crossed = solved and options.calibrate_on != "held_out" and options.confidence is None
+    return n_found >= max(MIN_GROUPS, calibration_needs(options) * (1 if crossed else 2))
+
+
+def crosses(table: pa.Table, n_found: int, options: TrainOptions, solved: bool) -> bool:
     """Whether images that are trained on set the threshold, by scores of models that have not seen them.
 
     Args:
+        n_found: independent images, see `n_draws`.
         solved: whether the network is; only then are there such scores.
 
     Raises:
@@ -157,7 +195,7 @@ def crosses(table: pa.Table, n_usable: int, options: TrainOptions, solved: bool)
     if options.calibrate_on != AUTO or not solved or options.confidence is not None:
         return options.calibrate_on == "cross"
     named = "calibration" in table["split"].to_pylist()
-    size = part_sizes(n_usable, calibration_needs(options))["calibration"]
+    size = part_sizes(n_found, calibration_needs(options))["calibration"]
     return not named and size < HELD_OUT_FROM
 
 
@@ -191,36 +229,43 @@ def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions, solv
             part_of[image_id] = part
     free = [image_id for image_id in usable if image_id not in part_of]
     have = set(part_of.values()) | ({"validation"} if solved else set())
-    if crosses(table, len(usable), options, solved):
+    if crosses(table, n_draws(usable, [group_of[x] for x in usable]), options, solved):
         have.add("calibration")
     part_of |= dict(zip(free, _draw(free, [group_of[x] for x in free], have, options), strict=True))
-    counts = Counter(part_of.values())
+    _check_sizes(part_of, group_of, options, solved)
+    return part_of
+
+
+def _check_sizes(part_of: dict[str, str], group_of: dict[str, str | None], options: TrainOptions, solved: bool) -> None:
+    members_of = {part: [x for x, found in part_of.items() if found == part] for part in _PARTS}
+    n_found = {part: n_draws(ids, [group_of[x] for x in ids]) for part, ids in members_of.items()}
     n_least = {
         "train": 1,
         "validation": 0 if solved else 1,
-        "calibration": calibration_needs(options) if counts["calibration"] else 0,
+        "calibration": calibration_needs(options) if members_of["calibration"] else 0,
     }
+    what = "images" if n_draws(list(part_of), [group_of[x] for x in part_of]) == len(part_of) else "groups of images"
     for part, least in n_least.items():
-        if counts[part] < least:
+        if n_found[part] < least:
             raise InputError(
-                f"{options.normal}: the split leaves {counts[part]} usable images for {part}, "
+                f"{options.normal}: the split leaves {n_found[part]} usable {what} for {part}, "
                 f"and at least {least} are needed. Name fewer images for the other parts, or add images."
             )
-    return part_of
 
 
 def _draw(free: list[str], groups: list[str | None], have: set[str], options: TrainOptions) -> list[str]:
     """The parts of images that none is named for."""
     least = calibration_needs(options)
     sizes = part_sizes(len(free), least, have)
-    # As without groups: calibration takes half at most.
+    # Calibration takes half at most, and the promise counts groups.
+    if "calibration" in sizes and 2 * least > n_draws(free, groups):
+        sizes["calibration"] = 0
     within = {"calibration": (least, len(free) // 2), "validation": (1, len(free))}
     try:
         return split_by_content(free, sizes, "train", options.seed, groups, within)
     except ValueError as error:
         raise InputError(
-            f"{options.normal}: {error}. Groups stay whole: add images of other groups, name smaller ones, "
-            f"or ask for a larger fpr than {options.fpr}."
+            f"{options.normal}: {error}. Groups stay whole: add images of other groups, or name smaller ones."
         ) from error
 
 

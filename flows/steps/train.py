@@ -39,6 +39,9 @@ from nelbo.vae_core.config import BACKBONES, PRESETS
 
 log = logging.getLogger(__name__)
 
+#: How files become pixels.
+_DECODED_BY = {"image_size", "channels", "fit", "binarize", "value_range", "locate"}
+
 
 def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
     """Ingest, split, train, calibrate, promote if a gate lets it pass; what the command prints."""
@@ -86,10 +89,11 @@ def _train_frozen(
         calibration = read_calibration(workspace, calibrated.calibration_id)
     else:
         log.warning(
-            "fpr=%g needs %d calibration images, more than half of these normals: the model is not calibrated. "
+            "fpr=%g needs %d calibration %s, more than half of these normals: the model is not calibrated. "
             "Score with --uncalibrated, or train with more images or a larger fpr.",
             options.fpr,
             calibration_needs(options),
+            "images" if fitted.n_groups is None else "groups of images",
         )
     # What it finds of simulated defects, the threshold says.
     write_card(workspace, fitted.model_id)
@@ -234,8 +238,9 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     assign_parts(table, usable, options, solved)
     workspace = Workspace.at(options.workspace).prepare()
     kept = replace(manifest, table=table)
-    # Another seed, rate or limit parts the same files differently.
+    # Another seed, rate or limit parts the same files differently, and near-duplicates are found as images are decoded.
     how = (options.calibrate_on,) if solved else ()
-    batch_id = content_id("t", kept.content_hash(), options.seed, options.fpr, options.limits, *how)
+    alike = (options.model_dump(include=_DECODED_BY),) if options.group_alike else ()
+    batch_id = content_id("t", kept.content_hash(), options.seed, options.fpr, options.limits, *how, *alike)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id

@@ -1,13 +1,13 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import combinations, permutations
+from itertools import combinations
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nelbo.data import folds, split_by_content
+from nelbo.data import split_by_content
 
 ids = st.lists(st.text("abcdef", min_size=1, max_size=2), min_size=1, max_size=60)
 #: Images and their groups: contents that repeat, groups that share some, images without one.
@@ -116,85 +116,36 @@ def test_no_group_is_on_two_sides(
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=9), st.integers(1, 30), seeds, st.data())
-def test_a_part_has_what_it_needs_or_nobody_can_give_it(
+def test_a_part_has_the_groups_it_needs_or_nobody_can_give_them(
     counts: list[int], size: int, seed: int, data: st.DataObject
 ) -> None:
     n = sum(counts)
     assume(size < n)
-    fewest = data.draw(st.integers(0, size))
+    fewest = data.draw(st.integers(1, len(counts)))
     most = data.draw(st.integers(size, n))
     groups = [str(group) for group, count in enumerate(counts) for _ in range(count)]
     image_ids = [f"image {i}" for i in range(n)]
-    # All that whole groups can give while one is left for the others.
-    possible = {sum(some) for k in range(len(counts)) for some in combinations(counts, k)}
+    # One group is left for the others.
+    possible = any(sum(some) <= most for some in combinations(counts, fewest)) and fewest < len(counts)
     arguments = (image_ids, {"calibration": size}, "train", seed, groups, {"calibration": (fewest, most)})
-    if not any(fewest <= count <= most for count in possible):
-        with pytest.raises(ValueError, match=f"calibration needs {fewest} to {most} images"):
+    if not possible:
+        with pytest.raises(ValueError, match=f"calibration needs {fewest} groups of {most} images at most"):
             split_by_content(*arguments)
         return
-    assert fewest <= split_by_content(*arguments).count("calibration") <= most
+    parts = split_by_content(*arguments)
+    assert parts.count("calibration") <= most
+    assert len({group for group, part in zip(groups, parts, strict=True) if part == "calibration"}) >= fewest
 
 
 def test_whole_groups_by_hand() -> None:
-    """Six groups of eight, 19 wanted and needed: two give 16, and the third one more than is missing."""
-    image_ids = [f"{i}" for i in range(48)]
-    groups = [f"part {i // 8}" for i in range(48)]
-    sizes = {"calibration": 19, "validation": 8}
+    """Six groups of eight and two of one; 19 images wanted: two groups of eight come nearest."""
+    image_ids = [f"{i}" for i in range(50)]
+    groups = [f"part {i // 8}" for i in range(48)] + ["small", "smaller"]
     for seed in range(10):
-        parts = split_by_content(image_ids, sizes, "train", seed, groups)
+        parts = split_by_content(image_ids[:48], {"calibration": 19, "validation": 8}, "train", seed, groups[:48])
         assert Counter(parts) == {"calibration": 16, "validation": 8, "train": 24}
-        parts = split_by_content(image_ids, sizes, "train", seed, groups, {"calibration": (19, 24)})
-        assert Counter(parts) == {"calibration": 24, "validation": 8, "train": 16}
-    with pytest.raises(ValueError, match=r"19 to 23 images.*: 6 are left, the largest of 8 images"):
-        split_by_content(image_ids, sizes, "train", 0, groups, {"calibration": (19, 23)})
-
-
-@given(grouped, st.integers(1, 6), seeds, st.randoms(use_true_random=False))
-def test_folds(rows: list[tuple[str, str | None]], n: int, seed: int, random: object) -> None:
-    image_ids, groups = (list(column) for column in zip(*rows, strict=True))
-    together = wholes(rows)
-    if n > len(together):
-        with pytest.raises(ValueError, match=rf"n={n}: expected 1 to {len(together)} folds"):
-            folds(image_ids, groups, n, seed)
-        return
-    found = folds(image_ids, groups, n, seed)
-    fold_of = dict(zip(image_ids, found, strict=True))
-    assert all(len({fold_of[image] for image in contents}) == 1 for contents in together)
-    assert set(found) == set(range(n))
-    # The largest first, each where there is least: what that leads to does not depend on which of equals come first.
-    expected = [0] * n
-    for count in sorted(map(len, together), reverse=True):
-        expected[expected.index(min(expected))] += count
-    assert sorted(Counter(fold_of.values()).values()) == sorted(expected)
-    shuffled = list(zip(image_ids, groups, found, strict=True))
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    image_ids, groups, found = (list(column) for column in zip(*shuffled, strict=True))
-    assert folds(image_ids, [name and name * 2 for name in groups], n, seed) == found
-
-
-@given(ids, st.integers(1, 6), seeds)
-def test_folds_without_groups(image_ids: list[str], n: int, seed: int) -> None:
-    distinct = set(image_ids)
-    assume(n <= len(distinct))
-    found = folds(image_ids, None, n, seed)
-    assert found == folds(image_ids, [None] * len(image_ids), n, seed)
-    counts = Counter(dict(zip(image_ids, found, strict=True)).values())
-    assert max(counts.values()) - min(counts.values()) <= 1
-
-
-def test_other_seeds_are_other_folds() -> None:
-    image_ids = [str(i) for i in range(30)]
-    groups = [str(i // 3) for i in range(30)]
-    assert len({tuple(folds(image_ids, groups, 5, seed)) for seed in range(20)}) == 20
-    assert len({tuple(folds(image_ids, None, 5, seed)) for seed in range(20)}) == 20
-
-
-def test_folds_by_hand() -> None:
-    """Five, four, three, two and one in two folds: 5 + 2 + 1 and 4 + 3, whatever the seed."""
-    sizes = {"p": 5, "q": 4, "r": 3, "s": 2, "t": 1}
-    rows = [(f"{name}{i}", name) for name, count in sizes.items() for i in range(count)]
-    for order in list(permutations(sizes))[::17]:
-        image_ids, groups = zip(*sorted(rows, key=lambda row: order.index(row[1])), strict=True)
-        for seed in range(5):
-            found = dict(zip(groups, folds(image_ids, groups, 2, seed), strict=True))
-            assert found == {"p": 0, "q": 1, "r": 1, "s": 0, "t": 0}
+        # Five groups are needed: no five are smaller than these.
+        parts = split_by_content(image_ids, {"calibration": 8}, "train", seed, groups, {"calibration": (5, 26)})
+        assert Counter(parts) == {"calibration": 26, "train": 24}
+    with pytest.raises(ValueError, match=r"5 groups of 25 images at most.*: 8 are left, the largest of 8 images"):
+        split_by_content(image_ids, {"calibration": 8}, "train", 0, groups, {"calibration": (5, 25)})
