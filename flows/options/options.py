@@ -15,6 +15,7 @@ from nelbo.flows.options.settings import (
     CalibrationSettings,
     ClusterSettings,
     DecodingSettings,
+    GroupSettings,
     LabelSettings,
     RecipeSettings,
     ScoringSettings,
@@ -91,7 +92,7 @@ class TrainOptions(SourceOptions, RecipeSettings):
         return self
 
 
-class CalibrateOptions(ModelOptions, SourceOptions, CalibrationSettings, LabelSettings):
+class CalibrateOptions(ModelOptions, SourceOptions, GroupSettings, CalibrationSettings, LabelSettings):
     """What ``calibrate`` takes: normals and a rate, labels and an objective, or one that is there."""
 
     normal: Folder = Field(None, description="Normal images: folder or manifest.")

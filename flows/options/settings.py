@@ -179,12 +179,19 @@ class TrainingSettings(BaseModel):
     keep_cache: bool = Field(False, description="Keep the decoded images for the next training.")
 
 
-class SplitSettings(BaseModel):
-    """How training images are shared out."""
+class GroupSettings(BaseModel):
+    """Which images are not independent."""
 
     group_by: Annotated[PathRule | None, Flag("folder|REGEX")] = Field(
-        None, description="Images that stay on one side of every split: folder, or a regular expression of paths."
+        None,
+        description="Images of one group, which stay on one side of every split: folder, or a regular expression of "
+        "paths.",
     )
+
+
+class SplitSettings(GroupSettings):
+    """How training images are shared out."""
+
     variant_by: Annotated[PathRule | None, Flag("folder|REGEX")] = Field(
         None, description="The variant of the product that an image shows: folder, or a regular expression of paths."
     )

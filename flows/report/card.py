@@ -131,7 +131,8 @@ def render_card(
         "frame": description["preprocessing"].get("frame"),
         "config": config,
         "preprocessing": description["preprocessing"],
-        "training": training,
+        # Bundles of before 2026-12 do not say how many images are alike.
+        "training": {"n_alike": 0, "n_leaks": training.get("n_near_duplicates", 0)} | training,
         "trained_at": f"{datetime.fromisoformat(training['trained_at_utc']):%Y-%m-%d %H:%M}",
         "n_repeats": _n_repeats(training),
         # Models of version 0.1 name no head.

@@ -29,7 +29,15 @@ from nelbo.flows.options.settings import LabelSettings
 from nelbo.flows.report.card import write_card
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, read_manifest, scan_source
-from nelbo.flows.steps.parts import check_labels, check_normal, check_parts, each_once, n_draws, with_halves
+from nelbo.flows.steps.parts import (
+    check_labels,
+    check_normal,
+    check_parts,
+    each_once,
+    n_draws,
+    with_groups,
+    with_halves,
+)
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import (
     REVIEWS,
@@ -140,6 +148,7 @@ def freeze_calibration_images(options: CalibrateOptions, model_id: str, run: Run
     """Ingest the images, check that they are enough, publish their manifest; its id."""
     source = str(options.normal or options.labels)
     manifest = scan_source(source, options).manifest()
+    manifest = replace(manifest, table=with_groups(source, manifest.table, options.group_by))
     workspace = Workspace.at(options.workspace)
     check_parts(source, manifest.table)
     if options.labels is None:

@@ -135,15 +135,15 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     publish_manifest(manifest, workspace, batch_id, run)
     if manifest.n_unusable:
         log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
-    _warn_of_leaks(normals)
-    n_alike = _n_alike(normals.alike)
+    n_alike, n_leaks = _n_alike(normals.alike), _warn_of_leaks(normals)
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     variants = _sizes(training)
     for warning in training.warnings:
         log.warning("%s", warning)
     n_groups = count_groups(manifest.table)
     facts = _facts(training, normals, manifest, options, batch_id) | {
-        "n_near_duplicates": n_alike,
+        "n_alike": n_alike,
+        "n_leaks": n_leaks,
         **_of_files(manifest.table),
         "n_groups": n_groups,
         "settled": settled.why,
@@ -315,8 +315,8 @@ def _n_alike(alike: list[int]) -> int:
     return sum(size for size in Counter(alike).values() if size > 1)
 
 
-def _warn_of_leaks(normals: Normals) -> None:
-    """Say which near-duplicates are on two sides of a split; they are left where they are."""
+def _warn_of_leaks(normals: Normals) -> int:
+    """How many near-duplicates are on another side of a split than their like; they are left where they are."""
     parts, paths = (normals.table[name].to_pylist() for name in ("split", "relative_path"))
     first: dict[int, int] = {}
     leaks = [
@@ -333,6 +333,7 @@ def _warn_of_leaks(normals: Normals) -> None:
             paths[one],
             paths[other],
         )
+    return len(leaks)
 
 
 def _looks(usable: list[str], cache: Cache) -> pa.Table:

@@ -214,9 +214,10 @@ def _record(
         **ids,
         "batch_id": batch_id,
         "run_id": run.run_id,
+        # The promise may count fewer than the images that are held out.
+        **counts,
         **said,
         **stands,
-        **counts,
         "calibrate_on": "cross" if fitted.crossed else "held_out",
         "n_folders_unlisted": n_unlisted,
         "seconds": round(run.seconds, 3),

@@ -73,6 +73,23 @@ def test_another_rate_of_the_same_images(trained: tuple[Path, dict[str, Any]], n
         calibrate(workspace, normal=str(normals), fpr=0.1, confidence=0.9)
 
 
+def test_groups_of_crossed_images_count_once(normals: Path, tmp_path: Path) -> None:
+    """Two views of each part by name; another promise of the same images knows their groups."""
+    pairs = {"group_by": r"part_(\d\d)"}
+    result = train(normals, tmp_path / "workspace", fpr=0.2, **pairs, **SMALL)
+    assert (result["n_groups"], result["n_calibration"], result["calibrate_on"]) == (6, 6, "cross")
+    assert "with 6 groups (approximate" in result["promise"]
+    highest = calibrate(tmp_path / "workspace", normal=str(normals), fpr=0.2, promise_per="group")
+    assert (highest["n_calibration"], highest["approximate"]) == (6, True)
+    rows = read_table(
+        tmp_path / "workspace" / "calibrations" / highest["calibration_id"] / "scores.parquet"
+    ).to_pylist()
+    scores = [[row["anomaly_score"] for row in rows if f"part_{k:02d}" in row["relative_path"]] for k in range(6)]
+    drawn = sorted(row["anomaly_score"] for row in rows if row["split"] == "calibration")
+    assert drawn == sorted(map(max, scores))
+    assert highest["threshold"] == conformal_threshold(drawn, 0.2)
+
+
 def test_held_out_images_promise_exactly(normals: Path, tmp_path: Path) -> None:
     result = train(normals, tmp_path / "workspace", calibrate_on="held_out", **SMALL)
     assert (result["calibrate_on"], result["approximate"]) == ("held_out", False)

@@ -180,10 +180,12 @@ def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: p
     parts = dict.fromkeys((path.name for path in paths), "") | {paths[0].name: "train", "copy.webp": "validation"}
     write_list(normals / "in" / "list.csv", "path,split", parts.items())
     trained = train(normals, "in/list.csv", image_size=(32, 32))
-    assert f"1 pairs of images look alike and are in different parts (first: copy.webp, {paths[0].name})" in caplog.text
+    assert f"1 images look like images in another part (first: copy.webp, {paths[0].name})" in caplog.text
     description = json.loads((normals / "w" / "models" / trained["model_id"] / "model.json").read_text())
-    assert description["training"]["n_near_duplicates"] == 1
-    assert "1 pairs of images look alike" in (normals / "w" / "cards" / f"{trained['model_id']}.md").read_text()
+    assert (description["training"]["n_alike"], description["training"]["n_leaks"]) == (2, 1)
+    card = (normals / "w" / "cards" / f"{trained['model_id']}.md").read_text()
+    assert "2 images look like others of them" in card
+    assert "1 images look like images in another part" in card
 
 
 @pytest.mark.slow

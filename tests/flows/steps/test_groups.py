@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
-from commands import calibrate, score
+from commands import calibrate, score, train
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reviewing import review
-from synthetic import write_images, write_list
+from synthetic import texture, write_images, write_list
 
 from nelbo.data import MANIFEST_SCHEMA, InputError, read_metadata, read_table, split_by_content
 from nelbo.detectors import part_sizes
@@ -25,6 +26,7 @@ from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.parts import assign_parts, check_parts, count_groups, halved, with_groups, without_test
 from nelbo.flows.steps.train import freeze_normals
 from nelbo.flows.workspace import pointers
+from nelbo.flows.workspace.calibrations.calibration import read_calibration
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import new_review_id, record_review
@@ -380,3 +382,100 @@ def test_reviewed_images_are_halved_by_the_groups_of_their_batch(labels: Path, w
         assert record_review(place, review(0, decision=decision, **shown))
     result = calibrate(workspace, labels="reviews", objective="f1")
     assert_halved_by_groups(workspace, result["calibration_id"], labels)
+
+
+# Promises
+
+
+def rows_of(workspace: Path, calibration_id: str) -> list[dict[str, Any]]:
+    return read_table(workspace / "calibrations" / calibration_id / "scores.parquet").to_pylist()
+
+
+@pytest.mark.usefixtures("known_networks")
+def test_one_image_of_each_group_sets_the_threshold(tmp_path: Path) -> None:
+    for part in range(40):
+        write_images(tmp_path / "in" / f"{part}", 1 + part % 3, seed=part)
+        write_images(tmp_path / "new" / f"{part}", 1 + part % 3, seed=1000 + part)
+    at = tmp_path / "w"
+    trained = train(tmp_path / "in", at, image_size=(16, 16), epochs=1, group_by="folder", fpr=0.1)
+    assert trained["n_groups"] == 40
+    drawn, views = drawn_and_views(at, trained["calibration_id"])
+    assert len(drawn) >= 9
+    assert views
+    assert {folder(view) for view in views} <= {folder(row) for row in drawn}
+    assert f"with {len(drawn)} groups" in trained["promise"]
+    new = {"normal": str(tmp_path / "new"), "group_by": "folder", "fpr": 0.1}
+    one, highest = (calibrate(at, **new, promise_per=per) for per in ("image", "group"))
+    assert one["n_calibration"] == highest["n_calibration"] == 40
+    assert "promised: 10 % of groups, between" in highest["promise"]
+    # By content, whatever the score; or the highest of all.
+    drawn, views = drawn_and_views(at, one["calibration_id"])
+    assert len(drawn) + len(views) == sum(1 + part % 3 for part in range(40))
+    assert any(higher(view, row) for view in views for row in drawn)
+    drawn, views = drawn_and_views(at, highest["calibration_id"])
+    assert not any(higher(view, row) for view in views for row in drawn)
+    assert highest["threshold"] >= one["threshold"]
+    # What was drawn is what verdicts are made with.
+    calibration = read_calibration(Workspace(at), highest["calibration_id"])
+    assert calibration.normal_scores.tolist() == sorted(row["anomaly_score"] for row in drawn)
+
+
+def folder(row: dict[str, Any]) -> str:
+    return str(Path(row["relative_path"]).parent)
+
+
+def drawn_and_views(workspace: Path, calibration_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    rows = read_table(workspace / "calibrations" / calibration_id / "scores.parquet").to_pylist()
+    drawn, views = ([row for row in rows if row["split"] == part] for part in ("calibration", "view"))
+    assert len({folder(row) for row in drawn}) == len(drawn)
+    return drawn, views
+
+
+def higher(view: dict[str, Any], row: dict[str, Any]) -> bool:
+    return folder(view) == folder(row) and view["anomaly_score"] > row["anomaly_score"]
+
+
+@pytest.mark.usefixtures("known_networks")
+def test_near_duplicates_are_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for part in range(40):
+        picture = texture(random)
+        for light in (0.6, 1.0, 1.4):
+            lit = (picture * light + random.normal(0, 1, picture.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(lit).save(tmp_path / "in" / f"{part}_{light}.png")
+    small = {"image_size": (32, 32), "epochs": 1}
+    trained = train(tmp_path / "in", tmp_path / "w", **small)
+    assert (trained["n_groups"], trained["n_near_duplicates"]) == (40, 120)
+    assert "120 of 120 images look like others of them (first: " in caplog.text
+    assert "They make 40 groups, each kept on one side of every split" in caplog.text
+    (place,) = tmp_path.glob("w/manifests/batch_id=t*/manifest.parquet")
+    rows = read_table(place).to_pylist()
+    assert len({(row["group"], row["relative_path"].split("_")[0]) for row in rows}) == 40
+    assert all(len(found) == 1 for found in sides(rows).values())
+    kept = read_table(tmp_path / "w" / "calibrations" / trained["calibration_id"] / "scores.parquet")
+    assert Counter(kept["split"].to_pylist()) == {"calibration": 19, "view": 38}
+    caplog.clear()
+    independent = train(tmp_path / "in", tmp_path / "other", group_alike=False, **small)
+    assert independent["n_groups"] is None
+    assert "images look like images in another part (first: " in caplog.text
+
+
+@pytest.mark.usefixtures("known_networks")
+def test_too_few_groups_of_near_duplicates_are_taken_for_independent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for part in range(10):
+        picture = texture(random)
+        for view in range(5):
+            noise = random.normal(0, 1, picture.shape)
+            Image.fromarray((picture + noise).clip(0, 255).astype(np.uint8)).save(
+                tmp_path / "in" / f"{part}_{view}.png"
+            )
+    trained = train(tmp_path / "in", tmp_path / "w", image_size=(32, 32), epochs=1)
+    assert trained["n_groups"] is None
+    assert trained["calibration_id"]
+    assert "50 of 50 images look like others of them" in caplog.text
+    assert "and make 10 groups, too few to keep some apart" in caplog.text
