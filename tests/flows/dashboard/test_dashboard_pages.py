@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from streamlit.testing.v1 import AppTest
 from synthetic import texture, write_images
 
-from nelbo.data import File, Preprocessing, read_metadata, read_table, write_json
+from nelbo.data import SIMULATED_SCHEMA, File, Preprocessing, read_metadata, read_table, write_json, write_table
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.originals import original, original_of
 from nelbo.flows.dashboard.pages import review
@@ -201,6 +201,25 @@ def test_of_cross_fitted_scores_all_rates_are_approximate(run: Callable[..., App
     page = said("batch", **address)
     assert literal("False-alarm rate aimed at: 5 %, about 2.4 to 8.4 % with 199 images") in page
     assert "(95 %, approximate)" in page
+
+
+def test_a_model_that_cannot_see_is_called_so_on_every_page(
+    run: Callable[..., AppTest], own: Workspace, scores: pd.DataFrame
+) -> None:
+    """Pasted pieces score as the images did without: in the place of words that all is as chance would have it."""
+    pages = {"overview": {}, "batch": {"model": MODEL, "batch": "repeat"}, "image": _address_of(scores.iloc[0])}
+
+    def warned(name: str) -> list[str]:
+        return [one.value for one in run(name, **pages[name]).warning if "cannot see simulated defects" in one.value]
+
+    assert [warned(name) for name in pages] == [[], [], []]
+    clean = [{"image_id": f"{i}", "relative_path": f"{i}.png", "peak": float(i)} for i in range(40)]
+    painted = [row | {"kind": "cut_paste", "size_px": 12.0} for row in clean]
+    rows = [dict.fromkeys(SIMULATED_SCHEMA.names) | row for row in (*clean, *painted)]
+    write_table(pa.Table.from_pylist(rows, SIMULATED_SCHEMA), own.simulated(MODEL), SIMULATED_SCHEMA)
+    for name in pages:
+        (text,) = warned(name)
+        assert literal("pieces of the image pasted elsewhere and blurred places, 12 pixels long") in text
 
 
 @pytest.mark.parametrize("name", ["image", "review", "batch"])
