@@ -44,7 +44,7 @@ def look_of(pixels: NDArray[np.floating]) -> Look:
     >>> image[:4, :4] = 0.2
     >>> look = look_of(image)
     >>> look.whole["brightness"], [round(share, 2) for share in look.local["brightness"][0].tolist()]
-    (0.5, [0.36, 0.91, 0.91, 0.91])
+    (0.5, [0.45, 1.0, 1.0, 1.0])
     """
     values = np.asarray(pixels, np.float32)
     height, width, channels = values.shape
@@ -58,7 +58,10 @@ def look_of(pixels: NDArray[np.floating]) -> Look:
     fine = means(np.abs(cv2.Laplacian(grey, cv2.CV_32F))) / (detail + _SMOOTH)
     light, roughness = _median(brightness), _median(detail)
     whole = {"brightness": light, "detail": roughness / (light + _DARK), "sharpness": _median(fine)}
-    local = {"brightness": brightness / (light + _DARK), "detail": detail / (roughness + _SMOOTH)}
+    local = {
+        "brightness": (brightness + _DARK) / (light + _DARK),
+        "detail": (detail + _SMOOTH) / (roughness + _SMOOTH),
+    }
     if channels == 3:
         red, green, blue = np.moveaxis(means(values), 2, 0)
         for name, colour in (("red_green", red - green), ("yellow_blue", (red + green) / 2 - blue)):

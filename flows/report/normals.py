@@ -70,6 +70,9 @@ class Normals:
         self._normals = [Normal(path, picture) for path, picture in pictures if picture is not None]
         self._small = np.stack([_small(normal.picture) for normal in self._normals]) if self._normals else None
 
+    def __len__(self) -> int:
+        return len(self._normals)
+
     def nearest(self, picture: Image.Image | None) -> Normal | None:
         """The one that looks most like a picture, in the picture's shape; None where there is none of one of them.
 

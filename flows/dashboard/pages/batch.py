@@ -106,7 +106,8 @@ def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
     sql = f"""
         SELECT relative_path, coalesce(scores.verdict, '') AS verdict, coalesce(scores.reason, '') AS reason,
                coalesce(scores.why, '') AS why, anomaly_score, p_value, q_value,
-               round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion, round(rate_nats, 1) AS rate, model_id, batch_id, image_id
+               round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion,
+               round(rate_nats, 1) AS rate, model_id, batch_id, image_id
         FROM scores WHERE {where} ORDER BY {_ORDERS[order]}, relative_path LIMIT ? OFFSET ?
     """
     rows = tables.query(sql, [*values, _ROWS, (page - 1) * _ROWS], [batch])

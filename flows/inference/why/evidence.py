@@ -12,7 +12,7 @@ from nelbo.flows.inference.why.spots import Spot, find_spot, on_grid
 
 #: Deviations from which on a difference is worth telling.
 TOLD = 3.0
-#: How far beyond what is usual a whole image has to be, in shares of the distance between the ends of that.
+#: How far beyond what is usual a whole image has to be, in shares of the larger end of that, or of its extent.
 _MARGIN = 0.05
 #: The whole image is unusual if the mean of its map is so much more unusual than the peak, or the median is such a
 #: share of the maximum.
@@ -85,7 +85,7 @@ def looked_into(pixels: Plane, units: Plane | None, looks: Looks | None) -> dict
 
 
 def _is_off(one: Off) -> bool:
-    room = _MARGIN * (one.high - one.low)
+    room = _MARGIN * max(one.high - one.low, abs(one.low), abs(one.high))
     return not one.low - room <= one.value <= one.high + room
 
 

@@ -134,9 +134,7 @@ def _looks(found: Evidence) -> str:
     told = {name: value for name, value in found.there.items() if abs(value) >= TOLD}
     if not told:
         usual = _listed(dict.fromkeys(_NAMES[name] for name in found.there))
-        return (
-            f"{usual} there are on average those of training images (within {TOLD:g} deviations), its structure is not"
-        )
+        return f"{usual} there are those of training images (within {TOLD:g} deviations), the structure is not"
     most = sorted(told.items(), key=lambda item: -abs(item[1]))
     said = [f"{_WORDS[name][value > 0]} (by {_digits(abs(value))} deviations)" for name, value in most]
     return f"there it is {_listed(said)} than training images"
