@@ -23,12 +23,12 @@ _WORDS = {
     "sharpness": ("less sharp", "sharper or noisier"),
 }
 _NAMES = {"brightness": "brightness", "red_green": "colour", "yellow_blue": "colour", "detail": "texture"}
-#: What of a picture, and not of the part in it, can be the cause.
+#: What of a picture, and not of the part in it, can be the cause of the one and the other.
 _CAUSES = {
-    "brightness": "exposure or lamp",
-    "red_green": "lamp or white balance",
-    "yellow_blue": "lamp or white balance",
-    "sharpness": "focus, motion or noise",
+    "brightness": ("exposure or lamp",) * 2,
+    "red_green": ("lamp or white balance",) * 2,
+    "yellow_blue": ("lamp or white balance",) * 2,
+    "sharpness": ("focus or motion", "focus or noise"),
 }
 #: Deviations from which on a size or a variant is worth telling.
 _LEAST_BEYOND = 1.0
@@ -150,7 +150,7 @@ def _compared(whole: Iterable[Off]) -> str:
 
 def _of_picture(found: Evidence) -> Iterator[str]:
     """What is off of the picture as a whole, and whether that may be the cause."""
-    causes = dict.fromkeys(_CAUSES[off.name] for off in found.whole if off.name in _CAUSES)
+    causes = dict.fromkeys(_CAUSES[off.name][off.value > off.high] for off in found.whole if off.name in _CAUSES)
     if found.whole and not found.is_whole:
         yield f"The picture as a whole is {_compared(found.whole)}."
     if causes and (found.is_whole or not any(abs(value) >= TOLD for value in found.there.values())):

@@ -117,7 +117,7 @@ def blurred(image: np.ndarray) -> np.ndarray:
     [
         (lambda image: image + 0.3, "brighter", "exposure or lamp"),
         (lambda image: image - 0.3, "darker", "exposure or lamp"),
-        (blurred, "less sharp", "focus, motion or noise"),
+        (blurred, "less sharp", "focus or motion"),
     ],
 )
 @pytest.mark.parametrize("units", [everywhere(), on_square()], ids=["whole", "spot"])
