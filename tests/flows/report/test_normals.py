@@ -2,17 +2,20 @@
 
 import io
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from scored import MODEL, add_batch, add_normals, stub_workspace
+from scored import MODEL, WHY, add_batch, add_calibration, add_normals, stub_workspace
 
 from nelbo.data import CachedPixels, read_table, remove_folder
+from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.options.options import ReportOptions, TrainOptions
 from nelbo.flows.report.normals import MOST_KEPT, Normals, keep_normals, read_normals
 from nelbo.flows.steps.report import write_report
+from nelbo.flows.workspace.calibrations.calibration import calibrations_of
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
@@ -59,8 +62,6 @@ def test_two_hundred_small_ones_are_kept(random: np.random.Generator, tmp_path: 
 def workspace(tmp_path: Path) -> Workspace:
     """A batch of dark images, as files that are gone are, all of them flagged."""
     workspace = stub_workspace(tmp_path)
-    from nelbo.flows.workspace.calibrations.calibration import calibrations_of
-
     (calibration,) = calibrations_of(workspace, MODEL)
     add_batch(workspace, "b1", FLAGGED, calibration, anomalous=1.0, not_scored=0.0, shift=9.0)
     return workspace
@@ -89,6 +90,26 @@ def test_damaged_normals_lose_nothing_else_and_are_told_of_once(
     with caplog.at_level(logging.WARNING):
         assert page(workspace) == page(workspace) == without
     assert [str(workspace.normals(MODEL)) in message for message in caplog.messages] == [True]
+
+
+def test_the_page_of_a_batch_of_version_6_is_written(tmp_path: Path) -> None:
+    workspace, version_6 = Workspace(tmp_path), Path(__file__).parents[2] / "data" / "version_6"
+    add_calibration(workspace)
+    for kind in ("scores", "flagged"):
+        place = getattr(workspace, kind)(MODEL, "b1")
+        place.parent.mkdir(parents=True)
+        shutil.copy(version_6 / f"{kind}.parquet", place)
+    add_normals(workspace)
+    html = page(workspace)
+    assert html.count("<figure") == html.count("nearest normal: normal/") == 2
+    assert "stands out" not in html
+    tables = Tables(workspace)
+    assert tables.query("SELECT why FROM flagged")["why"].isna().tolist() == [True, True]
+    assert tables.query("SELECT why FROM scores")["why"].isna().all()
+    # Published again, old rows and new ones lie in one file for a moment.
+    (calibration,) = calibrations_of(workspace, MODEL)
+    add_batch(workspace, "b2", ["a.png"], calibration, anomalous=1.0, not_scored=0.0, shift=9.0)
+    assert set(tables.query("SELECT why FROM flagged")["why"].dropna()) == {WHY}
 
 
 def test_a_damaged_thumbnail_costs_itself() -> None:
