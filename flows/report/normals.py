@@ -66,9 +66,10 @@ class Normals:
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        pictures = [(row["relative_path"], opened(row["thumbnail"], "JPEG")) for row in rows]
-        self._normals = [Normal(path, picture) for path, picture in pictures if picture is not None]
-        self._small = np.stack([_small(normal.picture) for normal in self._normals]) if self._normals else None
+        pictures = [opened(row["thumbnail"], "JPEG") for row in rows]
+        # As JPEGs they take a tenth of the memory.
+        self._normals = [row for row, picture in zip(rows, pictures, strict=True) if picture is not None]
+        self._small = np.array([_small(picture) for picture in pictures if picture is not None])
 
     def __len__(self) -> int:
         return len(self._normals)
@@ -84,11 +85,11 @@ class Normals:
         >>> normals.nearest(Image.new("L", (60, 30), 110)).relative_path
         '90.png'
         """
-        if picture is None or self._small is None:
+        if picture is None or not len(self):
             return None
         distances = np.abs(self._small - _small(picture)).mean(axis=(1, 2, 3))
-        path, found = self._normals[int(distances.argmin())]
-        return Normal(path, found.resize(picture.size))
+        row = self._normals[int(distances.argmin())]
+        return Normal(row["relative_path"], Image.open(io.BytesIO(row["thumbnail"])).resize(picture.size))
 
 
 def _small(picture: Image.Image) -> NDArray[np.float32]:

@@ -74,7 +74,8 @@ def test_files_of_version_6_do_not_say_why(name: str, schema: pa.Schema) -> None
     table = read_table(path)
     assert table.schema.equals(schema, check_metadata=False)
     assert table["why"].null_count == table.num_rows
-    assert table.select(old.column_names).equals(old)
+    # NaN is NaN, and lists are no arrays.
+    assert repr(table.select(old.column_names).to_pylist()) == repr(old.to_pylist())
 
 
 @pytest.mark.parametrize("version", [str(SCHEMA_VERSION + 1), "0", "-1", "one"])

@@ -14,6 +14,8 @@ from nelbo.flows.inference.why.spots import Spot, find_spot, on_grid
 TOLD = 3.0
 #: How far beyond what is usual a whole image has to be, in shares of the larger end of that, or of its extent.
 _MARGIN = 0.05
+#: And at least so far: of grey pictures in three channels colour is next to nothing, and its extent too.
+_LEAST_ROOM = {"red_green": 0.02, "yellow_blue": 0.02}
 #: The whole image is unusual if the mean of its map is so much more unusual than the peak, or the median is such a
 #: share of the maximum.
 _BY_MEAN, _REACH = 1.15, 0.25
@@ -85,7 +87,7 @@ def looked_into(pixels: Plane, units: Plane | None, looks: Looks | None) -> dict
 
 
 def _is_off(one: Off) -> bool:
-    room = _MARGIN * max(one.high - one.low, abs(one.low), abs(one.high))
+    room = max(_MARGIN * max(one.high - one.low, abs(one.low), abs(one.high)), _LEAST_ROOM.get(one.name, 0.0))
     return not one.low - room <= one.value <= one.high + room
 
 

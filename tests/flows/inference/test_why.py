@@ -133,6 +133,17 @@ def test_a_picture_that_is_off_as_a_whole_may_be_the_cause(
     assert f"So the cause may be the picture ({cause}" in text
 
 
+def test_another_lamp_is_another_colour_of_the_whole_and_grey_is_none(random: np.random.Generator) -> None:
+    pixels = normals(random, N + 1, channels=3)
+    grey = np.repeat(pixels.mean(axis=3, keepdims=True), 3, axis=3)
+    looks = looks_of(grey[:-1])
+    assert "colour (" not in said(pixels[-1], looks)
+    text = said(pixels[-1] * np.float32([1.1, 1.0, 0.9]), looks)
+    assert "The picture as a whole is of redder colour (" in text
+    assert "and of yellower colour (" in text
+    assert "So the cause may be the picture (lamp or white balance)" in text
+
+
 def test_a_dark_spot_does_not_make_the_picture_dark(random: np.random.Generator) -> None:
     pixels = normals(random, N + 1)
     pixels[-1, :32, :32] = 0.1
