@@ -61,8 +61,10 @@ class Evidence(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether all of the image is unusual, and not a spot or a few: the mean is, or half of the places are."""
-        by_mean = self.peak_z is not None and self.mean_z is not None and self.mean_z >= _BY_MEAN * self.peak_z
-        return by_mean or self.reach >= _REACH
+        if self.peak_z is not None and self.mean_z is not None and self.mean_z >= max(0, _BY_MEAN * self.peak_z):
+            return True
+        # Where no place is above what is usual, the spot is all of the map.
+        return self.reach >= _REACH or (self.spot is not None and self.spot.area == 1)
 
 
 def looked_into(pixels: Plane, units: Plane | None, looks: Looks | None) -> dict[str, Any]:

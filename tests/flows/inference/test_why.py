@@ -212,9 +212,12 @@ def test_several_spots_are_counted_and_the_worst_is_described() -> None:
     )
 
 
-def test_a_map_with_nothing_above_what_is_usual_is_one_spot() -> None:
-    spot = find_spot(np.full((4, 4), -1.0))
-    assert (spot.x, spot.y, spot.width, spot.height, spot.n_others) == (0.5, 0.5, 1, 1, 0)
+def test_a_map_with_nothing_above_what_is_usual_is_of_a_whole_image() -> None:
+    image, flat = np.zeros((64, 64, 1), np.float32), np.full((4, 4), -1.0)
+    assert (find_spot(flat).x, find_spot(flat).area) == (0.5, 1)
+    assert said(image, None, flat).startswith("The whole image stands out")
+    # Below what is usual neither the mean nor the peak says anything.
+    assert said(image, None, peak_z=-0.5, mean_z=-0.4).startswith("One spot")
 
 
 def test_each_variant_has_looks_of_its_own(random: np.random.Generator, tmp_path: Path) -> None:

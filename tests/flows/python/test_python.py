@@ -72,7 +72,7 @@ def test_flagged_images_are_shown_with_their_maps(images: Path, ws: nelbo.Worksp
     nearest, lines = shown[8:200, 408:600], shown[216:290]
     assert nearest.min() < 200
     assert lines.min() < 50
-    (ws.root / "normals" / f"{batch.model_id}.parquet").unlink()
+    batch.workspace.normals(batch.model_id).unlink()
     assert batch.show(n=1).width == 400 + 8
 
 
