@@ -78,7 +78,7 @@ def sentence(found: Evidence) -> str:
     """What stands in the column ``why``.
 
     >>> import textwrap
-    >>> spot = Spot(np.ones((1, 1)), x=0.71, y=0.18, width=0.12, height=0.2, n_others=0)
+    >>> spot = Spot(np.eye(2), x=0.71, y=0.18, width=0.12, height=0.2, n_others=0)
     >>> found = Evidence(8.31, 2.1, 0.0, 0.0, None, spot, 0.1, {"brightness": -4.2, "detail": 1.0}, (), 1, 240)
     >>> print(textwrap.fill(sentence(found), 100))
     One spot at the top right (71 % from the left, 18 % from the top, 12 x 20 % in size) stands out

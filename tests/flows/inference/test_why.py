@@ -196,7 +196,7 @@ def test_the_mean_above_the_peak_is_the_whole_image(random: np.random.Generator)
     ],
 )
 def test_sentences(change: dict[str, Any], expected: str) -> None:
-    spot = Spot(np.ones((1, 1)), x=0.1, y=0.5, width=0.2, height=0.3, n_others=0)
+    spot = Spot(np.eye(2), x=0.1, y=0.5, width=0.2, height=0.3, n_others=0)
     known = Evidence(8.0, 2.0, 0.0, 0.0, None, spot, 0.1, {}, (), 1, 240)
     assert expected in sentence(known._replace(**change))
 
