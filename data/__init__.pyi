@@ -45,9 +45,11 @@ from .schemas import FLAGGED_SCHEMA as FLAGGED_SCHEMA
 from .schemas import IN_DEVIATIONS as IN_DEVIATIONS
 from .schemas import JOINT as JOINT
 from .schemas import JOINT_PARTS as JOINT_PARTS
+from .schemas import LOOKS_SCHEMA as LOOKS_SCHEMA
 from .schemas import MANIFEST_SCHEMA as MANIFEST_SCHEMA
 from .schemas import MEASURED as MEASURED
 from .schemas import MEASURES as MEASURES
+from .schemas import NORMALS_SCHEMA as NORMALS_SCHEMA
 from .schemas import PICTURED_SCHEMA as PICTURED_SCHEMA
 from .schemas import QUALITY as QUALITY
 from .schemas import REVIEWS_SCHEMA as REVIEWS_SCHEMA

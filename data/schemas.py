@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from nelbo.data.errors import TIMEOUT
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 #: Why a file has no score.
 REASONS = (
@@ -107,6 +107,7 @@ SCORES_SCHEMA = pa.schema(
         ("q_value", pa.float64()),
         ("verdict", _word),
         ("reason", _word),
+        ("why", _word),
         ("statistic", _word),
         ("likelihood", _word),
         ("engine", _word),
@@ -142,6 +143,7 @@ SHARD_SCHEMA = pa.schema(
         ("image_id", pa.string()),
         *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
         ("reason", pa.string()),
+        ("why", pa.string()),
         ("drops_colour", pa.bool_()),
         ("part", pa.string()),
         ("variant", pa.string()),
@@ -183,6 +185,23 @@ SIMULATED_SCHEMA = pa.schema(
         ("thumbnail", pa.binary()),
     ]
 )
+
+#: What a model's training images look like, one row a variant and measure: place by place on a grid, or between what
+#: ends nearly all of them lie as a whole.
+LOOKS_SCHEMA = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("measure", pa.string()),
+        ("n_images", pa.int64()),
+        ("mean", pa.list_(pa.list_(pa.float32()))),
+        ("deviation", pa.list_(pa.list_(pa.float32()))),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+    ]
+)
+
+#: Some of a model's training images as it sees them, JPEG.
+NORMALS_SCHEMA = pa.schema([("relative_path", pa.string()), ("image_id", pa.string()), ("thumbnail", pa.binary())])
 
 #: One row for each execution of a command or flow.
 RUNS_SCHEMA = pa.schema(

@@ -9,7 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nelbo.data import CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, REVIEWS_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA
+from nelbo.data import (
+    CALIBRATION_SCHEMA,
+    FLAGGED_SCHEMA,
+    LOOKS_SCHEMA,
+    MANIFEST_SCHEMA,
+    NORMALS_SCHEMA,
+    REVIEWS_SCHEMA,
+    RUNS_SCHEMA,
+    SCORES_SCHEMA,
+)
 from nelbo.data.schemas import DECISIONS, MEASURES, REASONS, VERDICTS
 from nelbo.flows.report.pictures import LOOKED_AT
 
@@ -46,6 +55,11 @@ def test_contract_of_flagged_and_calibrations() -> None:
     assert all(f"`{name}`" in CONTRACT for name in LOOKED_AT)
     names = [name.strip("`") for name, *_ in table("calibration scores")]
     assert names + list(MEASURES) == CALIBRATION_SCHEMA.names
+
+
+@pytest.mark.parametrize(("heading", "schema"), [("looks", LOOKS_SCHEMA), ("normals", NORMALS_SCHEMA)])
+def test_contract_of_what_is_kept_of_training_images(heading: str, schema: pa.Schema) -> None:
+    assert [name for cells in table(heading) for name in re.findall(r"`(\w+)`", cells[0])] == schema.names
 
 
 def test_contract_of_ledgers(tmp_path: Path) -> None:

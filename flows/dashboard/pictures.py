@@ -10,7 +10,8 @@ from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.originals import Shown
 from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.report.heatmap import OPACITY, colours
-from nelbo.flows.report.pictures import LOOKED_AT, pictures
+from nelbo.flows.report.normals import read_normals
+from nelbo.flows.report.pictures import LOOKED_AT, original_of, pictures
 
 #: A row of ``scores`` or ``flagged``, by its columns.
 Row = Mapping[Any, Any]
@@ -34,13 +35,30 @@ def show(picture: Shown, described: str) -> None:
 
 def show_heatmap(tables: Tables, row: Row) -> None:
     """Draw what scoring kept of a flagged image, and the scale of its colours."""
-    sql = f"SELECT {', '.join(LOOKED_AT)} FROM flagged WHERE image_id = ? AND relative_path = ? LIMIT 1"  # noqa: S608
-    found = tables.query(sql, [row["image_id"], row["relative_path"]], [(row["model_id"], row["batch_id"])])
-    if found.empty:
+    looked_at = _looked_at(tables, row)
+    if looked_at is None:
         st.info("A map is kept of images that are anomalous or for review.")
         return
-    _overlay(found.to_dict("records")[0], row["relative_path"])
+    _overlay(looked_at, row["relative_path"])
     _legend()
+
+
+def show_nearest(tables: Tables, row: Row) -> None:
+    """Draw the training image that looks most like a flagged one, if some were kept with the model."""
+    looked_at = _looked_at(tables, row)
+    found = looked_at and read_normals(tables.workspace, row["model_id"]).nearest(original_of(looked_at))
+    if not found:
+        st.info("None was kept: images that are not flagged have none, nor have models of older versions.")
+        return
+    show(found.picture, f"normal image {found.relative_path}")
+    st.text(found.relative_path)
+
+
+def _looked_at(tables: Tables, row: Row) -> Row | None:
+    """What scoring kept of an image to be looked at by; None of one that is not flagged."""
+    sql = f"SELECT {', '.join(LOOKED_AT)} FROM flagged WHERE image_id = ? AND relative_path = ? LIMIT 1"  # noqa: S608
+    found = tables.query(sql, [row["image_id"], row["relative_path"]], [(row["model_id"], row["batch_id"])])
+    return None if found.empty else found.to_dict("records")[0]
 
 
 @st.fragment

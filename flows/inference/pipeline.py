@@ -1,9 +1,10 @@
 """Files through a model, batch by batch: the next ones are decoded and prepared while one is computed."""
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, compress
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,8 @@ from nelbo.data import (
 )
 from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.maps import pictured
+from nelbo.flows.inference.why.looks import Looks
+from nelbo.flows.inference.why.sentences import explain
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 from nelbo.flows.workspace.tables import spread
@@ -42,6 +45,7 @@ SCORED_SCHEMA = pa.schema(
     [
         *((name, pa.float64()) for name in (*MEASURES, *QUALITY)),
         ("reason", pa.string()),
+        ("why", pa.string()),
         ("drops_colour", pa.bool_()),
         ("part", pa.string()),
         ("variant", pa.string()),
@@ -51,23 +55,30 @@ SCORED_SCHEMA = pa.schema(
 
 
 def score_files(
-    model: Scorable, files: Iterable[File], decoding: DecodingSettings, calibration: Calibration | None = None
+    model: Scorable,
+    files: Iterable[File],
+    decoding: DecodingSettings,
+    calibration: Calibration | None = None,
+    looks: Mapping[str | None, Looks] = MappingProxyType({}),
 ) -> Generator[pa.Table, None, None]:
     """Decode and score files; rows of ``SCORED_SCHEMA`` in the files' order, some at a time.
 
     Args:
         files: any number of them; taken as they are needed, on another thread.
-        calibration: of the images that it flags a map and a thumbnail are kept; None keeps none.
+        calibration: of the images that it flags a map, a thumbnail and why are kept; None keeps none.
+        looks: of each variant's training images, as far as they are known, to say why by.
     """
     with closing(ahead(_prepared(model, files, decoding))) as batches:
         for images, quality in batches:
-            yield _scored(model, images, quality, calibration)
+            yield _scored(model, images, quality, calibration, looks)
 
 
-def score_image(model: Scorable, values: np.ndarray) -> pa.Table:
-    """The same of an image in memory, one row without a map; see `data.image_of`."""
+def score_image(
+    model: Scorable, values: np.ndarray, calibration: Calibration | None, looks: Mapping[str | None, Looks]
+) -> pa.Table:
+    """The same of an image in memory, one row; see `data.image_of`."""
     images = _sound(image_of(values, Preprocessing(**model.preprocessing)), model)
-    return _scored(model, images, _quality(images), None)
+    return _scored(model, images, _quality(images), calibration, looks)
 
 
 def _prepared(
@@ -106,7 +117,11 @@ def _sound(images: Images, model: Scorable) -> Images:
 
 
 def _scored(
-    model: Scorable, images: Images, quality: dict[str, np.ndarray], calibration: Calibration | None
+    model: Scorable,
+    images: Images,
+    quality: dict[str, np.ndarray],
+    calibration: Calibration | None,
+    looks: Mapping[str | None, Looks],
 ) -> pa.Table:
     found: dict[str, pa.Array] = {}
 
@@ -115,28 +130,39 @@ def _scored(
         return np.zeros(len(score.nelbo), bool) if calibration is None else calibration.flags(pa.table(found))
 
     score, rows, maps = vae_core.score_and_map(model, images.pixels, flagged)
-    top = 1.0 if calibration is None else calibration.heatmap_top
-    ends = model.map_scales[0 if score.variant is None else score.variant[rows].astype(int)]
-    looked_at = pictured(images.pixels[rows], images.aspects[rows], maps, _ends(ends, top, len(rows)))
-    readable = np.array([reason is None for reason in images.reasons])
-    is_flagged = np.zeros(len(readable), bool)
-    is_flagged[np.flatnonzero(readable)[rows]] = True
     statuses = [None if part is None else part.status for part in images.parts]
     columns = found | {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in quality.items()}
     columns |= {"drops_colour": pa.array(images.drops_colour), "part": pa.array(statuses, pa.string())}
-    columns = spread(columns, readable) | spread({name: looked_at[name] for name in looked_at.column_names}, is_flagged)
+    readable = np.array([reason is None for reason in images.reasons])
+    is_flagged = np.zeros(len(readable), bool)
+    is_flagged[np.flatnonzero(readable)[rows]] = True
+    whys, looked_at = pa.nulls(0, pa.string()), PICTURED_SCHEMA.empty_table()
+    if calibration is not None:
+        pixels, scales = images.pixels[rows], _scales(model, score, rows)
+        whys = explain(pa.table(columns).take(pa.array(rows)), pixels, _units(maps, scales), calibration, looks)
+        looked_at = pictured(pixels, images.aspects[rows], maps, _ends(scales, calibration.heatmap_top))
+    columns = spread(columns, readable) | spread(
+        {"why": whys} | {name: looked_at[name] for name in looked_at.column_names}, is_flagged
+    )
     columns["reason"] = pa.array(images.reasons, pa.string())
     return pa.table({name: columns[name] for name in SCORED_SCHEMA.names}, SCORED_SCHEMA)
 
 
-def _ends(scales: np.ndarray, top: float, n: int) -> np.ndarray:
-    """(n, 2) nats that are drawn black and pale yellow: what is usual, and `top` units above it.
+def _scales(model: Scorable, score: vae_core.Score, rows: np.ndarray) -> np.ndarray:
+    """(k, 2) nats that are usual on the maps of some rows, and one unit."""
+    number = 0 if score.variant is None else score.variant[rows].astype(int)
+    return np.broadcast_to(model.map_scales[number], (len(rows), 2))
 
-    Args:
-        scales: (2,) or (n, 2), see `Scorable.map_scales`.
-    """
-    usual, unit = np.broadcast_to(scales, (n, 2)).T
+
+def _ends(scales: np.ndarray, top: float) -> np.ndarray:
+    """(k, 2) nats that are drawn black and pale yellow: what is usual, and `top` units above it."""
+    usual, unit = scales.T
     return np.stack([usual, usual + top * unit], axis=1)
+
+
+def _units(maps: np.ndarray | None, scales: np.ndarray) -> np.ndarray | None:
+    """Maps in units above what is usual."""
+    return None if maps is None else (maps - scales[:, :1, None]) / scales[:, 1:, None]
 
 
 def size_z(parts: Sequence[Part | None]) -> pa.Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -9,13 +10,14 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageOps
 
 from nelbo.data import FLAGGED_SCHEMA, Place, read_scores, read_unchanged
+from nelbo.flows.report.normals import Normals, read_normals
 from nelbo.flows.report.pictures import SIDE_PX, pictures
 from nelbo.flows.report.sheet import sheet
 from nelbo.flows.workspace.flagged import iter_flagged, strangest
 from nelbo.flows.workspace.layout import Workspace
 
-#: The room around pictures, and the height of the line below them, in pixels; letters of it that fit there.
-_GAP_PX, _LINE_PX, _LETTERS = 8, 16, 60
+#: The room around pictures, and a line below them and its letters, in pixels; and lines.
+_GAP_PX, _LINE_PX, _LETTER_PX, _LINES = 8, 16, 6, 6
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,29 @@ class Batch:
         return self.workspace.report(self.batch_id)
 
     def show(self, n: int = 12) -> Image.Image:
-        """The worst flagged images, each beside its map: one picture, which a notebook displays.
+        """The worst flagged images, each beside its map and the nearest normal image, above why it was flagged.
+
+        It is one picture, which a notebook displays.
 
         Args:
             n: images at most.
         """
         rows, _ = read_unchanged(lambda: strangest(iter_flagged(self.workspace, self.model_id, self.batch_id), n))
-        return sheet([_shown(row) for row in rows.to_pylist()], _GAP_PX, "white")
+        normals = read_normals(self.workspace, self.model_id)
+        return sheet([_shown(row, normals) for row in rows.to_pylist()], _GAP_PX, "white")
 
 
-def _shown(row: Mapping[Hashable, Any]) -> Image.Image:
-    """An image and its map beside each other, above its path and score."""
+def _shown(row: Mapping[Hashable, Any], normals: Normals) -> Image.Image:
     drawn = pictures(row)
-    shown = Image.new("RGB", (2 * SIDE_PX + _GAP_PX, SIDE_PX + _LINE_PX), "white")
-    found = [picture for picture in (drawn.original, drawn.overlay or drawn.heatmap) if picture is not None]
-    for i, picture in enumerate(found):
+    nearest = normals.nearest(drawn.original)
+    found = [drawn.original, drawn.overlay or drawn.heatmap, nearest and nearest.picture]
+    width = (3 if len(normals) else 2) * (SIDE_PX + _GAP_PX) - _GAP_PX
+    shown = Image.new("RGB", (width, SIDE_PX + _LINES * _LINE_PX), "white")
+    for i, picture in enumerate(one for one in found if one is not None):
         padded = ImageOps.pad(picture.convert("RGB"), (SIDE_PX, SIDE_PX), color="white")
         shown.paste(padded, (i * (SIDE_PX + _GAP_PX), 0))
-    line = f"{row['relative_path']}  {row['anomaly_score']:.4g}"
-    ImageDraw.Draw(shown).text((0, SIDE_PX), line[-_LETTERS:], "black")
+    letters = width // _LETTER_PX
+    said = wrap(row["why"] or "", letters, max_lines=_LINES - 1)
+    lines = [f"{row['relative_path']}  {row['anomaly_score']:.4g}"[-letters:], *said]
+    ImageDraw.Draw(shown).multiline_text((0, SIDE_PX), "\n".join(lines), "black")
     return shown

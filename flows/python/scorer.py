@@ -12,6 +12,7 @@ from nelbo.data import SCORES_SCHEMA, File, InputError, list_source
 from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import score_files, score_image
+from nelbo.flows.inference.why.looks import read_looks
 from nelbo.flows.options.options import ModelOptions
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.options.types import AUTO, EngineName, Text
@@ -48,6 +49,7 @@ class Scorer:
         self.engine = choose_engine(workspace, self.model_id, options.engine)
         self._model = load_model(workspace, self.model_id, self.engine)
         self._calibration = read_calibration(workspace, self.calibration_id) if self.calibration_id else None
+        self._looks = read_looks(workspace, self.model_id)
         self._decoding = options
 
     def __call__(self, image: Any) -> pd.Series:
@@ -62,9 +64,10 @@ class Scorer:
             ValueError: an array of another shape or type.
         """
         if isinstance(image, str | os.PathLike):
-            rows = pa.concat_tables(score_files(self._model, [_file(as_text(image))], self._decoding))
+            files = [_file(as_text(image))]
+            rows = pa.concat_tables(score_files(self._model, files, self._decoding, self._calibration, self._looks))
         else:
-            rows = score_image(self._model, np.asarray(image))
+            rows = score_image(self._model, np.asarray(image), self._calibration, self._looks)
         judged = self._judged(rows)
         schema = pa.schema([field for field in SCORES_SCHEMA if field.name in judged.column_names])
         return judged.select(schema.names).cast(schema).to_pandas().iloc[0].rename(None)

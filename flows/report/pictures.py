@@ -42,17 +42,21 @@ def pictures(row: Mapping[Any, Any], opacity: float = OPACITY, side_px: int = MO
     >>> drawn.original, drawn.heatmap.size, drawn.heatmap.getpixel((0, 0)), drawn.heatmap.getpixel((191, 0))
     (None, (192, 96), (0, 0, 4), (252, 255, 164))
     """
-    original = _opened(row["thumbnail"], "JPEG")
-    if original is not None:
-        original = original.resize(_shown_size(original.size, side_px))
+    original = original_of(row, side_px)
     levels = _levels(row)
     if levels is None:
-        former = None if _is_there(row["map"]) else _opened(row["heatmap_png"], "PNG")
+        former = None if _is_there(row["map"]) else opened(row["heatmap_png"], "PNG")
         shown = former and former.convert("RGB").resize(_shown_size(former.size, side_px), Image.Resampling.BILINEAR)
         return Pictures(original, shown, None)
     levels = enlarged(levels, original.size if original else _shown_size(levels.shape[::-1], side_px))
     heatmap = Image.fromarray(colours(levels))
     return Pictures(original, heatmap, overlay(original, heatmap, levels, opacity) if original else None)
+
+
+def original_of(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Image.Image | None:
+    """The image that a row holds a thumbnail of, as `pictures` has it."""
+    picture = opened(row["thumbnail"], "JPEG")
+    return picture and picture.resize(_shown_size(picture.size, side_px))
 
 
 def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
@@ -67,7 +71,7 @@ def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
     return np.nan_to_num(np.clip((np.stack(rows) - low) / (high - low if high > low else 1.0), 0, 1), nan=1.0)
 
 
-def _opened(content: Any, kind: str) -> Image.Image | None:
+def opened(content: Any, kind: str) -> Image.Image | None:
     """A small picture of that format; None where there is none, or another."""
     if not _is_there(content):
         return None

@@ -41,9 +41,11 @@ from nelbo.flows.inference.models import import_keras, keep_bundle
 from nelbo.flows.inference.pipeline import columns_of, size_z
 from nelbo.flows.inference.progress import progress
 from nelbo.flows.inference.simulation import Unseen, simulate
+from nelbo.flows.inference.why.looks import keep_looks, learn_looks
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.found_parts import write_found_parts, write_variants
+from nelbo.flows.report.normals import keep_normals
 from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest
 from nelbo.flows.steps.parts import (
     assign_parts,
@@ -156,6 +158,7 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     simulated = _simulate(training, normals, options)
     if simulated is not None:
         keep_simulated(simulated, workspace, model_id, run)
+    _keep_normals(training, normals, options.seed, workspace, model_id, run)
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
         _write_history(training.history, workspace.history(model_id), workspace, run)
@@ -203,6 +206,16 @@ def _simulate(training: Any, normals: Normals, options: TrainOptions) -> pa.Tabl
         size_z([normals.found[row] for row in rows]),
     )
     return simulate(model, vae_core.fast_scorer(model), unseen, options.defect_px, options.seed)
+
+
+def _keep_normals(training: Any, normals: Normals, seed: int, workspace: Workspace, model_id: str, run: Run) -> None:
+    """What flagged images are compared with: how the images fitted on look, and some of them."""
+    rows = normals.rows(*_FITTED)
+    pixels, table = normals.pixels.take(rows), normals.table.take(pa.array(rows))
+    names = training.model.config.variants
+    variants = [names[int(number)] for number in training.unseen.variant] if names else [None] * len(rows)
+    keep_looks(learn_looks(pixels, variants, seed), workspace, model_id, run)
+    keep_normals(pixels, table, seed, workspace, model_id, run)
 
 
 def unfinished(options: TrainOptions, batch_id: str) -> Path:

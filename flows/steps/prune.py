@@ -193,7 +193,7 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
             f"models/{model_id}/{COMMIT}",
             *(f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in _files_of_engine(name)),
             f"engines/{model_id}/speeds.json",
-            *(f"{kind}/{model_id}.parquet" for kind in ("history", "sensitivity")),
+            *(f"{kind}/{model_id}.parquet" for kind in ("history", "sensitivity", "looks", "normals")),
             *(f"cards/{model_id}{end}" for end in (".md", ".svg", "-parts.png", "-variants.png", "-simulated.png")),
             f"models/{model_id}/weights.safetensors",
             f"models/{model_id}/model.json",

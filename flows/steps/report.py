@@ -24,7 +24,8 @@ from nelbo.flows.report.curves import render_curves
 from nelbo.flows.report.headline import chance, headline
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
-from nelbo.flows.report.pictures import Pictures, data_url, picture_urls
+from nelbo.flows.report.normals import Normals, read_normals
+from nelbo.flows.report.pictures import SIDE_PX, Pictures, data_url, jpeg_url, original_of, picture_urls
 from nelbo.flows.report.rendering import markdown, template
 from nelbo.flows.runner import Runner
 from nelbo.flows.workspace import catalog, journal
@@ -126,7 +127,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "batch_id": batch_id,
         "model_id": model_id,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
-        "cards": _cards(flagged),
+        "cards": _cards(flagged, read_normals(workspace, model_id)),
         "found": STATUSES,
         "variant": variants.named,
         "n_flagged": n_flagged,
@@ -253,13 +254,17 @@ def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table,
             return table, flagged, n_flagged
 
 
-def _cards(flagged: pa.Table) -> list[dict[str, Any]]:
-    """Flagged images with their pictures, which share what a page may take."""
-    n_bytes = _PICTURE_BYTES // (len(Pictures._fields) * max(1, flagged.num_rows))
-    return [
-        {"path": row["relative_path"], "row": row, "pictures": picture_urls(row, n_bytes)}
-        for row in flagged.to_pylist()
-    ]
+def _cards(flagged: pa.Table, normals: Normals) -> list[dict[str, Any]]:
+    """Flagged images with their pictures, the nearest normal one among them, which share what a page may take."""
+    n_bytes = _PICTURE_BYTES // ((len(Pictures._fields) + 1) * max(1, flagged.num_rows))
+    return [_card(row, normals, n_bytes) for row in flagged.to_pylist()]
+
+
+def _card(row: dict[str, Any], normals: Normals, n_bytes: int) -> dict[str, Any]:
+    shown, nearest = picture_urls(row, n_bytes), normals.nearest(original_of(row, SIDE_PX))
+    if nearest is not None:
+        shown["nearest normal"] = jpeg_url(nearest.picture, n_bytes)
+    return {"path": row["relative_path"], "row": row, "pictures": shown, "nearest": nearest and nearest.relative_path}
 
 
 def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files
 from nelbo.flows.inference.publishing import AllChangedError, publish
 from nelbo.flows.inference.shards import Shard, Target, chunks, plan_shards
+from nelbo.flows.inference.why.looks import read_looks
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import Batch, freeze_batch
@@ -196,12 +197,13 @@ def score_shards(shards: Sequence[Shard]) -> int:
     workspace = Workspace.at(options.workspace)
     model = load_model(workspace, target.model_id, options.engine)
     calibration = read_calibration(workspace, target.calibration_id) if target.calibration_id else None
+    looks = read_looks(workspace, target.model_id)
     manifest = workspace.manifest(target.batch_id)
     root = read_metadata(manifest)["nelbo.root"]
     first, last = shards[0], shards[-1]
     rows = read_rows(manifest, first.start, last.start + last.size - first.start)
     listed = [rows.slice(shard.start - first.start, shard.size) for shard in shards]
-    with closing(ahead(score_files(model, _usable(listed, root), options, calibration))) as scored:
+    with closing(ahead(score_files(model, _usable(listed, root), options, calibration, looks))) as scored:
         for shard, table, found in zip(shards, listed, _cut(scored, listed), strict=True):
             # Again: had it gone meanwhile, images would stand there as unreadable.
             _check_root(root)
@@ -233,7 +235,9 @@ def _with_scores(listed: pa.Table, scored: pa.Table) -> pa.Table:
     usable = np.asarray(pc.is_null(listed["reason"]))
     found = spread({name: scored[name] for name in scored.column_names}, usable)
     columns = {name: listed[name] for name in ("relative_path", "image_id", "label", "width_px", "height_px")}
-    columns |= {name: found[name] for name in (*MEASURED, *QUALITY, "drops_colour", "part", *PICTURED_SCHEMA.names)}
+    columns |= {
+        name: found[name] for name in (*MEASURED, *QUALITY, "why", "drops_colour", "part", *PICTURED_SCHEMA.names)
+    }
     columns |= {
         "reason": pc.coalesce(listed["reason"], found["reason"]),
         "scored_at_utc": pa.array([datetime.now(UTC)] * len(usable), pa.timestamp("us", tz="UTC")),

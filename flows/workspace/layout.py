@@ -141,6 +141,14 @@ class Workspace:
         """What a model says of simulated defects, one row an image."""
         return self.root / "sensitivity" / f"{check_id(model_id)}.parquet"
 
+    def looks(self, model_id: str) -> Place:
+        """What a model's training images look like, place by place."""
+        return self.root / "looks" / f"{check_id(model_id)}.parquet"
+
+    def normals(self, model_id: str) -> Place:
+        """Some of a model's training images, as thumbnails."""
+        return self.root / "normals" / f"{check_id(model_id)}.parquet"
+
     def card(self, model_id: str) -> Place:
         """A model's page for people."""
         return self.root / "cards" / f"{check_id(model_id)}.md"

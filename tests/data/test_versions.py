@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nelbo.data import (
+    FLAGGED_SCHEMA,
     MANIFEST_SCHEMA,
     RUNS_SCHEMA,
     SCHEMA_VERSION,
@@ -22,6 +23,8 @@ from nelbo.data import (
 
 #: Written by the code of schema version 1.
 OLD = Path(__file__).parent / "version_1"
+#: Written by the code of schema version 6: a batch of three files, of which two are flagged and one is not scored.
+VERSION_6 = Path(__file__).parent / "version_6"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,18 @@ def test_old_and_new_batches_are_read_together(tmp_path: Path) -> None:
     found = read_scores(tmp_path)
     assert found.num_rows == 4
     assert found.column_names == [*SCORES_SCHEMA.names, "model_id", "batch_id"]
+
+
+@pytest.mark.parametrize(("name", "schema"), [("scores", SCORES_SCHEMA), ("flagged", FLAGGED_SCHEMA)])
+def test_files_of_version_6_do_not_say_why(name: str, schema: pa.Schema) -> None:
+    path = VERSION_6 / f"{name}.parquet"
+    old = pq.read_table(path)
+    assert old.schema.metadata[b"nelbo.schema_version"] == b"6"
+    table = read_table(path)
+    assert table.schema.equals(schema, check_metadata=False)
+    assert table["why"].null_count == table.num_rows
+    # NaN is NaN, and lists are no arrays.
+    assert repr(table.select(old.column_names).to_pylist()) == repr(old.to_pylist())
 
 
 @pytest.mark.parametrize("version", [str(SCHEMA_VERSION + 1), "0", "-1", "one"])

@@ -96,6 +96,15 @@ def test_blots_are_found_and_drawn(images: Path, workspace: Path) -> None:
         if row["relative_path"].startswith("b/blot"):
             thumbnail = np.asarray(Image.open(io.BytesIO(row["thumbnail"])), float)
             assert thumbnail[map_ > row["map_high"]].mean() < thumbnail.mean() - 20
+            assert "darker" in row["why"]
+
+
+def test_each_flagged_image_says_why_and_no_other(images: Path, workspace: Path) -> None:
+    for row in rows(score(images / "new", workspace)["scores"]).to_pylist():
+        assert (row["why"] is not None) == (row["verdict"] == "anomalous")
+        if row["why"] is not None:
+            n_at_least, n = re.search(r"(None|\d+) of (\d+) normal images scores? as high\.$", row["why"]).groups()  # type: ignore[union-attr]
+            assert row["p_value"] == (1 + int(n_at_least.replace("None", "0"))) / (int(n) + 1)
 
 
 def test_scoring_again_gives_the_same_rows_and_replaces_them(images: Path, workspace: Path) -> None:

@@ -40,7 +40,7 @@ _EVENTS = {"open", "os.link", "os.rename", "os.remove", "os.rmdir", "shutil.rmtr
 
 
 def stub_scores(
-    _model: Any, files: Iterable[Any], _decoding: Any, _calibration: Any = None
+    _model: Any, files: Iterable[Any], _decoding: Any, _calibration: Any = None, _looks: Any = None
 ) -> Generator[pa.Table, None, None]:
     """Numbers made of the hash, some of them far above any threshold; leaves a line for each file."""
     files = list(files)
@@ -53,7 +53,7 @@ def stub_scores(
         log.writelines(f"{file.path}\n" for file in files)
     nulls = pa.nulls(len(files))
     columns = dict.fromkeys((*MEASURES, *QUALITY), numbers) | dict.fromkeys(
-        ("size_z", "variant_z", "part", "variant"), nulls
+        ("size_z", "variant_z", "part", "variant", "why"), nulls
     )
     columns |= {"reason": pa.array(reasons, pa.string()), "drops_colour": pa.array([False] * len(files))}
     columns |= {"map": nulls, "map_low": nulls, "map_high": nulls}

@@ -18,6 +18,7 @@ from nelbo.data import (
     FLAGGED_SCHEMA,
     JOINT_PARTS,
     SCORES_SCHEMA,
+    CachedPixels,
     write_json,
     write_scores,
     write_table,
@@ -25,13 +26,15 @@ from nelbo.data import (
 from nelbo.detectors import Threshold, detect_drift
 from nelbo.flows.evaluation.drift import drift_facts, write_drift
 from nelbo.flows.inference.maps import pictured
-from nelbo.flows.options.options import CalibrateOptions, ScoreOptions
+from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
+from nelbo.flows.report.normals import keep_normals
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration, write_calibration
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
 MODEL = "m5c0fed000000000"
+WHY = "One spot at the top left (20 % from the left, 21 % from the top, 12 x 13 % in size) stands out."
 START = datetime(2026, 10, 1, 6, tzinfo=UTC)
 
 
@@ -113,6 +116,8 @@ def add_batch(
     rows |= _decide(pa.table(measures), lost, calibration)
     constants = {"statistic": "peak", "likelihood": "gaussian", "engine": "keras", "run_id": run.run_id}
     constants |= {"part": None, "variant": None}
+    flags = [verdict in ("anomalous", "review") for verdict in rows["verdict"].to_pylist()]
+    rows["why"] = pa.array(np.where(flags, WHY, None), pa.string())
     rows |= {name: pa.array([value] * n) for name, value in constants.items()}
     rows |= {
         "reason": pa.array(random.choice(["truncated", "not_an_image", "too_large"], n, p=[0.6, 0.3, 0.1]), mask=~lost),
@@ -149,6 +154,14 @@ def add_batch(
         **drift_facts(drift),
     )
     return table
+
+
+def add_normals(workspace: Workspace, model_id: str = MODEL, greys: Sequence[int] = (40, 128, 220)) -> None:
+    """Training images of a model: each of one grey."""
+    pixels = np.array(greys, np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 1), np.uint8)
+    table = pa.table(_images([f"normal/{grey}.png" for grey in greys]))
+    run = Run("train", TrainOptions(normal="normal"))
+    keep_normals(CachedPixels(pixels, np.arange(len(greys))), table, 0, workspace, model_id, run)
 
 
 def publish_for_ever(folder: str) -> None:

@@ -105,7 +105,8 @@ def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
     page = choose_page(n, _ROWS, f"page of {where} {values} {order}")
     sql = f"""
         SELECT relative_path, coalesce(scores.verdict, '') AS verdict, coalesce(scores.reason, '') AS reason,
-               anomaly_score, p_value, q_value, round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion,
+               coalesce(scores.why, '') AS why, anomaly_score, p_value, q_value,
+               round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion,
                round(rate_nats, 1) AS rate, model_id, batch_id, image_id
         FROM scores WHERE {where} ORDER BY {_ORDERS[order]}, relative_path LIMIT ? OFFSET ?
     """
@@ -117,6 +118,7 @@ def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
         "anomaly_score": st.column_config.NumberColumn("score", format="%.4g"),
         "p_value": st.column_config.NumberColumn("p", format="%.3g"),
         "q_value": st.column_config.NumberColumn("q", format="%.3g"),
+        **({"why": st.column_config.TextColumn("why", width="large")} if rows["why"].any() else {}),
         **{name: st.column_config.NumberColumn(f"{name}, nats", format="localized") for name in numbers},
     }
     show_rows(rows, f"files {page}", columns)

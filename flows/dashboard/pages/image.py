@@ -15,7 +15,7 @@ from nelbo.flows.dashboard.calibrations import known_calibration, show_promise, 
 from nelbo.flows.dashboard.links import link, show_rows
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.originals import original_of
-from nelbo.flows.dashboard.pictures import Row, show, show_heatmap
+from nelbo.flows.dashboard.pictures import Row, show, show_heatmap, show_nearest
 from nelbo.flows.dashboard.style import palette, utc
 from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.numbers import number
@@ -41,13 +41,16 @@ def draw(tables: Tables) -> None:
     picture = original_of(workspace.scores(row["model_id"], row["batch_id"]), row)
     _facts(row, calibration)
     warn_if_blind(tables, row["model_id"], row["calibration_id"])
-    left, right = st.columns(2)
+    left, middle, right = st.columns(3)
     with left:
         st.markdown("**Original**")
         show(picture, f"original of {path}")
-    with right:
+    with middle:
         st.markdown("**Where it is unusual**")
         show_heatmap(tables, row)
+    with right:
+        st.markdown("**Nearest normal image**")
+        show_nearest(tables, row)
     _nearest(workspace, row, calibration)
     _history(tables, row)
 
@@ -107,6 +110,8 @@ def _facts(row: Row, calibration: Calibration | None) -> None:
         for name, value in facts.items():
             st.metric(name, value, width="content")
     show_promise(calibration)
+    if pd.notna(row["why"]):
+        st.write(literal(row["why"]))
     if pd.notna(row["reason"]):
         text = f"Not scored: {row['reason']}."
     else:

@@ -14,7 +14,7 @@ from nelbo.flows.dashboard.frames import show_frame
 from nelbo.flows.dashboard.links import link
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.originals import original_of
-from nelbo.flows.dashboard.pictures import Row, show, show_heatmap
+from nelbo.flows.dashboard.pictures import Row, show, show_heatmap, show_nearest
 from nelbo.flows.dashboard.style import utc
 from nelbo.flows.dashboard.tables import Batch, Tables
 from nelbo.flows.numbers import number
@@ -107,11 +107,15 @@ def _image(tables: Tables, row: Row) -> None:
         f"p {number(row['p_value'], 3)}, q {number(row['q_value'], 3)}"
     )
     show_promise(known_calibration(tables, row["calibration_id"]))
+    if pd.notna(row["why"]):
+        st.write(literal(row["why"]))
     link(row, "image", "All about this image")
     picture = original_of(tables.workspace.scores(row["model_id"], row["batch_id"]), row)
     left, right = st.columns(2)
     with left:
         show_heatmap(tables, row)
+        st.markdown("**Nearest normal image**")
+        show_nearest(tables, row)
     with right:
         show(picture, f"original of {row['relative_path']}")
         _question(tables, row)

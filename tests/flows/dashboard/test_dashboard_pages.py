@@ -18,7 +18,7 @@ import pytest
 import reviewing
 from browser import Watched, dashboard
 from PIL import Image
-from scored import MODEL, START, add_batch, add_calibration
+from scored import MODEL, START, WHY, add_batch, add_calibration, add_normals
 from sklearn.metrics import roc_auc_score
 from streamlit.testing.v1 import AppTest
 from synthetic import texture, write_images
@@ -65,6 +65,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     add_batch(workspace, "repeat", names, alone, model_id=OTHER, seed=8, **scored)
     add_batch(workspace, "single", names, alone, model_id=OTHER, **scored)
     add_batch(workspace, "shift", names, usual, labelled=True, seed=4, **scored)
+    add_normals(workspace)
     return workspace
 
 
@@ -128,6 +129,8 @@ def test_image_page_shows_the_image_and_what_is_known_of_it(
     normals = read_table(workspace.calibrations / row["calibration_id"] / "scores.parquet").to_pandas()
     nearest = normals.loc[(normals["anomaly_score"] - row["anomaly_score"]).abs().sort_values().index[:5]]
     assert all(name in text for name in nearest["relative_path"])
+    assert WHY in text
+    _see(page, "normal image normal/128.png")
     assert watched.findings() == []
     # Opacity changes the heatmap alone.
     before = [page.get_by_alt_text(f"{what} {ATTACK}").get_attribute("src") for what in ("original of", "heatmap on")]
@@ -395,6 +398,25 @@ def run(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTes
         return page
 
     return run
+
+
+def test_why_and_the_nearest_normal_image_stand_on_the_pages(
+    run: Callable[..., AppTest], scores: pd.DataFrame, own: Workspace
+) -> None:
+    first = scores.iloc[0]
+    shutil.rmtree(own.models)
+    for page in (
+        run("image", **_address_of(first)),
+        run("review", model=MODEL, batch="shift", image=first["image_id"]),
+    ):
+        assert literal(WHY) in [one.value for one in page.markdown]
+        assert [one.value for one in page.text if one.value.startswith("normal/")] == ["normal/128.png"]
+    (rows,) = [one.value for one in run("batch", model=MODEL, batch="shift").dataframe if "why" in one.value]
+    assert set(rows["why"][rows["verdict"] == "anomalous"]) == {WHY}
+    # The other model was made before any were kept.
+    page = run("image", **_address_of(first, "repeat", OTHER))
+    assert literal(WHY) in [one.value for one in page.markdown]
+    assert "None was kept" in page.info[0].value
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,19 @@ def test_flagged_images_are_shown_with_their_maps(images: Path, ws: nelbo.Worksp
     # They are drawn from the rows.
     shutil.rmtree(tmp_path / "new")
     assert len(batch.flagged) == 6
-    assert batch.show().size == (3 * 400 + 8, 2 * 216 + 8)
+    # Each has the nearest normal image at its right, and six lines below.
+    assert batch.show().size == (3 * 600 + 8, 2 * 296 + 8)
+    assert batch.flagged["why"].str.contains(" normal images? scores? as high").all()
     shown = np.asarray(batch.show(n=1))
     original, overlaid = shown[8:200, 8:200], shown[8:200, 208:400]
     # The map has colours, the image has none.
     assert not np.ptp(original.astype(int), axis=2).any()
     assert np.ptp(overlaid.astype(int), axis=2).any()
+    nearest, lines = shown[8:200, 408:600], shown[216:290]
+    assert nearest.min() < 200
+    assert lines.min() < 50
+    batch.workspace.normals(batch.model_id).unlink()
+    assert batch.show(n=1).width == 400 + 8
 
 
 def test_a_scorer_gives_the_numbers_of_the_command(images: Path, ws: nelbo.Workspace) -> None:

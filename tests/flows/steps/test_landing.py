@@ -246,7 +246,7 @@ def too_late(times: int) -> Callable[..., Iterator[pa.Table]]:
     """Scores as of the stub, but decoding of a.png takes too long so many times."""
     left = times
 
-    def scores(model: Any, files: Any, decoding: Any, _calibration: Any) -> Iterator[pa.Table]:
+    def scores(model: Any, files: Any, decoding: Any, *_: Any) -> Iterator[pa.Table]:
         nonlocal left
         files = list(files)
         (table,) = killed.stub_scores(model, files, decoding)

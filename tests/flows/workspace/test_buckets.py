@@ -126,7 +126,7 @@ def test_the_whole_chain_gives_the_rows_of_a_local_workspace(images: Path, s3: A
     assert local[2].equals(remote[2])
     names = {name.removeprefix("bucket/deep/er/").partition("/")[0] for name in s3.find("bucket")}
     kinds = {"calibrations", "cards", "flagged", "history", "latest.json", "manifests", "models", "reports", "runs"}
-    assert names == kinds | {"scores", "sensitivity"}
+    assert names == kinds | {"looks", "normals", "scores", "sensitivity"}
     # What needs a disk is in a private folder, and gone with the training that needed it.
     (private,) = (tmp_path / "caches" / "nelbo").iterdir()
     assert private.stat().st_mode & 0o077 == 0

@@ -6,6 +6,7 @@ engines. Most weights of a layer are alike, so that it packs small.
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -82,6 +83,11 @@ def test_a_workspace_of_version_0_1_is_read(old: Path, workspace: Workspace, nel
         for of in (found, expected)
     ]
     assert peaks[0] == pytest.approx(peaks[1], rel=1e-4, abs=1e-4)
+    # Nothing was kept of training images to compare with.
+    said = dict(zip(*(found[name].to_pylist() for name in ("verdict", "why")), strict=True))
+    assert said["normal"] is None
+    assert re.fullmatch(r".* stands? out.*\. (None|\d+) of 24 normal images scores? as high\.", said["anomalous"])
+    assert "training" not in said["anomalous"]
 
 
 @pytest.mark.parametrize("made_by", ["0.1", "now"])
