@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,8 @@ from nelbo.data import (
 )
 from nelbo.data import n_groups as n_groups_of
 from nelbo.detectors import images_of_variant
+from nelbo.flows.evaluation import normals as looks
+from nelbo.flows.evaluation.normals import Finding
 from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.inference.measured import with_quality
 from nelbo.flows.inference.models import import_keras, keep_bundle
@@ -41,7 +43,7 @@ from nelbo.flows.inference.progress import progress
 from nelbo.flows.inference.simulation import Unseen, simulate
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
-from nelbo.flows.report.found_parts import write_found_parts, write_variants
+from nelbo.flows.report.found_parts import write_found_parts, write_strangest, write_variants
 from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest
 from nelbo.flows.steps.parts import (
     assign_parts,
@@ -54,11 +56,13 @@ from nelbo.flows.steps.parts import (
 )
 from nelbo.flows.steps.sensitivity import keep as keep_simulated
 from nelbo.flows.steps.settle import Settled
+from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import SEEN_DIGITS
 from nelbo.flows.workspace.runs import Run, code_version
 from nelbo.flows.workspace.tables import with_column
+from nelbo.vae_core.pixels import to_unit
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,7 @@ class Fitted:
     """A trained model, the sizes of its parts, and how many groups its images make.
 
     crossed: whether images that it was trained on set the threshold, see `unseen_rows`; all of them count then.
+    findings: what people should know of its images.
     """
 
     model_id: str
@@ -83,6 +88,7 @@ class Fitted:
     n_calibration: int
     n_groups: int | None = None
     crossed: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,14 +128,18 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     options = settled.options
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, batch_id)
+    findings = said(_of_listed(manifest, options))
     cache = _decode(manifest, options, batch_id)
     manifest, normals = _part(manifest, cache, options)
     publish_manifest(manifest, workspace, batch_id, run)
-    if manifest.n_unusable:
-        log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
+    findings += said([*looks.unusable([manifest.table]), *looks.of_pixels(normals.pixels, normals.table)])
     n_alike = _warn_of_copies(normals)
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     variants = _sizes(training)
+    paths = normals.texts("relative_path", normals.rows(*_FITTED))
+    findings += said([*looks.of_kinds(training.kinds, len(variants) or 1, paths), *looks.of_curve(training.curve)])
+    shown, question = _strangest(training, normals)
+    findings.append(question)
     for warning in training.warnings:
         log.warning("%s", warning)
     n_groups = count_groups(manifest.table)
@@ -138,6 +148,8 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
         **_of_files(manifest.table),
         "n_groups": n_groups,
         "settled": settled.why,
+        "data": [finding.to_dict() for finding in findings],
+        **({"curve": looks.describe_curve(training.curve)} if training.curve else {}),
         **({"variants": variants} if variants else {}),
         **({"crossed": True} if normals.crossed else {}),
     }
@@ -154,10 +166,46 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
         write_found_parts(workspace, model_id, normals.pixels, normals.found)
     if variants:
         write_variants(workspace, model_id, normals.pixels.take(normals.rows(*_FITTED)), training.unseen.variant)
+    write_strangest(workspace, model_id, normals.pixels.take(shown))
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
         counts["n_calibration"] = len(normals.rows(*_FITTED))
-    return Fitted(model_id, **counts, n_groups=n_groups, crossed=normals.crossed)
+    return Fitted(model_id, **counts, n_groups=n_groups, crossed=normals.crossed, findings=tuple(findings))
+
+
+def said(findings: Sequence[Finding]) -> list[Finding]:
+    """The same findings, each a line in the log now."""
+    for finding in findings:
+        log.warning("%s", finding.sentence)
+    return list(findings)
+
+
+def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:
+    """What the headers of the files show."""
+    table = each_once(manifest.table)
+    return looks.of_files([table], whole=options.frame is None, coloured=options.n_channels > 1)
+
+
+def _strangest(training: Any, normals: Normals) -> tuple[np.ndarray, Finding]:
+    """Rows of the images that look the least normal to a model that has not seen them, and the question to people."""
+    model, rows = training.model, normals.rows(*_FITTED)
+    scored = [(rows, training.unseen)]
+    if training.unseen is None:
+        rows = normals.rows("validation", "calibration")
+        score = vae_core.fast_scorer(model)
+        chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+        scored = [(some, score(to_unit(normals.pixels[some]))) for some in chunks]
+    statistic = Statistic(model.config.statistic)
+    tables = [pa.table(_measured(found, normals, some, model)) for some, found in scored]
+    scores = np.concatenate([statistic.scores(table) for table in tables])
+    order, question = looks.strangest(scores, normals.texts("relative_path", rows))
+    log.info("%s", question.sentence)
+    return rows[order], question
+
+
+def _measured(score: Any, normals: Normals, rows: np.ndarray, model: Any) -> dict[str, pa.Array]:
+    """Scores of some images by the names of ``MEASURED``."""
+    return columns_of(score, model) | {"size_z": size_z([normals.found[row] for row in rows])}
 
 
 def _sizes(training: Any) -> dict[str, int]:
@@ -217,8 +265,7 @@ def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
     table = normals.table.select(["relative_path", "image_id", "label", "split", "group"]).take(pa.array(rows))
     table = with_column(table, "label", [0] * len(rows))
     table = with_column(table, "split", ["calibration"] * len(rows))
-    found = columns_of(unseen, model) | {"size_z": size_z([normals.found[row] for row in rows])}
-    for name, column in found.items():
+    for name, column in _measured(unseen, normals, rows, model).items():
         table = table.append_column(name, column)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path, table.schema)
