@@ -123,7 +123,7 @@ def _of_sizes(sizes: _Tally) -> list[Finding]:
     if 2 * n_others < n:
         said = (
             f"{number(n_others)} of {images(n)} are of another size ({_by(others[0])} pixels; most are {_by(usual)}; "
-            f"first: {some(list(files), 1)})"
+            f"first: {files[0]})"
         )
     else:
         low, high = (size(sizes.counts, key=lambda sides: sides[0] * sides[1]) for size in (min, max))
