@@ -57,8 +57,8 @@ class _Tally:
     """How many images have each value, and the first of them."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Hashable] = Counter()
-        self.first: dict[Hashable, list[str]] = {}
+        self.counts: Counter[Any] = Counter()
+        self.first: dict[Any, list[str]] = {}
 
     def add(self, values: Sequence[Hashable], paths: Sequence[str]) -> None:
         self.counts.update(values)

@@ -1,4 +1,4 @@
-"""Normal images that would spoil a model, the whole way: said by ``ingest`` and ``train``, in the card with pictures."""
+"""Normal images that would spoil a model, the whole way: said by ``ingest`` and ``train``, and shown in the card."""
 
 import logging
 from pathlib import Path
