@@ -262,5 +262,6 @@ def strangest(scores: np.ndarray, paths: Sequence[str]) -> tuple[np.ndarray, Fin
     """
     rows = np.argsort(-scores, kind="stable")[:N_STRANGE]
     files = tuple(paths[row] for row in rows)
-    said = f"Are these really normal? The {number(len(rows))} strangest of {images(len(scores))}: {', '.join(files)}."
+    shown = some(list(files), _SHOWN)
+    said = f"Are these really normal? The {number(len(rows))} strangest of {images(len(scores))}: {shown}."
     return rows, Finding("strange", said, len(rows), files)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ from nelbo.flows.inference.simulation import Unseen, simulate
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.found_parts import write_found_parts, write_strangest, write_variants
-from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest
+from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest, said
 from nelbo.flows.steps.parts import (
     assign_parts,
     check_enough,
@@ -171,13 +171,6 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     if normals.crossed:
         counts["n_calibration"] = len(normals.rows(*_FITTED))
     return Fitted(model_id, **counts, n_groups=n_groups, crossed=normals.crossed, findings=tuple(findings))
-
-
-def said(findings: Sequence[Finding]) -> list[Finding]:
-    """The same findings, each a line in the log now."""
-    for finding in findings:
-        log.warning("%s", finding.sentence)
-    return list(findings)
 
 
 def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:

@@ -30,7 +30,7 @@ from nelbo.data import (
     table_writer,
     write_table,
 )
-from nelbo.flows.evaluation.normals import of_files, unusable
+from nelbo.flows.evaluation.normals import Finding, of_files, unusable
 from nelbo.flows.options.options import IngestOptions, ScoreOptions, SourceOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.parts import count_groups
@@ -80,9 +80,7 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     run.record(workspace, batch_id=batch.batch_id, **counts)
     runner.rename(batch.batch_id)
     manifest = workspace.manifest(batch.batch_id)
-    findings = [*unusable(iter_rows(manifest, ROWS)), *of_files(iter_rows(manifest, ROWS))]
-    for finding in findings:
-        log.warning("%s", finding.sentence)
+    findings = said([*unusable(iter_rows(manifest, ROWS)), *of_files(iter_rows(manifest, ROWS))])
     about = {"images": options.images, "workspace": options.workspace}
     runner.announce(
         "nelbo.batch.landed", f"batch.{batch.batch_id}", batch_id=batch.batch_id, n_images=batch.n_images, **about
@@ -141,6 +139,13 @@ def keep_batch(
             writer.write(table)
     counts = (n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates, scan.n_folders_unlisted)
     return Batch(batch_id, len(contents), *counts)
+
+
+def said(findings: list[Finding]) -> list[Finding]:
+    """The same findings, each a line in the log now."""
+    for finding in findings:
+        log.warning("%s", finding.sentence)
+    return findings
 
 
 def scan_source(

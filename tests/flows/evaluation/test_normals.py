@@ -156,5 +156,7 @@ def test_the_strangest_are_asked_about_worst_first() -> None:
     scores = np.arange(30.0)
     rows, found = normals.strangest(scores, [f"{i}.png" for i in range(30)])
     assert rows.tolist() == list(range(29, 19, -1))
-    assert found.sentence.startswith("Are these really normal? The 10 strangest of 30 images: 29.png, 28.png")
+    assert found.sentence == (
+        "Are these really normal? The 10 strangest of 30 images: 29.png, 28.png, 27.png and 7 more."
+    )
     assert (found.n, len(found.files)) == (10, 10)
