@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from nelbo.vae_core.config import FREE, LINEAR_IMAGE, VAEConfig
 from nelbo.vae_core.linear.crossfit import N_FOLDS, RIDGES, Fit, Rows, seen_by
@@ -61,7 +62,9 @@ def _solutions(rows: Rows, config: VAEConfig) -> list[Solution]:
     if config.head == LINEAR_IMAGE:
         solution = solve_image(rows, moments)
         return [solution.with_ridge(ridge) for ridge in RIDGES]
-    return [solve_positions(moments, shared=config.subject == FREE)]
+    # Products of a position each are too small for several threads.
+    with threadpool_limits(1, "blas"):
+        return [solve_positions(moments, shared=config.subject == FREE)]
 
 
 def _best(rows: Rows, shape: tuple[int, int, int], config: VAEConfig, solutions: list[Solution]) -> NDArray[np.float64]:
