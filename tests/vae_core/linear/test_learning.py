@@ -53,13 +53,21 @@ def test_its_last_point_is_the_density_of_unseen_features(rows: np.ndarray) -> N
     assert found.spread == pytest.approx(by_scipy.std(), rel=1e-3)
 
 
-@pytest.mark.parametrize("head", ["linear", "linear_image"])
-def test_more_images_bring_less_and_less(rows: np.ndarray, head: str) -> None:
-    found = curve(rows, head)
+def test_more_images_bring_less_and_less(rows: np.ndarray) -> None:
+    found = curve(rows, "linear_image")
     assert found is not None
     first, last = found.gains
     assert first > last > 0
     assert 0 < found.next_gain < last
+
+
+def test_a_position_of_five_features_is_soon_known(rows: np.ndarray) -> None:
+    few, many = curve(rows[:60]), curve(rows)
+    assert few is not None
+    assert many is not None
+    assert few.n_images == (12, 24, 48)
+    assert few.gains[0] > 0.1
+    assert many.next_gain < 0.01
 
 
 def test_units_of_features_do_not_matter(rows: np.ndarray) -> None:
