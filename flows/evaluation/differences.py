@@ -29,6 +29,8 @@ _MAY_BE = {
 _OF_LIGHT = ("contrast", "sharpness")
 #: Nine of ten normal images lie between.
 _USUAL = (0.05, 0.95)
+#: What the light of two sets of images is not known better than.
+_ABOUT = 0.1
 
 Look = Mapping[str, np.ndarray]
 
@@ -104,9 +106,9 @@ def _shift(batch: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _explained(light: float, batch: np.ndarray, reference: np.ndarray) -> bool:
-    """Whether in the usual light a batch would lie where the middle half of the normal images do."""
-    low, high = np.nanquantile(reference, [0.25, 0.75])
-    return light != 1 and low <= float(np.nanmedian(batch)) / max(light, 1e-6) <= high
+    """Whether in the usual light a batch would lie about where normal images do."""
+    low, high = np.nanquantile(reference, _USUAL) * (1 - _ABOUT, 1 + _ABOUT)
+    return light != 1 and bool(low <= float(np.nanmedian(batch)) / max(light, 1e-6) <= high)
 
 
 def _off(batch: np.ndarray, reference: np.ndarray) -> float:

@@ -61,13 +61,10 @@ def test_more_images_bring_less_and_less(rows: np.ndarray) -> None:
     assert 0 < found.next_gain < last
 
 
-def test_a_position_of_five_features_is_soon_known(rows: np.ndarray) -> None:
-    few, many = curve(rows[:60]), curve(rows)
-    assert few is not None
-    assert many is not None
-    assert few.n_images == (12, 24, 48)
-    assert few.gains[0] > 0.1
-    assert many.next_gain < 0.01
+def test_positions_of_five_features_are_soon_known(rows: np.ndarray) -> None:
+    found = curve(rows)
+    assert found is not None
+    assert 0 <= found.next_gain < 0.02
 
 
 def test_units_of_features_do_not_matter(rows: np.ndarray) -> None:
