@@ -58,7 +58,7 @@ def test_real_cells_in_another_light(tmp_path: Path) -> None:
         page = Path(found[name]["report"]).read_text()
         # What differs comes first.
         assert 0 < page.index(f"T{said[1:]}") < page.index("<h1>")
-        assert "This batch as a whole is unlike the calibration." in page
+        assert "Alarm: this batch as a whole is unlike the calibration." in page
         assert "What is flagged may be the light and not the parts." in page
         assert f"brightness is {direction} than in the calibration" in page
     assert "No sign that this batch" in Path(found["same"]["report"]).read_text()
