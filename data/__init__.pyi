@@ -37,6 +37,7 @@ from .places import open_place as open_place
 from .places import publish_folder as publish_folder
 from .places import read_unchanged as read_unchanged
 from .places import remove_folder as remove_folder
+from .quality import cut_off as cut_off
 from .quality import image_quality as image_quality
 from .quality import part_quality as part_quality
 from .schemas import CALIBRATION_SCHEMA as CALIBRATION_SCHEMA

@@ -27,6 +27,7 @@ from .engines.speed import machine as machine
 from .features.pretext import n_pretext_epochs as n_pretext_epochs
 from .features.pretrained import BackboneError as BackboneError
 from .linear.crossfit import N_FOLDS as N_FOLDS
+from .linear.curve import LearningCurve as LearningCurve
 from .linear.variants import VariantError as VariantError
 from .model import Model as Model
 from .network.layers import Sampling as Sampling

@@ -171,6 +171,8 @@ def _table(rows: list[Any], header: list[str] | None = None) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.6g}"
+    if isinstance(value, dict) and "sentence" in value:
+        return _text(value["sentence"])
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
     if isinstance(value, list):

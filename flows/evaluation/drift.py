@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from nelbo.data import QUALITY, InputError, read_table
 from nelbo.detectors import detect_drift
+from nelbo.flows.evaluation.differences import differences
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import Calibration, rows_of, scored_rows
@@ -21,6 +22,9 @@ from nelbo.flows.workspace.tables import with_column
 log = logging.getLogger(__name__)
 
 _KEY = "nelbo.drift"
+
+#: What images look like, by which a batch is compared with the normal ones.
+_LOOKS = (*QUALITY, "size")
 
 
 def find_drift(
@@ -35,7 +39,8 @@ def find_drift(
             like it.
 
     Returns:
-        ``alarm``; ``alpha``; ``findings``, a sentence for each test that fired; ``tests``, all of them.
+        ``alarm``; ``alpha``; ``differs``, a name and a sentence for each look that differs; ``findings``, a sentence
+        for each other test that fired; ``tests``, all of them.
     """
     rows = _without_order(rows)
     earlier = _earlier(calibration, workspace, batch_id, options.drift_batches)
@@ -47,22 +52,33 @@ def find_drift(
     alpha = options.drift_alpha / max(1, len(names))
     promised = calibration.threshold.value if calibration.threshold.fpr is not None else None
     findings: list[str] = []
+    differs: list[dict[str, str]] = []
     tests: list[dict[str, Any]] = []
     for name in names or [None]:
         own = _of(rows, name)
+        look, usual = _look(own), {} if reference is None else _look(_of(reference, name))
         found = detect_drift(
             own["anomaly_score"].to_numpy(),
             calibration.against(name),
             threshold=promised,
             earlier=[calibration.statistic.scores(one) for batch in earlier if len(one := _of(batch, name))],
-            statistics=_look(own),
-            reference={} if reference is None else _look(_of(reference, name)),
+            statistics={one: look[one] for one in _LOOKS},
+            reference={one: usual[one] for one in _LOOKS if usual},
             alpha=alpha,
         )
         said = "" if name is None else f"variant {name}: "
-        findings += [f"{said}{test.finding}" for test in found.fired]
+        findings += [f"{said}{test.finding}" for test in found.fired if test.name not in _LOOKS]
+        seen = differences([test.name for test in found.fired if test.name in _LOOKS], look, usual)
+        differs += [one._replace(sentence=f"{said}{one.sentence}")._asdict() for one in seen]
         tests += [test._asdict() | {"name": f"{said}{test.name}", "fired": test in found.fired} for test in found.tests]
-    return {"alarm": bool(findings), "alpha": options.drift_alpha, "findings": findings, "tests": tests}
+    alarm = any(test["fired"] for test in tests)
+    return {
+        "alarm": alarm,
+        "alpha": options.drift_alpha,
+        "differs": differs,
+        "findings": findings,
+        "tests": tests,
+    }
 
 
 def _of(rows: pa.Table, variant: str | None) -> pa.Table:
@@ -142,6 +158,6 @@ def _reference(calibration: Calibration, workspace: Workspace) -> pa.Table | Non
 
 def _look(table: pa.Table) -> dict[str, np.ndarray]:
     """Simple statistics of images; NaN where one was not decoded."""
-    look = {name: np.asarray(table[name].to_numpy(), np.float64) for name in QUALITY}
-    pixels = pc.multiply(table["width_px"].cast(pa.int64()), table["height_px"].cast(pa.int64()))
-    return {**look, "size": np.sqrt(np.asarray(pixels.to_numpy(), np.float64))}
+    names = (*QUALITY, "width_px", "height_px")
+    look = {name: np.asarray(table[name].to_numpy(), np.float64) for name in names}
+    return {**look, "size": np.sqrt(look["width_px"] * look["height_px"])}

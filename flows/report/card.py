@@ -77,6 +77,7 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     beside = {
         "parts": workspace.found_parts(model_id),
         "variants": workspace.variants(model_id),
+        "strangest": workspace.strangest(model_id),
         "simulated": workspace.simulated_shown(model_id),
     }
     pictures = {name: place.name for name, place in beside.items() if place.exists()}
@@ -113,7 +114,7 @@ def render_card(
         description: the content of ``model.json``.
         history: of the training, one row an epoch.
         pictures: addresses of those that there are: ``curves``, found ``parts``, images of each of the ``variants``,
-            and defects that were ``simulated``.
+            normal images that are the ``strangest``, and defects that were ``simulated``.
         sees: what it sees of simulated defects; None where none were painted.
     """
     training, config = description["training"], description["config"]
@@ -128,11 +129,13 @@ def render_card(
         "remedies": remedies(config, training) if sees is not None and sees.blind else [],
         # Models of before there were any do not say.
         "variants": training.get("variants", {}),
+        "findings": [one for one in training.get("data", []) if one["name"] != "strange"],
+        "strange": next((one["files"] for one in training.get("data", []) if one["name"] == "strange"), []),
+        "curve": training.get("curve"),
         "frame": description["preprocessing"].get("frame"),
         "config": config,
         "preprocessing": description["preprocessing"],
-        # Bundles of before 2026-12 do not say how many images are alike.
-        "training": {"n_alike": 0, "n_leaks": training.get("n_near_duplicates", 0)} | training,
+        "training": training,
         "trained_at": f"{datetime.fromisoformat(training['trained_at_utc']):%Y-%m-%d %H:%M}",
         "n_repeats": _n_repeats(training),
         # Models of version 0.1 name no head.

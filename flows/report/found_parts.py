@@ -38,6 +38,11 @@ def write_variants(workspace: Workspace, model_id: str, pixels: PixelRows, varia
     _write(np.concatenate([to_unit(pixels[[row]]) for row in some]), workspace.variants(model_id), workspace)
 
 
+def write_strangest(workspace: Workspace, model_id: str, pixels: CachedPixels) -> None:
+    """The normal images that look the least normal, (n, h, w, c) as the model takes them, the strangest first."""
+    _write(to_unit(pixels[:]), workspace.strangest(model_id), workspace)
+
+
 def _write(pixels: np.ndarray, target: Place, workspace: Workspace) -> None:
     """Put (n, h, w, c) pictures in [0, 1] on a sheet."""
     levels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -35,6 +34,8 @@ from nelbo.data import (
 )
 from nelbo.data import n_groups as n_groups_of
 from nelbo.detectors import images_of_variant
+from nelbo.flows.evaluation import normals as looks
+from nelbo.flows.evaluation.normals import Finding
 from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.inference.measured import with_quality
 from nelbo.flows.inference.models import import_keras, keep_bundle
@@ -44,9 +45,9 @@ from nelbo.flows.inference.simulation import Unseen, simulate
 from nelbo.flows.inference.why.looks import keep_looks, learn_looks
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
-from nelbo.flows.report.found_parts import write_found_parts, write_variants
+from nelbo.flows.report.found_parts import write_found_parts, write_strangest, write_variants
 from nelbo.flows.report.normals import keep_normals
-from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest
+from nelbo.flows.steps.ingest import content_id, publish_manifest, read_manifest, said
 from nelbo.flows.steps.parts import (
     assign_parts,
     check_enough,
@@ -61,11 +62,13 @@ from nelbo.flows.steps.parts import (
 )
 from nelbo.flows.steps.sensitivity import keep as keep_simulated
 from nelbo.flows.steps.settle import Settled
+from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import SEEN_DIGITS
 from nelbo.flows.workspace.runs import Run, code_version
 from nelbo.flows.workspace.tables import with_column
+from nelbo.vae_core.pixels import to_unit
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ class Fitted:
     """A trained model, the sizes of its parts, and how many groups its images make.
 
     crossed: whether images that it was trained on set the threshold, see `unseen_rows`; all of them count then.
+    findings: what people should know of its images.
     """
 
     model_id: str
@@ -91,6 +95,7 @@ class Fitted:
     n_groups: int | None = None
     n_near_duplicates: int = 0
     crossed: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,14 +105,14 @@ class Normals:
     pixels: of all usable images.
     table: their rows of the manifest, with what each is for as its ``split``.
     found: of each what is found of the part that is looked for; None where none is.
-    alike: of each the number of its group of near-duplicates, see `data.near_duplicates`.
+    alike: what is to be said of near-duplicates among them.
     crossed: whether all of them set the threshold, too.
     """
 
     pixels: CachedPixels
     table: pa.Table
     found: list[Part | None]
-    alike: list[int]
+    alike: list[Finding]
     crossed: bool
 
     def rows(self, *parts: str) -> np.ndarray:
@@ -132,23 +137,28 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     options = settled.options
     workspace = Workspace.at(options.workspace)
     manifest = read_manifest(workspace, batch_id)
+    findings = said(_of_listed(manifest, options))
     cache = _decode(manifest, options, batch_id)
     manifest, normals = _part(manifest, cache, options)
     publish_manifest(manifest, workspace, batch_id, run)
-    if manifest.n_unusable:
-        log.warning("%d of %d files cannot be used; the manifest says why", manifest.n_unusable, len(manifest))
-    n_alike, n_leaks = _n_alike(normals.alike), _warn_of_leaks(normals)
+    findings += said([*looks.unusable([manifest.table]), *normals.alike])
+    findings += said(looks.of_pixels(normals.pixels, normals.table))
+    n_alike = sum(finding.n for finding in normals.alike if finding.name == "alike")
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     variants = _sizes(training)
+    paths = normals.texts("relative_path", normals.rows(*_FITTED))
+    findings += said([*looks.of_kinds(training.kinds, len(variants) or 1, paths), *looks.of_curve(training.curve)])
+    shown, question = _strangest(training, normals)
+    findings.append(question)
     for warning in training.warnings:
         log.warning("%s", warning)
     n_groups = count_groups(manifest.table)
     facts = _facts(training, normals, manifest, options, batch_id) | {
-        "n_alike": n_alike,
-        "n_leaks": n_leaks,
         **_of_files(manifest.table),
         "n_groups": n_groups,
         "settled": settled.why,
+        "data": [finding.to_dict() for finding in findings],
+        **({"curve": looks.describe_curve(training.curve)} if training.curve else {}),
         **({"variants": variants} if variants else {}),
         **({"crossed": True} if normals.crossed else {}),
     }
@@ -166,10 +176,46 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
         write_found_parts(workspace, model_id, normals.pixels, normals.found)
     if variants:
         write_variants(workspace, model_id, normals.pixels.take(normals.rows(*_FITTED)), training.unseen.variant)
+    write_strangest(workspace, model_id, normals.pixels.take(shown))
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
         counts["n_calibration"] = len(normals.rows(*_FITTED))
-    return Fitted(model_id, **counts, n_groups=n_groups, n_near_duplicates=n_alike, crossed=normals.crossed)
+    return Fitted(
+        model_id,
+        **counts,
+        n_groups=n_groups,
+        n_near_duplicates=n_alike,
+        crossed=normals.crossed,
+        findings=tuple(findings),
+    )
+
+
+def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:
+    """What the headers of the files show."""
+    table = each_once(manifest.table)
+    return looks.of_files([table], whole=options.frame is None, coloured=options.n_channels > 1)
+
+
+def _strangest(training: Any, normals: Normals) -> tuple[np.ndarray, Finding]:
+    """Rows of the images that look the least normal to a model that has not seen them, and the question to people."""
+    model, rows = training.model, normals.rows(*_FITTED)
+    scored = [(rows, training.unseen)]
+    if training.unseen is None:
+        rows = normals.rows("validation", "calibration")
+        score = vae_core.fast_scorer(model)
+        chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+        scored = [(some, score(to_unit(normals.pixels[some]))) for some in chunks]
+    statistic = Statistic(model.config.statistic)
+    tables = [pa.table(_measured(found, normals, some, model)) for some, found in scored]
+    scores = np.concatenate([statistic.scores(table) for table in tables])
+    order, question = looks.strangest(scores, normals.texts("relative_path", rows))
+    log.info("%s", question.sentence)
+    return rows[order], question
+
+
+def _measured(score: Any, normals: Normals, rows: np.ndarray, model: Any) -> dict[str, pa.Array]:
+    """Scores of some images by the names of ``MEASURED``."""
+    return columns_of(score, model) | {"size_z": size_z([normals.found[row] for row in rows])}
 
 
 def _sizes(training: Any) -> dict[str, int]:
@@ -239,8 +285,7 @@ def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
     table = normals.table.select(["relative_path", "image_id", "label", "split", "group"]).take(pa.array(rows))
     table = with_column(table, "label", [0] * len(rows))
     table = with_column(table, "split", ["calibration"] * len(rows))
-    found = columns_of(unseen, model) | {"size_z": size_z([normals.found[row] for row in rows])}
-    for name, column in found.items():
+    for name, column in _measured(unseen, normals, rows, model).items():
         table = table.append_column(name, column)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path, table.schema)
@@ -286,7 +331,7 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     check_enough(options.normal, len(usable), len(manifest))
     solved = model_config(options).is_linear
     alike = near_duplicates(cache.pixels)
-    table = _in_groups(manifest.table, usable, alike, options, solved)
+    table, alike_are = _in_groups(manifest.table, usable, alike, options, solved)
     part_of = assign_parts(table, usable, options, solved)
     # Decided before: whether there are enough does not depend on what is unreadable.
     whole = with_united_groups(table)
@@ -294,59 +339,22 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     n_found = n_draws(usable, chosen["group"].to_pylist())
     crossed = crosses(table, n_found, options, solved) and n_found >= calibration_needs(options)
     table = with_quality(with_parts(table, part_of, unreadable), _looks(usable, cache))
-    normals = Normals(cache.pixels, table.take([first[image_id] for image_id in usable]), cache.parts, alike, crossed)
-    return replace(manifest, table=table), normals
+    rows = table.take([first[image_id] for image_id in usable])
+    paths, parts = (rows[name].to_pylist() for name in ("relative_path", "split"))
+    said_of_alike = looks.of_alike(alike, paths, parts, alike_are)
+    return replace(manifest, table=table), Normals(cache.pixels, rows, cache.parts, said_of_alike, crossed)
 
 
-def _in_groups(table: pa.Table, usable: list[str], alike: list[int], options: TrainOptions, solved: bool) -> pa.Table:
+def _in_groups(
+    table: pa.Table, usable: list[str], alike: list[int], options: TrainOptions, solved: bool
+) -> tuple[pa.Table, looks.AlikeAre]:
     """The rows with near-duplicates in groups, unless groups are named, or too few are found."""
-    n_alike, n_found = _n_alike(alike), len(set(alike))
-    if not options.group_alike or not n_alike or table["group"].null_count < len(table):
-        return table
-    grouped = with_alike(table, usable, alike)
-    paths = grouped.filter(pc.is_valid(grouped["group"])).sort_by("group")["relative_path"].to_pylist()
-    said = f"{n_alike} of {len(usable)} images look like others of them (first: {paths[0]}, {paths[1]})"
+    n_found = len(set(alike))
+    if not options.group_alike or n_found == len(alike) or table["group"].null_count < len(table):
+        return table, "apart"
     if not is_enough(n_found, options, solved):
-        log.warning(
-            "%s and make %d groups, too few to keep some apart. They are taken for independent: on other parts than "
-            "these false alarms will be more than promised. Add images of other parts.",
-            said,
-            n_found,
-        )
-        return table
-    log.warning(
-        "%s: views of one part, or copies. They make %d groups, each kept on one side of every split; the promise "
-        "counts groups. If they are independent, say so with group_alike=false.",
-        said,
-        n_found,
-    )
-    return grouped
-
-
-def _n_alike(alike: list[int]) -> int:
-    """Images that have near-duplicates."""
-    return sum(size for size in Counter(alike).values() if size > 1)
-
-
-def _warn_of_leaks(normals: Normals) -> int:
-    """How many near-duplicates are on another side of a split than their like; they are left where they are."""
-    parts, paths = (normals.table[name].to_pylist() for name in ("split", "relative_path"))
-    first: dict[int, int] = {}
-    leaks = [
-        (first[number], row)
-        for row, number in enumerate(normals.alike)
-        if parts[first.setdefault(number, row)] != parts[row]
-    ]
-    if leaks:
-        one, other = leaks[0]
-        log.warning(
-            "%d images look like images in another part (first: %s, %s). What is promised on copies of what was "
-            "trained on is promised too much: leave them out, or name their groups.",
-            len(leaks),
-            paths[one],
-            paths[other],
-        )
-    return len(leaks)
+        return table, "too few"
+    return with_alike(table, usable, alike), "together"
 
 
 def _looks(usable: list[str], cache: Cache) -> pa.Table:

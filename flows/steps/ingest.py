@@ -1,6 +1,7 @@
 """Steps and composition of ``ingest``: freeze the list of files of a batch."""
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from nelbo.data import (
     table_writer,
     write_table,
 )
+from nelbo.flows.evaluation.normals import Finding, of_files, unusable
 from nelbo.flows.options.options import IngestOptions, ScoreOptions, SourceOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.parts import count_groups
@@ -37,6 +39,8 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.runs import Run
 from nelbo.flows.workspace.tables import with_column
+
+log = logging.getLogger(__name__)
 
 #: Rows of a manifest that are in memory at a time.
 ROWS = 4096
@@ -75,6 +79,8 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     counts = {"n_images": batch.n_images, "n_waiting": batch.n_waiting, "n_folders_unlisted": batch.n_folders_unlisted}
     run.record(workspace, batch_id=batch.batch_id, **counts)
     runner.rename(batch.batch_id)
+    manifest = workspace.manifest(batch.batch_id)
+    findings = said([*unusable(iter_rows(manifest, ROWS)), *of_files(iter_rows(manifest, ROWS))])
     about = {"images": options.images, "workspace": options.workspace}
     runner.announce(
         "nelbo.batch.landed", f"batch.{batch.batch_id}", batch_id=batch.batch_id, n_images=batch.n_images, **about
@@ -82,7 +88,8 @@ def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
     return {
         **asdict(batch),
         "run_id": run.run_id,
-        "manifest": str(workspace.manifest(batch.batch_id)),
+        "manifest": str(manifest),
+        "data": [finding.to_dict() for finding in findings],
         "seconds": round(run.seconds, 3),
     }
 
@@ -132,6 +139,13 @@ def keep_batch(
             writer.write(table)
     counts = (n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates, scan.n_folders_unlisted)
     return Batch(batch_id, len(contents), *counts)
+
+
+def said(findings: list[Finding]) -> list[Finding]:
+    """The same findings, each a line in the log now."""
+    for finding in findings:
+        log.warning("%s", finding.sentence)
+    return findings
 
 
 def scan_source(

@@ -194,7 +194,8 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
             *(f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in _files_of_engine(name)),
             f"engines/{model_id}/speeds.json",
             *(f"{kind}/{model_id}.parquet" for kind in ("history", "sensitivity", "looks", "normals")),
-            *(f"cards/{model_id}{end}" for end in (".md", ".svg", "-parts.png", "-variants.png", "-simulated.png")),
+            *(f"cards/{model_id}{end}" for end in (".md", ".svg")),
+            *(f"cards/{model_id}-{name}.png" for name in ("parts", "variants", "strangest", "simulated")),
             f"models/{model_id}/weights.safetensors",
             f"models/{model_id}/model.json",
         ]

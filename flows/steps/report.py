@@ -14,6 +14,7 @@ from PIL import Image
 
 from nelbo.data import atomic_path, modified, read_table, read_unchanged
 from nelbo.data.part.frame import STATUSES
+from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch
 from nelbo.flows.evaluation.sensitivity import seen
@@ -182,6 +183,7 @@ def _numbers(
     evaluation, n_left_out = evaluate_batch(table, calibration, workspace, model_id)
     sees = seen(workspace, model_id, calibration)
     cannot_see = None if sees is None else sees.cannot_see
+    drift = read_drift(table)
     return {
         "calibration": calibration,
         "statistic": table["statistic"][0].as_py(),
@@ -194,7 +196,9 @@ def _numbers(
         "promise": _promise(calibration) if calibration else None,
         "discoveries": _discoveries(table, options.fdr),
         "fdr": options.fdr,
-        "drift": read_drift(table),
+        "drift": drift,
+        # Batches of before it was looked for have none.
+        "differs": warning(drift.get("differs", [])) if drift else None,
         "histogram": _histogram(table, calibration),
         "plot": (WIDTH, HEIGHT),
         "alone": False,

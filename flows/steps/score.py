@@ -25,6 +25,7 @@ from nelbo.data import (
     remove_folder,
     write_table,
 )
+from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
@@ -103,6 +104,9 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
     options = _with_engine(options, target.model_id)
     with workspace.using(target.batch_id):
         published = _score_and_publish(options, target, batch, runner, run)
+    differs = published["drift"]["differs"] if published["drift"] else []
+    if differs:
+        log.warning("%s", warning(differs))
     reported = runner.call(write_report, options, target.batch_id, target.model_id)
     journal.close(workspace, run.run_id)
     result = {
@@ -111,6 +115,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "calibration_id": target.calibration_id,
         "run_id": run.run_id,
         "engine": options.engine,
+        "differs": differs,
         **published,
         "n_skipped": batch.n_skipped,
         "drift": published["drift"] and {name: published["drift"][name] for name in ("alarm", "findings")},
@@ -144,9 +149,8 @@ def _tell(result: dict[str, Any], reported: Reported, options: ScoreOptions, run
     counts = {name: value for name, value in result.items() if name.startswith("n_")}
     runner.announce("nelbo.scores.ready", f"batch.{result['batch_id']}", **about, **counts, **paths)
     if result["drift"] and result["drift"]["alarm"]:
-        runner.announce(
-            "nelbo.drift.detected", f"batch.{result['batch_id']}", **about, findings=result["drift"]["findings"]
-        )
+        findings = [one["sentence"] for one in result["differs"]] + result["drift"]["findings"]
+        runner.announce("nelbo.drift.detected", f"batch.{result['batch_id']}", **about, findings=findings)
 
 
 def _score_and_publish(options: ScoreOptions, target: Target, batch: Batch, runner: Runner, run: Run) -> dict[str, Any]:

@@ -219,6 +219,7 @@ def _record(
         **said,
         **stands,
         "calibrate_on": "cross" if fitted.crossed else "held_out",
+        "data": [finding.to_dict() for finding in fitted.findings],
         "n_folders_unlisted": n_unlisted,
         "seconds": round(run.seconds, 3),
     }

@@ -129,6 +129,10 @@ class Workspace:
         """Picture of training images of each variant, where there are several."""
         return self.card(model_id).with_name(f"{check_id(model_id)}-variants.png")
 
+    def strangest(self, model_id: str) -> Place:
+        """Picture of the normal images that it finds the least normal."""
+        return self.card(model_id).with_name(f"{check_id(model_id)}-strangest.png")
+
     def simulated_shown(self, model_id: str) -> Place:
         """Picture of simulated defects that it finds, and of others that it misses."""
         return self.card(model_id).with_name(f"{check_id(model_id)}-simulated.png")

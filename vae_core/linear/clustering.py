@@ -40,13 +40,13 @@ def find_variants(
         means: (n, c) features, means over positions.
         asked: how many, or "auto".
         folds: (n,) the fold of each image.
-        least: images that each variant needs, where they are left to the images; `LEARNT_FROM` in any case.
+        least: images that each variant needs, where they are left to the images.
 
     >>> random = np.random.default_rng(0)
     >>> means = random.normal(size=(150, 4)) + 9 * (np.arange(150) % 3 == 0)[:, None]
-    >>> np.bincount(find_variants(means, "auto", np.arange(150) % 5, least=19)).tolist()
+    >>> np.bincount(find_variants(means, "auto", np.arange(150) % 5, least=50)).tolist()
     [100, 50]
-    >>> np.bincount(find_variants(random.normal(size=(150, 4)), "auto", np.arange(150) % 5, least=19)).tolist()
+    >>> np.bincount(find_variants(random.normal(size=(150, 4)), "auto", np.arange(150) % 5, least=50)).tolist()
     [150]
     """
     if asked == 1:
@@ -56,7 +56,6 @@ def find_variants(
         return _by_size(_clustered(places, int(asked)).predict(places))
     some = np.linspace(0, len(places) - 1, min(len(places), _CLUSTERED)).astype(int)
     numbers = np.asarray(folds)[some]
-    least = max(least, LEARNT_FROM)
     for n_variants in range(min(MOST, len(means) // least), 1, -1):
         clusters = _clustered(places[some], n_variants)
         labels = clusters.predict(places)

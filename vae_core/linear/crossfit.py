@@ -42,7 +42,12 @@ class Unseen(NamedTuple):
     @property
     def nelbo(self) -> float:
         """Nats of all images together."""
-        return float(self.distortion_map.sum(dtype=np.float64) + self.rate_map.sum(dtype=np.float64))
+        return float(self.nelbo_of(slice(None)).sum())
+
+    def nelbo_of(self, some: slice | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """(k,) nats of some images."""
+        maps = (self.distortion_map[some], self.rate_map[some])
+        return np.asarray(sum(one.sum(axis=(1, 2), dtype=np.float64) for one in maps))
 
 
 class Fit(NamedTuple):
@@ -147,7 +152,7 @@ def _best_ridge(
         solutions = solutions or [solution]
         values = whiten(rows[part], solution.centre, solution.whitening)
         for ridge in RIDGES:
-            found[ridge].append(_said(values, shape, solution.with_ridge(ridge), "image"))
+            found[ridge].append(seen_by(values, shape, solution.with_ridge(ridge), "image"))
     best = min(RIDGES, key=lambda ridge: sum(one.nelbo for one in found[ridge]))
     return best, _in_order(found[best], parts), solutions[0].with_ridge(best)
 
@@ -158,11 +163,11 @@ def _unseen(
     said = []
     for part, solution in zip(parts, solutions, strict=True):
         values = whiten(rows[part], solution.centre, solution.whitening)
-        said.append(_said(values, shape, solution, blocks))
+        said.append(seen_by(values, shape, solution, blocks))
     return _in_order(said, parts)
 
 
-def _said(values: NDArray[np.float32], shape: tuple[int, int, int], solution: Solution, blocks: str) -> Unseen:
+def seen_by(values: NDArray[np.float32], shape: tuple[int, int, int], solution: Solution, blocks: str) -> Unseen:
     """What a solution says of whitened features."""
     network = LinearVAE(shape, solution.variances.shape[-1], blocks)
     network.assign(solution)

@@ -11,13 +11,15 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from nelbo.vae_core.config import TrainConfig, VAEConfig
+from nelbo.vae_core.config import AUTO, TrainConfig, VAEConfig
 from nelbo.vae_core.features.extraction import extract
 from nelbo.vae_core.features.features import Features, gathered
 from nelbo.vae_core.features.pretext import give_weights
-from nelbo.vae_core.linear.clustering import find_variants, learn_places
+from nelbo.vae_core.linear.clustering import LEARNT_FROM, find_variants, learn_places
 from nelbo.vae_core.linear.crossfit import Unseen, default_folds, fit_folds
+from nelbo.vae_core.linear.curve import LearningCurve
 from nelbo.vae_core.linear.detail import DetailMap, joined
+from nelbo.vae_core.linear.learning import learning_curve
 from nelbo.vae_core.linear.moments import MIN_IMAGES, N_LATENTS, solve_shared
 from nelbo.vae_core.linear.vae import LinearHead, blocks_of
 from nelbo.vae_core.linear.variants import Places, Variants, check_variants, numbered
@@ -43,6 +45,8 @@ class Solved(NamedTuple):
     of_others: the model without the images of one fold; apart: (k,) rows of these images, which it has not seen.
     warnings: what people should know of it.
     nelbo: mean of the images under the model of all, in nats; seconds that it took.
+    curve: what more images bring; None where there are too few to say.
+    kinds: (n,) number of each image's kind, also of kinds too rare to be variants; None where nobody asked.
     """
 
     model: Model
@@ -52,6 +56,8 @@ class Solved(NamedTuple):
     warnings: list[str]
     nelbo: float
     seconds: float
+    curve: LearningCurve | None
+    kinds: NDArray[np.int64] | None
 
 
 def solve(
@@ -122,7 +128,17 @@ def solve(
     nelbo = _mean_nelbo(fitted.head, rows, features.value_shape)
     of_others = replace(model, network=fitted.of_others)
     seconds = time.perf_counter() - started
-    return Solved(model, fitted.unseen, of_others, fitted.apart, fitted.warnings, nelbo, seconds)
+    return Solved(
+        model,
+        fitted.unseen,
+        of_others,
+        fitted.apart,
+        fitted.warnings,
+        nelbo,
+        seconds,
+        fitted.curve,
+        fitted.kinds,
+    )
 
 
 class Fitted(NamedTuple):
@@ -134,6 +150,8 @@ class Fitted(NamedTuple):
     of_others: the head without the images of one fold; apart: (k,) these images.
     variants: (n,) number of each image's variant.
     warnings: what people should know of it.
+    curve: what more images bring; None where there are too few to say.
+    kinds: (n,) number of each image's kind, also of kinds too rare to be variants; None where nobody asked.
     """
 
     config: VAEConfig
@@ -144,6 +162,8 @@ class Fitted(NamedTuple):
     apart: NDArray[np.int64]
     variants: NDArray[np.int64]
     warnings: list[str]
+    curve: LearningCurve | None
+    kinds: NDArray[np.int64] | None
 
 
 def fit_features(
@@ -181,7 +201,9 @@ def fit_features(
     usual, parts = _usual(local, config.smoothing_px // config.stride_px, found.own)
     warnings = [] if found.where is None else _astray(found.where, means, found.own)
     unseen = _scores(fit.unseen, parts, config, found)
-    return Fitted(config, head, usual, unseen, of_others, fit.apart, found.own, warnings)
+    curve = learning_curve(rows, shape, config, numbers, found.own, fit)
+    kinds = find_variants(means, AUTO, numbers, MIN_IMAGES) if variants is None and asked == AUTO else None
+    return Fitted(config, head, usual, unseen, of_others, fit.apart, found.own, warnings, curve, kinds)
 
 
 class _Found(NamedTuple):
@@ -202,7 +224,7 @@ def _variants(
 ) -> _Found:
     """The variants that are given, asked for or found."""
     if given is None:
-        own = find_variants(means, asked, folds, least)
+        own = find_variants(means, asked, folds, max(least, LEARNT_FROM))
         names = tuple(str(number) for number in range(1, 2 + own.max()))
     else:
         own, names = numbered(given)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nelbo.vae_core.config import SIGMA_FLOOR, TrainConfig, VAEConfig, check_together
 from nelbo.vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
 from nelbo.vae_core.features.representation import Values, fit_representation
+from nelbo.vae_core.linear.curve import LearningCurve
 from nelbo.vae_core.linear.solving import Solved, solve
 from nelbo.vae_core.model import Model, draw_eps, usual_of
 from nelbo.vae_core.network.vae import VAE
@@ -43,6 +44,9 @@ class Training(NamedTuple):
     warnings: sentences for people; see `nelbo.vae_core.training.diagnosis`.
     unseen: of a linear head, what models of other images score each image that was given; None of others.
     of_others: of a linear head, a model that has not seen some of these images; apart: (k,) their rows.
+    curve: of a linear head, what more images bring; None where there are too few to say.
+    kinds: of a linear head that looks for variants, (n,) number of each image's kind, 0 for the commonest: also of
+        kinds too rare to have a model of their own.
     """
 
     model: Model
@@ -51,6 +55,8 @@ class Training(NamedTuple):
     unseen: Score | None = None
     of_others: Model | None = None
     apart: NDArray[np.int64] | None = None
+    curve: LearningCurve | None = None
+    kinds: NDArray[np.int64] | None = None
 
 
 class Epochs(keras.callbacks.Callback):
@@ -211,7 +217,16 @@ def train(
                 backbone_callbacks=backbone_callbacks,
             )
             history = _solved_history(solved)
-            return Training(solved.model, history, solved.warnings, solved.unseen, solved.of_others, solved.apart)
+            return Training(
+                solved.model,
+                history,
+                solved.warnings,
+                solved.unseen,
+                solved.of_others,
+                solved.apart,
+                solved.curve,
+                solved.kinds,
+            )
         if validation is None:
             raise ValueError(f"validation: the {config.head or config.preset} network needs images to be stopped by")
         representation, values = None, Values(pixels, validation)

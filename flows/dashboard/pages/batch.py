@@ -14,6 +14,7 @@ from nelbo.flows.dashboard.links import choose_page, show_rows
 from nelbo.flows.dashboard.pages.whatif import draw_what_if
 from nelbo.flows.dashboard.style import say
 from nelbo.flows.dashboard.tables import Batch, Tables
+from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.numbers import images, number
 
@@ -86,7 +87,8 @@ def _drift(tables: Tables, batch: Batch) -> None:
         return
     if drift and drift["alarm"]:
         st.warning("Drift: as a whole this batch is unlike its calibration.", icon=":material/warning:")
-        st.text("\n".join(drift["findings"]))
+        said = warning(drift.get("differs", []))
+        st.text("\n".join([*([said] if said else []), *drift["findings"]]))
 
 
 @st.fragment

@@ -48,13 +48,18 @@ def test_real_cells_in_another_light(tmp_path: Path) -> None:
     train(tmp_path / "good", workspace, image_size=(32, 32), epochs=3)
     found = {name: score(tmp_path / name, workspace, drift_batches=0) for name in light}
     assert found["same"]["drift"] == {"alarm": False, "findings": []}
+    assert found["same"]["differs"] == []
     for name, direction in (("darker", "lower"), ("brighter", "higher")):
         assert found[name]["drift"]["alarm"]
         assert "brightness" in fired(found[name])
-        assert any(text.startswith(f"brightness is {direction}") for text in found[name]["drift"]["findings"])
+        said = f"the images are {name} than the normal ones (brightness 0."
+        assert found[name]["differs"][0]["sentence"].startswith(said)
         # No thousand defects: the verdict on the batch is apart from those on its images.
         page = Path(found[name]["report"]).read_text()
-        assert "This batch as a whole is unlike the calibration" in page
+        # What differs comes first.
+        assert 0 < page.index(f"T{said[1:]}") < page.index("<h1>")
+        assert "Alarm: this batch as a whole is unlike the calibration." in page
+        assert "What is flagged may be the light and not the parts." in page
         assert f"brightness is {direction} than in the calibration" in page
     assert "No sign that this batch" in Path(found["same"]["report"]).read_text()
 
@@ -76,7 +81,11 @@ def test_images_of_another_size(workspace: Path, tmp_path: Path) -> None:
     for path in write_images(tmp_path / "in", 40, seed=5):
         picture = Image.open(path)
         picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
-    assert "size" in fired(score(tmp_path / "in", workspace))
+    scored = score(tmp_path / "in", workspace)
+    assert "size" in fired(scored)
+    said = {one["name"]: one["sentence"] for one in scored["differs"]}
+    assert said["size"] == "the files have more pixels than the normal ones (most 64 x 64, usually 32 x 32)"
+    assert next(iter(said)) == "size"
 
 
 def test_slow_change_adds_up_over_batches(workspace: Path, tmp_path: Path) -> None:
@@ -122,13 +131,20 @@ def test_batches_from_before_a_calibration_say_nothing_of_it(workspace: Path, tm
     assert "martingale" not in {test["name"] for test in found["tests"] if test["fired"]}
 
 
-def test_looks_are_compared_with_those_behind_the_calibration(workspace: Path, tmp_path: Path) -> None:
+def test_looks_are_compared_with_those_behind_the_calibration(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A darker process is drift, until it is calibrated as normal."""
     for kind, n, seed in (("accepted", 60, 70), ("next", 40, 71)):
         for path in write_images(tmp_path / kind, n, seed=seed):
             pixels = np.asarray(Image.open(path), np.float64)
             Image.fromarray((0.7 * pixels).astype(np.uint8)).save(path)
-    assert "brightness" in fired(score(tmp_path / "next", workspace))
+    caplog.clear()
+    scored = score(tmp_path / "next", workspace)
+    assert "brightness" in fired(scored)
+    # The first thing that is said of the batch, and not among what is found by scores.
+    assert "The images are darker than the normal ones (brightness 0." in caplog.text
+    assert not any("brightness" in finding for finding in scored["drift"]["findings"])
     calibrate(workspace, normal=str(tmp_path / "accepted"))
     assert "brightness" not in fired(score(tmp_path / "next", workspace))
     # A workspace that holds the bundle but not the manifest behind it still scores.

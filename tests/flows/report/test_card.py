@@ -159,6 +159,28 @@ def test_warnings_are_none_and_calibration_may_be_missing() -> None:
     assert "repeat" not in card
 
 
+def test_card_says_what_the_data_show() -> None:
+    findings = [
+        {"name": "blur", "sentence": f"2 images of 80 are far less sharp: {ATTACK}", "n": 2, "files": [ATTACK]},
+        {"name": "strange", "sentence": "Are these really normal?", "n": 2, "files": [ATTACK, "b.png"]},
+    ]
+    curve = {"n_images": [40, 80, 1160], "nats": [2, 1.5, 1.25], "next_gain": 0.125, "spread": 0.25, "improving": True}
+    card = render_card(description(data=findings, curve=curve), history(), {"strangest": "m-strangest.png"})
+    text = section(card, "The data")
+    assert "<" not in card
+    html = to_html(text)
+    assert re.findall(r"<img[^>]*>", html) == ['<img src="m-strangest.png" alt="the strangest normal images" />']
+    assert html.count("<li>") == 3
+    assert "| 1,160 | 1.250 |" in text
+    assert "twice as many images bring another 0.125" in text
+    assert "would still gain from more images" in text
+    quiet = render_card(description(data=findings[1:], curve=curve | {"improving": False}), history())
+    assert "Nothing was found in size" in section(quiet, "The data")
+    assert "has enough images, or nearly" in quiet
+    # Models of before this was looked for.
+    assert "The data" not in render_card(description(), history())
+
+
 def test_words_are_those_of_the_models() -> None:
     from nelbo.vae_core import config
 

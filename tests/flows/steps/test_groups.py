@@ -458,7 +458,7 @@ def test_near_duplicates_are_groups(tmp_path: Path, caplog: pytest.LogCaptureFix
     caplog.clear()
     independent = train(tmp_path / "in", tmp_path / "other", group_alike=False, **small)
     assert independent["n_groups"] is None
-    assert "images look like images in another part (first: " in caplog.text
+    assert "images look like others in another part (first: " in caplog.text
 
 
 @pytest.mark.usefixtures("known_networks")
@@ -478,4 +478,4 @@ def test_too_few_groups_of_near_duplicates_are_taken_for_independent(
     assert trained["n_groups"] is None
     assert trained["calibration_id"]
     assert "50 of 50 images look like others of them" in caplog.text
-    assert "and make 10 groups, too few to keep some apart" in caplog.text
+    assert "They make 10 groups, too few to keep some apart" in caplog.text

@@ -120,9 +120,10 @@ def test_a_camera_that_moved_is_drift(trained: tuple[Path, dict[str, Any]], tmp_
         pose = drawn(random, KEY)
         # All in the left half.
         write(tmp_path / "in", picture(KEY, replace(pose, x=50 + pose.x / 10), random), str(i))
-    drift = score(tmp_path / "in", workspace)["drift"]
-    assert drift["alarm"]
-    assert any(finding.startswith("part_x ") for finding in drift["findings"])
+    found = score(tmp_path / "in", workspace)
+    assert found["drift"]["alarm"]
+    said = {one["name"]: one["sentence"] for one in found["differs"]}
+    assert said["part_x"].startswith("the parts lie farther left than in the normal ones (part_x 0.")
 
 
 def options(normal: Path, folder: Path, **more: Any) -> TrainOptions:

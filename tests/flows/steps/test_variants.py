@@ -63,6 +63,9 @@ def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, A
     with Image.open(workspace / "cards" / f"{result['model_id']}-variants.png") as sheet:
         # Three pictures of each, a row each.
         assert sheet.size == (804, 2 * 266 + 6)
+    kinds = next(one for one in result["data"] if one["name"] == "kinds")
+    assert kinds["sentence"].startswith("2 kinds of images seem mixed: 60 and 50 (of the rarest: right/dots_")
+    assert "Each has a model of its own" in kinds["sentence"]
 
 
 def test_of_each_variant_the_promise_is_kept(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -109,6 +112,7 @@ def test_other_shares_of_variants_are_no_drift(trained: tuple[Path, dict[str, An
     result = score(darker, workspace, **calibration)
     assert result["drift"]["alarm"]
     assert all(finding.startswith("variant ") for finding in result["drift"]["findings"])
+    assert result["differs"][0]["sentence"].startswith("variant 2: the images are darker than the normal ones (bright")
 
 
 def test_variants_are_named_by_folder_or_table(

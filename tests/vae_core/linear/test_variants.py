@@ -38,7 +38,7 @@ def cloud(random: np.random.Generator, n: int, middle: float = 0.0, stretched: f
     return middle + random.normal(size=(n, 30)) * np.array([stretched, *[1.0] * 29])
 
 
-def sizes(means: np.ndarray, asked: int | str = "auto", least: int = 19) -> list[int]:
+def sizes(means: np.ndarray, asked: int | str = "auto", least: int = 50) -> list[int]:
     order = np.random.default_rng(0).permutation(len(means))
     return np.bincount(find_variants(means[order], asked, np.arange(len(means)) % 5, least)).tolist()
 
@@ -60,6 +60,12 @@ def test_clouds_apart_are_variants(random: np.random.Generator) -> None:
     # So few promise nothing, or teach nothing: they stay with the others.
     assert max(sizes(np.concatenate(three), least=60)) > 90
     assert sizes(np.concatenate([cloud(random, 60), cloud(random, 40, 3.0)])) == [100]
+
+
+def test_rare_kinds_are_told_where_few_images_are_enough(random: np.random.Generator) -> None:
+    assert sizes(np.concatenate([cloud(random, 200), cloud(random, 15, 4.0)]), least=10) == [200, 15]
+    for n in (40, 100, 300):
+        assert sizes(cloud(random, n, stretched=5), least=10) == [n]
 
 
 def test_so_many_are_taken_as_are_asked_for(random: np.random.Generator) -> None:
