@@ -13,7 +13,6 @@ and blurred places, by which a model is called blind, is counted beside it. Noth
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -174,9 +173,9 @@ def models(smoke: bool) -> dict[str, Detector]:
         "conv_spatial": Detector(Judged(trained, preset="conv_spatial"), side(64, 32)),
         "resnet": Detector(Judged(trained, preset="resnet"), side(64, 32)),
         "random weights": Detector(lite0(random_weights=True), side(256, 64)),
-        "default, smaller": Detector(lite0(), side(128, 96)),
-        "default, smallest": Detector(lite0(), side(64, 128)),
-        "filters, smaller": Detector(features({}, backbone="filters"), side(64, 128)),
+        "default, second size": Detector(lite0(), side(128, 96)),
+        "default, third size": Detector(lite0(), side(64, 128)),
+        "filters, second size": Detector(features({}, backbone="filters"), side(64, 128)),
         "deep": Detector(features(deep, backbone="efficientnet_lite0", head="deep"), side(256, 64)),
         "self_trained": Detector(features(itself, backbone="self_trained"), side(256, 64)),
     }
@@ -238,8 +237,7 @@ def in_order(figures: pd.DataFrame, of: str) -> tuple[int, int]:
     each = [own for _, own in figures.groupby(["detector", "side"], sort=False)]
     both = [(_figure(own, REAL, ALL).value, _figure(own, SIMULATED, of).value) for own in each]
     apart = [(one, other) for one, other in combinations(both, 2) if abs(one[0] - other[0]) > APART]
-    k = sum(math.copysign(1, one[0] - other[0]) * (one[1] - other[1]) > 0 for one, other in apart)
-    return k, len(apart)
+    return sum((one[0] - other[0]) * (one[1] - other[1]) > 0 for one, other in apart), len(apart)
 
 
 def _figure(figures: pd.DataFrame, statistic: str, of: str) -> Interval:
