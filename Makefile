@@ -31,16 +31,16 @@ bench: .venv/test.installed
 bench-smoke: .venv/test.installed
 	$(BIN)/pytest --numprocesses=2 --dist=load tests/benchmarks
 
-# How well it sees real defects: the tables of docs/benchmarks.md, a night's work; what is done already is kept in RESULTS. MTD names
-# the folder of the magnetic tiles. The small run is a part of `make test`.
+# How well it sees real defects: the tables of docs/benchmarks.md, a night's work, and the one of docs/sensitivity.md; what is done
+# already is kept in RESULTS. MTD names the folder of the magnetic tiles. The small run is a part of `make test`.
 RESULTS ?= quality-results
 quality: .venv/test.installed
-	for script in quality heads; do \
+	for script in quality heads simulated; do \
 	    $(BIN)/python -m benchmarks.detection.$$script --results $(RESULTS) $(addprefix --mtd ,$(MTD)) || exit 1; \
 	done
 
 quality-smoke: .venv/test.installed
-	$(BIN)/pytest tests/benchmarks/test_quality.py
+	$(BIN)/pytest tests/benchmarks/test_quality.py tests/benchmarks/test_simulated.py
 
 # All of vae_core on each backend that it is written for. Goldens need JAX's 64-bit numbers. JAX compiles for most of the
 # time, many tests the same networks: what it compiled is kept.

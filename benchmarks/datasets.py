@@ -8,7 +8,7 @@ to be cited: Huang, Qiu and Yuan 2020, "Surface defect saliency of magnetic tile
 import gzip
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from nelbo.data import Preprocessing, read_images
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 VALIDATION_SHARE = 0.15
+#: Sides of the images as they come.
+_ELPV_PX, _CLOTHES_PX = 300, 28
 
 
 class Dataset(NamedTuple):
@@ -32,6 +34,7 @@ class Dataset(NamedTuple):
     areas: (n,) pixels of the test images as they came, if they differ.
     views: of each normal image, those of validation after those of training, the part that it shows; None where each
         shows another.
+    sizes: (n, 2) width and height in pixels of the same images as they came, if they are known.
     """
 
     train: np.ndarray
@@ -42,6 +45,7 @@ class Dataset(NamedTuple):
     masks: np.ndarray | None = None
     areas: np.ndarray | None = None
     views: np.ndarray | None = None
+    sizes: np.ndarray | None = None
 
 
 def elpv(side: int = 64) -> Dataset:
@@ -55,7 +59,8 @@ def elpv(side: int = 64) -> Dataset:
     images = read_images([root / path for path in table["path"]], Preprocessing(side, side))
     pixels, validation = parted(images.pixels[train])
     labels = (table["probability"] == 1).astype(int).to_numpy()
-    return Dataset(pixels, validation, images.pixels[test], labels[test], table["type"].to_numpy()[test])
+    sizes = np.full((len(train), 2), _ELPV_PX)
+    return Dataset(pixels, validation, images.pixels[test], labels[test], table["type"].to_numpy()[test], sizes=sizes)
 
 
 def elpv_files() -> list[Path]:
@@ -110,7 +115,8 @@ def mtd(root: Path, side: int = 64) -> Dataset:
     normal = sorted((root / "normal").glob("*.jpg"))
     train = [path for path in normal if path.name in named]
     pixels, validation = parted(read_images(train, Preprocessing(side, side)).pixels)
-    return _mtd(root, side, pixels, validation, [path for path in normal if path.name not in named])
+    data = _mtd(root, side, pixels, validation, [path for path in normal if path.name not in named])
+    return data._replace(sizes=np.concatenate(parted(_sizes(train))))
 
 
 def mtd_by_tile(root: Path, draw: int, side: int = 64) -> Dataset:
@@ -129,7 +135,8 @@ def mtd_by_tile(root: Path, draw: int, side: int = 64) -> Dataset:
     data = _mtd(
         root, side, pixels[~validating], pixels[validating], [p for p, t in zip(normal, tested, strict=True) if t]
     )
-    return data._replace(views=np.concatenate([views[~validating], views[validating]]).astype(str))
+    order = np.concatenate([np.flatnonzero(~validating), np.flatnonzero(validating)])
+    return data._replace(views=views[order].astype(str), sizes=_sizes(learnt)[order])
 
 
 def _whole(tiles: np.ndarray, n: int, draw: int) -> np.ndarray:
@@ -153,7 +160,7 @@ def _mtd(root: Path, side: int, pixels: np.ndarray, validation: np.ndarray, norm
     labels = np.repeat([0, 1], [n_normal, len(defective)])
     groups = np.array(["normal"] * n_normal + [path.parent.name for path in defective])
     judged = read_images(test, Preprocessing(side, side)).pixels
-    return Dataset(pixels, validation, judged, labels, groups, masks, np.array([_area(path) for path in test]))
+    return Dataset(pixels, validation, judged, labels, groups, masks, _sizes(test).prod(axis=1))
 
 
 def fashion_mnist(normal: int, side: int = 28) -> Dataset:
@@ -161,9 +168,9 @@ def fashion_mnist(normal: int, side: int = 28) -> Dataset:
     train, train_labels = _idx("train-images-idx3"), _idx("train-labels-idx1")
     test, test_labels = _idx("t10k-images-idx3"), _idx("t10k-labels-idx1")
     pixels, validation = parted(_resized(train[train_labels == normal], side))
-    return Dataset(
-        pixels, validation, _resized(test, side), (test_labels != normal).astype(int), np.repeat("clothes", len(test))
-    )
+    sizes = np.full((len(pixels) + len(validation), 2), _CLOTHES_PX)
+    labels = (test_labels != normal).astype(int)
+    return Dataset(pixels, validation, _resized(test, side), labels, np.repeat("clothes", len(test)), sizes=sizes)
 
 
 def outside_fashion_mnist(side: int = 28, n_train: int = 6000, n_test: int = 1000) -> Dataset:
@@ -218,9 +225,13 @@ def kinds(data: Dataset) -> Iterator[tuple[str, np.ndarray]]:
         yield str(kind), own if (own & ~anomalous).any() else own | ~anomalous
 
 
-def _area(path: Path) -> int:
-    with Image.open(path) as image:
-        return image.width * image.height
+def _sizes(paths: Sequence[Path]) -> np.ndarray:
+    """(n, 2) width and height of images, in pixels."""
+    found = []
+    for path in paths:
+        with Image.open(path) as image:
+            found.append(image.size)
+    return np.array(found)
 
 
 def _idx(name: str) -> np.ndarray:

@@ -221,19 +221,19 @@ def _some(load: Callable[[int], Dataset], side: int) -> Dataset:
     """A few images of each part and kind."""
     data = load(side)
     rows = np.concatenate([np.flatnonzero(data.groups == kind)[::20] for kind in np.unique(data.groups)])
-    test = (None if part is None else part[rows] for part in data[2:-1])
-    views = None if data.views is None else data.views[:36]
-    return Dataset(data.train[:24], data.validation[:12], *test, views=views)
+    test = (None if part is None else part[rows] for part in data[2:-2])
+    normal = (None if part is None else part[:44] for part in data[-2:])
+    return Dataset(data.train[:24], data.validation[:20], *test, *normal)
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """What a benchmark of quality can be told."""
+def arguments(description: str, judged: str = "detectors") -> argparse.ArgumentParser:
+    """What a benchmark of quality can be told; `judged` is what it calls the rows of its tables."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, metavar="DIR", help="of each training's outcome; else kept nowhere")
     parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
     named = "which ones, by their names or, where none has that name, its start"
     parser.add_argument("--sets", nargs="+", metavar="NAME", help=named)
-    parser.add_argument("--detectors", nargs="+", metavar="NAME", help=named)
+    parser.add_argument(f"--{judged}", nargs="+", metavar="NAME", help=named)
     parser.add_argument("--smoke", action="store_true", help="a few images, one seed: whether it runs, not how well")
     return parser
 
@@ -248,18 +248,21 @@ def main() -> None:
     in_results(given, report)
 
 
-def in_results(given: argparse.Namespace, report: Callable[[argparse.Namespace, Results], None]) -> None:
+def in_results(
+    given: argparse.Namespace, report: Callable[[argparse.Namespace, Results], None], name: str = "quality.csv"
+) -> None:
     """Report on a folder of results: the given one, or one that is there meanwhile."""
     print(circumstances())
     with tempfile.TemporaryDirectory() as aside:
-        report(given, Results(given.results or Path(aside)))
+        report(given, Results(given.results or Path(aside), name))
 
 
 def report(given: argparse.Namespace, results: Results) -> None:
     """Find out what is missing in a folder of results, and print the tables."""
     classes = []
+    asked = chosen(detectors(given.smoke), given.detectors)
     for set_name, load in chosen(sets(given.mtd, given.smoke), given.sets).items():
-        figures = figures_of(given, results, set_name, load)
+        figures = figures_of(asked, given.seeds, results, set_name, load)
         if set_name.startswith("Fashion-MNIST"):
             classes.append(figures)
         else:
@@ -270,14 +273,14 @@ def report(given: argparse.Namespace, results: Results) -> None:
 
 
 def figures_of(
-    given: argparse.Namespace, results: Results, set_name: str, load: Callable[[int], Dataset]
+    asked: dict[str, Detector], seeds: Sequence[int], results: Results, set_name: str, load: Callable[[int], Dataset]
 ) -> pd.DataFrame:
-    """Those of all detectors and seeds that were asked for."""
+    """Those of detectors by their names, of each seed where they depend on one."""
     loaded = cache(load)
     found = []
-    for name, detector in chosen(detectors(given.smoke), given.detectors).items():
+    for name, detector in asked.items():
         side = detector.side(set_name)
-        for seed in given.seeds if detector.seeds else given.seeds[:1]:
+        for seed in seeds if detector.seeds else seeds[:1]:
 
             def find(models: Path, detector: Detector = detector, side: int = side, seed: int = seed) -> Outcome:
                 return detector.run(loaded(side), seed, models)

@@ -35,11 +35,11 @@ class Outcome(NamedTuple):
 
 
 class Results:
-    """A folder with every outcome so far, `quality.csv`, and the trained models beside it."""
+    """A folder with every outcome so far in one file, and the trained models beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "quality.csv") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.models = folder / "quality.csv", folder / "models"
+        self.path, self.models = folder / name, folder / "models"
 
     def of(self, find: Callable[[Path], Outcome], *key: str | int) -> pd.DataFrame:
         """The figures of a set, detector, side and seed: kept ones, or found out and kept now."""
