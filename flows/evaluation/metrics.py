@@ -1,13 +1,14 @@
 """How the verdicts of a batch compare with its labels, in numbers and in words."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nelbo.detectors import Evaluation, evaluate
-from nelbo.flows.numbers import fixed, percent
+from nelbo.detectors import Evaluation, Interval, evaluate
+from nelbo.flows.numbers import fixed, interval, percent
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import unseen_in_training
@@ -37,6 +38,23 @@ def evaluate_batch(
 def as_json(value: Any) -> Any:
     """As JSON holds it, named tuples as objects."""
     return {name: as_json(inner) for name, inner in value._asdict().items()} if hasattr(value, "_asdict") else value
+
+
+def real_figures(judged: Mapping[str, Any] | None) -> str | None:
+    """What labelled images say of a model, for where simulated defects stand behind them; None without any.
+
+    Args:
+        judged: an `Evaluation` as JSON.
+
+    >>> share = {"value": 0.75, "low": 0.7, "high": 0.79}
+    >>> print(real_figures({"auroc": {"value": 0.956, "low": 0.936, "high": 0.972}, "recall": share}))
+    Labelled images come first: AUROC 0.96 [0.94, 0.97], and 0.75 [0.70, 0.79] of the anomalous are found
+    """
+    auroc, recall = ((judged or {}).get(name) for name in ("auroc", "recall"))
+    if auroc is None or recall is None:
+        return None
+    one, other = (interval(Interval(**share)) for share in (auroc, recall))
+    return f"Labelled images come first: AUROC {one}, and {other} of the anomalous are found"
 
 
 class Metric(NamedTuple):

@@ -47,6 +47,7 @@ class Seen:
     whole: of all defects; pooled: of those made from the image itself, which tell a blind model best.
     kinds, sizes, contrasts: of those of each kind, length in pixels of the original, and contrast.
     false_alarms: share of normal images that may be flagged; None where no rate is promised.
+    judged: metrics on labelled images that did not choose the threshold: they say more than all this. None without any.
     """
 
     n_images: int
@@ -56,6 +57,7 @@ class Seen:
     sizes: Mapping[float, Sensitivity]
     contrasts: Mapping[float, Sensitivity]
     false_alarms: float | None
+    judged: Mapping[str, Any] | None = None
 
     @property
     def blind(self) -> bool:
@@ -81,6 +83,7 @@ class Seen:
     def to_dict(self) -> dict[str, Any]:
         """As it is printed."""
         return {
+            **({"judged": self.judged} if self.judged else {}),
             "blind": self.blind,
             "n_images": self.n_images,
             **_numbers(self.whole),
@@ -138,6 +141,7 @@ def seen_of(rows: pa.Table, statistic: Statistic, calibration: Calibration | Non
         each["size_px"],
         each["contrast"],
         None if calibration is None else calibration.threshold.fpr,
+        None if calibration is None else calibration.judged,
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from nelbo.data import Place, atomic_path, read_table
 from nelbo.detectors import Sensitivity
+from nelbo.flows.evaluation.metrics import real_figures
 from nelbo.flows.evaluation.remedies import remedies
 from nelbo.flows.evaluation.sensitivity import KINDS, Seen, seen
 from nelbo.flows.numbers import fixed
@@ -125,6 +126,7 @@ def render_card(
         "model_id": check_id(description["model_id"]),
         "pictures": pictures,
         "sees": sees,
+        "real": None if sees is None else real_figures(sees.judged),
         "sees_rows": [] if sees is None else _sees(sees),
         "remedies": remedies(config, training) if sees is not None and sees.blind else [],
         # Models of before there were any do not say.

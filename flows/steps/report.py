@@ -16,7 +16,7 @@ from nelbo.data import atomic_path, modified, read_table, read_unchanged
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
-from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch
+from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch, real_figures
 from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
@@ -193,6 +193,7 @@ def _numbers(
         "headline": headline(counts, threshold),
         "chance": chance(counts, threshold, blind=cannot_see is not None),
         "cannot_see": cannot_see,
+        "real": real_figures(as_json(evaluation)) if evaluation else None,
         "promise": _promise(calibration) if calibration else None,
         "discoveries": _discoveries(table, options.fdr),
         "fdr": options.fdr,

@@ -9,7 +9,7 @@ import commands
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from synthetic import write_images
+from synthetic import write_images, write_list
 
 from nelbo.data import SIMULATED_SCHEMA, read_table, write_table
 from nelbo.flows.report.card import read_card, write_card
@@ -115,6 +115,23 @@ def test_a_blind_model_is_called_blind_wherever_people_look(
     card = read_card(Workspace.at(str(workspace)), model_of(workspace))
     assert "cannot see simulated defects" in card
     assert "more normal images" in card
+
+
+def test_real_figures_stand_before_simulated_ones(workspace: Path, nelbo: Callable[..., Any], tmp_path: Path) -> None:
+    make_blind(workspace)
+    paths = [*write_images(tmp_path, 24, seed=21), *write_images(tmp_path, 24, seed=22, blot=True)]
+    write_list(tmp_path / "labels.csv", "path,label", ((path.name, int("blot" in path.name)) for path in paths))
+    batch = commands.score(tmp_path / "labels.csv", workspace)
+    page = Path(batch["report"]).read_text()
+    real, simulated = (page.index(text) for text in ("Labelled images come first: AUROC", "cannot see simulated"))
+    assert real < simulated
+    calibration = commands.calibrate(workspace, labels=str(tmp_path / "labels.csv"), objective="f1")["calibration_id"]
+    commands.calibrate(workspace, use=calibration)
+    code, out, _ = nelbo("sensitivity", "--workspace", workspace, "--json")
+    assert code == 0
+    assert json.loads(out)["judged"]["auroc"]["value"] > 0.5
+    card = read_card(Workspace.at(str(workspace)), model_of(workspace))
+    assert card.index("Labelled images come first: AUROC") < card.index("cannot see simulated")
 
 
 def test_one_that_sees_is_not(workspace: Path, images: Path) -> None:
