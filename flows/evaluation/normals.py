@@ -273,9 +273,13 @@ def of_curve(curve: LearningCurve | None) -> list[Finding]:
     """Too few images, where twice as many would still bring much: ``too_few``."""
     if curve is None or not improving(curve):
         return []
-    said = f"Models of {', '.join(map(number, curve.n_images))} of these images know other ones better and better"
-    more = f"twice as many would likely bring {percent(_share(curve), 2)} of what normal images differ by"
-    return [Finding("too_few", f"{said}: {more}. Add normal images.", curve.n_images[-1])]
+    *fewer, most = map(number, curve.n_images)
+    said = (
+        f"A model of {most} of these images knows the others much better than one of {' or '.join(fewer)}. Twice as "
+        f"many would likely bring another {number(curve.next_gain, 2)} nats a feature, where normal images differ by "
+        f"{number(curve.spread, 2)}. Add normal images."
+    )
+    return [Finding("too_few", said, curve.n_images[-1])]
 
 
 def improving(curve: LearningCurve) -> bool:

@@ -314,7 +314,9 @@ def promise(calibration: Calibration) -> str:
     """What a calibration's threshold promises, in words."""
     said = calibration.threshold.describe(review_share(calibration))
     names = calibration.statistic.levels
-    return f"{said}; kept for each of {len(names)} variants" if names and calibration.threshold.fpr else said
+    if not names or not calibration.threshold.fpr:
+        return said
+    return f"{said}; kept for {f'each of {len(names)} variants' if len(names) > 1 else f'variant {next(iter(names))}'}"
 
 
 def review_share(calibration: Calibration) -> Interval | None:

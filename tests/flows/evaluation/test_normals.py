@@ -141,8 +141,8 @@ def test_a_curve_that_still_falls_asks_for_more_images() -> None:
     steep = LearningCurve((40, 80, 160), (3.0, 2.0, 1.5), 0.5)
     (found,) = normals.of_curve(steep)
     # Gains of 1 and 0.5: next 0.25, which is half of the spread.
-    assert "Models of 40, 80, 160 of these images" in found.sentence
-    assert "twice as many would likely bring 50 % of what normal images differ by" in found.sentence
+    assert "A model of 160 of these images knows the others much better than one of 40 or 80." in found.sentence
+    assert "likely bring another 0.25 nats a feature, where normal images differ by 0.5. Add" in found.sentence
     assert normals.describe_curve(steep)["next_gain"] == 0.25
     flat = LearningCurve((40, 80, 160), (1.2, 1.1, 1.05), 0.5)
     assert normals.of_curve(flat) == normals.of_curve(None) == []
