@@ -114,10 +114,16 @@ def seen(workspace: Workspace, model_id: str, calibration: Calibration | None = 
         with suppress(UsageError):
             calibration = calibration_of(workspace, model_id)
     if calibration is not None:
-        return seen_of(rows, calibration.statistic, calibration)
-    if not (workspace.models / model_id).exists():
+        statistic = calibration.statistic
+    elif (workspace.models / model_id).exists():
+        statistic = Statistic(describe_model(workspace, model_id)["config"]["statistic"])
+    else:
         return None
-    return seen_of(rows, Statistic(describe_model(workspace, model_id)["config"]["statistic"]), None)
+    try:
+        return seen_of(rows, statistic, calibration)
+    except (ValueError, LookupError, TypeError) as error:
+        log.warning("%s holds other rows than nelbo writes (%s): what the model sees is not known", path, error)
+        return None
 
 
 def seen_of(rows: pa.Table, statistic: Statistic, calibration: Calibration | None) -> Seen:

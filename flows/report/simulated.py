@@ -1,6 +1,5 @@
 """Pictures of simulated defects: some that a model finds, and some that it misses."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,9 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from nelbo.data import atomic_path, read_table
+from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.report.heatmap import png
+from nelbo.flows.report.pictures import opened
 from nelbo.flows.report.sheet import COLUMNS, GAP_PX, WIDTH_PX, sheet
 from nelbo.flows.workspace.calibrations.calibration import calibration_of
 from nelbo.flows.workspace.layout import Workspace
@@ -23,17 +24,20 @@ _ROOM_PX = 6
 
 def write_simulated(workspace: Workspace, model_id: str) -> None:
     """Put them beside the model's card, if defects were painted and there is a threshold."""
-    path, calibration = workspace.simulated(model_id), calibration_of(workspace, model_id)
-    if calibration is None or not path.exists():
+    calibration = calibration_of(workspace, model_id)
+    # Of damaged rows it says so.
+    if calibration is None or seen(workspace, model_id, calibration) is None:
         return
-    rows = read_table(path)
-    rows = rows.filter(pc.is_valid(rows["thumbnail"]))
+    rows = read_table(workspace.simulated(model_id))
+    for name in ("thumbnail", "x", "y", "length"):
+        rows = rows.filter(pc.is_valid(rows[name]))
     found = calibration.verdicts(calibration.statistic.scores(rows)) == "anomalous"
-    pictures = [
-        _ringed(row, word)
+    some = [
+        (row, word, opened(row["thumbnail"], "JPEG"))
         for word, mask in (("found", found), ("missed", ~found))
         for row in rows.take(pa.array(_spread(np.flatnonzero(mask)))).to_pylist()
     ]
+    pictures = [_ringed(row, word, picture) for row, word, picture in some if picture is not None]
     with atomic_path(workspace.simulated_shown(model_id), workspace.staging) as unfinished:
         unfinished.write_bytes(png(sheet(pictures, GAP_PX, "grey")))
 
@@ -44,10 +48,9 @@ def _spread(rows: np.ndarray) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, n).astype(int)] if n else rows
 
 
-def _ringed(row: dict[str, Any], word: str) -> Image.Image:
+def _ringed(row: dict[str, Any], word: str, picture: Image.Image) -> Image.Image:
     """The picture, with a ring around the defect and what becomes of it."""
-    picture = Image.open(io.BytesIO(row["thumbnail"])).convert("RGB")
-    picture = picture.resize((WIDTH_PX, round(WIDTH_PX * picture.height / picture.width)))
+    picture = picture.convert("RGB").resize((WIDTH_PX, round(WIDTH_PX * picture.height / picture.width)))
     x, y = row["x"] * picture.width, row["y"] * picture.height
     radius = _ROOM_PX + row["length"] * picture.width / 2
     draw = ImageDraw.Draw(picture)

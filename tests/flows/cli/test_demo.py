@@ -25,7 +25,9 @@ def test_the_demo_sees_defects_in_real_cells(nelbo: Callable[..., tuple[int, str
     assert code == 0
     result = json.loads(out)
     trained, scored = result["train"], result["score"]
-    assert (trained["n_train"], trained["n_validation"], trained["n_calibration"]) == (454, 0, 454)
+    assert (trained["n_train"], trained["n_validation"]) == (454, 0)
+    # Neighbours on a module look alike. At the edge of that machines may round otherwise.
+    assert trained["n_calibration"] == trained["n_groups"] == pytest.approx(280, abs=20)
     assert (trained["calibrate_on"], trained["approximate"]) == ("cross", True)
     assert (scored["n_images"], scored["n_not_scored"]) == (447, 0)
     metrics = scored["metrics"]

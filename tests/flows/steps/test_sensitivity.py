@@ -147,11 +147,21 @@ def test_a_workspace_from_before_has_none(workspace: Path, nelbo: Callable[..., 
     assert "cannot_see" not in commands.score(images / "normal", workspace)
 
 
+@pytest.mark.parametrize("damage", ["bytes", "kinds", "pictures"])
 def test_damaged_rows_take_nothing_from_scoring(
-    workspace: Path, images: Path, caplog: pytest.LogCaptureFixture
+    damage: str, workspace: Path, images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Workspace.at(str(workspace)).simulated(model_of(workspace)).write_bytes(b"PAR1 and nothing")
+    path = Workspace.at(str(workspace)).simulated(model_of(workspace))
+    if damage == "bytes":
+        path.write_bytes(b"PAR1 and nothing")
+    else:
+        rows = read_table(path).to_pylist()
+        changed = {"kind": None} if damage == "kinds" else {"thumbnail": b"no JPEG"}
+        write_table(pa.Table.from_pylist([row | changed for row in rows], SIMULATED_SCHEMA), path, SIMULATED_SCHEMA)
     assert Path(commands.score(images / "normal", workspace)["report"]).exists()
+    assert write_card(Workspace.at(str(workspace)), model_of(workspace)).exists()
+    if damage == "pictures":
+        return
     assert [record for record in caplog.records if "sensitivity" in record.getMessage()]
 
 
