@@ -143,16 +143,12 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     publish_manifest(manifest, workspace, batch_id, run)
     findings += said([*looks.unusable([manifest.table]), *normals.alike])
     findings += said(looks.of_pixels(normals.pixels, normals.table))
-    n_alike = sum(finding.n for finding in normals.alike if finding.name == "alike")
     training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
-    variants = _sizes(training)
-    paths = normals.texts("relative_path", normals.rows(*_FITTED))
-    findings += said([*looks.of_kinds(training.kinds, len(variants) or 1, paths), *looks.of_curve(training.curve)])
-    shown, question = _strangest(training, normals)
-    findings.append(question)
+    strangest, question = _strangest(training, normals)
+    findings += [*said(_of_trained(training, normals)), question]
     for warning in training.warnings:
         log.warning("%s", warning)
-    n_groups = count_groups(manifest.table)
+    n_groups, variants = count_groups(manifest.table), _sizes(training)
     facts = _facts(training, normals, manifest, options, batch_id) | {
         **_of_files(manifest.table),
         "n_groups": n_groups,
@@ -165,21 +161,11 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     if normals.crossed:
         _keep_unseen(training.unseen, normals, training.model, unseen_rows(options, batch_id))
     model_id = keep_bundle(training.model, workspace, facts)
-    simulated = _simulate(training, normals, options)
-    if simulated is not None:
-        keep_simulated(simulated, workspace, model_id, run)
-    _keep_normals(training, normals, options.seed, workspace, model_id, run)
-    # The same model made another way is described as it was made first, as its bundle is.
-    if not workspace.history(model_id).exists():
-        _write_history(training.history, workspace.history(model_id), workspace, run)
-    if options.frame is not None:
-        write_found_parts(workspace, model_id, normals.pixels, normals.found)
-    if variants:
-        write_variants(workspace, model_id, normals.pixels.take(normals.rows(*_FITTED)), training.unseen.variant)
-    write_strangest(workspace, model_id, normals.pixels.take(shown))
+    _keep_beside(training, normals, strangest, options, model_id, run)
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
         counts["n_calibration"] = len(normals.rows(*_FITTED))
+    n_alike = sum(finding.n for finding in normals.alike if finding.name == "alike")
     return Fitted(
         model_id,
         **counts,
@@ -190,10 +176,37 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     )
 
 
+def _keep_beside(
+    training: Any, normals: Normals, strangest: np.ndarray, options: TrainOptions, model_id: str, run: Run
+) -> None:
+    """Put beside a model what it sees of simulated defects, how its images look, its history, and pictures."""
+    workspace = Workspace.at(options.workspace)
+    simulated = _simulate(training, normals, options)
+    if simulated is not None:
+        keep_simulated(simulated, workspace, model_id, run)
+    _keep_normals(training, normals, options.seed, workspace, model_id, run)
+    # The same model made another way is described as it was made first, as its bundle is.
+    if not workspace.history(model_id).exists():
+        _write_history(training.history, workspace.history(model_id), workspace, run)
+    if options.frame is not None:
+        write_found_parts(workspace, model_id, normals.pixels, normals.found)
+    if training.model.config.variants:
+        fitted_on = normals.pixels.take(normals.rows(*_FITTED))
+        write_variants(workspace, model_id, fitted_on, training.unseen.variant)
+    write_strangest(workspace, model_id, normals.pixels.take(strangest))
+
+
 def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:
     """What the headers of the files show."""
     table = each_once(manifest.table)
     return looks.of_files([table], whole=options.frame is None, coloured=options.n_channels > 1)
+
+
+def _of_trained(training: Any, normals: Normals) -> list[Finding]:
+    """What a model's features and its learning curve show."""
+    paths = normals.texts("relative_path", normals.rows(*_FITTED))
+    n_variants = len(training.model.config.variants) or 1
+    return [*looks.of_kinds(training.kinds, n_variants, paths), *looks.of_curve(training.curve)]
 
 
 def _strangest(training: Any, normals: Normals) -> tuple[np.ndarray, Finding]:
