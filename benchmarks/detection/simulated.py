@@ -228,7 +228,7 @@ def order_table(figures: pd.DataFrame) -> list[str]:
 
 
 def in_order(figures: pd.DataFrame, of: str) -> tuple[int, int]:
-    """Of pairs of models of one set whose real AUROC differ by more than `APART`: in order, and all.
+    """How many pairs of models whose real AUROC differ by more than `APART` are in order, and how many there are.
 
     Args:
         figures: of one set.

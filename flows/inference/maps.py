@@ -52,8 +52,13 @@ def thumbnail(pixels: NDArray[np.float32], aspect: float) -> bytes:
     longer = max(pixels.shape[:2])
     size = (longer, max(1, round(longer / aspect))) if aspect >= 1 else (max(1, round(longer * aspect)), longer)
     picture = as_picture(pixels)
+    return jpeg(picture if picture.size == size else picture.resize(size), _QUALITY)
+
+
+def jpeg(picture: Image.Image, quality: int) -> bytes:
+    """The bytes of a picture as a JPEG."""
     buffer = io.BytesIO()
-    (picture if picture.size == size else picture.resize(size)).save(buffer, "JPEG", quality=_QUALITY)
+    picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 

@@ -74,7 +74,9 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
     target = workspace.card(model_id)
     curves = target.with_suffix(".svg")
-    write_simulated(workspace, model_id)
+    sees = seen(workspace, model_id)
+    if sees is not None:
+        write_simulated(workspace, model_id)
     beside = {
         "parts": workspace.found_parts(model_id),
         "variants": workspace.variants(model_id),
@@ -82,7 +84,7 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
         "simulated": workspace.simulated_shown(model_id),
     }
     pictures = {name: place.name for name, place in beside.items() if place.exists()}
-    card = read_card(workspace, model_id, {"curves": curves.name, **pictures})
+    card = _read(workspace, model_id, {"curves": curves.name, **pictures}, sees)
     # The picture first: a card never shows a broken link.
     for file, text in ((curves, render_curves(read_table(workspace.history(model_id)))), (target, card)):
         with atomic_path(file, workspace.staging) as unfinished:
@@ -92,11 +94,15 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
 
 def read_card(workspace: Workspace, model_id: str, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
     """A model's card as Markdown, from its ``model.json`` and its history; see `render_card`."""
+    return _read(workspace, model_id, pictures, seen(workspace, model_id))
+
+
+def _read(workspace: Workspace, model_id: str, pictures: Mapping[str, str], sees: Seen | None) -> str:
     path = workspace.models / check_id(model_id) / "model.json"
     history = read_table(workspace.history(model_id))
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        return render_card(description, history, pictures, seen(workspace, model_id))
+        return render_card(description, history, pictures, sees)
     except (OSError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise UsageError(
             f"{path} does not say what a card needs ({error!r}). Restore it from a copy, or train again."

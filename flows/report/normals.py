@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nelbo.data import NORMALS_SCHEMA, CachedPixels, InputError, Place, modified, read_table, write_table
-from nelbo.flows.inference.maps import as_picture
+from nelbo.flows.inference.maps import as_picture, jpeg
 from nelbo.flows.report.pictures import opened
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
@@ -52,10 +52,9 @@ def keep_normals(
 
 
 def _jpeg(pixels: NDArray[np.floating[Any]]) -> bytes:
-    picture, buffer = as_picture(pixels), io.BytesIO()
+    picture = as_picture(pixels)
     picture.thumbnail((MOST_PX, MOST_PX))
-    picture.save(buffer, "JPEG", quality=_QUALITY)
-    return buffer.getvalue()
+    return jpeg(picture, _QUALITY)
 
 
 class Normals:

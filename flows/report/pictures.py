@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nelbo.flows.inference.maps import jpeg
 from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, overlay
 
 #: Columns that it is drawn from.
@@ -113,11 +114,10 @@ def picture_urls(row: Mapping[Any, Any], n_bytes: int) -> dict[str, str]:
 def jpeg_url(shown: Image.Image, n_bytes: int) -> str:
     """A picture as a JPEG of the best of a few qualities that keeps it within so many bytes."""
     for quality in _QUALITIES:
-        buffer = io.BytesIO()
-        shown.save(buffer, "JPEG", quality=quality)
-        if buffer.tell() <= n_bytes:
+        content = jpeg(shown, quality)
+        if len(content) <= n_bytes:
             break
-    return data_url("image/jpeg", buffer.getvalue())
+    return data_url("image/jpeg", content)
 
 
 def data_url(kind: str, content: bytes) -> str:

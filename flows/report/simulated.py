@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from nelbo.data import atomic_path, read_table
-from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.report.heatmap import png
 from nelbo.flows.report.pictures import opened
 from nelbo.flows.report.sheet import COLUMNS, GAP_PX, WIDTH_PX, sheet
@@ -23,10 +22,9 @@ _ROOM_PX = 6
 
 
 def write_simulated(workspace: Workspace, model_id: str) -> None:
-    """Put them beside the model's card, if defects were painted and there is a threshold."""
+    """Put them beside the model's card, if there is a threshold; `seen` must be able to read the model's rows."""
     calibration = calibration_of(workspace, model_id)
-    # Of damaged rows it says so.
-    if calibration is None or seen(workspace, model_id, calibration) is None:
+    if calibration is None:
         return
     rows = read_table(workspace.simulated(model_id))
     for name in ("thumbnail", "x", "y", "length"):

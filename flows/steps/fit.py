@@ -29,7 +29,6 @@ from nelbo.data import (
     may_have_colour,
     near_duplicates,
     part_quality,
-    with_united_groups,
     write_table,
 )
 from nelbo.data import n_groups as n_groups_of
@@ -56,7 +55,6 @@ from nelbo.flows.steps.parts import (
     each_once,
     first_of_each,
     is_enough,
-    n_draws,
     with_alike,
     with_parts,
 )
@@ -346,12 +344,10 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
     alike = near_duplicates(cache.pixels)
     table, alike_are = _in_groups(manifest.table, usable, alike, options, solved)
     part_of = assign_parts(table, usable, options, solved)
-    # Decided before: whether there are enough does not depend on what is unreadable.
-    whole = with_united_groups(table)
-    chosen = whole.take([first[image_id] for image_id in usable])
-    n_found = n_draws(usable, chosen["group"].to_pylist())
+    parted = with_parts(table, part_of, unreadable)
+    n_found = count_groups(parted) or len(usable)
     crossed = crosses(table, n_found, options, solved) and n_found >= calibration_needs(options)
-    table = with_quality(with_parts(table, part_of, unreadable), _looks(usable, cache))
+    table = with_quality(parted, _looks(usable, cache))
     rows = table.take([first[image_id] for image_id in usable])
     paths, parts = (rows[name].to_pylist() for name in ("relative_path", "split"))
     said_of_alike = looks.of_alike(alike, paths, parts, alike_are)
