@@ -101,7 +101,8 @@ def _without_common(rows: Pictures) -> Pictures:
 def _correlations(rows: Pictures) -> Pictures:
     """(n, n) cosines; a picture without anything of its own is like none."""
     units = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    found = units @ units.T
+    # Of pictures that are the same, rounding makes more than 1.
+    found = np.clip(units @ units.T, -1, 1)
     np.fill_diagonal(found, 1)
     return found
 

@@ -63,7 +63,7 @@ def test_limits() -> None:
 def test_a_ceiling_is_that_of_the_fastest_library(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = script("benchmarks.speed.limits")
     products = {
-        "slow": lambda precision, side: limits.numpy_product(precision, 2 * side),
+        "slow": lambda precision, side: limits.numpy_product(precision, 4 * side),
         "fast": limits.numpy_product,
         "missing": lambda _precision, _side: importlib.import_module("not_installed"),
     }
