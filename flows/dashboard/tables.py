@@ -40,6 +40,9 @@ _READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
     name: _FILES.format("false", "true") for name in KINDS
 }
 
+#: While files are joined into one, a row may stand in two.
+_EACH_ONCE = {name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()}
+
 _TABLES = {
     "batches": r"""
         SELECT regexp_extract(file, '/model_id=([^/]+)/', 1) AS model_id,
@@ -52,16 +55,25 @@ _TABLES = {
         flagged AS (SELECT * FROM {_READING["flagged"]})
         {MATCHING}
     """,
-    # While files are joined into one, a row may stand in two.
-    **{name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()},
+    "runs": _EACH_ONCE["runs"],
+    "decisions": _EACH_ONCE["reviews"],
+    "reviews": f"""
+        SELECT * FROM ({_EACH_ONCE["reviews"]})
+        QUALIFY count(*) FILTER (decision = 'withdrawn')
+                OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at_utc DESC, review_id DESC) = 0
+    """,
 }
+
+#: Those of many small files, and what they are of.
+_GATHERED = {"runs": "runs", "decisions": "reviews", "reviews": "reviews"}
 
 
 class Tables:
     """SQL over a workspace; each query sees the files as they are at that moment.
 
     There are ``scores``, ``flagged``, ``runs`` and ``reviews`` with the columns of the data contract, ``model_id`` and
-    ``batch_id`` among them; and ``batches`` with only these two, a row for each published batch.
+    ``batch_id`` among them; and ``batches`` with only these two, a row for each published batch. ``reviews`` are those
+    that stand; ``decisions`` are all that were ever written, also what was taken back and what took it back.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -115,7 +127,7 @@ class Tables:
 
     def _set_aside(self, sql: str, batches: Sequence[Batches]) -> int:
         """Look for damaged files among those of a query, each alone and to its end; how many there are now."""
-        named = {name for name in _READING if re.search(rf"\b{name}\b", sql)}
+        named = {_GATHERED.get(name, name) for name in _TABLES if re.search(rf"\b{name}\b", sql)} & set(_READING)
         # Rows of `flagged` are matched with those of `scores`.
         named |= {"scores"} if "flagged" in named else set()
         found = {}
@@ -151,8 +163,8 @@ class Tables:
         named = [name for name in _TABLES if re.search(rf"\b{name}\b", sql)]
         files = []
         for name in named:
-            if name in KINDS:
-                self._append(name)
+            if name in _GATHERED:
+                self._append(_GATHERED[name])
             else:
                 kinds = _PUBLISHED if name == "flagged" else ("scores",)
                 files += [[self._empty[kind], *self._list(kind, batches)] for kind in kinds]
