@@ -26,7 +26,8 @@ from nelbo.flows.report.headline import chance, headline
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
 from nelbo.flows.report.normals import Normals, read_normals
-from nelbo.flows.report.pictures import SIDE_PX, Pictures, data_url, jpeg_url, original_of, picture_urls
+from nelbo.flows.report.outlines import svg_path
+from nelbo.flows.report.pictures import SIDE_PX, data_url, jpeg_url, original_of, outline_of, picture_urls
 from nelbo.flows.report.rendering import markdown, template
 from nelbo.flows.runner import Runner
 from nelbo.flows.workspace import catalog, journal
@@ -65,6 +66,8 @@ _COLUMNS = (
 )
 #: What all pictures of a page take at most; in base64 they are a third larger, and a page should stay below 5 MB.
 _PICTURE_BYTES = 3_500_000
+#: Of a flagged image: itself, its heatmap, and the nearest normal image.
+_PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table,
 
 def _cards(flagged: pa.Table, normals: Normals) -> list[dict[str, Any]]:
     """Flagged images with their pictures, the nearest normal one among them, which share what a page may take."""
-    n_bytes = _PICTURE_BYTES // ((len(Pictures._fields) + 1) * max(1, flagged.num_rows))
+    n_bytes = _PICTURE_BYTES // (_PICTURES * max(1, flagged.num_rows))
     return [_card(row, normals, n_bytes) for row in flagged.to_pylist()]
 
 
@@ -269,7 +272,13 @@ def _card(row: dict[str, Any], normals: Normals, n_bytes: int) -> dict[str, Any]
     shown, nearest = picture_urls(row, n_bytes), normals.nearest(original_of(row, SIDE_PX))
     if nearest is not None:
         shown["nearest normal"] = jpeg_url(nearest.picture, n_bytes)
-    return {"path": row["relative_path"], "row": row, "pictures": shown, "nearest": nearest and nearest.relative_path}
+    return {
+        "path": row["relative_path"],
+        "row": row,
+        "pictures": shown,
+        "outline": svg_path(outline_of(row)),
+        "nearest": nearest and nearest.relative_path,
+    }
 
 
 def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:
