@@ -22,7 +22,7 @@ from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
 from nelbo.flows.report.curves import render_curves
-from nelbo.flows.report.headline import chance, headline
+from nelbo.flows.report.headline import chance, headline, known
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
 from nelbo.flows.report.normals import Normals, read_normals
@@ -43,6 +43,7 @@ from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
 from nelbo.flows.workspace.flagged import iter_flagged, published_run, strangest
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.models import describe_model
+from nelbo.flows.workspace.reviews import labels_of, latest_reviews
 from nelbo.flows.workspace.runs import Run, code_version
 
 log = logging.getLogger(__name__)
@@ -187,6 +188,7 @@ def _numbers(
     sees = seen(workspace, model_id, calibration)
     cannot_see = None if sees is None else sees.cannot_see
     drift = read_drift(table)
+    known_of_it, any_defects = _known(table, workspace) if calibration else ([], False)
     return {
         "calibration": calibration,
         "statistic": table["statistic"][0].as_py(),
@@ -194,7 +196,8 @@ def _numbers(
         "variants": variants.count(table),
         "promises": {one["variant"]: one["promise"] for one in of_variants(calibration)} if calibration else {},
         "headline": headline(counts, threshold),
-        "chance": chance(counts, threshold, blind=cannot_see is not None),
+        "known": known_of_it,
+        "chance": chance(counts, threshold, blind=cannot_see is not None, defects=any_defects),
         "cannot_see": cannot_see,
         "real": real_figures(as_json(evaluation)) if evaluation else None,
         "promise": _promise(calibration) if calibration else None,
@@ -210,6 +213,19 @@ def _numbers(
         "metrics": describe_evaluation(evaluation) if evaluation else [],
         "n_left_out": n_left_out,
     }
+
+
+def _known(table: pa.Table, workspace: Workspace) -> tuple[list[str], bool]:
+    """What labels and reviews say of the images that were scored, and whether they show any defect."""
+    scored = table.filter(pc.is_valid(table["anomaly_score"]))
+    flagged = pc.is_in(scored["verdict"], pa.array(["anomalous", "review"])).to_numpy()
+    reviewed = labels_of(latest_reviews(workspace))
+    of_people = {
+        "labelled": scored["label"].to_numpy(),
+        "reviewed": np.array([reviewed.get(image_id, -1) for image_id in scored["image_id"].to_pylist()], np.int8),
+    }
+    said = [known(labels, flagged, by) for by, labels in of_people.items()]
+    return [one for one in said if one], any((labels == 1).any() for labels in of_people.values())
 
 
 def _promise(calibration: Calibration) -> str:

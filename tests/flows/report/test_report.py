@@ -31,6 +31,7 @@ from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.flagged import strangest
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model
+from nelbo.flows.workspace.reviews import Review, new_review_id, record_review
 from nelbo.flows.workspace.runs import code_version
 
 ATTACK = "<img src=x onerror=alert(1)>.png"
@@ -77,7 +78,10 @@ def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) ->
         assert text in html
     assert html.count("<figure") == result["n_anomalous"]
     # A quarter of the batch has a blot.
-    assert '<p class="chance">More anomalous images than chance gives: ' in html
+    assert '<p class="chance">That is more than chance gives: ' in html
+    assert (
+        f"of {result['metrics']['n_normal'] + result['metrics']['n_anomalous']} labelled images are anomalous: " in html
+    )
     for text in (code_version(), "engine keras"):
         assert text in html.split("What was run</h2>")[1]
 
@@ -95,7 +99,8 @@ def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]])
     summary = shown["report"]
     n_flagged = f"{result['n_anomalous']} of {result['n_scored']} images anomalous"
     assert summary.startswith(f"# {n_flagged}; at the promised 5 % about 1 false alarm would be normal.\n")
-    assert "More anomalous images than chance gives: " in summary
+    assert "That is more than chance gives: " in summary
+    assert " labelled images are anomalous: " in summary
     counts = ("n_images", "n_anomalous", "n_review", "n_scored", "n_not_scored")
     images, anomalous, review, scored, not_scored = (result[name] for name in counts)
     assert f"| {images} | {anomalous} | {review} | {scored - anomalous - review} | {not_scored} |" in summary
@@ -106,6 +111,33 @@ def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]])
     assert f"| AUROC | {auroc['value']:.3f} | {auroc['low']:.3f} to {auroc['high']:.3f} |" in summary
     assert f"* report: [{path}]({path.as_uri()})" in summary
     assert shown["scores"].startswith("data:image/svg+xml;base64,")
+
+
+def test_reviews_are_known_beside_labels(page_file: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    written, result = page_file
+    root = shutil.copytree(written.parent.parent, tmp_path / "workspace")
+    workspace, ids = Workspace.at(str(root)), (result["model_id"], result["batch_id"])
+    rows = read_table(workspace.flagged(*ids), ["image_id", "relative_path"]).to_pandas()
+    # Files with the same contents are one image, and two rows.
+    rows = rows.drop_duplicates("image_id", keep=False)[:3].to_dict("records")
+    for row, decision in zip(rows, ("anomalous", "anomalous", "normal"), strict=True):
+        record_review(
+            workspace,
+            Review(
+                **row,
+                model_id=ids[0],
+                batch_id=ids[1],
+                calibration_id=None,
+                anomaly_score=1.0,
+                decision=decision,
+                reviewer="Zoe",
+                note="",
+                review_id=new_review_id(),
+            ),
+        )
+    html = Path(report(root)["report"]).read_text()
+    assert "2 of 3 reviewed images are anomalous: all of these were flagged, and all of 1 normal ones." in html
+    assert "labelled images are anomalous" in html
 
 
 def test_page_holds_the_models_card(
