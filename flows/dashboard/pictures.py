@@ -1,4 +1,4 @@
-"""Pictures of a scored image as pages show them: the original, and the heatmap on it."""
+"""Pictures of a scored image as pages show them: the original, lines around where it is unusual, and its heatmap."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import streamlit as st
 from nelbo.flows.dashboard.literal import literal
 from nelbo.flows.dashboard.originals import Shown
 from nelbo.flows.dashboard.tables import Tables
-from nelbo.flows.report.heatmap import OPACITY, colours
+from nelbo.flows.report.heatmap import colours
 from nelbo.flows.report.normals import read_normals
 from nelbo.flows.report.pictures import LOOKED_AT, original_of, pictures
 
@@ -39,7 +39,10 @@ def show_heatmap(tables: Tables, row: Row) -> None:
     if looked_at is None:
         st.info("A map is kept of images that are anomalous or for review.")
         return
-    _overlay(looked_at, row["relative_path"])
+    drawn = pictures(looked_at)
+    if drawn.outlined is not None:
+        show(drawn.outlined, f"outline on {row['relative_path']}")
+    show(drawn.heatmap or drawn.original or "No map was kept of this image.", f"heatmap of {row['relative_path']}")
     _legend()
 
 
@@ -59,19 +62,6 @@ def _looked_at(tables: Tables, row: Row) -> Row | None:
     sql = f"SELECT {', '.join(LOOKED_AT)} FROM flagged WHERE image_id = ? AND relative_path = ? LIMIT 1"  # noqa: S608
     found = tables.query(sql, [row["image_id"], row["relative_path"]], [(row["model_id"], row["batch_id"])])
     return None if found.empty else found.to_dict("records")[0]
-
-
-@st.fragment
-def _overlay(looked_at: Row, path: str) -> None:
-    """A fragment: moving the slider draws nothing else anew."""
-    slot = st.empty()
-    percent = st.slider("Opacity of the heatmap", 0, 100, round(100 * OPACITY), 5, format="%d %%", key="opacity")
-    drawn = pictures(looked_at, percent / 100)
-    with slot:
-        if drawn.overlay is not None:
-            show(drawn.overlay, f"heatmap on {path}")
-        else:
-            show(drawn.heatmap or drawn.original or "No map was kept of this image.", f"heatmap of {path}")
 
 
 def _legend() -> None:

@@ -51,7 +51,7 @@ class Batch:
     def show(self, n: int = 12) -> Image.Image:
         """The worst flagged images, each beside its map and the nearest normal image, above why it was flagged.
 
-        It is one picture, which a notebook displays.
+        Lines are around where it is unusual. It is one picture, which a notebook displays.
 
         Args:
             n: images at most.
@@ -64,7 +64,7 @@ class Batch:
 def _shown(row: Mapping[Hashable, Any], normals: Normals) -> Image.Image:
     drawn = pictures(row)
     nearest = normals.nearest(drawn.original)
-    found = [drawn.original, drawn.overlay or drawn.heatmap, nearest and nearest.picture]
+    found = [drawn.outlined or drawn.original, drawn.heatmap, nearest and nearest.picture]
     width = (3 if len(normals) else 2) * (SIDE_PX + _GAP_PX) - _GAP_PX
     shown = Image.new("RGB", (width, SIDE_PX + _LINES * _LINE_PX), "white")
     for i, picture in enumerate(one for one in found if one is not None):

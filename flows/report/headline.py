@@ -1,13 +1,17 @@
-"""What a batch comes to, in two sentences: how much was flagged, and whether that is more than chance."""
+"""What a batch comes to: how much was flagged, what people know of it, and whether that is more than chance."""
 
 import math
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from nelbo.detectors import APPROXIMATE, Threshold
 from nelbo.flows.numbers import percent
 
-#: Rarer than this by chance is called more than chance; and what is between is not called chance, either.
-_RARE, _UNUSUAL = 0.01, 0.05
+#: Rarer than this by chance is called more than chance; what is between is not called chance, either; and what is more
+#: common than the last is what chance gives.
+_RARE, _UNUSUAL, _LIKELY = 0.01, 0.05, 0.5
 _RAREST = 1e-6
 
 
@@ -40,38 +44,86 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     return f"{text}; at {at} {_false_alarms(threshold.fpr * n_scored)}."
 
 
-def chance(counts: Mapping[str, int], threshold: Threshold | None, *, blind: bool = False) -> str:
-    """Whether the images called anomalous are more than chance gives; empty where no rate is promised.
+def known(labels: ArrayLike, flagged: ArrayLike, by: str = "labelled") -> str:
+    """What people know of a batch beside what was flagged of it; empty where they know of no image.
 
-    That there are no more means nothing of a model that is blind, and is not said.
+    Args:
+        labels: (n,) 1 anomalous, 0 normal, -1 unknown.
+        flagged: (n,) whether each was.
+        by: how it is known.
+
+    >>> known([1, 1, 1, 0, 0, -1], [True, True, False, False, False, True])
+    '3 of 5 labelled images are anomalous: 2 of these were flagged, and none of 2 normal ones.'
+    >>> known([1, 1], [True, True], by="reviewed")
+    '2 of 2 reviewed images are anomalous: all of these were flagged.'
+    >>> known([0, 0], [True, False])
+    'None of 2 labelled images is anomalous; 1 was flagged.'
+    """
+    labels, flagged = np.asarray(labels), np.asarray(flagged, bool)
+    (n_normal, false), (n_anomalous, found) = (
+        (int((labels == label).sum()), int(flagged[labels == label].sum())) for label in (0, 1)
+    )
+    n = n_normal + n_anomalous
+    if not n:
+        return ""
+    if not n_anomalous:
+        return f"None of {n:,} {by} images is anomalous; {_some(false, n)} {_were(false)} flagged."
+    said = f"{n_anomalous:,} of {n:,} {by} images are anomalous: "
+    said += f"{_some(found, n_anomalous)} of these {_were(found)} flagged"
+    return f"{said}, and {_some(false, n_normal)} of {n_normal:,} normal ones." if n_normal else f"{said}."
+
+
+def chance(
+    counts: Mapping[str, int], threshold: Threshold | None, *, blind: bool = False, defects: bool = False
+) -> str:
+    """Whether as many images are called anomalous by chance: of their number alone, and of no image.
+
+    Empty where no rate is promised, and where nothing was called anomalous. That there are no more means nothing of a
+    model that is blind, and is not said.
+
+    Args:
+        counts: ``scored`` and ``anomalous``.
+        defects: whether people know of any: chance explains none of these.
 
     >>> threshold = Threshold.from_normals(range(1, 1000), fpr=0.01)
     >>> print(chance({"scored": 2624, "anomalous": 80}, threshold))
-    More anomalous images than chance gives: with no defects, as many or more come in at most 1 of 10,000 batches.
+    That is more than chance gives: of 10,000 such batches without defects at most 1 has as many, or more.
     >>> print(chance({"scored": 2624, "anomalous": 37}, threshold))
-    Chance alone can explain the anomalous images: with no defects, as many or more come in about 14 of 100 batches.
+    So many can be chance: of 100 such batches without defects about 14 have as many, or more.
+    >>> print(chance({"scored": 2624, "anomalous": 37}, threshold, defects=True))
+    The count alone would not tell: of 100 such batches without defects about 14 have as many, or more.
     >>> print(chance({"scored": 2624, "anomalous": 12}, threshold))
-    No more anomalous images than chance would give.
-    >>> print(chance({"scored": 2624, "anomalous": 12}, Threshold.from_normals(range(1, 1000), fpr=0.01, cross=True)))
-    No more anomalous images than chance would give (approximate: cross-fitted, no guarantee).
+    That is no more than chance gives: most such batches without defects have as many, or more.
     """
     probability = None if threshold is None else threshold.chance(counts["anomalous"], counts["scored"])
-    if threshold is None or probability is None or not counts["scored"] or (blind and probability > _RARE):
+    if threshold is None or probability is None or not counts["anomalous"] or (blind and probability > _RARE):
         return ""
-    said = _explained(probability)
-    return f"{said[:-1]} ({APPROXIMATE})." if threshold.approximate else said
+    said = _explained(probability, defects)
+    return f"{said} ({APPROXIMATE})." if threshold.approximate else f"{said}."
 
 
-def _explained(probability: float) -> str:
-    if probability > 0.5:
-        return "No more anomalous images than chance would give."
-    if probability > _RARE:
-        can = "can" if probability > _UNUSUAL else "can hardly"
-        opening, share = f"Chance alone {can} explain the anomalous images", f"about {100 * probability:.0f} of 100"
-    else:
+def _explained(probability: float, defects: bool) -> str:
+    if probability <= _RARE:
         rarity = 10 ** math.floor(-math.log10(max(probability, _RAREST)))
-        opening, share = "More anomalous images than chance gives", f"at most 1 of {rarity:,}"
-    return f"{opening}: with no defects, as many or more come in {share} batches."
+        return (
+            f"That is more than chance gives: of {rarity:,} such batches without defects at most 1 has as many, or more"
+        )
+    share = f"of 100 such batches without defects about {100 * probability:.0f} have as many, or more"
+    if probability <= _UNUSUAL:
+        return f"So many can hardly be chance: {share}"
+    if probability <= _LIKELY:
+        return f"{'The count alone would not tell' if defects else 'So many can be chance'}: {share}"
+    opening = "The count alone would not tell" if defects else "That is no more than chance gives"
+    return f"{opening}: most such batches without defects have as many, or more"
+
+
+def _were(n: int) -> str:
+    return "was" if n == 1 else "were"
+
+
+def _some(n: int, m: int) -> str:
+    """So many of m in words where it is none or all of them."""
+    return "none" if not n else "all" if n == m else f"{n:,}"
 
 
 def _false_alarms(expected: float) -> str:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nelbo.flows.inference.maps import jpeg
-from nelbo.flows.report.heatmap import OPACITY, colours, enlarged, overlay
+from nelbo.flows.report.heatmap import colours, enlarged
+from nelbo.flows.report.outlines import Polygon, drawn, outline
 
 #: Columns that it is drawn from.
 LOOKED_AT = ("map", "map_low", "map_high", "thumbnail", "heatmap_png")
@@ -20,27 +21,26 @@ _QUALITIES = (75, 60, 40, 20, 10)
 
 
 class Pictures(NamedTuple):
-    """A flagged image, where it is unusual, and both on each other; None where the row holds nothing to draw them from.
+    """A flagged image, the same with lines around where it is unusual, and its map; None where the row has no such.
 
     Rows that were written before version 6 of the schema hold a heatmap alone.
     """
 
     original: Image.Image | None
+    outlined: Image.Image | None
     heatmap: Image.Image | None
-    overlay: Image.Image | None
 
 
-def pictures(row: Mapping[Any, Any], opacity: float = OPACITY, side_px: int = MOST_PX) -> Pictures:
+def pictures(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Pictures:
     """Draw a row of ``flagged``; what in it is damaged, or was not written by nelbo, counts as not there.
 
     Args:
         row: with its columns ``LOOKED_AT``, as Arrow, pandas or DuckDB give them.
-        opacity: of the heatmap on the image, in [0, 1].
         side_px: longer side at most.
 
     >>> row = {"map": [[1.0, 3.0]], "map_low": 1.0, "map_high": 3.0, "thumbnail": None, "heatmap_png": None}
-    >>> drawn = pictures(row)
-    >>> drawn.original, drawn.heatmap.size, drawn.heatmap.getpixel((0, 0)), drawn.heatmap.getpixel((191, 0))
+    >>> shown = pictures(row)
+    >>> shown.original, shown.heatmap.size, shown.heatmap.getpixel((0, 0)), shown.heatmap.getpixel((191, 0))
     (None, (192, 96), (0, 0, 4), (252, 255, 164))
     """
     original = original_of(row, side_px)
@@ -48,10 +48,16 @@ def pictures(row: Mapping[Any, Any], opacity: float = OPACITY, side_px: int = MO
     if levels is None:
         former = None if _is_there(row["map"]) else opened(row["heatmap_png"], "PNG")
         shown = former and former.convert("RGB").resize(_shown_size(former.size, side_px), Image.Resampling.BILINEAR)
-        return Pictures(original, shown, None)
-    levels = enlarged(levels, original.size if original else _shown_size(levels.shape[::-1], side_px))
-    heatmap = Image.fromarray(colours(levels))
-    return Pictures(original, heatmap, overlay(original, heatmap, levels, opacity) if original else None)
+        return Pictures(original, None, shown)
+    size = original.size if original else _shown_size(levels.shape[::-1], side_px)
+    heatmap = Image.fromarray(colours(enlarged(levels.clip(0, 1), size)))
+    return Pictures(original, original and drawn(original, outline(levels)), heatmap)
+
+
+def outline_of(row: Mapping[Any, Any]) -> list[Polygon]:
+    """Lines around where a row of ``flagged`` is unusual, as `outline` gives them; none where it holds no map."""
+    levels = _levels(row)
+    return [] if levels is None else outline(levels)
 
 
 def original_of(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Image.Image | None:
@@ -61,7 +67,7 @@ def original_of(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Image.Image |
 
 
 def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
-    """(gh, gw) places on the colour scale; a place without a number is as unusual as any. None without a map."""
+    """(gh, gw) places on the colour scale, beyond 1 too; a place without a number is at its top. None without a map."""
     if not _is_there(row["map"]):
         return None
     low, high = np.array([row["map_low"], row["map_high"]], float)
@@ -69,7 +75,7 @@ def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
     size = (len(rows), *{len(values) for values in rows})
     if len(size) != 2 or not 0 < min(size) <= max(size) <= MOST_PX or not np.isfinite(high - low):
         return None
-    return np.nan_to_num(np.clip((np.stack(rows) - low) / (high - low if high > low else 1.0), 0, 1), nan=1.0)
+    return np.nan_to_num((np.stack(rows) - low) / (high - low if high > low else 1.0), nan=1.0)
 
 
 def opened(content: Any, kind: str) -> Image.Image | None:
@@ -99,16 +105,15 @@ def _shown_size(size: tuple[int, ...], most_px: int) -> tuple[int, int]:
 
 
 def picture_urls(row: Mapping[Any, Any], n_bytes: int) -> dict[str, str]:
-    """The same by name as data URLs of about so many bytes each; empty where there is no picture."""
+    """Original and heatmap by name as data URLs of about so many bytes each; empty where there is no picture."""
     drawn = pictures(row, side_px=SIDE_PX)
     # As it is, where it is small: nothing is lost by packing it again.
-    as_it_is = drawn.original is not None and len(row["thumbnail"]) <= n_bytes
+    if drawn.original is not None and len(row["thumbnail"]) <= n_bytes:
+        original = data_url("image/jpeg", row["thumbnail"])
+    else:
+        original = jpeg_url(drawn.original, n_bytes) if drawn.original else ""
     # The colours of a map change slowly: a quarter of the pixels shows them.
-    drawn = drawn._replace(
-        original=None if as_it_is else drawn.original, heatmap=drawn.heatmap and drawn.heatmap.reduce(2)
-    )
-    urls = {name: jpeg_url(shown, n_bytes) if shown else "" for name, shown in drawn._asdict().items()}
-    return urls | ({"original": data_url("image/jpeg", row["thumbnail"])} if as_it_is else {})
+    return {"original": original, "heatmap": jpeg_url(drawn.heatmap.reduce(2), n_bytes) if drawn.heatmap else ""}
 
 
 def jpeg_url(shown: Image.Image, n_bytes: int) -> str:

@@ -22,11 +22,12 @@ from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
 from nelbo.flows.report.curves import render_curves
-from nelbo.flows.report.headline import chance, headline
+from nelbo.flows.report.headline import chance, headline, known
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
 from nelbo.flows.report.normals import Normals, read_normals
-from nelbo.flows.report.pictures import SIDE_PX, Pictures, data_url, jpeg_url, original_of, picture_urls
+from nelbo.flows.report.outlines import svg_path
+from nelbo.flows.report.pictures import SIDE_PX, data_url, jpeg_url, original_of, outline_of, picture_urls
 from nelbo.flows.report.rendering import markdown, template
 from nelbo.flows.runner import Runner
 from nelbo.flows.workspace import catalog, journal
@@ -42,6 +43,7 @@ from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
 from nelbo.flows.workspace.flagged import iter_flagged, published_run, strangest
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.models import describe_model
+from nelbo.flows.workspace.reviews import labels_of, latest_reviews
 from nelbo.flows.workspace.runs import Run, code_version
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ _COLUMNS = (
 )
 #: What all pictures of a page take at most; in base64 they are a third larger, and a page should stay below 5 MB.
 _PICTURE_BYTES = 3_500_000
+#: Of a flagged image: itself, its heatmap, and the nearest normal image.
+_PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,7 @@ def _numbers(
     sees = seen(workspace, model_id, calibration)
     cannot_see = None if sees is None else sees.cannot_see
     drift = read_drift(table)
+    known_of_it, any_defects = _known(table, workspace) if calibration else ([], False)
     return {
         "calibration": calibration,
         "statistic": table["statistic"][0].as_py(),
@@ -191,7 +196,8 @@ def _numbers(
         "variants": variants.count(table),
         "promises": {one["variant"]: one["promise"] for one in of_variants(calibration)} if calibration else {},
         "headline": headline(counts, threshold),
-        "chance": chance(counts, threshold, blind=cannot_see is not None),
+        "known": known_of_it,
+        "chance": chance(counts, threshold, blind=cannot_see is not None, defects=any_defects),
         "cannot_see": cannot_see,
         "real": real_figures(as_json(evaluation)) if evaluation else None,
         "promise": _promise(calibration) if calibration else None,
@@ -207,6 +213,19 @@ def _numbers(
         "metrics": describe_evaluation(evaluation) if evaluation else [],
         "n_left_out": n_left_out,
     }
+
+
+def _known(table: pa.Table, workspace: Workspace) -> tuple[list[str], bool]:
+    """What labels and reviews say of the images that were scored, and whether they show any defect."""
+    scored = table.filter(pc.is_valid(table["anomaly_score"]))
+    flagged = pc.is_in(scored["verdict"], pa.array(["anomalous", "review"])).to_numpy()
+    reviewed = labels_of(latest_reviews(workspace))
+    of_people = {
+        "labelled": scored["label"].to_numpy(),
+        "reviewed": np.array([reviewed.get(image_id, -1) for image_id in scored["image_id"].to_pylist()], np.int8),
+    }
+    said = [known(labels, flagged, by) for by, labels in of_people.items()]
+    return [one for one in said if one], any((labels == 1).any() for labels in of_people.values())
 
 
 def _promise(calibration: Calibration) -> str:
@@ -261,7 +280,7 @@ def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table,
 
 def _cards(flagged: pa.Table, normals: Normals) -> list[dict[str, Any]]:
     """Flagged images with their pictures, the nearest normal one among them, which share what a page may take."""
-    n_bytes = _PICTURE_BYTES // ((len(Pictures._fields) + 1) * max(1, flagged.num_rows))
+    n_bytes = _PICTURE_BYTES // (_PICTURES * max(1, flagged.num_rows))
     return [_card(row, normals, n_bytes) for row in flagged.to_pylist()]
 
 
@@ -269,7 +288,13 @@ def _card(row: dict[str, Any], normals: Normals, n_bytes: int) -> dict[str, Any]
     shown, nearest = picture_urls(row, n_bytes), normals.nearest(original_of(row, SIDE_PX))
     if nearest is not None:
         shown["nearest normal"] = jpeg_url(nearest.picture, n_bytes)
-    return {"path": row["relative_path"], "row": row, "pictures": shown, "nearest": nearest and nearest.relative_path}
+    return {
+        "path": row["relative_path"],
+        "row": row,
+        "pictures": shown,
+        "outline": svg_path(outline_of(row)),
+        "nearest": nearest and nearest.relative_path,
+    }
 
 
 def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:

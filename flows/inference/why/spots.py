@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import find_objects, label
 
 #: Share of the highest excess down to which places belong to a spot.
-_EDGE = 0.5
+EDGE = 0.5
 #: Places that touch, at corners too, are one spot.
 _TOUCHING = np.ones((3, 3))
 
@@ -48,7 +48,7 @@ def find_spot(units: Plane) -> Spot:
     (0.875, 0.17, 0.25, True, 1)
     """
     excess = np.maximum(units, 0)
-    numbered, n_spots = label(excess >= max(_EDGE * excess.max(), np.finfo(float).tiny), _TOUCHING)
+    numbered, n_spots = label(excess >= max(EDGE * excess.max(), np.finfo(float).tiny), _TOUCHING)
     if not n_spots:
         # Nothing is above what is usual, so all places are alike.
         excess, numbered, n_spots = np.ones_like(excess), np.ones(excess.shape, int), 1

@@ -120,7 +120,8 @@ def test_image_page_shows_the_image_and_what_is_known_of_it(
     watched = visit("image", **_address_of(row))
     page = watched.page
     _see(page, f"original of {ATTACK}")
-    _see(page, f"heatmap on {ATTACK}")
+    _see(page, f"outline on {ATTACK}")
+    _see(page, f"heatmap of {ATTACK}")
     assert page.locator("[data-testid=stCode]").inner_text().strip() == ATTACK
     assert page.locator("img[src=x]").count() == 0
     text = page.inner_text("[data-testid=stMain]")
@@ -132,13 +133,6 @@ def test_image_page_shows_the_image_and_what_is_known_of_it(
     assert WHY in text
     _see(page, "normal image normal/128.png")
     assert watched.findings() == []
-    # Opacity changes the heatmap alone.
-    before = [page.get_by_alt_text(f"{what} {ATTACK}").get_attribute("src") for what in ("original of", "heatmap on")]
-    page.get_by_role("slider", name="Opacity of the heatmap").press("Home")
-    page.wait_for_function("src => ![...document.images].some(one => one.getAttribute('src') === src)", arg=before[1])
-    watched.settle()
-    assert page.get_by_alt_text(f"original of {ATTACK}").get_attribute("src") == before[0]
-    _see(page, f"heatmap on {ATTACK}")
 
 
 def _replaced(path: Path) -> None:
@@ -278,7 +272,7 @@ def test_page_says_that_a_file_has_changed(
         page = visit("image", **_address_of(row)).page
         page.get_by_text("The file has changed or gone since it was scored.").wait_for()
         # What scoring kept is still there.
-        _see(page, f"heatmap on {row['relative_path']}")
+        _see(page, f"heatmap of {row['relative_path']}")
         assert page.get_by_alt_text("original of").count() == 0
     finally:
         path.write_bytes(kept)

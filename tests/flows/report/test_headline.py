@@ -1,9 +1,9 @@
-"""The two sentences of a report."""
+"""The sentences of a report's head."""
 
 import pytest
 
 from nelbo.detectors import Threshold
-from nelbo.flows.report.headline import chance, headline
+from nelbo.flows.report.headline import chance, headline, known
 
 NORMAL = range(1, 1000)
 
@@ -55,18 +55,72 @@ def test_nothing_could_be_scored() -> None:
 def test_the_more_are_flagged_the_less_it_is_chance() -> None:
     threshold = Threshold.from_normals(NORMAL, fpr=0.05)
     said = [chance(counts(100, n), threshold) for n in range(101)]
+    # Nothing was flagged: there is nothing to explain.
+    assert said.pop(0) == ""
     openings = [sentence.split(":")[0] for sentence in said]
     assert list(dict.fromkeys(openings)) == [
-        "No more anomalous images than chance would give.",
-        "Chance alone can explain the anomalous images",
-        "Chance alone can hardly explain the anomalous images",
-        "More anomalous images than chance gives",
+        "That is no more than chance gives",
+        "So many can be chance",
+        "So many can hardly be chance",
+        "That is more than chance gives",
     ]
-    assert openings.count("More anomalous images than chance gives") > 80
-    for n, sentence in enumerate(said):
+    assert openings.count("That is more than chance gives") > 80
+    for n, sentence in enumerate(said, start=1):
         probability = threshold.chance(n, 100)
         assert probability is not None
-        if sentence.startswith("More"):
-            rarity = int(sentence.split(" 1 of ")[1].split()[0].replace(",", ""))
+        if sentence.startswith("That is more"):
+            rarity = int(sentence.split(": of ")[1].split()[0].replace(",", ""))
             assert probability <= 1 / rarity
             assert rarity == 10**6 or probability > 0.1 / rarity
+
+
+GOLDEN = [
+    (0, ""),
+    (2, "That is no more than chance gives: most such batches without defects have as many, or more."),
+    (9, "So many can be chance: of 100 such batches without defects about 7 have as many, or more."),
+    (11, "So many can hardly be chance: of 100 such batches without defects about 2 have as many, or more."),
+    (13, "That is more than chance gives: of 100 such batches without defects at most 1 has as many, or more."),
+    (60, "That is more than chance gives: of 1,000,000 such batches without defects at most 1 has as many, or more."),
+]
+
+
+@pytest.mark.parametrize(("n_anomalous", "expected"), GOLDEN)
+def test_chance_speaks_of_the_count_alone(n_anomalous: int, expected: str) -> None:
+    threshold = Threshold.from_normals(NORMAL, fpr=0.05)
+    assert chance(counts(100, n_anomalous), threshold) == expected
+    blind = chance(counts(100, n_anomalous), threshold, blind=True)
+    assert blind == (expected if n_anomalous >= 13 else "")
+    # What people know to be defects is never explained by chance.
+    defects = chance(counts(100, n_anomalous), threshold, defects=True)
+    if 0 < n_anomalous <= 9:
+        assert defects == f"The count alone would not tell: {expected.split(': ')[1]}"
+    else:
+        assert defects == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "flagged", "expected"),
+    [
+        ([-1, -1], [1, 0], ""),
+        (
+            [1] * 60 + [0] * 100,
+            [1] * 41 + [0] * 119,
+            "60 of 160 labelled images are anomalous: 41 of these were flagged, and none of 100 normal ones.",
+        ),
+        (
+            [1, 1, 0],
+            [1, 1, 0],
+            "2 of 3 labelled images are anomalous: all of these were flagged, and none of 1 normal ones.",
+        ),
+        (
+            [1, 1, 0, 0],
+            [0, 0, 1, 1],
+            "2 of 4 labelled images are anomalous: none of these were flagged, and all of 2 normal ones.",
+        ),
+        ([1, 1, 1, -1], [1, 0, 0, 1], "3 of 3 labelled images are anomalous: 1 of these was flagged."),
+        ([0, 0, 0], [0, 0, 0], "None of 3 labelled images is anomalous; none were flagged."),
+        ([0, 0, 0], [1, 0, 0], "None of 3 labelled images is anomalous; 1 was flagged."),
+    ],
+)
+def test_labels_are_told_as_they_are(labels: list[int], flagged: list[int], expected: str) -> None:
+    assert known(labels, flagged) == expected

@@ -21,9 +21,9 @@ from nelbo.data import FLAGGED_SCHEMA, Preprocessing, read_images, read_metadata
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import ReportOptions
 from nelbo.flows.orchestration.execution import execute
-from nelbo.flows.report.heatmap import colours, overlay, png
+from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import WIDTH, histogram
-from nelbo.flows.report.pictures import jpeg_url, pictures
+from nelbo.flows.report.pictures import jpeg_url, outline_of, pictures
 from nelbo.flows.runner import Direct
 from nelbo.flows.steps import report as reporting
 from nelbo.flows.workspace.calibrations.calibration import calibrations_of
@@ -31,6 +31,7 @@ from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.flagged import strangest
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model
+from nelbo.flows.workspace.reviews import Review, new_review_id, record_review
 from nelbo.flows.workspace.runs import code_version
 
 ATTACK = "<img src=x onerror=alert(1)>.png"
@@ -77,7 +78,10 @@ def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) ->
         assert text in html
     assert html.count("<figure") == result["n_anomalous"]
     # A quarter of the batch has a blot.
-    assert '<p class="chance">More anomalous images than chance gives: ' in html
+    assert '<p class="chance">That is more than chance gives: ' in html
+    assert (
+        f"of {result['metrics']['n_normal'] + result['metrics']['n_anomalous']} labelled images are anomalous: " in html
+    )
     for text in (code_version(), "engine keras"):
         assert text in html.split("What was run</h2>")[1]
 
@@ -95,7 +99,8 @@ def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]])
     summary = shown["report"]
     n_flagged = f"{result['n_anomalous']} of {result['n_scored']} images anomalous"
     assert summary.startswith(f"# {n_flagged}; at the promised 5 % about 1 false alarm would be normal.\n")
-    assert "More anomalous images than chance gives: " in summary
+    assert "That is more than chance gives: " in summary
+    assert " labelled images are anomalous: " in summary
     counts = ("n_images", "n_anomalous", "n_review", "n_scored", "n_not_scored")
     images, anomalous, review, scored, not_scored = (result[name] for name in counts)
     assert f"| {images} | {anomalous} | {review} | {scored - anomalous - review} | {not_scored} |" in summary
@@ -106,6 +111,33 @@ def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]])
     assert f"| AUROC | {auroc['value']:.3f} | {auroc['low']:.3f} to {auroc['high']:.3f} |" in summary
     assert f"* report: [{path}]({path.as_uri()})" in summary
     assert shown["scores"].startswith("data:image/svg+xml;base64,")
+
+
+def test_reviews_are_known_beside_labels(page_file: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    written, result = page_file
+    root = shutil.copytree(written.parent.parent, tmp_path / "workspace")
+    workspace, ids = Workspace.at(str(root)), (result["model_id"], result["batch_id"])
+    rows = read_table(workspace.flagged(*ids), ["image_id", "relative_path"]).to_pandas()
+    # Files with the same contents are one image, and two rows.
+    rows = rows.drop_duplicates("image_id", keep=False)[:3].to_dict("records")
+    for row, decision in zip(rows, ("anomalous", "anomalous", "normal"), strict=True):
+        record_review(
+            workspace,
+            Review(
+                **row,
+                model_id=ids[0],
+                batch_id=ids[1],
+                calibration_id=None,
+                anomaly_score=1.0,
+                decision=decision,
+                reviewer="Zoe",
+                note="",
+                review_id=new_review_id(),
+            ),
+        )
+    html = Path(report(root)["report"]).read_text()
+    assert "2 of 3 reviewed images are anomalous: all of these were flagged, and all of 1 normal ones." in html
+    assert "labelled images are anomalous" in html
 
 
 def test_page_holds_the_models_card(
@@ -143,7 +175,7 @@ def test_pictures_need_neither_the_images_nor_the_model(workspace: Path, images:
     assert html.count("<figure") == scored["n_anomalous"] > 0
     pictures = [re.findall(r'<img src="(data:image/jpeg[^"]+)" alt="(\w+)">', page) for page in (before, html)]
     assert pictures[0] == pictures[1]
-    assert {name for _, name in pictures[1]} == {"original", "heatmap", "overlay"}
+    assert {name for _, name in pictures[1]} == {"original", "heatmap"}
     assert "model.json" in html
 
 
@@ -183,7 +215,8 @@ def test_two_hundred_flagged_images_take_less_than_five_megabytes(
     assert result["n_anomalous"] == 208
     assert html.count("<figure") == 200
     assert "200 of 208 are shown" in html
-    assert len(re.findall(r'<img src="data:image/jpeg;base64,[^"]{2000,}" alt="overlay">', html)) == 200
+    assert len(re.findall(r'<img src="data:image/jpeg;base64,[^"]{500,}" alt="original">', html)) == 200
+    assert len(re.findall(r'<path d="M[^"]+Z"/><path', html)) == 200
     assert page.stat().st_size < 5_000_000
 
 
@@ -330,22 +363,33 @@ def looked_at(path: Path, preprocessing: Preprocessing, usual: float, high: floa
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 @pytest.mark.parametrize(("width", "height"), [(300, 90), (90, 300)])
-def test_the_overlay_lies_where_the_defect_is(fit: str, width: int, height: int, tmp_path: Path) -> None:
+def test_the_outline_lies_around_the_defect(fit: str, width: int, height: int, tmp_path: Path) -> None:
     original = np.full((height, width), 100, np.uint8)
     original[height // 3 : height // 3 + 20, width // 4 : width // 4 + 20] = 200
     Image.fromarray(original).save(tmp_path / "a.png")
     preprocessing = Preprocessing(48, 64, 1, fit)
-    drawn = pictures(looked_at(tmp_path / "a.png", preprocessing, 100 / 255, 0.4))
-    assert drawn.overlay is not None
+    row = looked_at(tmp_path / "a.png", preprocessing, 100 / 255, 0.4)
+    drawn = pictures(row)
     assert drawn.original is not None
+    assert drawn.outlined is not None
     stretched = fit == "stretch"
-    assert drawn.overlay.width / drawn.overlay.height == pytest.approx(width / height if stretched else 4 / 3, rel=0.03)
-    change = np.abs(np.asarray(drawn.overlay, int) - np.asarray(drawn.original.convert("RGB"), int)).sum(axis=-1)
-    rows, columns = np.nonzero(change > change.max() / 2)
+    assert drawn.original.width / drawn.original.height == pytest.approx(
+        width / height if stretched else 4 / 3, rel=0.03
+    )
     left, upper, right, lower = (0, 0, 64, 48) if stretched else preprocessing.part_filled(width, height)
-    across, down = (width // 4 + 10) / width, (height // 3 + 10) / height
-    assert columns.mean() / change.shape[1] == pytest.approx((left + across * (right - left)) / 64, abs=0.04)
-    assert rows.mean() / change.shape[0] == pytest.approx((upper + down * (lower - upper)) / 48, abs=0.04)
+    across, down = np.array([left, right]) / 64, np.array([upper, lower]) / 48
+    xs = across[0] + np.array([width // 4, width // 4 + 20]) / width * np.ptp(across)
+    ys = down[0] + np.array([height // 3, height // 3 + 20]) / height * np.ptp(down)
+    (polygon,) = outline_of(row)
+    assert [polygon[:, 0].min(), polygon[:, 0].max()] == pytest.approx(xs.tolist(), abs=0.03)
+    assert [polygon[:, 1].min(), polygon[:, 1].max()] == pytest.approx(ys.tolist(), abs=0.03)
+    # Lines and nothing else are drawn.
+    changed = np.any(np.asarray(drawn.outlined) != np.asarray(drawn.original.convert("RGB")), axis=-1)
+    rows, columns = np.nonzero(changed)
+    near = np.array([0.03 * drawn.original.width + 3, 0.03 * drawn.original.height + 3])
+    ends = np.array([xs * drawn.original.width, ys * drawn.original.height])
+    on_line = np.abs(np.stack([columns, rows])[:, None] - ends[:, :, None]).min(axis=1) < near[:, None]
+    assert on_line.any(axis=0).all()
 
 
 def test_a_turned_photograph_and_its_heatmap_are_upright(tmp_path: Path) -> None:
@@ -355,8 +399,8 @@ def test_a_turned_photograph_and_its_heatmap_are_upright(tmp_path: Path) -> None
     orientation = Image.Exif()
     orientation[0x0112] = 6
     Image.fromarray(stored).save(tmp_path / "turned.jpg", quality=95, exif=orientation)
-    drawn = pictures(looked_at(tmp_path / "turned.jpg", Preprocessing(32, 32), 0.0, 1.0), opacity=1.0)
-    shown = np.asarray(drawn.overlay)
+    drawn = pictures(looked_at(tmp_path / "turned.jpg", Preprocessing(32, 32), 0.0, 1.0))
+    shown = np.asarray(drawn.heatmap)
     assert shown.shape[:2] == (192, 96)
     assert shown[10, 86].tolist() == pytest.approx([252, 255, 164], abs=8)
     for row, column in ((10, 10), (180, 86), (180, 10)):
@@ -369,7 +413,7 @@ def test_rows_of_version_5_show_their_heatmap_alone() -> None:
     # As pandas has them.
     for nothing in (None, float("nan")):
         drawn = pictures({name: nothing if value is None else value for name, value in row.items()})
-        assert (drawn.original, drawn.overlay) == (None, None)
+        assert (drawn.original, drawn.outlined) == (None, None)
         assert np.asarray(drawn.heatmap)[::6, ::6].max(axis=-1).argmax(axis=1).tolist() == list(range(32))
 
 
@@ -404,16 +448,6 @@ def test_a_scale_of_no_height_and_places_without_a_number() -> None:
     heatmap = pictures(row).heatmap
     assert heatmap is not None
     assert (heatmap.getpixel((0, 0)), heatmap.getpixel((191, 0))) == ((0, 0, 4), (252, 255, 164))
-
-
-def test_opacity_rises_with_the_value() -> None:
-    levels = np.linspace(0, 1, 16)[None]
-    heatmap = Image.fromarray(colours(levels))
-    shown = np.asarray(overlay(Image.new("L", (16, 1), 0), heatmap, levels), int)[0].sum(axis=-1)
-    assert shown[0] == 0
-    assert (np.diff(shown) > 0).all()
-    untouched = overlay(Image.new("L", (16, 1), 7), heatmap, levels, opacity=0.0)
-    assert untouched.getextrema() == ((7, 7),) * 3
 
 
 def test_pictures_keep_to_their_bytes(random: np.random.Generator) -> None:

@@ -1,0 +1,80 @@
+"""Lines around where an image is unusual."""
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from nelbo.flows.inference.why.spots import find_spot
+from nelbo.flows.report.outlines import MIDDLE, Polygon, drawn, outline, svg_path
+
+
+def within(polygons: list[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which middles of a grid's cells the lines enclose."""
+    height, width = shape
+    lines = [polygon.astype(np.float32) for polygon in polygons]
+    enclosed = [
+        [sum(cv2.pointPolygonTest(line, ((x + 0.5) / width, (y + 0.5) / height), False) > 0 for line in lines) % 2]
+        for y in range(height)
+        for x in range(width)
+    ]
+    return np.array(enclosed, bool).reshape(shape)
+
+
+@pytest.mark.parametrize("highest", [0.1, 0.4, 0.99])
+def test_below_the_scales_top_the_spot_is_enclosed_that_why_speaks_of(
+    highest: float, random: np.random.Generator
+) -> None:
+    for shape in ((16, 16), (12, 40), (33, 9)):
+        levels = gaussian_filter(random.normal(size=shape), 1.5)
+        levels *= highest / levels.max()
+        spot = find_spot(levels).excess > 0
+        assert (within(outline(levels), shape) & spot)[spot].all()
+
+
+def test_beyond_the_scales_top_all_is_enclosed_that_is_beyond_its_middle(random: np.random.Generator) -> None:
+    levels = gaussian_filter(random.normal(size=(24, 24)), 2)
+    levels *= 1.7 / levels.max()
+    assert (within(outline(levels), levels.shape) == (levels >= MIDDLE)).mean() > 0.99
+
+
+def test_a_hole_has_a_line_of_its_own() -> None:
+    levels = np.ones((9, 9))
+    levels[3:6, 3:6] = 0
+    outer, hole = sorted(outline(levels), key=lambda polygon: -np.ptp(polygon))
+    assert np.ptp(outer, axis=0) == pytest.approx([1, 1], abs=0.01)
+    # Between the middles of cells a map is linear.
+    assert np.ptp(hole, axis=0) == pytest.approx([1 / 3, 1 / 3], abs=0.01)
+
+
+def test_a_map_that_is_nowhere_unusual_is_enclosed_as_a_whole() -> None:
+    for level in (0.0, -2.0, 0.3, 7.0):
+        (polygon,) = outline(np.full((4, 6), level))
+        assert np.ptp(polygon, axis=0) == pytest.approx([1, 1], abs=0.01)
+
+
+def test_a_single_place_of_a_fine_map_has_a_line_around_it() -> None:
+    levels = np.zeros((600, 400))
+    levels[100, 300] = 1
+    (polygon,) = outline(levels)
+    assert polygon.mean(axis=0) == pytest.approx([300.5 / 400, 100.5 / 600])
+    assert len(polygon) > 2
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_lines_show_on_any_picture(grey: int) -> None:
+    square = [np.array([[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.2, 0.8]])]
+    shown = np.asarray(drawn(Image.new("L", (50, 50), grey), square), int)
+    assert np.abs(shown - grey).max() > 100
+    assert (shown[15:35, 15:35] == grey).all()
+
+
+def test_svg_says_the_same_as_the_polygons() -> None:
+    polygons = outline(np.eye(5))
+    lines = svg_path(polygons).removesuffix("Z").split("Z")
+    read = [np.array([pair.split() for pair in line[1:].split("L")], float) / 1000 for line in lines]
+    assert len(read) == len(polygons)
+    for found, polygon in zip(read, polygons, strict=True):
+        assert found == pytest.approx(polygon, abs=0.0006)
