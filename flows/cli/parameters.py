@@ -7,11 +7,15 @@ import click
 from nelbo.flows.commands import Command
 from nelbo.flows.options.flags import Option, options_of
 
-_JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr.")
+#: Of commands that give something.
+_OF_RESULTS = [
+    click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr."),
+    click.Option(["--verbose"], is_flag=True, help="Print all facts, and on stderr what happens on the way."),
+]
 
 #: Of every command, beside those of its model.
 COMMON = [
-    _JSON,
+    *_OF_RESULTS,
     click.Option(["--config"], metavar="FILE", help="TOML file with settings."),
     click.Option(["assignments", "--set"], multiple=True, metavar="KEY=VALUE", help="Any setting; repeatable."),
 ]
@@ -28,7 +32,7 @@ def parameters(command: Command) -> list[click.Parameter]:
     """All that the command line takes after a command."""
     found = [_parameter(option) for option in options_of(command.options)]
     # The dashboard has no result.
-    common = [one for one in COMMON if one is not _JSON or command.name != "dashboard"]
+    common = [one for one in COMMON if one not in _OF_RESULTS or command.name != "dashboard"]
     return [*found, *common, *([PREFECT] if command.is_flow else [])]
 
 

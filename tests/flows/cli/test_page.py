@@ -27,7 +27,7 @@ def test_each_command_is_there_and_its_example_is_taken(command: Command) -> Non
     built = app.get_command(context, name)
     assert built is not None
     values = built.make_context(name, arguments, context).params
-    for of_the_line in ("as_json", "prefect") if command.is_flow else ("as_json",):
+    for of_the_line in ("as_json", "verbose", *(("prefect",) if command.is_flow else ())):
         values.pop(of_the_line, None)
     assert isinstance(read_options(command, **values), command.options)
 
