@@ -196,13 +196,15 @@ def _new_images(options: Any) -> str:
 def _calibrate(told: Told) -> Ending:
     found = told.result
     calibration = told.short(found["calibration_id"])
+    # Of reviews.
+    means = "; ".join(found[name] for name in ("promise", "caution") if name in found)
     if found["candidate"]:
         happened = f"Calibration {calibration} of model {told.model} is a candidate and not in use: {found['why_not']}"
-        return Ending(happened, found["promise"], told.line("calibrations", "--model", told.model))
+        return Ending(happened, means, told.line("calibrations", "--model", told.model))
     happened = f"Model {told.model} now has calibration {calibration}, of {_n(found['n_calibration'], 'image')}"
     scored = catalog.find(told.workspace, "scores", model_id=found["model_id"]).num_rows
     line = ("calibrate", "--compare") if scored else ("calibrations",)
-    return Ending(happened, found["promise"], told.line(*line, "--model", told.model))
+    return Ending(happened, means, told.line(*line, "--model", told.model))
 
 
 def _compare(told: Told) -> Ending:

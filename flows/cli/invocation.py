@@ -21,12 +21,19 @@ class _Commands(click.Group):
         """Built now: it takes pydantic."""
         if cmd_name not in COMMANDS:
             return None
-        from nelbo.flows.cli.parameters import parameters
+        from nelbo.flows.cli.parameters import Built
 
-        command = COMMANDS[cmd_name]
-        return click.Command(
-            cmd_name, params=parameters(command), help=command.help, callback=partial(_invoke, command)
-        )
+        return Built(COMMANDS[cmd_name], callback=partial(_invoke, COMMANDS[cmd_name]))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With what may have been meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            # It has looked among commands that are built.
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Without building any."""
@@ -37,8 +44,10 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     name="nelbo",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Watch images for anomalies: learn from normal ones, score in nats, keep a promised false-alarm rate.",
 )
+@click.version_option(package_name="nelbo", message="nelbo %(version)s")
 def app() -> None:
     """Before each command."""
     if not any(name.upper().startswith("NELBO_") for name in os.environ):

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from nelbo.flows.commands import Command
-from nelbo.flows.options.flags import Option, options_of
+from nelbo.flows.options.flags import Option, options_of, setting_of
+from nelbo.flows.options.sections import SECTIONS, SETTINGS
 
 #: Of commands that give something.
 _OF_RESULTS = [
@@ -28,6 +29,34 @@ PREFECT = click.Option(
 )
 
 
+class Built(click.Command):
+    """A command whose help groups its options, and shows settings that have none, and an example."""
+
+    def __init__(self, command: Command, **what: Any) -> None:
+        example = f"\b\nExample:\n  {command.example}"
+        super().__init__(command.name, params=parameters(command), help=command.help, epilog=example, **what)
+        self._command = command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """In sections, click's own option in the last one; arguments have stood before them."""
+        options = (option for option in self.get_params(ctx) if isinstance(option, click.Option))
+        rows = {option.name: option.get_help_record(ctx) for option in options}
+        own = {name for fields in SECTIONS.values() for name in fields}
+        *sections, (last, fields) = SECTIONS.items()
+        for heading, names in (*sections, (last, (*fields, *(name for name in rows if name not in own)))):
+            if shown := [record for name in names if (record := rows.get(name))]:
+                with formatter.section(heading):
+                    formatter.write_dl(shown)
+        if settings := settings_of(self._command):
+            with formatter.section("Settings that matter (all are in docs/settings.md)"):
+                formatter.write_dl([(f"--set {said}", meaning) for said, meaning in settings])
+
+
+def settings_of(command: Command) -> list[tuple[str, str]]:
+    """Settings that are shown beside a command's options: ``name=value`` by default, and what it means."""
+    return [setting_of(command.options, name) for name in SETTINGS.get(command.name, ())]
+
+
 def parameters(command: Command) -> list[click.Parameter]:
     """All that the command line takes after a command."""
     found = [_parameter(option) for option in options_of(command.options)]
@@ -39,7 +68,9 @@ def parameters(command: Command) -> list[click.Parameter]:
 def _parameter(option: Option) -> click.Parameter:
     required = option.info.is_required()
     if option.flag.positional:
-        return click.Argument([option.field], metavar=option.metavar, required=required)
+        return click.Argument(
+            [option.field], metavar=option.metavar, required=required, help=str(option.info.description)
+        )
     names = option.name if option.negation is None else f"{option.name}/{option.negation}"
     about: dict[str, Any] = {"is_flag": True} if option.is_switch else {"metavar": option.metavar}
     default = f" [default: {option.default}]" if option.default else ""

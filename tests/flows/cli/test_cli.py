@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,12 @@ def test_calibrate_wants_one_of_its_ways(nelbo: Nelbo, images: Path, workspace: 
 
 def test_usage_errors_of_the_command_line_itself(nelbo: Nelbo) -> None:
     assert_refused(nelbo("score"), "Missing argument 'DIR'", "--help")
-    assert_refused(nelbo("scroe"), "No such command 'scroe'")
+    assert_refused(nelbo("scroe"), "No such command 'scroe'. Did you mean 'score'?")
+    assert_refused(nelbo("xyz"), "No such command 'xyz'. Say --help")
+    assert_refused(nelbo("score", "x", "--modle", "y"), "No such option '--modle'", "'--model'")
+    assert_refused(nelbo("score", "x", "--set", "epoch=3"), "unknown key 'epoch'. Did you mean epochs?")
+    assert nelbo("--version")[:2] == (0, f"nelbo {version('nelbo')}\n")
+    assert nelbo("-h") == nelbo("--help")
     assert_refused(nelbo("train", "--normal", "x", "--fpr", "often"), "--fpr", "valid number")
     assert_refused(nelbo("calibrate", "--labels", "x", "--objective", "f1", "--fpr", "0.1"), "labels promise no rate")
     for empty in (["ingest", ""], ["train", "--normal", ""], ["ingest", "x", "--workspace", ""]):
@@ -224,6 +230,7 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
 def test_help_is_quick_and_names_every_command() -> None:
     started = time.perf_counter()
     help_ = command("--help")
+    assert command("train", "--help").returncode == 0
     seconds = time.perf_counter() - started
     assert help_.returncode == 0
     for name in ["ingest", "train", "calibrate", "score", "report", "models", "batches", "verify", "doctor", "demo"]:
