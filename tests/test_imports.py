@@ -169,9 +169,11 @@ def test_detectors_load_no_network(code: str) -> None:
 
 
 def test_command_line_loads_nothing_slow() -> None:
-    found = loaded("from nelbo.flows.cli.main import app; app(['--help'], standalone_mode=False)")
-    assert "click" in found
-    assert not found & {*HEAVY, "prefect", "pandas", "pyarrow", "sklearn", "pydantic"}
+    slow = {*HEAVY, "prefect", "pandas", "pyarrow", "sklearn", "rich", "numpy"}
+    for arguments, more in ((["--help"], {"pydantic"}), (["train", "--help"], set())):
+        found = loaded(f"from nelbo.flows.cli.main import app; app({arguments}, standalone_mode=False)")
+        assert "click" in found
+        assert not found & (slow | more)
 
 
 def test_no_drawer_for_odds_and_ends() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from nelbo.flows.cli.output import print_json, print_table, say_all
 from nelbo.flows.commands import COMMANDS, Command
 
 
@@ -20,12 +21,19 @@ class _Commands(click.Group):
         """Built now: it takes pydantic."""
         if cmd_name not in COMMANDS:
             return None
-        from nelbo.flows.cli.parameters import parameters
+        from nelbo.flows.cli.parameters import Built
 
-        command = COMMANDS[cmd_name]
-        return click.Command(
-            cmd_name, params=parameters(command), help=command.help, callback=partial(_invoke, command)
-        )
+        return Built(COMMANDS[cmd_name], callback=partial(_invoke, COMMANDS[cmd_name]))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With what may have been meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            # It has looked among commands that are built.
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Without building any."""
@@ -36,8 +44,10 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     name="nelbo",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Watch images for anomalies: learn from normal ones, score in nats, keep a promised false-alarm rate.",
 )
+@click.version_option(package_name="nelbo", message="nelbo %(version)s")
 def app() -> None:
     """Before each command."""
     if not any(name.upper().startswith("NELBO_") for name in os.environ):
@@ -53,18 +63,31 @@ def app() -> None:
         )
 
 
-def _invoke(command: Command, as_json: bool = False, **values: Any) -> int:
+def _invoke(command: Command, as_json: bool = False, verbose: bool = False, **values: Any) -> int:
     """Run a command and print what it gives; the exit code."""
-    from nelbo.flows.cli.output import show
-
+    if verbose:
+        say_all()
     # Of the demo it is an option like others.
     prefect = values.pop("prefect") if command.is_flow else None
     options = read_options(command, **values)
     code = 0
     for result in _results(command, options, prefect):
-        show(command.name, result, as_json)
+        _show(command.name, options, result, as_json, verbose)
         code = _exit_code(options, result)
     return code
+
+
+def _show(command: str, options: Any, result: dict[str, Any], as_json: bool, verbose: bool) -> None:
+    """What a command gives: as JSON; or for people in three lines, and what is a list, or all of it, before them."""
+    if as_json:
+        print_json(result)
+        return
+    from nelbo.flows.cli.endings import ending, listed, with_short_ids
+
+    if rows := with_short_ids(result if verbose else listed(command, result, options), options):
+        print_table(command, rows)
+    for line in ending(command, result, options):
+        click.echo(line)
 
 
 def _results(command: Command, options: Any, prefect: bool | None) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """The command line ``nelbo`` as a process: encoding, signals, exit codes, and one line for each error."""
 
 import gc
-import logging
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import click
 
 from nelbo.flows.cli.invocation import app
-from nelbo.flows.cli.output import LogFormatter, one_line
+from nelbo.flows.cli.output import log_to_stderr, one_line
 from nelbo.flows.inference.signals import ending_on_sigterm, leave_init
 from nelbo.flows.workspace.home import provide_home
 
@@ -22,16 +21,6 @@ _AGAIN = " It is safe to run the same command again."
 
 #: Exit code of a signal -> what it did.
 _ENDED = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "told to end (SIGTERM)"}
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormatter())
-    logger = logging.getLogger("nelbo")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [handler]
-    # Prefect has a handler at the root, which would say everything twice.
-    logger.propagate = False
 
 
 def _use_utf8() -> None:
@@ -59,7 +48,7 @@ def main() -> None:
 def _exit_code() -> int:
     code: Any
     try:
-        _log_to_stderr()
+        log_to_stderr()
         provide_home()
         _refuse_credentials(sys.argv[1:])
         code = app(standalone_mode=False)

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -41,6 +41,34 @@ class LogFormatter(logging.Formatter):
         return "\n".join(map(printable, without_credentials(super().formatException(ei)).split("\n")))
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is by then: below a progress bar, which has it for a while."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self, logging.WARNING)
+        self.setFormatter(LogFormatter())
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard error."""
+        return sys.stderr
+
+
+def log_to_stderr() -> None:
+    """Warnings, until `say_all`; Prefect gets all, where it runs the command."""
+    logger = logging.getLogger("nelbo")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_Handler()]
+    # Prefect has a handler at the root, which would say everything twice.
+    logger.propagate = False
+
+
+def say_all() -> None:
+    """What happens on the way, too."""
+    for handler in logging.getLogger("nelbo").handlers:
+        handler.setLevel(logging.INFO)
+
+
 def print_json(value: Any) -> None:
     """One line of JSON: text as it is, and what is not printable as JSON's own escapes."""
     text = json.dumps(value, ensure_ascii=False)
@@ -53,12 +81,9 @@ def _escape(text: str, escaped: Callable[[str], str]) -> str:
     return "".join(character if character.isprintable() else escaped(character) for character in text)
 
 
-def show(command: str, result: dict[str, Any], as_json: bool) -> None:
-    """What a command gives: as JSON in a line, or for people."""
-    if as_json:
-        print_json(result)
-    else:
-        _PRINTERS.get(command, print_result)(result)
+def print_table(command: str, result: dict[str, Any]) -> None:
+    """All that a command gives, for people."""
+    _PRINTERS.get(command, print_result)(result)
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -67,11 +92,9 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _print_rows(result: dict[str, Any]) -> None:
-    """A list of objects with the same keys, under its name."""
-    ((name, rows),) = result.items()
-    if not rows:
-        click.echo(f"no {name}")
-    else:
+    """A list of objects with the same keys."""
+    (rows,) = result.values()
+    if rows:
         _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
 
 
@@ -80,7 +103,6 @@ def _print_calibration(result: dict[str, Any]) -> None:
     if "calibrations" not in result:
         print_result(result)
         return
-    click.echo(f"batch {result['batch_id']}, {result['n_scored']:,} scored images, model {result['model_id']}")
     columns = result["calibrations"]
     _table([[name, *(_text(column[name]) for column in columns)] for name in columns[0]], [""] * (1 + len(columns)))
 
@@ -89,8 +111,7 @@ def _print_diagnosis(found: dict[str, Any]) -> None:
     """What a system has, then a line for each thing that it lacks."""
     print_result({name: value for name, value in found.items() if name not in ("missing", "ok")})
     for lacks in found["missing"]:
-        click.echo(f"missing: {lacks}.")
-    click.echo("nelbo runs here" if found["ok"] else "nelbo does not run here")
+        click.echo(f"missing: {printable(lacks)}.")
 
 
 def _print_verified(result: dict[str, Any]) -> None:
@@ -106,12 +127,10 @@ def _print_verified(result: dict[str, Any]) -> None:
 
 
 def _print_pruned(result: dict[str, Any]) -> None:
-    """What was deleted, or would be, with sizes."""
+    """What was deleted, or would be."""
     if result["items"]:
         columns = ("kind", "name", "size_bytes", "modified_utc")
         _table([[_text(item[name]) for name in columns] for item in result["items"]], list(columns))
-    done = "deleted" if result["applied"] else "would be deleted; say --apply to do it"
-    click.echo(f"{result['n']:,} items, {result['size_bytes'] / 1e6:,.1f} MB, {done}")
 
 
 def _print_demo(result: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 
-from nelbo.flows.cli.parameters import COMMON, PREFECT
+from nelbo.flows.cli.parameters import COMMON, PREFECT, settings_of
 from nelbo.flows.commands import COMMANDS, Command
 from nelbo.flows.options.flags import Option, options_of
 
@@ -30,6 +30,8 @@ def _section(command: Command) -> Iterator[str]:
     yield from ("", f"## {command.name}", "", command.help, "", "```sh", command.example, "```", "")
     yield from ("| option | value | default | meaning |", "|---|---|---|---|")
     yield from (_row(option) for option in options_of(command.options) if not option.flag.hidden)
+    if settings := settings_of(command):
+        yield from ("", f"[Settings](settings.md) that matter: {', '.join(f'`{said}`' for said, _ in settings)}.")
 
 
 def _row(option: Option) -> str:

@@ -5,13 +5,18 @@ from typing import Any
 import click
 
 from nelbo.flows.commands import Command
-from nelbo.flows.options.flags import Option, options_of
+from nelbo.flows.options.flags import Option, options_of, setting_of
+from nelbo.flows.options.sections import SECTIONS, SETTINGS
 
-_JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr.")
+#: Of commands that give something.
+_OF_RESULTS = [
+    click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr."),
+    click.Option(["--verbose"], is_flag=True, help="Print all facts, and on stderr what happens on the way."),
+]
 
 #: Of every command, beside those of its model.
 COMMON = [
-    _JSON,
+    *_OF_RESULTS,
     click.Option(["--config"], metavar="FILE", help="TOML file with settings."),
     click.Option(["assignments", "--set"], multiple=True, metavar="KEY=VALUE", help="Any setting; repeatable."),
 ]
@@ -24,18 +29,48 @@ PREFECT = click.Option(
 )
 
 
+class Built(click.Command):
+    """A command whose help groups its options, and shows settings that have none, and an example."""
+
+    def __init__(self, command: Command, **what: Any) -> None:
+        example = f"\b\nExample:\n  {command.example}"
+        super().__init__(command.name, params=parameters(command), help=command.help, epilog=example, **what)
+        self._command = command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """In sections, click's own option in the last one; arguments have stood before them."""
+        options = (option for option in self.get_params(ctx) if isinstance(option, click.Option))
+        rows = {option.name: option.get_help_record(ctx) for option in options}
+        own = {name for fields in SECTIONS.values() for name in fields}
+        *sections, (last, fields) = SECTIONS.items()
+        for heading, names in (*sections, (last, (*fields, *(name for name in rows if name not in own)))):
+            if shown := [record for name in names if (record := rows.get(name))]:
+                with formatter.section(heading):
+                    formatter.write_dl(shown)
+        if settings := settings_of(self._command):
+            with formatter.section("Settings that matter (all are in docs/settings.md)"):
+                formatter.write_dl([(f"--set {said}", meaning) for said, meaning in settings])
+
+
+def settings_of(command: Command) -> list[tuple[str, str]]:
+    """Settings that are shown beside a command's options: ``name=value`` by default, and what it means."""
+    return [setting_of(command.options, name) for name in SETTINGS.get(command.name, ())]
+
+
 def parameters(command: Command) -> list[click.Parameter]:
     """All that the command line takes after a command."""
     found = [_parameter(option) for option in options_of(command.options)]
     # The dashboard has no result.
-    common = [one for one in COMMON if one is not _JSON or command.name != "dashboard"]
+    common = [one for one in COMMON if one not in _OF_RESULTS or command.name != "dashboard"]
     return [*found, *common, *([PREFECT] if command.is_flow else [])]
 
 
 def _parameter(option: Option) -> click.Parameter:
     required = option.info.is_required()
     if option.flag.positional:
-        return click.Argument([option.field], metavar=option.metavar, required=required)
+        return click.Argument(
+            [option.field], metavar=option.metavar, required=required, help=str(option.info.description)
+        )
     names = option.name if option.negation is None else f"{option.name}/{option.negation}"
     about: dict[str, Any] = {"is_flag": True} if option.is_switch else {"metavar": option.metavar}
     default = f" [default: {option.default}]" if option.default else ""

@@ -47,7 +47,7 @@ def compare_calibrations(workspace: Workspace, model_id: str, batch_id: str | No
     calibrations = calibrations_of(workspace, model_id)
     if not calibrations:
         raise UsageError(f"model {model_id} has no calibration. Make one with: nelbo calibrate --normal DIR")
-    batch_id = batch_id or _last_batch(workspace, model_id)
+    batch_id = catalog.find_scored(workspace, "batch", batch_id) if batch_id else _last_batch(workspace, model_id)
     path = workspace.scores(model_id, batch_id)
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. List batches with: nelbo batches")

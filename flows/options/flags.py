@@ -97,3 +97,17 @@ def options_of(kind: type[BaseModel]) -> list[Option]:
         if isinstance(flag, Flag)
     ]
     return sorted(found, key=lambda option: (not option.info.is_required(), option.field not in own))
+
+
+def setting_of(kind: type[BaseModel], name: str) -> tuple[str, str]:
+    """A field that is a setting alone: what ``--set`` says for what it is by default, and its description.
+
+    Where nothing is the default, the kind of value stands for it.
+    """
+    option = Option(name, kind.model_fields[name], Flag())
+    value = option.info.get_default()
+    if value is None:
+        text = option.metavar
+    else:
+        text = "x".join(map(str, value)) if isinstance(value, tuple) else option.default or str(value)
+    return f"{name}={text}", str(option.info.description)

@@ -54,7 +54,7 @@ class SourceOptions(Options, DecodingSettings):
 class ModelOptions(Options):
     """What commands take that ask about a model."""
 
-    model: Flagged[Text] = Field("latest", description="Model id, or latest.")
+    model: Flagged[Text] = Field("latest", description="Model id, or its beginning; or latest.")
 
 
 class BatchOptions(SourceOptions):
@@ -103,7 +103,7 @@ class CalibrateOptions(ModelOptions, SourceOptions, GroupSettings, CalibrationSe
     statistic: Flagged[Text | None] = Field(None, description="Another statistic than the model's.")
     compare: Flagged[bool] = Field(False, exclude=True, description="Show all calibrations on one batch, change none.")
     batch: Flagged[Text | None] = Field(
-        None, exclude=True, description="With compare: batch id; by default the last one's."
+        None, exclude=True, description="With compare: batch id, or its beginning; by default the last one's."
     )
     joint: Annotated[Any, Flag(hidden=True)] = Field(None, exclude=True, description="Of 0.1; gone, without effect.")
 
@@ -115,7 +115,9 @@ class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings)
     min_age_s: Annotated[float, Flag("SECONDS", name="--min-age")] = Field(
         10.0, ge=0, le=86_400, description="With new: files changed more recently than that wait."
     )
-    calibration: Flagged[Text | None] = Field(None, description="Calibration id; by default of the current one.")
+    calibration: Flagged[Text | None] = Field(
+        None, description="Calibration id, or its beginning; by default the current one."
+    )
     uncalibrated: Flagged[bool] = Field(False, description="Numbers only, no verdicts.")
     fail_on_anomaly: Flagged[bool] = Field(False, exclude=True, description="Exit with 3 if any is found.")
 
@@ -134,8 +136,10 @@ class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings)
 class ReportOptions(Options, DecodingSettings):
     """What ``report`` takes."""
 
-    batch: Flagged[Text | None] = Field(None, description="Batch id; by default of the one scored last.")
-    model: Flagged[Text | None] = Field(None, description="Model id; by default of the one that scored it last.")
+    batch: Flagged[Text | None] = Field(None, description="Batch id, or its beginning; by default the one scored last.")
+    model: Flagged[Text | None] = Field(
+        None, description="Model id, or its beginning; by default the one that scored it last."
+    )
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
 
 

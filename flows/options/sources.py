@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -126,4 +127,6 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _unknown(key: str) -> str:
-    return f"unknown key {key!r}. Known are {', '.join(sorted(Settings.model_fields))}."
+    close = get_close_matches(key, Settings.model_fields)
+    perhaps = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"unknown key {key!r}.{perhaps} Known are {', '.join(sorted(Settings.model_fields))}."

@@ -102,6 +102,7 @@ class Workspace:
 
     def batch(self, batch_id: str | None = None) -> Batch:
         """A batch as it was scored last; by default the one that was."""
+        batch_id = batch_id and catalog.find_scored(self._layout, "batch", batch_id)
         rows = catalog.published(self._layout, batch_id=batch_id).to_pylist()
         if rows:
             return Batch(rows[-1]["batch_id"], rows[-1]["model_id"], self._layout)

@@ -41,7 +41,7 @@ from nelbo.flows.workspace.calibrations.calibration import (
 )
 from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
 from nelbo.flows.workspace.flagged import iter_flagged, published_run, strangest
-from nelbo.flows.workspace.layout import Workspace, check_id
+from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.reviews import labels_of, latest_reviews
 from nelbo.flows.workspace.runs import Run, code_version
@@ -104,9 +104,11 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
 
 def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
     """The batch and the model asked for; of what is not said, the one that was scored, or scored with, last."""
-    # A model may have been pruned since it scored.
-    batch_id, model_id = (name if name is None else check_id(name) for name in (options.batch, options.model))
-    model_id = catalog.find_model(workspace, model_id) if model_id == "latest" else model_id
+    batch_id = options.batch and catalog.find_scored(workspace, "batch", options.batch)
+    if options.model == "latest":
+        model_id: str | None = catalog.find_model(workspace, options.model)
+    else:
+        model_id = options.model and catalog.find_scored(workspace, "model", options.model)
     found = catalog.published(workspace, batch_id=batch_id, model_id=model_id)
     if found.num_rows:
         newest = found.slice(found.num_rows - 1).to_pylist()[0]

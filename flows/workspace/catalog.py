@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from nelbo.data import InputError, MissingError, Place, modified, read_table
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.errors import NotYetError, UsageError
+from nelbo.flows.workspace.ids import meant
 from nelbo.flows.workspace.layout import ID, PATHS, Workspace, check_id, is_id, some
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.tables import KINDS, distinct, read_rows_of
@@ -149,24 +150,50 @@ def engines(workspace: Workspace, model_id: str) -> list[str]:
 
 
 def find_model(workspace: Workspace, name: str) -> str:
-    """The id of the model that `name` means: ``latest``, or an id itself."""
-    model_id, known = pointers.promoted(workspace) if name == "latest" else name, model_ids(workspace)
+    """The id of the model that `name` means: ``latest``, an id, or the beginning of one."""
+    known = model_ids(workspace)
+    if name == "latest":
+        asked = pointers.promoted(workspace)
+        if asked is None:
+            raise NotYetError(
+                f"workspace {workspace.root} has no latest model. Make one with: nelbo train --normal DIR"
+            )
+        model_id = asked if asked in known else None
+    else:
+        asked, model_id = name, meant(name, known, "model")
     if model_id is None:
-        raise NotYetError(f"workspace {workspace.root} has no latest model. Make one with: nelbo train --normal DIR")
-    if model_id not in known:
         raise UsageError(
-            f"model {model_id!r} is not in workspace {workspace.root}, which has {some(known)}. "
+            f"model {asked!r} is not in workspace {workspace.root}, which has {some(known)}. "
             "Name one of them, or give another --workspace."
         )
     return model_id
 
 
 def find_calibration(workspace: Workspace, name: str) -> str:
-    """The same id, if there is such a calibration."""
+    """The id of the calibration that `name` means: an id, or the beginning of one."""
     known = calibration_ids(workspace)
-    if check_id(name) not in known:
+    calibration_id = meant(check_id(name), known, "calibration")
+    if calibration_id is None:
         raise UsageError(f"calibration {name!r} is not in workspace {workspace.root}, which has {some(known)}.")
-    return name
+    return calibration_id
+
+
+def find_scored(workspace: Workspace, kind: Literal["batch", "model"], name: str) -> str:
+    """The id of the scored batch, or of the model that scored some, that `name` means; itself where it means none.
+
+    A model may have been pruned since it scored.
+    """
+    column = f"{kind}_id"
+    # Listing all batches takes longer than looking for one.
+    if find(workspace, "scores", **{column: check_id(name)}).num_rows:
+        return name
+    return meant(name, find(workspace, "scores")[column].to_pylist(), kind) or name
+
+
+def ids(workspace: Workspace) -> list[str]:
+    """All that can be named on the command line, in order: models, calibrations and scored batches."""
+    batch_ids = find(workspace, "scores")["batch_id"].to_pylist()
+    return sorted({*model_ids(workspace), *calibration_ids(workspace), *batch_ids})
 
 
 def find(workspace: Workspace, kind: str, **ids: str | None) -> pa.Table:

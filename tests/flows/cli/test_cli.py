@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,18 @@ def test_chain_in_json(nelbo: Nelbo, images: Path, tmp_path: Path) -> None:
 def test_for_people(nelbo: Nelbo, images: Path, workspace: Path) -> None:
     code, out, err = nelbo("score", images / "new", "--workspace", workspace, "--no-prefect")
     assert code == 0
-    assert "n_anomalous" in out
-    assert str(workspace / "reports") in out
     assert err == ""
+    happened, means, line = out.splitlines()
+    assert " of 26 images anomalous, 2 files not scored (batch b" in happened
+    assert str(workspace / "reports") in happened
+    assert "hance" in means
+    assert line == f"nelbo dashboard --workspace {workspace}"
+    code, out, _ = nelbo("score", images / "new", "--workspace", workspace, "--no-prefect", "--verbose")
+    assert out.splitlines()[-3:] == [happened, means, line]
+    assert "n_anomalous" in out
     assert "latest" in nelbo("models", "--workspace", workspace)[1]
-    assert nelbo("batches", "--workspace", workspace)[1].count("\n") == 2
+    heading, row, *said = nelbo("batches", "--workspace", workspace)[1].splitlines()
+    assert (heading.split()[0], len(row.split()[0]), len(said)) == ("batch_id", 8, 3)
 
 
 def test_anomalies_can_fail_the_command(nelbo: Nelbo, images: Path, workspace: Path) -> None:
@@ -92,14 +100,14 @@ def test_too_few_normals(nelbo: Nelbo, tmp_path: Path, workspace: Path) -> None:
 
 def test_unknown_names(nelbo: Nelbo, images: Path, workspace: Path, trained: Trained) -> None:
     at = ["--workspace", workspace, "--no-prefect"]
-    assert_refused(nelbo("score", images / "new", "--model", "m123", *at), "model 'm123'", trained[1]["model_id"])
+    assert_refused(nelbo("score", images / "new", "--model", "mx", *at), "model 'mx'", trained[1]["model_id"])
     assert_refused(nelbo("score", images / "new", "--model", "../x", *at), "model '../x'")
-    assert_refused(nelbo("score", images / "new", "--calibration", "c123", *at), "calibration 'c123'")
+    assert_refused(nelbo("score", images / "new", "--calibration", "cx", *at), "calibration 'cx'")
     assert_refused(nelbo("score", images / "new", "--batch-id", "../../x", *at), "id '../../x'")
     assert_refused(nelbo("score", images / "new", "--set", "fps=0.1", *at), "unknown key 'fps'", "fpr")
     assert_refused(nelbo("report", "--batch", "b123", *at), "batch 'b123' has no scores", "nelbo batches")
     assert_refused(nelbo("report", *at), "no batch is scored yet in workspace", "nelbo score DIR")
-    assert_refused(nelbo("verify", "--model", "m1", "--workspace", workspace), "model 'm1'")
+    assert_refused(nelbo("verify", "--model", "mx", "--workspace", workspace), "model 'mx'")
     assert_refused(
         nelbo("score", images / "new", "--workspace", workspace / "nothing", "--no-prefect"), "no latest model"
     )
@@ -145,7 +153,12 @@ def test_calibrate_wants_one_of_its_ways(nelbo: Nelbo, images: Path, workspace: 
 
 def test_usage_errors_of_the_command_line_itself(nelbo: Nelbo) -> None:
     assert_refused(nelbo("score"), "Missing argument 'DIR'", "--help")
-    assert_refused(nelbo("scroe"), "No such command 'scroe'")
+    assert_refused(nelbo("scroe"), "No such command 'scroe'. Did you mean 'score'?")
+    assert_refused(nelbo("xyz"), "No such command 'xyz'. Say --help")
+    assert_refused(nelbo("score", "x", "--modle", "y"), "No such option '--modle'", "'--model'")
+    assert_refused(nelbo("score", "x", "--set", "epoch=3"), "unknown key 'epoch'. Did you mean epochs?")
+    assert nelbo("--version")[:2] == (0, f"nelbo {version('nelbo')}\n")
+    assert nelbo("-h") == nelbo("--help")
     assert_refused(nelbo("train", "--normal", "x", "--fpr", "often"), "--fpr", "valid number")
     assert_refused(nelbo("calibrate", "--labels", "x", "--objective", "f1", "--fpr", "0.1"), "labels promise no rate")
     for empty in (["ingest", ""], ["train", "--normal", ""], ["ingest", "x", "--workspace", ""]):
@@ -217,6 +230,7 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
 def test_help_is_quick_and_names_every_command() -> None:
     started = time.perf_counter()
     help_ = command("--help")
+    assert command("train", "--help").returncode == 0
     seconds = time.perf_counter() - started
     assert help_.returncode == 0
     for name in ["ingest", "train", "calibrate", "score", "report", "models", "batches", "verify", "doctor", "demo"]:
@@ -228,7 +242,7 @@ def test_help_is_quick_and_names_every_command() -> None:
 @pytest.mark.slow
 def test_a_cold_process_is_as_quiet(images: Path, exported: Path, tmp_path: Path) -> None:
     workspace = shutil.copytree(exported, tmp_path / "workspace")
-    bad = command("score", images / "new", "--model", "m1", "--workspace", workspace, "--no-prefect")
+    bad = command("score", images / "new", "--model", "mx", "--workspace", workspace, "--no-prefect")
     assert (bad.returncode, bad.stdout) == (2, "")
     assert len(bad.stderr.splitlines()) == 1
     good = command("score", images / "new", "--workspace", workspace, "--no-prefect", "--json")

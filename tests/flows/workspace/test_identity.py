@@ -165,13 +165,13 @@ def test_every_command_tells_of_a_calibration_that_was_edited(
 
 
 def test_verify_names_everything_that_is_wrong(workspace: Workspace, nelbo: Nelbo) -> None:
-    code, out, _ = nelbo("verify", "--workspace", workspace.root)
+    code, out, _ = nelbo("verify", "--workspace", workspace.root, "--verbose")
     assert code == 0
-    assert [line.split() for line in out.strip().splitlines()] == [
-        ["model", MODEL, "ok"],
+    assert [line.split() for line in out.strip().splitlines()[:-3]] == [
+        ["model", MODEL[:8], "ok"],
         ["engine", "keras", "ok"],
         ["engine", "onnx", "ok"],
-        ["calibration", CALIBRATION, "ok,", "in", "use"],
+        ["calibration", CALIBRATION[:8], "ok,", "in", "use"],
     ]
     edit(workspace.calibrations / CALIBRATION, "calibration.json", heatmap_top=1.0)
     edit(workspace.models / MODEL, "model.json", model_id="m1")

@@ -1,0 +1,196 @@
+"""The last lines of commands: three of them, harmless, the last one a command that a shell takes."""
+
+import json
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nelbo.flows.cli.endings import ending, quoted
+from nelbo.flows.cli.invocation import app, read_options
+from nelbo.flows.commands import COMMANDS
+from nelbo.flows.options.options import ScoreOptions, TrainOptions
+
+Nelbo = Callable[..., tuple[int, str, str]]
+
+SCORED = {
+    "batch_id": "night-1",
+    "model_id": "m0123456789abcdef",
+    "calibration_id": None,
+    "n_images": 2630,
+    "n_scored": 2624,
+    "n_not_scored": 6,
+    "n_anomalous": 0,
+    "n_review": 0,
+    "differs": [],
+    "report": "w/reports/night-1.html",
+}
+
+
+def is_taken(line: str) -> bool:
+    """Whether the command line accepts it, apart from words that stand for what only the reader knows."""
+    nelbo, name, *arguments = shlex.split(line)
+    assert nelbo == "nelbo"
+    context = app.make_context("nelbo", [name, *arguments])
+    built = app.get_command(context, name)
+    assert built is not None
+    values = built.make_context(name, arguments, context).params
+    for of_the_line in ("as_json", "verbose", *(("prefect",) if COMMANDS[name].is_flow else ())):
+        values.pop(of_the_line, None)
+    return isinstance(read_options(COMMANDS[name], **values), COMMANDS[name].options)
+
+
+def last_lines(answer: tuple[int, str, str]) -> list[str]:
+    code, out, err = answer
+    assert code == 0, err
+    *_, happened, means, line = out.splitlines()
+    assert happened.endswith(".")
+    assert means.endswith(".")
+    assert is_taken(line)
+    return [happened, means, line]
+
+
+def test_each_command_says_what_happened_what_it_means_and_what_to_do(
+    nelbo: Nelbo, images: Path, workspace: Path, tmp_path: Path
+) -> None:
+    at = ("--workspace", workspace)
+    aside = ("--workspace", tmp_path / "w")
+    normal, new = images / "normal", images / "new"
+    said = {
+        "ingest": last_lines(nelbo("ingest", new, *at, "--no-prefect")),
+        "score": last_lines(nelbo("score", new, *at, "--no-prefect")),
+        "uncalibrated": last_lines(nelbo("score", new, "--uncalibrated", *at, "--no-prefect")),
+        "report": last_lines(nelbo("report", *at, "--no-prefect")),
+        "calibrate": last_lines(nelbo("calibrate", "--normal", normal, "--fpr", "0.1", *at, "--no-prefect")),
+        "compare": last_lines(nelbo("calibrate", "--compare", *at)),
+        "sensitivity": last_lines(nelbo("sensitivity", *at, "--no-prefect")),
+        "prune": last_lines(nelbo("prune", "--older-than", "1h", *at, "--no-prefect")),
+        "compact": last_lines(nelbo("compact", *at, "--no-prefect")),
+        **{name: last_lines(nelbo(name, *at)) for name in ("models", "batches", "calibrations", "verify", "doctor")},
+        "first": last_lines(nelbo("ingest", new, *aside, "--no-prefect")),
+        "none": last_lines(nelbo("models", *aside)),
+        "unscored": last_lines(nelbo("batches", *aside)),
+    }
+    assert said["ingest"][0].startswith("28 files listed as batch b")
+    assert said["ingest"][2] == f"nelbo score {new} --workspace {workspace}"
+    assert said["first"][2] == f"nelbo train --normal {new} --workspace {tmp_path / 'w'}"
+    assert "without verdicts" in said["uncalibrated"][0]
+    assert "threshold" not in said["none"][1]
+    # Each goes on from what is there: the next command works, too.
+    for name in ("report", "score", "calibrate", "compare", "calibrations", "models", "sensitivity", "prune"):
+        _, *words = shlex.split(said[name][2])
+        if words[0] != "dashboard":
+            assert nelbo(*words)[0] == 0, said[name]
+
+
+def test_nothing_new_and_several_batches(nelbo: Nelbo, images: Path, workspace: Path) -> None:
+    scoring = ("score", images / "new", "--new", "--min-age", "0", "--workspace", workspace, "--no-prefect")
+    assert " anomalous" in last_lines(nelbo(*scoring))[0]
+    happened, means, line = last_lines(nelbo(*scoring))
+    assert happened == f"Nothing new in {images / 'new'}."
+    assert means == "Every file there has been scored before."
+    assert line == f"nelbo batches --workspace {workspace}"
+
+
+def test_json_is_as_it_was_and_nothing_else(nelbo: Nelbo, workspace: Path) -> None:
+    code, out, _ = nelbo("models", "--workspace", workspace, "--json", "--verbose")
+    assert code == 0
+    (model,) = json.loads(out)["models"]
+    assert len(model["model_id"]) == 17
+
+
+DARKER = {"name": "brightness", "sentence": "the images are darker"}
+PROMISE = "false-alarm rate promised: 5 %"
+
+
+@pytest.mark.parametrize(
+    ("more", "happened", "means"),
+    [
+        ({}, "2,624 images scored, without verdicts, 6 files not scored (batch night-1, model m0123456)", "stranger"),
+        ({"n_scored": 0, "calibration_id": "c1"}, "0 of 0 images anomalous", "No image could be scored"),
+        ({"calibration_id": "c1", "n_anomalous": 37, "n_review": 12}, "37 of 2,624 images anomalous, 12 for", "5 %."),
+        ({"calibration_id": "c1", "cannot_see": "It cannot see"}, "0 of 2,624 images anomalous", "It cannot see."),
+        ({"calibration_id": "c1", "differs": [DARKER], "cannot_see": "x"}, "0 of", "The images are darker. What is"),
+    ],
+)
+def test_what_stands_against_verdicts_comes_first(
+    more: dict[str, Any], happened: str, means: str, tmp_path: Path
+) -> None:
+    said = ending("score", {**SCORED, "promise": PROMISE, **more}, ScoreOptions(images="new", workspace=str(tmp_path)))
+    assert said.happened.startswith(happened)
+    assert means in said.means
+
+
+@pytest.mark.parametrize(
+    ("more", "parts", "line"),
+    [
+        ({}, ["454 images, and is the latest", "5 %; it finds 83 % of simulated defects"], "nelbo score DIR --model"),
+        ({"calibration_id": None}, ["It is not calibrated"], "--uncalibrated"),
+        ({"sensitivity": {"blind": True}}, ["but it cannot see simulated defects"], "nelbo score DIR --model"),
+        ({"sensitivity": None, "promoted": False}, ["and is not promoted."], "nelbo score DIR --model"),
+        ({"promoted": False, "gate": {"failed": ["it is worse"]}}, ["not promoted: it is worse."], "nelbo score"),
+        ({"tried": [{"name": "features", "kept": True}]}, ["features of 1 candidate"], "nelbo score DIR"),
+    ],
+)
+def test_training_says_what_is_promised_and_whether_it_sees(
+    more: dict[str, Any], parts: list[str], line: str, tmp_path: Path
+) -> None:
+    trained = {
+        "model_id": "m0123456789abcdef",
+        "calibration_id": "c1",
+        "n_train": 454,
+        "n_validation": 0,
+        "promoted": True,
+        "promise": "false-alarm rate promised: 5 %",
+        "sensitivity": {"blind": False, "found": 0.83, "auroc": 0.95},
+    }
+    said = ending("train", trained | more, TrainOptions(normal="-odd/good", workspace=str(tmp_path)))
+    for part in parts:
+        assert part in f"{said.happened} {said.means}"
+    assert line in said.command
+    assert is_taken(said.command)
+
+
+def test_new_images_beside_the_normal_ones_are_named(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    options = TrainOptions(normal=str(tmp_path / "good"), workspace=str(tmp_path / "w"))
+    trained = {"model_id": "m1", "calibration_id": None, "n_train": 1, "n_validation": 0, "promoted": True}
+    line = ending("train", trained | {"sensitivity": None}, options).command
+    assert line == f"nelbo score {tmp_path / 'new'} --model m1 --uncalibrated --workspace {tmp_path / 'w'}"
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_any_name_is_harmless_and_comes_back_from_a_shell(name: str) -> None:
+    word = quoted(name)
+    assert word.isprintable()
+    if name.isprintable():
+        assert shlex.split(word) == [name]
+
+
+def test_bash_gets_the_names_that_terminals_might_obey() -> None:
+    names = [
+        "a\x1b]0;title\x07'\\b",
+        "line\nline",
+        "\u202egnp.x",
+        b"\xff.png".decode("utf-8", "surrogateescape"),
+        "$(id)",
+    ]
+    line = " ".join(map(quoted, names))
+    done = subprocess.run(["/bin/bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
+    expected = [name.encode("utf-8", "surrogateescape") for name in names]
+    assert done.stdout.split(b"\0")[:-1] == expected
+
+
+def test_hostile_names_in_a_result_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    hostile = "x\x1b[31m\ny"
+    options = SimpleNamespace(images=f"-{hostile}", root=None, workspace=str(tmp_path))
+    found = {"batch_id": "b1", "n_images": 1, "n_unusable": 0, "n_folders_unlisted": 0}
+    said = ending("ingest", found | {"data": [{"sentence": hostile}]}, options)
+    assert all(line.isprintable() for line in said)
+    assert said.command.startswith("nelbo train --normal $'./-x\\x1b[31m\\x0ay'")
