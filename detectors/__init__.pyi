@@ -30,6 +30,7 @@ from .metrics.metrics import evaluate as evaluate
 from .metrics.metrics import f1 as f1
 from .metrics.metrics import f1_all_anomalous as f1_all_anomalous
 from .metrics.metrics import recall_at_fpr as recall_at_fpr
+from .metrics.missed import missed_defects as missed_defects
 from .metrics.pixels import aupro as aupro
 from .metrics.pixels import pixel_auroc as pixel_auroc
 from .metrics.sensitivity import Sensitivity as Sensitivity

@@ -5,7 +5,7 @@ published run at whatever instant, each row carries its run, and for that moment
 both runs; so does the file of the audit sample.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,22 +59,29 @@ def iter_flagged(workspace: Workspace, model_id: str, batch_id: str) -> Iterator
     yield from _iter_published(workspace, "flagged", model_id, batch_id)
 
 
-def read_audit(workspace: Workspace, model_id: str, batch_id: str) -> pa.Table:
+def read_audit(workspace: Workspace, model_id: str, batch_id: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The audit sample of the published run, in the order of the draw: all columns of scores, a map and a thumbnail.
 
     It is empty where none was drawn: with ``audit=0``, without a calibration, and before version 8.
+
+    Args:
+        columns: those to read; by default all of them, which are some kB an image.
     """
+    names = FLAGGED_SCHEMA.names if columns is None else list(columns)
     try:
-        sample = list(_iter_published(workspace, "audit", model_id, batch_id))
+        sample = list(_iter_published(workspace, "audit", model_id, batch_id, names))
     except MissingError:
         sample = []
-    return pa.concat_tables([FLAGGED_SCHEMA.empty_table(), *sample])
+    return pa.concat_tables([FLAGGED_SCHEMA.empty_table().select(names), *sample])
 
 
-def _iter_published(workspace: Workspace, kind: str, model_id: str, batch_id: str) -> Iterator[pa.Table]:
+def _iter_published(
+    workspace: Workspace, kind: str, model_id: str, batch_id: str, columns: Sequence[str] = FLAGGED_SCHEMA.names
+) -> Iterator[pa.Table]:
     run_id = published_run(workspace, model_id, batch_id)
-    for rows in iter_rows(workspace.place(kind, model_id=model_id, batch_id=batch_id), _ROWS):
-        yield rows.filter(pc.equal(rows["run_id"], run_id))
+    place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
+    for rows in iter_rows(place, _ROWS, [*dict.fromkeys([*columns, "run_id"])]):
+        yield rows.filter(pc.equal(rows["run_id"], run_id)).select(columns)
 
 
 def strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:

@@ -25,6 +25,7 @@ from nelbo.data import (
 )
 from nelbo.detectors import Threshold, detect_drift
 from nelbo.flows.evaluation.drift import drift_facts, write_drift
+from nelbo.flows.inference.audit import drawn
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
 from nelbo.flows.report.normals import keep_normals
@@ -90,6 +91,7 @@ def add_batch(
     labelled: bool = False,
     at: datetime = START,
     seed: int = 0,
+    audit: int = 0,
 ) -> pa.Table:
     """Publish a batch with its run; the rows of its scores.
 
@@ -100,6 +102,7 @@ def add_batch(
         not_scored: the same of files that have no score.
         shift: of all scores, in standard deviations of normal ones.
         labelled: whether the rows say what is true.
+        audit: rows of its audit sample.
     """
     random = np.random.default_rng(seed)
     n = len(paths)
@@ -130,12 +133,13 @@ def add_batch(
     table = pa.table(rows).select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
     drift = _drift(table, calibration)
     metadata = {**run.metadata, "nelbo.root": str(root), **write_drift(drift)}
-    flagged = table.filter(pc.is_in(table["verdict"].cast(pa.string()), pa.array(["anomalous", "review"])))
-    looked_at = _looked_at(flagged["relative_path"].to_pylist(), root)
-    for name in looked_at.column_names:
-        flagged = flagged.append_column(name, looked_at[name])
-    flagged = flagged.append_column("heatmap_png", pa.nulls(flagged.num_rows, pa.binary()))
-    write_table(flagged, workspace.flagged(model_id, batch_id), FLAGGED_SCHEMA, metadata, workspace.staging)
+    verdict = table["verdict"].cast(pa.string())
+    sample = drawn(table.filter(pc.equal(verdict, "normal")), batch_id, seed=0, k=audit)
+    flagged = table.filter(pc.is_in(verdict, pa.array(["anomalous", "review"])))
+    for kind, rows_of_kind in {"flagged": flagged, "audit": sample}.items():
+        pictured = _with_pictures(rows_of_kind, root)
+        place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
+        write_table(pictured, place, FLAGGED_SCHEMA, metadata, workspace.staging)
     write_scores(table, workspace.scores(model_id, batch_id), metadata, workspace.staging)
     verdicts = table["verdict"].cast(pa.string()).to_pylist()
     run.record(
@@ -232,6 +236,14 @@ def _drift(table: pa.Table, calibration: Calibration | None) -> dict[str, Any] |
     tests = [{**test._asdict(), "fired": test in found.fired} for test in found.tests]
     findings = [test.finding for test in found.fired]
     return {"alarm": found.alarm, "alpha": found.alpha, "findings": findings, "tests": tests}
+
+
+def _with_pictures(rows: pa.Table, root: Path) -> pa.Table:
+    """Rows of scores as rows of ``FLAGGED_SCHEMA``."""
+    looked_at = _looked_at(rows["relative_path"].to_pylist(), root)
+    for name in looked_at.column_names:
+        rows = rows.append_column(name, looked_at[name])
+    return rows.append_column("heatmap_png", pa.nulls(rows.num_rows, pa.binary()))
 
 
 def _looked_at(paths: Sequence[str], root: Path) -> pa.Table:
