@@ -10,11 +10,11 @@ from PIL import Image
 from nelbo.flows.inference.why.spots import EDGE
 from nelbo.flows.report.heatmap import enlarged
 
-#: Place on the colour scale from which on an image is unusual: 19 of 20 normal images of a calibration stay below.
-MIDDLE = 0.5
-#: Longer side of the picture that lines are followed on, the least one of a place on it, and how far lines may be
-#: off, in pixels.
-_FOLLOWED_PX, _LEAST_PX, _OFF_PX = 512, 3, 0.8
+#: Longer side of the picture that lines are followed on, and the least one of a place on it, in pixels.
+_FOLLOWED_PX, _LEAST_PX = 512, 3
+#: How far lines may be off there; and lines and corners of an image at most: of a map that is all noise they would be
+#: thousands.
+_OFF_PX, _LINES, _CORNERS = 0.8, 30, 300
 #: Of the two lines, in pixels: a dark one, and a light one on it, so that one of them shows on any picture.
 _DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
 _DARK_PX, _LIGHT_PX = 3, 1
@@ -24,16 +24,16 @@ Polygon = NDArray[np.float64]
 
 
 def outline(levels: NDArray[np.floating]) -> list[Polygon]:
-    """Lines around the places of a map that are beyond the middle of its scale.
+    """Lines around all places of a map that are at least half as unusual as the most unusual one.
 
-    Where no place is twice as high, they are around all that is at least half as high as the highest one: the spots
-    that `nelbo.flows.inference.why` speaks of.
+    They are the spots that `nelbo.flows.inference.why` speaks of.
 
     Args:
-        levels: (gh, gw) places on the colour scale, not cut off at its top; 0 is usual.
+        levels: (gh, gw) how unusual each place is, not cut off anywhere; 0 is usual.
 
     Returns:
-        A line for each connected place, and for each hole in one.
+        A line for each connected place, and for each hole in one; of very many the one with the most unusual place, and
+        the largest.
 
     >>> levels = np.zeros((4, 8))
     >>> levels[1, 6] = 0.4
@@ -44,10 +44,24 @@ def outline(levels: NDArray[np.floating]) -> list[Polygon]:
     levels = np.maximum(levels, 0)
     times = max(_LEAST_PX, round(_FOLLOWED_PX / max(levels.shape)))
     size = np.array(levels.shape[::-1]) * times
-    inside = enlarged(levels, (size[0], size[1])) >= min(MIDDLE, EDGE * levels.max())
+    inside = enlarged(levels, (size[0], size[1])) >= EDGE * levels.max()
     lines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    row, column = ((at + 0.5) * times for at in np.unravel_index(levels.argmax(), levels.shape))
+    kept = sorted(
+        lines,
+        key=lambda line: (cv2.pointPolygonTest(line, (column, row), False) >= 0, cv2.contourArea(line)),
+        reverse=True,
+    )[:_LINES]
+    off_px, corners = _OFF_PX, _simplified(kept, _OFF_PX)
+    while sum(map(len, corners)) > _CORNERS:
+        off_px *= 2
+        corners = _simplified(kept, off_px)
     # Corners are middles of pixels.
-    return [(cv2.approxPolyDP(line, _OFF_PX, closed=True)[:, 0] + 0.5) / size for line in lines]
+    return [(some + 0.5) / size for some in corners]
+
+
+def _simplified(lines: Iterable[NDArray[np.int32]], off_px: float) -> list[NDArray[np.int32]]:
+    return [cv2.approxPolyDP(line, off_px, closed=True)[:, 0] for line in lines]
 
 
 def drawn(picture: Image.Image, polygons: Iterable[Polygon]) -> Image.Image:

@@ -44,14 +44,9 @@ def pictures(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Pictures:
     (None, (192, 96), (0, 0, 4), (252, 255, 164))
     """
     original = original_of(row, side_px)
-    levels = _levels(row)
-    if levels is None:
-        former = None if _is_there(row["map"]) else opened(row["heatmap_png"], "PNG")
-        shown = former and former.convert("RGB").resize(_shown_size(former.size, side_px), Image.Resampling.BILINEAR)
-        return Pictures(original, None, shown)
-    size = original.size if original else _shown_size(levels.shape[::-1], side_px)
-    heatmap = Image.fromarray(colours(enlarged(levels.clip(0, 1), size)))
-    return Pictures(original, original and drawn(original, outline(levels)), heatmap)
+    heatmap = heatmap_of(row, original.size if original else None, side_px)
+    outlined = drawn(original, outline_of(row)) if original and _is_there(row["map"]) else None
+    return Pictures(original, outlined, heatmap)
 
 
 def outline_of(row: Mapping[Any, Any]) -> list[Polygon]:
@@ -64,6 +59,21 @@ def original_of(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Image.Image |
     """The image that a row holds a thumbnail of, as `pictures` has it."""
     picture = opened(row["thumbnail"], "JPEG")
     return picture and picture.resize(_shown_size(picture.size, side_px))
+
+
+def heatmap_of(
+    row: Mapping[Any, Any], size: tuple[int, int] | None = None, side_px: int = MOST_PX
+) -> Image.Image | None:
+    """The map that a row holds in colours, as `pictures` has it.
+
+    Args:
+        size: width and height; by default as far as it is enlarged by itself.
+    """
+    levels = _levels(row)
+    if levels is not None:
+        return Image.fromarray(colours(enlarged(levels.clip(0, 1), size or _shown_size(levels.shape[::-1], side_px))))
+    former = None if _is_there(row["map"]) else opened(row["heatmap_png"], "PNG")
+    return former and former.convert("RGB").resize(_shown_size(former.size, side_px), Image.Resampling.BILINEAR)
 
 
 def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
@@ -102,18 +112,6 @@ def _shown_size(size: tuple[int, ...], most_px: int) -> tuple[int, int]:
     width, height = size
     times = min(max(1.0, SIDE_PX / max(size)), most_px / max(size))
     return max(1, round(width * times)), max(1, round(height * times))
-
-
-def picture_urls(row: Mapping[Any, Any], n_bytes: int) -> dict[str, str]:
-    """Original and heatmap by name as data URLs of about so many bytes each; empty where there is no picture."""
-    drawn = pictures(row, side_px=SIDE_PX)
-    # As it is, where it is small: nothing is lost by packing it again.
-    if drawn.original is not None and len(row["thumbnail"]) <= n_bytes:
-        original = data_url("image/jpeg", row["thumbnail"])
-    else:
-        original = jpeg_url(drawn.original, n_bytes) if drawn.original else ""
-    # The colours of a map change slowly: a quarter of the pixels shows them.
-    return {"original": original, "heatmap": jpeg_url(drawn.heatmap.reduce(2), n_bytes) if drawn.heatmap else ""}
 
 
 def jpeg_url(shown: Image.Image, n_bytes: int) -> str:

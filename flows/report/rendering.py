@@ -1,5 +1,7 @@
 """Templates and Markdown of what people read."""
 
+import base64
+import hashlib
 from typing import Any
 
 import jinja2
@@ -24,6 +26,13 @@ def template(name: str, **how: Any) -> jinja2.Template:
     )
     environment.filters |= {function.__name__: function for function in (fixed, images, interval, number, percent)}
     return environment.get_template(name)
+
+
+def script(name: str) -> tuple[Markup, str]:
+    """A script of ``report/templates``, which escapes nothing, and the source that a page's policy allows it by."""
+    text = template(name, autoescape=False).render()
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Markup(text), f"'sha256-{digest}'"  # noqa: S704 - it holds nothing of others
 
 
 def markdown(text: str, level: int) -> Markup:

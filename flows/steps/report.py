@@ -21,14 +21,14 @@ from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
+from nelbo.flows.report.cards import N_FIRST, sections
 from nelbo.flows.report.curves import render_curves
 from nelbo.flows.report.headline import chance, headline, known
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
-from nelbo.flows.report.normals import Normals, read_normals
-from nelbo.flows.report.outlines import svg_path
-from nelbo.flows.report.pictures import SIDE_PX, data_url, jpeg_url, original_of, outline_of, picture_urls
-from nelbo.flows.report.rendering import markdown, template
+from nelbo.flows.report.normals import read_normals
+from nelbo.flows.report.pictures import data_url
+from nelbo.flows.report.rendering import markdown, script, template
 from nelbo.flows.runner import Runner
 from nelbo.flows.workspace import catalog, journal
 from nelbo.flows.workspace.calibrations.calibration import (
@@ -55,6 +55,7 @@ _COLUMNS = (
     "relative_path",
     "image_id",
     "anomaly_score",
+    "p_value",
     "q_value",
     "verdict",
     "variant",
@@ -65,10 +66,6 @@ _COLUMNS = (
     "scored_at_utc",
     "calibration_id",
 )
-#: What all pictures of a page take at most; in base64 they are a third larger, and a page should stay below 5 MB.
-_PICTURE_BYTES = 3_500_000
-#: Of a flagged image: itself, its heatmap, and the nearest normal image.
-_PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -130,16 +127,19 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
     table, flagged, n_flagged = _read(workspace, model_id, batch_id)
     numbers = _numbers(table, workspace, model_id, options)
+    code, allowed = script("report.js.j2")
     page = numbers | {
         "batch_id": batch_id,
         "model_id": model_id,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
-        "cards": _cards(flagged, read_normals(workspace, model_id)),
+        "sections": sections(table, flagged, n_flagged, read_normals(workspace, model_id)),
+        "n_first": N_FIRST,
         "found": STATUSES,
         "variant": variants.named,
-        "n_flagged": n_flagged,
         "not_scored": table.filter(pc.is_valid(table["reason"])).select(["relative_path", "reason"]).to_pylist(),
         "n_shown": SHOWN_NOT_SCORED,
+        "script": code,
+        "script_source": allowed,
         **_model(workspace, model_id),
         "facts": _facts(table),
     }
@@ -278,25 +278,6 @@ def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table,
         )
         if published_run(workspace, model_id, batch_id) == run_id:
             return table, flagged, n_flagged
-
-
-def _cards(flagged: pa.Table, normals: Normals) -> list[dict[str, Any]]:
-    """Flagged images with their pictures, the nearest normal one among them, which share what a page may take."""
-    n_bytes = _PICTURE_BYTES // (_PICTURES * max(1, flagged.num_rows))
-    return [_card(row, normals, n_bytes) for row in flagged.to_pylist()]
-
-
-def _card(row: dict[str, Any], normals: Normals, n_bytes: int) -> dict[str, Any]:
-    shown, nearest = picture_urls(row, n_bytes), normals.nearest(original_of(row, SIDE_PX))
-    if nearest is not None:
-        shown["nearest normal"] = jpeg_url(nearest.picture, n_bytes)
-    return {
-        "path": row["relative_path"],
-        "row": row,
-        "pictures": shown,
-        "outline": svg_path(outline_of(row)),
-        "nearest": nearest and nearest.relative_path,
-    }
 
 
 def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """The page as a browser sees it."""
 
+import base64
+import hashlib
 import io
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from html import escape
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from commands import score
 from PIL import Image
 from scored import MODEL, add_batch, stub_workspace
 
-from nelbo.data import FLAGGED_SCHEMA, Preprocessing, read_images, read_metadata, read_table
+from nelbo.data import FLAGGED_SCHEMA, Preprocessing, read_images, read_metadata, read_scores, read_table
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import ReportOptions
 from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.report.cards import sections
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import WIDTH, histogram
+from nelbo.flows.report.normals import Normals
 from nelbo.flows.report.pictures import jpeg_url, outline_of, pictures
 from nelbo.flows.runner import Direct
 from nelbo.flows.steps import report as reporting
@@ -67,7 +72,43 @@ def test_page_needs_no_network_and_escapes_names(page_file: tuple[Path, dict[str
     assert "{{ 7 * 7 }}.txt" in html
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert "url(" not in html
-    assert "<script" not in html
+    # One script runs, which the page's policy names by its hash.
+    (code,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'\"" in html
+    assert html.count("<script") == 1
+
+
+def part(html: str, name: str) -> str:
+    """A section of the page; empty where it is not there."""
+    return html.partition(f'<section id="{name}">')[2].partition("</section>")[0]
+
+
+def paths(html: str) -> list[str]:
+    return re.findall(r'<p class="name" title="([^"]+)">', html)
+
+
+def test_pictures_come_first_then_what_was_nearly_flagged_and_what_labels_say(
+    page_file: tuple[Path, dict[str, Any]],
+) -> None:
+    html, result = page_file[0].read_text(), page_file[1]
+    rows = read_scores(Path(result["scores"])).to_pandas().sort_values("anomaly_score", ascending=False)
+    rows["relative_path"] = rows["relative_path"].map(escape)
+    flagged, normal = rows[rows["verdict"] == "anomalous"], rows[rows["verdict"] == "normal"]
+    expected = {
+        "flagged": flagged,
+        "near": normal[:12],
+        "missed": normal[normal["label"] == 1][:12],
+        "false": flagged[flagged["label"] == 0][:12],
+    }
+    assert {name: sorted(paths(part(html, name))) for name in expected} == {
+        name: sorted(some["relative_path"]) for name, some in expected.items()
+    }
+    assert paths(part(html, "flagged"))[0] == flagged.iloc[0]["relative_path"]
+    places = [html.index(f'<section id="{name}">') for name, some in expected.items() if len(some)]
+    assert [*places, html.index('<section id="numbers">')] == sorted([*places, html.index('<section id="numbers">')])
+    # A table with nothing in it is not shown.
+    assert all((f'<section id="{name}">' in html) == bool(len(some)) for name, some in expected.items())
 
 
 def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) -> None:
@@ -76,7 +117,7 @@ def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) ->
     assert f"{result['metrics']['auroc']['value']:.3f}" in html
     for text in (result["batch_id"], result["model_id"], result["calibration_id"], "gone.png", "not_an_image"):
         assert text in html
-    assert html.count("<figure") == result["n_anomalous"]
+    assert part(html, "flagged").count("<figure") == result["n_anomalous"]
     # A quarter of the batch has a blot.
     assert '<p class="chance">That is more than chance gives: ' in html
     assert (
@@ -172,7 +213,7 @@ def test_pictures_need_neither_the_images_nor_the_model(workspace: Path, images:
     for folder in (new, workspace / "models", workspace / "engines", workspace / "history", workspace / "cards"):
         shutil.rmtree(folder, ignore_errors=True)
     html = Path(report(workspace)["report"]).read_text()
-    assert html.count("<figure") == scored["n_anomalous"] > 0
+    assert part(html, "flagged").count("<figure") == scored["n_anomalous"] > 0
     pictures = [re.findall(r'<img src="(data:image/jpeg[^"]+)" alt="(\w+)">', page) for page in (before, html)]
     assert pictures[0] == pictures[1]
     assert {name for _, name in pictures[1]} == {"original", "heatmap"}
@@ -213,11 +254,27 @@ def test_two_hundred_flagged_images_take_less_than_five_megabytes(
     page = Path(result["report"])
     html = page.read_text()
     assert result["n_anomalous"] == 208
-    assert html.count("<figure") == 200
-    assert "200 of 208 are shown" in html
+    assert part(html, "flagged").count("<figure") == 200
+    assert "200 of 208 are shown; all are in flagged.parquet" in html
     assert len(re.findall(r'<img src="data:image/jpeg;base64,[^"]{500,}" alt="original">', html)) == 200
     assert len(re.findall(r'<path d="M[^"]+Z"/><path', html)) == 200
     assert page.stat().st_size < 5_000_000
+
+
+def test_the_largest_pictures_fit_too(random: np.random.Generator) -> None:
+    """Noise, which no JPEG makes small, at the size that a model takes by default."""
+    pixels = random.random((1, 256, 256, 3)).astype(np.float32)
+    looked_at = pictured(pixels, np.ones(1), random.random((1, 32, 32)).astype(np.float32), np.array([[0.0, 1.0]]))
+    row = dict.fromkeys(FLAGGED_SCHEMA.names) | looked_at.to_pylist()[0]
+    row |= {"relative_path": "a.png", "verdict": "anomalous", "anomaly_score": 9.0, "label": 0}
+    rows = pa.Table.from_pylist([row] * 200, FLAGGED_SCHEMA)
+    normals = Normals([{"relative_path": "b.png", "thumbnail": row["thumbnail"]}])
+    shown = sections(rows, rows, 1000, normals)
+    assert [(one.name, one.n, len(one.cards)) for one in shown] == [("flagged", 1000, 200), ("false", 200, 12)]
+    cards = [card for one in shown for card in one.cards]
+    assert sum(len(card.original + card.heatmap + card.nearest + 2 * card.outline) for card in cards) < 4_600_000
+    # The first can be looked at closely.
+    assert len(cards[0].original) > 3 * len(cards[100].original) > 3_000
 
 
 def test_the_strangest_images_are_shown_wherever_they_stand(random: np.random.Generator) -> None:
@@ -283,12 +340,25 @@ def is_local(url: str) -> bool:
 @pytest.mark.slow
 def test_page_opens_without_errors(page_file: tuple[Path, dict[str, Any]], opened: Any) -> None:
     assert str(page_file[1]["n_anomalous"]) in opened.inner_text("h1")
-    assert opened.locator("figure").count() == page_file[1]["n_anomalous"]
-    assert opened.locator("figure", has_text=ATTACK).count() == 1
+    assert opened.locator("#flagged figure").count() == page_file[1]["n_anomalous"]
+    assert opened.locator("#flagged figure", has_text=ATTACK).count() == 1
     assert opened.locator("table", has_text="gone.png").count() == 1
     # Every picture is there, and the histogram is drawn.
     assert opened.evaluate("[...document.images].every(picture => picture.naturalWidth > 0)")
     assert opened.locator("svg rect").count() > 3
+
+
+@pytest.mark.slow
+def test_twelve_pictures_are_on_the_first_screen(opened: Any) -> None:
+    opened.set_viewport_size({"width": 1280, "height": 800})
+    boxes = [figure.locator(".original").bounding_box() for figure in opened.locator("#flagged figure").all()[:12]]
+    assert len(boxes) == min(12, opened.locator("#flagged figure").count()) > 3
+    assert max(box["y"] + box["height"] / 2 for box in boxes) < 800
+    assert min(box["width"] for box in boxes) > 150
+    # Lines lie on their picture.
+    for figure in opened.locator("figure:has(.outline)").all():
+        picture, lines = (figure.locator(name).first.bounding_box() for name in (".original img", ".outline"))
+        assert lines == pytest.approx(picture, abs=1)
 
 
 @pytest.mark.slow
@@ -300,21 +370,76 @@ def test_page_is_accessible(opened: Any) -> None:
         background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", background))) < 384) == (scheme == "dark")
         assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        found = Axe().run(opened).response["violations"]
-        assert [(rule["id"], rule["impact"]) for rule in found if rule["impact"] in ("serious", "critical")] == []
+        assert findings(opened) == []
+        opened.locator("#flagged .open").first.click()
+        assert opened.evaluate("document.querySelector('dialog').scrollWidth <= window.innerWidth")
+        assert findings(opened) == []
+        opened.keyboard.press("Escape")
+
+
+def findings(page: Any) -> list[tuple[str, str]]:
+    return [(rule["id"], rule["impact"]) for rule in Axe().run(page).response["violations"]]
+
+
+@pytest.mark.slow
+def test_a_picture_is_enlarged_and_arrow_keys_walk(opened: Any) -> None:
+    dialog, names = opened.locator("dialog"), paths(opened.content())
+    assert not dialog.is_visible()
+    small = opened.locator("#flagged .original").nth(1).bounding_box()
+    opened.locator("#flagged .open").nth(1).click()
+    assert dialog.is_visible()
+    assert dialog.locator(".at").inner_text() == f"2 of {len(names)}"
+    large = dialog.locator(".original").bounding_box()
+    assert large["width"] > 2 * small["width"]
+    assert dialog.locator(".nearest img").is_visible()
+    seen = []
+    for key in ("ArrowRight", "ArrowLeft", "ArrowLeft", "ArrowLeft", "Home", "End"):
+        opened.keyboard.press(key)
+        seen.append(dialog.locator(".name").get_attribute("title"))
+    shown = [opened.locator("main .name").nth(at).get_attribute("title") for at in (2, 1, 0, -1, 0, -1)]
+    assert seen == shown
+    opened.keyboard.press("Home")
+    # What the keys do, the buttons do, too.
+    for press in (lambda: opened.keyboard.press("o"), lambda: dialog.get_by_text("lines (o)").click()):
+        assert dialog.locator(".outline").is_visible()
+        press()
+        assert not dialog.locator(".outline").is_visible()
+        assert dialog.get_by_text("lines (o)").get_attribute("aria-pressed") == "true"
+        press()
+    opened.keyboard.press("m")
+    assert dialog.locator(".heatmap").bounding_box()["width"] > 2 * dialog.locator(".original").bounding_box()["width"]
+    opened.keyboard.press("m")
+    dialog.get_by_label("Next image").click()
+    opened.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert opened.evaluate("document.activeElement.ariaLabel") == f"Enlarge {shown[1]}"
+
+
+@pytest.mark.slow
+def test_without_scripts_pictures_are_there_and_nothing_that_does_nothing(
+    page_file: tuple[Path, dict[str, Any]], browser: Any
+) -> None:
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(page_file[0].as_uri())
+        assert page.locator("#flagged .original img").first.is_visible()
+        assert page.locator("#flagged .outline").first.is_visible()
+        assert [button for button in page.locator("button").all() if button.is_visible()] == []
 
 
 @pytest.mark.slow
 def test_the_keyboard_goes_down_the_page(opened: Any) -> None:
     stops = []
-    for _ in range(7):
+    while not stops or stops[-1][0] != "SUMMARY":
         opened.keyboard.press("Tab")
         stops.append(focused(opened))
+        assert len(stops) < 200
     opened.keyboard.press("Enter")
     opened.keyboard.press("Tab")
     stops.append(focused(opened))
-    assert [name for name, _ in stops] == ["A"] * 6 + ["SUMMARY", "DIV"]
-    assert [top for _, top in stops] == sorted(top for _, top in stops)
+    kinds = [name for name, _ in stops]
+    n_links, n_pictures = opened.locator("nav a").count(), opened.locator("main figure").count()
+    assert kinds == ["A"] * n_links + ["BUTTON"] * n_pictures + ["SUMMARY", "DIV"]
     opened.locator("nav a", has_text="Not scored").press("Enter")
     assert opened.evaluate("document.querySelector('#not-scored').getBoundingClientRect().top < window.innerHeight")
 
