@@ -60,6 +60,8 @@ from .schemas import SCORES_SCHEMA as SCORES_SCHEMA
 from .schemas import SHARD_SCHEMA as SHARD_SCHEMA
 from .schemas import SIMULATED_SCHEMA as SIMULATED_SCHEMA
 from .schemas import STATISTICS as STATISTICS
+from .schemas import VERDICTS as VERDICTS
+from .schemas import WITHDRAWN as WITHDRAWN
 from .sources.contents import Contents as Contents
 from .sources.digest import read_as_written as read_as_written
 from .sources.digest import rows_digest as rows_digest

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from nelbo.data.errors import TIMEOUT
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 #: Why a file has no score.
 REASONS = (
@@ -230,22 +230,27 @@ RUNS_SCHEMA = pa.schema(
     ]
 )
 
-#: What a reviewer makes of an image: the same words as the verdicts that they confirm or overrule.
-DECISIONS = ("normal", "anomalous")
+#: Takes back what the same reviewer decided on the image before.
+WITHDRAWN = "withdrawn"
 
-#: One row for each decision of a person on a flagged image.
+#: What a reviewer makes of an image: the words of the verdicts that they confirm or overrule, in the order of labels.
+DECISIONS = ("normal", "anomalous", WITHDRAWN)
+
+#: One row for each decision of a person on an image; `kind` is of the defect, and `verdict` what the row had said.
 REVIEWS_SCHEMA = pa.schema(
     [
         ("review_id", pa.string()),
         ("reviewed_at_utc", _utc),
         ("reviewer", pa.string()),
         ("decision", pa.string()),
+        ("kind", pa.string()),
         ("note", pa.string()),
         ("image_id", pa.string()),
         ("relative_path", pa.string()),
         ("model_id", pa.string()),
         ("batch_id", pa.string()),
         ("calibration_id", pa.string()),
+        ("verdict", pa.string()),
         ("anomaly_score", pa.float64()),
     ]
 )

@@ -35,8 +35,8 @@ from nelbo.detectors import binomial_interval, delong_interval
 from nelbo.detectors.interval import Interval
 from nelbo.flows.evaluation.sensitivity import Seen, seen_of
 from nelbo.flows.evaluation.thresholds import threshold_of_normals
+from nelbo.flows.inference.painting.simulation import Unseen, simulate
 from nelbo.flows.inference.pipeline import columns_of
-from nelbo.flows.inference.simulation import Unseen, simulate
 from nelbo.flows.options.settings import CalibrationSettings
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 from nelbo.flows.workspace.calibrations.statistic import Statistic

@@ -17,7 +17,7 @@ from joblib import cpu_count
 
 from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
 from nelbo.flows.workspace import catalog
-from nelbo.flows.workspace.flagged import MATCHING
+from nelbo.flows.workspace.flagged import MATCHING, PICTURED, SAMPLED
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import KINDS
 
@@ -28,7 +28,7 @@ Batches = tuple[str | None, str | None]
 _ALL: Sequence[Batches] = [(None, None)]
 
 #: Tables of one file a batch, which is replaced when the batch is scored again.
-_PUBLISHED = {"scores": SCORES_SCHEMA, "flagged": FLAGGED_SCHEMA}
+_PUBLISHED = {"scores": SCORES_SCHEMA, "flagged": FLAGGED_SCHEMA, "audit": FLAGGED_SCHEMA}
 
 #: How often files may change while a query reads them.
 _READS = 5
@@ -39,6 +39,9 @@ _FILES = "read_parquet(?, union_by_name = true, hive_partitioning = {}, hive_typ
 _READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
     name: _FILES.format("false", "true") for name in KINDS
 }
+
+#: While files are joined into one, a row may stand in two.
+_EACH_ONCE = {name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()}
 
 _TABLES = {
     "batches": r"""
@@ -52,16 +55,31 @@ _TABLES = {
         flagged AS (SELECT * FROM {_READING["flagged"]})
         {MATCHING}
     """,
-    # While files are joined into one, a row may stand in two.
-    **{name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()},
+    "audit": f"""
+        WITH scores AS (SELECT * FROM {_READING["scores"]}),
+        audit AS (SELECT * FROM {_READING["audit"]})
+        {SAMPLED}
+    """,
+    "runs": _EACH_ONCE["runs"],
+    "decisions": _EACH_ONCE["reviews"],
+    "reviews": f"""
+        SELECT * FROM ({_EACH_ONCE["reviews"]})
+        QUALIFY count(*) FILTER (decision = 'withdrawn')
+                OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at_utc DESC, review_id DESC) = 0
+    """,
 }
+
+#: Those of many small files, and what they are of.
+_GATHERED = {"runs": "runs", "decisions": "reviews", "reviews": "reviews"}
 
 
 class Tables:
     """SQL over a workspace; each query sees the files as they are at that moment.
 
-    There are ``scores``, ``flagged``, ``runs`` and ``reviews`` with the columns of the data contract, ``model_id`` and
-    ``batch_id`` among them; and ``batches`` with only these two, a row for each published batch.
+    There are ``scores``, ``flagged``, ``audit``, ``runs`` and ``reviews`` with the columns of the data contract,
+    ``model_id`` and ``batch_id`` among them; and ``batches`` with only these two, a row for each published batch.
+    ``flagged`` and ``audit`` are the rows of the published run, with maps and thumbnails. ``reviews`` are those
+    that stand; ``decisions`` are all that were ever written, also what was taken back and what took it back.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -89,7 +107,7 @@ class Tables:
         Args:
             sql: begins with SELECT or FROM, and has ``?`` for values. A WITH goes into a subquery.
             parameters: the values.
-            batches: those that ``scores``, ``flagged`` and ``batches`` are narrowed to: no other file is opened.
+            batches: those that all but runs and reviews are narrowed to: no other file is opened.
 
         Files that cannot be read are left out; `damaged` names them.
 
@@ -115,9 +133,9 @@ class Tables:
 
     def _set_aside(self, sql: str, batches: Sequence[Batches]) -> int:
         """Look for damaged files among those of a query, each alone and to its end; how many there are now."""
-        named = {name for name in _READING if re.search(rf"\b{name}\b", sql)}
-        # Rows of `flagged` are matched with those of `scores`.
-        named |= {"scores"} if "flagged" in named else set()
+        named = {_GATHERED.get(name, name) for name in _TABLES if re.search(rf"\b{name}\b", sql)} & set(_READING)
+        # Rows with pictures are matched with those of `scores`.
+        named |= {"scores"} if named & {*PICTURED} else set()
         found = {}
         for name in sorted(named):
             for file in self._list(name, batches if name in _PUBLISHED else _ALL):
@@ -151,10 +169,10 @@ class Tables:
         named = [name for name in _TABLES if re.search(rf"\b{name}\b", sql)]
         files = []
         for name in named:
-            if name in KINDS:
-                self._append(name)
+            if name in _GATHERED:
+                self._append(_GATHERED[name])
             else:
-                kinds = _PUBLISHED if name == "flagged" else ("scores",)
+                kinds = ("scores", name) if name in PICTURED else ("scores",)
                 files += [[self._empty[kind], *self._list(kind, batches)] for kind in kinds]
         definitions = ", ".join(f"{name} AS NOT MATERIALIZED ({_TABLES[name]})" for name in named)
         return f"WITH {definitions} " if named else "", files

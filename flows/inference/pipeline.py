@@ -1,7 +1,7 @@
 """Files through a model, batch by batch: the next ones are decoded and prepared while one is computed."""
 
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, compress
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from nelbo.data import (
     part_quality,
 )
 from nelbo.flows.inference.ahead import ahead
+from nelbo.flows.inference.audit import keep_none
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.inference.why.looks import Looks
 from nelbo.flows.inference.why.sentences import explain
@@ -35,6 +36,9 @@ from nelbo.flows.workspace.tables import spread
 from nelbo.vae_core import Scorable
 
 log = logging.getLogger(__name__)
+
+#: (n,) which of the next files in order may be drawn -> (n,) which are kept to be looked at.
+Drawing = Callable[[np.ndarray], np.ndarray]
 
 #: Images that are decoded, and then computed, at a time, at least.
 _LEAST_IMAGES = 64
@@ -60,6 +64,7 @@ def score_files(
     decoding: DecodingSettings,
     calibration: Calibration | None = None,
     looks: Mapping[str | None, Looks] = MappingProxyType({}),
+    draw: Drawing = keep_none,
 ) -> Generator[pa.Table, None, None]:
     """Decode and score files; rows of ``SCORED_SCHEMA`` in the files' order, some at a time.
 
@@ -67,10 +72,11 @@ def score_files(
         files: any number of them; taken as they are needed, on another thread.
         calibration: of the images that it flags a map, a thumbnail and why are kept; None keeps none.
         looks: of each variant's training images, as far as they are known, to say why by.
+        draw: of which images that it does not flag a map and a thumbnail are kept, too, see `audit.Draw`.
     """
     with closing(ahead(_prepared(model, files, decoding))) as batches:
         for images, quality in batches:
-            yield _scored(model, images, quality, calibration, looks)
+            yield _scored(model, images, quality, calibration, looks, draw)
 
 
 def score_image(
@@ -78,7 +84,7 @@ def score_image(
 ) -> pa.Table:
     """The same of an image in memory, one row; see `data.image_of`."""
     images = _sound(image_of(values, Preprocessing(**model.preprocessing)), model)
-    return _scored(model, images, _quality(images), calibration, looks)
+    return _scored(model, images, _quality(images), calibration, looks, keep_none)
 
 
 def _prepared(
@@ -122,28 +128,34 @@ def _scored(
     quality: dict[str, np.ndarray],
     calibration: Calibration | None,
     looks: Mapping[str | None, Looks],
+    draw: Drawing,
 ) -> pa.Table:
     found: dict[str, pa.Array] = {}
+    readable = np.array([reason is None for reason in images.reasons])
+    is_flagged = np.zeros(len(readable), bool)
 
-    def flagged(score: vae_core.Score) -> np.ndarray:
+    def looked_at(score: vae_core.Score) -> np.ndarray:
         found.update({**columns_of(score, model), "size_z": size_z(images.parts)})
-        return np.zeros(len(score.nelbo), bool) if calibration is None else calibration.flags(pa.table(found))
+        if calibration is not None:
+            is_flagged[readable] = calibration.flags(pa.table(found))
+        drawn = keep_none(readable) if calibration is None else draw(readable & ~is_flagged)
+        return (is_flagged | drawn)[readable]
 
-    score, rows, maps = vae_core.score_and_map(model, images.pixels, flagged)
+    score, rows, maps = vae_core.score_and_map(model, images.pixels, looked_at)
     statuses = [None if part is None else part.status for part in images.parts]
     columns = found | {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in quality.items()}
     columns |= {"drops_colour": pa.array(images.drops_colour), "part": pa.array(statuses, pa.string())}
-    readable = np.array([reason is None for reason in images.reasons])
-    is_flagged = np.zeros(len(readable), bool)
-    is_flagged[np.flatnonzero(readable)[rows]] = True
-    whys, looked_at = pa.nulls(0, pa.string()), PICTURED_SCHEMA.empty_table()
+    is_kept = np.zeros(len(readable), bool)
+    is_kept[np.flatnonzero(readable)[rows]] = True
+    whys, pictures = pa.nulls(0, pa.string()), PICTURED_SCHEMA.empty_table()
     if calibration is not None:
-        pixels, scales = images.pixels[rows], _scales(model, score, rows)
-        whys = explain(pa.table(columns).take(pa.array(rows)), pixels, _units(maps, scales), calibration, looks)
-        looked_at = pictured(pixels, images.aspects[rows], maps, _ends(scales, calibration.heatmap_top))
-    columns = spread(columns, readable) | spread(
-        {"why": whys} | {name: looked_at[name] for name in looked_at.column_names}, is_flagged
-    )
+        pixels, scales, flagged = images.pixels[rows], _scales(model, score, rows), is_flagged[readable][rows]
+        measured = pa.table(columns).take(pa.array(rows[flagged]))
+        units = _units(maps, scales)
+        whys = explain(measured, pixels[flagged], units if units is None else units[flagged], calibration, looks)
+        pictures = pictured(pixels, images.aspects[rows], maps, _ends(scales, calibration.heatmap_top))
+    columns = spread(columns, readable) | spread({"why": whys}, is_flagged)
+    columns |= spread({name: pictures[name] for name in pictures.column_names}, is_kept)
     columns["reason"] = pa.array(images.reasons, pa.string())
     return pa.table({name: columns[name] for name in SCORED_SCHEMA.names}, SCORED_SCHEMA)
 

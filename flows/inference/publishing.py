@@ -19,16 +19,18 @@ from nelbo.data import (
     read_metadata,
     read_table,
     table_writer,
+    write_table,
 )
 from nelbo.detectors import q_values
 from nelbo.flows.evaluation.drift import drift_facts, find_drift, write_drift
+from nelbo.flows.inference.audit import candidates_of, drawn
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import warn_of_colour
 from nelbo.flows.inference.shards import Shard, plan_shards
 from nelbo.flows.workspace import journal
 from nelbo.flows.workspace.calibrations.calibration import Calibration, promise, read_calibration
 from nelbo.flows.workspace.calibrations.statistic import Statistic
-from nelbo.flows.workspace.flagged import add_flagged
+from nelbo.flows.workspace.flagged import PICTURED, add_pictured
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 from nelbo.flows.workspace.tables import spread
@@ -41,7 +43,8 @@ class AllChangedError(RuntimeError):
 
 
 def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
-    """Decide on the whole batch, and put it in its place: flagged rows, all rows, which is the commit, the run's row.
+    """Decide on the whole batch, and put it in its place: flagged rows and the audit sample, all rows, which is the
+    commit, and the run's row.
 
     A first pass over the shards takes the few numbers that need the whole batch; a second one writes the rows.
 
@@ -76,13 +79,14 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
         "calibration_id": target.calibration_id,
     }
     counts: Counter[str] = Counter()
-    # Flagged rows wait on this machine until the scores are ready, too.
-    aside = workspace.local_staging / f".flagged.{run.run_id}.parquet"
+    # Rows with pictures wait on this machine until the scores are ready, too.
+    aside = {kind: workspace.local_staging / f".{kind}.{run.run_id}.parquet" for kind in PICTURED}
     with ExitStack() as ending:
-        ending.callback(aside.unlink, missing_ok=True)
+        for place in aside.values():
+            ending.callback(place.unlink, missing_ok=True)
         with table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores:
-            with table_writer(aside, FLAGGED_SCHEMA, metadata) as flagged:
-                done = 0
+            with table_writer(aside["flagged"], FLAGGED_SCHEMA, metadata) as flagged:
+                done, sample = 0, []
                 for shard in shards:
                     rows = read_table(shard.path)
                     rows = rows.filter(pc.not_equal(pc.fill_null(rows["reason"], ""), CHANGED))
@@ -93,6 +97,9 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
                     counts.update(table["verdict"].to_pylist())
                     raised = pc.is_in(table["verdict"], pa.array(["anomalous", "review"]))
                     flagged.write(table.select(FLAGGED_SCHEMA.names).filter(raised))
+                    sample.append(candidates_of(table).select(FLAGGED_SCHEMA.names))
+                    sample = [drawn(pa.concat_tables(sample), target.batch_id, options.audit_seed, options.audit)]
+            write_table(sample[0], aside["audit"], FLAGGED_SCHEMA, metadata)
             if not scores.n_rows:
                 raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
             found = {
@@ -116,7 +123,7 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
             # Held until the run has its row: of two jobs on one batch, one publishes after the other.
             ending.enter_context(workspace.lock())
             journal.note(workspace, row)
-            add_flagged(workspace, *ids, aside)
+            add_pictured(workspace, *ids, aside)
         # Here the scores have taken their place: the commit.
         journal.finish(workspace, row)
     discoveries = {}

@@ -83,8 +83,8 @@ def chunks(shards: Sequence[Shard], runner: str) -> list[tuple[Shard, ...]]:
 
 def _key(rows: pa.Table, start: int, options: ScoreOptions, target: Target) -> str:
     decoding = options.model_dump(mode="json", include=set(DecodingSettings.model_fields) - {"workers"})
-    # The calibration says which images are flagged, of which more is kept.
-    made_with = [target.model_id, target.calibration_id, options.engine]
+    # The calibration says which images are flagged, and the audit which others are drawn, of which more is kept.
+    made_with = [target.model_id, target.calibration_id, options.engine, options.audit, options.audit_seed]
     origin = [code_version(), SCHEMA_VERSION, *made_with, decoding, start]
     content = json.dumps([origin, rows.to_pydict()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

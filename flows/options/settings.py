@@ -282,6 +282,13 @@ class ScoringSettings(BaseModel):
         None, ge=1, description="Images in a shard; by default a fiftieth of the batch, 256 to 4,096."
     )
     fdr: Flagged[float | None] = Field(None, gt=0, lt=1, description="False discovery rate of the counted list.")
+    audit: int = Field(
+        10,
+        ge=0,
+        le=10_000,
+        description="Images that are not flagged and drawn at random to be looked at; 0 draws none.",
+    )
+    audit_seed: int = Field(0, ge=0, lt=2**31, description="Of that draw.")
     drift_alpha: float = Field(0.01, gt=0, lt=1, description="Rate of false drift alarms a batch.")
     drift_batches: int = Field(30, ge=0, le=1000, description="Earlier batches that slow drift is looked for in.")
 

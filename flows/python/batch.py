@@ -13,7 +13,7 @@ from nelbo.data import FLAGGED_SCHEMA, Place, read_scores, read_unchanged
 from nelbo.flows.report.normals import Normals, read_normals
 from nelbo.flows.report.pictures import SIDE_PX, pictures
 from nelbo.flows.report.sheet import sheet
-from nelbo.flows.workspace.flagged import iter_flagged, strangest
+from nelbo.flows.workspace.flagged import iter_flagged, read_audit, strangest
 from nelbo.flows.workspace.layout import Workspace
 
 #: The room around pictures, and a line below them and its letters, in pixels; and lines.
@@ -42,6 +42,11 @@ class Batch:
             return pa.concat_tables([FLAGGED_SCHEMA.empty_table(), *tables])
 
         return read_unchanged(read).sort_by([("anomaly_score", "descending")]).to_pandas()
+
+    @property
+    def audit(self) -> pd.DataFrame:
+        """Rows that were not flagged and drawn at random, with their maps and thumbnails, in the order of the draw."""
+        return read_unchanged(lambda: read_audit(self.workspace, self.model_id, self.batch_id)).to_pandas()
 
     @property
     def report(self) -> Place:

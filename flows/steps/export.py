@@ -21,7 +21,7 @@ from nelbo.data import (
 )
 from nelbo.flows.inference.measured import measure
 from nelbo.flows.inference.models import read_bundle
-from nelbo.flows.inference.painted import painted
+from nelbo.flows.inference.painting.noise import painted
 from nelbo.flows.inference.pipeline import columns_of
 from nelbo.flows.options.options import ExportOptions
 from nelbo.flows.runner import Runner

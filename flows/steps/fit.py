@@ -38,9 +38,9 @@ from nelbo.flows.evaluation.normals import Finding
 from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.inference.measured import with_quality
 from nelbo.flows.inference.models import import_keras, keep_bundle
+from nelbo.flows.inference.painting.simulation import Unseen, simulate
 from nelbo.flows.inference.pipeline import columns_of, size_z
 from nelbo.flows.inference.progress import progress
-from nelbo.flows.inference.simulation import Unseen, simulate
 from nelbo.flows.inference.why.looks import keep_looks, learn_looks
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings

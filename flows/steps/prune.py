@@ -15,6 +15,7 @@ from nelbo.flows.runner import Runner
 from nelbo.flows.steps.land import unfinished_batches
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import FILES
+from nelbo.flows.workspace.flagged import PICTURED
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import MONTH_FILE, RUN_FILE
 from nelbo.vae_core import ENGINES, exported_files
@@ -74,7 +75,7 @@ def find_old(options: PruneOptions, before: float) -> list[Old]:
     kept_batches = {name.partition("/")[2] for name in kept}
     candidates = [
         *old_scores,
-        *(item for item in _listed(workspace, "flagged") if item.name not in kept),
+        *(item for kind in PICTURED for item in _listed(workspace, kind) if item.name not in kept),
         *(item for item in _listed(workspace, "reports") if item.name not in kept_batches),
         *_manifests(workspace, kept_batches, before),
         *(item for item in _listed(workspace, "runs") if _whole_run_file(item, before)),
@@ -102,7 +103,7 @@ def _hold(workspace: Workspace, item: Old) -> Iterator[bool]:
     if item.kind == "manifests":
         with workspace.unused(item.name) as is_free:
             yield is_free
-    elif item.kind in ("scores", "flagged"):
+    elif item.kind in ("scores", *PICTURED):
         with workspace.lock():
             yield True
     else:

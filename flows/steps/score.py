@@ -27,6 +27,7 @@ from nelbo.data import (
 )
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.inference.ahead import ahead
+from nelbo.flows.inference.audit import Draw, audit_keys
 from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files
@@ -121,6 +122,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "drift": published["drift"] and {name: published["drift"][name] for name in ("alarm", "findings")},
         "scores": str(workspace.scores(target.model_id, target.batch_id)),
         "flagged": str(workspace.flagged(target.model_id, target.batch_id)),
+        "audit": str(workspace.audit(target.model_id, target.batch_id)),
         "report": reported.path,
         **({"cannot_see": reported.cannot_see} if reported.cannot_see else {}),
         "seconds": round(run.seconds, 3),
@@ -207,7 +209,8 @@ def score_shards(shards: Sequence[Shard]) -> int:
     first, last = shards[0], shards[-1]
     rows = read_rows(manifest, first.start, last.start + last.size - first.start)
     listed = [rows.slice(shard.start - first.start, shard.size) for shard in shards]
-    with closing(ahead(score_files(model, _usable(listed, root), options, calibration, looks))) as scored:
+    draw = _draw(listed, options, target)
+    with closing(ahead(score_files(model, _usable(listed, root), options, calibration, looks, draw))) as scored:
         for shard, table, found in zip(shards, listed, _cut(scored, listed), strict=True):
             # Again: had it gone meanwhile, images would stand there as unreadable.
             _check_root(root)
@@ -220,6 +223,12 @@ def _usable(listed: Sequence[pa.Table], root: str) -> Iterator[File]:
     for table in listed:
         _check_root(root)
         yield from Manifest(table.filter(pc.is_null(table["reason"])), root).files
+
+
+def _draw(listed: Sequence[pa.Table], options: ScoreOptions, target: Target) -> Draw:
+    """What says of the usable files of some shards, in their order, which are kept for the audit."""
+    usable = [table.filter(pc.is_null(table["reason"]))["relative_path"].to_pylist() for table in listed]
+    return Draw([audit_keys(paths, target.batch_id, options.audit_seed) for paths in usable], options.audit)
 
 
 def _cut(scored: Iterator[pa.Table], listed: Sequence[pa.Table]) -> Iterator[pa.Table]:

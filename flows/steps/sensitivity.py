@@ -9,8 +9,8 @@ from nelbo import vae_core
 from nelbo.data import SIMULATED_SCHEMA, Manifest, Preprocessing, read_images, write_table
 from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.inference.models import read_bundle
+from nelbo.flows.inference.painting.simulation import MOST_IMAGES, Unseen, simulate
 from nelbo.flows.inference.pipeline import size_z
-from nelbo.flows.inference.simulation import MOST_IMAGES, Unseen, simulate
 from nelbo.flows.options.options import SensitivityOptions
 from nelbo.flows.report.card import write_card
 from nelbo.flows.runner import Runner

@@ -1,11 +1,11 @@
-"""Flagged rows, read as rows of the run whose scores are published, at whatever instant.
+"""Rows with pictures, flagged ones and those of the audit sample, read as rows of the run whose scores are published.
 
-A batch that is published again replaces two files, one after the other. So that a reader finds all flagged rows of the
-published run before, between and after, each row carries its run, and for that moment the file of flagged rows holds
-those of both runs.
+A batch that is published again replaces its files one after the other. So that a reader finds all flagged rows of the
+published run at whatever instant, each row carries its run, and for that moment the file of flagged rows holds those of
+both runs; so does the file of the audit sample.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +25,19 @@ USING (model_id, batch_id, run_id, relative_path)
 WHERE verdict IN ('anomalous', 'review')
 """
 
+#: The same of the audit sample, of the tables ``scores`` and ``audit``.
+SAMPLED = """
+SELECT scores.*, map, map_low, map_high, thumbnail, heatmap_png
+FROM scores
+JOIN (
+    SELECT model_id, batch_id, run_id, relative_path, map, map_low, map_high, thumbnail, heatmap_png FROM audit
+)
+USING (model_id, batch_id, run_id, relative_path)
+"""
+
+#: What has rows with pictures, in the order in which it is published.
+PICTURED = ("flagged", "audit")
+
 #: Rows, with a map and a thumbnail each, that are in memory at a time.
 _ROWS = 1024
 
@@ -38,9 +51,29 @@ def published_run(workspace: Workspace, model_id: str, batch_id: str) -> str | N
 
 
 def iter_flagged(workspace: Workspace, model_id: str, batch_id: str) -> Iterator[pa.Table]:
-    """The flagged rows of the published run, some at a time."""
+    """The flagged rows of the published run, some at a time.
+
+    Raises:
+        MissingError: the batch is not published.
+    """
+    yield from _iter_published(workspace, "flagged", model_id, batch_id)
+
+
+def read_audit(workspace: Workspace, model_id: str, batch_id: str) -> pa.Table:
+    """The audit sample of the published run, in the order of the draw: all columns of scores, a map and a thumbnail.
+
+    It is empty where none was drawn: with ``audit=0``, without a calibration, and before version 8.
+    """
+    try:
+        sample = list(_iter_published(workspace, "audit", model_id, batch_id))
+    except MissingError:
+        sample = []
+    return pa.concat_tables([FLAGGED_SCHEMA.empty_table(), *sample])
+
+
+def _iter_published(workspace: Workspace, kind: str, model_id: str, batch_id: str) -> Iterator[pa.Table]:
     run_id = published_run(workspace, model_id, batch_id)
-    for rows in iter_rows(workspace.flagged(model_id, batch_id), _ROWS):
+    for rows in iter_rows(workspace.place(kind, model_id=model_id, batch_id=batch_id), _ROWS):
         yield rows.filter(pc.equal(rows["run_id"], run_id))
 
 
@@ -53,26 +86,32 @@ def strangest(flagged: Iterable[pa.Table], n: int) -> tuple[pa.Table, int]:
     return highest, n_flagged
 
 
-def add_flagged(workspace: Workspace, model_id: str, batch_id: str, new: Place) -> None:
-    """Put the rows of a run that is about to be published beside those of the published one."""
-    old: Iterable[pa.Table] = ()
-    if published_run(workspace, model_id, batch_id) is not None:
-        old = iter_flagged(workspace, model_id, batch_id)
-    _write(workspace, model_id, batch_id, [old, iter_rows(new, _ROWS)], read_metadata(new))
+def add_pictured(workspace: Workspace, model_id: str, batch_id: str, new: Mapping[str, Place]) -> None:
+    """Put the rows of a run that is about to be published beside those of the published one.
+
+    Args:
+        new: a file for each kind of `PICTURED`.
+    """
+    is_published = published_run(workspace, model_id, batch_id) is not None
+    for kind in PICTURED:
+        place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
+        has_old = is_published and place.exists()
+        old = _iter_published(workspace, kind, model_id, batch_id) if has_old else ()
+        _write(workspace, place, [old, iter_rows(new[kind], _ROWS)], read_metadata(new[kind]))
 
 
-def keep_flagged(workspace: Workspace, model_id: str, batch_id: str) -> None:
+def keep_pictured(workspace: Workspace, model_id: str, batch_id: str) -> None:
     """Leave no rows but those of the published run."""
-    place, run_id = workspace.flagged(model_id, batch_id), published_run(workspace, model_id, batch_id)
-    if any(found != run_id for found in read_table(place, ["run_id"])["run_id"].unique().to_pylist()):
-        _write(workspace, model_id, batch_id, [iter_flagged(workspace, model_id, batch_id)], read_metadata(place))
+    run_id = published_run(workspace, model_id, batch_id)
+    for kind in PICTURED:
+        place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
+        # What an earlier version published has no audit sample.
+        if place.exists() and read_table(place, ["run_id"]).filter(pc.field("run_id") != run_id).num_rows:
+            _write(workspace, place, [_iter_published(workspace, kind, model_id, batch_id)], read_metadata(place))
 
 
-def _write(
-    workspace: Workspace, model_id: str, batch_id: str, parts: list[Iterable[pa.Table]], said: dict[str, str]
-) -> None:
+def _write(workspace: Workspace, place: Place, parts: list[Iterable[pa.Table]], said: dict[str, str]) -> None:
     said.pop("nelbo.schema_version")
-    place = workspace.flagged(model_id, batch_id)
     with table_writer(place, FLAGGED_SCHEMA, said, workspace.staging) as writer:
         for rows in (rows for part in parts for rows in part):
             writer.write(rows)

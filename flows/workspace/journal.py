@@ -14,7 +14,7 @@ from typing import Any
 from nelbo.data import write_json
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import bad_input, store_errors
-from nelbo.flows.workspace.flagged import keep_flagged, published_run
+from nelbo.flows.workspace.flagged import keep_pictured, published_run
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import record_row
 
@@ -35,7 +35,7 @@ def finish(workspace: Workspace, row: dict[str, Any]) -> bool:
     """
     run_id = published_run(workspace, row["model_id"], row["batch_id"])
     if run_id is not None:
-        keep_flagged(workspace, row["model_id"], row["batch_id"])
+        keep_pictured(workspace, row["model_id"], row["batch_id"])
     if run_id == row["run_id"] and not _is_recorded(workspace, row["run_id"]):
         record_row(workspace, row)
     return bool(run_id == row["run_id"])

@@ -31,6 +31,7 @@ PATHS = {
     "calibration.json": "calibrations/{calibration_id}/calibration.json",
     "scores": "scores/model_id={model_id}/batch_id={batch_id}/scores.parquet",
     "flagged": "flagged/model_id={model_id}/batch_id={batch_id}/flagged.parquet",
+    "audit": "audit/model_id={model_id}/batch_id={batch_id}/audit.parquet",
     "reports": "reports/{batch_id}.html",
     "runs": "runs/{file}.parquet",
     "reviews": "reviews/{file}.parquet",
@@ -180,6 +181,10 @@ class Workspace:
     def flagged(self, model_id: str, batch_id: str) -> Place:
         """Those of them that are anomalous or for review, with maps and thumbnails."""
         return self.place("flagged", model_id=model_id, batch_id=batch_id)
+
+    def audit(self, model_id: str, batch_id: str) -> Place:
+        """Some of the others, drawn at random, with the same."""
+        return self.place("audit", model_id=model_id, batch_id=batch_id)
 
     def report(self, batch_id: str) -> Place:
         """The page of a batch."""

@@ -1,4 +1,8 @@
-"""Reviews: what people decided on flagged images. Each decision is written once and never changed."""
+"""Reviews: what people decided on images. Each decision is written once and never changed.
+
+Whoever takes a decision back writes that down, too: from then on what this person decided on the image before does not
+count. What counts *stands*; of several decisions that stand on an image the last one counts.
+"""
 
 import contextlib
 import math
@@ -16,6 +20,8 @@ from nelbo.data import (
     DECISIONS,
     MEASURED,
     REVIEWS_SCHEMA,
+    VERDICTS,
+    WITHDRAWN,
     MissingError,
     iter_rows,
     read_table,
@@ -29,7 +35,10 @@ from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.models import check_unseen
 from nelbo.flows.workspace.tables import JOINED_REVIEWS
 
-MAX_REVIEWER, MAX_NOTE = 100, 2_000
+MAX_REVIEWER, MAX_NOTE, MAX_KIND = 100, 2_000, 100
+
+#: Verdicts of an image with a score.
+_SCORED = VERDICTS[:3]
 
 #: Rows of scores that are in memory at a time.
 _ROWS = 65_536
@@ -41,10 +50,12 @@ class Review:
 
     image_id: SHA-256 of its bytes; relative_path, model_id, batch_id: whose row of scores was looked at.
     calibration_id: whose verdict; None if there was none.
+    verdict: as it was then: "anomalous" or "review" of a flagged image, "normal" of one of the audit sample.
     anomaly_score: as it was then.
-    decision: "anomalous" accepts the flag, "normal" rejects it.
+    decision: "anomalous" or "normal"; "withdrawn" takes back what this reviewer decided on the image before.
     reviewer: who decided.
     review_id: made when the form is shown, see `new_review_id`: a form that is sent twice is one review.
+    kind: of the defect, in the reviewer's words; only with "anomalous".
 
     Raises:
         UsageError: a part of it cannot be kept as it is.
@@ -55,11 +66,13 @@ class Review:
     model_id: str
     batch_id: str
     calibration_id: str | None
+    verdict: str | None
     anomaly_score: float
     decision: str
     reviewer: str
     note: str
     review_id: str
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         """See that it can be kept."""
@@ -68,6 +81,8 @@ class Review:
                 check_id(identifier)
         if self.decision not in DECISIONS:
             raise UsageError(f"decision={self.decision!r}: expected one of {', '.join(DECISIONS)}.")
+        if self.verdict not in (*_SCORED, None):
+            raise UsageError(f"verdict={self.verdict!r}: expected one of {', '.join(_SCORED)}, or None.")
         if re.fullmatch(r"[0-9a-f]{64}", self.image_id) is None:
             raise UsageError(f"image_id={self.image_id!r}: expected the SHA-256 of the image, 64 hex digits.")
         if not self.relative_path:
@@ -78,6 +93,15 @@ class Review:
             raise UsageError("reviewer is empty: expected the name of the person who decides.")
         _check_text("reviewer", self.reviewer, MAX_REVIEWER)
         _check_text("note", self.note.replace("\n", " "), MAX_NOTE)
+        if self.kind is not None:
+            self._check_kind(self.kind)
+
+    def _check_kind(self, kind: str) -> None:
+        if self.decision != "anomalous":
+            raise UsageError(f"kind={kind!r} with decision={self.decision!r}: only an anomalous image has a kind.")
+        if not kind.strip():
+            raise UsageError("kind is empty: expected the kind of the defect, or None.")
+        _check_text("kind", kind, MAX_KIND)
 
 
 def _check_text(name: str, text: str, longest: int) -> None:
@@ -101,11 +125,19 @@ def record_review(workspace: Workspace, review: Review) -> bool:
 
     >>> import tempfile
     >>> workspace = Workspace.at(tempfile.mkdtemp())
-    >>> review = Review("0" * 64, "a.png", "m1", "b1", "c1", 3.2, "anomalous", "Ann", "a crack", new_review_id())
+    >>> row = ("0" * 64, "a.png", "m1", "b1", "c1", "anomalous", 3.2)
+    >>> review = Review(*row, "anomalous", "Ann", "at the edge", new_review_id(), kind="crack")
     >>> record_review(workspace, review), record_review(workspace, review)
     (True, False)
-    >>> latest_reviews(workspace).select(["reviewer", "decision"]).to_pylist()
-    [{'reviewer': 'Ann', 'decision': 'anomalous'}]
+    >>> latest_reviews(workspace).select(["reviewer", "decision", "kind"]).to_pylist()
+    [{'reviewer': 'Ann', 'decision': 'anomalous', 'kind': 'crack'}]
+
+    Taken back, it does not count any more:
+
+    >>> record_review(workspace, Review(*row, "withdrawn", "Ann", "", new_review_id()))
+    True
+    >>> latest_reviews(workspace).num_rows
+    0
     """
     # One that was compacted has no file of its own any more.
     if review.review_id in catalog.all_rows(workspace, "reviews", JOINED_REVIEWS)["review_id"].to_pylist():
@@ -121,12 +153,48 @@ def record_review(workspace: Workspace, review: Review) -> bool:
 
 
 def latest_reviews(workspace: Workspace) -> pa.Table:
-    """The last decision on each image, in order of time: where reviewers disagree, it is the one that counts."""
-    return _latest(catalog.all_rows(workspace, "reviews"))
+    """The last decision that stands on each image, in order of time: where reviewers disagree, it counts."""
+    return _latest(_standing(catalog.all_rows(workspace, "reviews")), "image_id")
 
 
-def _latest(reviews: pa.Table) -> pa.Table:
-    last = {image_id: row for row, image_id in enumerate(reviews["image_id"].to_pylist())}
+def disagreements(workspace: Workspace) -> pa.Table:
+    """What different reviewers decided on the images on which they disagree.
+
+    Returns:
+        Rows of ``REVIEWS_SCHEMA``, the last decision that stands of each reviewer on each such image: an image's rows
+        side by side, in order of time, and the images in order of their last decision.
+
+    >>> import tempfile
+    >>> workspace = Workspace.at(tempfile.mkdtemp())
+    >>> row = ("0" * 64, "a.png", "m1", "b1", "c1", "anomalous", 3.2)
+    >>> for reviewer, decision in (("Ann", "anomalous"), ("Bob", "normal")):
+    ...     new = record_review(workspace, Review(*row, decision, reviewer, "", new_review_id()))
+    >>> disagreements(workspace).select(["relative_path", "reviewer", "decision"]).to_pylist()[1]
+    {'relative_path': 'a.png', 'reviewer': 'Bob', 'decision': 'normal'}
+    """
+    rows = _latest(_standing(catalog.all_rows(workspace, "reviews")), "image_id", "reviewer")
+    said: dict[str, list[int]] = {}
+    for place, image_id in enumerate(rows["image_id"].to_pylist()):
+        said.setdefault(image_id, []).append(place)
+    decisions = rows["decision"].to_pylist()
+    differing = [places for places in said.values() if len({decisions[place] for place in places}) > 1]
+    order = [place for places in sorted(differing, key=max) for place in places]
+    return rows.take(pa.array(order, pa.int64()))
+
+
+def _standing(reviews: pa.Table) -> pa.Table:
+    """Of rows in order of time, those that their reviewer did not take back afterwards."""
+    keys = list(zip(reviews["image_id"].to_pylist(), reviews["reviewer"].to_pylist(), strict=True))
+    places = pc.indices_nonzero(pc.equal(reviews["decision"], WITHDRAWN)).to_pylist()
+    taken_back = {keys[place]: place for place in places}
+    kept = [place for place, key in enumerate(keys) if place > taken_back.get(key, -1)]
+    return reviews.take(pa.array(kept, pa.int64()))
+
+
+def _latest(reviews: pa.Table, *keys: str) -> pa.Table:
+    """The last row of each, in the order of the rows."""
+    columns = (reviews[name].to_pylist() for name in keys)
+    last = {key: row for row, key in enumerate(zip(*columns, strict=True))}
     return reviews.take(pa.array(sorted(last.values()), pa.int64()))
 
 
@@ -153,12 +221,13 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
         InputError: the model was trained on some of them.
     """
     reviews = catalog.all_rows(workspace, "reviews")
-    decided = _latest(reviews)
+    decided = _latest(_standing(reviews), "image_id")
     if not decided.num_rows:
         raise NotYetError(f"workspace {workspace.root} has no reviews. Decide on flagged images in: nelbo dashboard")
     label_of = labels_of(decided)
-    # A batch may have been scored anew since, with a threshold that flags fewer.
-    shown = reviews.filter(pc.equal(reviews["model_id"], model_id))["image_id"]
+    # A batch may have been scored anew since, with a threshold that flags fewer. Of an audit sample none was flagged.
+    flagged = pc.fill_null(pc.not_equal(reviews["verdict"], "normal"), True)
+    shown = reviews.filter(pc.and_(flagged, pc.equal(reviews["model_id"], model_id)))["image_id"]
     rows = _flagged(decided["image_id"].combine_chunks(), shown.combine_chunks(), workspace, model_id)
     labels = [label_of[image_id] for image_id in rows["image_id"].to_pylist()]
     n_left_out = len(label_of) - len(labels)

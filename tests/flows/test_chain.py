@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from commands import score
+from commands import calibrate, score
 from PIL import Image
 from servers import Prefect, prefect_server
+from synthetic import write_images
 
 from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, File, InputError, SpaceError, iter_images, read_scores, read_table
 from nelbo.detectors import p_values, q_values
@@ -97,6 +98,22 @@ def test_blots_are_found_and_drawn(images: Path, workspace: Path) -> None:
             thumbnail = np.asarray(Image.open(io.BytesIO(row["thumbnail"])), float)
             assert thumbnail[map_ > row["map_high"]].mean() < thumbnail.mean() - 20
             assert "darker" in row["why"]
+
+
+def test_images_of_the_audit_sample_are_seen_like_flagged_ones(images: Path, workspace: Path, tmp_path: Path) -> None:
+    sample = read_table(Path(score(images / "new", workspace, audit=5)["audit"]))
+    assert sample.schema.equals(FLAGGED_SCHEMA, check_metadata=False)
+    assert sample.num_rows == 5
+    # With another threshold nearly all are flagged.
+    write_images(tmp_path / "more", 40, seed=11)
+    low = calibrate(workspace, normal=str(tmp_path / "more"), fpr=0.95)["calibration_id"]
+    flagged = read_table(Path(score(images / "new", workspace, calibration=low)["flagged"])).to_pylist()
+    seen = {row["relative_path"]: row for row in flagged}
+    for row in sample.to_pylist():
+        assert (row["verdict"], row["why"]) == ("normal", None)
+        assert row["anomaly_score"] <= row["threshold"]
+        for name in ("map", "map_low", "thumbnail", "anomaly_score"):
+            assert row[name] == seen[row["relative_path"]][name], name
 
 
 def test_each_flagged_image_says_why_and_no_other(images: Path, workspace: Path) -> None:

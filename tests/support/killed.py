@@ -33,15 +33,14 @@ from nelbo.flows.inference.pipeline import SCORED_SCHEMA
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.report import Reported
+from nelbo.flows.workspace.flagged import PICTURED
 from nelbo.flows.workspace.layout import Workspace
 
 SHARD = 5
 _EVENTS = {"open", "os.link", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.mkdir"}
 
 
-def stub_scores(
-    _model: Any, files: Iterable[Any], _decoding: Any, _calibration: Any = None, _looks: Any = None
-) -> Generator[pa.Table, None, None]:
+def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any, *_: Any) -> Generator[pa.Table, None, None]:
     """Numbers made of the hash, some of them far above any threshold; leaves a line for each file."""
     files = list(files)
     checked = [read_checked(open_root(file.root), file.path, file.image_id, 1 << 30)[0] for file in files]
@@ -198,6 +197,7 @@ def killed(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any
         "scored_again": n_scored(),
         "rows": rows(workspace),
         "flagged": rows(workspace, "flagged"),
+        "audit": rows(workspace, "audit"),
         "left": sorted(path.name for path in (workspace / "_staging").rglob("*") if path.is_file()),
     }
 
@@ -212,7 +212,7 @@ def from_the_commit_on(workspace: Path, images: Path, n: int, before: bool) -> d
     found = {"code": code, "committed": committed, "recorded": run_ids(workspace)}
     shown = matching(workspace)
     assert in_fork(lambda: list_batches(workspace)) == 0
-    found |= {"mended": run_ids(workspace), "shown": shown, "flagged": flagged_runs(workspace)}
+    found |= {"mended": run_ids(workspace), "shown": shown, "flagged": pictured_runs(workspace)}
     other = images.with_name("other")
     assert in_fork(lambda: score(workspace, other)) == 0
     found["pages"] = len(list(workspace.glob("reports/*.html")))
@@ -234,9 +234,9 @@ def run_ids(workspace: Path) -> list[str]:
     return [row["run_id"] for table in tables for row in table.to_pylist() if row["command"] == "score"]
 
 
-def flagged_runs(workspace: Path) -> list[str]:
-    """Runs of the rows of the files of flagged rows."""
-    paths = workspace.glob("flagged/*/*/flagged.parquet")
+def pictured_runs(workspace: Path) -> list[str]:
+    """Runs of the rows of the files of flagged rows and audit samples."""
+    paths = [path for kind in PICTURED for path in workspace.glob(f"{kind}/*/*/{kind}.parquet")]
     return sorted({run_id for path in paths for run_id in read_table(path)["run_id"].to_pylist()})
 
 
@@ -254,7 +254,7 @@ def matching(workspace: Path) -> list[int]:
 def race(workspace: Path, images: Path) -> dict[str, Any]:
     """Two runs at once."""
     codes = two_at_once(lambda: score(workspace, images))
-    return {"codes": codes, "rows": rows(workspace), "flagged": rows(workspace, "flagged")}
+    return {"codes": codes, "rows": rows(workspace), **{kind: rows(workspace, kind) for kind in PICTURED}}
 
 
 def two_at_once(work: Callable[[], None]) -> list[int]:
@@ -350,7 +350,7 @@ def main() -> None:
     what, numbers = sys.argv[4], [int(word) for word in sys.argv[5:]]
     if what == "count":
         found: Any = {"events": count_events(fresh("count"), images), "rows": rows(aside / "count")}
-        found["flagged"] = rows(aside / "count", "flagged")
+        found |= {kind: rows(aside / "count", kind) for kind in PICTURED}
     elif what == "kill":
         found = [killed(fresh(f"kill{i}"), images, n, i % 2 == 1) for i, n in enumerate(numbers)]
     elif what == "commit":

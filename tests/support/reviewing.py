@@ -30,6 +30,7 @@ def review(number: int, **changes: Any) -> Review:
         "model_id": "m1",
         "batch_id": "b1",
         "calibration_id": "c1",
+        "verdict": "anomalous",
         "anomaly_score": 2.5,
         "decision": "normal",
         "reviewer": "Ann",

@@ -124,7 +124,7 @@ def _image(tables: Tables, row: Row) -> None:
 def _question(tables: Tables, row: Row) -> None:
     """What was decided on an image before, and the form for a new decision: name, note, and three buttons."""
     sql = """
-        SELECT review_id, reviewed_at_utc, reviewer, decision, note FROM reviews
+        SELECT review_id, reviewed_at_utc, reviewer, decision, note FROM decisions
         WHERE image_id = ? ORDER BY reviewed_at_utc, review_id
     """
     before = tables.query(sql, [row["image_id"]])
@@ -175,13 +175,14 @@ def _record(tables: Tables, row: Row, last: str, decision: str, note: str) -> bo
             note=note.strip(),
             **{name: row[name] for name in ("image_id", "relative_path", "model_id", "batch_id", "anomaly_score")},
             calibration_id=row["calibration_id"],
+            verdict=row["verdict"],
         )
         is_new = record_review(tables.workspace, review)
     except (UsageError, OSError) as error:
         st.session_state["told"] = "error", f"Not kept: {error}"
         return False
     # Sent twice, or from another tab: what was sent first is there.
-    found = tables.query("SELECT decision FROM reviews WHERE review_id = ?", [review_id])
+    found = tables.query("SELECT decision FROM decisions WHERE review_id = ?", [review_id])
     kept = decision if is_new else found["decision"].iloc[0]
     if kept == decision:
         st.session_state["told"] = "success", f"Kept as {kept}, by {reviewer}: {row['relative_path']}"

@@ -90,7 +90,7 @@ def test_tables_hold_what_the_files_hold(workspace: Workspace) -> None:
 
 def test_tables_of_nothing_are_empty(tmp_path: Path, workspace: Workspace) -> None:
     tables = Tables(Workspace.at(str(tmp_path / "none")))
-    for name in ("scores", "flagged", "runs", "reviews", "batches"):
+    for name in ("scores", "flagged", "runs", "reviews", "decisions", "batches"):
         assert tables.query(f"SELECT * FROM {name}").empty
     assert {"model_id", "peak", "map", "thumbnail", "heatmap_png"} <= set(tables.query("SELECT * FROM flagged").columns)
     for batches in ([], [("m0", "b0")], [("..", "b0")], [("*", "*")]):

@@ -43,6 +43,7 @@ def undisturbed(model: Path, batch: Path, tmp_path_factory: pytest.TempPathFacto
     found, _ = killed.drive(model, batch, tmp_path_factory.mktemp("undisturbed"), "count")
     assert len(found["rows"]) == N
     assert 0 < len(found["flagged"]) < N
+    assert len(found["audit"]) == 10
     return found
 
 
@@ -61,6 +62,7 @@ def test_killed_at_random_points(
         assert one["again"] == 0
         assert one["rows"] == undisturbed["rows"]
         assert one["flagged"] == undisturbed["flagged"]
+        assert one["audit"] == undisturbed["audit"]
         assert one["scored_again"] == N - one["finished"]
         # What was cut off is hidden, and no shard is left.
         assert all(name.startswith(".") for name in one["left"])
@@ -70,7 +72,7 @@ def test_killed_at_random_points(
 def test_two_jobs_on_one_batch(model: Path, batch: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     found, errors = killed.drive(model, batch, tmp_path, "race", *range(4))
     for one in found:
-        assert one == {"codes": [0, 0], "rows": undisturbed["rows"], "flagged": undisturbed["flagged"]}, errors
+        assert one == {"codes": [0, 0], **{name: undisturbed[name] for name in ("rows", "flagged", "audit")}}, errors
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_flagged_rows_and_scores_of_two_runs_are_never_seen_together(
 def test_rows_and_files_carry_the_run_that_published_them(workspace: Workspace, images: Path) -> None:
     for _ in range(2):
         result = score(workspace, images)
-        for name in ("scores", "flagged"):
+        for name in ("scores", "flagged", "audit"):
             path = Path(result[name])
             assert set(read_table(path)["run_id"].to_pylist()) == {result["run_id"]}
             assert read_metadata(path)["nelbo.run_id"] == result["run_id"]

@@ -47,7 +47,8 @@ def add_batch(root: Path, model_id: str, batch_id: str, days: float, calibration
     add_manifest(root, batch_id, days)
     row = dict.fromkeys(SCORES_SCHEMA.names) | {"relative_path": "a.png", "calibration_id": calibration_id}
     table = pa.Table.from_pylist([row], SCORES_SCHEMA)
-    for place in (workspace.flagged(model_id, batch_id), workspace.scores(model_id, batch_id)):
+    for kind in ("audit", "flagged", "scores"):
+        place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
         age(Path(str(write_table(table, place, table.schema))), days)
     page = Path(str(workspace.report(batch_id)))
     page.parent.mkdir(exist_ok=True)
@@ -139,6 +140,8 @@ def listing(root: Path) -> dict[str, bytes]:
 
 GOING = [
     "_staging/rOld/file",
+    "audit/model_id=m1/batch_id=both/audit.parquet",
+    "audit/model_id=m1/batch_id=old/audit.parquet",
     "cache/pOld/file",
     "checkpoints/tOld/file",
     "flagged/model_id=m1/batch_id=both/flagged.parquet",
@@ -202,8 +205,8 @@ def test_killed_at_any_step_it_shows_no_half_batch_and_ends_the_same(
         except KeyboardInterrupt:
             n_kills += 1
         for scores in workspace.glob("scores/model_id=m*/batch_id=[a-z]*/scores.parquet"):
-            flagged = Path(str(scores).replace("scores", "flagged"))
-            assert flagged.exists() or scores.parent.is_symlink() or " " in scores.parent.name
+            others = [Path(str(scores).replace("scores", kind)) for kind in ("flagged", "audit")]
+            assert all(place.exists() for place in others) or scores.parent.is_symlink() or " " in scores.parent.name
     assert n_kills >= len(GOING) - 1
     found = set(listing(workspace))
     assert not found & set(GOING)
@@ -328,10 +331,10 @@ def test_folders_that_are_links_are_not_entered(tmp_path: Path) -> None:
     add_batch(tmp_path / "other", "m1", "old", 100)
     root = tmp_path / "workspace"
     root.mkdir()
-    for kind in ("scores", "flagged", "manifests", "reports"):
+    for kind in ("scores", "flagged", "audit", "manifests", "reports"):
         (root / kind).symlink_to(tmp_path / "other" / kind)
     assert prune(root, apply=True)["n"] == 0
-    assert prune(tmp_path / "other", apply=True)["n"] == 4
+    assert prune(tmp_path / "other", apply=True)["n"] == 5
 
 
 def test_command(workspace: Path, nelbo: Callable[..., Any]) -> None:
@@ -350,14 +353,14 @@ def test_command(workspace: Path, nelbo: Callable[..., Any]) -> None:
 def test_in_an_object_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     root = open_place("memory://retention")
-    for name in ("scores", "flagged"):
+    for name in ("scores", "flagged", "audit"):
         (root / f"{name}/model_id=m1/batch_id=b1/{name}.parquet").write_bytes(b"x" * 10)
     (root / "_staging/r1/shard.parquet").write_bytes(b"x")
     (root / "mine.txt").write_bytes(b"x")
     assert prune("memory://retention", apply=True)["n"] == 0
     monkeypatch.setattr(retention.time, "time", lambda real=time.time: real() + 100 * DAY)
     done = prune("memory://retention", apply=True)
-    assert [item["kind"] for item in done["items"]] == ["scores", "flagged", "staging"]
+    assert [item["kind"] for item in done["items"]] == ["scores", "flagged", "audit", "staging"]
     assert [name.rpartition("/")[2] for name in root.fs.find(root.path)] == ["mine.txt"]
 
 

@@ -17,6 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import reviewing
 from commands import calibrate
@@ -25,6 +26,7 @@ from reviewing import review
 from synthetic import write_images
 
 from nelbo.data import (
+    DECISIONS,
     REVIEWS_SCHEMA,
     SCHEMA_VERSION,
     InputError,
@@ -35,6 +37,7 @@ from nelbo.data import (
     write_table,
 )
 from nelbo.detectors import CalibrationError, labelled_threshold
+from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.options.options import CalibrateOptions, CompactOptions, ScoreOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace import catalog, pointers
@@ -42,7 +45,7 @@ from nelbo.flows.workspace.calibrations.calibration import read_calibration, ref
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import seen_in_training
-from nelbo.flows.workspace.reviews import latest_reviews, new_review_id, record_review
+from nelbo.flows.workspace.reviews import disagreements, labels_of, latest_reviews, new_review_id, record_review
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -56,7 +59,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_decision_is_a_row(place: Workspace) -> None:
     before = datetime.now(UTC)
-    assert record_review(place, review(1, note="crack?\n<b>", decision="anomalous", reviewer="Zoë"))
+    assert record_review(place, review(1, note="crack?\n<b>", decision="anomalous", kind="<i>crack", reviewer="Zoë"))
     (path,) = place.reviews.iterdir()
     assert path.name == "v1.parquet"
     table = read_table(path)
@@ -68,12 +71,14 @@ def test_a_decision_is_a_row(place: Workspace) -> None:
         "review_id": "v1",
         "reviewer": "Zoë",
         "decision": "anomalous",
+        "kind": "<i>crack",
         "note": "crack?\n<b>",
         "image_id": "0" * 63 + "1",
         "relative_path": "a/1.png",
         "model_id": "m1",
         "batch_id": "b1",
         "calibration_id": "c1",
+        "verdict": "anomalous",
         "anomaly_score": 2.5,
     }
     assert not list(place.staging.glob("*"))
@@ -195,10 +200,10 @@ def test_nelbo_reads_all_of_them_while_they_are_joined(tmp_path: Path) -> None:
     assert catalog.all_rows(workspace, "reviews").num_rows == 40
 
 
-def decide(workspace: Workspace, *decisions: tuple[str, int, str, int]) -> None:
-    """Decisions at given times: form, image, decision, second."""
-    for review_id, number, decision, second in decisions:
-        row = vars(review(number, review_id=review_id, decision=decision))
+def decide(workspace: Workspace, *decisions: tuple[str, int, str, int] | tuple[str, int, str, int, str]) -> None:
+    """Decisions at given times: form, image, decision, second, and whose if not Ann's."""
+    for review_id, number, decision, second, *reviewer in decisions:
+        row = vars(review(number, review_id=review_id, decision=decision, reviewer=(*reviewer, "Ann")[0]))
         when = {"reviewed_at_utc": datetime(2026, 11, 1, 12, 0, second, tzinfo=UTC)}
         table = pa.Table.from_pylist([row | when], REVIEWS_SCHEMA)
         write_table(table, workspace.reviews / f"{review_id}.parquet", REVIEWS_SCHEMA)
@@ -220,10 +225,117 @@ def test_the_last_decision_counts_and_all_stay(tmp_path: Path) -> None:
     latest = latest_reviews(workspace)
     assert latest["review_id"].to_pylist() == ["ve", "vd", "va"]
     assert latest["decision"].to_pylist() == ["normal", "normal", "anomalous"]
-    # As docs/data_contract.md has it.
+    assert [row[1] for row in as_documented(workspace)] == ["anomalous", "normal", "normal"]
+
+
+def as_documented(workspace: Workspace) -> list[tuple[str, ...]]:
+    """What counts by the query of docs/data_contract.md, in order of ``image_id``."""
     contract = (Path(__file__).parents[3] / "docs" / "data_contract.md").read_text(encoding="utf-8")
     query = contract.split("```sql\n")[1].split("```")[0].replace("workspace/reviews", str(workspace.reviews))
-    assert [row[1] for row in duckdb.sql(query).fetchall()] == ["anomalous", "normal", "normal"]
+    return duckdb.sql(query).fetchall()
+
+
+def test_what_is_taken_back_does_not_count(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    decide(
+        workspace,
+        # Ann takes back both of hers; Bob's, which was overruled, counts again.
+        ("va", 1, "anomalous", 1, "Ann"),
+        ("vb", 1, "normal", 2, "Bob"),
+        ("vc", 1, "anomalous", 3, "Ann"),
+        ("vd", 1, "withdrawn", 4, "Ann"),
+        # Taken back, and decided anew.
+        ("ve", 2, "normal", 1),
+        ("vf", 2, "withdrawn", 2),
+        ("vg", 2, "anomalous", 3),
+        # Nobody else's, nor on another image.
+        ("vh", 3, "anomalous", 1, "Ann"),
+        ("vi", 3, "withdrawn", 2, "Bob"),
+        # Undecided again.
+        ("vj", 4, "normal", 1),
+        ("vk", 4, "withdrawn", 2),
+    )
+    latest = latest_reviews(workspace)
+    assert latest["review_id"].to_pylist() == ["vh", "vb", "vg"]
+    assert [row[1] for row in as_documented(workspace)] == ["normal", "anomalous", "anomalous"]
+    assert labels_of(latest) == {f"{1:064x}": 0, f"{2:064x}": 1, f"{3:064x}": 1}
+    reviewing.compact(workspace)
+    assert latest_reviews(workspace).equals(latest)
+    assert catalog.all_rows(workspace, "reviews").num_rows == 11
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_histories_are_read_alike_everywhere(seed: int, tmp_path: Path) -> None:
+    """By Arrow, by the documented query, by the dashboard's tables, and one by one."""
+    workspace, random = Workspace(tmp_path), np.random.default_rng(seed)
+    # Several in a second: the form's id decides then.
+    moments = np.sort(random.integers(0, 30, 60)).tolist()
+    history = [
+        (f"v{n:02}", int(random.integers(3)), DECISIONS[random.integers(3)], second, "ABC"[random.integers(3)])
+        for n, second in enumerate(moments)
+    ]
+    decide(workspace, *history)
+    stands: dict[int, dict[str, tuple[str, str]]] = {0: {}, 1: {}, 2: {}}
+    for review_id, image, decision, _, reviewer in history:
+        stands[image].pop(reviewer, None)
+        if decision != "withdrawn":
+            stands[image][reviewer] = (review_id, decision)
+    last = sorted(list(said.values())[-1] for said in stands.values() if said)
+    assert latest_reviews(workspace)["review_id"].to_pylist() == [review_id for review_id, _ in last]
+    assert sorted(row[1] for row in as_documented(workspace)) == sorted(decision for _, decision in last)
+    rows = Tables(workspace).query("SELECT image_id, decision, reviewed_at_utc, review_id FROM reviews")
+    shown = rows.sort_values(["reviewed_at_utc", "review_id"]).drop_duplicates("image_id", keep="last")
+    assert sorted(shown["review_id"]) == [review_id for review_id, _ in last]
+    differing = [said for said in stands.values() if len({decision for _, decision in said.values()}) > 1]
+    differing.sort(key=lambda said: list(said.values())[-1])
+    expected = [review_id for said in differing for review_id, _ in said.values()]
+    assert disagreements(workspace)["review_id"].to_pylist() == expected
+
+
+def test_disagreements_say_who_decided_what_and_when(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert disagreements(workspace).equals(REVIEWS_SCHEMA.empty_table())
+    decide(
+        workspace,
+        ("va", 1, "anomalous", 1, "Ann"),
+        ("vb", 1, "normal", 5, "Bob"),
+        # One who changed her mind does not disagree with herself, nor with whoever decided alike.
+        ("vc", 2, "anomalous", 1, "Ann"),
+        ("vd", 2, "normal", 2, "Ann"),
+        ("ve", 2, "normal", 3, "Bob"),
+        ("vf", 3, "normal", 2, "Ann"),
+        ("vg", 3, "anomalous", 3, "Bob"),
+        ("vh", 3, "normal", 4, "Cid"),
+    )
+    found = disagreements(workspace).select(["relative_path", "reviewer", "decision", "reviewed_at_utc"]).to_pylist()
+    assert [
+        (row["relative_path"], row["reviewer"], row["decision"], row["reviewed_at_utc"].second) for row in found
+    ] == [
+        ("a/3.png", "Ann", "normal", 2),
+        ("a/3.png", "Bob", "anomalous", 3),
+        ("a/3.png", "Cid", "normal", 4),
+        ("a/1.png", "Ann", "anomalous", 1),
+        ("a/1.png", "Bob", "normal", 5),
+    ]
+
+
+def test_reviews_of_version_7_are_read(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    record_review(workspace, review(2, review_id="v2"))
+    (new,) = workspace.reviews.iterdir()
+    old = pq.read_table(new).drop_columns(["kind", "verdict"])
+    old = old.set_column(0, "review_id", pa.array(["v1"]))
+    pq.write_table(old.replace_schema_metadata({"nelbo.schema_version": "7"}), workspace.reviews / "v1.parquet")
+    rows = catalog.all_rows(workspace, "reviews")
+    assert rows.schema.equals(REVIEWS_SCHEMA)
+    assert rows.select(["review_id", "decision", "kind", "verdict"]).to_pylist() == [
+        {"review_id": "v1", "decision": "normal", "kind": None, "verdict": None},
+        {"review_id": "v2", "decision": "normal", "kind": None, "verdict": "anomalous"},
+    ]
+    assert len(Tables(workspace).query("SELECT kind, verdict FROM reviews")) == 2
+    assert len(as_documented(workspace)) == 1
+    reviewing.compact(workspace)
+    assert catalog.all_rows(workspace, "reviews").equals(rows)
 
 
 def test_what_is_no_review_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -257,7 +369,13 @@ def test_what_is_no_review_hides_no_other(tmp_path: Path, caplog: pytest.LogCapt
         ({"note": "a\rb"}, "U\\+000D"),
         ({"note": "\ud800"}, "U\\+D800"),
         ({"note": "a\0"}, "U\\+0000"),
-        ({"decision": "review"}, "decision='review': expected one of normal, anomalous"),
+        ({"kind": "x" * 101, "decision": "anomalous"}, "kind has 101 characters, 100 at most"),
+        ({"kind": "a\nb", "decision": "anomalous"}, "kind holds the control character U\\+000A"),
+        ({"kind": " ", "decision": "anomalous"}, "kind is empty: expected the kind of the defect, or None"),
+        ({"kind": "crack"}, "kind='crack' with decision='normal': only an anomalous image has a kind"),
+        ({"kind": "crack", "decision": "withdrawn"}, "only an anomalous image has a kind"),
+        ({"verdict": "not_scored"}, "verdict='not_scored': expected one of normal, review, anomalous, or None"),
+        ({"decision": "review"}, "decision='review': expected one of normal, anomalous, withdrawn"),
         ({"decision": ""}, "decision='': expected one of"),
         ({"review_id": "../v1"}, "id '../v1': expected a letter"),
         ({"review_id": "v1/.."}, "expected a letter"),
@@ -458,6 +576,19 @@ def test_what_another_model_flagged_counts_where_this_one_did_too(workspace: Pat
     assert result["n_left_out"] == 2
     rows = calibration_rows(workspace, result["calibration_id"], "calibration", "test")
     assert {row["image_id"]: row["label"] for row in rows} == label_of | {last_blot["image_id"]: 1}
+
+
+def test_reviews_of_an_audit_sample_move_no_threshold(workspace: Path) -> None:
+    """Nobody flagged them: a defect of low score among them would pull the threshold to where all is flagged."""
+    label_of = review_all(workspace, 4, 4)
+    unflagged = [row for row in scored(workspace) if row["verdict"] == "normal"][-2:]
+    decide_on(workspace, unflagged[0]["image_id"], "anomalous", verdict="normal")
+    # Written before version 8, it was flagged then, whatever is said of it now.
+    decide_on(workspace, unflagged[1]["image_id"], "anomalous", verdict=None)
+    result = from_reviews(workspace)
+    assert result["n_left_out"] == 1
+    rows = calibration_rows(workspace, result["calibration_id"], "calibration", "test")
+    assert {row["image_id"]: row["label"] for row in rows} == label_of | {unflagged[1]["image_id"]: 1}
 
 
 def test_seven_reviews_are_a_candidate_and_many_are_current(workspace: Path, trained: Trained) -> None:

@@ -1,0 +1,1 @@
+"""Images that are painted on: with noise, and with simulated defects."""
