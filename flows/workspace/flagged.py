@@ -1,8 +1,8 @@
-"""Rows with pictures, flagged ones and those of the audit sample, read as rows of the run whose scores are published.
+"""Rows with pictures, flagged, nearly flagged or of the audit sample, as rows of the run whose scores are published.
 
 A batch that is published again replaces its files one after the other. So that a reader finds all flagged rows of the
 published run at whatever instant, each row carries its run, and for that moment the file of flagged rows holds those of
-both runs; so does the file of the audit sample.
+both runs; so do the other two.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +36,7 @@ USING (model_id, batch_id, run_id, relative_path)
 """
 
 #: What has rows with pictures, in the order in which it is published.
-PICTURED = ("flagged", "audit")
+PICTURED = ("flagged", "audit", "near")
 
 #: Rows, with a map and a thumbnail each, that are in memory at a time.
 _ROWS = 1024
@@ -64,11 +64,23 @@ def read_audit(workspace: Workspace, model_id: str, batch_id: str) -> pa.Table:
 
     It is empty where none was drawn: with ``audit=0``, without a calibration, and before version 8.
     """
+    return _read_published(workspace, "audit", model_id, batch_id)
+
+
+def read_near(workspace: Workspace, model_id: str, batch_id: str) -> pa.Table:
+    """The rows of the published run with the highest scores that are not flagged, in that order, with the same columns.
+
+    It is empty without a calibration, and before version 8.
+    """
+    return _read_published(workspace, "near", model_id, batch_id)
+
+
+def _read_published(workspace: Workspace, kind: str, model_id: str, batch_id: str) -> pa.Table:
     try:
-        sample = list(_iter_published(workspace, "audit", model_id, batch_id))
+        found = list(_iter_published(workspace, kind, model_id, batch_id))
     except MissingError:
-        sample = []
-    return pa.concat_tables([FLAGGED_SCHEMA.empty_table(), *sample])
+        found = []
+    return pa.concat_tables([FLAGGED_SCHEMA.empty_table(), *found])
 
 
 def _iter_published(workspace: Workspace, kind: str, model_id: str, batch_id: str) -> Iterator[pa.Table]:
@@ -105,7 +117,7 @@ def keep_pictured(workspace: Workspace, model_id: str, batch_id: str) -> None:
     run_id = published_run(workspace, model_id, batch_id)
     for kind in PICTURED:
         place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
-        # What an earlier version published has no audit sample.
+        # What an earlier version published has flagged rows alone.
         if place.exists() and read_table(place, ["run_id"]).filter(pc.field("run_id") != run_id).num_rows:
             _write(workspace, place, [_iter_published(workspace, kind, model_id, batch_id)], read_metadata(place))
 
