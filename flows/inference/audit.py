@@ -60,7 +60,7 @@ class Draw:
         return kept
 
 
-def keep_none(eligible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def keep_none(eligible: NDArray[np.bool_], *_: object) -> NDArray[np.bool_]:
     """A draw of nothing."""
     return np.zeros(len(eligible), bool)
 

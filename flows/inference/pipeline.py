@@ -37,8 +37,8 @@ from nelbo.vae_core import Scorable
 
 log = logging.getLogger(__name__)
 
-#: (n,) which of the next files in order may be drawn -> (n,) which are kept to be looked at.
-Drawing = Callable[[np.ndarray], np.ndarray]
+#: (n,) which of the next files in order may be drawn, and their scores -> (n,) which are kept to be looked at.
+Drawing = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 #: Images that are decoded, and then computed, at a time, at least.
 _LEAST_IMAGES = 64
@@ -72,7 +72,7 @@ def score_files(
         files: any number of them; taken as they are needed, on another thread.
         calibration: of the images that it flags a map, a thumbnail and why are kept; None keeps none.
         looks: of each variant's training images, as far as they are known, to say why by.
-        draw: of which images that it does not flag a map and a thumbnail are kept, too, see `audit.Draw`.
+        draw: of which images that it does not flag a map and a thumbnail are kept, too, see `audit.Draw`, `near.Near`.
     """
     with closing(ahead(_prepared(model, files, decoding))) as batches:
         for images, quality in batches:
@@ -136,10 +136,12 @@ def _scored(
 
     def looked_at(score: vae_core.Score) -> np.ndarray:
         found.update({**columns_of(score, model), "size_z": size_z(images.parts)})
-        if calibration is not None:
-            is_flagged[readable] = calibration.flags(pa.table(found))
-        drawn = keep_none(readable) if calibration is None else draw(readable & ~is_flagged)
-        return (is_flagged | drawn)[readable]
+        if calibration is None:
+            return keep_none(readable)[readable]
+        scores = np.full(len(readable), np.nan)
+        scores[readable] = calibration.statistic.scores(pa.table(found))
+        is_flagged[readable] = calibration.flags(pa.table(found))
+        return (is_flagged | draw(readable & ~is_flagged, scores))[readable]
 
     score, rows, maps = vae_core.score_and_map(model, images.pixels, looked_at)
     statuses = [None if part is None else part.status for part in images.parts]

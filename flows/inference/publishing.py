@@ -25,6 +25,7 @@ from nelbo.detectors import q_values
 from nelbo.flows.evaluation.drift import drift_facts, find_drift, write_drift
 from nelbo.flows.inference.audit import candidates_of, drawn
 from nelbo.flows.inference.models import load_model
+from nelbo.flows.inference.near import nearest
 from nelbo.flows.inference.pipeline import warn_of_colour
 from nelbo.flows.inference.shards import Shard, plan_shards
 from nelbo.flows.workspace import journal
@@ -43,8 +44,8 @@ class AllChangedError(RuntimeError):
 
 
 def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
-    """Decide on the whole batch, and put it in its place: flagged rows and the audit sample, all rows, which is the
-    commit, and the run's row.
+    """Decide on the whole batch, and put it in its place: rows with pictures, all rows, which is the commit, and
+    the run's row.
 
     A first pass over the shards takes the few numbers that need the whole batch; a second one writes the rows.
 
@@ -86,7 +87,7 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
             ending.callback(place.unlink, missing_ok=True)
         with table_writer(workspace.scores(*ids), SCORES_SCHEMA, metadata, staging) as scores:
             with table_writer(aside["flagged"], FLAGGED_SCHEMA, metadata) as flagged:
-                done, sample = 0, []
+                done, sample, near = 0, list[pa.Table](), list[pa.Table]()
                 for shard in shards:
                     rows = read_table(shard.path)
                     rows = rows.filter(pc.not_equal(pc.fill_null(rows["reason"], ""), CHANGED))
@@ -97,9 +98,12 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
                     counts.update(table["verdict"].to_pylist())
                     raised = pc.is_in(table["verdict"], pa.array(["anomalous", "review"]))
                     flagged.write(table.select(FLAGGED_SCHEMA.names).filter(raised))
-                    sample.append(candidates_of(table).select(FLAGGED_SCHEMA.names))
-                    sample = [drawn(pa.concat_tables(sample), target.batch_id, options.audit_seed, options.audit)]
+                    candidates = candidates_of(table).select(FLAGGED_SCHEMA.names)
+                    sampled = pa.concat_tables([*sample, candidates])
+                    sample = [drawn(sampled, target.batch_id, options.audit_seed, options.audit)]
+                    near = [nearest(pa.concat_tables([*near, candidates]))]
             write_table(sample[0], aside["audit"], FLAGGED_SCHEMA, metadata)
+            write_table(near[0], aside["near"], FLAGGED_SCHEMA, metadata)
             if not scores.n_rows:
                 raise AllChangedError(f"every file of batch {target.batch_id} has changed or gone since it was listed")
             found = {

@@ -54,12 +54,13 @@ class Section(NamedTuple):
     cards: list[Card]
 
 
-def sections(table: pa.Table, flagged: pa.Table, n_flagged: int, normals: Normals) -> list[Section]:
+def sections(table: pa.Table, flagged: pa.Table, n_flagged: int, kept: pa.Table, normals: Normals) -> list[Section]:
     """What to look at: the flagged, the nearly flagged, and what labels say was missed, or flagged for nothing.
 
     Args:
         table: rows of scores.
-        flagged: the strangest rows of ``flagged``, and how many there are.
+        flagged: the strangest rows of ``flagged``, of `n_flagged`.
+        kept: rows of others that pictures were kept of.
     """
     normal = table.filter(pc.equal(table["verdict"], "normal")).sort_by([("anomaly_score", "descending")])
     missed, false = normal.filter(pc.equal(normal["label"], 1)), flagged.filter(pc.equal(flagged["label"], 0))
@@ -70,7 +71,9 @@ def sections(table: pa.Table, flagged: pa.Table, n_flagged: int, normals: Normal
         ("missed", "Missed", "Labelled anomalous, and not flagged.", missed.num_rows, missed.slice(0, N_FIRST)),
         ("false", "False alarms", "Labelled normal, and flagged.", false.num_rows, false.slice(0, N_FIRST)),
     ]
-    made = _cards([rows.to_pylist() for *_, rows in found], normals)
+    pictured = {row["relative_path"]: row for row in kept.to_pylist()}
+    groups = [[pictured.get(row["relative_path"], row) for row in rows.to_pylist()] for *_, rows in found]
+    made = _cards(groups, normals)
     return [
         Section(name, title, said, n, some) for (name, title, said, n, _), some in zip(found, made, strict=True) if some
     ]

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,7 @@ from nelbo.flows.workspace.calibrations.calibration import (
     read_calibration,
 )
 from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
-from nelbo.flows.workspace.flagged import iter_flagged, published_run, strangest
+from nelbo.flows.workspace.flagged import iter_flagged, published_run, read_audit, read_near, strangest
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.reviews import labels_of, latest_reviews
@@ -125,14 +125,15 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     path = workspace.scores(model_id, batch_id)
     if not path.exists():
         raise UsageError(f"batch {batch_id!r} is not scored with model {model_id}. Score it with: nelbo score DIR")
-    table, flagged, n_flagged = _read(workspace, model_id, batch_id)
+    rows = _read(workspace, model_id, batch_id)
+    table = rows.scores
     numbers = _numbers(table, workspace, model_id, options)
     code, allowed = script("report.js.j2")
     page = numbers | {
         "batch_id": batch_id,
         "model_id": model_id,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
-        "sections": sections(table, flagged, n_flagged, read_normals(workspace, model_id)),
+        "sections": sections(*rows, read_normals(workspace, model_id)),
         "n_first": N_FIRST,
         "found": STATUSES,
         "variant": variants.named,
@@ -267,17 +268,30 @@ def _histogram_url(numbers: dict[str, Any]) -> str:
     return data_url("image/svg+xml", plot.encode())
 
 
-def _read(workspace: Workspace, model_id: str, batch_id: str) -> tuple[pa.Table, pa.Table, int]:
-    """The rows of a batch, the strangest flagged ones, and how many are flagged: all by one run."""
-    path = workspace.scores(model_id, batch_id)
+class _Rows(NamedTuple):
+    """Rows of a batch, all by one run.
+
+    scores: all of them.
+    flagged: the strangest flagged ones.
+    n_flagged: how many there are.
+    kept: what scoring kept pictures of, too: the nearly flagged, and the audit sample.
+    """
+
+    scores: pa.Table
+    flagged: pa.Table
+    n_flagged: int
+    kept: pa.Table
+
+
+def _read(workspace: Workspace, model_id: str, batch_id: str) -> _Rows:
+    path, ids = workspace.scores(model_id, batch_id), (workspace, model_id, batch_id)
     while True:
         table = read_table(path, _COLUMNS)
         run_id = table.schema.metadata[b"nelbo.run_id"].decode()
-        flagged, n_flagged = read_unchanged(
-            lambda: strangest(iter_flagged(workspace, model_id, batch_id), SHOWN_FLAGGED)
-        )
-        if published_run(workspace, model_id, batch_id) == run_id:
-            return table, flagged, n_flagged
+        flagged, n_flagged = read_unchanged(lambda: strangest(iter_flagged(*ids), SHOWN_FLAGGED))
+        kept = read_unchanged(lambda: pa.concat_tables([read_near(*ids), read_audit(*ids)]))
+        if published_run(*ids) == run_id:
+            return _Rows(table, flagged, n_flagged, kept)
 
 
 def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.audit import Draw, audit_keys
 from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.pipeline import SCORED_SCHEMA, score_files
+from nelbo.flows.inference.near import Near
+from nelbo.flows.inference.pipeline import SCORED_SCHEMA, Drawing, score_files
 from nelbo.flows.inference.publishing import AllChangedError, publish
 from nelbo.flows.inference.shards import Shard, Target, chunks, plan_shards
 from nelbo.flows.inference.why.looks import read_looks
@@ -123,6 +124,7 @@ def _score_frozen(options: ScoreOptions, target: Target, batch: Batch, runner: R
         "scores": str(workspace.scores(target.model_id, target.batch_id)),
         "flagged": str(workspace.flagged(target.model_id, target.batch_id)),
         "audit": str(workspace.audit(target.model_id, target.batch_id)),
+        "near": str(workspace.near(target.model_id, target.batch_id)),
         "report": reported.path,
         **({"cannot_see": reported.cannot_see} if reported.cannot_see else {}),
         "seconds": round(run.seconds, 3),
@@ -225,10 +227,12 @@ def _usable(listed: Sequence[pa.Table], root: str) -> Iterator[File]:
         yield from Manifest(table.filter(pc.is_null(table["reason"])), root).files
 
 
-def _draw(listed: Sequence[pa.Table], options: ScoreOptions, target: Target) -> Draw:
-    """What says of the usable files of some shards, in their order, which are kept for the audit."""
+def _draw(listed: Sequence[pa.Table], options: ScoreOptions, target: Target) -> Drawing:
+    """What says of the usable files of some shards, in their order, which are kept: for the audit, or as near."""
     usable = [table.filter(pc.is_null(table["reason"]))["relative_path"].to_pylist() for table in listed]
-    return Draw([audit_keys(paths, target.batch_id, options.audit_seed) for paths in usable], options.audit)
+    audit = Draw([audit_keys(paths, target.batch_id, options.audit_seed) for paths in usable], options.audit)
+    near = Near()
+    return lambda eligible, scores: audit(eligible) | near(eligible, scores)
 
 
 def _cut(scored: Iterator[pa.Table], listed: Sequence[pa.Table]) -> Iterator[pa.Table]:

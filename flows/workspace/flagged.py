@@ -1,8 +1,8 @@
-"""Rows with pictures, flagged ones and those of the audit sample, read as rows of the run whose scores are published.
+"""Rows with pictures, flagged, nearly flagged or of the audit sample, as rows of the run whose scores are published.
 
 A batch that is published again replaces its files one after the other. So that a reader finds all flagged rows of the
 published run at whatever instant, each row carries its run, and for that moment the file of flagged rows holds those of
-both runs; so does the file of the audit sample.
+both runs; so do the other two.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ USING (model_id, batch_id, run_id, relative_path)
 """
 
 #: What has rows with pictures, in the order in which it is published.
-PICTURED = ("flagged", "audit")
+PICTURED = ("flagged", "audit", "near")
 
 #: Rows, with a map and a thumbnail each, that are in memory at a time.
 _ROWS = 1024
@@ -67,12 +67,24 @@ def read_audit(workspace: Workspace, model_id: str, batch_id: str, columns: Sequ
     Args:
         columns: those to read; by default all of them, which are some kB an image.
     """
-    names = FLAGGED_SCHEMA.names if columns is None else list(columns)
+    return _read_published(workspace, "audit", model_id, batch_id, FLAGGED_SCHEMA.names if columns is None else columns)
+
+
+def read_near(workspace: Workspace, model_id: str, batch_id: str) -> pa.Table:
+    """The rows of the published run with the highest scores that are not flagged, in that order, with the same columns.
+
+    It is empty without a calibration, and before version 8.
+    """
+    return _read_published(workspace, "near", model_id, batch_id, FLAGGED_SCHEMA.names)
+
+
+def _read_published(workspace: Workspace, kind: str, model_id: str, batch_id: str, columns: Sequence[str]) -> pa.Table:
+    names = list(columns)
     try:
-        sample = list(_iter_published(workspace, "audit", model_id, batch_id, names))
+        found = list(_iter_published(workspace, kind, model_id, batch_id, names))
     except MissingError:
-        sample = []
-    return pa.concat_tables([FLAGGED_SCHEMA.empty_table().select(names), *sample])
+        found = []
+    return pa.concat_tables([FLAGGED_SCHEMA.empty_table().select(names), *found])
 
 
 def _iter_published(
@@ -112,7 +124,7 @@ def keep_pictured(workspace: Workspace, model_id: str, batch_id: str) -> None:
     run_id = published_run(workspace, model_id, batch_id)
     for kind in PICTURED:
         place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
-        # What an earlier version published has no audit sample.
+        # What an earlier version published has flagged rows alone.
         if place.exists() and read_table(place, ["run_id"]).filter(pc.field("run_id") != run_id).num_rows:
             _write(workspace, place, [_iter_published(workspace, kind, model_id, batch_id)], read_metadata(place))
 

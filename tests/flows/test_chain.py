@@ -100,10 +100,14 @@ def test_blots_are_found_and_drawn(images: Path, workspace: Path) -> None:
             assert "darker" in row["why"]
 
 
-def test_images_of_the_audit_sample_are_seen_like_flagged_ones(images: Path, workspace: Path, tmp_path: Path) -> None:
-    sample = read_table(Path(score(images / "new", workspace, audit=5)["audit"]))
-    assert sample.schema.equals(FLAGGED_SCHEMA, check_metadata=False)
-    assert sample.num_rows == 5
+def test_what_is_kept_of_images_that_are_not_flagged_is_as_of_flagged_ones(
+    images: Path, workspace: Path, tmp_path: Path
+) -> None:
+    result = score(images / "new", workspace, audit=5)
+    kept = {kind: read_table(Path(result[kind])) for kind in ("audit", "near")}
+    assert all(table.schema.equals(FLAGGED_SCHEMA, check_metadata=False) for table in kept.values())
+    assert {kind: table.num_rows for kind, table in kept.items()} == {"audit": 5, "near": 12}
+    sample = pa.concat_tables(kept.values())
     # With another threshold nearly all are flagged.
     write_images(tmp_path / "more", 40, seed=11)
     low = calibrate(workspace, normal=str(tmp_path / "more"), fpr=0.95)["calibration_id"]

@@ -196,8 +196,7 @@ def killed(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any
         "again": again,
         "scored_again": n_scored(),
         "rows": rows(workspace),
-        "flagged": rows(workspace, "flagged"),
-        "audit": rows(workspace, "audit"),
+        **{kind: rows(workspace, kind) for kind in PICTURED},
         "left": sorted(path.name for path in (workspace / "_staging").rglob("*") if path.is_file()),
     }
 

@@ -1,4 +1,4 @@
-"""The audit sample: who is drawn, that it is fair and the same each time, and that it is published with its batch."""
+"""What is kept of images that are not flagged: an audit sample that is fair and the same each time, and the highest."""
 
 from collections import Counter
 from itertools import combinations
@@ -7,6 +7,7 @@ from typing import Any
 
 import killed
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import chisquare
 from scored import MODEL, stub_workspace
@@ -15,9 +16,10 @@ from synthetic import write_images
 from nelbo.data import read_metadata, read_table
 from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.inference.audit import Draw, audit_keys
+from nelbo.flows.inference.near import Near, nearest
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.orchestration.execution import execute
-from nelbo.flows.workspace.flagged import read_audit
+from nelbo.flows.workspace.flagged import read_audit, read_near
 from nelbo.flows.workspace.layout import Workspace
 
 
@@ -118,6 +120,42 @@ def test_shards_and_restarts_change_no_sample(workspace: Workspace, images: Path
     # All that there are.
     everything = score(workspace, images, audit=1000)
     assert len(sampled(workspace, everything)) == 40 - everything["n_anomalous"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_candidates_hold_the_highest_scores_however_a_batch_is_cut(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    # Many are equal: of these the earliest count.
+    scores = random.integers(0, 30, 200).astype(float)
+    eligible = random.random(200) < 0.8
+    scores[~eligible] = np.nan
+    expected = sorted(np.flatnonzero(eligible), key=lambda row: (-scores[row], row))[:5]
+    kept = np.zeros(200, bool)
+    for start, stop in ((0, 90), (90, 91), (91, 200)):
+        near, done = Near(5), start
+        while done < stop:
+            some = slice(done, min(stop, done + int(random.integers(0, 40))))
+            kept[some], done = near(eligible[some], scores[some]), some.stop
+    assert not (kept & ~eligible).any()
+    assert kept[expected].all()
+    assert kept.sum() < 80
+    rows = np.flatnonzero(kept)
+    table = pa.table({"row": rows, "anomaly_score": scores[rows]})
+    assert nearest(table, 5)["row"].to_pylist() == expected
+    assert nearest(table.slice(0, 0), 5).num_rows == 0
+
+
+def test_the_highest_that_are_not_flagged_are_kept(workspace: Workspace, images: Path) -> None:
+    for options in ({}, {"shard_size": 3}, {"audit": 0}):
+        result = score(workspace, images, **options)
+        scores = read_table(Path(result["scores"])).to_pylist()
+        unflagged = [row for row in scores if row["verdict"] == "normal"]
+        near = read_near(workspace, MODEL, result["batch_id"]).to_pylist()
+        highest = sorted(unflagged, key=lambda row: -row["anomaly_score"])[:12]
+        assert [row["relative_path"] for row in near] == [row["relative_path"] for row in highest]
+        assert all(row["thumbnail"] == b"JPEG" for row in near)
+        assert {name: near[0][name] for name in scores[0]} == highest[0]
+    assert read_near(workspace, MODEL, score(workspace, images, uncalibrated=True)["batch_id"]).num_rows == 0
 
 
 def test_no_sample_where_none_is_asked_for_or_nothing_is_decided(workspace: Workspace, images: Path) -> None:

@@ -21,6 +21,7 @@ from synthetic import write_images
 from nelbo.data import read_table
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.workspace.flagged import PICTURED
 
 N = 40
 
@@ -44,6 +45,7 @@ def undisturbed(model: Path, batch: Path, tmp_path_factory: pytest.TempPathFacto
     assert len(found["rows"]) == N
     assert 0 < len(found["flagged"]) < N
     assert len(found["audit"]) == 10
+    assert len(found["near"]) == 12
     return found
 
 
@@ -63,6 +65,7 @@ def test_killed_at_random_points(
         assert one["rows"] == undisturbed["rows"]
         assert one["flagged"] == undisturbed["flagged"]
         assert one["audit"] == undisturbed["audit"]
+        assert one["near"] == undisturbed["near"]
         assert one["scored_again"] == N - one["finished"]
         # What was cut off is hidden, and no shard is left.
         assert all(name.startswith(".") for name in one["left"])
@@ -72,7 +75,7 @@ def test_killed_at_random_points(
 def test_two_jobs_on_one_batch(model: Path, batch: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     found, errors = killed.drive(model, batch, tmp_path, "race", *range(4))
     for one in found:
-        assert one == {"codes": [0, 0], **{name: undisturbed[name] for name in ("rows", "flagged", "audit")}}, errors
+        assert one == {"codes": [0, 0], **{name: undisturbed[name] for name in ("rows", *PICTURED)}}, errors
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from nelbo.flows.options.options import CompactOptions, ScoreOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import report as reporting
 from nelbo.flows.workspace import journal
+from nelbo.flows.workspace.flagged import PICTURED
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
@@ -129,7 +130,7 @@ def test_flagged_rows_and_scores_of_two_runs_are_never_seen_together(
 def test_rows_and_files_carry_the_run_that_published_them(workspace: Workspace, images: Path) -> None:
     for _ in range(2):
         result = score(workspace, images)
-        for name in ("scores", "flagged", "audit"):
+        for name in ("scores", *PICTURED):
             path = Path(result[name])
             assert set(read_table(path)["run_id"].to_pylist()) == {result["run_id"]}
             assert read_metadata(path)["nelbo.run_id"] == result["run_id"]

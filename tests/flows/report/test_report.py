@@ -107,6 +107,8 @@ def test_pictures_come_first_then_what_was_nearly_flagged_and_what_labels_say(
     assert paths(part(html, "flagged"))[0] == flagged.iloc[0]["relative_path"]
     places = [html.index(f'<section id="{name}">') for name, some in expected.items() if len(some)]
     assert [*places, html.index('<section id="numbers">')] == sorted([*places, html.index('<section id="numbers">')])
+    # What was nearly flagged has its pictures, too.
+    assert len(re.findall(r'alt="original">', part(html, "near"))) == len(expected["near"])
     # A table with nothing in it is not shown.
     assert all((f'<section id="{name}">' in html) == bool(len(some)) for name, some in expected.items())
 
@@ -269,7 +271,7 @@ def test_the_largest_pictures_fit_too(random: np.random.Generator) -> None:
     row |= {"relative_path": "a.png", "verdict": "anomalous", "anomaly_score": 9.0, "label": 0}
     rows = pa.Table.from_pylist([row] * 200, FLAGGED_SCHEMA)
     normals = Normals([{"relative_path": "b.png", "thumbnail": row["thumbnail"]}])
-    shown = sections(rows, rows, 1000, normals)
+    shown = sections(rows, rows, 1000, rows.slice(0, 0), normals)
     assert [(one.name, one.n, len(one.cards)) for one in shown] == [("flagged", 1000, 200), ("false", 200, 12)]
     cards = [card for one in shown for card in one.cards]
     assert sum(len(card.original + card.heatmap + card.nearest + 2 * card.outline) for card in cards) < 4_600_000

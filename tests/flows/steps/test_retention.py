@@ -22,6 +22,7 @@ from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import compact as compaction
 from nelbo.flows.steps import prune as retention
 from nelbo.flows.workspace import pointers
+from nelbo.flows.workspace.flagged import PICTURED
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.locks import locked
 
@@ -47,7 +48,7 @@ def add_batch(root: Path, model_id: str, batch_id: str, days: float, calibration
     add_manifest(root, batch_id, days)
     row = dict.fromkeys(SCORES_SCHEMA.names) | {"relative_path": "a.png", "calibration_id": calibration_id}
     table = pa.Table.from_pylist([row], SCORES_SCHEMA)
-    for kind in ("audit", "flagged", "scores"):
+    for kind in ("audit", "flagged", "near", "scores"):
         place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
         age(Path(str(write_table(table, place, table.schema))), days)
     page = Path(str(workspace.report(batch_id)))
@@ -147,6 +148,8 @@ GOING = [
     "flagged/model_id=m1/batch_id=both/flagged.parquet",
     "flagged/model_id=m1/batch_id=old/flagged.parquet",
     "manifests/batch_id=old/manifest.parquet",
+    "near/model_id=m1/batch_id=both/near.parquet",
+    "near/model_id=m1/batch_id=old/near.parquet",
     "reports/old.html",
     "runs/r20260105T000000-00000000.parquet",
     "scores/model_id=m1/batch_id=both/scores.parquet",
@@ -205,7 +208,7 @@ def test_killed_at_any_step_it_shows_no_half_batch_and_ends_the_same(
         except KeyboardInterrupt:
             n_kills += 1
         for scores in workspace.glob("scores/model_id=m*/batch_id=[a-z]*/scores.parquet"):
-            others = [Path(str(scores).replace("scores", kind)) for kind in ("flagged", "audit")]
+            others = [Path(str(scores).replace("scores", kind)) for kind in PICTURED]
             assert all(place.exists() for place in others) or scores.parent.is_symlink() or " " in scores.parent.name
     assert n_kills >= len(GOING) - 1
     found = set(listing(workspace))
@@ -331,10 +334,10 @@ def test_folders_that_are_links_are_not_entered(tmp_path: Path) -> None:
     add_batch(tmp_path / "other", "m1", "old", 100)
     root = tmp_path / "workspace"
     root.mkdir()
-    for kind in ("scores", "flagged", "audit", "manifests", "reports"):
+    for kind in ("scores", *PICTURED, "manifests", "reports"):
         (root / kind).symlink_to(tmp_path / "other" / kind)
     assert prune(root, apply=True)["n"] == 0
-    assert prune(tmp_path / "other", apply=True)["n"] == 5
+    assert prune(tmp_path / "other", apply=True)["n"] == 6
 
 
 def test_command(workspace: Path, nelbo: Callable[..., Any]) -> None:
@@ -353,14 +356,14 @@ def test_command(workspace: Path, nelbo: Callable[..., Any]) -> None:
 def test_in_an_object_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     root = open_place("memory://retention")
-    for name in ("scores", "flagged", "audit"):
+    for name in ("scores", *PICTURED):
         (root / f"{name}/model_id=m1/batch_id=b1/{name}.parquet").write_bytes(b"x" * 10)
     (root / "_staging/r1/shard.parquet").write_bytes(b"x")
     (root / "mine.txt").write_bytes(b"x")
     assert prune("memory://retention", apply=True)["n"] == 0
     monkeypatch.setattr(retention.time, "time", lambda real=time.time: real() + 100 * DAY)
     done = prune("memory://retention", apply=True)
-    assert [item["kind"] for item in done["items"]] == ["scores", "flagged", "audit", "staging"]
+    assert [item["kind"] for item in done["items"]] == ["scores", *PICTURED, "staging"]
     assert [name.rpartition("/")[2] for name in root.fs.find(root.path)] == ["mine.txt"]
 
 

@@ -47,6 +47,7 @@ from nelbo.flows.steps import prune as retention
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace import layout as workspaces
 from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.flagged import PICTURED
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import record_review
 
@@ -126,7 +127,7 @@ def test_the_whole_chain_gives_the_rows_of_a_local_workspace(images: Path, s3: A
     assert local[2].equals(remote[2])
     names = {name.removeprefix("bucket/deep/er/").partition("/")[0] for name in s3.find("bucket")}
     kinds = {"calibrations", "cards", "flagged", "history", "latest.json", "manifests", "models", "reports", "runs"}
-    assert names == kinds | {"audit", "looks", "normals", "scores", "sensitivity"}
+    assert names == kinds | {"audit", "looks", "near", "normals", "scores", "sensitivity"}
     # What needs a disk is in a private folder, and gone with the training that needed it.
     (private,) = (tmp_path / "caches" / "nelbo").iterdir()
     assert private.stat().st_mode & 0o077 == 0
@@ -238,7 +239,7 @@ def test_readers_see_the_old_rows_or_the_new_ones() -> None:
 
 def test_prune_and_compact(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace.at("s3://bucket").prepare()
-    for kind in ("scores", "flagged", "audit"):
+    for kind in ("scores", *PICTURED):
         s3.pipe_file(f"bucket/{kind}/model_id=m1/batch_id=b1/{kind}.parquet", b"x")
     s3.pipe_file("bucket/_staging/r1/shard.parquet", b"x")
     s3.pipe_file("bucket/mine.txt", b"mine")
@@ -254,7 +255,7 @@ def test_prune_and_compact(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert execute("prune", options, prefect=False)["n"] == 0
     monkeypatch.setattr(retention.time, "time", lambda real=time.time: real() + 86_400)
     done = execute("prune", options, prefect=False)
-    assert [item["kind"] for item in done["items"]][:3] == ["scores", "flagged", "audit"]
+    assert [item["kind"] for item in done["items"]][:4] == ["scores", *PICTURED]
     assert s3.find("bucket") == ["bucket/mine.txt"]
 
 
