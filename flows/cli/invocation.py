@@ -1,7 +1,9 @@
 """The commands as click has them: each is built from its options model when it is run, or its help is asked for."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import click
 
 from nelbo.flows.cli.output import print_json, print_table, say_all
 from nelbo.flows.commands import COMMANDS, Command
+from nelbo.flows.inference.progress import progress
 
 
 class _Commands(click.Group):
@@ -69,12 +72,28 @@ def _invoke(command: Command, as_json: bool = False, verbose: bool = False, **va
         say_all()
     # Of the demo it is an option like others.
     prefect = values.pop("prefect") if command.is_flow else None
-    options = read_options(command, **values)
     code = 0
-    for result in _results(command, options, prefect):
-        _show(command.name, options, result, as_json, verbose)
-        code = _exit_code(options, result)
+    with ExitStack() as display:
+        display.enter_context(_displayed(command.name))
+        with progress("starting"):
+            options = read_options(command, **values)
+            # Importing it takes a second, too.
+            _ = command.call
+        for result in _results(command, options, prefect):
+            display.close()
+            _show(command.name, options, result, as_json, verbose)
+            code = _exit_code(options, result)
     return code
+
+
+def _displayed(command: str) -> AbstractContextManager[None]:
+    """What somebody at a terminal sees until there is a result."""
+    # The dashboard is another process, in the place of this one.
+    if command == "dashboard" or sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext()
+    from nelbo.flows.cli.display import displayed
+
+    return displayed(command)
 
 
 def _show(command: str, options: Any, result: dict[str, Any], as_json: bool, verbose: bool) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from nelbo import vae_core
 from nelbo.data import COMMIT, Place, Preprocessing, publish_folder
 from nelbo.flows.inference.cpus import follow_cpus
+from nelbo.flows.inference.progress import progress
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
@@ -60,11 +61,12 @@ class _Verified:
 def _load(bundle: Place, made: Place, checksums: bytes) -> Scorable:
     # An engine may be made again under the same name, with other checksums.
     engine = made.name
-    exported = read_engine(made) if engine != "keras" or checksums else None
-    model = _verified(bundle)
-    if exported is not None and engine != "keras":
-        _check_same(exported, model)
-    return _compiled(_Verified(model["model_id"], engine, checksums, bundle, exported))
+    with progress("loading the model"):
+        exported = read_engine(made) if engine != "keras" or checksums else None
+        model = _verified(bundle)
+        if exported is not None and engine != "keras":
+            _check_same(exported, model)
+        return _compiled(_Verified(model["model_id"], engine, checksums, bundle, exported))
 
 
 @lru_cache(maxsize=4)
@@ -202,7 +204,7 @@ def import_keras() -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         follow_cpus()
         try:
-            with _quiet_stderr():
+            with progress("loading Keras"), _quiet_stderr():
                 importlib.import_module("keras")
         except ModuleNotFoundError as error:
             extra = "jax" if error.name == "jax" else "cpu]', or 'nelbo[gpu"

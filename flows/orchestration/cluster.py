@@ -18,7 +18,7 @@ from nelbo.data import File, list_source, look_into, open_place
 from nelbo.flows.inference.progress import progress
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.options.sources import AnyOptions
-from nelbo.flows.runner import Item, Result, Runner
+from nelbo.flows.runner import Item, Result, Runner, title_of
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.errors import UsageError, store_errors, without_credentials
 from nelbo.flows.workspace.journal import opened
@@ -102,7 +102,7 @@ class Cluster:
             futures += [self._client.submit(task, item, pure=False, resources=resources) for item in items]
             sizes_of = dict(zip(futures, sizes, strict=True))
             results = {}
-            with progress(step.__name__.replace("_", " "), sum(sizes)) as advance:
+            with progress(title_of(step), sum(sizes)) as advance:
                 for future in self._finished(futures):
                     results[future] = future.result()
                     advance(sizes_of[future])

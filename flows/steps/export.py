@@ -23,6 +23,7 @@ from nelbo.flows.inference.measured import measure
 from nelbo.flows.inference.models import read_bundle
 from nelbo.flows.inference.painting.noise import painted
 from nelbo.flows.inference.pipeline import columns_of
+from nelbo.flows.inference.progress import progress
 from nelbo.flows.options.options import ExportOptions
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.ingest import read_manifest, scan_source
@@ -77,14 +78,15 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
     strange = painted(normal, model.config.likelihood)
     expected = _with(expected, model, strange)
     n_above = _n_above(expected, calibration)
-    exported = vae_core.export(
-        model,
-        engine,
-        _references(normal, strange),
-        model_id=model_id,
-        tolerance=options.tolerance,
-        aside=workspace.local_staging,
-    )
+    with progress("making the engine"):
+        exported = vae_core.export(
+            model,
+            engine,
+            _references(normal, strange),
+            model_id=model_id,
+            tolerance=options.tolerance,
+            aside=workspace.local_staging,
+        )
     scored_by = replace(model, batch_size=exported.batch_size) if engine == "keras" else exported
     found = _with(measure(scored_by, manifest, options, f"scoring with {engine}"), scored_by, strange)
     difference = _check_scores(found, expected, exported)

@@ -383,11 +383,11 @@ def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
     rows = normals.rows(*_FITTED) if config.is_linear else normals.rows("train")
     if config.is_linear:
         log.info("features by %s, head %s", config.backbone, config.head)
-        title, n_steps = f"features of {len(rows)} images", len(rows) * settings.rotations
+        title, n_steps, then = "computing features", len(rows) * settings.rotations, "fitting the model"
     else:
         n_pretext = vae_core.n_pretext_epochs(config, settings)
-        title, n_steps = f"training on {len(rows)} images", n_pretext + options.epochs
-    with progress(title, n_steps) as advance:
+        title, n_steps, then = "training", n_pretext + options.epochs, None
+    with progress(title, n_steps, then) as advance:
         if config.is_linear:
             validation, more = None, _for_solving(normals, options) | {"advance": advance}
         else:

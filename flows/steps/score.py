@@ -32,6 +32,7 @@ from nelbo.flows.inference.engines import choose_engine
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.near import Near
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, Drawing, score_files
+from nelbo.flows.inference.progress import moved
 from nelbo.flows.inference.publishing import AllChangedError, publish
 from nelbo.flows.inference.shards import Shard, Target, chunks, plan_shards
 from nelbo.flows.inference.why.looks import read_looks
@@ -242,6 +243,7 @@ def _cut(scored: Iterator[pa.Table], listed: Sequence[pa.Table]) -> Iterator[pa.
         n, parts = table["reason"].null_count, [rows]
         while sum(part.num_rows for part in parts) < n:
             parts.append(next(scored))
+            moved(parts[-1].num_rows)
         rows = pa.concat_tables(parts)
         yield rows.slice(0, n)
         rows = rows.slice(n)

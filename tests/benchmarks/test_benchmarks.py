@@ -39,6 +39,7 @@ def test_scale() -> None:
     [
         (["speed.scoring"], 2, ["predict", "keras", "openvino", "onnx"]),
         (["speed.end_to_end", "--side", 16], 0, ["40"]),
+        (["speed.eta"], 0, ["train", "score"]),
         (["peers.compare"], 0, ["nelbo, one epoch", "scikit-learn PCA", "scikit-learn IsolationForest"]),
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else "",
