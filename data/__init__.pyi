@@ -66,6 +66,10 @@ from .sources.contents import Contents as Contents
 from .sources.digest import read_as_written as read_as_written
 from .sources.digest import rows_digest as rows_digest
 from .sources.files import File as File
+from .sources.layouts import AmbiguousError as AmbiguousError
+from .sources.layouts import Layout as Layout
+from .sources.layouts import labels_in as labels_in
+from .sources.layouts import normal_in as normal_in
 from .sources.listing import list_source as list_source
 from .sources.manifest import Known as Known
 from .sources.manifest import Manifest as Manifest

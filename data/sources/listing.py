@@ -20,6 +20,9 @@ from nelbo.data.sources.urls import check_urls
 _TABLES = (".csv", ".parquet")
 _MAGIC = re.compile(r"[*?[]")
 
+#: Pictures that say where defects are, as in MVTec and VisA, and show none.
+_MASK = re.compile(r"(?:^|/)(?:ground_truth/.*_mask\.[^/.]+|Data/Masks/.*)", re.DOTALL)
+
 
 class Listed(NamedTuple):
     """A file to ingest, and what a table says of it."""
@@ -122,7 +125,11 @@ def _refuse_root(source: str, root: str | None) -> None:
 
 
 def _walked(source: str, root: str, skip: Path | None = None) -> Listing:
-    return Listing(source, root, map(Listed, _guarded(source, open_root(root, skip).walk())))
+    return Listing(source, root, map(_without_mask, _guarded(source, open_root(root, skip).walk())))
+
+
+def _without_mask(entry: Entry) -> Listed:
+    return Listed(entry._replace(skipped=True) if _MASK.search(entry.path) else entry)
 
 
 def _guarded(source: str, entries: Iterator[Entry]) -> Iterator[Entry]:

@@ -35,7 +35,7 @@ class Manifest:
 
     table: one row a file, ``MANIFEST_SCHEMA``, ordered by path.
     root: the folder, archive or URL that ``relative_path`` starts from.
-    n_skipped: hidden files, links and special files that were passed over.
+    n_skipped: hidden files, links, special files and masks that were passed over.
     n_waiting: files that changed while they were looked at: they are for the next batch.
     listed_ns: when its files were listed, in nanoseconds since 1970; 0 where that is not known.
     n_folders_unlisted: folders that could not be listed: what is in them has no rows.
@@ -228,7 +228,9 @@ class Scan:
         if not self.contents:
             others = f", {self.n_waiting} still being written" if self.n_waiting else ""
             others += f", folders that cannot be listed: {self.n_folders_unlisted}" if self.unlisted else ""
-            raise InputError(f"{source} holds no files ({skipped} hidden or linked{others}). Put images into it.")
+            raise InputError(
+                f"{source} holds no files ({skipped} hidden, linked or masks{others}). Put images into it."
+            )
         if not reasons[None]:
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             raise InputError(

@@ -31,8 +31,11 @@ def _whole_number(value: Any) -> Any:
 
 
 class DecodingSettings(BaseModel):
-    """How files are read."""
+    """How folders and files are read."""
 
+    folder_labels: bool = Field(
+        True, description="Take good/ beside other folders as labels, and learn from good/ alone where there is one."
+    )
     max_pixels: int = Field(64_000_000, ge=1, le=178_000_000, description="Larger images are not scored.")
     min_side_px: int = Field(1, ge=1, description="Images with a shorter side are not scored.")
     max_bytes: int = Field(1 << 30, ge=1, description="Larger files are not read.")

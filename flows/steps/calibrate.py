@@ -15,6 +15,8 @@ from nelbo.data import (
     JOINT_PARTS,
     STATISTICS,
     Manifest,
+    labels_in,
+    normal_in,
     read_table,
     with_united_groups,
 )
@@ -147,7 +149,7 @@ def _check(options: CalibrateOptions) -> None:
 def freeze_calibration_images(options: CalibrateOptions, model_id: str, run: Run) -> str:
     """Ingest the images, check that they are enough, publish their manifest; its id."""
     source = str(options.normal or options.labels)
-    manifest = scan_source(source, options).manifest()
+    manifest = scan_source(source, options, find=normal_in if options.normal else labels_in).manifest()
     manifest = replace(manifest, table=with_groups(source, manifest.table, options.group_by))
     workspace = Workspace.at(options.workspace)
     check_parts(source, manifest.table)

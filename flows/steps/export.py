@@ -15,6 +15,7 @@ from nelbo.data import (
     STATISTICS,
     Manifest,
     Preprocessing,
+    normal_in,
     publish_folder,
     read_images,
     remove_folder,
@@ -117,7 +118,7 @@ def _images(
     And what Keras said of these when the calibration was made; None where it did not.
     """
     if options.normal is not None:
-        manifest = scan_source(options.normal, options).manifest()
+        manifest = scan_source(options.normal, options, find=normal_in).manifest()
         return replace(manifest, table=each_once(manifest.table)), None
     if calibration is None:
         raise UsageError(f"model {model_id} is not calibrated. Name images to compare engines on: --normal DIR")

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,26 @@ import pyarrow.compute as pc
 from nelbo.data import (
     CHANGED,
     MANIFEST_SCHEMA,
+    AmbiguousError,
     Contents,
     InputError,
     Known,
+    Layout,
     Manifest,
     Preprocessing,
     Scan,
     image_quality,
     iter_rows,
+    labels_in,
     list_source,
+    normal_in,
     read_images,
     read_metadata,
     read_table,
     table_writer,
     write_table,
 )
+from nelbo.data.sources.names import local_path
 from nelbo.flows.evaluation.normals import Finding, of_files, unusable
 from nelbo.flows.options.options import IngestOptions, ScoreOptions, SourceOptions
 from nelbo.flows.runner import Runner
@@ -103,7 +108,7 @@ def freeze_batch(options: IngestOptions | ScoreOptions, run: Run, decode: bool =
     """
     if options.batch_id is not None:
         check_id(options.batch_id)
-    scan = scan_source(options.images, options)
+    scan = scan_source(options.images, options, find=labels_in)
     with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
         # Duplicates, and the batch's id, are known when all files are.
         rough = Path(aside) / "manifest.parquet"
@@ -153,18 +158,48 @@ def scan_source(
     options: SourceOptions,
     known: Known | None = None,
     min_age_s: float = 0,
+    find: Callable[[str, Path | None], Layout | None] | None = None,
 ) -> Scan:
     """What an option names, ready to be gone through. A workspace that lies in the folder is no part of it.
 
     Args:
         known: what is not read again; by default the newest manifest of the same root.
         min_age_s: younger files wait.
+        find: what the names of folders say, `data.labels_in` or `data.normal_in`; None takes them for names.
     """
     workspace = Workspace.at(options.workspace)
     skip = workspace.root if isinstance(workspace.root, Path) else None
-    listing = list_source(source, options.root, skip)
+    source = local_path(source)
+    layout = _layout(source, skip, find) if find is not None and options.folder_labels else None
+    if layout is None:
+        listing = list_source(source, options.root, skip)
+    elif find is normal_in:
+        listing = list_source(f"{source}/{layout.normal}", options.root, skip)
+    else:
+        listing = layout.labelled(list_source(f"{source}/{layout.folder}", options.root, skip))
     known = known or _known(workspace, listing.root)
     return Scan(listing, known=known, limits=options.limits, workers=options.workers, min_age_s=min_age_s)
+
+
+def _layout(source: str, skip: Path | None, find: Callable[[str, Path | None], Layout | None]) -> Layout | None:
+    """What the folders of a source say, told as well; None where they say nothing, or not clearly."""
+    try:
+        layout = find(source, skip)
+    except AmbiguousError as error:
+        log.warning(
+            "%s: %s. So folders are not taken as labels, and all images below are read. Name the folder that is meant.",
+            source,
+            error,
+        )
+        return None
+    if layout is None:
+        return None
+    if find is normal_in:
+        log.info("Took %s/ alone as the normal images of %s (all below: folder_labels=false).", layout.normal, source)
+    else:
+        alone = f" Nothing outside {layout.folder}/ is read." if layout.folder else ""
+        log.info("Took folders as labels: %s (none: folder_labels=false).%s", layout, alone)
+    return layout
 
 
 def content_id(letter: str, *content: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nelbo.data import Manifest
+from nelbo.data import Manifest, labels_in
 from nelbo.detectors import Judged, gate
 from nelbo.detectors.metrics.gate import MIN_NORMAL
 from nelbo.flows.evaluation.sensitivity import seen, sees_no_less
@@ -67,7 +67,7 @@ def freeze_gate(options: TrainOptions, batch_id: str, run: Run) -> str:
     source = str(options.gate)
     # What a manifest's paths start from says nothing of a folder.
     root = options.root if source.lower().endswith((".csv", ".parquet")) else None
-    manifest = scan_source(source, options.model_copy(update={"root": root})).manifest()
+    manifest = scan_source(source, options.model_copy(update={"root": root}), find=labels_in).manifest()
     check_labels(source, manifest.table)
     workspace = Workspace.at(options.workspace)
     serving_id = _serving(workspace)

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from nelbo import vae_core
-from nelbo.data import SIMULATED_SCHEMA, Manifest, Preprocessing, read_images, write_table
+from nelbo.data import SIMULATED_SCHEMA, Manifest, Preprocessing, normal_in, read_images, write_table
 from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.inference.models import read_bundle
 from nelbo.flows.inference.painting.simulation import MOST_IMAGES, Unseen, simulate
@@ -52,7 +52,7 @@ def paint_and_score(options: SensitivityOptions, model_id: str, run: Run) -> int
     """Keep what a model says of defects on images that it was not trained on; how many images there were."""
     workspace = Workspace.at(options.workspace).prepare()
     model = read_bundle(workspace.models / model_id)
-    manifest = scan_source(str(options.on), options).manifest()
+    manifest = scan_source(str(options.on), options, find=normal_in).manifest()
     check_normal(str(options.on), manifest.table, "Leave them out.")
     table = each_once(manifest.table)
     table = unseen_in_training(table, workspace, model_id)

@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from nelbo import vae_core
-from nelbo.data import read_table
+from nelbo.data import normal_in, read_table
 from nelbo.flows.evaluation.remedies import remedies
 from nelbo.flows.evaluation.sensitivity import best_of, seen
 from nelbo.flows.evaluation.thresholds import calibration_needs
 from nelbo.flows.options.options import ExportOptions, TrainOptions
 from nelbo.flows.options.settings import DecodingSettings
+from nelbo.flows.options.types import AUTO
 from nelbo.flows.report.card import read_card, write_card
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.calibrate import calibrate_model
@@ -67,8 +68,9 @@ def _train_frozen(
     """
     workspace = Workspace.at(options.workspace)
     settled = runner.call(settle, options, batch_id)
-    options = settled.options
+    asked, options = options, settled.options
     config = model_config(options)
+    _say_preset(asked, config)
     log.info(
         "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
         config.preset,
@@ -112,6 +114,17 @@ def _train_frozen(
     network = {"channels": config.channels} | ({"settled": settled.why} if settled.why else {})
     sensitivity = {"sensitivity": None if sees is None else sees.to_dict()}
     return result | network | sensitivity | verdict | ({"engines": made} if made else {})
+
+
+def _say_preset(asked: TrainOptions, config: vae_core.VAEConfig) -> None:
+    """Which preset a size brings, where somebody asked for a size and not for a preset."""
+    if asked.image_size != TrainOptions.model_fields["image_size"].default and asked.preset == AUTO:
+        log.info(
+            "image_size=%dx%d brings the preset %s%s; preset=... asks for another",
+            *asked.image_size,
+            config.preset,
+            "" if config.is_pixels else f" with the backbone {config.backbone}",
+        )
 
 
 def _train_each(options: TrainOptions, runner: Runner) -> dict[str, Any]:
@@ -230,7 +243,7 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     # Before an hour of hashing and decoding, not after it.
     solved = model_config(options).is_linear
     train_config(options)
-    manifest = scan_source(options.normal, options).manifest()
+    manifest = scan_source(options.normal, options, find=normal_in).manifest()
     table = with_groups(options.normal, manifest.table, options.group_by)
     check_parts(options.normal, table)
     table = with_variants(options.normal, without_test(table), options.variant_by)

@@ -130,7 +130,7 @@ def test_all_waiting_is_said(tmp_path: Path) -> None:
     folder = write(tmp_path, {"young.png": encoded(2)}, time.time_ns())
     scan = scan_of(folder, min_age_s=60)
     assert list(scan) == []
-    with pytest.raises(InputError, match=r"holds no files \(0 hidden or linked, 1 still being written\)"):
+    with pytest.raises(InputError, match=r"holds no files \(0 hidden, linked or masks, 1 still being written\)"):
         scan.check()
 
 

@@ -70,7 +70,9 @@ def test_a_root_that_goes_meanwhile_is_bad_input(tmp_path: Path) -> None:
 def test_nothing_but_shut_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shut").mkdir()
     shut(monkeypatch, "shut")
-    with pytest.raises(InputError, match=r"holds no files \(0 hidden or linked, folders that cannot be listed: 1\)"):
+    with pytest.raises(
+        InputError, match=r"holds no files \(0 hidden, linked or masks, folders that cannot be listed: 1\)"
+    ):
         ingest(tmp_path)
 
 

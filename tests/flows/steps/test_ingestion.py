@@ -19,7 +19,7 @@ from faults import shut
 from PIL import Image
 from synthetic import write_images
 
-from nelbo.data import iter_images, list_source, read_metadata, read_table
+from nelbo.data import InputError, iter_images, list_source, read_metadata, read_table
 from nelbo.flows.options.options import IngestOptions
 from nelbo.flows.orchestration.execution import execute
 
@@ -185,3 +185,82 @@ def test_training_from_an_archive(images: Path, tmp_path: Path) -> None:
     source = shutil.make_archive(str(tmp_path / "normal"), "gztar", images / "normal")
     result = train(source, tmp_path / "workspace", image_size=(32, 32), epochs=1)
     assert result["n_train"] + result["n_validation"] + result["n_calibration"] == 80
+
+
+def mvtec(root: Path) -> Path:
+    """A category: 22 normal images to train on, and to test on 4 normal and 3 with a blot, with masks."""
+    write_images(root / "train" / "good", 22, seed=1)
+    write_images(root / "test" / "good", 4, seed=2)
+    for path in write_images(root / "test" / "blot", 3, seed=3, blot=True):
+        mask = root / "ground_truth" / "blot" / f"{path.stem}_mask.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32)).save(mask)
+    (root / "license.txt").write_text("CC BY-NC-SA")
+    return root
+
+
+@pytest.mark.usefixtures("known_networks")
+def test_mvtec_as_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, workspace = mvtec(tmp_path / "bottle"), tmp_path / "workspace"
+    with caplog.at_level("INFO", logger="nelbo"):
+        trained = train(root, workspace, image_size=(16, 16), epochs=1, fpr=0.2)
+        scored = score(root, workspace)
+    assert f"Took train/good/ alone as the normal images of {root} (all below: folder_labels=false)" in caplog.text
+    assert "image_size=16x16 brings the preset conv_1x1x16; preset=... asks for another" in caplog.text
+    assert "Took folders as labels: good/ normal; blot/ anomalous (none: folder_labels=false)." in caplog.text
+    assert "Nothing outside test/ is read." in caplog.text
+    assert sum(trained[name] for name in ("n_train", "n_validation", "n_calibration")) == 22
+    rows = read_table(Path(scored["scores"]), ["relative_path", "label"]).to_pylist()
+    assert {row["relative_path"].partition("/")[0]: row["label"] for row in rows} == {"good": 0, "blot": 1}
+    assert (scored["n_images"], scored["n_not_scored"]) == (7, 0)
+    assert scored["metrics"]
+    # The same as if the folders had been named, and their labels.
+    assert (
+        train(root / "train" / "good", workspace, image_size=(16, 16), epochs=1, fpr=0.2)["model_id"]
+        == (trained["model_id"])
+    )
+    # Labels choose thresholds, too.
+    chosen = calibrate(workspace, labels=str(root), objective="youden")
+    assert chosen["n_calibration"] > 0
+
+
+def test_folders_are_names_where_labels_are_refused_or_doubtful(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "in"
+    write_images(folder / "good", 4, seed=2)
+    write_images(folder / "blot", 3, seed=3, blot=True)
+    assert labels(score(folder, workspace, folder_labels=False)) == {"good": -1, "blot": -1}
+    assert "Took" not in caplog.text
+    assert labels(score(folder, workspace)) == {"good": 0, "blot": 1}
+    # An image beside them stays unknown; so do all where a folder is named like a part.
+    write_images(folder, 1, seed=4)
+    assert labels(score(folder, workspace)) == {"good": 0, "blot": 1, "tile_4_000.png": -1}
+    write_images(folder / "train", 1, seed=5)
+    assert set(labels(score(folder, workspace)).values()) == {-1}
+    assert f"{folder}: good/ lies beside train/. So folders are not taken as labels" in caplog.text
+    # What is still landing is taken as it comes.
+    (folder / "train" / "tile_5_000.png").unlink()
+    (folder / "train").rmdir()
+    assert set(labels(score(folder, workspace, new=True, min_age_s=0)).values()) == {-1}
+
+
+def labels(scored: dict[str, Any]) -> dict[str, int]:
+    rows = read_table(Path(scored["scores"]), ["relative_path", "label"]).to_pylist()
+    return {row["relative_path"].partition("/")[0]: row["label"] for row in rows}
+
+
+def test_training_takes_all_below_where_it_is_doubtful_what_is_normal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_images(tmp_path / "in" / "good", 5, seed=0)
+    write_images(tmp_path / "in", 3, seed=1)
+    with pytest.raises(InputError, match="holds 8 different usable normal images"):
+        train(tmp_path / "in", tmp_path / "w")
+    assert "images lie beside good/" in caplog.text
+    with pytest.raises(InputError, match="holds 8 different usable normal images"):
+        train(tmp_path / "in", tmp_path / "w", folder_labels=False)
+    for path in (tmp_path / "in").glob("*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="holds 5 different usable normal images"):
+        train(tmp_path / "in", tmp_path / "w")

@@ -1,0 +1,172 @@
+"""Folders whose names say what their images are: good/ beside kinds of defects, and how MVTec and VisA lie."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from nelbo.data.errors import InputError
+from nelbo.data.sources.listing import Listing
+from nelbo.data.sources.names import is_hidden, is_url, path_of, shown, text_of
+
+#: Where images lie below a folder: as they are, in a category of MVTec, and in an object of VisA or in its ``Data``.
+_TO_JUDGE, _TO_TRAIN_ON = (("", part, "Data/Images", "Images") for part in ("test", "train"))
+
+#: Masks lie beside the images.
+_MASKS = "ground_truth"
+
+#: Names of parts: such a folder is no kind of defect.
+_PARTS = {"train", "test", "validation", "val", "calibration"}
+
+_PICTURE = re.compile(r"\.(avif|bmp|gif|jpe?g|p[bgnp]m|png|tiff?|webp)", re.IGNORECASE)
+
+
+class AmbiguousError(InputError):
+    """The names of folders may mean one thing or another."""
+
+
+class Layout(NamedTuple):
+    """Where the images of a source lie, and what the folders there say of them.
+
+    folder: below the source, with ``/``; empty for the source itself.
+    labels: 0 or 1 of each folder in it, by name.
+    """
+
+    folder: str
+    labels: Mapping[str, int]
+
+    @property
+    def normal(self) -> str:
+        """The folder of normal images, below the source."""
+        return "/".join(filter(None, (self.folder, next(name for name, label in self.labels.items() if not label))))
+
+    def label(self, path: str) -> int:
+        """Of a file, by its path below ``folder``; -1 where no folder says it.
+
+        >>> layout = Layout("test", {"good": 0, "crack": 1})
+        >>> [layout.label(path) for path in ("good/1.png", "crack/deep/2.png", "3.png")]
+        [0, 1, -1]
+        """
+        return self.labels.get(path.partition("/")[0], -1) if "/" in path else -1
+
+    def labelled(self, listing: Listing) -> Listing:
+        """The files of a listing of ``folder`` with their labels."""
+        entries = (listed._replace(label=self.label(listed.entry.path)) for listed in listing.entries)
+        return replace(listing, entries=entries)
+
+    def __str__(self) -> str:
+        """Its folders in words.
+
+        >>> str(Layout("", {"good": 0, "crack": 1, "scratch": 1}))
+        'good/ normal; crack/, scratch/ anomalous'
+        """
+        of = {0: "normal", 1: "anomalous"}
+        named = {
+            word: [f"{shown(name)}/" for name, label in self.labels.items() if label == n] for n, word in of.items()
+        }
+        return "; ".join(f"{', '.join(names)} {word}" for word, names in named.items() if names)
+
+
+def labels_in(source: str, skip: Path | None = None) -> Layout | None:
+    """Where a local folder has images to judge, with labels: good/ beside others, or Normal/ and Anomaly/.
+
+    Args:
+        source: the folder, or one of MVTec's or VisA's that has them further below.
+        skip: a folder that is none of it, such as the one that results are written to.
+
+    Returns:
+        None where no folder says what is normal, or the source is no local folder.
+
+    Raises:
+        AmbiguousError: several might.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("train/good", "test/good", "test/crack", "ground_truth/crack"):
+    ...     (root / name).mkdir(parents=True)
+    >>> labels_in(str(root))
+    Layout(folder='test', labels={'crack': 1, 'good': 0})
+    """
+    found = []
+    for folder in _TO_JUDGE:
+        names = [name for name in _folders(source, folder, skip) if name != _MASKS]
+        normal = _normal(names)
+        if normal is None or len(names) < 2:
+            continue
+        if parts := [name for name in names if name.casefold() in _PARTS]:
+            raise AmbiguousError(f"{_shown(folder, normal)} lies beside {_shown(folder, *parts)}")
+        found.append(Layout(folder, {name: int(name != normal) for name in names}))
+    return _only(found)
+
+
+def normal_in(source: str, skip: Path | None = None) -> Layout | None:
+    """Where a local folder has a folder of normal images to train on: good/, train/good/, or VisA's Normal/.
+
+    Args, returns, raises: see `labels_in`; of the labels only that of the normal images is there.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("train/good", "test/good", "test/crack"):
+    ...     (root / name).mkdir(parents=True)
+    >>> normal_in(str(root)).normal
+    'train/good'
+    """
+    found = []
+    for folder in _TO_TRAIN_ON:
+        normal = _normal(_folders(source, folder, skip))
+        if normal is None:
+            continue
+        if _has_pictures(source, folder):
+            raise AmbiguousError(f"images lie beside {_shown(folder, normal)}")
+        found.append(Layout(folder, {normal: 0}))
+    return _only(found)
+
+
+def _normal(names: Sequence[str]) -> str | None:
+    """The folder of normal images among its neighbours."""
+    good = [name for name in names if name.casefold() == "good"]
+    if len(good) > 1:
+        raise AmbiguousError(f"{_shown('', *good)} may both hold normal images")
+    if not good and sorted(name.casefold() for name in names) == ["anomaly", "normal"]:
+        good = [name for name in names if name.casefold() == "normal"]
+    return good[0] if good else None
+
+
+def _only(found: list[Layout]) -> Layout | None:
+    if len(found) > 1:
+        raise AmbiguousError(f"{' and '.join(f'{shown(layout.normal)}/' for layout in found)} may hold normal images")
+    return found[0] if found else None
+
+
+def _folders(source: str, folder: str, skip: Path | None) -> list[str]:
+    """Names of the folders in one below a source, sorted; none where it is not there, or a link."""
+    if is_url(source):
+        return []
+    here = path_of(text_of(source))
+    for name in filter(None, folder.split("/")):
+        if name not in _folders_in(here, skip):
+            return []
+        here /= name
+    return _folders_in(here, skip)
+
+
+def _folders_in(here: Path, skip: Path | None) -> list[str]:
+    passed = None if skip is None else skip.resolve()
+    try:
+        with os.scandir(here) as found:
+            names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False) and not is_hidden(entry.name)]
+    except (OSError, ValueError):
+        # No folder, no path, or one that may not be listed: whoever lists its files says so.
+        return []
+    return sorted(text_of(name) for name in names if passed is None or (here / name).resolve() != passed)
+
+
+def _has_pictures(source: str, folder: str) -> bool:
+    with os.scandir(path_of(text_of(source)) / folder) as found:
+        return any(_PICTURE.fullmatch(Path(entry.name).suffix) for entry in found if entry.is_file())
+
+
+def _shown(folder: str, *names: str) -> str:
+    return " and ".join(f"{shown('/'.join(filter(None, (folder, name))))}/" for name in names)
