@@ -75,16 +75,16 @@ def test_the_page_shows_why_and_the_nearest_normal_image_without_the_model(works
     add_normals(workspace)
     remove_folder(workspace.models)
     html = page(workspace)
-    assert html.count("stands out.<br>") == len(FLAGGED)
-    assert html.count('alt="nearest normal"') == len(FLAGGED)
-    assert html.count("nearest normal: normal/40.png") == len(FLAGGED)
+    assert html.count("stands out.</p>") == len(FLAGGED)
+    assert html.count('alt="nearest normal image"') == len(FLAGGED)
+    assert html.count('nearest normal image: <span class="any">normal/40.png</span>') == len(FLAGGED)
 
 
 def test_damaged_normals_lose_nothing_else_and_are_told_of_once(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     without = page(workspace)
-    assert "nearest normal:" not in without
+    assert "nearest normal image:" not in without
     add_normals(workspace)
     workspace.normals(MODEL).write_bytes(b"no Parquet")
     with caplog.at_level(logging.WARNING):
@@ -101,7 +101,7 @@ def test_the_page_of_a_batch_of_version_6_is_written(tmp_path: Path) -> None:
         shutil.copy(version_6 / f"{kind}.parquet", place)
     add_normals(workspace)
     html = page(workspace)
-    assert html.count("<figure") == html.count("nearest normal: normal/") == 2
+    assert html.count("<figure") == html.count('nearest normal image: <span class="any">normal/') == 2
     assert "stands out" not in html
     tables = Tables(workspace)
     assert tables.query("SELECT why FROM flagged")["why"].isna().tolist() == [True, True]
