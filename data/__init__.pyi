@@ -17,6 +17,7 @@ from .decoder.decoding import read_thumbnail as read_thumbnail
 from .decoder.limits import Limits as Limits
 from .decoder.preprocessing import Preprocessing as Preprocessing
 from .decoder.samples import is_float as is_float
+from .decoder.samples import top_of as top_of
 from .duplicates import near_duplicates as near_duplicates
 from .errors import CHANGED as CHANGED
 from .errors import TIMEOUT as TIMEOUT

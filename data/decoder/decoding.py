@@ -183,13 +183,21 @@ def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits =
     return row.pixels
 
 
-def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -> bytes:  # noqa: B008
+def read_thumbnail(
+    file: File | Path,
+    side_px: int,
+    limits: Limits = Limits(),  # noqa: B008
+    value_range: Range | None = None,
+) -> bytes:
     """A JPEG of an image for people to look at, upright, at most that large.
+
+    Args:
+        value_range: of an image of more than 8 bits, what is shown black and white; by default the range of its type.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
-    found, answer = next(_answers([file], {"side_px": side_px}, limits, 1))
+    found, answer = next(_answers([file], {"shown": [side_px, value_range]}, limits, 1))
     error = _error(found, answer)
     if error is not None:
         raise error

@@ -104,9 +104,14 @@ def decode(
             return Picture((_plain(_upright(image)),), box)
 
 
-def thumbnail(content: bytes, side_px: int, limits: Limits) -> bytes:
-    """A JPEG of the picture, at most that large; see `decode` for errors."""
-    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px)).to_8_bits()
+def thumbnail(content: bytes, shown: tuple[int, Range | None], limits: Limits) -> bytes:
+    """A JPEG of the picture; see `decode` for errors.
+
+    Args:
+        shown: its longer side in pixels at most; and the range of images of more than 8 bits, as in `decode`.
+    """
+    side_px, value_range = shown
+    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px), ranges=Ranges(value_range)).to_8_bits()
     picture.thumbnail((side_px, side_px))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)

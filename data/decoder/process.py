@@ -52,13 +52,13 @@ def serve(requests: int, answers: int) -> None:
 class _Question(NamedTuple):
     """What is asked of each file.
 
-    side_px: of a thumbnail; small: the longer side of a small copy, and the range of images of more than 8 bits.
+    shown: the longer side of a thumbnail, small: of a small copy; each with the range of images of more than 8 bits.
     root: the local folder that it is in, None where its contents are sent.
     """
 
     limits: "Limits"
     preprocessing: "Preprocessing | None"
-    side_px: int | None
+    shown: "tuple[int, Range | None] | None"
     small: "tuple[int, Range | None] | None"
     extent: bool
     root: "Folder | None"
@@ -81,7 +81,7 @@ def _question(head: bytes) -> _Question:
     return _Question(
         Limits(**fields["limits"]),
         wanted and Preprocessing(**wanted),
-        fields.get("side_px"),
+        fields.get("shown"),
         fields.get("small"),
         fields.get("extent", False),
         None if root is None else Folder(path_of(root)),
@@ -116,8 +116,8 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes
         found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part, "aspect": aspect}
         # As they are: numbers in [0, 1] would be four times the bytes to send.
         return found, b"".join(band.tobytes() for band in bands)
-    if question.side_px is not None:
-        return {}, thumbnail(content, question.side_px, question.limits)
+    if question.shown is not None:
+        return {}, thumbnail(content, question.shown, question.limits)
     if question.small is not None:
         return small_picture(content, question.small, question.limits)
     if question.extent:

@@ -27,7 +27,7 @@ from nelbo.data import (
 )
 from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.audit import keep_none
-from nelbo.flows.inference.maps import pictured
+from nelbo.flows.inference.maps import Window, pictured
 from nelbo.flows.inference.why.looks import Looks
 from nelbo.flows.inference.why.sentences import explain
 from nelbo.flows.options.settings import DecodingSettings
@@ -65,6 +65,7 @@ def score_files(
     calibration: Calibration | None = None,
     looks: Mapping[str | None, Looks] = MappingProxyType({}),
     draw: Drawing = keep_none,
+    window: Window | None = None,
 ) -> Generator[pa.Table, None, None]:
     """Decode and score files; rows of ``SCORED_SCHEMA`` in the files' order, some at a time.
 
@@ -73,10 +74,11 @@ def score_files(
         calibration: of the images that it flags a map, a thumbnail and why are kept; None keeps none.
         looks: of each variant's training images, as far as they are known, to say why by.
         draw: of which images that it does not flag a map and a thumbnail are kept, too, see `audit.Draw`, `near.Near`.
+        window: of the thumbnails.
     """
     with closing(ahead(_prepared(model, files, decoding))) as batches:
         for images, quality in batches:
-            yield _scored(model, images, quality, calibration, looks, draw)
+            yield _scored(model, images, quality, calibration, looks, draw, window)
 
 
 def score_image(
@@ -84,7 +86,7 @@ def score_image(
 ) -> pa.Table:
     """The same of an image in memory, one row; see `data.image_of`."""
     images = _sound(image_of(values, Preprocessing(**model.preprocessing)), model)
-    return _scored(model, images, _quality(images), calibration, looks, keep_none)
+    return _scored(model, images, _quality(images), calibration, looks, keep_none, None)
 
 
 def _prepared(
@@ -129,6 +131,7 @@ def _scored(
     calibration: Calibration | None,
     looks: Mapping[str | None, Looks],
     draw: Drawing,
+    window: Window | None,
 ) -> pa.Table:
     found: dict[str, pa.Array] = {}
     readable = np.array([reason is None for reason in images.reasons])
@@ -155,7 +158,7 @@ def _scored(
         measured = pa.table(columns).take(pa.array(rows[flagged]))
         units = _units(maps, scales)
         whys = explain(measured, pixels[flagged], units if units is None else units[flagged], calibration, looks)
-        pictures = pictured(pixels, images.aspects[rows], maps, _ends(scales, calibration.heatmap_top))
+        pictures = pictured(pixels, images.aspects[rows], maps, _ends(scales, calibration.heatmap_top), window)
     columns = spread(columns, readable) | spread({"why": whys}, is_flagged)
     columns |= spread({name: pictures[name] for name in pictures.column_names}, is_kept)
     columns["reason"] = pa.array(images.reasons, pa.string())

@@ -18,6 +18,7 @@ from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch, real_figures
 from nelbo.flows.evaluation.sensitivity import seen
+from nelbo.flows.inference.maps import parse_window
 from nelbo.flows.options.options import ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
@@ -135,6 +136,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
         "sections": sections(*rows, read_normals(workspace, model_id)),
         "n_first": N_FIRST,
+        "window": parse_window({name.decode(): text.decode() for name, text in table.schema.metadata.items()}),
         "found": STATUSES,
         "variant": variants.named,
         "not_scored": table.filter(pc.is_valid(table["reason"])).select(["relative_path", "reason"]).to_pylist(),

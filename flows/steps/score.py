@@ -29,6 +29,7 @@ from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.audit import Draw, audit_keys
 from nelbo.flows.inference.engines import choose_engine
+from nelbo.flows.inference.maps import read_window
 from nelbo.flows.inference.models import load_model
 from nelbo.flows.inference.near import Near
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, Drawing, score_files
@@ -212,8 +213,9 @@ def score_shards(shards: Sequence[Shard]) -> int:
     first, last = shards[0], shards[-1]
     rows = read_rows(manifest, first.start, last.start + last.size - first.start)
     listed = [rows.slice(shard.start - first.start, shard.size) for shard in shards]
-    draw = _draw(listed, options, target)
-    with closing(ahead(score_files(model, _usable(listed, root), options, calibration, looks, draw))) as scored:
+    draw, window = _draw(listed, options, target), read_window(workspace, target.model_id)
+    found = score_files(model, _usable(listed, root), options, calibration, looks, draw, window)
+    with closing(ahead(found)) as scored:
         for shard, table, found in zip(shards, listed, _cut(scored, listed), strict=True):
             # Again: had it gone meanwhile, images would stand there as unreadable.
             _check_root(root)
