@@ -236,6 +236,7 @@ def _score(told: Told) -> Ending:
     if found["n_not_scored"]:
         happened += f", {_n(found['n_not_scored'], 'file')} not scored"
     happened += f" (batch {batch}, model {told.model}); page {found['report']}"
+    happened += f", rows {told.options.csv}" if told.options.csv else ""
     if len(found.get("batches", ())) > 1:
         happened = (
             f"{_n(found['n_anomalous_in_batches'], 'anomalous image')} in {len(found['batches'])} batches; "

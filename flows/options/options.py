@@ -120,6 +120,9 @@ class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings)
     )
     uncalibrated: Flagged[bool] = Field(False, description="Numbers only, no verdicts.")
     fail_on_anomaly: Flagged[bool] = Field(False, exclude=True, description="Exit with 3 if any is found.")
+    csv: Annotated[PathText | None, Flag("FILE")] = Field(
+        None, exclude=True, description="Write the rows to a CSV file, too; with new, with a column batch_id."
+    )
 
     @model_validator(mode="after")
     def _cluster(self) -> "ScoreOptions":

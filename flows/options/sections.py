@@ -12,7 +12,7 @@ SECTIONS = {
     ),
     "How it runs": (
         *("candidates", "defect_px", "seed", "promote", "engine", "runner", "dask_address", "compare"),
-        *("fail_on_anomaly", "older_than", "apply", "models", "host", "port"),
+        *("csv", "fail_on_anomaly", "older_than", "apply", "models", "host", "port"),
         *("line", "keep", "limit", "pool", "prefect"),
     ),
     "Everywhere": ("workspace", "as_json", "verbose", "config", "assignments"),

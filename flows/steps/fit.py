@@ -303,6 +303,14 @@ def unfinished(options: TrainOptions, batch_id: str) -> Path:
     return Workspace.at(options.workspace).checkpoint(content_id("t", json.dumps(content, sort_keys=True)))
 
 
+def kept(options: TrainOptions, batch_id: str) -> str:
+    """What of an unfinished training the same command does not do again; empty where that is nothing."""
+    folder = unfinished(options, batch_id)
+    parts = {"cache": "the decoded images", "checkpoint.safetensors": "the epochs that are over"}
+    found = [what for name, what in parts.items() if (folder / name).exists()]
+    return f"{' and '.join(found)} are kept" if found else ""
+
+
 def unseen_rows(options: TrainOptions, batch_id: str) -> Path:
     """The file of what models of other images say of each image that a cross-fitted model was trained on."""
     return unfinished(options, batch_id) / "unseen.parquet"
