@@ -69,15 +69,20 @@ class Metric(NamedTuple):
 def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
     """The measures that there are, in words and numbers."""
     three = partial(fixed, decimals=3)
-    bootstrap, constant = "stratified bootstrap", evaluation.f1_all_anomalous
+    constant = evaluation.f1_all_anomalous
     beside = "" if constant is None else f"; calling every image anomalous gives {three(constant)}"
     measured = (
         ("realised false-alarm rate", evaluation.realised_fpr, percent, "exact binomial"),
         ("share of the anomalous found", evaluation.recall, percent, "exact binomial"),
-        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, percent, bootstrap),
-        ("F1", evaluation.f1, three, bootstrap + beside),
-        ("AUROC", evaluation.auroc, three, ""),
-        ("average precision", evaluation.average_precision, three, f"{bootstrap}; depends on the share of anomalies"),
+        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, percent, "bootstrap"),
+        ("F1", evaluation.f1, three, f"exact ends of recall and false-alarm rate{beside}"),
+        ("AUROC", evaluation.auroc, three, "Newcombe, widened by DeLong"),
+        (
+            "average precision",
+            evaluation.average_precision,
+            three,
+            "Wilson, widened by a bootstrap; depends on the share of anomalies",
+        ),
     )
     return [
         Metric(name, text(share.value), f"{text(share.low)} to {text(share.high)}", remark)
