@@ -25,6 +25,7 @@ from .errors import ImageError as ImageError
 from .errors import InputError as InputError
 from .errors import MissingError as MissingError
 from .errors import SpaceError as SpaceError
+from .errors import VersionError as VersionError
 from .groups import first_rows as first_rows
 from .groups import n_groups as n_groups
 from .groups import with_united_groups as with_united_groups

@@ -108,6 +108,14 @@ _ALL = (
         "Join the rows of each month's runs, and all reviews, into one file each.",
         "nelbo compact",
     ),
+    Command(
+        "upgrade",
+        "cli.upgrade:upgrade",
+        "UpgradeOptions",
+        "Say what an older version left in workspace, settings (--config) and deployments; bring it up to date with "
+        "--apply.",
+        "nelbo upgrade --apply",
+    ),
     Command("models", "cli.readers:models", "Options", "List the models of the workspace.", "nelbo models"),
     Command(
         "calibrations",

@@ -133,6 +133,18 @@ def _print_pruned(result: dict[str, Any]) -> None:
         _table([[_text(item[name]) for name in columns] for item in result["items"]], list(columns))
 
 
+def _print_upgraded(result: dict[str, Any]) -> None:
+    """What was changed, or would be, and what only people can do."""
+    if result["changes"]:
+        columns = ("kind", "name", "change")
+        _table([[_text(change[name]) for name in columns] for change in result["changes"]], list(columns))
+    for remedy in result["by_hand"]:
+        click.echo(f"by hand: {printable(remedy)}")
+    done = "made" if result["applied"] else "would be made; say --apply to do it"
+    n = len(result["changes"])
+    click.echo(f"{n:,} change{'' if n == 1 else 's'} {done}" if n else "nothing is of an older version")
+
+
 def _print_demo(result: dict[str, Any]) -> None:
     """The demonstration in a short table."""
     trained, scored = result["train"], result["score"]
@@ -160,6 +172,7 @@ def _print_demo(result: dict[str, Any]) -> None:
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "calibrate": _print_calibration,
     "prune": _print_pruned,
+    "upgrade": _print_upgraded,
     "models": _print_rows,
     "calibrations": _print_rows,
     "batches": _print_rows,

@@ -176,6 +176,13 @@ class PruneOptions(Options):
         return duration_s(self.older_than)
 
 
+class UpgradeOptions(Options):
+    """What ``upgrade`` takes."""
+
+    apply: Flagged[bool] = Field(False, description="Change it; without it, only say what would be changed.")
+    config: PathText | None = Field(None, description="The file of settings that --config names.")
+
+
 class CompactOptions(Options):
     """What ``compact`` takes."""
 
