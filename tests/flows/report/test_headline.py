@@ -82,8 +82,10 @@ GOLDEN = [
     (13, "The count is more than chance gives: of 100 such batches without defects at most 1 has as many, or more."),
     (
         60,
-        "The count is more than chance gives: "
-        "of 1,000,000 such batches without defects at most 1 has as many, or more.",
+        (
+            "The count is more than chance gives: "
+            "of 1,000,000 such batches without defects at most 1 has as many, or more."
+        ),
     ),
 ]
 
