@@ -136,7 +136,7 @@ _ALL = (
     ),
     Command(
         "doctor",
-        "cli.doctor:diagnose",
+        "cli.system.doctor:diagnose",
         "Options",
         "Say what this system has and lacks, and how to get it; exit with 1 if nelbo cannot run.",
         "nelbo doctor",

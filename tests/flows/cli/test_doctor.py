@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nelbo.flows.cli import doctor
+from nelbo.flows.cli.system import doctor
 from nelbo.flows.options.options import Options
 from nelbo.flows.orchestration import lines
 

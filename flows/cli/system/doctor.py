@@ -15,7 +15,7 @@ from typing import Any
 
 from joblib import cpu_count
 
-from nelbo.flows.cli import disks
+from nelbo.flows.cli.system import disks
 from nelbo.flows.inference.models import import_keras
 from nelbo.flows.options.options import Options
 from nelbo.flows.options.sources import strange_variables
