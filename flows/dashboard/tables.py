@@ -66,6 +66,7 @@ _TABLES = {
         SELECT * FROM ({_EACH_ONCE["reviews"]})
         QUALIFY count(*) FILTER (decision = 'withdrawn')
                 OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at_utc DESC, review_id DESC) = 0
+            AND decision IN ('normal', 'anomalous')
     """,
 }
 

@@ -90,7 +90,7 @@ def test_tables_hold_what_the_files_hold(workspace: Workspace) -> None:
 
 def test_tables_of_nothing_are_empty(tmp_path: Path, workspace: Workspace) -> None:
     tables = Tables(Workspace.at(str(tmp_path / "none")))
-    for name in ("scores", "flagged", "runs", "reviews", "decisions", "batches"):
+    for name in ("scores", "flagged", "audit", "runs", "reviews", "decisions", "batches"):
         assert tables.query(f"SELECT * FROM {name}").empty
     assert {"model_id", "peak", "map", "thumbnail", "heatmap_png"} <= set(tables.query("SELECT * FROM flagged").columns)
     for batches in ([], [("m0", "b0")], [("..", "b0")], [("*", "*")]):
@@ -206,12 +206,14 @@ def spoilt(content: bytes, how: str) -> bytes:
     return b"" if how == "empty" else b"garbage" * 99
 
 
-@pytest.mark.parametrize("kind", ["scores", "flagged", "runs", "reviews"])
+@pytest.mark.parametrize("kind", ["scores", "flagged", "audit", "runs", "reviews"])
 def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: str) -> None:
     workspace = Workspace.at(str(tmp_path))
     calibration = add_calibration(workspace)
     for i in range(3):
-        add_batch(workspace, f"b{i}", ["a.png", "b.png"], calibration, anomalous=1.0, not_scored=0, shift=9, seed=i)
+        odd = [True, True, False, False]
+        paths = [f"{letter}.png" for letter in "abcd"]
+        add_batch(workspace, f"b{i}", paths, calibration, anomalous=odd, not_scored=0, seed=i, audit=1)
         record_review(workspace, review(i))
     # Rows of the table of flagged images come from their scores, and only maps and thumbnails from its own files.
     counted = "thumbnail" if kind == "flagged" else "*"
