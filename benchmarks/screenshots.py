@@ -32,7 +32,7 @@ _WAIT_MS = 3_000
 
 
 class Picture(NamedTuple):
-    """A picture's name, the colours and the address of its page, how much is shown, in CSS pixels, and what is clicked."""
+    """A picture's name, the colours and the address of its page, how much is shown in CSS pixels, and a click."""
 
     name: str
     scheme: str
