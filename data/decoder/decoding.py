@@ -204,6 +204,31 @@ def read_thumbnail(
     return answer.content
 
 
+def iter_masks(
+    files: Iterable[File | Path],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Iterator[NDArray[np.bool_] | ImageError]:
+    """(h, w) of each mask where it says that there is a defect, or why it cannot be read; see `defect_mask`.
+
+    Args:
+        files: any number of them; taken as they are needed.
+        limits: on each mask.
+        workers: decoder processes; by default one for each CPU that may be used.
+
+    >>> [mask.reason for mask in iter_masks([Path("missing.png")])]
+    ['unreadable']
+    """
+    for file, answer in _answers(files, {"mask": True}, limits, workers):
+        if (error := _error(file, answer)) is not None:
+            yield error
+        else:
+            height, width = answer.fields["shape"]
+            bits = np.unpackbits(np.frombuffer(answer.content, np.uint8), count=height * width)
+            yield bits.reshape(height, width).astype(bool)
+
+
 def float_range(
     files: Iterable[File | Path],
     *,

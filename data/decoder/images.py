@@ -139,6 +139,22 @@ def small_picture(content: bytes, small: tuple[int, Range | None], limits: Limit
     return {"shape": unit.shape}, unit.astype(np.float32).tobytes()
 
 
+def defect_mask(content: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
+    """Where a mask says that there is a defect, upright: its ``shape``, (h, w), and a bit for each pixel.
+
+    That is where it is at least half white; or, where no pixel is, not black, as in masks that hold numbers of classes.
+    Of a palette every colour but black is a defect. Of several channels the brightest counts.
+
+    Raises:
+        ImageError: see `decode`.
+    """
+    values = decode(content, limits).values
+    brightest = values if values.ndim == 2 else values.max(axis=2)
+    is_white = brightest >= (128 if brightest.dtype == np.uint8 else 0.5)
+    has_levels = is_white.any() and read_header(content, limits).mode != "P"
+    return {"shape": brightest.shape}, np.packbits(is_white if has_levels else brightest > 0).tobytes()
+
+
 def float_extent(content: bytes, limits: Limits) -> Range | None:
     """The lowest and the highest value of a picture in floats; None where the type says what black and white are.
 

@@ -53,6 +53,7 @@ class _Question(NamedTuple):
     """What is asked of each file.
 
     shown: the longer side of a thumbnail, small: of a small copy; each with the range of images of more than 8 bits.
+    mask: where it says that there are defects.
     root: the local folder that it is in, None where its contents are sent.
     """
 
@@ -61,6 +62,7 @@ class _Question(NamedTuple):
     shown: "tuple[int, Range | None] | None"
     small: "tuple[int, Range | None] | None"
     extent: bool
+    mask: bool
     root: "Folder | None"
 
 
@@ -84,6 +86,7 @@ def _question(head: bytes) -> _Question:
         fields.get("shown"),
         fields.get("small"),
         fields.get("extent", False),
+        fields.get("mask", False),
         None if root is None else Folder(path_of(root)),
     )
 
@@ -108,7 +111,7 @@ def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]
 
 
 def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
-    from nelbo.data.decoder.images import float_extent, read_header, small_picture, thumbnail
+    from nelbo.data.decoder.images import defect_mask, float_extent, read_header, small_picture, thumbnail
     from nelbo.data.decoder.preprocessing import read_picture
 
     if question.preprocessing is not None:
@@ -122,6 +125,8 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes
         return small_picture(content, question.small, question.limits)
     if question.extent:
         return {"extent": float_extent(content, question.limits)}, b""
+    if question.mask:
+        return defect_mask(content, question.limits)
     return {"header": read_header(content, question.limits)}, b""
 
 

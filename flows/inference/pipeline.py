@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, compress
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,7 @@ from nelbo.flows.inference.why.looks import Looks
 from nelbo.flows.inference.why.sentences import explain
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.workspace.calibrations.calibration import Calibration
+from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.tables import spread
 from nelbo.vae_core import Scorable
 
@@ -87,6 +89,37 @@ def score_image(
     """The same of an image in memory, one row; see `data.image_of`."""
     images = _sound(image_of(values, Preprocessing(**model.preprocessing)), model)
     return _scored(model, images, _quality(images), calibration, looks, keep_none, None)
+
+
+class Mapped(NamedTuple):
+    """Maps of some files.
+
+    reasons: of each file, None or why it has no map.
+    levels: (n_readable, gh, gw) float32, of those that have one: how unusual each place is, in units above what is
+        usual; by one scale for all images, whatever their variant.
+    parts, aspects: (n_readable) see `data.Images`.
+    """
+
+    reasons: list[str | None]
+    levels: np.ndarray
+    parts: list[Part | None]
+    aspects: np.ndarray
+
+
+def map_files(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Generator[Mapped, None, None]:
+    """Decode files and compute the maps of all of them, in the files' order, some at a time.
+
+    Raises:
+        UsageError: it is an engine of 0.1, which makes none.
+    """
+    with closing(ahead(_prepared(model, files, decoding))) as batches:
+        for images, _ in batches:
+            everything = np.ones(len(images.pixels), bool)
+            score, rows, maps = vae_core.score_and_map(model, images.pixels, lambda _, of=everything: of)  # type: ignore[misc]
+            levels = _units(maps, _scales(model, score, rows))
+            if levels is None:
+                raise UsageError("this engine makes no maps. Make it again with nelbo export, or say --engine keras.")
+            yield Mapped(images.reasons, levels, images.parts, images.aspects)
 
 
 def _prepared(
