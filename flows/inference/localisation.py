@@ -65,7 +65,7 @@ def localise(model: Scorable, images: Sequence[Pictured], decoding: DecodingSett
             return Localised(PixelCounts([0.0]), [], left_out)
         levels = np.memmap(aside, np.float32, "r", shape=(len(rows), *found.shape))
         counts, compared = PixelCounts(_some(levels)), []
-        named = (mask for row in rows if (mask := images[row].mask) is not None)
+        named = (file for row in rows if (file := images[row].mask) is not None)
         masks = iter_masks(named, limits=decoding.limits, workers=decoding.workers)
         for level, row, part, aspect in zip(levels, rows, found.parts, found.aspects, strict=True):
             image = images[row]
