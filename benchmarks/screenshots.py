@@ -38,6 +38,7 @@ class Picture(NamedTuple):
     scheme: str
     address: str
     height: int
+    width: int = 1_280
     click: str | None = None
 
 
@@ -97,10 +98,16 @@ def make_small_workspace(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def take(browser: Any, picture: Picture) -> None:
     """Write a picture."""
-    context = browser.new_context(color_scheme=picture.scheme, viewport={"width": 1_280, "height": picture.height})
+    context = browser.new_context(
+        color_scheme=picture.scheme, viewport={"width": picture.width, "height": picture.height}
+    )
     page = Watched(context.new_page())
     page.open(picture.address) if picture.address.startswith("http") else page.page.goto(picture.address)
-    # Plots, and what the model says, are drawn after the page has settled.
+    if "/review" in picture.address:
+        page.page.get_by_label("Your name").fill("Ann")
+        page.page.keyboard.press("Enter")
+        page.page.locator("#item h2").wait_for()
+    # Parts that are fetched when the rest is there.
     page.page.wait_for_timeout(_WAIT_MS)
     if picture.click:
         page.page.locator(picture.click).first.click()
@@ -117,9 +124,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as aside, chromium() as browser:
         folder = Path(aside)
         with dashboard(make_workspace(folder), folder) as address:
-            take(browser, Picture("dashboard-overview", "light", address, 1_080))
-            take(browser, Picture("dashboard-batch", "dark", f"{address}/batch?{LAST}", 1_080))
+            take(browser, Picture("dashboard-home", "light", address, 1_000))
+            take(browser, Picture("dashboard-batch", "dark", f"{address}/batch?{LAST}", 1_000))
             take(browser, Picture("dashboard-review", "light", f"{address}/review?{LAST}", 860))
+            for width, height in ((768, 1_000), (390, 800)):
+                take(browser, Picture(f"dashboard-home-{width}", "light", address, height, width))
+                take(browser, Picture(f"dashboard-batch-{width}", "dark", f"{address}/batch?{LAST}", height, width))
+                take(browser, Picture(f"dashboard-review-{width}", "light", f"{address}/review?{LAST}", height, width))
         workspace, scored = make_small_workspace(folder)
         report = Path(scored["report"]).as_uri()
         take(browser, Picture("report", "light", report, 800))

@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nelbo.flows.cli.output import printable
+from nelbo.flows.dashboard.server import lacking
 from nelbo.flows.options.options import Options
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.errors import UsageError
@@ -271,7 +271,7 @@ def _meaning(told: Told) -> str:
 
 
 def _has_dashboard() -> bool:
-    return all(find_spec(name) for name in ("streamlit", "duckdb"))
+    return not lacking()
 
 
 def _export(told: Told) -> Ending:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -168,12 +169,17 @@ def test_a_dashboard_as_process_1_ends(tmp_path: Path) -> None:
     tmp, port = tmp_path / "tmp", free_port()
     process = start(tmp, "dashboard", "--workspace", tmp_path / "w", "--port", port, init=True)
     (init,) = wait_for(lambda: [pid for pid in descendants(process.pid) if "NSpid" in status(pid)][:1], "process 1")
-    wait_for(lambda: "streamlit" in "".join(descendants(init).values()), "the server")
+    wait_for(lambda: _listens(port), "the server")
     children = list(descendants(init))
     os.kill(init, signal.SIGTERM)
     process.communicate(timeout=120)
     assert all(map(is_gone, children))
     assert list(tmp.iterdir()) == []
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def status(pid: int) -> str:
