@@ -32,6 +32,7 @@ PATHS = {
     "scores": "scores/model_id={model_id}/batch_id={batch_id}/scores.parquet",
     "flagged": "flagged/model_id={model_id}/batch_id={batch_id}/flagged.parquet",
     "audit": "audit/model_id={model_id}/batch_id={batch_id}/audit.parquet",
+    "evaluations": "evaluations/model_id={model_id}/batch_id={batch_id}/evaluation.parquet",
     "reports": "reports/{batch_id}.html",
     "runs": "runs/{file}.parquet",
     "reviews": "reviews/{file}.parquet",
@@ -185,6 +186,10 @@ class Workspace:
     def audit(self, model_id: str, batch_id: str) -> Place:
         """Some of the others, drawn at random, with the same."""
         return self.place("audit", model_id=model_id, batch_id=batch_id)
+
+    def evaluation(self, model_id: str, batch_id: str) -> Place:
+        """How well its verdicts and maps find real defects."""
+        return self.place("evaluations", model_id=model_id, batch_id=batch_id)
 
     def report(self, batch_id: str) -> Place:
         """The page of a batch."""
