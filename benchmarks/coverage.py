@@ -3,7 +3,7 @@
 Scores are drawn by laws whose AUROC is known, again and again, and each time the interval either covers it or not: at
 95 %, it should in about 95 of 100.
 
-    python -m benchmarks.coverage [--repeats 20000]
+    python -m benchmarks.coverage [--repeats 4000]
 """
 
 import argparse
@@ -120,7 +120,7 @@ def print_f1(repeats: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=4_000)
     asked = parser.parse_args().repeats
     print(circumstances())
     print_f1(asked // 10)

@@ -88,6 +88,13 @@ _ALL = (
         "nelbo report --batch night-1",
     ),
     Command(
+        "evaluate",
+        "cli.evaluation:evaluate",
+        "EvaluateOptions",
+        "Say how well a scored batch finds real defects, by kind; with --masks, where they are, too.",
+        "nelbo evaluate --batch night-1 --masks ground_truth/",
+    ),
+    Command(
         "dashboard",
         "dashboard.server:serve_dashboard",
         "DashboardOptions",

@@ -134,16 +134,14 @@ class PixelCounts:
         return Curve(normal, defect).interval(np.asarray(defect.any(axis=0)), max_fpr, n_resamples, seed)
 
 
-def share_found(regions: Sequence[Region], level: float) -> Interval | None:
-    """The share of regions that are found at a level, see `FOUND_SHARE`; None of none.
+def share_found(regions: Sequence[Region], level: float) -> Interval:
+    """The share of regions that are found at a level, see `FOUND_SHARE`; there is one at least.
 
     Wilson's interval, wider where regions of one image are found or missed together.
 
     >>> print(share_found([Region(0, 9, 3.0), Region(1, 9, 1.0), Region(2, 9, 3.0)], level=2.0))
     0.667 [0.208, 0.939]
     """
-    if not regions:
-        return None
     found = np.array([region.reached > level for region in regions])
     _, image = np.unique([region.image for region in regions], return_inverse=True)
     share, n = float(found.mean()), len(found)

@@ -169,8 +169,17 @@ def _print_demo(result: dict[str, Any]) -> None:
     )
 
 
+def _print_evaluation(result: dict[str, Any]) -> None:
+    """A row a kind of defect, and where there are masks one a size of regions."""
+    from nelbo.flows.evaluation.by_kind import as_table, by_size
+
+    for head, *rows in filter(None, (as_table(result["measures"]), by_size(result["measures"]))):
+        _table([[printable(cell) for cell in row] for row in rows], head)
+
+
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "calibrate": _print_calibration,
+    "evaluate": _print_evaluation,
     "prune": _print_pruned,
     "upgrade": _print_upgraded,
     "models": _print_rows,

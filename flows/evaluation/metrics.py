@@ -17,22 +17,29 @@ from nelbo.flows.workspace.models import unseen_in_training
 def evaluate_batch(
     table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
 ) -> tuple[Evaluation | None, int]:
-    """Metrics of a batch's labelled rows, and how many of these had a part in the training or the calibration.
-
-    Nothing is judged on what made it: those rows are left out.
-    """
-    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
-    if not known.num_rows:
-        return None, 0
-    fresh = unseen_in_training(known, workspace, model_id)
-    if calibration is not None:
-        fresh = calibration.unseen(fresh)
-    n_left_out = known.num_rows - fresh.num_rows
+    """Metrics of a batch's labelled rows, and how many of these are left out, see `judged_rows`."""
+    fresh, n_left_out = judged_rows(table, calibration, workspace, model_id)
     if not fresh.num_rows:
         return None, n_left_out
     words = None if fresh["verdict"].null_count else fresh["verdict"].to_pylist()
     fpr = None if calibration is None else calibration.threshold.fpr
     return evaluate(fresh["label"].to_numpy(), fresh["anomaly_score"].to_numpy(), words, fpr), n_left_out
+
+
+def judged_rows(
+    table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
+) -> tuple[pa.Table, int]:
+    """A batch's labelled rows, and how many had a part in the training or the calibration.
+
+    Nothing is judged on what made it: those rows are left out.
+    """
+    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
+    if not known.num_rows:
+        return known, 0
+    fresh = unseen_in_training(known, workspace, model_id)
+    if calibration is not None:
+        fresh = calibration.unseen(fresh)
+    return fresh, known.num_rows - fresh.num_rows
 
 
 def as_json(value: Any) -> Any:

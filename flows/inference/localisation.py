@@ -29,12 +29,14 @@ _OFF = 0.02
 class Pictured(NamedTuple):
     """An image that masks say something of.
 
-    file: the image; mask: its mask, None of a normal one.
+    file: the image; mask: its mask, None of a normal one without any.
+    is_normal: by its label.
     width_px, height_px: of the image as it is stored.
     """
 
     file: File
     mask: File | None
+    is_normal: bool
     width_px: int
     height_px: int
 
@@ -59,7 +61,11 @@ def localise(model: Scorable, images: Sequence[Pictured], decoding: DecodingSett
     """
     with tempfile.TemporaryFile(prefix="nelbo-") as aside:
         found = _mapped(model, [image.file for image in images], decoding, aside)
-        left_out = {row: f"it is {reason}" for row, reason in enumerate(found.reasons) if reason is not None}
+        left_out = {
+            row: f"the image cannot be used ({reason})"
+            for row, reason in enumerate(found.reasons)
+            if reason is not None
+        }
         rows = [row for row in range(len(images)) if row not in left_out]
         if not rows:
             return Localised(PixelCounts([0.0]), [], left_out)
@@ -71,7 +77,7 @@ def localise(model: Scorable, images: Sequence[Pictured], decoding: DecodingSett
             image = images[row]
             mask = _blank(image, aspect) if image.mask is None else next(masks)
             if isinstance(mask, ImageError):
-                left_out[row] = f"its mask is {mask.reason}"
+                left_out[row] = f"its mask cannot be used ({mask.reason})"
             elif image.mask is not None and (why := _unusable(mask, image)):
                 left_out[row] = why
             else:
@@ -140,8 +146,9 @@ def placed(
 def _blank(image: Pictured, aspect: float) -> NDArray[np.bool_]:
     """No defect anywhere; upright, as far as the decoder has said how it lies."""
     stored, turned = (abs(np.log(aspect / shape)) for shape in _shapes(image))
-    height, width = (image.height_px, image.width_px) if stored <= turned else (image.width_px, image.height_px)
-    return np.zeros((height, width), bool)
+    sides = image.height_px, image.width_px
+    # What the model saw has another shape where it is no whole picture.
+    return np.zeros(sides[::-1] if turned < min(stored, _OFF) else sides, bool)
 
 
 def _unusable(mask: NDArray[np.bool_], image: Pictured) -> str | None:
@@ -150,6 +157,8 @@ def _unusable(mask: NDArray[np.bool_], image: Pictured) -> str | None:
     off = min(abs(np.log(width / height / shape)) for shape in _shapes(image))
     if off > _OFF:
         return f"its mask is {width} x {height} pixels, the image {image.width_px} x {image.height_px}: another shape"
+    if image.is_normal:
+        return "it is labelled normal, and its mask shows a defect" if mask.any() else None
     return None if mask.any() else "its mask is black"
 
 

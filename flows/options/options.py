@@ -3,7 +3,7 @@
 The fields are the parameters of the command's flow, but for those with ``exclude``, which the command line alone has.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -144,6 +144,21 @@ class ReportOptions(Options, DecodingSettings):
         None, description="Model id, or its beginning; by default the one that scored it last."
     )
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
+
+
+class EvaluateOptions(Options, DecodingSettings):
+    """What ``evaluate`` takes."""
+
+    batch: Flagged[Text | None] = Field(None, description="Batch id, or its beginning; by default the one scored last.")
+    model: Flagged[Text | None] = Field(
+        None, description="Model id, or its beginning; by default the one that scored it last."
+    )
+    labels: Annotated[PathText | None, Flag("CSV")] = Field(
+        None, description="Manifest with labels 0 and 1; by default the batch's own, or what its folders are called."
+    )
+    masks: Folder = Field(None, description="Masks that show where defects are, called as the images.")
+    root: Folder = Field(None, description="Folder that the labels' paths start from; by default their own.")
+    engine: Flagged[Literal["auto", EngineName]] = Field("auto", description="With masks: what computes the maps.")
 
 
 class ExportOptions(ModelOptions, SourceOptions):

@@ -3,7 +3,7 @@
 #: Heading -> fields of options models, and what the command line alone has; those of no heading do not exist.
 SECTIONS = {
     "What to read": (
-        *("images", "normal", "labels", "on", "gate", "root", "new", "min_age_s"),
+        *("images", "normal", "labels", "masks", "on", "gate", "root", "new", "min_age_s"),
         *("model", "batch", "batch_id", "group_by", "variant_by"),
     ),
     "What decides verdicts": (
@@ -30,6 +30,7 @@ SETTINGS = {
     "export": ("max_seconds", "workers"),
     "sensitivity": ("max_seconds", "workers"),
     "report": ("fdr",),
+    "evaluate": _OF_FILES,
     "serve": _OF_MODELS,
     "deploy": _OF_MODELS,
     "demo": _OF_MODELS,
