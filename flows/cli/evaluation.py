@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from nelbo.data import File, Masks, find_masks, read_table
 from nelbo.flows.evaluation.by_kind import Counted, measures_of_images, measures_of_pixels
+from nelbo.flows.evaluation.evaluations import keep_evaluation
 from nelbo.flows.evaluation.metrics import judged_rows
 from nelbo.flows.evaluation.truth import kinds_of, truth_of
 from nelbo.flows.numbers import images
@@ -16,7 +17,6 @@ from nelbo.flows.steps.report import asked, write_report
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import read_calibration
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.evaluations import keep_evaluation
 from nelbo.flows.workspace.journal import opened
 from nelbo.flows.workspace.layout import Workspace, some
 from nelbo.flows.workspace.runs import Run

@@ -27,7 +27,7 @@ from nelbo.data import (
     part_quality,
 )
 from nelbo.flows.inference.ahead import ahead
-from nelbo.flows.inference.audit import keep_none
+from nelbo.flows.inference.kept.audit import keep_none
 from nelbo.flows.inference.maps import Window, pictured
 from nelbo.flows.inference.why.looks import Looks
 from nelbo.flows.inference.why.sentences import explain

@@ -23,10 +23,10 @@ from nelbo.data import (
 )
 from nelbo.detectors import q_values
 from nelbo.flows.evaluation.drift import drift_facts, find_drift, write_drift
-from nelbo.flows.inference.audit import candidates_of, drawn
+from nelbo.flows.inference.kept.audit import candidates_of, drawn
+from nelbo.flows.inference.kept.near import nearest
 from nelbo.flows.inference.maps import read_window, write_window
 from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.near import nearest
 from nelbo.flows.inference.pipeline import warn_of_colour
 from nelbo.flows.inference.shards import Shard, plan_shards
 from nelbo.flows.workspace import journal

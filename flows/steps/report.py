@@ -17,6 +17,7 @@ from nelbo.data.part.frame import STATUSES
 from nelbo.flows.evaluation.by_kind import as_table, by_size
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
+from nelbo.flows.evaluation.evaluations import read_evaluation
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch, real_figures
 from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.inference.maps import parse_window
@@ -42,7 +43,6 @@ from nelbo.flows.workspace.calibrations.calibration import (
     read_calibration,
 )
 from nelbo.flows.workspace.errors import NotYetError, UsageError, bad_input
-from nelbo.flows.workspace.evaluations import read_evaluation
 from nelbo.flows.workspace.flagged import iter_flagged, published_run, read_audit, read_near, strangest
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model

@@ -28,11 +28,11 @@ from nelbo.data import (
 )
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.inference.ahead import ahead
-from nelbo.flows.inference.audit import Draw, audit_keys
 from nelbo.flows.inference.engines import choose_engine
+from nelbo.flows.inference.kept.audit import Draw, audit_keys
+from nelbo.flows.inference.kept.near import Near
 from nelbo.flows.inference.maps import read_window
 from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.near import Near
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, Drawing, score_files
 from nelbo.flows.inference.progress import moved
 from nelbo.flows.inference.publishing import AllChangedError, publish

@@ -27,9 +27,9 @@ from nelbo.data import (
 )
 from nelbo.detectors import Threshold, detect_drift
 from nelbo.flows.evaluation.drift import drift_facts, write_drift
-from nelbo.flows.inference.audit import drawn
+from nelbo.flows.inference.kept.audit import drawn
+from nelbo.flows.inference.kept.near import nearest
 from nelbo.flows.inference.maps import pictured
-from nelbo.flows.inference.near import nearest
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
 from nelbo.flows.report.normals import keep_normals
 from nelbo.flows.workspace import pointers
