@@ -52,12 +52,14 @@ def serve(requests: int, answers: int) -> None:
 class _Question(NamedTuple):
     """What is asked of each file.
 
+    whole: the picture at its own resolution beside that of the model's size, for tiles.
     side_px: of a thumbnail; small: the longer side of a small copy, and the range of images of more than 8 bits.
     root: the local folder that it is in, None where its contents are sent.
     """
 
     limits: "Limits"
     preprocessing: "Preprocessing | None"
+    whole: bool
     side_px: int | None
     small: "tuple[int, Range | None] | None"
     extent: bool
@@ -81,6 +83,7 @@ def _question(head: bytes) -> _Question:
     return _Question(
         Limits(**fields["limits"]),
         wanted and Preprocessing(**wanted),
+        fields.get("whole", False),
         fields.get("side_px"),
         fields.get("small"),
         fields.get("extent", False),
@@ -109,13 +112,19 @@ def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]
 
 def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
     from nelbo.data.decoder.images import float_extent, read_header, small_picture, thumbnail
-    from nelbo.data.decoder.preprocessing import read_picture
+    from nelbo.data.decoder.preprocessing import read_picture, read_whole
 
     if question.preprocessing is not None:
-        bands, drops_colour, part, aspect = read_picture(content, question.preprocessing, question.limits)
+        if question.whole:
+            fitted, levels = read_whole(content, question.preprocessing, question.limits)
+            beside = {"whole": [levels.shape, levels.dtype.name]}
+        else:
+            fitted, levels, beside = read_picture(content, question.preprocessing, question.limits), None, {}
+        bands, drops_colour, part, aspect = fitted
         found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part, "aspect": aspect}
         # As they are: numbers in [0, 1] would be four times the bytes to send.
-        return found, b"".join(band.tobytes() for band in bands)
+        pixels = [band.tobytes() for band in bands]
+        return found | beside, b"".join(pixels if levels is None else [*pixels, levels.data])
     if question.side_px is not None:
         return {}, thumbnail(content, question.side_px, question.limits)
     if question.small is not None:
