@@ -160,12 +160,7 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
     """
     try:
         config = VAEConfig.from_dict(description["config"])
-        for name in ("height", "width", "channels"):
-            found, expected = description["preprocessing"].get(name), getattr(config, name)
-            if found not in (None, expected):
-                raise ValueError(f"images are prepared with {name} {found}, and the network takes {expected}")
-        if config.is_tiled != (description["preprocessing"].get("tile_scale") is not None):
-            raise ValueError("config and preprocessing do not agree on tiles")
+        _check_prepared(config, description["preprocessing"])
         for name, values in tensors.items():
             if values.dtype != np.float32:
                 raise ValueError(f"weights {name} are {values.dtype}, expected float32")
@@ -181,6 +176,15 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
         _check_statistics(config, tensors.get("usual_statistics"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{folder} does not describe one trained model: {error}. {_RESTORE}") from error
+
+
+def _check_prepared(config: VAEConfig, preprocessing: Mapping[str, Any]) -> None:
+    for name in ("height", "width", "channels"):
+        found, expected = preprocessing.get(name), getattr(config, name)
+        if found not in (None, expected):
+            raise ValueError(f"images are prepared with {name} {found}, and the network takes {expected}")
+    if config.is_tiled != (preprocessing.get("tile_scale") is not None):
+        raise ValueError("config and preprocessing do not agree on tiles")
 
 
 def _check_statistics(config: VAEConfig, statistics: NDArray[Any] | None) -> None:

@@ -87,8 +87,8 @@ class VAEConfig:
         n_latents: of a linear head, for each position or for the image; training sets it.
         variants: names of the variants of the product that a linear head has a model each for; training sets them.
             Empty for one model of all.
-        tile_overlap: pixels that neighbours share where the head ``linear`` sees images in tiles of the input's size, up
-            to half a tile; None where it sees whole images, brought to that size.
+        tile_overlap: pixels that neighbours share, up to half a tile, where the head ``linear`` sees images in tiles of
+            the input's size; None where it sees whole images, brought to that size.
         likelihood: p(x given z): ``gaussian_fixed_sigma``, ``gaussian_learned_sigma`` (one for all values),
             ``gaussian_pixel_sigma`` (one for each value, from the decoder), ``discretised_logistic`` (8-bit images),
             ``continuous_bernoulli``, or ``bernoulli`` (binarised images). ``auto`` becomes ``gaussian_pixel_sigma`` for
@@ -179,7 +179,7 @@ class VAEConfig:
         """Whether ``auto`` is features."""
         sides = (self.height, self.width)
         large = all(side >= _FEATURES_FROM_PX and side % (2 * STRIDE_PX) == 0 for side in sides)
-        return self.backbone is not None or (large and self.likelihood in (AUTO, *FEATURE_LIKELIHOODS))
+        return self.backbone is not None or self.is_tiled or (large and self.likelihood in (AUTO, *FEATURE_LIKELIHOODS))
 
     def _check_smoothing(self) -> None:
         """Raise a ValueError for a box that is no odd number of positions, or larger than the image."""
@@ -431,12 +431,10 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
     others = [name for name in BACKBONES if name not in _COMPLETE]
     if config.backbone not in others and weights is not None:
         raise ValueError(f"backbone_weights={weights!r} goes with a backbone of {', '.join(others)}")
-    if train_config.variants not in (AUTO, 1) and config.is_tiled:
-        raise ValueError(f"variants={train_config.variants} does not go with tiles; try 1, or train them apart")
-    if train_config.variants not in (AUTO, 1) and not config.is_linear:
+    if train_config.variants not in (AUTO, 1) and (not config.is_linear or config.is_tiled):
         raise ValueError(
-            f"variants={train_config.variants} goes with a linear head of the preset features; try {AUTO}, which is 1 "
-            "with others"
+            f"variants={train_config.variants} goes with a linear head of the preset features, without tiles; try "
+            f"{AUTO}, which is 1 with others"
         )
     if config.is_pixels:
         return

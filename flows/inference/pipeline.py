@@ -23,6 +23,7 @@ from nelbo.data import (
     image_of,
     image_quality,
     iter_images,
+    iter_wholes,
     part_quality,
 )
 from nelbo.flows.inference.ahead import ahead
@@ -97,6 +98,10 @@ def _prepared(
         return
     files = chain([first], files)
     graph, preprocessing = model.graph(maps=False), Preprocessing(**model.preprocessing)
+    if model.tiles is not None:
+        for image in iter_wholes(files, preprocessing, limits=decoding.limits, workers=decoding.workers):
+            yield image, _quality(image)
+        return
     at_once = graph.batch_size * graph.parallel
     # All threads wait for the last one at the end of each call, which four large images a batch would make often.
     size = at_once * max(1, _LEAST_IMAGES // at_once)
@@ -119,6 +124,7 @@ def _sound(images: Images, model: Scorable) -> Images:
         images.drops_colour[sound],
         list(compress(images.parts, sound)),
         images.aspects[sound],
+        list(compress(images.wholes, sound)),
     )
 
 
@@ -143,7 +149,13 @@ def _scored(
         is_flagged[readable] = calibration.flags(pa.table(found))
         return (is_flagged | draw(readable & ~is_flagged, scores))[readable]
 
-    score, rows, maps = vae_core.score_and_map(model, images.pixels, looked_at)
+    if model.tiles is None:
+        score, rows, maps = vae_core.score_and_map(model, images.pixels, looked_at)
+    else:
+        score, of_each = vae_core.score_tiles(model, images.wholes)
+        rows = np.flatnonzero(looked_at(score))
+        # Images of tiles come one by one, so all maps have one size.
+        maps = np.stack([of_each[row] for row in rows]) if len(rows) else np.empty((0, 1, 1), np.float32)
     statuses = [None if part is None else part.status for part in images.parts]
     columns = found | {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in quality.items()}
     columns |= {"drops_colour": pa.array(images.drops_colour), "part": pa.array(statuses, pa.string())}

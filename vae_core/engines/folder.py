@@ -127,8 +127,7 @@ def load_exported(folder: Path) -> Exported:
         facts["map_scales"] = references["map_scales"] if version > 1 else np.full((1, 2), np.nan, np.float32)
     except (KeyError, SafetensorError) as error:
         raise BundleError(f"{folder / _REFERENCES} is not what nelbo writes: {error!r}. {REMEDY}") from error
-    made = {"detail": detail, "tiles": tiles}
-    return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files, **made)
+    return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files, detail=detail, tiles=tiles)
 
 
 def _facts(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,6 @@ from nelbo.vae_core.tiles.whole import Positions, Stitched, WholeMap, learn_whol
 MOST_TILES = 20_000
 #: Tiles at a time.
 _CHUNK = 64
-#: Bytes of the means that aligned tiles have of their own, beyond which all share those of a position.
-_LARGEST_MEANS = 80 << 20
 
 
 class TileMoments(NamedTuple):
@@ -40,13 +38,11 @@ class TileMoments(NamedTuple):
     values: NDArray[np.float64]
     products: NDArray[np.float64]
 
-    def __add__(self, other: Any) -> "TileMoments":
-        """Of both together."""
-        return TileMoments(*(one + another for one, another in zip(self, other, strict=True)))
-
-    def without(self, others: "TileMoments") -> "TileMoments":
-        """Of the tiles that are not among others."""
-        return TileMoments(*(one - another for one, another in zip(self, others, strict=True)))
+    @classmethod
+    def summed(cls, some: Iterable["TileMoments"]) -> "TileMoments":
+        """Of all tiles of some."""
+        ns, values, products = zip(*some, strict=True)
+        return cls(sum(ns), np.sum(values, axis=0), np.sum(products, axis=0))
 
     def with_tiles(self, tiles: NDArray[np.floating[Any]]) -> "TileMoments":
         """Of (t, p, c) features, too."""
@@ -126,12 +122,11 @@ def solve_tiles(
     for number, (fold, image) in enumerate(zip(numbers.tolist(), images, strict=True)):
         some = _some(_of(rows, image), each, train_config.seed + number)
         moments[fold] = moments[fold].with_tiles(some.reshape(len(some), -1, channels))
-    all_of_them = sum(moments.values(), none)
     said: dict[int, Said] = {}
-    for fold, own in moments.items():
-        head = Head(all_of_them.without(own).solution())
+    for fold in moments:
+        head = Head(TileMoments.summed(of for other, of in moments.items() if other != fold).solution())
         said |= {number: head(_of(rows, images[number])) for number in np.flatnonzero(numbers == fold).tolist()}
-    solution = all_of_them.solution()
+    solution = TileMoments.summed(moments.values()).solution()
     positions = Positions.learnt([local_nats(one, config.of) for one in said.values()])
     stitched = [stitch(said[row], image.grid, positions, config.of) for row, image in enumerate(images)]
     model, unseen = _model(features, solution, positions, stitched, replace(config, subject=FREE), preprocessing)

@@ -1,7 +1,7 @@
 """Where tiles lie on an image, and how their maps become one map of it.
 
-Tiles lie a fixed step apart, the last one shifted inwards to end at the edge, never padded. What they say is put on cells
-that divide the image evenly: a cell is the mean of what covers it, by area.
+Tiles lie a fixed step apart, the last one shifted inwards to end at the edge, never padded. What they say is put on
+cells that divide the image evenly: a cell is the mean of what covers it, by area.
 """
 
 from functools import lru_cache

@@ -1,7 +1,7 @@
 """What a linear VAE of all positions says of features, in NumPy: of tiles in training, and of aligned ones in scoring.
 
-It is `nelbo.vae_core.linear.vae.LinearVAE` with the blocks "shared", in closed form: for whitened features u = A (f - m),
-directions U, variances l and noise s
+It is `nelbo.vae_core.linear.vae.LinearVAE` with the blocks "shared", in closed form: for whitened features
+u = A (f - m), directions U, variances l and noise s
 
     nelbo = -log N(u; 0, W W^T + s)        rate = KL(N(z, s / l), N(0, 1)),   z = sqrt(l - s) / l * U^T u
 """

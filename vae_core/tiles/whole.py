@@ -1,5 +1,6 @@
 """The one map of an image that is seen in tiles, and what is usual of it."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -87,10 +88,7 @@ def learn_whole(maps: Sequence[Plane], side: int, *, by_place: bool) -> tuple[Us
     if by_place:
         return learn_usual(np.stack(maps), side)
     smooth = [smoothed_maps(one[None], side)[0] for one in maps]
-    sizes, total, squares = (
-        np.array([found(one) for one in smooth], np.float64)
-        for found in (np.size, np.sum, lambda one: np.square(one).sum())
-    )
+    sizes, total, squares = np.array([(one.size, one.sum(), np.square(one).sum()) for one in smooth], np.float64).T
     found = []
     for row, one in enumerate(smooth):
         # Itself, an image would be more usual than others.
@@ -100,13 +98,13 @@ def learn_whole(maps: Sequence[Plane], side: int, *, by_place: bool) -> tuple[Us
     statistics = np.concatenate(found, axis=1)
     scales = median_and_spread(statistics)
     mean, std = _mean_and_std(total.sum(), squares.sum(), sizes.sum())
-    usual = Usual(*(np.full((1, 1), value, np.float32) for value in (mean, std)), scales.astype(np.float32))
+    usual = Usual(np.full((1, 1), mean, np.float32), np.full((1, 1), std, np.float32), scales.astype(np.float32))
     return usual, standardised(statistics, scales[:, :1], scales[:, 1:])
 
 
 def _mean_and_std(total: float, squares: float, n: float) -> tuple[float, float]:
     mean = total / n
-    return mean, float(np.sqrt(max(squares / n - mean**2, np.finfo(np.float32).tiny)))
+    return mean, math.sqrt(max(squares / n - mean**2, float(np.finfo(np.float32).tiny)))
 
 
 def scores(maps: Sequence[Stitched], parts: Parts, statistic: str) -> Score:
@@ -161,7 +159,8 @@ class WholeMap:
         """
         values = (np.stack(positions), *usual, scales, *(solution or ()))
         names = (*cls._NAMES, *(cls._OF_HEAD if solution else ()))
-        return cls({f"tiles/{name}": np.ascontiguousarray(one, np.float32) for name, one in zip(names, values, strict=True)})
+        named = zip(names, values, strict=True)
+        return cls({f"tiles/{name}": np.ascontiguousarray(one, np.float32) for name, one in named})
 
     @classmethod
     def taken_from(cls, tensors: dict[str, NDArray[np.float32]]) -> "WholeMap":
