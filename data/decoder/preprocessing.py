@@ -45,13 +45,15 @@ class Preprocessing:
             takes images as they are.
         tile_scale: factor by which an image is resized before it is cut into tiles of the size, see `read_whole`; what
             is brought to the size as a whole is then an overview for people. None of models without tiles.
+        tile_image: height and width in pixels that each image is brought to instead, where tiles are compared with
+            those at the same place.
 
     Raises:
         ValueError: a value that is none of these.
 
     >>> Preprocessing(28, 28, binarize=0.5, value_range=(0, 4095)).to_dict()  # doctest: +NORMALIZE_WHITESPACE
     {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5, 'value_range': [0, 4095],
-    'float_range': None, 'frame': None, 'tile_scale': None}
+    'float_range': None, 'frame': None, 'tile_scale': None, 'tile_image': None}
     """
 
     height: int = 64
@@ -63,6 +65,7 @@ class Preprocessing:
     float_range: Range | None = None
     frame: Frame | None = None
     tile_scale: float | None = None
+    tile_image: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -73,8 +76,7 @@ class Preprocessing:
             raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
         if self.binarize is not None and not 0 < self.binarize < 1:
             raise ValueError(f"binarize={self.binarize!r}: a number above 0 and below 1, or None for grey levels")
-        if self.tile_scale is not None and not 0 < self.tile_scale <= MOST_SCALE:
-            raise ValueError(f"tile_scale={self.tile_scale!r}: a number above 0 and up to {MOST_SCALE}, or None")
+        self._check_tiles()
         if isinstance(self.frame, dict):
             object.__setattr__(self, "frame", Frame(**self.frame))
         for name in ("value_range", "float_range"):
@@ -84,6 +86,14 @@ class Preprocessing:
                 low, high = getattr(self, name)
                 if not (np.isfinite([low, high]).all() and low < high):
                     raise ValueError(f"{name}={low},{high}: two finite numbers, the lower one first")
+
+    def _check_tiles(self) -> None:
+        if self.tile_scale is not None and not 0 < self.tile_scale <= MOST_SCALE:
+            raise ValueError(f"tile_scale={self.tile_scale!r}: a number above 0 and up to {MOST_SCALE}, or None")
+        if self.tile_image is not None:
+            object.__setattr__(self, "tile_image", tuple(self.tile_image))
+            if not all(least <= side for side, least in zip(self.tile_image, (self.height, self.width), strict=True)):
+                raise ValueError(f"tile_image={self.tile_image}: expected two sides of a tile or more")
 
     @property
     def n_values(self) -> int:
@@ -181,6 +191,8 @@ def whole(picture: Picture, preprocessing: Preprocessing) -> Levels:
     factor = preprocessing.tile_scale or 1.0
     sides = zip(picture.bands[0].size, (preprocessing.width, preprocessing.height), strict=True)
     width, height = (max(least, round(factor * side)) for side, least in sides)
+    if preprocessing.tile_image is not None:
+        height, width = preprocessing.tile_image
     bands = picture.bands
     if bands[0].size != (width, height):
         larger = width > bands[0].width or height > bands[0].height

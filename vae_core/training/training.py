@@ -301,7 +301,7 @@ def train_tiles(
             wholes, config, train_config, preprocessing=preprocessing, folds=folds, aside=Path(aside), advance=advance
         )
     check_finite("anomaly_score", solved.unseen.anomaly_score)
-    return Training(solved.model, solved_history(solved), [], solved.unseen)
+    return Training(solved.model, solved_history(solved), solved.warnings, solved.unseen)
 
 
 def solved_history(solved: Solved | SolvedTiles) -> dict[str, list[float]]:

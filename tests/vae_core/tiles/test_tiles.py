@@ -149,6 +149,37 @@ def test_a_bundle_holds_tiles(training: Training, tmp_path: Path) -> None:
         load_bundle(tmp_path / save_bundle(replace(training.model, preprocessing={}), tmp_path))
 
 
+def plate(seed: int) -> np.ndarray:
+    """The same parts at the same places, each image with noise of its own."""
+    values = np.kron(np.random.default_rng(0).integers(60, 200, (8, 10)), np.ones((20, 20)))
+    return np.clip(values + np.random.default_rng(seed).normal(0, 6, values.shape), 0, 255).astype(np.uint8)
+
+
+def test_images_that_lie_alike_have_means_of_their_own(tmp_path: Path) -> None:
+    images, folds = [plate(seed) for seed in range(1, 41)], [number % 5 for number in range(40)]
+    aligned = train_tiles(images, CONFIG, preprocessing=PREPARED, folds=folds)
+    assert aligned.model.config.subject == "aligned"
+    assert aligned.model.preprocessing == {**PREPARED, "tile_image": [160, 200]}
+    free = train_tiles(images, replace(CONFIG, subject="free"), preprocessing=PREPARED, folds=folds)
+    assert (free.model.config.subject, free.model.preprocessing) == ("free", PREPARED)
+    assert aligned.unseen is not None
+    assert free.unseen is not None
+    model = load_bundle(tmp_path / save_bundle(aligned.model, tmp_path))
+    threshold = conformal_threshold(aligned.unseen.anomaly_score, 0.05)
+    fresh = [plate(seed) for seed in range(100, 120)]
+    assert (score_tiles(model, fresh)[0].anomaly_score > threshold).mean() <= 0.3
+    # A part that is as the others are, and not in its place: only who knows the place can tell.
+    moved = [np.roll(one, 20, axis=1) for one in fresh]
+    assert (score_tiles(model, moved)[0].anomaly_score > threshold).all()
+
+
+def test_images_of_several_sizes_cannot_be_aligned() -> None:
+    config = replace(CONFIG, subject="aligned")
+    found = train_tiles(surfaces(10), config, preprocessing=PREPARED, folds=[0, 1] * 5)
+    assert found.model.config.subject == "free"
+    assert "needs training images of one size" in found.warnings[0]
+
+
 def test_a_model_of_whole_images_sees_no_tiles(training: Training) -> None:
     with pytest.raises(ValueError, match="sees images as a whole"):
         score_tiles(replace(training.model, tiles=None), [surface(0, (64, 64))])
