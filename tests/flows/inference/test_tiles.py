@@ -126,6 +126,48 @@ def test_settings_are_read_from_text() -> None:
     assert TrainOptions(normal="in").tile_overlap is None
 
 
+#: A process that learns from small images and scores large ones; prints the most memory that it and its decoder held.
+MEASURED = """
+import sys
+from pathlib import Path
+import numpy as np
+from nelbo.data import File, Preprocessing
+from nelbo.data.decoder import workers
+from nelbo.flows.inference.pipeline import score_files
+from nelbo.flows.options.settings import DecodingSettings
+from nelbo.vae_core import VAEConfig, train_tiles
+
+channels, *paths = sys.argv[1:]
+random, n = np.random.default_rng(0), int(channels)
+prepared = Preprocessing(256, 256, n, tile_scale=1.0).to_dict()
+config = VAEConfig(256, 256, channels=n, backbone="filters", tile_overlap=32)
+small = random.integers(0, 255, (10, 256, 256, n), np.uint8)
+small = small if n == 3 else small[..., 0]
+model = train_tiles(small, config, preprocessing=prepared, folds=[0, 1] * 5).model
+for rows in score_files(model, [File.at(Path(path)) for path in paths], DecodingSettings()):
+    assert rows["reason"].to_pylist() == [None], rows
+pids = ["self", *(worker.pid for worker in workers._open)]
+held = [Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0] for pid in pids]
+print(sum(map(int, held)) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "most_mib"), [(1, 1500), (3, 2500)])
+def test_sixty_four_megapixels_take_bounded_memory(tmp_path: Path, channels: int, most_mib: int) -> None:
+    grain = np.random.default_rng(0).integers(0, 255, (1000, 1000), np.uint8)
+    levels = np.kron(grain, np.ones((8, 8), np.uint8))
+    picture = Image.fromarray(levels if channels == 1 else np.dstack([levels, levels[::-1], levels.T]))
+    paths = [tmp_path / name for name in ("a.jpg", "b.tif", "c.jpg")]
+    for path in paths:
+        picture.save(path)
+    # All files are as many as one: nothing piles up.
+    command = [sys.executable, "-c", MEASURED, str(channels), *map(str, paths)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert float(answer.stdout) < most_mib
+
+
 @pytest.mark.slow
 def test_a_batch_that_was_killed_goes_on(tiled: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, _ = tiled
