@@ -11,6 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
+import numpy as np
+from PIL import Image
+
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from browser import Watched, chromium, dashboard
 from scored import MODEL, START, add_batch, add_calibration
@@ -28,12 +32,14 @@ _WAIT_MS = 3_000
 
 
 class Picture(NamedTuple):
-    """A picture's name, the colours and the address of its page, and how much of that is shown, in CSS pixels."""
+    """A picture's name, the colours and the address of its page, how much is shown in CSS pixels, and a click."""
 
     name: str
     scheme: str
     address: str
     height: int
+    width: int = 1_280
+    click: str | None = None
 
 
 def make_workspace(folder: Path) -> Path:
@@ -56,16 +62,35 @@ def make_workspace(folder: Path) -> Path:
     return folder / "workspace"
 
 
+def write_plates(folder: Path, n: int, seed: int, *, scratched: bool = False) -> None:
+    """Brushed plates with four holes; some with a scratch, or without one of the holes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for i in range(n):
+        grain = cv2.GaussianBlur(random.normal(0, 40, (256, 256)), (0, 0), sigmaX=14, sigmaY=1)
+        plate = 150 + 18 * np.sin(np.arange(256) / 9 + random.normal(0, 0.3))[:, None] + random.normal(0, 6) + grain
+        holes = [(x, y) for x in (64, 192) for y in (64, 192)]
+        for x, y in holes[scratched and i % 3 == 0 :]:
+            cv2.circle(
+                plate, (x + int(random.integers(-2, 3)), y + int(random.integers(-2, 3))), 13, 70, -1, cv2.LINE_AA
+            )
+        if scratched and i % 3:
+            start, end = random.integers(40, 216, (2, 2)).tolist()
+            cv2.line(plate, start, end, float(random.choice([60, 235])), int(random.integers(2, 5)), cv2.LINE_AA)
+        shown = np.clip(plate + random.normal(0, 3, (256, 256)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{'defect' if scratched else 'plate'}_{seed}_{i:03d}.png"), shown)
+
+
 def make_small_workspace(folder: Path) -> tuple[Path, dict[str, Any]]:
     """A model that was really trained, one batch, and a second calibration; what scoring said."""
-    write_images(folder / "normal", 120, seed=3)
-    write_images(folder / "new", 34, seed=4)
-    write_images(folder / "new", 6, seed=5, blot=True)
+    write_plates(folder / "normal", 120, seed=3)
+    write_plates(folder / "new", 200, seed=4)
+    write_plates(folder / "new", 16, seed=5, scratched=True)
     workspace = str(folder / "small")
     small = {"workspace": workspace, "normal": str(folder / "normal")}
-    execute("train", TrainOptions(**small, image_size=(32, 32), epochs=40, fpr=0.05, review_fpr=0.2), prefect=False)
+    execute("train", TrainOptions(**small, fpr=0.05, review_fpr=0.2), prefect=False)
     scored = execute("score", ScoreOptions(images=str(folder / "new"), workspace=workspace, batch_id="line-a"), False)
-    write_images(folder / "fresh", 60, seed=6)
+    write_plates(folder / "fresh", 60, seed=6)
     fresh = small | {"normal": str(folder / "fresh")}
     execute("calibrate", CalibrateOptions(**fresh, fpr=0.1), prefect=False)
     return Path(workspace), scored
@@ -73,12 +98,23 @@ def make_small_workspace(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def take(browser: Any, picture: Picture) -> None:
     """Write a picture."""
-    context = browser.new_context(color_scheme=picture.scheme, viewport={"width": 1_280, "height": picture.height})
+    context = browser.new_context(
+        color_scheme=picture.scheme, viewport={"width": picture.width, "height": picture.height}
+    )
     page = Watched(context.new_page())
     page.open(picture.address) if picture.address.startswith("http") else page.page.goto(picture.address)
-    # Plots, and what the model says, are drawn after the page has settled.
+    if "/review" in picture.address:
+        page.page.get_by_label("Your name").fill("Ann")
+        page.page.keyboard.press("Enter")
+        page.page.locator("#item h2").wait_for()
+    # Parts that are fetched when the rest is there.
     page.page.wait_for_timeout(_WAIT_MS)
-    page.page.screenshot(path=IMAGES / f"{picture.name}.png", scale="css")
+    if picture.click:
+        page.page.locator(picture.click).first.click()
+    path = IMAGES / f"{picture.name}.png"
+    page.page.screenshot(path=path, scale="css")
+    # Half as large, and nobody sees it.
+    Image.open(path).quantize(256).save(path, optimize=True)
     context.close()
 
 
@@ -88,11 +124,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as aside, chromium() as browser:
         folder = Path(aside)
         with dashboard(make_workspace(folder), folder) as address:
-            take(browser, Picture("dashboard-overview", "light", address, 1_080))
-            take(browser, Picture("dashboard-batch", "dark", f"{address}/batch?{LAST}", 1_080))
+            take(browser, Picture("dashboard-home", "light", address, 1_000))
+            take(browser, Picture("dashboard-batch", "dark", f"{address}/batch?{LAST}", 1_000))
             take(browser, Picture("dashboard-review", "light", f"{address}/review?{LAST}", 860))
+            for width, height in ((768, 1_000), (390, 800)):
+                take(browser, Picture(f"dashboard-home-{width}", "light", address, height, width))
+                take(browser, Picture(f"dashboard-batch-{width}", "dark", f"{address}/batch?{LAST}", height, width))
+                take(browser, Picture(f"dashboard-review-{width}", "light", f"{address}/review?{LAST}", height, width))
         workspace, scored = make_small_workspace(folder)
-        take(browser, Picture("report", "light", Path(scored["report"]).as_uri(), 1_080))
+        report = Path(scored["report"]).as_uri()
+        take(browser, Picture("report", "light", report, 800))
+        take(browser, Picture("report-enlarged", "light", report, 800, "button.open"))
         batch = f"model={scored['model_id']}&batch={scored['batch_id']}"
         worst = max(read_table(Path(scored["flagged"])).to_pylist(), key=lambda row: row["anomaly_score"])
         with dashboard(workspace, folder) as address:

@@ -9,6 +9,7 @@ from .decoder.decoding import first_coloured as first_coloured
 from .decoder.decoding import float_range as float_range
 from .decoder.decoding import image_of as image_of
 from .decoder.decoding import iter_images as iter_images
+from .decoder.decoding import iter_masks as iter_masks
 from .decoder.decoding import iter_wholes as iter_wholes
 from .decoder.decoding import look_for_parts as look_for_parts
 from .decoder.decoding import look_into as look_into
@@ -18,6 +19,7 @@ from .decoder.decoding import read_thumbnail as read_thumbnail
 from .decoder.limits import Limits as Limits
 from .decoder.preprocessing import Preprocessing as Preprocessing
 from .decoder.samples import is_float as is_float
+from .decoder.samples import top_of as top_of
 from .duplicates import near_duplicates as near_duplicates
 from .errors import CHANGED as CHANGED
 from .errors import TIMEOUT as TIMEOUT
@@ -25,6 +27,7 @@ from .errors import ImageError as ImageError
 from .errors import InputError as InputError
 from .errors import MissingError as MissingError
 from .errors import SpaceError as SpaceError
+from .errors import VersionError as VersionError
 from .groups import first_rows as first_rows
 from .groups import n_groups as n_groups
 from .groups import with_united_groups as with_united_groups
@@ -43,6 +46,7 @@ from .quality import image_quality as image_quality
 from .quality import part_quality as part_quality
 from .schemas import CALIBRATION_SCHEMA as CALIBRATION_SCHEMA
 from .schemas import DECISIONS as DECISIONS
+from .schemas import EVALUATION_SCHEMA as EVALUATION_SCHEMA
 from .schemas import FLAGGED_SCHEMA as FLAGGED_SCHEMA
 from .schemas import IN_DEVIATIONS as IN_DEVIATIONS
 from .schemas import JOINT as JOINT
@@ -76,6 +80,8 @@ from .sources.manifest import Known as Known
 from .sources.manifest import Manifest as Manifest
 from .sources.manifest import Scan as Scan
 from .sources.manifest import ingest as ingest
+from .sources.masks import Masks as Masks
+from .sources.masks import find_masks as find_masks
 from .sources.names import is_url as is_url
 from .sources.roots import is_there as is_there
 from .sources.urls import HARMLESS as HARMLESS

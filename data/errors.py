@@ -15,6 +15,10 @@ class MissingError(InputError, FileNotFoundError):
     """A file of the workspace is not there, or not any more."""
 
 
+class VersionError(InputError):
+    """A file was written by a later version than this one."""
+
+
 class SpaceError(OSError):
     """A file could not be written for lack of space; what was in its place is still there."""
 

@@ -186,6 +186,23 @@ SIMULATED_SCHEMA = pa.schema(
     ]
 )
 
+#: How well a batch's scores find the defects that labels and masks know of, one row a kind of defect and measure.
+EVALUATION_SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("measure", pa.string()),
+        ("area_from_px", pa.int64()),
+        ("area_to_px", pa.int64()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("n_normal", pa.int64()),
+        ("n_anomalous", pa.int64()),
+        ("n_regions", pa.int64()),
+        ("interval", pa.string()),
+    ]
+)
+
 #: What a model's training images look like, one row a variant and measure: place by place on a grid, or between what
 #: ends nearly all of them lie as a whole.
 LOOKS_SCHEMA = pa.schema(

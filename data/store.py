@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from nelbo.data.errors import InputError, MissingError, SpaceError
+from nelbo.data.errors import InputError, MissingError, SpaceError, VersionError
 from nelbo.data.places import Place, open_parquet, open_place, read_unchanged, upload, was_replaced
 from nelbo.data.schemas import SCHEMA_VERSION, SCORES_SCHEMA
 from nelbo.data.versions import check_types, upgrade
@@ -305,7 +306,8 @@ def opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
         with open_parquet(source, whole) as file:
             found = _texts(file).get("nelbo.schema_version", "none")
             if found not in _READABLE:
-                raise InputError(
+                is_newer = re.fullmatch(r"[0-9]{1,9}", found) is not None and int(found) > SCHEMA_VERSION
+                raise (VersionError if is_newer else InputError)(
                     f"{source} has schema version {found}, this nelbo reads 1 to {SCHEMA_VERSION}. "
                     "Read it with the version that wrote it."
                 )

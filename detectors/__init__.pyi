@@ -11,8 +11,8 @@ from .estimator.estimator import NelboDetector as NelboDetector
 from .estimator.estimator import NotCalibratedError as NotCalibratedError
 from .interval import Interval as Interval
 from .interval import binomial_interval as binomial_interval
+from .metrics.area import auroc as auroc
 from .metrics.delong import PairedTest as PairedTest
-from .metrics.delong import delong_interval as delong_interval
 from .metrics.delong import delong_test as delong_test
 from .metrics.gate import Finding as Finding
 from .metrics.gate import Gate as Gate
@@ -24,7 +24,6 @@ from .metrics.mcnemar import mcnemar_test as mcnemar_test
 from .metrics.metrics import Confusion as Confusion
 from .metrics.metrics import Evaluation as Evaluation
 from .metrics.metrics import VerdictCounts as VerdictCounts
-from .metrics.metrics import auroc as auroc
 from .metrics.metrics import average_precision as average_precision
 from .metrics.metrics import evaluate as evaluate
 from .metrics.metrics import f1 as f1

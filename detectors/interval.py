@@ -33,3 +33,17 @@ def binomial_interval(k: int, n: int) -> Interval:
     """
     interval = binomtest(k, n).proportion_ci(0.95, method="exact")
     return Interval(k / n, float(interval.low), float(interval.high))
+
+
+def share_interval(value: float, n: float) -> Interval:
+    """A share of n images, or of as many as would tell as much, with Wilson's interval; n need not be whole.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+
+    >>> print(share_interval(1.0, 10))
+    1.000 [0.722, 1.000]
+    """
+    extra = WIDTH**2 / n
+    middle, half = value + extra / 2, WIDTH * (value * (1 - value) / n + extra / 4 / n) ** 0.5
+    low, high = (middle - half) / (1 + extra), (middle + half) / (1 + extra)
+    return Interval(value, max(0.0, min(low, value)), min(1.0, max(high, value)))

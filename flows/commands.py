@@ -88,6 +88,13 @@ _ALL = (
         "nelbo report --batch night-1",
     ),
     Command(
+        "evaluate",
+        "cli.evaluation:evaluate",
+        "EvaluateOptions",
+        "Say how well a scored batch finds real defects, by kind; with --masks, where they are, too.",
+        "nelbo evaluate --batch night-1 --masks ground_truth/",
+    ),
+    Command(
         "dashboard",
         "dashboard.server:serve_dashboard",
         "DashboardOptions",
@@ -107,6 +114,14 @@ _ALL = (
         "CompactOptions",
         "Join the rows of each month's runs, and all reviews, into one file each.",
         "nelbo compact",
+    ),
+    Command(
+        "upgrade",
+        "cli.upgrade:upgrade",
+        "UpgradeOptions",
+        "Say what an older version left in workspace, settings (--config) and deployments; bring it up to date with "
+        "--apply.",
+        "nelbo upgrade --apply",
     ),
     Command("models", "cli.readers:models", "Options", "List the models of the workspace.", "nelbo models"),
     Command(
@@ -128,7 +143,7 @@ _ALL = (
     ),
     Command(
         "doctor",
-        "cli.doctor:diagnose",
+        "cli.system.doctor:diagnose",
         "Options",
         "Say what this system has and lacks, and how to get it; exit with 1 if nelbo cannot run.",
         "nelbo doctor",

@@ -19,13 +19,13 @@ def number(value: float | None, digits: int = 4) -> str:
     return fixed(value) if is_whole else _shown(value, f"{digits}g")
 
 
-def fixed(value: float, decimals: int = 0) -> str:
+def fixed(value: float | None, decimals: int = 0) -> str:
     """With thousands separators and that many decimals.
 
-    >>> fixed(1234.56, 1), fixed(0.5, 3)
-    ('1,234.6', '0.500')
+    >>> fixed(1234.56, 1), fixed(0.5, 3), fixed(None)
+    ('1,234.6', '0.500', '—')
     """
-    return _shown(value, f"{decimals}f")
+    return "—" if value is None else _shown(value, f"{decimals}f")
 
 
 def percent(share: float | None, digits: int = 3) -> str:

@@ -27,11 +27,11 @@ PLANS: dict[str, tuple[Stage, ...]] = {
         Stage("fitting the model", 11, 0.03),
         # Of networks that are trained in epochs, these say how long it takes.
         Stage("training", 0),
-        Stage("painting simulated defects", 5),
+        Stage("painting simulated defects", 4),
         Stage("calibrating", 1.5),
         Stage("scoring with keras", 2),
-        Stage("making the engine", 6),
-        Stage("scoring with openvino", 1.5),
+        Stage("making the engine", 4),
+        Stage("scoring with openvino", 0.7),
     ),
     "score": (
         Stage("starting", 1.2),
@@ -45,6 +45,8 @@ PLANS: dict[str, tuple[Stage, ...]] = {
 
 #: Seconds that stages must have taken before they say more of a machine's speed than those that were measured.
 _DOUBT_S = 1.5
+#: Those of so many seconds say how fast it is; what was before, other work on the machine may have made slower.
+_LATELY_S = 20.0
 #: A stage that has taken longer than it should takes this share again of what it took beyond this share of that.
 _MORE, _BEYOND = 0.3, 0.7
 
@@ -159,10 +161,13 @@ class Pace:
         return stage.fixed_s + stage.image_s * (self._n_images or 0)
 
     def _slowness(self) -> float:
-        """How many times as long as planned stages take here, by those that are over."""
-        over = [number for number, done in enumerate(self._done) if done and self._took[number]]
-        taken, expected = (sum(map(of, over)) for of in (self._took.__getitem__, self._expected))
-        return (taken + _DOUBT_S) / (expected + _DOUBT_S)
+        """How many times as long as planned stages take here now, by those that were the last to end."""
+        taken = expected = _DOUBT_S
+        for number in reversed(range(len(self._plan))):
+            if self._done[number] and taken < _LATELY_S:
+                taken += self._took[number]
+                expected += self._expected(number) if self._took[number] else 0.0
+        return taken / expected
 
     def _left(self, number: int, slowness: float) -> float:
         """Seconds of a stage that is not over: as planned, and the more of it is done, the more by its own speed."""

@@ -11,6 +11,7 @@ import pytest
 
 from nelbo.data import (
     CALIBRATION_SCHEMA,
+    EVALUATION_SCHEMA,
     FLAGGED_SCHEMA,
     LOOKS_SCHEMA,
     MANIFEST_SCHEMA,
@@ -60,6 +61,15 @@ def test_contract_of_flagged_and_calibrations() -> None:
 @pytest.mark.parametrize(("heading", "schema"), [("looks", LOOKS_SCHEMA), ("normals", NORMALS_SCHEMA)])
 def test_contract_of_what_is_kept_of_training_images(heading: str, schema: pa.Schema) -> None:
     assert [name for cells in table(heading) for name in re.findall(r"`(\w+)`", cells[0])] == schema.names
+
+
+def test_contract_of_evaluations() -> None:
+    from nelbo.flows.evaluation.by_kind import MEASURES as OF_DEFECTS
+
+    rows = table("evaluations")
+    assert [name for cells in rows for name in re.findall(r"`(\w+)`", cells[0])] == EVALUATION_SCHEMA.names
+    assert re.findall(r"`(\w+)`", rows[1][3]) == list(OF_DEFECTS)
+    assert re.findall(r"`(\w+)`", rows[-1][3]) == list(dict.fromkeys(how for _, how in OF_DEFECTS.values()))
 
 
 def test_contract_of_ledgers(tmp_path: Path) -> None:

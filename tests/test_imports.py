@@ -15,7 +15,7 @@ FLOORS = [
     {"data", "vae_core"},
     {"detectors"},
     {"detectors.estimator"},
-    {"flows.telemetry", "flows.numbers", "flows.pace"},
+    {"flows.telemetry", "flows.numbers", "flows.formulas", "flows.pace"},
     {"flows.workspace"},
     {"flows.options"},
     {"flows.evaluation"},

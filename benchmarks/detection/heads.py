@@ -33,7 +33,7 @@ from benchmarks.detection.results import over_seeds
 from benchmarks.rates import circumstances
 from benchmarks.table import heads as headings
 from benchmarks.table import row
-from nelbo.detectors import delong_interval
+from nelbo.detectors import auroc
 from nelbo.detectors.calibration import Calibration
 from nelbo.vae_core import VAEConfig
 from nelbo.vae_core.config import AUTO
@@ -84,7 +84,7 @@ def _of(score: Score, statistic: str) -> np.ndarray:
 
 def _auroc(draws: list[Looked], scores: list[np.ndarray], rows: Any = slice(None)) -> str:
     pairs = zip(draws, scores, strict=True)
-    return str(over_seeds([delong_interval(one.labels[rows], own[rows]) for one, own in pairs]))
+    return str(over_seeds([auroc(one.labels[rows], own[rows]) for one, own in pairs]))
 
 
 def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
@@ -104,7 +104,7 @@ def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
                     # Of one part alone nothing is unseen.
                     continue
                 judged = fitted(one.normals[rows], one.test, folds_of(views, seed), one.config)
-                intervals.append(delong_interval(one.labels, judged.test.anomaly_score))
+                intervals.append(auroc(one.labels, judged.test.anomaly_score))
             cells.append(str(over_seeds(intervals)) if intervals else "")
         yield row(name, str(draws[0].config.backbone), *cells)
 
@@ -141,7 +141,7 @@ def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
                 normals = np.concatenate([one.normals[order[n:]], one.test[withheld[:n]]])
                 views = np.concatenate([one.views[order[n:]], [f"defect {i}" for i in range(n)]])
                 judged = fitted(normals, one.test[kept], folds_of(views, seed), one.config)
-                intervals.append(delong_interval(one.labels[kept], judged.test.anomaly_score))
+                intervals.append(auroc(one.labels[kept], judged.test.anomaly_score))
             cells.append(str(over_seeds(intervals)))
         yield row(name, str(draws[0].config.backbone), *cells)
 

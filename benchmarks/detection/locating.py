@@ -28,7 +28,7 @@ from parts import Scene, drawn, picture
 from nelbo.data import Frame, Preprocessing, image_of
 from nelbo.data.part.framing import choose_frame, learn_frame
 from nelbo.data.part.part import crop, look
-from nelbo.detectors import Threshold, delong_interval
+from nelbo.detectors import Threshold, auroc
 from nelbo.detectors.interval import Interval
 from nelbo.vae_core import VAEConfig, score, train
 
@@ -77,7 +77,7 @@ def judged(scene: Scene, frame: Frame | None, seed: int, n: int, side: int) -> F
     found = score(trained.model, pixels, maps=False).anomaly_score + off
     labels = np.repeat([0, 1], [len(new), len(bad)])
     above = found > limit
-    return Found(delong_interval(labels, found), float(above[labels == 1].mean()), float(above[labels == 0].mean()))
+    return Found(auroc(labels, found), float(above[labels == 1].mean()), float(above[labels == 0].mean()))
 
 
 def table(given: argparse.Namespace) -> Iterator[str]:

@@ -40,7 +40,7 @@ from benchmarks.detection.baselines import BASELINES
 from benchmarks.detection.results import AUPRO, PIXEL_AUROC, Outcome, Results, classes_table, tables
 from benchmarks.rates import circumstances
 from nelbo.data import folds
-from nelbo.detectors import aupro, delong_interval, pixel_auroc
+from nelbo.detectors import aupro, auroc, pixel_auroc
 from nelbo.detectors.interval import Interval
 from nelbo.vae_core import (
     N_FOLDS,
@@ -139,7 +139,7 @@ def peaks_and_maps(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def aurocs(data: Dataset, scores: dict[str, np.ndarray]) -> dict[tuple[str, str], Interval]:
     """Of all test images, and of those of each kind, by statistic."""
     return {
-        (statistic, of): delong_interval(data.labels[rows], values[rows])
+        (statistic, of): auroc(data.labels[rows], values[rows])
         for statistic, values in scores.items()
         for of, rows in kinds(data)
     }

@@ -31,7 +31,7 @@ from benchmarks.detection.quality import Detector, arguments, chosen, figures_of
 from benchmarks.detection.results import Outcome, Results
 from benchmarks.table import heads, row
 from nelbo.data import Preprocessing, folds
-from nelbo.detectors import binomial_interval, delong_interval
+from nelbo.detectors import auroc, binomial_interval
 from nelbo.detectors.interval import Interval
 from nelbo.flows.evaluation.sensitivity import Seen, seen_of
 from nelbo.flows.evaluation.thresholds import threshold_of_normals
@@ -85,7 +85,7 @@ class Judged:
         real = calibration.statistic.scores(_rows(score(data.test), model))
         rate = len(real) / (time.perf_counter() - started)
         seen = seen_of(rows, calibration.statistic, calibration)
-        return Outcome({(REAL, ALL): delong_interval(data.labels, real)} | _figures(seen), fit_s, rate)
+        return Outcome({(REAL, ALL): auroc(data.labels, real)} | _figures(seen), fit_s, rate)
 
 
 def _figures(seen: Seen) -> dict[tuple[str, str], Interval]:

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.datasets import Dataset, elpv
 from benchmarks.rates import REPEATS, Rate, circumstances
 from benchmarks.table import heads, row
-from nelbo.detectors import delong_interval
+from nelbo.detectors import auroc
 
 MEASURE = Path(__file__).with_name("measure.py")
 ENVIRONMENTS = Path("~/.cache/nelbo-peers").expanduser()
@@ -119,7 +119,7 @@ def cells(peer: Peer, environments: Path, folder: Path, data: Dataset, rounds: i
         f"{found['n_learnt'] / found['fit_s']:,.0f}",
         f"{Rate.of(len(scores), found['score_s']):,.0f}",
         f"{found['peak_mib']:,.0f}",
-        *(str(delong_interval(data.labels[rows], scores[rows])) for rows in kinds),
+        *(str(auroc(data.labels[rows], scores[rows])) for rows in kinds),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The dashboard over 1,000,000 rows: 400 batches of 2,500, made here by nelbo's own writers.
+"""The dashboard over 1,000,000 rows: 1,000 batches of 1,000, made here by nelbo's own writers.
 
     python -m benchmarks.speed.dashboard
 
@@ -18,23 +18,36 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))
 from browser import Watched, chromium, dashboard
+from PIL import Image
 from scored import MODEL, START, add_batch, add_calibration
+from synthetic import write_images
 
 from nelbo.flows.workspace.layout import Workspace
 
-N_BATCHES, N_IMAGES, N_ROUNDS = 400, 2_500, 7
+N_BATCHES, N_IMAGES, N_ROUNDS = 1_000, 1_000, 7
+#: Of the last batch, so that a page of 200 pictures has them; and their side, that of the default model's input.
+N_FLAGGED, SIDE_PX = 230, 256
+LAST = "b-last"
 
 
 def make_workspace(folder: Path) -> None:
-    """Batches three hours apart, a few with many defects."""
+    """Batches three hours apart, a few with many defects; the last one has pictures of solar cells' size."""
     workspace = Workspace.at(str(folder))
     calibration = add_calibration(workspace, n=1_999, fpr=0.01, review_fpr=0.05)
-    for i in range(N_BATCHES):
+    for i in range(N_BATCHES - 1):
         paths = [f"line-{k % 4}/{i:04d}-{k:05d}.png" for k in range(N_IMAGES)]
         anomalous = 0.02 if i % 50 == 7 else 0.002
         add_batch(
             workspace, f"b{i:04d}", paths, calibration, anomalous=anomalous, at=START + i * timedelta(hours=3), seed=i
         )
+    root = folder.parent / "pictures"
+    files = write_images(root / "line", N_IMAGES, seed=1)
+    for file in files:
+        Image.open(file).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).save(file)
+    paths = [file.relative_to(root).as_posix() for file in files]
+    defects = [i < N_FLAGGED for i in range(N_IMAGES)]
+    at = START + N_BATCHES * timedelta(hours=3)
+    add_batch(workspace, LAST, paths, calibration, root=root, anomalous=defects, at=at, seed=0)
 
 
 def timed(name: str, action: Callable[[], Any]) -> None:
@@ -48,32 +61,24 @@ def timed(name: str, action: Callable[[], Any]) -> None:
 
 
 def measure(browser: Any, address: str) -> None:
-    """First paint: from the address to the sentence with the numbers. Filter: from the key to the count."""
+    """Pages: from the address to everything on it. Filter and keys: from the key to what it changes."""
     page = Watched(browser.new_page())
     batch = f"{address}/batch?model={MODEL}&batch=b0123"
-
-    def paint(at: str, text: str) -> None:
-        page.page.goto(at)
-        page.page.get_by_text(text).first.wait_for()
-
-    def whole(at: str) -> None:
-        page.open(at)
-
     print("| what | median, s | slowest, s |\n|---|---|---|")
     print(f"load of this machine: {os.getloadavg()[0]:.1f}", file=sys.stderr)
-    timed("Overview, first paint", lambda: paint(address, "The newest batch, b0399"))
-    timed("Overview, all of it", lambda: whole(address))
-    timed("Batch, first paint", lambda: paint(batch, "2,500 images: "))
-    timed("Batch, all of it", lambda: whole(batch))
+    timed("Home, all of it", lambda: page.open(address))
+    timed("Batch, all of it", lambda: page.open(batch))
+    timed("200 pictures", lambda: page.open(f"{address}/batch?model={MODEL}&batch={LAST}&shown=200"))
+    assert page.page.locator("#pictures img").count() == 200
+    timed("Search over all batches", lambda: page.open(f"{address}/search?text=0123-00042"))
+    page.open(batch)
     words = iter(range(1_000))
 
     def search() -> None:
-        word = f"line-{next(words) % 4}/0123"
-        page.page.get_by_label("Text in the path").fill(word)
-        page.page.keyboard.press("Enter")
-        page.page.wait_for_url(f"**text={word.replace('/', '%2F')}**")
-        page.page.get_by_text("625 of 2,500 images.").wait_for()
-        page.settle()
+        text = f"line-{next(words) % 4}/0123"
+        page.page.get_by_label("Text in the path").fill(text)
+        page.page.wait_for_url(f"**text={text.replace('/', '%2F')}**")
+        page.page.get_by_text(f"250 of {N_IMAGES:,} images.").wait_for()
 
     timed("filter by text in the path", search)
     said, slider = page.page.get_by_text(re.compile("^Above ")), page.page.get_by_role("slider")
@@ -84,6 +89,22 @@ def measure(browser: Any, address: str) -> None:
         page.page.wait_for_function("before => !document.body.innerText.includes(before)", arg=before)
 
     timed("another threshold", drag)
+    page.open(f"{address}/review?model={MODEL}&batch={LAST}")
+    page.page.get_by_label("Your name").fill("Ann")
+    page.page.keyboard.press("Enter")
+
+    def decide() -> None:
+        before = page.page.locator("#item h2").inner_text()
+        page.page.keyboard.press("d")
+        page.page.wait_for_function(
+            "before => ![before, ''].includes(document.querySelector('#item h2')?.innerText ?? '') && "
+            "document.querySelector('#item img').naturalWidth > 0",
+            arg=before,
+            polling=5,
+        )
+
+    page.page.locator("#item h2").wait_for()
+    timed("a decision, until the next image is there", decide)
     page.page.close()
 
 

@@ -205,17 +205,50 @@ def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits =
     return row.pixels
 
 
-def read_thumbnail(file: File | Path, side_px: int, limits: Limits = Limits()) -> bytes:  # noqa: B008
+def read_thumbnail(
+    file: File | Path,
+    side_px: int,
+    limits: Limits = Limits(),  # noqa: B008
+    value_range: Range | None = None,
+) -> bytes:
     """A JPEG of an image for people to look at, upright, at most that large.
+
+    Args:
+        value_range: of an image of more than 8 bits, what is shown black and white; by default the range of its type.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
-    found, answer = next(_answers([file], {"side_px": side_px}, limits, 1))
+    found, answer = next(_answers([file], {"shown": [side_px, value_range]}, limits, 1))
     error = _error(found, answer)
     if error is not None:
         raise error
     return answer.content
+
+
+def iter_masks(
+    files: Iterable[File | Path],
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Iterator[NDArray[np.bool_] | ImageError]:
+    """(h, w) of each mask where it says that there is a defect, or why it cannot be read; see `defect_mask`.
+
+    Args:
+        files: any number of them; taken as they are needed.
+        limits: on each mask.
+        workers: decoder processes; by default one for each CPU that may be used.
+
+    >>> [mask.reason for mask in iter_masks([Path("missing.png")])]
+    ['unreadable']
+    """
+    for file, answer in _answers(files, {"mask": True}, limits, workers):
+        if (error := _error(file, answer)) is not None:
+            yield error
+        else:
+            height, width = answer.fields["shape"]
+            bits = np.unpackbits(np.frombuffer(answer.content, np.uint8), count=height * width)
+            yield bits.reshape(height, width).astype(bool)
 
 
 def float_range(

@@ -104,9 +104,14 @@ def decode(
             return Picture((_plain(_upright(image)),), box)
 
 
-def thumbnail(content: bytes, side_px: int, limits: Limits) -> bytes:
-    """A JPEG of the picture, at most that large; see `decode` for errors."""
-    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px)).to_8_bits()
+def thumbnail(content: bytes, shown: tuple[int, Range | None], limits: Limits) -> bytes:
+    """A JPEG of the picture; see `decode` for errors.
+
+    Args:
+        shown: its longer side in pixels at most; and the range of images of more than 8 bits, as in `decode`.
+    """
+    side_px, value_range = shown
+    picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px), ranges=Ranges(value_range)).to_8_bits()
     picture.thumbnail((side_px, side_px))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
@@ -132,6 +137,22 @@ def small_picture(content: bytes, small: tuple[int, Range | None], limits: Limit
     unit = values / np.float32(255) if values.dtype == np.uint8 else values
     unit = unit if unit.ndim == 3 else unit[..., None]
     return {"shape": unit.shape}, unit.astype(np.float32).tobytes()
+
+
+def defect_mask(content: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
+    """Where a mask says that there is a defect, upright: its ``shape``, (h, w), and a bit for each pixel.
+
+    That is where it is at least half white; or, where no pixel is, not black, as in masks that hold numbers of classes.
+    Of a palette every colour but black is a defect. Of several channels the brightest counts.
+
+    Raises:
+        ImageError: see `decode`.
+    """
+    values = decode(content, limits).values
+    brightest = values if values.ndim == 2 else values.max(axis=2)
+    is_white = brightest >= (128 if brightest.dtype == np.uint8 else 0.5)
+    has_levels = is_white.any() and read_header(content, limits).mode != "P"
+    return {"shape": brightest.shape}, np.packbits(is_white if has_levels else brightest > 0).tobytes()
 
 
 def float_extent(content: bytes, limits: Limits) -> Range | None:

@@ -53,16 +53,18 @@ class _Question(NamedTuple):
     """What is asked of each file.
 
     whole: the picture at its own resolution beside that of the model's size, for tiles.
-    side_px: of a thumbnail; small: the longer side of a small copy, and the range of images of more than 8 bits.
+    shown: the longer side of a thumbnail, small: of a small copy; each with the range of images of more than 8 bits.
+    mask: where it says that there are defects.
     root: the local folder that it is in, None where its contents are sent.
     """
 
     limits: "Limits"
     preprocessing: "Preprocessing | None"
     whole: bool
-    side_px: int | None
+    shown: "tuple[int, Range | None] | None"
     small: "tuple[int, Range | None] | None"
     extent: bool
+    mask: bool
     root: "Folder | None"
 
 
@@ -84,9 +86,10 @@ def _question(head: bytes) -> _Question:
         Limits(**fields["limits"]),
         wanted and Preprocessing(**wanted),
         fields.get("whole", False),
-        fields.get("side_px"),
+        fields.get("shown"),
         fields.get("small"),
         fields.get("extent", False),
+        fields.get("mask", False),
         None if root is None else Folder(path_of(root)),
     )
 
@@ -112,7 +115,7 @@ def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], list[A
 
 
 def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], list[Any]]:
-    from nelbo.data.decoder.images import float_extent, read_header, small_picture, thumbnail
+    from nelbo.data.decoder.images import defect_mask, float_extent, read_header, small_picture, thumbnail
     from nelbo.data.decoder.preprocessing import read_picture, read_whole
 
     if question.preprocessing is not None:
@@ -125,13 +128,16 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], list[
         found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part, "aspect": aspect}
         # As they are: numbers in [0, 1] would be four times the bytes to send.
         return found | beside, [*(band.tobytes() for band in bands), *([] if levels is None else [levels.data])]
-    if question.side_px is not None:
-        return {}, [thumbnail(content, question.side_px, question.limits)]
+    if question.shown is not None:
+        return {}, [thumbnail(content, question.shown, question.limits)]
     if question.small is not None:
         found, pixels = small_picture(content, question.small, question.limits)
         return found, [pixels]
     if question.extent:
         return {"extent": float_extent(content, question.limits)}, []
+    if question.mask:
+        found, pixels = defect_mask(content, question.limits)
+        return found, [pixels]
     return {"header": read_header(content, question.limits)}, []
 
 

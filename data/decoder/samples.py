@@ -1,5 +1,6 @@
 """Samples as a file stores them, brought to the picture that a person sees."""
 
+import re
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -140,6 +141,20 @@ def is_float(mode: str) -> bool:
     ['F', 'RGB;f32', 'L;f16']
     """
     return mode == "F" or mode.partition(";")[2].startswith("f")
+
+
+def top_of(mode: str) -> float | None:
+    """The largest value of the type of a stored mode of more than 8 bits, which becomes white; None of other modes.
+
+    16 bits of colour in a PNG are ``RGB``, too, in a manifest.
+
+    >>> [top_of(mode) for mode in ("I;16", "L;i16", "RGB;u12", "I", "L", "RGB;u8", "F", "RGB;f32")]
+    [65535.0, 32767.0, 4095.0, 2147483647.0, None, None, None, None]
+    """
+    found = re.fullmatch(r"\w+;(u|i|)(\d+)B?", "I;i32" if mode == "I" else mode)
+    if found is None or int(found[2]) <= 8:
+        return None
+    return float(2 ** (int(found[2]) - (found[1] == "i")) - 1)
 
 
 def extent(values: NDArray[Any]) -> Range:

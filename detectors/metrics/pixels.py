@@ -15,18 +15,18 @@ Mask = NDArray[np.bool_]
 Array = NDArray[np.float64]
 
 #: Pixels that touch at a corner belong to one defect, as in MVTec's own evaluation.
-_NEIGHBOURS = np.ones((3, 3), np.int64)
+NEIGHBOURS = np.ones((3, 3), np.int64)
 
 
-class _Curve(NamedTuple):
+class Curve(NamedTuple):
     """What each image adds to each step of a curve, the highest scores first.
 
     normal: (n_steps, n_images) normal pixels.
     defect: (n_steps, n_images) weight of the defective pixels.
     """
 
-    normal: csr_array
-    defect: csr_array
+    normal: csr_array | Array
+    defect: csr_array | Array
 
     def area(self, copies: NDArray[np.int64], max_fpr: float) -> float:
         """Mean height of the curve over false-positive rates from 0 to `max_fpr`, with each image so many times."""
@@ -35,6 +35,17 @@ class _Curve(NamedTuple):
         at_end = np.interp(max_fpr, fpr, height)
         x, y = np.append(fpr[:inside], max_fpr), np.append(height[:inside], at_end)
         return float(np.trapezoid(y, x) / max_fpr)
+
+    def interval(self, defective: Mask, max_fpr: float, n_resamples: int, seed: int = 0) -> Interval:
+        """The area with the middle 95 % of those of images redrawn whole, with and without a defect apart.
+
+        Args:
+            defective: (n_images,) which have a defect.
+        """
+        has_normal = np.asarray(self.normal.sum(axis=0)).ravel() > 0
+        random = np.random.default_rng(seed)
+        samples = [self.area(_draw(defective, has_normal, random), max_fpr) for _ in range(n_resamples)]
+        return percentiles(self.area(np.ones(len(defective), np.int64), max_fpr), samples)
 
 
 def pixel_auroc(
@@ -105,38 +116,31 @@ def _bootstrap(
     seed: int,
 ) -> Interval:
     truth, values = _check(masks, maps)
-    curve = _curve(truth, values, weigh)
-    defective = np.array([mask.any() for mask in truth])
-    n_normal = np.array([mask.size - np.count_nonzero(mask) for mask in truth])
-    random = np.random.default_rng(seed)
-    samples = [
-        curve.area(_draw(defective, n_normal, random), max_fpr)
-        for _ in range(_resamples_for(sum(mask.size for mask in truth)) if n_resamples is None else n_resamples)
-    ]
-    return percentiles(curve.area(np.ones(len(truth), np.int64), max_fpr), samples)
+    n = _resamples_for(sum(mask.size for mask in truth)) if n_resamples is None else n_resamples
+    return _curve(truth, values, weigh).interval(np.array([mask.any() for mask in truth]), max_fpr, n, seed)
 
 
 def _resamples_for(n_pixels: int) -> int:
     return min(1000, max(100, 200_000_000 // n_pixels))
 
 
-def _draw(defective: Mask, n_normal: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+def _draw(defective: Mask, has_normal: Mask, random: np.random.Generator) -> NDArray[np.int64]:
     """How often each image is in a bootstrap sample that has a normal pixel."""
     groups = [np.flatnonzero(defective == kind) for kind in (False, True)]
     while True:
         drawn = np.concatenate([group[random.integers(0, max(1, len(group)), len(group))] for group in groups])
-        if n_normal[drawn].any():
+        if has_normal[drawn].any():
             return np.bincount(drawn, minlength=len(defective))
 
 
-def _curve(masks: list[Mask], maps: list[Array], weigh: Callable[[Mask], Array]) -> _Curve:
+def _curve(masks: list[Mask], maps: list[Array], weigh: Callable[[Mask], Array]) -> Curve:
     defect = np.concatenate([mask.ravel() for mask in masks])
     weight = np.concatenate([weigh(mask)[mask] for mask in masks])
     image = np.repeat(np.arange(len(masks), dtype=np.int32), [mask.size for mask in masks])
     step = _steps(np.concatenate([values.ravel() for values in maps]), defect)
     shape = (int(step.max()) + 1, len(masks))
     normal = ~defect
-    return _Curve(
+    return Curve(
         csr_array((np.ones(int(normal.sum())), (step[normal], image[normal])), shape),
         csr_array((weight, (step[defect], image[defect])), shape),
     )
@@ -169,7 +173,7 @@ def _weigh_pixels(mask: Mask) -> Array:
 
 def _weigh_regions(mask: Mask) -> Array:
     """1 / size of the region that a pixel is in; 0 outside."""
-    region, n_regions = label(mask, _NEIGHBOURS)
+    region, n_regions = label(mask, NEIGHBOURS)
     size = np.bincount(region.ravel(), minlength=n_regions + 1)
     return np.where(mask, 1 / np.maximum(size, 1)[region], 0.0)
 

@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nelbo.flows.cli.output import printable
+from nelbo.flows.dashboard.server import lacking
 from nelbo.flows.options.options import Options
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.errors import UsageError
@@ -17,7 +17,7 @@ from nelbo.flows.workspace.ids import shortened
 from nelbo.flows.workspace.layout import Workspace
 
 #: Commands whose result is a list, which people are shown.
-_LISTS = ("models", "calibrations", "batches", "doctor", "prune", "serve", "deploy")
+_LISTS = ("models", "calibrations", "batches", "doctor", "evaluate", "prune", "serve", "deploy")
 
 #: Stands for images that only the reader can name.
 _IMAGES = "DIR"
@@ -236,6 +236,7 @@ def _score(told: Told) -> Ending:
     if found["n_not_scored"]:
         happened += f", {_n(found['n_not_scored'], 'file')} not scored"
     happened += f" (batch {batch}, model {told.model}); page {found['report']}"
+    happened += f", rows {told.options.csv}" if told.options.csv else ""
     if len(found.get("batches", ())) > 1:
         happened = (
             f"{_n(found['n_anomalous_in_batches'], 'anomalous image')} in {len(found['batches'])} batches; "
@@ -270,7 +271,7 @@ def _meaning(told: Told) -> str:
 
 
 def _has_dashboard() -> bool:
-    return all(find_spec(name) for name in ("streamlit", "duckdb"))
+    return not lacking()
 
 
 def _export(told: Told) -> Ending:
@@ -311,6 +312,28 @@ def _report(told: Told) -> Ending:
         )
     line = ("dashboard",) if _has_dashboard() else ("batches",)
     return Ending(happened, means, told.line(*line))
+
+
+def _evaluate(told: Told) -> Ending:
+    from nelbo.flows.evaluation.by_kind import MEASURES
+
+    found = told.result
+    whole = {row["measure"]: row for row in found["measures"] if row["kind"] is None and row["area_from_px"] is None}
+    happened = (
+        f"Batch {told.short(found['batch_id'])} by model {told.model} was held against {found['n_anomalous']:,} "
+        f"defective and {_n(found['n_normal'], 'normal image')}, as {found['labels_from']} have it"
+    )
+    said = [f"{MEASURES[name][0]} {_share(whole[name])}" for name in ("auroc", "recall", "aupro_30") if name in whole]
+    shares = [row for row in found["measures"] if row["measure"] == "recall" and row["kind"] is not None]
+    least = min(shares, key=lambda row: row["value"], default=None)
+    if least is not None:
+        said.append(f"of kinds of defects {least['kind']} is found least, {_share(least)}")
+    means = "; ".join(said) or "There is one kind of image alone: only shares of it are known"
+    return Ending(happened, means, told.line("report", "--batch", told.short(found["batch_id"]), "--model", told.model))
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def _prune(told: Told) -> Ending:
@@ -428,6 +451,7 @@ _ENDINGS: dict[str, Callable[[Told], Ending]] = {
     "export": _export,
     "sensitivity": _sensitivity,
     "report": _report,
+    "evaluate": _evaluate,
     "prune": _prune,
     "compact": _compact,
     "models": _models,

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -79,11 +79,23 @@ def _invoke(command: Command, as_json: bool = False, verbose: bool = False, **va
             options = read_options(command, **values)
             # Importing it takes a second, too.
             _ = command.call
+        keep = _spreadsheet(options)
         for result in _results(command, options, prefect):
             display.close()
+            keep(result)
             _show(command.name, options, result, as_json, verbose)
             code = _exit_code(options, result)
     return code
+
+
+def _spreadsheet(options: Any) -> Callable[[Mapping[str, Any]], None]:
+    """What writes the rows of a result to the CSV file that is asked for, if any."""
+    if getattr(options, "csv", None) is None:
+        return lambda _result: None
+    from nelbo.flows.cli.spreadsheet import check_target, write_rows
+
+    check_target(options)
+    return partial(write_rows, options)
 
 
 def _displayed(command: str) -> AbstractContextManager[None]:

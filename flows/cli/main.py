@@ -14,7 +14,7 @@ import click
 
 from nelbo.flows.cli.invocation import app
 from nelbo.flows.cli.output import log_to_stderr, one_line
-from nelbo.flows.inference.signals import ending_on_sigterm, leave_init
+from nelbo.flows.inference.signals import ending_on_sigterm, kept, leave_init
 from nelbo.flows.workspace.home import provide_home
 
 _AGAIN = " It is safe to run the same command again."
@@ -47,6 +47,7 @@ def main() -> None:
 
 def _exit_code() -> int:
     code: Any
+    left = ""
     try:
         log_to_stderr()
         provide_home()
@@ -55,16 +56,19 @@ def _exit_code() -> int:
     except click.ClickException as error:
         # Click's own usage and hint would be no line for a log.
         code = _fail(2, f"{error.format_message()} Say --help for what is possible.")
-    except (click.Abort, KeyboardInterrupt):
-        code = 130
+    except (click.Abort, KeyboardInterrupt) as end:
+        code, left = 130, kept(end)
     except SystemExit as end:
-        code = end.code
+        code, left = end.code, kept(end)
     except Exception as error:
         code = _fail_by(error)
     if code in _ENDED:
         # The interpreter would look through millions of objects for what it may bury; the system takes all at once.
         gc.freeze()
-        _fail(code, f"{_ENDED[code]}.{_AGAIN}")
+        _fail(
+            code,
+            f"{_ENDED[code]}; {left}. The same command goes on from there." if left else _ENDED[code] + f".{_AGAIN}",
+        )
     return code if isinstance(code, int) else 0
 
 

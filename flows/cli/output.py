@@ -133,6 +133,18 @@ def _print_pruned(result: dict[str, Any]) -> None:
         _table([[_text(item[name]) for name in columns] for item in result["items"]], list(columns))
 
 
+def _print_upgraded(result: dict[str, Any]) -> None:
+    """What was changed, or would be, and what only people can do."""
+    if result["changes"]:
+        columns = ("kind", "name", "change")
+        _table([[_text(change[name]) for name in columns] for change in result["changes"]], list(columns))
+    for remedy in result["by_hand"]:
+        click.echo(f"by hand: {printable(remedy)}")
+    done = "made" if result["applied"] else "would be made; say --apply to do it"
+    n = len(result["changes"])
+    click.echo(f"{n:,} change{'' if n == 1 else 's'} {done}" if n else "nothing is of an older version")
+
+
 def _print_demo(result: dict[str, Any]) -> None:
     """The demonstration in a short table."""
     trained, scored = result["train"], result["score"]
@@ -157,9 +169,19 @@ def _print_demo(result: dict[str, Any]) -> None:
     )
 
 
+def _print_evaluation(result: dict[str, Any]) -> None:
+    """A row a kind of defect, and where there are masks one a size of regions."""
+    from nelbo.flows.evaluation.by_kind import as_table, by_size
+
+    for head, *rows in filter(None, (as_table(result["measures"]), by_size(result["measures"]))):
+        _table([[printable(cell) for cell in row] for row in rows], head)
+
+
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "calibrate": _print_calibration,
+    "evaluate": _print_evaluation,
     "prune": _print_pruned,
+    "upgrade": _print_upgraded,
     "models": _print_rows,
     "calibrations": _print_rows,
     "batches": _print_rows,

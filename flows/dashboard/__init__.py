@@ -1,1 +1,1 @@
-"""The web dashboard: Streamlit pages over the Parquet files of a workspace, read through DuckDB."""
+"""The web dashboard: pages over the Parquet files of a workspace, read through DuckDB."""

@@ -1,10 +1,11 @@
-"""What stands before every route of the dashboard's server: of Streamlit's own, too, which know of no password."""
+"""What stands before every route of the dashboard's server."""
 
 import asyncio
 import hmac
 import ipaddress
 import secrets
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -17,24 +18,26 @@ from nelbo.flows.dashboard.palette import DARK, LIGHT
 from nelbo.flows.report.rendering import template
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 #: A wrong guess is answered after that long, and so many of one address may wait for it.
 _GUESS_S, _GUESSES = 1.0, 8
 #: For that long a visitor stays admitted.
 _ADMITTED_S = 12 * 3600
-#: A form with a password in it, and the time that it may take to arrive.
-_FORM_BYTES, _FORM_S = 4096, 10
+#: A form with a password in it, a decision, and the time that either may take to arrive.
+_FORM_BYTES, _DECISION_BYTES, _ARRIVAL_S = 4096, 65_536, 10
 #: Whether the server runs is no secret.
-_HEALTH = "/_stcore/health"
+HEALTH = "/health"
+#: All that pages send.
+REVIEWS = "/reviews"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 
 
 class Door:
     """Lets in who has given the password, where there is one, and nothing that no page of ours sends.
 
-    Before the password nothing but this class answers: no page, picture, component or socket, and what is sent is not
-    read. Afterwards a signed cookie, which only this process can make, admits a browser for twelve hours.
+    Before the password nothing but this class answers: no page, picture or script, and what is sent is not read.
+    Afterwards a signed cookie, which only this process can make, admits a browser for twelve hours.
     """
 
     def __init__(self, app: "ASGIApp", password: str | None) -> None:
@@ -53,15 +56,16 @@ class Door:
         """What answers a request: the app, where nothing speaks against it."""
         kind, path, method = (asked.scope.get(name) for name in ("type", "path", "method"))
         if kind == "websocket":
-            # Streamlit would ask the network for this machine's own addresses, to compare the origin with them.
-            return self._app if not _is_foreign(asked) and self._is_admitted(asked) else WebSocketClose(1008)
-        if path == _HEALTH and method in ("GET", "HEAD"):
+            return WebSocketClose(1008)
+        if path == HEALTH and method in ("GET", "HEAD"):
             return self._app
-        if self._password and method == "POST":
+        is_admitted = self._is_admitted(asked)
+        if self._password and method == "POST" and not (is_admitted and path == REVIEWS):
             return await self._ask(asked, receive)
-        if not self._is_admitted(asked):
+        if not is_admitted:
             return _form("", 401)
-        # Pages send nothing in another way; Streamlit would keep uploads in memory.
+        if method == "POST" and path == REVIEWS:
+            return _answer("Not from here.", 403) if _is_foreign(asked) else await self._with_decision(receive)
         return self._app if method in ("GET", "HEAD") else _answer("Not allowed.", 405, allow="GET, HEAD")
 
     async def _ask(self, asked: HTTPConnection, receive: "Receive") -> HTMLResponse:
@@ -84,6 +88,21 @@ class Door:
             if not self._guessing[visitor]:
                 del self._guessing[visitor]
         return _form("This is not the password.", 401)
+
+    async def _with_decision(self, receive: "Receive") -> "ASGIApp":
+        """The app with what is sent, which is no more than a decision: the app itself would hold whatever comes."""
+        body = await _body(receive, _DECISION_BYTES)
+        if body is None:
+            return _answer("Too long.", 413, connection="close")
+        left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def given() -> "Message":
+            return left.pop() if left else await receive()
+
+        async def answer(scope: "Scope", _receive: "Receive", send: "Send") -> None:
+            await self._app(scope, given, send)
+
+        return answer
 
     def _is_admitted(self, asked: HTTPConnection) -> bool:
         if not self._password:
@@ -118,17 +137,24 @@ def _is_foreign(asked: HTTPConnection) -> bool:
 
 async def _guess(receive: "Receive") -> bytes | None:
     """The password of a form; None where it is no such form, or does not come to an end."""
-    body = b""
+    body = await _body(receive, _FORM_BYTES)
     try:
-        async with asyncio.timeout(_FORM_S):
-            while len(body) <= _FORM_BYTES:
+        fields = parse_qs((body or b"").decode("latin-1"), keep_blank_values=True, max_num_fields=10)
+    except ValueError:
+        return None
+    return None if body is None else fields.get("password", [""])[0].encode("utf-8", "replace")
+
+
+async def _body(receive: "Receive", most: int) -> bytes | None:
+    """What is sent, if that is not too much and comes to an end in time."""
+    body = b""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ARRIVAL_S):
+            while len(body) <= most:
                 message = await receive()
                 body += message.get("body", b"")
                 if not message.get("more_body"):
-                    fields = parse_qs(body.decode("latin-1"), keep_blank_values=True, max_num_fields=10)
-                    return fields.get("password", [""])[0].encode("utf-8", "replace")
-    except (TimeoutError, ValueError):
-        return None
+                    return body if len(body) <= most else None
     return None
 
 

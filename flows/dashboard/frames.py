@@ -1,28 +1,8 @@
-"""Tables of rows, whose toolbar saves them as CSV: spreadsheets must not take a text in them for a formula."""
-
-import re
-from collections.abc import Mapping
-from typing import Any
+"""Tables of rows as CSV: spreadsheets must not take a text in them for a formula."""
 
 import pandas as pd
-import streamlit as st
 
-#: OWASP's list: what a cell begins with that a spreadsheet may calculate.
-_FORMULA = re.compile(r"[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]")
-
-
-def show_frame(rows: pd.DataFrame, columns: Mapping[str, Any], **how: Any) -> Any:
-    """Draw rows as `streamlit.dataframe` does, with texts that only are texts.
-
-    Args:
-        columns: what is shown of them, and how: a heading, or Streamlit's column configuration.
-        how: what else Streamlit takes; with a key, a row can be chosen.
-    """
-    if "key" in how:
-        how = {"on_select": "rerun", "selection_mode": "single-row", **how}
-    return st.dataframe(
-        without_formulas(rows), hide_index=True, column_order=list(columns), column_config=dict(columns), **how
-    )
+from nelbo.flows.formulas import without_formula
 
 
 def without_formulas(rows: pd.DataFrame) -> pd.DataFrame:
@@ -32,8 +12,4 @@ def without_formulas(rows: pd.DataFrame) -> pd.DataFrame:
     {'path': ["'=1+1", 'a=b'], 'score': [-1.0, 2.0]}
     """
     texts = rows.select_dtypes(exclude=["number", "bool", "datetime", "datetimetz"])
-    return rows.assign(**{str(name): texts[name].map(_as_text) for name in texts})
-
-
-def _as_text(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    return rows.assign(**{str(name): texts[name].map(without_formula) for name in texts})

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from nelbo.data import CHANGED, File, ImageError, InputError, Place, read_metadata, read_thumbnail
+from nelbo.flows.inference.maps import parse_window
 from nelbo.flows.options.settings import DecodingSettings
 
 #: Longer side of what is shown of an original.
@@ -29,20 +30,26 @@ def original_of(table: Place, row: Mapping[Any, Any], side_px: int = SIDE_PX) ->
         side_px: longer side at most.
     """
     try:
-        root = read_metadata(table)["nelbo.root"]
+        metadata = read_metadata(table)
+        root = metadata["nelbo.root"]
     except (InputError, KeyError):
         return "The batch does not say any more where its files were."
-    return original(File(root, row["relative_path"], row["image_id"]), side_px)
+    window = parse_window(metadata)
+    return original(File(root, row["relative_path"], row["image_id"]), side_px, window and window.ends)
 
 
-def original(file: File, side_px: int = SIDE_PX) -> Shown:
-    """An image for people to look at, upright, decoded in a process of its own, if it is what was scored."""
+def original(file: File, side_px: int = SIDE_PX, value_range: tuple[float, float] | None = None) -> Shown:
+    """An image for people to look at, upright, decoded in a process of its own, if it is what was scored.
+
+    Args:
+        value_range: of images of more than 8 bits, what is shown black and white.
+    """
     if file.image_id is None:
         return "The file could not be opened when the batch was scored."
     if not _is_inside(file):
         return "The file lies behind a link that leads out of its folder, and is not shown."
     try:
-        return Image.open(io.BytesIO(read_thumbnail(file, side_px, _DECODING.limits)))
+        return Image.open(io.BytesIO(read_thumbnail(file, side_px, _DECODING.limits, value_range)))
     except ImageError as error:
         if error.reason == CHANGED:
             return "The file has changed or gone since it was scored."

@@ -1,75 +1,81 @@
-"""Pictures of a scored image as pages show them: the original, lines around where it is unusual, and its heatmap."""
+"""Pictures of scored images on pages, drawn from rows of ``flagged``: as data URLs, so that a page is one answer."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import streamlit as st
-
-from nelbo.flows.dashboard.literal import literal
+from nelbo.data import InputError, read_metadata
 from nelbo.flows.dashboard.originals import Shown
-from nelbo.flows.dashboard.tables import Tables
-from nelbo.flows.report.heatmap import colours
+from nelbo.flows.dashboard.tables import Batch, Tables
+from nelbo.flows.inference.maps import Window, parse_window
+from nelbo.flows.report.cards import Card, card
 from nelbo.flows.report.normals import read_normals
-from nelbo.flows.report.pictures import LOOKED_AT, original_of, pictures
+from nelbo.flows.report.outlines import svg_path
+from nelbo.flows.report.pictures import LOOKED_AT, data_url, heatmap_of, jpeg_url, opened, outline_of
+from nelbo.flows.workspace.flagged import PICTURED
 
 #: A row of ``scores`` or ``flagged``, by its columns.
 Row = Mapping[Any, Any]
 
-_HEIGHT_PX = 440
+#: Bytes of one picture, and of one that fills a page.
+_BYTES, _LARGE = 60_000, 400_000
 
 
-def show(picture: Shown, described: str) -> None:
-    """Draw a picture, or say why it is not there.
+class Thumbnail(NamedTuple):
+    """An image as the model saw it, and lines around where it is unusual, as `nelbo.flows.report.cards.Card` has them.
 
-    Args:
-        described: for those who do not see it.
+    heatmap: in the place of an image that was not kept, by an earlier version.
     """
-    if isinstance(picture, str):
-        st.info(literal(picture))
-    else:
-        # Upright pictures are kept within a screen.
-        width = max(1, round(_HEIGHT_PX * picture.width / picture.height))
-        st.image(picture, alt=described, width="stretch" if picture.height <= picture.width else width)
+
+    original: str
+    outline: str
+    heatmap: str
 
 
-def show_heatmap(tables: Tables, row: Row) -> None:
-    """Draw what scoring kept of a flagged image, and the scale of its colours."""
-    looked_at = _looked_at(tables, row)
-    if looked_at is None:
-        st.info("A map is kept of images that are anomalous or for review.")
-        return
-    drawn = pictures(looked_at)
-    if drawn.outlined is not None:
-        show(drawn.outlined, f"outline on {row['relative_path']}")
-    show(drawn.heatmap or drawn.original or "No map was kept of this image.", f"heatmap of {row['relative_path']}")
-    _legend()
+def looked(tables: Tables, row: Row) -> Card:
+    """A row of ``flagged`` with all its pictures."""
+    return card(row, read_normals(tables.workspace, row["model_id"]), _BYTES)
 
 
-def show_nearest(tables: Tables, row: Row) -> None:
-    """Draw the training image that looks most like a flagged one, if some were kept with the model."""
-    looked_at = _looked_at(tables, row)
-    found = looked_at and read_normals(tables.workspace, row["model_id"]).nearest(original_of(looked_at))
-    if not found:
-        st.info("None was kept: images that are not flagged have none, nor have models of older versions.")
-        return
-    show(found.picture, f"normal image {found.relative_path}")
-    st.text(found.relative_path)
+def thumbnail(row: Row) -> Thumbnail:
+    """A row of ``flagged`` as a page of hundreds of them shows it: as fast as it goes."""
+    content = row["thumbnail"]
+    if opened(content, "JPEG") is None:
+        heatmap = heatmap_of(row)
+        return Thumbnail("", "", jpeg_url(heatmap, _BYTES) if heatmap else "")
+    return Thumbnail(data_url("image/jpeg", content), svg_path(outline_of(row)), "")
 
 
-def _looked_at(tables: Tables, row: Row) -> Row | None:
-    """What scoring kept of an image to be looked at by; None of one that is not flagged."""
-    sql = f"SELECT {', '.join(LOOKED_AT)} FROM flagged WHERE image_id = ? AND relative_path = ? LIMIT 1"  # noqa: S608
-    found = tables.query(sql, [row["image_id"], row["relative_path"]], [(row["model_id"], row["batch_id"])])
-    return None if found.empty else found.to_dict("records")[0]
+def looked_at(tables: Tables, row: Row) -> Row | None:
+    """A row of ``scores`` with what scoring kept to look at it by.
+
+    None of one that is neither flagged, nor nearly flagged, nor in the audit sample.
+    """
+    columns = f"{', '.join(LOOKED_AT)}, image_id, relative_path"
+    sql = f"""
+        SELECT * FROM ({" UNION ALL ".join(f"SELECT {columns} FROM {kind}" for kind in PICTURED)})
+        WHERE image_id = ? AND relative_path = ? LIMIT 1
+    """  # noqa: S608 - columns of ours
+    batch = (row["model_id"], row["batch_id"])
+    found = tables.records(sql, [row["image_id"], row["relative_path"]], [batch])
+    return {**row, **found[0]} if found else None
 
 
-def _legend() -> None:
-    stops = ", ".join(f"rgb{tuple(colour)}" for colour in colours(np.linspace(0, 1, 9)).tolist())
-    st.html(
-        '<div style="display: flex; gap: .5rem; align-items: center; font-size: .875rem">usual'
-        '<span role="img" aria-label="from black over purple and orange to pale yellow" '
-        f'style="flex: 1; height: .8rem; border-radius: 3px; background: linear-gradient(to right, {stops})"></span>'
-        "very unusual</div>"
-    )
-    st.caption("How unusual each place is, on one scale for all images.")
+def window_of(tables: Tables, batch: Batch) -> Window | None:
+    """What of a batch's pixels its pictures show; None where they are shown as they are."""
+    try:
+        return parse_window(read_metadata(tables.workspace.scores(*batch)))
+    except InputError:
+        # Pruned just now, or damaged, which the page says elsewhere.
+        return None
+
+
+class Original(NamedTuple):
+    """An image from where it was scored: a data URL; or why there is none."""
+
+    url: str
+    why_not: str
+
+
+def as_url(shown: Shown) -> Original:
+    """A picture for a page."""
+    return Original("", shown) if isinstance(shown, str) else Original(jpeg_url(shown.convert("RGB"), _LARGE), "")

@@ -7,17 +7,18 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 from joblib import cpu_count
 
 from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
 from nelbo.flows.workspace import catalog
-from nelbo.flows.workspace.flagged import MATCHING, PICTURED, SAMPLED
+from nelbo.flows.workspace.flagged import KEPT, MATCHING, PICTURED
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import KINDS
 
@@ -28,10 +29,12 @@ Batches = tuple[str | None, str | None]
 _ALL: Sequence[Batches] = [(None, None)]
 
 #: Tables of one file a batch, which is replaced when the batch is scored again.
-_PUBLISHED = {"scores": SCORES_SCHEMA, "flagged": FLAGGED_SCHEMA, "audit": FLAGGED_SCHEMA}
+_PUBLISHED = {"scores": SCORES_SCHEMA, **dict.fromkeys(PICTURED, FLAGGED_SCHEMA)}
 
 #: How often files may change while a query reads them.
 _READS = 5
+#: Rows that are in memory at a time while all are written.
+_ROWS = 65_536
 
 _FILES = "read_parquet(?, union_by_name = true, hive_partitioning = {}, hive_types_autocast = false, filename = {})"
 
@@ -55,17 +58,21 @@ _TABLES = {
         flagged AS (SELECT * FROM {_READING["flagged"]})
         {MATCHING}
     """,
-    "audit": f"""
-        WITH scores AS (SELECT * FROM {_READING["scores"]}),
-        audit AS (SELECT * FROM {_READING["audit"]})
-        {SAMPLED}
-    """,
+    **{
+        name: f"""
+            WITH scores AS (SELECT * FROM {_READING["scores"]}),
+            {name} AS (SELECT * FROM {_READING[name]})
+            {KEPT.format(name=name)}
+        """
+        for name in ("audit", "near")
+    },
     "runs": _EACH_ONCE["runs"],
     "decisions": _EACH_ONCE["reviews"],
     "reviews": f"""
         SELECT * FROM ({_EACH_ONCE["reviews"]})
         QUALIFY count(*) FILTER (decision = 'withdrawn')
                 OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at_utc DESC, review_id DESC) = 0
+            AND decision IN ('normal', 'anomalous')
     """,
 }
 
@@ -73,12 +80,40 @@ _TABLES = {
 _GATHERED = {"runs": "runs", "decisions": "reviews", "reviews": "reviews"}
 
 
+T = TypeVar("T")
+
+
+class Selection(NamedTuple):
+    """Rows that a page lists: it counts them, shows some, and gives out all.
+
+    source: what stands behind SELECT and the columns, with ``?`` for the values.
+    batches: see `Tables.query`.
+    """
+
+    source: str
+    values: tuple[Any, ...]
+    order: str
+    columns: str = "*"
+    batches: Sequence[Batches] = _ALL
+
+    @classmethod
+    def where(cls, source: str, asked: Mapping[str, Sequence[Any]], *how: Any) -> "Selection":
+        """The rows of a source that meet all conditions; one whose values are empty is none.
+
+        >>> Selection.where("FROM scores", {"p_value <= ?": [0.5], "verdict = ?": []}, "p_value")[:2]
+        ('FROM scores WHERE true AND p_value <= ?', (0.5,))
+        """
+        conditions = ["true", *(condition for condition, values in asked.items() if values)]
+        values = tuple(value for some in asked.values() for value in some)
+        return cls(f"{source} WHERE {' AND '.join(conditions)}", values, *how)
+
+
 class Tables:
     """SQL over a workspace; each query sees the files as they are at that moment.
 
-    There are ``scores``, ``flagged``, ``audit``, ``runs`` and ``reviews`` with the columns of the data contract,
+    There are ``scores``, ``flagged``, ``audit``, ``near``, ``runs`` and ``reviews`` with the contract's columns,
     ``model_id`` and ``batch_id`` among them; and ``batches`` with only these two, a row for each published batch.
-    ``flagged`` and ``audit`` are the rows of the published run, with maps and thumbnails. ``reviews`` are those
+    ``flagged``, ``audit`` and ``near`` are rows of the published run, with maps and thumbnails. ``reviews`` are those
     that stand; ``decisions`` are all that were ever written, also what was taken back and what took it back.
     """
 
@@ -114,12 +149,46 @@ class Tables:
         Raises:
             duckdb.Error: the query is wrong, or the files do not stop changing.
         """
+        return self._read(lambda found: found.df(), sql, parameters, batches)
+
+    def records(
+        self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batches] = _ALL
+    ) -> list[dict[str, Any]]:
+        """The same, each row by its columns' names, None where a value is null."""
+
+        def listed(found: duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
+            return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+
+        return self._read(listed, sql, parameters, batches)
+
+    def count(self, selection: Selection) -> int:
+        """How many rows a selection has."""
+        (found,) = self.records(f"SELECT count(*) AS n {selection.source}", selection.values, selection.batches)
+        return int(found["n"])
+
+    def some(self, selection: Selection, n: int, page: int) -> list[dict[str, Any]]:
+        """A page, from 1, of n rows of a selection."""
+        sql = f"SELECT {selection.columns} {selection.source} ORDER BY {selection.order} LIMIT ? OFFSET ?"
+        return self.records(sql, [*selection.values, n, (page - 1) * n], selection.batches)
+
+    def write(self, selection: Selection, write: Callable[[pa.RecordBatchReader], T]) -> T:
+        """Give all rows of a selection to a function, some at a time; called anew where files change meanwhile."""
+        sql = f"SELECT {selection.columns} {selection.source} ORDER BY {selection.order}"
+        return self._read(lambda found: write(found.to_arrow_reader(_ROWS)), sql, selection.values, selection.batches)
+
+    def _read(
+        self,
+        take: Callable[[duckdb.DuckDBPyRelation], T],
+        sql: str,
+        parameters: Sequence[Any],
+        batches: Sequence[Batches],
+    ) -> T:
         left = _READS
         while True:
             left -= 1
             try:
                 tables, files = self._tables(sql, batches)
-                return self._connection.cursor().execute(tables + sql, [*files, *parameters]).df()
+                return take(self._connection.cursor().sql(tables + sql, params=[*files, *parameters]))
             except (duckdb.Error, OSError):
                 # A file was replaced or went between two looks at it; DuckDB has many words for that.
                 if left <= 0 and not self._set_aside(sql, batches):

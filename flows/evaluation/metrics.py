@@ -17,22 +17,29 @@ from nelbo.flows.workspace.models import unseen_in_training
 def evaluate_batch(
     table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
 ) -> tuple[Evaluation | None, int]:
-    """Metrics of a batch's labelled rows, and how many of these had a part in the training or the calibration.
-
-    Nothing is judged on what made it: those rows are left out.
-    """
-    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
-    if not known.num_rows:
-        return None, 0
-    fresh = unseen_in_training(known, workspace, model_id)
-    if calibration is not None:
-        fresh = calibration.unseen(fresh)
-    n_left_out = known.num_rows - fresh.num_rows
+    """Metrics of a batch's labelled rows, and how many of these are left out, see `judged_rows`."""
+    fresh, n_left_out = judged_rows(table, calibration, workspace, model_id)
     if not fresh.num_rows:
         return None, n_left_out
     words = None if fresh["verdict"].null_count else fresh["verdict"].to_pylist()
     fpr = None if calibration is None else calibration.threshold.fpr
     return evaluate(fresh["label"].to_numpy(), fresh["anomaly_score"].to_numpy(), words, fpr), n_left_out
+
+
+def judged_rows(
+    table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
+) -> tuple[pa.Table, int]:
+    """A batch's labelled rows, and how many had a part in the training or the calibration.
+
+    Nothing is judged on what made it: those rows are left out.
+    """
+    known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
+    if not known.num_rows:
+        return known, 0
+    fresh = unseen_in_training(known, workspace, model_id)
+    if calibration is not None:
+        fresh = calibration.unseen(fresh)
+    return fresh, known.num_rows - fresh.num_rows
 
 
 def as_json(value: Any) -> Any:
@@ -69,15 +76,20 @@ class Metric(NamedTuple):
 def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
     """The measures that there are, in words and numbers."""
     three = partial(fixed, decimals=3)
-    bootstrap, constant = "stratified bootstrap", evaluation.f1_all_anomalous
+    constant = evaluation.f1_all_anomalous
     beside = "" if constant is None else f"; calling every image anomalous gives {three(constant)}"
     measured = (
         ("realised false-alarm rate", evaluation.realised_fpr, percent, "exact binomial"),
         ("share of the anomalous found", evaluation.recall, percent, "exact binomial"),
-        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, percent, bootstrap),
-        ("F1", evaluation.f1, three, bootstrap + beside),
-        ("AUROC", evaluation.auroc, three, ""),
-        ("average precision", evaluation.average_precision, three, f"{bootstrap}; depends on the share of anomalies"),
+        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, percent, "bootstrap"),
+        ("F1", evaluation.f1, three, f"exact ends of recall and false-alarm rate{beside}"),
+        ("AUROC", evaluation.auroc, three, "Newcombe, widened by DeLong"),
+        (
+            "average precision",
+            evaluation.average_precision,
+            three,
+            "Wilson, widened by a bootstrap; depends on the share of anomalies",
+        ),
     )
     return [
         Metric(name, text(share.value), f"{text(share.low)} to {text(share.high)}", remark)

@@ -105,6 +105,12 @@ def keep(proposal: Proposal, workspace: Workspace, run: Run) -> str:
             return calibration_id
 
 
+def objection(proposal: Proposal, workspace: Workspace) -> str | None:
+    """What would keep a calibration from becoming its model's current one; None if nothing would."""
+    current = pointers.current_calibration(workspace, proposal.model_id)
+    return _why_not(proposal, _read(workspace, proposal.model_id, current), workspace)
+
+
 def _read(workspace: Workspace, model_id: str, calibration_id: str | None) -> Calibration | None:
     if calibration_id is None:
         return None

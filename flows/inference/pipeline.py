@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, compress
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +28,13 @@ from nelbo.data import (
     part_quality,
 )
 from nelbo.flows.inference.ahead import ahead
-from nelbo.flows.inference.audit import keep_none
-from nelbo.flows.inference.maps import pictured
+from nelbo.flows.inference.kept.audit import keep_none
+from nelbo.flows.inference.maps import Window, pictured
 from nelbo.flows.inference.why.looks import Looks
 from nelbo.flows.inference.why.sentences import explain
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.workspace.calibrations.calibration import Calibration
+from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.tables import spread
 from nelbo.vae_core import Scorable
 
@@ -66,6 +68,7 @@ def score_files(
     calibration: Calibration | None = None,
     looks: Mapping[str | None, Looks] = MappingProxyType({}),
     draw: Drawing = keep_none,
+    window: Window | None = None,
 ) -> Generator[pa.Table, None, None]:
     """Decode and score files; rows of ``SCORED_SCHEMA`` in the files' order, some at a time.
 
@@ -74,10 +77,11 @@ def score_files(
         calibration: of the images that it flags a map, a thumbnail and why are kept; None keeps none.
         looks: of each variant's training images, as far as they are known, to say why by.
         draw: of which images that it does not flag a map and a thumbnail are kept, too, see `audit.Draw`, `near.Near`.
+        window: of the thumbnails.
     """
     with closing(ahead(_prepared(model, files, decoding))) as batches:
         for images, quality in batches:
-            yield _scored(model, images, quality, calibration, looks, draw)
+            yield _scored(model, images, quality, calibration, looks, draw, window)
 
 
 def score_image(
@@ -85,7 +89,38 @@ def score_image(
 ) -> pa.Table:
     """The same of an image in memory, one row; see `data.image_of`."""
     images = _sound(image_of(values, Preprocessing(**model.preprocessing)), model)
-    return _scored(model, images, _quality(images), calibration, looks, keep_none)
+    return _scored(model, images, _quality(images), calibration, looks, keep_none, None)
+
+
+class Mapped(NamedTuple):
+    """Maps of some files.
+
+    reasons: of each file, None or why it has no map.
+    levels: (n_readable, gh, gw) float32, of those that have one: how unusual each place is, in units above what is
+        usual; by one scale for all images, whatever their variant.
+    parts, aspects: (n_readable) see `data.Images`.
+    """
+
+    reasons: list[str | None]
+    levels: np.ndarray
+    parts: list[Part | None]
+    aspects: np.ndarray
+
+
+def map_files(model: Scorable, files: Iterable[File], decoding: DecodingSettings) -> Generator[Mapped, None, None]:
+    """Decode files and compute the maps of all of them, in the files' order, some at a time.
+
+    Raises:
+        UsageError: it is an engine of 0.1, which makes none.
+    """
+    with closing(ahead(_prepared(model, files, decoding))) as batches:
+        for images, _ in batches:
+            everything = np.ones(len(images.pixels), bool)
+            score, rows, maps = _score_and_map(model, images, lambda _, of=everything: of)  # type: ignore[misc]
+            levels = _units(maps, _scales(model, score, rows))
+            if levels is None:
+                raise UsageError("this engine makes no maps. Make it again with nelbo export, or say --engine keras.")
+            yield Mapped(images.reasons, levels, images.parts, images.aspects)
 
 
 def _prepared(
@@ -135,6 +170,7 @@ def _scored(
     calibration: Calibration | None,
     looks: Mapping[str | None, Looks],
     draw: Drawing,
+    window: Window | None,
 ) -> pa.Table:
     found: dict[str, pa.Array] = {}
     readable = np.array([reason is None for reason in images.reasons])
@@ -149,13 +185,7 @@ def _scored(
         is_flagged[readable] = calibration.flags(pa.table(found))
         return (is_flagged | draw(readable & ~is_flagged, scores))[readable]
 
-    if model.tiles is None:
-        score, rows, maps = vae_core.score_and_map(model, images.pixels, looked_at)
-    else:
-        score, of_each = vae_core.score_tiles(model, images.wholes)
-        rows = np.flatnonzero(looked_at(score))
-        # Images of tiles come one by one, so all maps have one size.
-        maps = np.stack([of_each[row] for row in rows]) if len(rows) else np.empty((0, 1, 1), np.float32)
+    score, rows, maps = _score_and_map(model, images, looked_at)
     statuses = [None if part is None else part.status for part in images.parts]
     columns = found | {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in quality.items()}
     columns |= {"drops_colour": pa.array(images.drops_colour), "part": pa.array(statuses, pa.string())}
@@ -167,11 +197,23 @@ def _scored(
         measured = pa.table(columns).take(pa.array(rows[flagged]))
         units = _units(maps, scales)
         whys = explain(measured, pixels[flagged], units if units is None else units[flagged], calibration, looks)
-        pictures = pictured(pixels, images.aspects[rows], maps, _ends(scales, calibration.heatmap_top))
+        pictures = pictured(pixels, images.aspects[rows], maps, _ends(scales, calibration.heatmap_top), window)
     columns = spread(columns, readable) | spread({"why": whys}, is_flagged)
     columns |= spread({name: pictures[name] for name in pictures.column_names}, is_kept)
     columns["reason"] = pa.array(images.reasons, pa.string())
     return pa.table({name: columns[name] for name in SCORED_SCHEMA.names}, SCORED_SCHEMA)
+
+
+def _score_and_map(
+    model: Scorable, images: Images, chosen: Callable[[vae_core.Score], np.ndarray]
+) -> tuple[vae_core.Score, np.ndarray, np.ndarray | None]:
+    """Scores of images, rows of those that are chosen by them, and their maps; see `vae_core.score_and_map`."""
+    if model.tiles is None:
+        return vae_core.score_and_map(model, images.pixels, chosen)
+    score, maps = vae_core.score_tiles(model, images.wholes)
+    rows = np.flatnonzero(chosen(score))
+    # Images of tiles come one by one, so all maps have one size.
+    return score, rows, np.stack([maps[row] for row in rows]) if len(rows) else np.empty((0, 1, 1), np.float32)
 
 
 def _scales(model: Scorable, score: vae_core.Score, rows: np.ndarray) -> np.ndarray:

@@ -23,9 +23,10 @@ from nelbo.data import (
 )
 from nelbo.detectors import q_values
 from nelbo.flows.evaluation.drift import drift_facts, find_drift, write_drift
-from nelbo.flows.inference.audit import candidates_of, drawn
+from nelbo.flows.inference.kept.audit import candidates_of, drawn
+from nelbo.flows.inference.kept.near import nearest
+from nelbo.flows.inference.maps import read_window, write_window
 from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.near import nearest
 from nelbo.flows.inference.pipeline import warn_of_colour
 from nelbo.flows.inference.shards import Shard, plan_shards
 from nelbo.flows.workspace import journal
@@ -70,7 +71,8 @@ def publish(shards: list[Shard], run: Run) -> dict[str, Any]:
     batch = _with_chances(batch, calibration)
     drift = find_drift(batch, calibration, workspace, target.batch_id, options) if calibration else None
     root = read_metadata(workspace.manifest(target.batch_id))["nelbo.root"]
-    metadata = {**run.metadata, "nelbo.root": root, **write_drift(drift)}
+    window = read_window(workspace, target.model_id)
+    metadata = {**run.metadata, "nelbo.root": root, **write_drift(drift), **write_window(window)}
     ids, staging = (target.model_id, target.batch_id), target.staging(options)
     constants = {
         "statistic": statistic.name,

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -37,6 +37,29 @@ def _end(number: int, _frame: FrameType | None) -> None:
     watchdog.daemon = True
     watchdog.start()
     raise SystemExit(128 + number)
+
+
+@contextmanager
+def keeping(what: Callable[[], str]) -> Iterator[None]:
+    """Where this block is ended by a signal, note what of it is kept, for `kept` to find; empty where nothing is."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # To say what is kept is not worth another error.
+        with suppress(Exception):
+            if said := what():
+                ended.add_note(said)
+        raise
+
+
+def kept(ended: BaseException) -> str:
+    """What was noted where a command was ended, by the innermost block; empty without any."""
+    error: BaseException | None = ended
+    while error is not None:
+        if notes := getattr(error, "__notes__", []):
+            return str(notes[0])
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def stop_decoders() -> None:

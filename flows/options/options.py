@@ -3,7 +3,7 @@
 The fields are the parameters of the command's flow, but for those with ``exclude``, which the command line alone has.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -120,6 +120,9 @@ class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings)
     )
     uncalibrated: Flagged[bool] = Field(False, description="Numbers only, no verdicts.")
     fail_on_anomaly: Flagged[bool] = Field(False, exclude=True, description="Exit with 3 if any is found.")
+    csv: Annotated[PathText | None, Flag("FILE")] = Field(
+        None, exclude=True, description="Write the rows to a CSV file, too; with new, with a column batch_id."
+    )
 
     @model_validator(mode="after")
     def _cluster(self) -> "ScoreOptions":
@@ -141,6 +144,21 @@ class ReportOptions(Options, DecodingSettings):
         None, description="Model id, or its beginning; by default the one that scored it last."
     )
     fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
+
+
+class EvaluateOptions(Options, DecodingSettings):
+    """What ``evaluate`` takes."""
+
+    batch: Flagged[Text | None] = Field(None, description="Batch id, or its beginning; by default the one scored last.")
+    model: Flagged[Text | None] = Field(
+        None, description="Model id, or its beginning; by default the one that scored it last."
+    )
+    labels: Annotated[PathText | None, Flag("CSV")] = Field(
+        None, description="Manifest with labels 0 and 1; by default the batch's own, or what its folders are called."
+    )
+    masks: Folder = Field(None, description="Masks that show where defects are, called as the images.")
+    root: Folder = Field(None, description="Folder that the labels' paths start from; by default their own.")
+    engine: Flagged[Literal["auto", EngineName]] = Field("auto", description="With masks: what computes the maps.")
 
 
 class ExportOptions(ModelOptions, SourceOptions):
@@ -171,6 +189,13 @@ class PruneOptions(Options):
     def older_than_s(self) -> int:
         """The age in seconds."""
         return duration_s(self.older_than)
+
+
+class UpgradeOptions(Options):
+    """What ``upgrade`` takes."""
+
+    apply: Flagged[bool] = Field(False, description="Change it; without it, only say what would be changed.")
+    config: PathText | None = Field(None, description="The file of settings that --config names.")
 
 
 class CompactOptions(Options):

@@ -3,7 +3,7 @@
 #: Heading -> fields of options models, and what the command line alone has; those of no heading do not exist.
 SECTIONS = {
     "What to read": (
-        *("images", "normal", "labels", "on", "gate", "root", "new", "min_age_s"),
+        *("images", "normal", "labels", "masks", "on", "gate", "root", "new", "min_age_s"),
         *("model", "batch", "batch_id", "group_by", "variant_by"),
     ),
     "What decides verdicts": (
@@ -12,7 +12,7 @@ SECTIONS = {
     ),
     "How it runs": (
         *("candidates", "defect_px", "seed", "promote", "engine", "runner", "dask_address", "compare"),
-        *("fail_on_anomaly", "older_than", "apply", "models", "host", "port"),
+        *("csv", "fail_on_anomaly", "older_than", "apply", "models", "host", "port"),
         *("line", "keep", "limit", "pool", "prefect"),
     ),
     "Everywhere": ("workspace", "as_json", "verbose", "config", "assignments"),
@@ -30,6 +30,7 @@ SETTINGS = {
     "export": ("max_seconds", "workers"),
     "sensitivity": ("max_seconds", "workers"),
     "report": ("fdr",),
+    "evaluate": _OF_FILES,
     "serve": _OF_MODELS,
     "deploy": _OF_MODELS,
     "demo": _OF_MODELS,

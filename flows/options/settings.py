@@ -149,8 +149,9 @@ class ModelSettings(BaseModel):
             return self
         if "image_size" in changed:
             raise UsageError(f"image_size={self.image_size} does not go with tile={self.tile}: leave one of them out.")
-        if self.locate == "on":
-            raise UsageError(f"locate=on does not go with tile={self.tile}: leave one of them out.")
+        for name, value in (("locate", "on"), ("fit", "pad")):
+            if getattr(self, name) == value:
+                raise UsageError(f"{name}={value} does not go with tile={self.tile}: leave one of them out.")
         return self
 
     @field_validator("image_size", mode="before")

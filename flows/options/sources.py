@@ -63,6 +63,8 @@ def make_options(
     called = variables | {key: key for key in said}
     settings = check_options(Settings, content | environment | said, called)
     common = {key: getattr(settings, key) for key in settings.model_fields_set & set(kind.model_fields)}
+    # Of the commands one works on the file itself.
+    common |= {"config": str(config)} if config is not None and "config" in kind.model_fields else {}
     return check_options(kind, common | given, called | {key: flags.get(key, key) for key in given})
 
 

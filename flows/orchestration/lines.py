@@ -5,8 +5,10 @@ import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 
@@ -67,6 +69,24 @@ def find_deployments(flows: Collection[str]) -> dict[str, DeploymentResponse]:
 def former(found: Mapping[str, DeploymentResponse]) -> dict[str, DeploymentResponse]:
     """Those of them that name code as nelbo 0.1 called it, so that their runs fail."""
     return {name: one for name, one in found.items() if (one.entrypoint or "").startswith(_FORMER)}
+
+
+def of_workspace(found: Mapping[str, DeploymentResponse], workspace: str) -> dict[str, DeploymentResponse]:
+    """Those of them that work on a workspace."""
+    return {name: one for name, one in found.items() if _is_same(str(one.parameters.get("workspace")), workspace)}
+
+
+def update_former(one: DeploymentResponse, parameters: Mapping[str, Any], schema: dict[str, Any]) -> None:
+    """Let a deployment of nelbo 0.1 name the code as it is called now; its times, pool and triggers stay.
+
+    Args:
+        parameters: that its runs have from now on.
+        schema: of the flow's parameters, which the server holds runs to.
+    """
+    entrypoint = f"nelbo.{one.entrypoint}"
+    update = DeploymentUpdate(entrypoint=entrypoint, parameters=dict(parameters), parameter_openapi_schema=schema)
+    with get_client(sync_client=True) as client:
+        client.update_deployment(one.id, update)
 
 
 def say_former(found: Mapping[str, DeploymentResponse]) -> list[str]:

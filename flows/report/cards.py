@@ -89,12 +89,13 @@ def _cards(groups: Sequence[Sequence[Mapping[str, Any]]], normals: Normals) -> l
     parts[0][:N_FIRST] = [_TIMES] * len(parts[0][:N_FIRST])
     n_bytes = _PAGE_BYTES // (_PICTURES * max(1, sum(map(sum, parts))))
     return [
-        [_card(row, normals, part * n_bytes) for row, part in zip(rows, some, strict=True)]
+        [card(row, normals, part * n_bytes) for row, part in zip(rows, some, strict=True)]
         for rows, some in zip(groups, parts, strict=True)
     ]
 
 
-def _card(known: Mapping[str, Any], normals: Normals, n_bytes: int) -> Card:
+def card(known: Mapping[str, Any], normals: Normals, n_bytes: int) -> Card:
+    """A row of ``flagged``, or of ``scores``, with its pictures of about so many bytes each."""
     row = {**_NOTHING, **known}
     original = original_of(row, SIDE_PX)
     heatmap = heatmap_of(row, original.size if original else None, SIDE_PX)

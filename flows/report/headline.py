@@ -87,13 +87,13 @@ def chance(
 
     >>> threshold = Threshold.from_normals(range(1, 1000), fpr=0.01)
     >>> print(chance({"scored": 2624, "anomalous": 80}, threshold))
-    That is more than chance gives: of 10,000 such batches without defects at most 1 has as many, or more.
+    The count is more than chance gives: of 10,000 such batches without defects at most 1 has as many, or more.
     >>> print(chance({"scored": 2624, "anomalous": 37}, threshold))
-    So many can be chance: of 100 such batches without defects about 14 have as many, or more.
+    The count can be chance: of 100 such batches without defects about 14 have as many, or more.
     >>> print(chance({"scored": 2624, "anomalous": 37}, threshold, defects=True))
     The count alone would not tell: of 100 such batches without defects about 14 have as many, or more.
     >>> print(chance({"scored": 2624, "anomalous": 12}, threshold))
-    That is no more than chance gives: most such batches without defects have as many, or more.
+    The count is no more than chance gives: most such batches without defects have as many, or more.
     """
     probability = None if threshold is None else threshold.chance(counts["anomalous"], counts["scored"])
     if threshold is None or probability is None or not counts["anomalous"] or (blind and probability > _RARE):
@@ -105,15 +105,14 @@ def chance(
 def _explained(probability: float, defects: bool) -> str:
     if probability <= _RARE:
         rarity = 10 ** math.floor(-math.log10(max(probability, _RAREST)))
-        return (
-            f"That is more than chance gives: of {rarity:,} such batches without defects at most 1 has as many, or more"
-        )
+        share = f"of {rarity:,} such batches without defects at most 1 has as many, or more"
+        return f"The count is more than chance gives: {share}"
     share = f"of 100 such batches without defects about {100 * probability:.0f} have as many, or more"
     if probability <= _UNUSUAL:
-        return f"So many can hardly be chance: {share}"
+        return f"The count can hardly be chance: {share}"
     if probability <= _LIKELY:
-        return f"{'The count alone would not tell' if defects else 'So many can be chance'}: {share}"
-    opening = "The count alone would not tell" if defects else "That is no more than chance gives"
+        return f"{'The count alone would not tell' if defects else 'The count can be chance'}: {share}"
+    opening = "The count alone would not tell" if defects else "The count is no more than chance gives"
     return f"{opening}: most such batches without defects have as many, or more"
 
 

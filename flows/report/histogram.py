@@ -55,6 +55,7 @@ class Histogram(NamedTuple):
     bars: list[tuple[float, float, str]]
     bar_width: float
     outline: str
+    threshold: float | None
     threshold_x: float | None
     review_x: float | None
     x_ticks: list[tuple[float, str]]
@@ -89,6 +90,7 @@ def histogram(
         bars,
         step - 1,
         outline if len(calibration) else "",
+        threshold,
         None if threshold is None else float(x.at(threshold)),
         None if review is None else float(x.at(max(review, scale.low))),
         x.ticks(7),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nelbo.data import NORMALS_SCHEMA, CachedPixels, InputError, Place, modified, read_table, write_table
-from nelbo.flows.inference.maps import as_picture, jpeg
+from nelbo.flows.inference.maps import Window, as_picture, jpeg, write_window
 from nelbo.flows.report.pictures import opened
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
@@ -35,7 +35,13 @@ class Normal(NamedTuple):
 
 
 def keep_normals(
-    pixels: CachedPixels, table: pa.Table, seed: int, workspace: Workspace, model_id: str, run: Run
+    pixels: CachedPixels,
+    table: pa.Table,
+    seed: int,
+    workspace: Workspace,
+    model_id: str,
+    run: Run,
+    window: Window | None = None,
 ) -> None:
     """Put some of the images that a model was trained on beside it.
 
@@ -43,16 +49,18 @@ def keep_normals(
         pixels: (n, h, w, c) as the model takes them.
         table: their rows of a manifest.
         seed: of the choice.
+        window: that all pictures of the model are shown by; it is kept in the file's metadata.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(pixels))[:MOST_KEPT])
     chosen = table.select(["relative_path", "image_id"]).take(pa.array(rows))
-    thumbnails = pa.array([_jpeg(to_unit(pixels[[row]])[0]) for row in rows], pa.binary())
+    thumbnails = pa.array([_jpeg(to_unit(pixels[[row]])[0], window) for row in rows], pa.binary())
     kept = chosen.append_column("thumbnail", thumbnails).cast(NORMALS_SCHEMA)
-    write_table(kept, workspace.normals(model_id), NORMALS_SCHEMA, run.metadata, workspace.staging)
+    metadata = {**run.metadata, **write_window(window)}
+    write_table(kept, workspace.normals(model_id), NORMALS_SCHEMA, metadata, workspace.staging)
 
 
-def _jpeg(pixels: NDArray[np.floating[Any]]) -> bytes:
-    picture = as_picture(pixels)
+def _jpeg(pixels: NDArray[np.floating[Any]], window: Window | None = None) -> bytes:
+    picture = as_picture(pixels, window)
     picture.thumbnail((MOST_PX, MOST_PX))
     return jpeg(picture, _QUALITY)
 

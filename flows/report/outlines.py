@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nelbo.flows.inference.why.spots import EDGE
-from nelbo.flows.report.heatmap import enlarged
 
 #: Longer side of the picture that lines are followed on, and the least one of a place on it, in pixels.
 _FOLLOWED_PX, _LEAST_PX = 512, 3
@@ -44,7 +43,9 @@ def outline(levels: NDArray[np.floating]) -> list[Polygon]:
     levels = np.maximum(levels, 0)
     times = max(_LEAST_PX, round(_FOLLOWED_PX / max(levels.shape)))
     size = np.array(levels.shape[::-1]) * times
-    inside = enlarged(levels, (size[0], size[1])) >= EDGE * levels.max()
+    # Three times as fast as Pillow, and pages show hundreds.
+    followed = cv2.resize(levels.astype(np.float32), (int(size[0]), int(size[1])), interpolation=cv2.INTER_LINEAR)
+    inside = followed >= EDGE * levels.max()
     lines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     row, column = ((at + 0.5) * times for at in np.unravel_index(levels.argmax(), levels.shape))
     kept = sorted(

@@ -251,12 +251,18 @@ def _drawn(rows: pa.Table, statistic: Statistic, options: TrainOptions | Calibra
 
 
 def calibrate_from_reviews(options: CalibrateOptions, model_id: str, run: Run) -> Calibrated:
-    """Move the threshold of the model's current calibration to where the decisions of reviewers want it.
+    """Move the threshold of the model's current calibration to where the decisions of reviewers want it."""
+    workspace = Workspace.at(options.workspace)
+    proposal, n_left_out = proposed_by_reviews(workspace, options, model_id)
+    return Calibrated(keep(proposal, workspace, run), n_left_out)
+
+
+def proposed_by_reviews(workspace: Workspace, options: CalibrateOptions, model_id: str) -> tuple[Proposal, int]:
+    """What would be kept of the decisions of reviewers, and how many reviewed images are left out; nothing is written.
 
     What is normal stays as it was. Reviewed images were picked by their scores, so p-values, drift and the colours of
     heatmaps go on being measured against the held-out normal images behind the current calibration.
     """
-    workspace = Workspace.at(options.workspace)
     current = needed_calibration(workspace, model_id)
     if options.statistic not in (None, current.statistic.name):
         # It would need other reviews.
@@ -285,7 +291,7 @@ def calibrate_from_reviews(options: CalibrateOptions, model_id: str, run: Run) -
         labels=options,
         labels_from=REVIEWS,
     )
-    return Calibrated(keep(proposal, workspace, run), n_left_out)
+    return proposal, n_left_out
 
 
 def _labels(options: TrainOptions | CalibrateOptions) -> LabelSettings | None:

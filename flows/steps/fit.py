@@ -36,6 +36,7 @@ from nelbo.detectors import images_of_variant
 from nelbo.flows.evaluation import normals as looks
 from nelbo.flows.evaluation.normals import Finding
 from nelbo.flows.evaluation.thresholds import calibration_needs
+from nelbo.flows.inference.maps import Window, learn_window
 from nelbo.flows.inference.measured import with_quality
 from nelbo.flows.inference.models import import_keras, keep_bundle
 from nelbo.flows.inference.painting.simulation import Unseen, simulate
@@ -180,19 +181,20 @@ def _keep_beside(
 ) -> None:
     """Put beside a model what it sees of simulated defects, how its images look, its history, and pictures."""
     workspace = Workspace.at(options.workspace)
-    simulated = _simulate(training, normals, options)
+    window = _window(training, normals)
+    simulated = _simulate(training, normals, options, window)
     if simulated is not None:
         keep_simulated(simulated, workspace, model_id, run)
-    _keep_normals(training, normals, options.seed, workspace, model_id, run)
+    _keep_normals(training, normals, options.seed, workspace, model_id, run, window)
     # The same model made another way is described as it was made first, as its bundle is.
     if not workspace.history(model_id).exists():
         _write_history(training.history, workspace.history(model_id), workspace, run)
     if options.frame is not None:
-        write_found_parts(workspace, model_id, normals.pixels, normals.found)
+        write_found_parts(workspace, model_id, normals.pixels, normals.found, window)
     if training.model.config.variants:
         fitted_on = normals.pixels.take(normals.rows(*_FITTED))
-        write_variants(workspace, model_id, fitted_on, training.unseen.variant)
-    write_strangest(workspace, model_id, normals.pixels.take(strangest))
+        write_variants(workspace, model_id, fitted_on, training.unseen.variant, window)
+    write_strangest(workspace, model_id, normals.pixels.take(strangest), window)
 
 
 def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:
@@ -252,7 +254,7 @@ def _of_files(table: pa.Table) -> dict[str, Any]:
     }
 
 
-def _simulate(training: Any, normals: Normals, options: TrainOptions) -> pa.Table | None:
+def _simulate(training: Any, normals: Normals, options: TrainOptions, window: Window | None) -> pa.Table | None:
     """What the model says of simulated defects on images that it has not seen; None where it has seen all."""
     if options.tile is not None:
         log.info("not tried on simulated defects: those are painted on whole images, and this model sees tiles")
@@ -267,18 +269,34 @@ def _simulate(training: Any, normals: Normals, options: TrainOptions) -> pa.Tabl
         normals.pixels.take(rows),
         normals.table.take(pa.array(rows)),
         size_z([normals.found[row] for row in rows]),
+        window,
     )
     return simulate(model, vae_core.fast_scorer(model), unseen, options.defect_px, options.seed)
 
 
-def _keep_normals(training: Any, normals: Normals, seed: int, workspace: Workspace, model_id: str, run: Run) -> None:
+def _window(training: Any, normals: Normals) -> Window | None:
+    """What pictures of the model show."""
+    rows = normals.rows(*_FITTED)
+    preprocessing = Preprocessing(**training.model.preprocessing)
+    return learn_window(normals.pixels.take(rows), normals.texts("mode", rows), preprocessing)
+
+
+def _keep_normals(
+    training: Any,
+    normals: Normals,
+    seed: int,
+    workspace: Workspace,
+    model_id: str,
+    run: Run,
+    window: Window | None,
+) -> None:
     """What flagged images are compared with: how the images fitted on look, and some of them."""
     rows = normals.rows(*_FITTED)
     pixels, table = normals.pixels.take(rows), normals.table.take(pa.array(rows))
     names = training.model.config.variants
     variants = [names[int(number)] for number in training.unseen.variant] if names else [None] * len(rows)
     keep_looks(learn_looks(pixels, variants, seed), workspace, model_id, run)
-    keep_normals(pixels, table, seed, workspace, model_id, run)
+    keep_normals(pixels, table, seed, workspace, model_id, run, window)
 
 
 def unfinished(options: TrainOptions, batch_id: str) -> Path:
@@ -289,6 +307,14 @@ def unfinished(options: TrainOptions, batch_id: str) -> Path:
     parts = (model_config(options), train_config(options), make_preprocessing(options))
     content = [batch_id, *(part.to_dict() for part in parts)]
     return Workspace.at(options.workspace).checkpoint(content_id("t", json.dumps(content, sort_keys=True)))
+
+
+def kept(options: TrainOptions, batch_id: str) -> str:
+    """What of an unfinished training the same command does not do again; empty where that is nothing."""
+    folder = unfinished(options, batch_id)
+    parts = {"cache": "the decoded images", "checkpoint.safetensors": "the epochs that are over"}
+    found = [what for name, what in parts.items() if (folder / name).exists()]
+    return f"{' and '.join(found)} are kept" if found else ""
 
 
 def unseen_rows(options: TrainOptions, batch_id: str) -> Path:

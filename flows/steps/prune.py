@@ -75,7 +75,7 @@ def find_old(options: PruneOptions, before: float) -> list[Old]:
     kept_batches = {name.partition("/")[2] for name in kept}
     candidates = [
         *old_scores,
-        *(item for kind in PICTURED for item in _listed(workspace, kind) if item.name not in kept),
+        *(item for kind in (*PICTURED, "evaluations") for item in _listed(workspace, kind) if item.name not in kept),
         *(item for item in _listed(workspace, "reports") if item.name not in kept_batches),
         *_manifests(workspace, kept_batches, before),
         *(item for item in _listed(workspace, "runs") if _whole_run_file(item, before)),

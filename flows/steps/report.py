@@ -14,11 +14,14 @@ from PIL import Image
 
 from nelbo.data import atomic_path, modified, read_table, read_unchanged
 from nelbo.data.part.frame import STATUSES
+from nelbo.flows.evaluation.by_kind import as_table, by_size
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
+from nelbo.flows.evaluation.evaluations import read_evaluation
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch, real_figures
 from nelbo.flows.evaluation.sensitivity import seen
-from nelbo.flows.options.options import ReportOptions, ScoreOptions
+from nelbo.flows.inference.maps import parse_window
+from nelbo.flows.options.options import EvaluateOptions, ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
 from nelbo.flows.report.cards import N_FIRST, sections
@@ -90,7 +93,7 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     run = Run("report", options)
     workspace = Workspace.at(options.workspace)
     write_missing_pages(options, runner)
-    batch_id, model_id = _asked(workspace, options)
+    batch_id, model_id = asked(workspace, options)
     runner.rename(f"{batch_id} with {model_id}")
     reported = runner.call(write_report, options, batch_id, model_id)
     run.record(workspace, batch_id=batch_id, model_id=model_id)
@@ -99,7 +102,7 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     return ids | {"report": reported.path} | ({"metrics": reported.metrics} if reported.metrics else {})
 
 
-def _asked(workspace: Workspace, options: ReportOptions) -> tuple[str, str]:
+def asked(workspace: Workspace, options: ReportOptions | EvaluateOptions) -> tuple[str, str]:
     """The batch and the model asked for; of what is not said, the one that was scored, or scored with, last."""
     batch_id = options.batch and catalog.find_scored(workspace, "batch", options.batch)
     if options.model == "latest":
@@ -129,12 +132,14 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
     table = rows.scores
     numbers = _numbers(table, workspace, model_id, options)
     code, allowed = script("report.js.j2")
+    measures = read_evaluation(workspace, model_id, batch_id)
     page = numbers | {
         "batch_id": batch_id,
         "model_id": model_id,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
         "sections": sections(*rows, read_normals(workspace, model_id)),
         "n_first": N_FIRST,
+        "window": parse_window({name.decode(): text.decode() for name, text in table.schema.metadata.items()}),
         "found": STATUSES,
         "variant": variants.named,
         "not_scored": table.filter(pc.is_valid(table["reason"])).select(["relative_path", "reason"]).to_pylist(),
@@ -143,6 +148,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "script_source": allowed,
         **_model(workspace, model_id),
         "facts": _facts(table),
+        "by_kind": [shown for shown in (as_table(measures), by_size(measures)) if shown],
     }
     target = workspace.report(batch_id)
     with atomic_path(target, workspace.staging) as unfinished:

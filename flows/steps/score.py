@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,16 @@ from nelbo.data import (
 )
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.inference.ahead import ahead
-from nelbo.flows.inference.audit import Draw, audit_keys
 from nelbo.flows.inference.engines import choose_engine
+from nelbo.flows.inference.kept.audit import Draw, audit_keys
+from nelbo.flows.inference.kept.near import Near
+from nelbo.flows.inference.maps import read_window
 from nelbo.flows.inference.models import load_model
-from nelbo.flows.inference.near import Near
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA, Drawing, score_files
 from nelbo.flows.inference.progress import moved
 from nelbo.flows.inference.publishing import AllChangedError, publish
 from nelbo.flows.inference.shards import Shard, Target, chunks, plan_shards
+from nelbo.flows.inference.signals import keeping
 from nelbo.flows.inference.why.looks import read_looks
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.runner import Runner
@@ -165,14 +168,15 @@ def _score_and_publish(options: ScoreOptions, target: Target, batch: Batch, runn
         try:
             shards = plan_shards(options, target, batch.n_images)
             parts = chunks(shards, options.runner)
-            n_scored = sum(runner.map(score_shards, parts, [sum(shard.size for shard in part) for part in parts]))
-            images_per_s = n_scored / (run.seconds - started)
-            known = {
-                "n_waiting": batch.n_waiting,
-                "n_folders_unlisted": batch.n_folders_unlisted,
-                "images_per_s": images_per_s,
-            }
-            published = runner.call(publish, shards, replace(run, facts=known))
+            with keeping(partial(_finished, shards)):
+                n_scored = sum(runner.map(score_shards, parts, [sum(shard.size for shard in part) for part in parts]))
+                images_per_s = n_scored / (run.seconds - started)
+                known = {
+                    "n_waiting": batch.n_waiting,
+                    "n_folders_unlisted": batch.n_folders_unlisted,
+                    "images_per_s": images_per_s,
+                }
+                published = runner.call(publish, shards, replace(run, facts=known))
         except FileNotFoundError:
             # Another job on this batch has published it and tidied up: the shards that both share are gone.
             if not left:
@@ -182,6 +186,12 @@ def _score_and_publish(options: ScoreOptions, target: Target, batch: Batch, runn
         remove_folder(target.staging(options))
         return published | {"images_per_s": round(images_per_s, 1)}
     raise AssertionError("the last attempt returns or raises")
+
+
+def _finished(shards: Sequence[Shard]) -> str:
+    """What of an unfinished batch the same command does not score again."""
+    n_finished = sum(shard.is_finished for shard in shards)
+    return f"{n_finished:,} of {len(shards):,} shards are scored and kept" if n_finished else ""
 
 
 def calibration_for(workspace: Workspace, model_id: str, name: str | None, uncalibrated: bool) -> str | None:
@@ -212,8 +222,9 @@ def score_shards(shards: Sequence[Shard]) -> int:
     first, last = shards[0], shards[-1]
     rows = read_rows(manifest, first.start, last.start + last.size - first.start)
     listed = [rows.slice(shard.start - first.start, shard.size) for shard in shards]
-    draw = _draw(listed, options, target)
-    with closing(ahead(score_files(model, _usable(listed, root), options, calibration, looks, draw))) as scored:
+    draw, window = _draw(listed, options, target), read_window(workspace, target.model_id)
+    found = score_files(model, _usable(listed, root), options, calibration, looks, draw, window)
+    with closing(ahead(found)) as scored:
         for shard, table, found in zip(shards, listed, _cut(scored, listed), strict=True):
             # Again: had it gone meanwhile, images would stand there as unreadable.
             _check_root(root)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from nelbo import vae_core
 from nelbo.data import SIMULATED_SCHEMA, Manifest, Preprocessing, normal_in, read_images, write_table
 from nelbo.flows.evaluation.sensitivity import seen
+from nelbo.flows.inference.maps import Window, read_window
 from nelbo.flows.inference.models import read_bundle
 from nelbo.flows.inference.painting.simulation import MOST_IMAGES, Unseen, simulate
 from nelbo.flows.inference.pipeline import size_z
@@ -62,7 +63,8 @@ def paint_and_score(options: SensitivityOptions, model_id: str, run: Run) -> int
     table = each_once(manifest.table)
     table = unseen_in_training(table, workspace, model_id)
     table = table.slice(0, MOST_IMAGES)
-    unseen = _decoded(Manifest(table, manifest.root), Preprocessing(**model.preprocessing), options)
+    window = read_window(workspace, model_id)
+    unseen = _decoded(Manifest(table, manifest.root), Preprocessing(**model.preprocessing), options, window)
     n_images = unseen.table.num_rows
     if n_images < _LEAST_IMAGES:
         raise UsageError(
@@ -80,7 +82,10 @@ def keep(rows: pa.Table, workspace: Workspace, model_id: str, run: Run) -> None:
     write_table(rows, workspace.simulated(model_id), SIMULATED_SCHEMA, run.metadata, workspace.staging)
 
 
-def _decoded(manifest: Manifest, preprocessing: Preprocessing, options: SensitivityOptions) -> Unseen:
+def _decoded(
+    manifest: Manifest, preprocessing: Preprocessing, options: SensitivityOptions, window: Window | None
+) -> Unseen:
     images = read_images(manifest.files, preprocessing, limits=options.limits, workers=options.workers)
     readable = [reason is None for reason in images.reasons]
-    return Unseen(images.pixels, manifest.table.filter(pa.array(readable, pa.bool_())), size_z(images.parts))
+    table = manifest.table.filter(pa.array(readable, pa.bool_()))
+    return Unseen(images.pixels, table, size_z(images.parts), window)

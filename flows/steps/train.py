@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from nelbo import vae_core
@@ -9,6 +10,7 @@ from nelbo.data import normal_in, read_table
 from nelbo.flows.evaluation.remedies import remedies
 from nelbo.flows.evaluation.sensitivity import best_of, seen
 from nelbo.flows.evaluation.thresholds import calibration_needs
+from nelbo.flows.inference.signals import keeping
 from nelbo.flows.options.options import ExportOptions, TrainOptions
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.flows.options.types import AUTO
@@ -16,7 +18,7 @@ from nelbo.flows.report.card import read_card, write_card
 from nelbo.flows.runner import Runner
 from nelbo.flows.steps.calibrate import calibrate_model
 from nelbo.flows.steps.export import export_engine
-from nelbo.flows.steps.fit import Fitted, clean_up, fit, model_config, train_config, unseen_rows
+from nelbo.flows.steps.fit import Fitted, clean_up, fit, kept, model_config, train_config, unseen_rows
 from nelbo.flows.steps.ingest import content_id, folders_unlisted, publish_manifest, scan_source
 from nelbo.flows.steps.judge import Gated, freeze_gate, judge_candidate
 from nelbo.flows.steps.parts import (
@@ -29,7 +31,7 @@ from nelbo.flows.steps.parts import (
     with_variants,
     without_test,
 )
-from nelbo.flows.steps.settle import settle
+from nelbo.flows.steps.settle import Settled, settle
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, describe, read_calibration, standing
 from nelbo.flows.workspace.errors import UsageError
@@ -66,11 +68,16 @@ def _train_frozen(
 
     Killed at any of them, the same command goes on where this one was: the checkpoint of the training goes last.
     """
-    workspace = Workspace.at(options.workspace)
     settled = runner.call(settle, options, batch_id)
-    asked, options = options, settled.options
+    _say_preset(options, model_config(settled.options))
+    with keeping(partial(kept, settled.options, batch_id)):
+        return _train_settled(settled, batch_id, gate_id, runner, run)
+
+
+def _train_settled(settled: Settled, batch_id: str, gate_id: str | None, runner: Runner, run: Run) -> dict[str, Any]:
+    options = settled.options
+    workspace = Workspace.at(options.workspace)
     config = model_config(options)
-    _say_preset(asked, config)
     log.info(
         "training %s at %d x %d x %d (%s), likelihood %s, statistic %s, fpr %g",
         config.preset,

@@ -25,12 +25,12 @@ USING (model_id, batch_id, run_id, relative_path)
 WHERE verdict IN ('anomalous', 'review')
 """
 
-#: The same of the audit sample, of the tables ``scores`` and ``audit``.
-SAMPLED = """
+#: The same of the audit sample, or of what was nearly flagged: of the tables ``scores`` and that of the name.
+KEPT = """
 SELECT scores.*, map, map_low, map_high, thumbnail, heatmap_png
 FROM scores
 JOIN (
-    SELECT model_id, batch_id, run_id, relative_path, map, map_low, map_high, thumbnail, heatmap_png FROM audit
+    SELECT model_id, batch_id, run_id, relative_path, map, map_low, map_high, thumbnail, heatmap_png FROM {name}
 )
 USING (model_id, batch_id, run_id, relative_path)
 """

@@ -38,7 +38,7 @@ def expand_home(path: str) -> str:
 def provide_home() -> None:
     """Give libraries a place to write to where the user has no home folder, or none that can be written.
 
-    The numbered user of a container has no entry in the system's list of users: Prefect and Streamlit do not start.
+    The numbered user of a container has no entry in the system's list of users: Prefect does not start.
     """
     # An empty HOME would make ~/images mean /images.
     if not os.environ.get("HOME"):

@@ -33,6 +33,7 @@ PATHS = {
     "flagged": "flagged/model_id={model_id}/batch_id={batch_id}/flagged.parquet",
     "audit": "audit/model_id={model_id}/batch_id={batch_id}/audit.parquet",
     "near": "near/model_id={model_id}/batch_id={batch_id}/near.parquet",
+    "evaluations": "evaluations/model_id={model_id}/batch_id={batch_id}/evaluation.parquet",
     "reports": "reports/{batch_id}.html",
     "runs": "runs/{file}.parquet",
     "reviews": "reviews/{file}.parquet",
@@ -190,6 +191,10 @@ class Workspace:
     def near(self, model_id: str, batch_id: str) -> Place:
         """Those of the others with the highest scores, with the same."""
         return self.place("near", model_id=model_id, batch_id=batch_id)
+
+    def evaluation(self, model_id: str, batch_id: str) -> Place:
+        """How well its verdicts and maps find real defects."""
+        return self.place("evaluations", model_id=model_id, batch_id=batch_id)
 
     def report(self, batch_id: str) -> Place:
         """The page of a batch."""

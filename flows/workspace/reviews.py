@@ -183,7 +183,11 @@ def disagreements(workspace: Workspace) -> pa.Table:
 
 
 def _standing(reviews: pa.Table) -> pa.Table:
-    """Of rows in order of time, those that their reviewer did not take back afterwards."""
+    """Of rows in order of time, the decisions that their reviewer did not take back afterwards.
+
+    A file that somebody else put there may hold any word: it is no decision.
+    """
+    reviews = reviews.filter(pc.is_in(reviews["decision"], pa.array(DECISIONS)))
     keys = list(zip(reviews["image_id"].to_pylist(), reviews["reviewer"].to_pylist(), strict=True))
     places = pc.indices_nonzero(pc.equal(reviews["decision"], WITHDRAWN)).to_pylist()
     taken_back = {keys[place]: place for place in places}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from commands import ROOT, rows, rows_of_process
 
+from nelbo.detectors import Interval, auroc, average_precision
+
 Script = Callable[[str], ModuleType]
 
 
@@ -89,6 +91,20 @@ def test_a_peer_that_fails_says_why(script: Script, tmp_path: Path) -> None:
 
 def test_rates(script: Script) -> None:
     assert doctest.testmod(script("benchmarks.rates")) == (0, 2)
+
+
+def test_coverage(script: Script) -> None:
+    coverage = script("benchmarks.coverage")
+    random = np.random.default_rng(0)
+    for law in coverage.LAWS.values():
+        normal, anomalous = law(random, 0.9, 3000, 3000)
+        labels, scores = np.repeat([0, 1], 3000), np.concatenate([normal, anomalous])
+        assert auroc(labels, scores).value == pytest.approx(0.9, abs=0.02)
+        truth = coverage.true_precision(law, 0.9, 3000, 3000)
+        assert average_precision(labels, scores, n_resamples=1).value == pytest.approx(truth, abs=0.02)
+    always = coverage.covered(lambda *_: Interval(0.5, 0.4, 0.7), 0.6, lambda: (normal, anomalous), 3)
+    never = coverage.covered(lambda *_: Interval(0.5, 0.4, 0.7), 0.8, lambda: (normal, anomalous), 3)
+    assert (always, never) == (pytest.approx((1, 0.3)), pytest.approx((0, 0.3)))
 
 
 @pytest.mark.slow

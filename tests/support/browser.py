@@ -1,5 +1,6 @@
-"""A real browser on a real dashboard."""
+"""Visitors of a dashboard: a real browser on a real server, and one without scripts that asks the app itself."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -8,15 +9,23 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from xml.etree.ElementTree import Element, SubElement
 
 import httpx
 import pytest
 from servers import end, free_port, wait_for
 
+from nelbo.flows.dashboard.app import make_app
+from nelbo.flows.workspace.layout import Workspace
+
 CHROMIUM = shutil.which("chromium")
 _NELBO = Path(sys.executable).with_name("nelbo")
+#: Elements without an end.
+_VOID = {"base", "br", "circle", "col", "hr", "img", "input", "line", "link", "meta", "path", "rect"}
 
 
 @contextmanager
@@ -33,58 +42,82 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@dataclass
+class Server:
+    """``nelbo dashboard`` over a workspace, in a process of its own; its log is in the folder.
+
+    before: what goes before the command; more: options behind it.
+    """
+
+    workspace: Path | str
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    before: Sequence[str] = ()
+    more: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "dashboard.log"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = ["--workspace", str(self.workspace), "--port", str(self.port), *self.more]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("NELBO_")}
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*self.before, _NELBO, "dashboard", *options],
+                env=kept | dict(self.environment),
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        wait_for(self._answers, f"the dashboard, see {self.log}")
+
+    def kill(self) -> None:
+        """End it by SIGKILL, whatever it is doing."""
+        end(self.process)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"{self.address}/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
 @contextmanager
 def dashboard(
-    workspace: Path | str,
-    folder: Path,
-    environment: Mapping[str, str] | None = None,
-    *,
-    before: Sequence[str] = (),
-    more: Sequence[str] = (),
+    workspace: Path | str, folder: Path, environment: Mapping[str, str] | None = None, **options: Any
 ) -> Iterator[str]:
-    """The address of ``nelbo dashboard`` over a workspace; its log is in the folder.
-
-    Args:
-        before: what goes before the command; more: options behind it.
-    """
-    port, log = free_port(), folder / "dashboard.log"
-    command = [*before, _NELBO, "dashboard", "--workspace", str(workspace), "--port", str(port), *more]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NELBO_", "STREAMLIT_"))}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command,
-            env=kept | dict(environment or {}),
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
+    """The address of a `Server` with these options."""
+    server = Server(workspace, folder, environment or {}, **options)
     try:
-        wait_for(lambda: _answers(address, server, log), f"the dashboard, see {log}")
-        yield address
+        server.start()
+        yield server.address
     finally:
-        end(server)
-
-
-def _answers(address: str, server: "subprocess.Popen[bytes]", log: Path) -> bool:
-    assert server.poll() is None, log.read_text()
-    try:
-        return httpx.get(f"{address}/_stcore/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
+        server.kill()
 
 
 @dataclass
 class Watched:
-    """A page of a browser, and what went wrong on it: errors, warnings, dialogs and requests that failed."""
+    """A page of a browser, and what went wrong on it: errors, warnings, dialogs and requests that failed.
+
+    is_forgiving: whether requests may fail, as those do whose server is killed.
+    """
 
     page: Any
     problems: list[str] = field(default_factory=list)
+    is_forgiving: bool = False
 
     def __post_init__(self) -> None:
-        # The first visit imports what the pages need; on a busy machine that takes a while.
-        self.page.set_default_timeout(120_000)
+        # On a busy machine everything takes a while.
+        self.page.set_default_timeout(60_000)
         self.page.on("console", lambda message: self._console(message))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.problems.append(dialog.message), dialog.dismiss()))
@@ -93,15 +126,14 @@ class Watched:
     def open(self, address: str) -> None:
         """Go to an address, and wait until everything is drawn."""
         self.page.goto(address)
-        # Before the first run there is nothing, which is as still as after it. Every page has a title.
-        self.page.wait_for_selector("h1")
         self.settle()
 
     def settle(self) -> None:
-        """Wait until Streamlit has run the page to its end."""
-        self.page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"], input[type=password]')
-        self.page.wait_for_function("!document.querySelector('[data-stale=true]')")
-        self.problems += self.page.locator('[data-testid="stException"]').all_inner_texts()
+        """Wait until htmx has drawn what is on its way."""
+        self.page.wait_for_function(
+            """() => document.readyState === 'complete'
+            && !document.querySelector('.htmx-request, .htmx-swapping, .htmx-settling')"""
+        )
 
     def findings(self) -> list[str]:
         """What axe-core finds that is serious or critical."""
@@ -117,11 +149,113 @@ class Watched:
 
     def _failed(self, request: Any) -> None:
         # What is still on its way when a page is left is given up.
-        if request.failure != "net::ERR_ABORTED":
+        if request.failure != "net::ERR_ABORTED" and not self.is_forgiving:
             self.problems.append(f"{request.failure}: {request.url[:80]}")
 
     def _console(self, message: Any) -> None:
-        # Streamlit looks for its server below the address of the page first; the door answers with 401.
-        looking = re.search(r"/\w+/_stcore/(health|host-config)$", message.location.get("url", ""))
-        if message.type in ("error", "warning") and not looking and "status of 401" not in message.text:
+        # The door answers with 401, and a browser says so.
+        is_failure = self.is_forgiving and "Failed to load resource" in message.text
+        if message.type in ("error", "warning") and not is_failure and "status of 401" not in message.text:
             self.problems.append(message.text)
+
+
+# Without a browser
+
+
+class Pages:
+    """The app of a dashboard over a workspace, asked in this process; every page is looked over as it is opened."""
+
+    def __init__(self, workspace: Workspace, password: str | None = None) -> None:
+        self.workspace = workspace
+        self.app = make_app(workspace, password, ("testserver",))
+
+    def ask(self, method: str, address: str, **options: Any) -> httpx.Response:
+        """The answer to a request."""
+
+        async def answer() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+                return await client.request(method, address, **options)
+
+        return asyncio.run(answer())
+
+    def get(self, place: str, status: int = 200, **query: Any) -> httpx.Response:
+        """What is at a place."""
+        answer = self.ask("GET", f"{place}?{urlencode(query, doseq=True)}" if query else place)
+        assert answer.status_code == status, answer.text[:2000]
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self';")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        return answer
+
+    def open(self, place: str, status: int = 200, **query: Any) -> Element:
+        """A page, or a part of one, with nothing on it that a name could have put there."""
+        answer = self.get(place, status, **query)
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert "Traceback" not in answer.text
+        root = parsed(answer.text)
+        for one in root.iter():
+            assert not [name for name in one.attrib if name.startswith("on")]
+            assert not re.match(r"\s*(javascript|data:text)", one.get("href", one.get("src", "")), re.IGNORECASE)
+            if one.tag == "script":
+                assert one.get("type") == "application/json" or str(one.get("src")).startswith("/static/")
+            if one.tag == "img":
+                assert one.attrib.keys() == {"src", "alt"}
+                assert one.attrib["src"].startswith(("data:image/jpeg;base64,", "data:image/png;base64,"))
+        return root
+
+
+def text(element: Element) -> str:
+    """What stands in it, one space between words."""
+    return " ".join("".join(_words(element)).split())
+
+
+def _words(element: Element) -> Iterator[str]:
+    if element.tag in ("script", "style"):
+        return
+    # Inline elements run on; blocks do not.
+    space = "" if element.tag in ("a", "b", "code", "kbd", "span", "time") else " "
+    yield space + (element.text or "")
+    for one in element:
+        yield from _words(one)
+        yield one.tail or ""
+    yield space
+
+
+def found(root: Element, path: str) -> Element:
+    """The one element there."""
+    (one,) = root.findall(path)
+    return one
+
+
+def parsed(html: str) -> Element:
+    """The elements of a page or a part of one, each of which is closed."""
+    builder = _Builder()
+    builder.feed(html)
+    builder.close()
+    assert len(builder.open) == 1, f"left open: {[one.tag for one in builder.open]}"
+    return builder.open[0]
+
+
+class _Builder(HTMLParser):
+    """Elements of HTML as of XML, for their paths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = [Element("all")]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        one = SubElement(self.open[-1], tag, {name: value or "" for name, value in attrs})
+        if tag not in _VOID:
+            self.open.append(one)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:
+            assert self.open.pop().tag == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        last = self.open[-1]
+        if len(last):
+            last[-1].tail = (last[-1].tail or "") + data
+        else:
+            last.text = (last.text or "") + data

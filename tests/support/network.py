@@ -13,7 +13,7 @@ _CALLS = "connect,sendto,sendmsg,sendmmsg"
 _PORT = re.compile(r"sin6?_port=htons\((\d+)\)")
 _ADDRESS = re.compile(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"')
 #: Variables that tests and continuous integration set, and that quieten what is looked for.
-_QUIETENING = ("PREFECT_", "NELBO_", "STREAMLIT_", "DO_NOT_TRACK", "ORT_", "CI", "GITHUB_", "BUILDKITE", "JENKINS_")
+_QUIETENING = ("PREFECT_", "NELBO_", "DO_NOT_TRACK", "ORT_", "CI", "GITHUB_", "BUILDKITE", "JENKINS_")
 
 
 def watching(log: Path) -> list[str]:

@@ -3,8 +3,8 @@
 import hashlib
 import itertools
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
+from synthetic import write_images
 
 from nelbo.data import (
     CALIBRATION_SCHEMA,
@@ -19,13 +20,15 @@ from nelbo.data import (
     JOINT_PARTS,
     SCORES_SCHEMA,
     CachedPixels,
+    Preprocessing,
     write_json,
     write_scores,
     write_table,
 )
 from nelbo.detectors import Threshold, detect_drift
 from nelbo.flows.evaluation.drift import drift_facts, write_drift
-from nelbo.flows.inference.audit import drawn
+from nelbo.flows.inference.kept.audit import drawn
+from nelbo.flows.inference.kept.near import nearest
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
 from nelbo.flows.report.normals import keep_normals
@@ -37,6 +40,21 @@ from nelbo.flows.workspace.runs import Run
 MODEL = "m5c0fed000000000"
 WHY = "One spot at the top left (20 % from the left, 21 % from the top, 12 x 13 % in size) stands out."
 START = datetime(2026, 10, 1, 6, tzinfo=UTC)
+#: Names of files that HTML, Markdown, scripts, spreadsheets or addresses may take for something else.
+ATTACKS = (
+    "<img src=x onerror=alert(1)>.jpg",
+    "**bold** $x$ :red[x].png",
+    "a_b_c[d](javascript:alert(1)).png",
+    "</script><script>alert(1)</script>.png",
+    "\"><svg onload='alert(1)'>.png",
+    "{{ 7 * 7 }}{% raw %}&amp;&lt;b&gt;.png",
+    "two\nlines\r\n\tand \x01\x7f control\u202e.png",
+    "=cmd|' /C calc'!A0.png",
+    "?a=b&model=x#top %2e%2e.png",
+    f"{'long' * 60}.png",
+)
+#: Another model.
+OTHER = "m07e4000000000000"
 
 
 def add_calibration(
@@ -92,6 +110,7 @@ def add_batch(
     at: datetime = START,
     seed: int = 0,
     audit: int = 0,
+    near: int = 0,
 ) -> pa.Table:
     """Publish a batch with its run; the rows of its scores.
 
@@ -102,7 +121,7 @@ def add_batch(
         not_scored: the same of files that have no score.
         shift: of all scores, in standard deviations of normal ones.
         labelled: whether the rows say what is true.
-        audit: rows of its audit sample.
+        audit: rows of its audit sample; near: of what was nearly flagged.
     """
     random = np.random.default_rng(seed)
     n = len(paths)
@@ -134,9 +153,10 @@ def add_batch(
     drift = _drift(table, calibration)
     metadata = {**run.metadata, "nelbo.root": str(root), **write_drift(drift)}
     verdict = table["verdict"].cast(pa.string())
-    sample = drawn(table.filter(pc.equal(verdict, "normal")), batch_id, seed=0, k=audit)
-    flagged = table.filter(pc.is_in(verdict, pa.array(["anomalous", "review"])))
-    for kind, rows_of_kind in {"flagged": flagged, "audit": sample}.items():
+    normal = table.filter(pc.equal(verdict, "normal"))
+    kept = {"flagged": table.filter(pc.is_in(verdict, pa.array(["anomalous", "review"])))}
+    kept |= {"audit": drawn(normal, batch_id, seed=0, k=audit), "near": nearest(normal, near)}
+    for kind, rows_of_kind in kept.items():
         pictured = _with_pictures(rows_of_kind, root)
         place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
         write_table(pictured, place, FLAGGED_SCHEMA, metadata, workspace.staging)
@@ -166,6 +186,64 @@ def add_normals(workspace: Workspace, model_id: str = MODEL, greys: Sequence[int
     table = pa.table(_images([f"normal/{grey}.png" for grey in greys]))
     run = Run("train", TrainOptions(normal="normal"))
     keep_normals(CachedPixels(pixels, np.arange(len(greys))), table, 0, workspace, model_id, run)
+
+
+def make_three(folder: Path) -> Workspace:
+    """Three batches, the last with drift and with names that are attacks; one without verdicts, one without scores."""
+    workspace = Workspace.at(str(folder))
+    calibration = add_calibration(workspace)
+    for i in range(3):
+        paths = [f"line-{k % 2}/{k:03d}.png" for k in range(300)] + [*ATTACKS] * (i == 2)
+        shift, at = 1.5 * (i == 2), START + timedelta(hours=i)
+        add_batch(workspace, f"b{i}", paths, calibration, shift=shift, audit=5, near=3, at=at, seed=i)
+    add_batch(workspace, "without-verdicts", ["a.png", "b.png"], None, not_scored=0, at=START - timedelta(hours=1))
+    add_batch(workspace, "without-scores", ["a.txt"], calibration, not_scored=[True], at=START - timedelta(hours=2))
+    return workspace
+
+
+def make_two_models(folder: Path) -> Workspace:
+    """Batches of real files: of a model that is gone but for its description, with two calibrations, and of another.
+
+    ``shift`` has labels; ``repeat`` and, without verdicts, ``raw`` have the same files. The other model, with one
+    calibration, has scored ``single`` and ``repeat``, too. The last file has an attack for a name.
+    """
+    root = folder / "images"
+    paths = [*write_images(root, 24, seed=1), *write_images(root / "b", 16, seed=2, blot=True)]
+    paths[-1] = paths[-1].rename(root / ATTACKS[0])
+    workspace = Workspace(folder / "workspace")
+    described = {"config": {}, "preprocessing": Preprocessing(32, 32).to_dict(), "training": {"seen": []}}
+    for model_id in (MODEL, OTHER):
+        write_json(described, workspace.models / model_id / "model.json")
+    strict = add_calibration(workspace, fpr=0.02, review_fpr=None, seed=5)
+    usual = add_calibration(workspace)
+    alone = add_calibration(workspace, model_id=OTHER, seed=9)
+    assert strict != usual
+    names = [path.relative_to(root).as_posix() for path in paths]
+    defects = ["blot" in name or name == ATTACKS[0] for name in names]
+    scored = {"root": root, "anomalous": defects, "not_scored": 0.0}
+    add_batch(workspace, "repeat", names, usual, seed=3, **scored)
+    add_batch(workspace, "raw", names, None, **scored)
+    add_batch(workspace, "repeat", names, alone, model_id=OTHER, seed=8, **scored)
+    add_batch(workspace, "single", names, alone, model_id=OTHER, **scored)
+    kept = {"audit": 4, "near": 3}
+    add_batch(workspace, "shift", names, usual, labelled=True, at=START + timedelta(days=1), seed=4, **kept, **scored)
+    add_normals(workspace)
+    return workspace
+
+
+def address_of(row: Mapping[Any, Any], batch_id: str = "shift", model_id: str = MODEL) -> dict[str, str]:
+    """What the address of an image's page asks for."""
+    return {"model": model_id, "batch": batch_id, "image": row["image_id"], "path": row["relative_path"]}
+
+
+def spoilt(content: bytes, how: str) -> bytes:
+    """The bytes of a file, damaged."""
+    if how == "cut":
+        return content[: len(content) // 2]
+    if how == "a page":
+        # The file opens, and breaks when it is read.
+        return content[:4] + bytes(byte ^ 0xFF for byte in content[4:200]) + content[200:]
+    return b"" if how == "empty" else b"garbage" * 99
 
 
 def publish_for_ever(folder: str) -> None:

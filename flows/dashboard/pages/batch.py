@@ -1,151 +1,186 @@
-"""The page "Batch": all files of one batch, and what another threshold would make of them."""
-# ruff: noqa: S608 - conditions and orders in SQL are ours; values are bound
+"""The page "Batch": what is in a batch, and what another threshold would make of it."""
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections import Counter
+from typing import Annotated, Any, Literal
 
-import pandas as pd
-import streamlit as st
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field, field_validator
 
 from nelbo.data import InputError, read_table
-from nelbo.flows.dashboard.calibrations import warn_if_blind
-from nelbo.flows.dashboard.choice import choose_batch
-from nelbo.flows.dashboard.links import choose_page, show_rows
-from nelbo.flows.dashboard.pages.whatif import draw_what_if
-from nelbo.flows.dashboard.style import say
-from nelbo.flows.dashboard.tables import Batch, Tables
+from nelbo.flows.dashboard.calibrations import Known, known
+from nelbo.flows.dashboard.choice import choose
+from nelbo.flows.dashboard.pages.whatif import what_if
+from nelbo.flows.dashboard.pictures import Row, Thumbnail, thumbnail, window_of
+from nelbo.flows.dashboard.rendering import page
+from nelbo.flows.dashboard.routing import MOST_PAGES, Asked, drawn
+from nelbo.flows.dashboard.tables import Batch, Selection, Tables
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
-from nelbo.flows.numbers import images, number
+from nelbo.flows.report.headline import chance, headline
+from nelbo.flows.report.pictures import LOOKED_AT
 
-_ROWS = 25
+router = APIRouter()
+
+#: Rows of the table of files on a page, and pictures.
+_ROWS, _PICTURES = 25, 24
+#: Pictures that one page shows at most.
+_MOST_PICTURES = 200
 
 #: Of rows that were scored without a calibration.
 _NO_VERDICT = "without verdict"
-
+FLAGGED = ("anomalous", "review")
 #: In this order, as sentences say them.
-_VERDICTS = {
+VERDICTS = {
     "anomalous": "anomalous",
     "review": "for review",
     "normal": "normal",
     "not_scored": "not scored",
     _NO_VERDICT: _NO_VERDICT,
 }
-
 _ORDERS = {
-    "score, highest first": "anomaly_score DESC NULLS LAST",
-    "score, lowest first": "anomaly_score NULLS LAST",
-    "p, lowest first": "p_value NULLS LAST, anomaly_score DESC",
-    "q, lowest first": "q_value NULLS LAST, anomaly_score DESC",
-    "nelbo, highest first": "nelbo_nats DESC NULLS LAST",
-    "rate, highest first": "rate_nats DESC NULLS LAST",
-    "reason, then path": "scores.reason NULLS LAST",
-    "path": "relative_path",
+    "score": ("score, highest first", "anomaly_score DESC NULLS LAST"),
+    "lowest": ("score, lowest first", "anomaly_score NULLS LAST"),
+    "p": ("p, lowest first", "p_value NULLS LAST, anomaly_score DESC"),
+    "q": ("q, lowest first", "q_value NULLS LAST, anomaly_score DESC"),
+    "nelbo": ("nelbo, highest first", "nelbo_nats DESC NULLS LAST"),
+    "rate": ("rate, highest first", "rate_nats DESC NULLS LAST"),
+    "reason": ("reason, then path", "scores.reason NULLS LAST"),
+    "path": ("path", "relative_path"),
 }
+_COLUMNS = """
+    relative_path, verdict, reason, why, anomaly_score, p_value, q_value, nelbo_nats, distortion_nats, rate_nats,
+    variant, label, width_px, height_px, scored_at_utc, model_id, batch_id, image_id
+"""
 
 
-def draw(tables: Tables) -> None:
+class Files(BaseModel):
+    """What a visitor asks for of the files of a batch; the address keeps it."""
+
+    model: str = ""
+    batch: str = ""
+    verdict: list[str] = Field(default_factory=list)
+    reason: str = ""
+    variant: str = ""
+    p: float | None = Field(None, ge=0, le=1)
+    text: str = ""
+    order: Literal["score", "lowest", "p", "q", "nelbo", "rate", "reason", "path"] = "score"
+    page: int = Field(1, ge=1, le=MOST_PAGES)
+    shown: int = Field(_PICTURES, ge=1, le=_MOST_PICTURES)
+
+    @field_validator("p", mode="before")
+    @classmethod
+    def _none(cls, given: object) -> object:
+        """A field that is left empty is sent, too."""
+        return None if given == "" else given
+
+    def selection(self, batch: Batch) -> Selection:
+        """The rows of a batch that are asked for."""
+        asked: dict[str, list[Any]] = {
+            "list_contains(?, coalesce(verdict, ?))": [self.verdict, _NO_VERDICT] if self.verdict else [],
+            "reason = ?": [self.reason] if self.reason else [],
+            "variant = ?": [self.variant] if self.variant else [],
+            "p_value <= ?": [self.p] if self.p is not None else [],
+            "contains(lower(relative_path), lower(?))": [self.text] if self.text else [],
+        }
+        order = f"{_ORDERS[self.order][1]}, relative_path"
+        return Selection.where("FROM scores", asked, order, _COLUMNS, [batch])
+
+    def query(self) -> dict[str, Any]:
+        """The same for an address, but the page and the number of pictures."""
+        return self.model_dump(exclude={"page", "shown"}) | {"order": "" if self.order == "score" else self.order}
+
+
+@router.get("/batch")
+@drawn
+def batch(tables: Asked, files: Annotated[Files, Query()]) -> Response:
     """Draw the page."""
-    st.title("Batch")
-    batch = choose_batch(tables)
-    if batch is None:
-        return
-    counts = _counts(tables, batch)
-    _summary(counts)
-    warn_if_blind(tables, batch[0], _calibration_of(tables, batch))
-    _drift(tables, batch)
-    draw_what_if(tables, batch)
-    _files(tables, batch, counts)
+    choice = choose(tables, files.model, files.batch)
+    if choice.batch is None:
+        return page("nothing.html.j2", "Batch", damaged=tables.damaged())
+    model_id, batch_id = choice.batch
+    files = files.model_copy(update={"model": model_id, "batch": batch_id})
+    rows = _counts(tables, choice.batch)
+    judged = known(tables.workspace, model_id, _calibration_of(tables, choice.batch))
+    selection = files.selection(choice.batch)
+    n = tables.count(selection)
+    return page(
+        "batch.html.j2",
+        f"Batch {batch_id}",
+        choice=choice,
+        judged=judged,
+        counts=_by(rows, "verdict"),
+        verdicts=VERDICTS,
+        variants=_variants(rows),
+        reasons=_by(rows, "reason"),
+        said=_said(rows, judged),
+        drift=_drift(tables, choice.batch),
+        what_if=what_if(tables, choice.batch, judged.calibration),
+        window=window_of(tables, choice.batch),
+        pictures=_pictures(tables, choice.batch, files.shown),
+        most_shown=_MOST_PICTURES,
+        files=files,
+        orders={name: said for name, (said, _) in _ORDERS.items()},
+        rows=tables.some(selection, _ROWS, files.page),
+        n_rows=n,
+        n_pages=max(1, math.ceil(n / _ROWS)),
+        damaged=tables.damaged(),
+    )
 
 
 def _calibration_of(tables: Tables, batch: Batch) -> str | None:
-    found = tables.query("SELECT calibration_id FROM scores LIMIT 1", [], [batch])
-    return None if found.empty else found["calibration_id"].iloc[0]
+    found = tables.records("SELECT calibration_id FROM scores LIMIT 1", [], [batch])
+    return found[0]["calibration_id"] if found else None
 
 
-def _counts(tables: Tables, batch: Batch) -> pd.DataFrame:
+def _counts(tables: Tables, batch: Batch) -> list[dict[str, Any]]:
     """``n`` files by ``verdict``, ``reason`` and ``variant``."""
-    sql = "SELECT coalesce(verdict, ?) AS verdict, reason, variant, count(*) AS n FROM scores GROUP BY ALL"
-    return tables.query(sql, [_NO_VERDICT], [batch])
+    sql = "SELECT coalesce(verdict, ?) AS verdict, reason, variant, count(*) AS n FROM scores GROUP BY ALL ORDER BY ALL"
+    return tables.records(sql, [_NO_VERDICT], [batch])
 
 
-def _summary(counts: pd.DataFrame) -> None:
-    by_verdict = counts.groupby("verdict")["n"].sum().to_dict()
-    n = sum(by_verdict.values())
-    found = [f"{number(by_verdict[verdict])} {said}" for verdict, said in _VERDICTS.items() if verdict in by_verdict]
-    say(f"{images(n)}: {', '.join(found)}.")
-    for variant, own in counts.dropna(subset="variant").groupby("variant"):
-        flagged = own["n"][own["verdict"].isin(["anomalous", "review"])].sum()
-        st.text(f"Variant {variant}: {number(flagged)} of {images(own['n'].sum())} flagged.")
+def _by(rows: list[dict[str, Any]], column: str) -> dict[str, int]:
+    """Files by the values of a column."""
+    found: Counter[str] = Counter()
+    for row in rows:
+        if row[column] is not None:
+            found[row[column]] += row["n"]
+    return dict(found)
 
 
-def _drift(tables: Tables, batch: Batch) -> None:
+def _variants(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """Each variant with its files, and those of them that are flagged."""
+    n, flagged = _by(rows, "variant"), _by([row for row in rows if row["verdict"] in FLAGGED], "variant")
+    return [(name, n[name], flagged.get(name, 0)) for name in sorted(n)]
+
+
+def _said(rows: list[dict[str, Any]], judged: Known) -> list[str]:
+    """How much was flagged, and whether that is more than chance."""
+    found = _by(rows, "verdict")
+    n = sum(found.values())
+    counts = {name: found.get(name, 0) for name in ("anomalous", "review")}
+    counts |= {"images": n, "scored": n - found.get("not_scored", 0)}
+    threshold = judged.calibration.threshold if judged.calibration else None
+    sentences = [headline(counts, threshold), chance(counts, threshold, blind=judged.cannot_see is not None)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _drift(tables: Tables, batch: Batch) -> list[str]:
+    """What makes the batch as a whole unlike its calibration; empty where nothing does."""
     try:
         drift = read_drift(read_table(tables.workspace.scores(*batch), ["label"]))
     except InputError:
         # Pruned just now: the rest of the page says so.
-        return
-    if drift and drift["alarm"]:
-        st.warning("Drift: as a whole this batch is unlike its calibration.", icon=":material/warning:")
-        said = warning(drift.get("differs", []))
-        st.text("\n".join([*([said] if said else []), *drift["findings"]]))
+        return []
+    if not drift or not drift["alarm"]:
+        return []
+    said = warning(drift.get("differs", []))
+    return [*([said] if said else []), *drift["findings"]]
 
 
-@st.fragment
-def _files(tables: Tables, batch: Batch, counts: pd.DataFrame) -> None:
-    """A fragment: a filter draws nothing else anew."""
-    st.header("Files")
-    where, values = _filter(counts)
-    order = st.selectbox("Order", _ORDERS, key="order", bind="query-params")
-    n_all = int(counts["n"].sum())
-    n = int(tables.query(f"SELECT count(*) AS n FROM scores WHERE {where}", values, [batch])["n"].iloc[0])
-    st.text(f"{number(n)} of {images(n_all)}.")
-    if not n:
-        st.info("Nothing matches: widen the filters.")
-        return
-    # Another filter or order begins with its first page.
-    page = choose_page(n, _ROWS, f"page of {where} {values} {order}")
-    sql = f"""
-        SELECT relative_path, coalesce(scores.verdict, '') AS verdict, coalesce(scores.reason, '') AS reason,
-               coalesce(scores.why, '') AS why, anomaly_score, p_value, q_value,
-               round(nelbo_nats, 1) AS nelbo, round(distortion_nats, 1) AS distortion,
-               round(rate_nats, 1) AS rate, model_id, batch_id, image_id
-        FROM scores WHERE {where} ORDER BY {_ORDERS[order]}, relative_path LIMIT ? OFFSET ?
-    """
-    rows = tables.query(sql, [*values, _ROWS, (page - 1) * _ROWS], [batch])
-    numbers = ("nelbo", "distortion", "rate")
-    columns = {
-        "relative_path": "path",
-        **{name: name for name in ("verdict", "reason") if rows[name].any()},
-        "anomaly_score": st.column_config.NumberColumn("score", format="%.4g"),
-        "p_value": st.column_config.NumberColumn("p", format="%.3g"),
-        "q_value": st.column_config.NumberColumn("q", format="%.3g"),
-        **({"why": st.column_config.TextColumn("why", width="large")} if rows["why"].any() else {}),
-        **{name: st.column_config.NumberColumn(f"{name}, nats", format="localized") for name in numbers},
-    }
-    show_rows(rows, f"files {page}", columns)
-    st.caption("Choose a row to open the image. The order above is over all pages; a heading's is within this one.")
-
-
-def _filter(counts: pd.DataFrame) -> tuple[str, list[Any]]:
-    """What the visitor asks for, as what stands after WHERE and the values in it; the address keeps it."""
-    first, second, third, fourth = st.columns([3, 3, 2, 3])
-
-    def some_of(place: Any, name: str, known: Iterable[str]) -> Any:
-        return place.multiselect(name.title(), known, key=name, bind="query-params", placeholder="any")
-
-    verdicts = some_of(first, "verdict", [word for word in _VERDICTS if word in set(counts["verdict"])])
-    reasons = some_of(second, "reason", sorted(counts["reason"].dropna().unique()))
-    variants = sorted(counts["variant"].dropna().unique())
-    variants = variants and some_of(st, "variant", variants)
-    largest = third.number_input("p at most", 0.0, 1.0, 1.0, 0.01, format="%.4f", key="p", bind="query-params")
-    text = fourth.text_input("Text in the path", key="text", bind="query-params")
-    asked: dict[str, list[Any]] = {
-        "list_contains(?, coalesce(verdict, ?))": [verdicts, _NO_VERDICT] if verdicts else [],
-        "list_contains(?, reason)": [reasons] if reasons else [],
-        "list_contains(?, variant)": [variants] if variants else [],
-        "p_value <= ?": [largest] if largest < 1 else [],
-        "contains(lower(relative_path), lower(?))": [text] if text else [],
-    }
-    conditions = ["true", *(condition for condition, values in asked.items() if values)]
-    return " AND ".join(conditions), [value for values in asked.values() for value in values]
+def _pictures(tables: Tables, batch: Batch, n: int) -> list[tuple[Row, Thumbnail]]:
+    """The most anomalous of the flagged images with their pictures."""
+    # By way of pandas lists of lists come as arrays, and these columns have no nulls that would be numbers.
+    columns = ", ".join(("relative_path", "image_id", "model_id", "batch_id", "verdict", *LOOKED_AT))
+    sql = f"SELECT {columns}, anomaly_score, p_value FROM flagged ORDER BY anomaly_score DESC, relative_path LIMIT ?"  # noqa: S608
+    return [(row, thumbnail(row)) for row in tables.query(sql, [n], [batch]).to_dict("records")]

@@ -1,17 +1,18 @@
 """The page "Compare": two models, or two calibrations, on the same batch."""
 
-import pandas as pd
+import math
+from typing import NamedTuple
+
 import pyarrow as pa
 import pyarrow.compute as pc
-import streamlit as st
+from fastapi import APIRouter, Response
 
 from nelbo.detectors import PairedTest
-from nelbo.flows.dashboard.calibrations import show_promise
-from nelbo.flows.dashboard.choice import choose_batch
-from nelbo.flows.dashboard.links import choose_page, show_rows
-from nelbo.flows.dashboard.literal import literal
-from nelbo.flows.dashboard.style import nothing
-from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.dashboard.calibrations import known
+from nelbo.flows.dashboard.choice import choose
+from nelbo.flows.dashboard.rendering import page
+from nelbo.flows.dashboard.routing import Asked, Page, drawn
+from nelbo.flows.dashboard.tables import Batch, Tables
 from nelbo.flows.evaluation.agreement import (
     against_truth,
     agreement,
@@ -26,67 +27,84 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import labels_of, latest_reviews
 
-_PAGE_ROWS = 25
+router = APIRouter()
+
+_ROWS = 25
 
 
-def draw(tables: Tables) -> None:
+class Side(NamedTuple):
+    """A calibration that can be compared. promises: see `calibrations.known`."""
+
+    calibration_id: str
+    name: str
+    promises: tuple[str, ...]
+
+
+@router.get("/compare")
+@drawn
+def compare(tables: Asked, model: str = "", batch: str = "", a: str = "", b: str = "", at: Page = 1) -> Response:
     """Draw the page."""
-    st.title("Compare")
-    batch = choose_batch(tables)
-    if batch is None:
-        return
+    choice = choose(tables, model, batch)
+    if choice.batch is None:
+        return page("nothing.html.j2", "Compare", damaged=tables.damaged())
+    choices = choices_of(tables, choice.batch)
+    first, second = sides(choices, a, b)
+    rows = agreement(tables.workspace, choice.batch[1], first, second) if first and second and first != second else None
+    found = None if rows is None else differing(rows)
+    return page(
+        "compare.html.j2",
+        "Compare",
+        choice=choice,
+        choices=[_side(tables, one) for one in choices],
+        first=first and _side(tables, first),
+        second=second and _side(tables, second),
+        counts=None if rows is None else verdict_counts(rows),
+        n_images=0 if rows is None else rows.num_rows,
+        measures=None
+        if rows is None or first is None or second is None
+        else _measures(tables.workspace, rows, first, second),
+        differing=[] if found is None else found.slice((at - 1) * _ROWS, _ROWS).to_pylist(),
+        n_differing=0 if found is None else found.num_rows,
+        at=at,
+        n_pages=max(1, math.ceil((0 if found is None else found.num_rows) / _ROWS)),
+        damaged=tables.damaged(),
+    )
+
+
+def choices_of(tables: Tables, batch: Batch) -> list[Calibration]:
+    """The calibrations of the models that scored a batch, those of the chosen model first."""
     model_id, batch_id = batch
-    found = tables.query("SELECT DISTINCT model_id FROM batches WHERE batch_id = ? ORDER BY model_id", [batch_id])
-    # The chosen model's come first.
-    models = sorted(found["model_id"], key=lambda other: other != model_id)
-    choices = [choice for model in models for choice in calibrations_of(tables.workspace, model)]
+    found = tables.records("SELECT DISTINCT model_id FROM batches WHERE batch_id = ? ORDER BY model_id", [batch_id])
+    models = sorted((row["model_id"] for row in found), key=lambda other: other != model_id)
+    return [choice for one in models for choice in calibrations_of(tables.workspace, one)]
+
+
+def sides(choices: list[Calibration], a: str, b: str) -> tuple[Calibration | None, Calibration | None]:
+    """The two that are asked for, or else the first two; None where there are not two."""
     if len(choices) < 2:
-        what = "one calibration" if choices else "no calibration"
-        nothing(
-            f"The models that scored this batch have {what}, and two are needed to compare. Make another, or score "
-            "the same images with another model under the same batch id:",
-            f"nelbo calibrate --model {model_id} --normal DIR --fpr 0.01\n"
-            f"nelbo score DIR --model M --batch-id {batch_id}",
-        )
-        return
-    a, b = _choose(choices)
-    if a.calibration_id == b.calibration_id:
-        st.info("A and B are the same. Choose another one for either.")
-        return
-    rows = agreement(tables.workspace, batch_id, a, b)
+        return None, None
+    by_id = {choice.calibration_id: choice for choice in choices}
+    return by_id.get(a, choices[0]), by_id.get(b, choices[1])
+
+
+def _side(tables: Tables, choice: Calibration) -> Side:
+    name = f"{choice.calibration_id} · {choice.statistic.name} · model {choice.model_id}"
+    return Side(choice.calibration_id, name, known(tables.workspace, choice.model_id, choice.calibration_id).promises)
+
+
+class Measures(NamedTuple):
+    """What each flags and, where the truth is known, who is right more often.
+
+    rows: name, A, B, difference with its interval, p; said: what the truth is known from.
+    """
+
+    rows: list[tuple[str, ...]]
+    said: str
+
+
+def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibration) -> Measures | None:
     if not rows.num_rows:
-        st.info("No image of this batch has a score from both models.")
-        return
-    _agreement(rows)
-    _measures(tables.workspace, rows, a, b)
-    _differing(rows, model_id, batch_id)
-
-
-def _choose(choices: list[Calibration]) -> tuple[Calibration, Calibration]:
-    """The two to compare; the address keeps them."""
-    named = {_name(choice): choice for choice in choices}
-    for column, side, first in zip(st.columns(2), "ab", (0, 1), strict=True):
-        with column:
-            chosen = st.selectbox(side.upper(), list(named), index=first, key=side, bind="query-params")
-            show_promise(named[chosen])
-    return named[st.session_state["a"]], named[st.session_state["b"]]
-
-
-def _name(choice: Calibration) -> str:
-    return f"{choice.calibration_id} · {choice.statistic.name} · model {choice.model_id}"
-
-
-def _agreement(rows: pa.Table) -> None:
-    counts = verdict_counts(rows)
-    n_same = sum(getattr(of_b, word) for word, of_b in counts.items())
-    st.header(f"Same verdict on {n_same:,} of {images(rows.num_rows)}")
-    table = pd.DataFrame(counts.values(), index=[f"A: {word}" for word in counts])
-    st.table(table.rename(columns=lambda word: f"B: {word}").map("{:,}".format))
-
-
-def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibration) -> None:
-    """What each flags and, where the truth is known, who is right more often."""
-    st.header("Differences")
+        return None
     labels = "labels"
     if not pc.any(pc.greater_equal(rows["label"], 0)).as_py():
         # What was decided last on each image is its label.
@@ -110,14 +128,7 @@ def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibrati
             said += f" {truth.n_left_out:,} others are left out, as a model or calibration was made from them."
         if labels == "reviews":
             said += " People review what was flagged, so these rates are not those of all images."
-    shown = {name: _words(test, name == "AUROC") for name, test in tests.items() if test is not None}
-    columns = ["A", "B", "A - B (95 % interval)", "p"]
-    st.table(pd.DataFrame.from_dict(shown, orient="index", columns=columns))
-    st.caption(literal(said))
-    st.caption(
-        "The same images are judged twice, and only those that tell A and B apart count: shares by McNemar's exact "
-        "test, with Bonett and Price's interval, AUROC by DeLong's. Only the verdict anomalous is an alarm."
-    )
+    return Measures([(name, *_words(test, name == "AUROC")) for name, test in tests.items() if test is not None], said)
 
 
 def _words(test: PairedTest, is_area: bool) -> list[str]:
@@ -126,22 +137,3 @@ def _words(test: PairedTest, is_area: bool) -> list[str]:
     difference, low, high = (f"{times * value:.{decimals}f}" for value in test.difference)
     p = "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
     return [*shares, f"{difference}{unit} [{low}, {high}]", p]
-
-
-def _differing(rows: pa.Table, model_id: str, batch_id: str) -> None:
-    found = differing(rows)
-    st.header(f"Different verdicts: {images(found.num_rows)}")
-    if not found.num_rows:
-        return
-    st.caption("Choose a row to open it.")
-    page = choose_page(found.num_rows, _PAGE_ROWS, "page")
-    # Only a page of them comes into pandas.
-    shown = found.slice((page - 1) * _PAGE_ROWS, _PAGE_ROWS).to_pandas().assign(model_id=model_id, batch_id=batch_id)
-    columns = {
-        "relative_path": "path",
-        "verdict_a": "verdict of A",
-        "verdict_b": "verdict of B",
-        "score_a": "score of A",
-        "score_b": "score of B",
-    }
-    show_rows(shown, f"differing {page}", columns)

@@ -1,228 +1,194 @@
-"""The page "Review": people accept or reject what was flagged; each decision is one row of ``reviews``."""
+"""The page "Review": one queue of images to decide on, by keyboard; each decision is one row of ``reviews``."""
 
-import hashlib
-import time
-from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
-import pandas as pd
-import streamlit as st
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 
-from nelbo.flows.dashboard.calibrations import known_calibration, show_promise
-from nelbo.flows.dashboard.choice import choose_batch
-from nelbo.flows.dashboard.frames import show_frame
-from nelbo.flows.dashboard.links import link
-from nelbo.flows.dashboard.literal import literal
-from nelbo.flows.dashboard.originals import original_of
-from nelbo.flows.dashboard.pictures import Row, show, show_heatmap, show_nearest
-from nelbo.flows.dashboard.style import utc
+from nelbo.flows.dashboard.calibrations import known
+from nelbo.flows.dashboard.choice import choose, newest
+from nelbo.flows.dashboard.door import REVIEWS
+from nelbo.flows.dashboard.pages.image import asked
+from nelbo.flows.dashboard.pictures import looked, looked_at, window_of
+from nelbo.flows.dashboard.rendering import image_at, page
+from nelbo.flows.dashboard.routing import Asked, drawn
 from nelbo.flows.dashboard.tables import Batch, Tables
-from nelbo.flows.numbers import number
+from nelbo.flows.report.variants import named
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.reviews import MAX_NOTE, MAX_REVIEWER, Review, record_review
+from nelbo.flows.workspace.reviews import MAX_KIND, MAX_NOTE, MAX_REVIEWER, Review, disagreements, record_review
 
-#: Decisions that are listed.
-_N_DECIDED = 200
+router = APIRouter()
 
-#: How decisions are listed.
-_COLUMNS: dict[str, Any] = {
-    "reviewed_at_utc": utc("decided"),
-    "reviewer": "by",
-    "decision": "decision",
-    "note": "note",
-}
-
-#: What the buttons say, and what is decided by each.
-_ANSWERS = {"Accept: anomalous": "anomalous", "Reject: normal": "normal", "Skip": None}
-
-#: A click that comes so soon after an image was shown was meant for the one before.
-_TOO_SOON_S = 0.5
+#: Images of a queue, batches that a queue over all is made of, and decisions that are listed.
+_QUEUED, _BATCHES, _LISTED = 2_000, 50, 50
+#: Number keys.
+_KINDS = 9
 
 
-def draw(tables: Tables) -> None:
-    """Draw the page."""
-    st.title("Review")
-    batch = choose_batch(tables)
-    if batch is None:
-        return
-    n_flagged, n_reviewed = _progress(tables, batch)
-    if not n_flagged:
-        st.info("Nothing of this batch is flagged, so there is nothing to review.")
-        return
-    st.progress(n_reviewed / n_flagged, f"{n_reviewed:,} of {n_flagged:,} flagged images reviewed")
-    _tell()
-    # What the address names, so that a decision can be changed; or what nobody has decided on and is not skipped.
-    row = _worst(tables, batch, "image_id = ?", st.query_params.get("image", "")) or _worst(
-        tables,
-        batch,
-        "image_id NOT IN (SELECT image_id FROM reviews) AND NOT list_contains(?::VARCHAR[], image_id)",
-        _skipped(),
-    )
-    if row is None:
-        _end(n_flagged - n_reviewed)
-    else:
-        _image(tables, row)
-    _decided(tables, batch)
+class Item(NamedTuple):
+    """An image of a queue.
 
-
-def _progress(tables: Tables, batch: Batch) -> tuple[int, int]:
-    sql = """
-        SELECT count(DISTINCT image_id) AS n,
-               count(DISTINCT image_id) FILTER (image_id IN (SELECT image_id FROM reviews)) AS n_reviewed
-        FROM flagged
+    why: one of the "worst", near the "threshold", of the audit "sample", or "chosen"; place: where its pictures are.
     """
-    n, n_reviewed = tables.query(sql, [], [batch]).iloc[0]
-    return int(n), int(n_reviewed)
+
+    image: str
+    path: str
+    model: str
+    batch: str
+    why: str
+    place: str
 
 
-def _worst(tables: Tables, batch: Batch, condition: str, value: Any) -> Row | None:
-    """The most anomalous of the flagged images that a condition holds of."""
-    sql = f"""
-        SELECT * EXCLUDE (map, thumbnail, heatmap_png) FROM flagged
-        WHERE {condition} ORDER BY anomaly_score DESC, relative_path LIMIT 1
-    """  # noqa: S608 - the condition is ours; its value is bound
-    rows = tables.query(sql, [value], [batch])
-    return None if rows.empty else rows.to_dict("records")[0]
+@router.get("/review")
+@drawn
+def review(
+    tables: Asked,
+    model: str = "",
+    batch: str = "",
+    image: str = "",
+    of: Literal["one", "all"] = "one",
+    by: Annotated[str, Query(max_length=MAX_REVIEWER)] = "",
+) -> Response:
+    """Draw the page.
 
-
-def _skipped() -> list[str]:
-    """Content hashes of the images that this visitor has put off."""
-    skipped: list[str] = st.session_state.setdefault("skipped", [])
-    return skipped
-
-
-def _end(n_left: int) -> None:
-    if not n_left:
-        st.success("Every flagged image of this batch is reviewed.")
-        return
-    st.info(f"{n_left:,} skipped, and no other is left.")
-    st.button("Show them again", on_click=_skipped().clear)
-
-
-def _image(tables: Tables, row: Row) -> None:
-    """One image, what was decided on it before, and the form."""
-    st.code(row["relative_path"], language=None, wrap_lines=True)
-    st.caption(
-        f"{row['verdict']}, score {number(row['anomaly_score'])} with the threshold at {number(row['threshold'])}, "
-        f"p {number(row['p_value'], 3)}, q {number(row['q_value'], 3)}"
-    )
-    show_promise(known_calibration(tables, row["calibration_id"]))
-    if pd.notna(row["why"]):
-        st.write(literal(row["why"]))
-    link(row, "image", "All about this image")
-    picture = original_of(tables.workspace.scores(row["model_id"], row["batch_id"]), row)
-    left, right = st.columns(2)
-    with left:
-        show_heatmap(tables, row)
-        st.markdown("**Nearest normal image**")
-        show_nearest(tables, row)
-    with right:
-        show(picture, f"original of {row['relative_path']}")
-        _question(tables, row)
-
-
-def _question(tables: Tables, row: Row) -> None:
-    """What was decided on an image before, and the form for a new decision: name, note, and three buttons."""
-    sql = """
-        SELECT review_id, reviewed_at_utc, reviewer, decision, note FROM decisions
-        WHERE image_id = ? ORDER BY reviewed_at_utc, review_id
+    Args:
+        image: the image to decide on first, also if it has been decided on.
+        of: the images of one batch, or of the newest ones.
+        by: whoever asks, to be shown also what only others have decided on; empty for what nobody has.
     """
-    before = tables.query(sql, [row["image_id"]])
-    # The id of the last decision on the image, which a new one answers.
-    last = ""
-    if not before.empty:
-        last = before["review_id"].iloc[-1]
-        st.warning("This image has been decided on before. A new decision will count, and the earlier ones stay.")
-        show_frame(before, _COLUMNS)
-    question = f"{row['image_id']} {last}"
-    if st.session_state.get("question") != question:
-        st.session_state.update(question=question, asked_at=time.monotonic())
-    st.session_state["reviewer field"] = st.session_state.get("reviewer", "")
-    with st.form(f"review {question}", enter_to_submit=False):
-        st.text_input("Your name", key="reviewer field", max_chars=MAX_REVIEWER, autocomplete="name")
-        st.text_area("Note (may stay empty)", key=f"note {question}", max_chars=MAX_NOTE, height=80)
-        with st.container(horizontal=True):
-            for label, decision in _ANSWERS.items():
-                st.form_submit_button(label, on_click=_answer, args=(tables, row, last, decision))
+    choice = choose(tables, model, batch)
+    if choice.batch is None:
+        return page("nothing.html.j2", "Review", damaged=tables.damaged())
+    batches = [choice.batch] if of == "one" else newest(tables, _BATCHES)
+    items, n_decided = _queue(tables, batches, by)
+    first = asked(tables, *choice.batch, image, "") if image else None
+    if first is not None:
+        items = [_item(first, "chosen"), *(item for item in items if item.image != image)]
+    return page(
+        "review.html.j2",
+        "Review",
+        choice=choice,
+        of=of,
+        by=by,
+        items=[item._asdict() for item in items],
+        n_decided=n_decided,
+        kinds=_kinds(tables),
+        limits={"name": MAX_REVIEWER, "kind": MAX_KIND, "note": MAX_NOTE},
+        decided=_decided(tables, batches),
+        disagreements=disagreements(tables.workspace).to_pylist(),
+        damaged=tables.damaged(),
+    )
 
 
-def _answer(tables: Tables, row: Row, last: str, decision: str | None) -> None:
-    """What a button of the form does."""
-    st.session_state["reviewer"] = st.session_state["reviewer field"].strip()
-    question = f"{row['image_id']} {last}"
-    if question == st.session_state["question"] and time.monotonic() - st.session_state["asked_at"] < _TOO_SOON_S:
-        return
-    if decision is None:
-        _skipped().append(row["image_id"])
-    elif not _record(tables, row, last, decision, st.session_state[f"note {question}"]):
-        return
-    st.query_params.pop("image", None)
+def _queue(tables: Tables, batches: list[Batch], by: str) -> tuple[list[Item], int]:
+    """What is to be decided on: the worst first, then what is near the threshold, then the audit sample.
 
-
-def _record(tables: Tables, row: Row, last: str, decision: str, note: str) -> bool:
-    """Keep a decision; whether it is kept, now or already."""
-    reviewer = st.session_state["reviewer"]
-    if not reviewer:
-        st.session_state["told"] = "error", "Enter your name: a decision is kept with who made it."
-        return False
-    # One answer of a person to a question is one review, however often and in how many tabs it is sent.
-    review_id = "v" + hashlib.sha256("\0".join([row["image_id"], last, reviewer]).encode()).hexdigest()[:32]
-    try:
-        review = Review(
-            review_id=review_id,
-            reviewer=reviewer,
-            decision=decision,
-            note=note.strip(),
-            **{name: row[name] for name in ("image_id", "relative_path", "model_id", "batch_id", "anomaly_score")},
-            calibration_id=row["calibration_id"],
-            verdict=row["verdict"],
+    And how many images are decided.
+    """
+    sql = """
+        SELECT * EXCLUDE (p_value, anomaly_score),
+               image_id IN (SELECT image_id FROM reviews WHERE ? IN ('', reviewer)) AS is_decided
+        FROM (
+            SELECT image_id, relative_path, model_id, batch_id, p_value, anomaly_score, scored_at_utc,
+                   if(verdict = 'review', 'threshold', 'worst') AS why
+            FROM scores WHERE verdict IN ('anomalous', 'review')
+            UNION ALL BY NAME
+            SELECT image_id, relative_path, model_id, batch_id, p_value, anomaly_score, scored_at_utc,
+                   'threshold' AS why
+            FROM near
+            UNION ALL BY NAME
+            SELECT image_id, relative_path, model_id, batch_id, scored_at_utc, 'sample' AS why FROM audit
         )
-        is_new = record_review(tables.workspace, review)
-    except (UsageError, OSError) as error:
-        st.session_state["told"] = "error", f"Not kept: {error}"
-        return False
-    # Sent twice, or from another tab: what was sent first is there.
-    found = tables.query("SELECT decision FROM decisions WHERE review_id = ?", [review_id])
-    kept = decision if is_new else found["decision"].iloc[0]
-    if kept == decision:
-        st.session_state["told"] = "success", f"Kept as {kept}, by {reviewer}: {row['relative_path']}"
-    else:
-        said = f"{reviewer} has decided already that this is {kept}; choose it below to decide anew"
-        st.session_state["told"] = "warning", f"{said}: {row['relative_path']}"
-    return True
-
-
-def _tell() -> None:
-    """What came of the last click, once."""
-    kind, text = st.session_state.pop("told", (None, ""))
-    if kind is not None:
-        {"success": st.success, "warning": st.warning, "error": st.error}[kind](literal(text))
-
-
-def _decided(tables: Tables, batch: Batch) -> None:
-    """The last decisions on images of this batch; a chosen one can be changed."""
-    sql = """
-        SELECT reviewed_at_utc, reviewer, decision, note, relative_path, image_id
-        FROM (SELECT image_id, min(relative_path) AS relative_path FROM flagged GROUP BY image_id)
-        JOIN (SELECT * EXCLUDE relative_path FROM reviews) USING (image_id)
-        QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY reviewed_at_utc DESC, review_id DESC) = 1
-        ORDER BY reviewed_at_utc DESC, image_id LIMIT ?
+        -- An image of the sample is one of the sample, also where it is nearly flagged: else its draw was in vain.
+        QUALIFY row_number() OVER (
+            PARTITION BY image_id ORDER BY scored_at_utc DESC, why = 'threshold', relative_path
+        ) = 1
+        -- The order within the sample is as random as its draw.
+        ORDER BY list_position(['worst', 'threshold', 'sample'], why), p_value NULLS LAST, anomaly_score DESC,
+                 hash(image_id)
     """
-    decided = tables.query(sql, [_N_DECIDED], [batch])
-    if decided.empty:
-        return
-    st.header("Decided")
-    st.caption(
-        "Choose a row to decide anew: of two decisions on an image the last one counts, and both stay. "
-        "`nelbo calibrate --labels reviews` makes a threshold from them; scores stay as they are."
+    rows = tables.records(sql, [by], batches)
+    left = [_item(row, row["why"]) for row in rows if not row["is_decided"]]
+    return left[:_QUEUED], sum(row["is_decided"] for row in rows)
+
+
+def _item(row: dict[str, Any], why: str) -> Item:
+    image, path, model, batch = (row[name] for name in ("image_id", "relative_path", "model_id", "batch_id"))
+    return Item(image, path, model, batch, why, f"{image_at('/review/image', row)}&why={why}")
+
+
+def _kinds(tables: Tables) -> list[str]:
+    """Kinds of defects that people named, the most frequent first."""
+    sql = "SELECT kind FROM reviews WHERE kind IS NOT NULL GROUP BY kind ORDER BY count(*) DESC, kind LIMIT ?"
+    return [row["kind"] for row in tables.records(sql, [_KINDS])]
+
+
+def _decided(tables: Tables, batches: list[Batch]) -> list[dict[str, Any]]:
+    """The last decisions on images of these batches."""
+    asked_for = list(batches)
+    places = " OR ".join(["(model_id = ? AND batch_id = ?)"] * len(asked_for))
+    sql = f"SELECT * FROM reviews WHERE {places} ORDER BY reviewed_at_utc DESC, review_id LIMIT ?"  # noqa: S608
+    return tables.records(sql, [*(name for one in asked_for for name in one), _LISTED])
+
+
+@router.get("/review/image")
+@drawn
+def image(tables: Asked, model: str, batch: str, image: str, path: str, why: str = "") -> Response:
+    """An image to decide on: its pictures, why it was flagged, and what was decided before."""
+    row = asked(tables, model, batch, image, path)
+    if row is None:
+        return page("gone.html.j2", "", path=path)
+    kept = looked_at(tables, row)
+    return page(
+        "item.html.j2",
+        "",
+        row=row,
+        why=why,
+        judged=known(tables.workspace, model, row["calibration_id"]),
+        shown=None if kept is None else looked(tables, kept),
+        window=window_of(tables, (model, batch)),
+        variant=named(row),
+        before=tables.records(_BEFORE, [image]),
     )
-    # Another table after each decision: with none of its rows chosen.
-    key = f"decided {decided['reviewed_at_utc'].iloc[0]}"
-    again = partial(_ask_again, decided, key)
-    show_frame(decided, {"relative_path": "path", **_COLUMNS}, key=key, on_select=again)
 
 
-def _ask_again(decided: pd.DataFrame, key: str) -> None:
-    st.query_params.pop("image", None)
-    for index in st.session_state[key]["selection"]["rows"]:
-        st.query_params["image"] = decided["image_id"].iloc[index]
+_BEFORE = "SELECT * FROM reviews WHERE image_id = ? ORDER BY reviewed_at_utc, review_id"
+
+
+class Decided(BaseModel):
+    """What the page sends: a decision of somebody on an image."""
+
+    review_id: str = Field(pattern=r"^v[0-9a-f]{32}$")
+    model: str
+    batch: str
+    image: str
+    path: str
+    decision: Literal["anomalous", "normal", "withdrawn"]
+    reviewer: str
+    kind: str | None = None
+    note: str = ""
+
+
+@router.post(REVIEWS)
+def decide(tables: Asked, decided: Decided) -> Response:
+    """Keep a decision. Sent again, it is kept once."""
+    row = asked(tables, decided.model, decided.batch, decided.image, decided.path)
+    if row is None or row["anomaly_score"] is None:
+        return JSONResponse({"said": "This image has no score any more: its batch was pruned, or scored anew."}, 409)
+    try:
+        is_new = record_review(
+            tables.workspace,
+            Review(
+                **{name: row[name] for name in ("image_id", "relative_path", "model_id", "batch_id")},
+                **{name: row[name] for name in ("calibration_id", "verdict", "anomaly_score")},
+                decision=decided.decision,
+                reviewer=decided.reviewer.strip(),
+                note=decided.note.strip(),
+                kind=(decided.kind or "").strip() or None,
+                review_id=decided.review_id,
+            ),
+        )
+    except UsageError as error:
+        return JSONResponse({"said": f"Not kept: {error}"}, 422)
+    return JSONResponse({"kept": True, "new": is_new})

@@ -1,91 +1,86 @@
 """The scores of a batch, and what another threshold would make of them. Nothing is written."""
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-import streamlit as st
+from fastapi import APIRouter, Query, Response
 
 from nelbo.detectors import Interval, false_alarm_interval
-from nelbo.flows.dashboard import charts
-from nelbo.flows.dashboard.calibrations import known_calibration, show_promise
-from nelbo.flows.dashboard.style import say
+from nelbo.flows.dashboard.calibrations import known
+from nelbo.flows.dashboard.rendering import page
+from nelbo.flows.dashboard.routing import Asked, drawn
 from nelbo.flows.dashboard.tables import Batch, Tables
-from nelbo.flows.numbers import images, number, percent
-from nelbo.flows.report.histogram import Scale
+from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, Scale, histogram
 from nelbo.flows.workspace.calibrations.calibration import Calibration
+
+router = APIRouter()
 
 _STEPS = 500
 
 
-def draw_what_if(tables: Tables, batch: Batch) -> None:
-    """Draw the histogram with its slider; nothing where no file has a score."""
-    sql = """
-        SELECT count(anomaly_score) AS n, min(anomaly_score) AS low, quantile_cont(anomaly_score, 0.97) AS most,
-               any_value(threshold) AS threshold, any_value(calibration_id) AS calibration_id,
-               any_value(statistic) AS statistic
-        FROM scores
+class WhatIf(NamedTuple):
+    """A threshold that is tried on a batch.
+
+    n, n_above: images with a score, and those above the tried one.
+    by_chance: how many of so many normal images would be above it; None without a calibration.
+    at: where the tried one is drawn, in the histogram's units.
     """
-    found = tables.query(sql, batches=[batch]).iloc[0]
-    if not found["n"]:
-        st.info("No file of this batch has a score; the reasons are below.")
-        return
-    found = found.where(found.notna(), None)
-    calibration, threshold = known_calibration(tables, found["calibration_id"]), found["threshold"]
+
+    histogram: Histogram
+    plot: tuple[int, int]
+    statistic: str
+    calibration: Calibration | None
+    threshold: float | None
+    tried: float
+    scale: Scale
+    step: float
+    n: int
+    n_above: int
+    by_chance: Interval | None
+    at: float
+
+
+@router.get("/batch/what-if")
+@drawn
+def tried(tables: Asked, model: str, batch: str, threshold: float = Query(allow_inf_nan=False)) -> Response:
+    """Draw the histogram with a threshold that the visitor tries."""
+    rows, found = tables.records("SELECT calibration_id FROM scores LIMIT 1", [], [(model, batch)]), None
+    if rows:
+        judged = known(tables.workspace, model, rows[0]["calibration_id"])
+        found = what_if(tables, (model, batch), judged.calibration, threshold)
+    return page("whatif.html.j2", "", what_if=found, batch=(model, batch))
+
+
+def what_if(
+    tables: Tables, batch: Batch, calibration: Calibration | None, threshold: float | None = None
+) -> WhatIf | None:
+    """Try a threshold on a batch, its own where none is given; None where no file has a score."""
+    sql = "SELECT anomaly_score, threshold, statistic FROM scores WHERE anomaly_score IS NOT NULL"
+    found = tables.query(sql, [], [batch])
+    if found.empty:
+        return None
+    scores, statistic = found["anomaly_score"].to_numpy(), str(found["statistic"].iloc[0])
+    own = None if found["threshold"].isna().all() else float(found["threshold"].dropna().iloc[0])
     normal = np.empty(0) if calibration is None else calibration.normal_scores
-    low = min([found["low"], *normal[:1], *([] if threshold is None else [threshold])])
-    scale = Scale.around(float(low), float(found["most"]), threshold)
-    scored = tables.query("SELECT anomaly_score FROM scores WHERE anomaly_score IS NOT NULL", batches=[batch])
-    bins = scale.bins(scored["anomaly_score"].to_numpy(), normal)
-    _try(tables, batch, found, calibration, scale, bins)
-
-
-@st.fragment
-def _try(
-    tables: Tables, batch: Batch, found: Any, calibration: Calibration | None, scale: Scale, bins: pd.DataFrame
-) -> None:
-    """A fragment: dragging the threshold draws nothing else anew."""
-    threshold, n, (low, high) = found["threshold"], int(found["n"]), scale
-    slot = st.container()
-    chosen = st.slider(
-        "What if the threshold were",
-        low,
-        high,
-        high if threshold is None else threshold,
-        (high - low) / _STEPS,
-        format="%.4g",
-        key=f"threshold of {batch}, {threshold}",
-    )
-    with slot:
-        review = calibration.threshold.review if calibration is not None else None
-        charts.show(
-            charts.scores(bins, threshold, review, chosen, found["statistic"]),
-            "Share of images by anomaly score",
-            f"Threshold {number(threshold)}; what if it were {number(chosen)}.",
-        )
-    sql = (
-        "SELECT count(*) FILTER (anomaly_score > ?) AS above, count(*) FILTER (anomaly_score > ?) AS beyond FROM scores"
-    )
-    n_above, n_beyond = (int(found) for found in tables.query(sql, [chosen, high], [batch]).iloc[0])
-    above = f"{number(n_above)} of {number(n)} scored images ({percent(n_above / n)})"
-    say(f"Above {number(chosen)}: {above}.{_by_chance(calibration, chosen, n)}")
-    show_promise(calibration)
-    beyond = f" The last bar holds {images(n_beyond)} with scores beyond the axis." if n_beyond else ""
-    st.caption(
-        "Nothing is written, and a threshold chosen on the batch that it judges promises nothing. One that does: "
-        f"nelbo calibrate --normal DIR --fpr RATE.{beyond}"
-    )
-
-
-def _by_chance(calibration: Calibration | None, threshold: float, m: int) -> str:
-    if calibration is None:
-        return ""
-    alarms = false_alarms(calibration.normal_scores, threshold, m)
-    likely = "95 %, approximate" if calibration.threshold.approximate else "95 %"
-    return (
-        " If all were like the calibration images, "
-        f"about {number(alarms.value, 3)} would be ({percent(alarms.value / m)}), "
-        f"and by chance {alarms.low:,} to {alarms.high:,} ({likely})."
+    review = None if calibration is None else calibration.threshold.review
+    shown = histogram(scores, normal, own, review)
+    known_scores = np.concatenate([scores, normal])
+    scale = Scale.around(float(known_scores.min()), float(np.quantile(known_scores, 0.97)), own)
+    tried = threshold if threshold is not None else own if own is not None else scale.high
+    tried = float(np.clip(tried, *scale))
+    return WhatIf(
+        shown,
+        (WIDTH, HEIGHT),
+        statistic,
+        calibration,
+        own,
+        tried,
+        scale,
+        (scale.high - scale.low) / _STEPS,
+        len(scores),
+        int((scores > tried).sum()),
+        None if calibration is None else false_alarms(normal, tried, len(scores)),
+        WIDTH * (tried - scale.low) / (scale.high - scale.low),
     )
 
 

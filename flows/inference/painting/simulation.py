@@ -10,7 +10,7 @@ import pyarrow as pa
 from nelbo.data import SIMULATED_SCHEMA, Preprocessing
 from nelbo.data.defects.painting import Defect, Painted, defects, paint, spread, usual_sizes
 from nelbo.data.defects.subject import subject_of
-from nelbo.flows.inference.maps import thumbnail
+from nelbo.flows.inference.maps import Window, thumbnail
 from nelbo.flows.inference.pipeline import columns_of
 from nelbo.flows.inference.progress import progress
 from nelbo.vae_core import Scorable, Score
@@ -30,11 +30,13 @@ class Unseen(NamedTuple):
     pixels: n of them.
     table: their rows of a manifest.
     size_z: (n,) how far the size of each one's part is off; null where parts are not looked for.
+    window: that the model's pictures are shown by.
     """
 
     pixels: PixelRows
     table: pa.Table
     size_z: pa.Array
+    window: Window | None = None
 
 
 class _Work(NamedTuple):
@@ -63,7 +65,8 @@ def simulate(
     """
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(unseen.table.num_rows)[:MOST_IMAGES])
-    unseen = Unseen(unseen.pixels[rows], unseen.table.take(pa.array(rows)), unseen.size_z.take(pa.array(rows)))
+    of = pa.array(rows)
+    unseen = Unseen(unseen.pixels[rows], unseen.table.take(of), unseen.size_z.take(of), unseen.window)
     originals = sizes_of(unseen.table)
     sizes = sizes_px or usual_sizes(originals)
     kinds = defects(sizes, coloured=model.config.channels == 3)
@@ -115,7 +118,7 @@ def _rows(work: Sequence[_Work], painted: Sequence[Painted], scored: dict[str, p
     of = pa.array([one.row for one in work])
     what = [(None,) * len(Defect._fields) if one.defect is None else one.defect for one in work]
     pictures = [
-        thumbnail(found.pixels, found.pixels.shape[1] / found.pixels.shape[0]) if one.is_shown else None
+        thumbnail(found.pixels, found.pixels.shape[1] / found.pixels.shape[0], unseen.window) if one.is_shown else None
         for one, found in zip(work, painted, strict=True)
     ]
     columns = {

@@ -35,7 +35,7 @@ from nelbo.flows.workspace.tables import with_column, without
 log = logging.getLogger(__name__)
 
 #: Version 2 had another id. Version 4 has levels of variants, and what has none is written as version 3.
-FORMAT_VERSION, _WITH_LEVELS, _READABLE = 3, 4, (2, 3, 4)
+FORMAT_VERSION, WITH_LEVELS, _READABLE = 3, 4, (2, 3, 4)
 FILES = ("calibration.json", "scores.parquet")
 _DECIDING = ("image_id", "label", "split", "variant", "anomaly_score")
 
@@ -124,7 +124,7 @@ def write_calibration(content: dict[str, Any], scores: pa.Table, workspace: Work
     made = {"made_at_utc": f"{run.started_at_utc:%Y-%m-%dT%H:%M:%SZ}", "code_version": code_version()}
     unfinished = workspace.local_staging / f"{run.run_id}-{calibration_id}"
     content = {**content, **made, "calibration_id": calibration_id}
-    content["format_version"] = _WITH_LEVELS if content.get("levels") else FORMAT_VERSION
+    content["format_version"] = WITH_LEVELS if content.get("levels") else FORMAT_VERSION
     write_json(content, unfinished / "calibration.json")
     write_table(scores, unfinished / "scores.parquet", CALIBRATION_SCHEMA, run.metadata)
     write_json({name: _sha256(unfinished / name) for name in FILES}, unfinished / COMMIT)

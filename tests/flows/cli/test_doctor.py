@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from nelbo.flows.cli import doctor
+from nelbo.flows.cli.system import doctor
 from nelbo.flows.options.options import Options
 from nelbo.flows.orchestration import lines
+from nelbo.flows.workspace.runs import code_version
 
 Nelbo = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +31,7 @@ def test_a_whole_system(nelbo: Nelbo, tmp_path: Path) -> None:
     assert found["codecs_missing"] == []
     assert list(tmp_path.iterdir()) == []
     code, out, _ = nelbo("doctor", "--workspace", tmp_path / "w")
-    assert (code, out.splitlines()[-1]) == (0, "nelbo runs here")
+    assert (code, out.splitlines()[-3]) == (0, f"This system runs nelbo {code_version()}.")
 
 
 def missing(workspace: Path) -> str:
@@ -74,7 +75,7 @@ def test_what_nelbo_cannot_run_without_is_exit_code_1(
     code, out, _ = nelbo("doctor", "--workspace", tmp_path)
     assert code == 1
     assert "missing: tensorflow is not installed" in out
-    assert out.splitlines()[-1] == "nelbo does not run here"
+    assert out.splitlines()[-3] == f"This system does not run nelbo {code_version()}."
 
 
 def test_prefect_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,14 @@ class Inner:
 
     def __init__(self) -> None:
         self.reached: list[str] = []
+        self.read: bytes | None = None
 
-    async def __call__(self, scope: Message, _receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+    async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         self.reached.append(scope.get("path", scope["type"]))
+        if scope.get("method") == "POST":
+            message = await receive()
+            self.read = message["body"]
+            assert not message["more_body"]
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"inside"})
@@ -77,15 +82,16 @@ class Visitor:
 ROUTES = [
     "/",
     "/batch",
-    "/media/0a1b2c.png",
-    "/component/x/index.html",
-    "/static/js/index.js",
-    "/_stcore/host-config",
-    "/_stcore/metrics",
-    "/_stcore/upload_file/a/b",
-    "/_stcore/bidi-components/x",
-    "/_stcore/healthy",
-    "/auth/login",
+    "/batch/what-if",
+    "/live",
+    "/image/original",
+    "/review/image",
+    "/reviews",
+    "/reviews.csv",
+    "/static/pages.js",
+    "/health/",
+    "/healthy",
+    "/docs",
 ]
 
 
@@ -109,9 +115,18 @@ def test_no_route_answers_before_the_password(path: str, method: str) -> None:
     assert "no-store" in visitor.headers["cache-control"]
 
 
+@pytest.mark.parametrize("password", [None, PASSWORD])
+def test_whether_the_server_runs_is_no_secret(password: str | None) -> None:
+    inner = Inner()
+    visitor = Visitor(Door(inner, password))
+    assert [asyncio.run(visitor.ask("/health", method)) for method in ("GET", "HEAD")] == [200, 200]
+    assert asyncio.run(visitor.ask("/health", "PUT")) == (401 if password else 405)
+    assert inner.reached == ["/health"] * 2
+
+
 def test_no_socket_opens_before_the_password() -> None:
     inner = Inner()
-    assert asyncio.run(Visitor(Door(inner, PASSWORD)).ask("/_stcore/stream", kind="websocket")) == 403
+    assert asyncio.run(Visitor(Door(inner, PASSWORD)).ask("/live", kind="websocket")) == 403
     assert inner.reached == []
 
 
@@ -125,7 +140,8 @@ def test_who_knows_the_password_is_in_and_others_are_not() -> None:
     for path in ROUTES:
         assert asyncio.run(visitor.ask(path)) == 200
         assert asyncio.run(other.ask(path)) == 401
-    assert asyncio.run(visitor.ask("/_stcore/stream", kind="websocket")) == 101
+    # No page of ours opens a socket.
+    assert asyncio.run(visitor.ask("/live", kind="websocket")) == 403
     # A cookie of another process, and one that is too old.
     assert asyncio.run(Visitor(Door(Inner(), PASSWORD)).ask("/")) == 401
     stranger = Visitor(Door(Inner(), PASSWORD))
@@ -154,30 +170,78 @@ def test_the_password_leads_to_no_other_site(path: str) -> None:
 
 @pytest.mark.parametrize("password", [None, PASSWORD])
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_uploads_are_refused_to_everybody(password: str | None, method: str) -> None:
+def test_other_methods_are_refused_to_everybody(password: str | None, method: str) -> None:
     inner = Inner()
     visitor = Visitor(Door(inner, password))
     if password:
         asyncio.run(visitor.enter(password))
     visitor.n_read = 0
-    assert asyncio.run(visitor.ask("/_stcore/upload_file/a/b", method, b"x" * 10**6)) == 405
+    assert asyncio.run(visitor.ask("/reviews", method, b"x" * 10**6)) == 405
     assert (inner.reached, visitor.n_read) == ([], 0)
 
 
 def test_without_a_password_everybody_is_in() -> None:
-    visitor = Visitor(Door(Inner(), None))
+    inner = Inner()
+    visitor = Visitor(Door(inner, None))
     assert asyncio.run(visitor.ask("/")) == 200
     assert asyncio.run(visitor.ask("/", "POST", b"password=")) == 405
-    assert asyncio.run(visitor.ask("/_stcore/stream", kind="websocket")) == 101
+    assert asyncio.run(visitor.ask("/review", "POST", b"{}")) == 405
+    assert asyncio.run(visitor.ask("/reviews/", "POST", b"{}")) == 405
+    assert asyncio.run(visitor.ask("/live", kind="websocket")) == 403
+    assert inner.reached == ["/"]
+    assert asyncio.run(visitor.ask("/reviews", "POST", b"{}")) == 200
+
+
+def test_with_a_password_a_post_elsewhere_is_a_guess(clock: asyncio.Event) -> None:
+    """Also of who is in: a login that is sent twice, or from a tab that was left open, leads to its page."""
+    clock.set()
+    inner = Inner()
+    visitor = Visitor(Door(inner, PASSWORD))
+    assert asyncio.run(visitor.enter("wrong", "/reviews")) == 401
+    assert asyncio.run(visitor.enter(PASSWORD, "/reviews")) == 303
+    assert asyncio.run(visitor.enter(PASSWORD, "/batch")) == 303
+    assert asyncio.run(visitor.enter("wrong", "/batch")) == 401
+    assert inner.reached == []
+    # Now it is for the page.
+    assert asyncio.run(visitor.enter(PASSWORD, "/reviews")) == 200
+    assert inner.reached == ["/reviews"]
 
 
 @pytest.mark.parametrize("password", [None, PASSWORD])
-def test_a_page_of_another_site_gets_no_socket(password: str | None) -> None:
-    visitor = Visitor(Door(Inner(), password))
+def test_a_page_of_another_site_decides_nothing(password: str | None) -> None:
+    inner = Inner()
+    visitor = Visitor(Door(inner, password))
     if password:
         asyncio.run(visitor.enter(password))
-    for origin, status in (("http://evil.example", 403), ("null", 403), ("http://host:8501", 101)):
-        assert asyncio.run(visitor.ask("/_stcore/stream", kind="websocket", origin=origin, host="host:8501")) == status
+    for origin, status in (
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("", 403),
+        ("http://host:8502", 403),
+        ("http://host", 403),
+        ("http://host:8501.evil.example", 403),
+        ("http://evil.example#host:8501", 403),
+        ("http://host:8501@evil.example", 403),
+        ("http://host:8501", 200),
+    ):
+        assert asyncio.run(visitor.ask("/reviews", "POST", b"{}", origin=origin, host="host:8501")) == status, origin
+    # A program says no origin; it has no other visitor's cookie either.
+    assert asyncio.run(visitor.ask("/reviews", "POST", b"{}", host="host:8501")) == 200
+    assert inner.reached == ["/reviews"] * 2
+
+
+@pytest.mark.parametrize("password", [None, PASSWORD])
+def test_a_decision_is_short(password: str | None) -> None:
+    """It reaches its page whole; of what is longer no more is read than tells so."""
+    inner = Inner()
+    visitor = Visitor(Door(inner, password))
+    if password:
+        asyncio.run(visitor.enter(password))
+    for n, status in ((0, 200), (65_536, 200), (65_537, 413), (10**7, 413)):
+        inner.read, visitor.n_read = None, 0
+        assert asyncio.run(visitor.ask("/reviews", "POST", b"x" * n)) == status
+        assert inner.read == (b"x" * n if status == 200 else None)
+        assert visitor.n_read <= 66
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from synthetic import write_images
 
 from nelbo.data import read_metadata, read_table
 from nelbo.flows.dashboard.tables import Tables
-from nelbo.flows.inference.audit import Draw, audit_keys
-from nelbo.flows.inference.near import Near, nearest
+from nelbo.flows.inference.kept.audit import Draw, audit_keys
+from nelbo.flows.inference.kept.near import Near, nearest
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace.flagged import read_audit, read_near

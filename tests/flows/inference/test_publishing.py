@@ -71,7 +71,7 @@ def by_the_dashboard() -> set[Row]:
 
 def by_the_report() -> set[Row]:
     (path,) = Path("workspace").glob("scores/*/*/scores.parquet")
-    _, flagged, n, *_ = reporting._read(Workspace.at("workspace"), MODEL, path.parent.name.removeprefix("batch_id="))
+    _, flagged, n, _ = reporting._read(Workspace.at("workspace"), MODEL, path.parent.name.removeprefix("batch_id="))
     assert n == flagged.num_rows
     return {_row(row) for row in flagged.to_pylist()}
 

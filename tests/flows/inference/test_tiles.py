@@ -15,8 +15,12 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from nelbo import Workspace
-from nelbo.data import read_table
+from nelbo.data import File, read_table
+from nelbo.flows.inference.localisation import Pictured, localise
+from nelbo.flows.inference.models import load_model
 from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.options.settings import DecodingSettings
+from nelbo.flows.workspace.layout import Workspace as Layout
 
 TILED = {"tile": 64, "backbone": "filters", "engines": ()}
 #: Width and height: smaller than a tile both ways and one, its size, a strip, and larger ones.
@@ -97,6 +101,23 @@ def test_train_proposes_tiles(tmp_path: Path) -> None:
     assert finding["n"] == 24
 
 
+def test_maps_are_held_against_masks(tiled: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = tiled
+    sizes = [(200, 160), (300, 200)]
+    write(tmp_path / "in", sizes, first=1, spot=True)
+    (tmp_path / "masks").mkdir()
+    images = []
+    for number, size in enumerate(sizes, 1):
+        mask = np.zeros(size[::-1], np.uint8)
+        mask[10:20, 12:22] = 255
+        path, of = (tmp_path / name / f"{number}.png" for name in ("masks", "in"))
+        Image.fromarray(mask).save(path)
+        images.append(Pictured(File.at(of), File.at(path), False, *size))
+    workspace = Layout.at(str(folder / "w"))
+    found = localise(load_model(workspace, tiled[1]["model_id"]), images, DecodingSettings())
+    assert (found.rows, found.left_out) == ([0, 1], {})
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -104,6 +125,7 @@ def test_train_proposes_tiles(tmp_path: Path) -> None:
         ({"scale": 0.5, "tile": None}, "scale=0.5 is of tiles"),
         ({"image_size": (128, 128)}, "leave one of them out"),
         ({"locate": "on"}, "locate=on does not go with tile=64"),
+        ({"fit": "pad"}, "fit=pad does not go with tile=64"),
         ({"variant_by": "folder"}, "variant_by does not go with tile=64"),
         ({"tile": 100}, "height=100 px: the preset features expects a multiple of 32"),
         ({"overlap": 40}, "expected 0 to half a tile; try 32"),

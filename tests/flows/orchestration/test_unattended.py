@@ -327,6 +327,30 @@ def test_two_lines_on_one_server(exported: Path, landed: Path, sqlite: Prefect, 
         end(worker)
 
 
+def test_deployments_of_0_1_are_upgraded_in_place(sqlite: Prefect, landed: Path, tmp_path: Path, nelbo: Nelbo) -> None:
+    sqlite.add_pool()
+    at = ("--workspace", tmp_path / "w")
+    with sqlite.here():
+        assert nelbo("deploy", "--pool", "nelbo", "--line", "caps", "--images", landed, *at)[0] == 0
+        before = {one["name"]: one for one in sqlite.ask("deployments/filter")}
+        old = before["caps-hourly"]
+        stored = {"parameters": old["parameters"] | {"joint": "fisher"}, "entrypoint": "flows.orchestration.score"}
+        sqlite.call("PATCH", f"deployments/{old['id']}", stored).raise_for_status()
+        code, out, err = nelbo("upgrade", *at)
+        assert code == 0, err
+        assert "score/caps-hourly" in out
+        assert sqlite.get(f"deployments/{old['id']}")["entrypoint"] == "flows.orchestration.score"
+        code, out, err = nelbo("upgrade", *at, "--apply")
+        assert (code, out.splitlines()[-1]) == (0, "1 change made"), err
+        # All is as before 0.1 came into it: times, pool, tags, triggers' automations.
+        after = {one["name"]: one for one in sqlite.ask("deployments/filter")}
+        changing = {"updated", "updated_by", "version_id", "version_info"}
+        for name, one in before.items():
+            for key in one.keys() - changing:
+                assert after[name][key] == one[key], (name, key)
+        assert nelbo("upgrade", *at, "--apply")[1].splitlines()[-1] == "nothing is of an older version"
+
+
 def test_a_server_that_is_down(landed: Path, tmp_path: Path, nelbo: Nelbo) -> None:
     with Prefect(tmp_path).here():
         for line in (("score", landed), ("serve", "--images", landed), ("deploy", "--pool", "p", "--images", landed)):

@@ -51,6 +51,9 @@ def test_scores_are_those_of_the_command(images: Path, ws: nelbo.Workspace, trai
     assert set(batch.flagged["verdict"]) == {"anomalous"}
     assert batch.flagged["anomaly_score"].is_monotonic_decreasing
     assert len(batch.flagged) == said["n_anomalous"] > 0
+    assert set(batch.audit["verdict"]) == {"normal"}
+    assert len(batch.audit) == 10
+    assert batch.audit["thumbnail"].notna().all()
     assert batch.report.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert ws.batch() == ws.batch("monday") == batch
     assert ws.batches["n_images"].tolist() == [28]

@@ -59,16 +59,16 @@ def test_the_more_are_flagged_the_less_it_is_chance() -> None:
     assert said.pop(0) == ""
     openings = [sentence.split(":")[0] for sentence in said]
     assert list(dict.fromkeys(openings)) == [
-        "That is no more than chance gives",
-        "So many can be chance",
-        "So many can hardly be chance",
-        "That is more than chance gives",
+        "The count is no more than chance gives",
+        "The count can be chance",
+        "The count can hardly be chance",
+        "The count is more than chance gives",
     ]
-    assert openings.count("That is more than chance gives") > 80
+    assert openings.count("The count is more than chance gives") > 80
     for n, sentence in enumerate(said, start=1):
         probability = threshold.chance(n, 100)
         assert probability is not None
-        if sentence.startswith("That is more"):
+        if sentence.startswith("The count is more"):
             rarity = int(sentence.split(": of ")[1].split()[0].replace(",", ""))
             assert probability <= 1 / rarity
             assert rarity == 10**6 or probability > 0.1 / rarity
@@ -76,11 +76,17 @@ def test_the_more_are_flagged_the_less_it_is_chance() -> None:
 
 GOLDEN = [
     (0, ""),
-    (2, "That is no more than chance gives: most such batches without defects have as many, or more."),
-    (9, "So many can be chance: of 100 such batches without defects about 7 have as many, or more."),
-    (11, "So many can hardly be chance: of 100 such batches without defects about 2 have as many, or more."),
-    (13, "That is more than chance gives: of 100 such batches without defects at most 1 has as many, or more."),
-    (60, "That is more than chance gives: of 1,000,000 such batches without defects at most 1 has as many, or more."),
+    (2, "The count is no more than chance gives: most such batches without defects have as many, or more."),
+    (9, "The count can be chance: of 100 such batches without defects about 7 have as many, or more."),
+    (11, "The count can hardly be chance: of 100 such batches without defects about 2 have as many, or more."),
+    (13, "The count is more than chance gives: of 100 such batches without defects at most 1 has as many, or more."),
+    (
+        60,
+        (
+            "The count is more than chance gives: "
+            "of 1,000,000 such batches without defects at most 1 has as many, or more."
+        ),
+    ),
 ]
 
 

@@ -77,7 +77,7 @@ def test_the_page_shows_why_and_the_nearest_normal_image_without_the_model(works
     html = page(workspace)
     assert html.count("stands out.</p>") == len(FLAGGED)
     assert html.count('alt="nearest normal image"') == len(FLAGGED)
-    assert html.count('nearest normal image: <span class="any">normal/40.png') == len(FLAGGED)
+    assert html.count('nearest normal image: <span class="any">normal/40.png</span>') == len(FLAGGED)
 
 
 def test_damaged_normals_lose_nothing_else_and_are_told_of_once(

@@ -121,7 +121,7 @@ def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) ->
         assert text in html
     assert part(html, "flagged").count("<figure") == result["n_anomalous"]
     # A quarter of the batch has a blot.
-    assert '<p class="chance">That is more than chance gives: ' in html
+    assert '<p class="chance">The count is more than chance gives: ' in html
     assert (
         f"of {result['metrics']['n_normal'] + result['metrics']['n_anomalous']} labelled images are anomalous: " in html
     )
@@ -142,7 +142,7 @@ def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]])
     summary = shown["report"]
     n_flagged = f"{result['n_anomalous']} of {result['n_scored']} images anomalous"
     assert summary.startswith(f"# {n_flagged}; at the promised 5 % about 1 false alarm would be normal.\n")
-    assert "That is more than chance gives: " in summary
+    assert "The count is more than chance gives: " in summary
     assert " labelled images are anomalous: " in summary
     counts = ("n_images", "n_anomalous", "n_review", "n_scored", "n_not_scored")
     images, anomalous, review, scored, not_scored = (result[name] for name in counts)

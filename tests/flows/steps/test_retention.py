@@ -48,7 +48,7 @@ def add_batch(root: Path, model_id: str, batch_id: str, days: float, calibration
     add_manifest(root, batch_id, days)
     row = dict.fromkeys(SCORES_SCHEMA.names) | {"relative_path": "a.png", "calibration_id": calibration_id}
     table = pa.Table.from_pylist([row], SCORES_SCHEMA)
-    for kind in ("audit", "flagged", "near", "scores"):
+    for kind in ("audit", "evaluations", "flagged", "near", "scores"):
         place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
         age(Path(str(write_table(table, place, table.schema))), days)
     page = Path(str(workspace.report(batch_id)))
@@ -145,6 +145,8 @@ GOING = [
     "audit/model_id=m1/batch_id=old/audit.parquet",
     "cache/pOld/file",
     "checkpoints/tOld/file",
+    "evaluations/model_id=m1/batch_id=both/evaluation.parquet",
+    "evaluations/model_id=m1/batch_id=old/evaluation.parquet",
     "flagged/model_id=m1/batch_id=both/flagged.parquet",
     "flagged/model_id=m1/batch_id=old/flagged.parquet",
     "manifests/batch_id=old/manifest.parquet",
@@ -334,7 +336,7 @@ def test_folders_that_are_links_are_not_entered(tmp_path: Path) -> None:
     add_batch(tmp_path / "other", "m1", "old", 100)
     root = tmp_path / "workspace"
     root.mkdir()
-    for kind in ("scores", *PICTURED, "manifests", "reports"):
+    for kind in ("scores", *PICTURED, "evaluations", "manifests", "reports"):
         (root / kind).symlink_to(tmp_path / "other" / kind)
     assert prune(root, apply=True)["n"] == 0
     assert prune(tmp_path / "other", apply=True)["n"] == 6

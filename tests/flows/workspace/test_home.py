@@ -88,5 +88,5 @@ def test_a_numbered_user_without_a_home_trains_and_scores(images: Path, tmp_path
     assert asked.returncode == 2
     assert "does not answer" in asked.stderr
     home = "from nelbo.flows.workspace.home import provide_home; provide_home(); "
-    assert run(f"{home}from streamlit import config; config.get_config_options()").returncode == 0
+    assert run(f"{home}from prefect import settings; settings.get_current_settings()").returncode == 0
     assert not (tmp_path / "~").exists()

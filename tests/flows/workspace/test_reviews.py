@@ -292,6 +292,21 @@ def test_random_histories_are_read_alike_everywhere(seed: int, tmp_path: Path) -
     assert disagreements(workspace)["review_id"].to_pylist() == expected
 
 
+def test_other_words_are_no_decisions(tmp_path: Path) -> None:
+    """Of a file that somebody else wrote."""
+    workspace = Workspace(tmp_path)
+    decide(workspace, ("va", 1, "normal", 1), ("vb", 1, "normal", 2), ("vc", 2, "normal", 2))
+    for review_id, word in (("vb", "yes; DROP"), ("vc", None)):
+        table = pq.read_table(workspace.reviews / f"{review_id}.parquet", partitioning=None)
+        table = table.set_column(table.schema.get_field_index("decision"), "decision", pa.array([word], pa.string()))
+        pq.write_table(table, workspace.reviews / f"{review_id}.parquet")
+    assert latest_reviews(workspace)["review_id"].to_pylist() == ["va"]
+    assert labels_of(latest_reviews(workspace)) == {f"{1:064x}": 0}
+    assert disagreements(workspace).num_rows == 0
+    assert Tables(workspace).query("SELECT review_id FROM reviews")["review_id"].tolist() == ["va"]
+    assert len(Tables(workspace).query("SELECT review_id FROM decisions")) == 3
+
+
 def test_disagreements_say_who_decided_what_and_when(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert disagreements(workspace).equals(REVIEWS_SCHEMA.empty_table())

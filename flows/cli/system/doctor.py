@@ -15,7 +15,7 @@ from typing import Any
 
 from joblib import cpu_count
 
-from nelbo.flows.cli import disks
+from nelbo.flows.cli.system import disks
 from nelbo.flows.inference.models import import_keras
 from nelbo.flows.options.options import Options
 from nelbo.flows.options.sources import strange_variables
@@ -30,7 +30,7 @@ from nelbo.vae_core import ENGINES, is_installed
 _PACKAGES = (
     *("keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "onnxruntime", "tf2onnx"),
     *("prefect", "scikit-learn", "pandas", "pyarrow", "pillow", "imagecodecs", "tifffile"),
-    *("streamlit", "duckdb", "distributed", "s3fs"),
+    *("duckdb", "uvicorn", "distributed", "s3fs"),
 )
 
 #: Decoders of files that cameras and microscopes write; imagecodecs may be built without some.
@@ -144,10 +144,10 @@ def _former_deployments() -> Finding:
 
 
 def _telemetry() -> dict[str, str]:
-    """What the libraries that would tell their makers something are set to; the dashboard's Streamlit is set to off."""
+    """What the libraries that would tell their makers something are set to."""
     said_no = os.environ.get("DO_NOT_TRACK", "").lower() in ("1", "true")
     server = os.environ.get("PREFECT_SERVER_ANALYTICS_ENABLED", "true").lower() in ("0", "false")
-    found = {"prefect": "off" if said_no or server else "on, in a server started from here", "streamlit": "off"}
+    found = {"prefect": "off" if said_no or server else "on, in a server started from here"}
     if _version("openvino-telemetry"):
         found["openvino"] = "installed"
     return found

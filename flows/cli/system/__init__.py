@@ -1,0 +1,1 @@
+"""What this system has and lacks: ``doctor``."""

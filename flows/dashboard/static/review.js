@@ -1,0 +1,237 @@
+// The review queue: decisions by key, kept in the browser until the server has them.
+"use strict";
+
+const AHEAD = 5; // Images that are fetched before they are wanted.
+const OUTBOX = "nelbo outbox", NAME = "nelbo reviewer"; // Kept through reloads, for all tabs of this browser.
+const queue = JSON.parse(document.getElementById("queue").textContent);
+const page = document.getElementById("review"), place = document.getElementById("item");
+const note = document.getElementById("note"), who = document.getElementById("who");
+const kinds = JSON.parse(page.dataset.kinds);
+const fetched = new Map(); // Place of an image -> a promise of its HTML.
+const done = []; // What was decided or skipped here, the last at the end.
+let at = 0, shown = null, sending = false;
+
+// Decisions
+
+function stored(name, empty) {
+  return JSON.parse(localStorage.getItem(name) ?? JSON.stringify(empty));
+}
+
+function keep(decision) {
+  localStorage.setItem(OUTBOX, JSON.stringify([...stored(OUTBOX, []), decision]));
+  send();
+}
+
+function drop(decision) {
+  localStorage.setItem(OUTBOX, JSON.stringify(stored(OUTBOX, []).filter((one) => one.review_id !== decision.review_id)));
+}
+
+/** Send what is waiting, in its order; whatever the server does not answer is tried again. */
+async function send() {
+  if (sending) return;
+  sending = true;
+  for (let wait = 250; ; wait = Math.min(2 * wait, 4000)) {
+    const [next] = stored(OUTBOX, []);
+    tell();
+    if (!next) break;
+    const answer = await post(next);
+    if (answer === null) {
+      await new Promise((resolve) => setTimeout(resolve, wait));
+      continue;
+    }
+    wait = 125;
+    if (answer !== "kept") refused(next, answer);
+    drop(next);
+  }
+  sending = false;
+}
+
+/** "kept", why it was refused, or null where nobody answers. */
+async function post(decision) {
+  try {
+    const answer = await fetch("/reviews", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(decision),
+    });
+    if (answer.ok) return "kept";
+    if (answer.status >= 500 || answer.status === 401) return null;
+    const said = await answer.json().catch(() => ({}));
+    return said.said ?? `Not kept: the server says ${answer.status}.`;
+  } catch {
+    return null;
+  }
+}
+
+function refused(decision, why) {
+  const list = document.getElementById("failed"), line = document.createElement("li");
+  line.textContent = `${decision.path}, ${decision.decision}${decision.note ? `, “${decision.note}”` : ""}: ${why}`;
+  list.append(line);
+  list.hidden = false;
+}
+
+function tell() {
+  const waiting = stored(OUTBOX, []).length;
+  const decided = Number(page.dataset.decided) + done.filter((one) => one.decision).length;
+  const all = Number(page.dataset.decided) + queue.length;
+  document.getElementById("progress").textContent = `${decided} of ${all} decided`;
+  document.getElementById("kept").textContent =
+    waiting ? `${waiting} waiting for the server` : done.some((one) => one.decision) ? "all kept" : "";
+  page.querySelector("progress").value = all ? decided / all : 1;
+}
+
+// Images
+
+function get(i) {
+  const item = queue[i];
+  if (!fetched.has(item.place)) {
+    const found = (async () => {
+      for (;;) {
+        try {
+          const answer = await fetch(item.place);
+          if (answer.ok) return answer.text();
+        } catch { /* The server may come back. */ }
+        await new Promise((resolve) => setTimeout(resolve, 500));
+      }
+    })();
+    fetched.set(item.place, found.then(async (html) => {
+      const holder = document.createElement("div");
+      holder.innerHTML = html;
+      await Promise.all([...holder.querySelectorAll("img")].map((img) => img.decode().catch(() => {})));
+      return holder;
+    }));
+  }
+  return fetched.get(item.place);
+}
+
+async function show(i) {
+  at = i;
+  shown = null;
+  tell();
+  const end = document.getElementById("end"), skipped = done.filter((one) => !one.decision).length;
+  end.hidden = i < queue.length;
+  document.getElementById("answers").hidden = place.hidden = i >= queue.length && !done.length;
+  if (i >= queue.length) {
+    place.replaceChildren();
+    end.textContent = skipped ? `${skipped} skipped, and no other is left. Load the page again to see them.`
+      : "Every image of this queue is decided on.";
+    return;
+  }
+  for (let next = i + 1; next <= Math.min(i + AHEAD, queue.length - 1); next++) get(next);
+  const holder = await get(i);
+  if (at !== i) return;
+  place.replaceChildren(...holder.cloneNode(true).childNodes);
+  window.htmx?.process(place);
+  tellTimes(place);
+  note.value = "";
+  shown = i;
+  place.dataset.shown = queue[i].image;
+}
+
+// Answers
+
+function newId() {
+  return "v" + Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function decide(decision, kind = null) {
+  if (shown === null || !named()) return;
+  // A text that begins with # is a kind of its own.
+  const text = note.value.trim();
+  if (decision === "anomalous" && text.startsWith("#")) {
+    kind = text.slice(1).trim();
+    if (kind && !kinds.includes(kind)) kinds.push(kind);
+    offer();
+  }
+  const { image, path, model, batch } = queue[shown];
+  const said = {
+    review_id: newId(), image, path, model, batch, decision, kind: decision === "anomalous" ? kind : null,
+    note: text.startsWith("#") && decision === "anomalous" ? "" : text, reviewer: named(),
+  };
+  done.push({ i: shown, decision: said });
+  keep(said);
+  note.blur();
+  show(shown + 1);
+}
+
+function skip() {
+  if (shown === null) return;
+  done.push({ i: shown, decision: null });
+  show(shown + 1);
+}
+
+function undo() {
+  const last = done.pop();
+  if (!last) return;
+  if (last.decision) keep({ ...last.decision, review_id: newId(), decision: "withdrawn", kind: null, note: "" });
+  show(last.i);
+}
+
+const answers = { d: () => decide("anomalous"), g: () => decide("normal"), s: skip, u: undo };
+
+function offer() {
+  document.getElementById("kinds").replaceChildren(...kinds.slice(0, 9).map((kind, i) => {
+    const button = document.createElement("button"), key = document.createElement("kbd");
+    button.type = "button";
+    button.dataset.key = key.textContent = String(i + 1);
+    button.append(key, ` ${kind}`);
+    return button;
+  }));
+}
+
+function answer(key) {
+  const kind = kinds[Number(key) - 1];
+  if (kind) decide("anomalous", kind);
+  else answers[key]?.();
+}
+
+document.getElementById("answers").addEventListener("click", (event) => {
+  const button = event.target.closest("[data-key]");
+  if (button) answer(button.dataset.key);
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target === note) {
+    if (event.key === "Enter" || event.key === "Escape") note.blur();
+    return;
+  }
+  // A key that is held down was meant once.
+  if (event.repeat || event.target.closest("input, select, textarea")) return;
+  if (event.key === "n") {
+    note.focus();
+    event.preventDefault();
+  } else if (!event.target.closest("button, summary, a") || event.key.length === 1) {
+    if (event.key !== " ") answer(event.key);
+  }
+});
+
+// Who decides
+
+function named() {
+  return localStorage.getItem(NAME) ?? "";
+}
+
+function welcome(isAsking = !named()) {
+  who.reviewer.value = named();
+  who.classList.toggle("known", !isAsking);
+  who.querySelector("button[type=button]").textContent = `You are ${named()}`;
+  document.getElementById("answers").hidden = place.hidden = isAsking;
+  const link = document.querySelector("[data-second-opinion]");
+  if (link) link.hidden = !named();
+  if (link && named()) link.search = new URLSearchParams([...new URLSearchParams(link.search), ["by", named()]]);
+  if (isAsking) who.reviewer.focus();
+}
+
+who.querySelector("button[type=button]").addEventListener("click", () => welcome(true));
+who.addEventListener("submit", (event) => {
+  event.preventDefault();
+  localStorage.setItem(NAME, who.reviewer.value.trim());
+  welcome();
+  if (named()) show(at);
+});
+
+page.hidden = false;
+offer();
+welcome();
+send();
+if (named()) show(0);
+else tell();
