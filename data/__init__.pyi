@@ -10,6 +10,7 @@ from .decoder.decoding import float_range as float_range
 from .decoder.decoding import image_of as image_of
 from .decoder.decoding import iter_images as iter_images
 from .decoder.decoding import iter_masks as iter_masks
+from .decoder.decoding import iter_wholes as iter_wholes
 from .decoder.decoding import look_for_parts as look_for_parts
 from .decoder.decoding import look_into as look_into
 from .decoder.decoding import read_image as read_image

@@ -41,5 +41,7 @@ from .scoring import Score as Score
 from .scoring import bits_per_dim as bits_per_dim
 from .scoring import score as score
 from .scoring import score_and_map as score_and_map
+from .tiles.scoring import score_tiles as score_tiles
 from .training.training import Training as Training
 from .training.training import train as train
+from .training.training import train_tiles as train_tiles

@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 from nelbo.vae_core.checksums import BundleError, as_json, read_files, write_files
 from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.linear.detail import DetailMap
+from nelbo.vae_core.tiles.whole import WholeMap
 
 if TYPE_CHECKING:
     from nelbo.vae_core.model import Model
@@ -58,7 +59,8 @@ def save_bundle(
     """
     variables = _variables(model.network, model.representation)
     arrays = {path: np.asarray(variable) for path, variable in variables.items()}
-    arrays |= {} if model.detail is None else model.detail.weights
+    for beside in (model.detail, model.tiles):
+        arrays |= {} if beside is None else beside.weights
     arrays |= {name: value for name in (*_EXTRA, *_OPTIONAL) if (value := getattr(model, name)) is not None}
     weights = save(arrays)
     content = {"config": model.config.to_dict(), "preprocessing": dict(model.preprocessing)}
@@ -117,13 +119,15 @@ def load_bundle(folder: Path) -> "Model":
         optional = {name: tensors.pop(name, None) for name in _OPTIONAL}
         if extra["eps"].shape != (config.noise_draws, *latent_shape(config)):
             raise ValueError(f"eps has shape {extra['eps'].shape}, expected {config.noise_draws} draws of the latents")
-        detail = DetailMap.taken_from(tensors, max(1, len(config.variants))) if config.is_linear else None
+        tiles = WholeMap.taken_from(tensors) if config.is_tiled else None
+        has_detail = config.is_linear and not config.is_tiled
+        detail = DetailMap.taken_from(tensors, max(1, len(config.variants))) if has_detail else None
         assign_weights(_variables(network, representation), tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} does not describe a model of this version: {error}. Train again.") from error
     eps, usual_mean, usual_std = (extra[name] for name in _EXTRA)
     preprocessing = description["preprocessing"]
-    parts = {"representation": representation, "detail": detail, **optional}
+    parts = {"representation": representation, "detail": detail, "tiles": tiles, **optional}
     return Model(config, network, eps, usual_mean, usual_std, preprocessing, **parts)
 
 
@@ -156,10 +160,7 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
     """
     try:
         config = VAEConfig.from_dict(description["config"])
-        for name in ("height", "width", "channels"):
-            found, expected = description["preprocessing"].get(name), getattr(config, name)
-            if found not in (None, expected):
-                raise ValueError(f"images are prepared with {name} {found}, and the network takes {expected}")
+        _check_prepared(config, description["preprocessing"])
         for name, values in tensors.items():
             if values.dtype != np.float32:
                 raise ValueError(f"weights {name} are {values.dtype}, expected float32")
@@ -175,6 +176,15 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
         _check_statistics(config, tensors.get("usual_statistics"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{folder} does not describe one trained model: {error}. {_RESTORE}") from error
+
+
+def _check_prepared(config: VAEConfig, preprocessing: Mapping[str, Any]) -> None:
+    for name in ("height", "width", "channels"):
+        found, expected = preprocessing.get(name), getattr(config, name)
+        if found not in (None, expected):
+            raise ValueError(f"images are prepared with {name} {found}, and the network takes {expected}")
+    if config.is_tiled != (preprocessing.get("tile_scale") is not None):
+        raise ValueError("config and preprocessing do not agree on tiles")
 
 
 def _check_statistics(config: VAEConfig, statistics: NDArray[Any] | None) -> None:

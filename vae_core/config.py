@@ -87,6 +87,8 @@ class VAEConfig:
         n_latents: of a linear head, for each position or for the image; training sets it.
         variants: names of the variants of the product that a linear head has a model each for; training sets them.
             Empty for one model of all.
+        tile_overlap: pixels that neighbours share, up to half a tile, where the head ``linear`` sees images in tiles of
+            the input's size; None where it sees whole images, brought to that size.
         likelihood: p(x given z): ``gaussian_fixed_sigma``, ``gaussian_learned_sigma`` (one for all values),
             ``gaussian_pixel_sigma`` (one for each value, from the decoder), ``discretised_logistic`` (8-bit images),
             ``continuous_bernoulli``, or ``bernoulli`` (binarised images). ``auto`` becomes ``gaussian_pixel_sigma`` for
@@ -114,6 +116,7 @@ class VAEConfig:
     subject: str | None = None
     n_latents: int | None = None
     variants: tuple[str, ...] = ()
+    tile_overlap: int | None = None
     likelihood: str = AUTO
     sigma: float | None = None
     statistic: str = AUTO
@@ -144,6 +147,7 @@ class VAEConfig:
             self._check_pixels()
         self._check_smoothing()
         self._check_variants()
+        self._check_tiles()
         if self.noise_draws < 1 and not self.is_linear:
             raise ValueError(f"noise_draws={self.noise_draws}: expected 1 or more; try 1")
 
@@ -159,7 +163,7 @@ class VAEConfig:
             without = SELF_TRAINED if self.head == DEEP else FILTERS
             settle("backbone", without if find_weights() is None else LITE0)
         if not self.is_pixels and self.head is None:
-            settle("head", LINEAR_IMAGE if self.backbone == FILTERS else LINEAR)
+            settle("head", LINEAR_IMAGE if self.backbone == FILTERS and not self.is_tiled else LINEAR)
         if self.likelihood == AUTO:
             deep = self.head == DEEP
             settle("likelihood", "gaussian_pixel_sigma" if deep else "gaussian_learned_sigma")
@@ -175,7 +179,7 @@ class VAEConfig:
         """Whether ``auto`` is features."""
         sides = (self.height, self.width)
         large = all(side >= _FEATURES_FROM_PX and side % (2 * STRIDE_PX) == 0 for side in sides)
-        return self.backbone is not None or (large and self.likelihood in (AUTO, *FEATURE_LIKELIHOODS))
+        return self.backbone is not None or self.is_tiled or (large and self.likelihood in (AUTO, *FEATURE_LIKELIHOODS))
 
     def _check_smoothing(self) -> None:
         """Raise a ValueError for a box that is no odd number of positions, or larger than the image."""
@@ -230,6 +234,22 @@ class VAEConfig:
         if len(names) == 1 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"variants={names!r}: expected two different names or more, or none")
 
+    def _check_tiles(self) -> None:
+        if self.tile_overlap is None:
+            return
+        if self.head != LINEAR:
+            kind = f"the head {self.head}" if self.head else f"the preset {self.preset}"
+            raise ValueError(f"tiles go with the head linear of the preset features, not {kind}; try head=linear")
+        if self.backbone == SELF_TRAINED:
+            raise ValueError(f"tiles go with a backbone that needs no training, not {SELF_TRAINED}; try {LITE0}")
+        if self.height != self.width:
+            raise ValueError(f"tiles are as wide as high, not {self.height} x {self.width}")
+        if not 0 <= self.tile_overlap <= self.height // 2:
+            nearest = min(max(self.tile_overlap, 0), self.height // 2)
+            raise ValueError(f"overlap={self.tile_overlap}: expected 0 to half a tile; try {nearest}")
+        if self.variants:
+            raise ValueError(f"variants={self.variants!r} do not go with tiles; leave them out, or train them apart")
+
     def _check_sigma(self) -> None:
         fixed = self.likelihood == "gaussian_fixed_sigma"
         if fixed and (self.sigma is None or not SIGMA_FLOOR <= self.sigma < math.inf):
@@ -262,6 +282,11 @@ class VAEConfig:
     def is_linear(self) -> bool:
         """Whether the VAE is linear, and solved instead of trained."""
         return self.head in (LINEAR, LINEAR_IMAGE)
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether images are seen in tiles of the input's size."""
+        return self.tile_overlap is not None
 
     @property
     def stride_px(self) -> int:
@@ -406,10 +431,10 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
     others = [name for name in BACKBONES if name not in _COMPLETE]
     if config.backbone not in others and weights is not None:
         raise ValueError(f"backbone_weights={weights!r} goes with a backbone of {', '.join(others)}")
-    if train_config.variants not in (AUTO, 1) and not config.is_linear:
+    if train_config.variants not in (AUTO, 1) and (not config.is_linear or config.is_tiled):
         raise ValueError(
-            f"variants={train_config.variants} goes with a linear head of the preset features; try {AUTO}, which is 1 "
-            "with others"
+            f"variants={train_config.variants} goes with a linear head of the preset features, without tiles; try "
+            f"{AUTO}, which is 1 with others"
         )
     if config.is_pixels:
         return

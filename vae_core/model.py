@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from nelbo.vae_core.config import VAEConfig
+from nelbo.vae_core.config import FREE, VAEConfig
 from nelbo.vae_core.features.features import Features
 from nelbo.vae_core.features.representation import Representation
 from nelbo.vae_core.linear.detail import DetailMap
@@ -18,6 +18,7 @@ from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.pixels import PixelRows, to_unit
 from nelbo.vae_core.scorer import LocalNelbo, LogWeights, Scorer
 from nelbo.vae_core.scoring import Array, default_batch_size, padded
+from nelbo.vae_core.tiles.whole import WholeMap
 from nelbo.vae_core.usual import Usual, learn_usual, pooled_mean_and_std
 
 
@@ -35,6 +36,7 @@ class Model:
     representation: pixels to features, in the preset ``features``; those of a deep head are whitened.
     usual_statistics: (3, 2) or (v, 3, 2), see `usual.Usual`; None in models of pixels, and of version 0.1.
     detail: of a linear head, what makes its map for people.
+    tiles: what is known of whole images where they are seen in tiles; there is no `detail` then.
     """
 
     config: VAEConfig
@@ -47,6 +49,7 @@ class Model:
     representation: Representation | Features | None = None
     usual_statistics: NDArray[np.float32] | None = None
     detail: DetailMap | None = None
+    tiles: WholeMap | None = None
     _compiled: dict[Any, keras.Model] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def graph(self, maps: bool, eps: Array | None = None) -> Scorer:
@@ -71,6 +74,8 @@ class Model:
     @property
     def map_scales(self) -> NDArray[np.float32]:
         """(v, 2) of local maps what is usual, and one unit, in nats; of each variant, or of the one."""
+        if self.tiles is not None:
+            return self.tiles.scales
         if self.detail is not None:
             return self.detail.scales
         spread = np.sqrt(np.square(self.usual_std).mean() + self.usual_mean.var())
@@ -93,7 +98,9 @@ def untrained(config: VAEConfig) -> tuple[Any, Any]:
     if config.n_latents is None:
         raise ValueError("n_latents is not set")
     features = Features(config)
-    blocks, n_variants = blocks_of(config.head, config.subject), max(1, len(config.variants))
+    # Aligned tiles have means of their own, and one covariance.
+    subject = FREE if config.is_tiled else config.subject
+    blocks, n_variants = blocks_of(config.head, subject), max(1, len(config.variants))
     return LinearHead(features.value_shape, config.n_latents, blocks, n_variants), features
 
 

@@ -61,7 +61,8 @@ class Scorer(keras.Model):
         config = self.config
         if config.is_linear:
             features = self.representation.maps(pixels)
-            draws = self.network.evaluate(gathered(features, config))
+            grid = gathered(features, config)
+            draws = self.network.evaluate(grid)
         else:
             values = pixels if self.representation is None else self.representation(pixels)
             draws = self.network.evaluate_draws(values, self.eps)
@@ -70,7 +71,8 @@ class Scorer(keras.Model):
         usual = self._usual(draws)
         of_local = local if config.of == "distortion" else local + draws["rate_map"]
         local_z = self._local_z(of_local, usual)
-        seen = features if config.is_linear else [smooth(of_local, self._side)]
+        # Of tiles, maps are made of what is said of each.
+        seen = [] if config.is_tiled else features if config.is_linear else [smooth(of_local, self._side)]
         nelbo = distortion + rate
         statistics = self._statistics(local_z, usual)
         variants = {name: draws[name] for name in VARIANT if name in draws}
@@ -86,6 +88,8 @@ class Scorer(keras.Model):
             **variants,
             **{f"{SEEN}{i}": one for i, one in enumerate(seen)},
         }
+        if config.is_tiled:
+            result |= {"tile_features": grid, "tile_distortion": local, "tile_rate": draws["rate_map"]}
         if not self.maps:
             return result
         if config.is_pixels:

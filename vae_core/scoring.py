@@ -6,14 +6,17 @@ Nothing here needs Keras: what computes a batch is a compiled graph.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.linear.detail import DetailMap
-from nelbo.vae_core.pixels import supported
+from nelbo.vae_core.pixels import PixelRows, supported
+
+if TYPE_CHECKING:
+    from nelbo.vae_core.tiles.whole import WholeMap
 
 #: Share of the pixels, the worst ones, whose distortion is kept apart.
 WORST_PIXELS = 0.1
@@ -124,6 +127,10 @@ class Scorable(Protocol):
         """What makes the map of a linear head."""
 
     @property
+    def tiles(self) -> "WholeMap | None":
+        """What is known of whole images where they are seen in tiles."""
+
+    @property
     def map_scales(self) -> Array:
         """(v, 2) of `local_maps` what is usual, and one unit, in nats; of each variant, or of the one."""
 
@@ -207,10 +214,25 @@ def score_batches(graph: Graph, pixels: Array, *, seen: bool = False) -> tuple[S
         FloatingPointError: a score is NaN or infinite.
     """
 
+    columns = run_batches(graph, pixels, lambda name: seen or not name.startswith(SEEN))
+    for key in ("anomaly_score", "nelbo"):
+        check_finite(key, columns[key])
+    of_maps = [columns[name] for name in sorted(columns) if name.startswith(SEEN)]
+    return Score(**{name: columns.get(name) for name in Score._fields}), of_maps  # type: ignore[arg-type]
+
+
+def run_batches(graph: Graph, pixels: PixelRows, wanted: Callable[[str], bool]) -> dict[str, Array]:
+    """What a graph says of images, in batches of one shape, the last one padded; of none, too, by one batch.
+
+    Args:
+        pixels: (n, h, w, c) float32 in [0, 1]; read batch by batch.
+        wanted: which of its outputs are kept, by their names.
+    """
+
     def run(start: int) -> dict[str, Array]:
         some = pixels[start : start + graph.batch_size]
         found = graph.run(padded(some, graph.batch_size)).items()
-        return {key: value[: len(some)] for key, value in found if seen or not key.startswith(SEEN)}
+        return {key: value[: len(some)] for key, value in found if wanted(key)}
 
     starts = range(0, max(len(pixels), 1), graph.batch_size)
     if graph.parallel == 1:
@@ -218,11 +240,7 @@ def score_batches(graph: Graph, pixels: Array, *, seen: bool = False) -> tuple[S
     else:
         with ThreadPoolExecutor(graph.parallel) as pool:
             batches = list(pool.map(run, starts))
-    columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    for key in ("anomaly_score", "nelbo"):
-        check_finite(key, columns[key])
-    of_maps = [columns[name] for name in sorted(columns) if name.startswith(SEEN)]
-    return Score(**{name: columns.get(name) for name in Score._fields}), of_maps  # type: ignore[arg-type]
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 
 def padded(values: Array, n: int) -> NDArray[np.float32]:

@@ -54,10 +54,10 @@ class Usual(NamedTuple):
             if variants is None
             else (values[variants] for values in (self.mean, self.std, self.statistics))
         )
-        found = _statistics((_smoothed(maps, side) - mean) / std)
+        found = statistics_of((smoothed_maps(maps, side) - mean) / std)
         # (3, 1), or (3, n).
         median, spread = np.moveaxis(np.reshape(scales, (-1, 3, 2)).astype(np.float64), 0, 1).transpose(2, 0, 1)
-        return _parts(found, median, spread)
+        return standardised(found, median, spread)
 
 
 class Parts(NamedTuple):
@@ -86,16 +86,16 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     >>> bool(abs(usual.mean - 5).max() < 0.5), bool(abs(np.median(parts.joint)) < 0.5)
     (True, True)
     """
-    smoothed = _smoothed(maps, side)
+    smoothed = smoothed_maps(maps, side)
     n = len(smoothed)
     total, squares = smoothed.sum(axis=0), np.square(smoothed).sum(axis=0)
     # Itself, an image would be more usual than others.
     mean, std = pooled_mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1)
-    statistics = _statistics((smoothed - mean) / std)
+    statistics = statistics_of((smoothed - mean) / std)
     scales = median_and_spread(statistics)
     mean, std = pooled_mean_and_std(total, squares, n)
     usual = Usual(mean.astype(np.float32), std.astype(np.float32), scales.astype(np.float32))
-    return usual, _parts(statistics, scales[:, :1], scales[:, 1:])
+    return usual, standardised(statistics, scales[:, :1], scales[:, 1:])
 
 
 def median_and_spread(values: Maps) -> NDArray[np.float64]:
@@ -110,11 +110,13 @@ def median_and_spread(values: Maps) -> NDArray[np.float64]:
     return np.stack([median, np.maximum(spread, 1e-6 * np.maximum(1, np.abs(median)))], axis=-1)
 
 
-def _smoothed(maps: Maps, side: int) -> Maps:
+def smoothed_maps(maps: Maps, side: int) -> Maps:
+    """(n, gh, gw) means over a box around each position."""
     return uniform_filter(np.asarray(maps, np.float64), (0, side, side), mode="reflect")
 
 
-def _parts(statistics: Maps, median: Maps, spread: Maps) -> Parts:
+def standardised(statistics: Maps, median: Maps, spread: Maps) -> Parts:
+    """Parts of (3, n) statistics, by what is usual of each."""
     z = ((statistics - median) / spread).astype(np.float32)
     return Parts(statistics[0].astype(np.float32), *z)
 
@@ -127,7 +129,7 @@ def pooled_mean_and_std(total: Maps, squares: Maps, n: int) -> tuple[Maps, Maps]
     return mean, np.sqrt(np.maximum(pooled, np.finfo(np.float32).tiny))
 
 
-def _statistics(maps: Maps) -> NDArray[np.float64]:
+def statistics_of(maps: Maps) -> NDArray[np.float64]:
     """(3, n): the largest value, the mean of the worst tenth, and the mean."""
     rows = np.sort(maps.reshape(len(maps), -1), axis=1)
     # Means over positions: the statistics are of a map, whatever its size.

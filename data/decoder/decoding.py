@@ -1,6 +1,7 @@
 """Files to pixels or headers: read and checked here, decoded in processes that may die of it."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from nelbo.data.decoder.images import Header
 from nelbo.data.decoder.limits import Limits
-from nelbo.data.decoder.preprocessing import Preprocessing, fit, picture_of, to_pixels
+from nelbo.data.decoder.preprocessing import Levels, Preprocessing, fit, picture_of, to_pixels, whole
 from nelbo.data.decoder.samples import Picture, Range
 from nelbo.data.decoder.workers import Answer, Request, Worker, borrowed
 from nelbo.data.errors import ImageError
@@ -43,6 +44,8 @@ class Images(NamedTuple):
     drops_colour: (n_readable,) bool, whether an image has colour that one channel does not hold.
     parts: (n_readable) what was found of its part; None where none is looked for.
     aspects: (n_readable,) width of what is seen over its height, see `nelbo.data.decoder.preprocessing.Fitted`.
+    wholes: (n_readable) the images at their own resolution, where they were asked for, see
+        `nelbo.data.decoder.preprocessing.whole`.
     """
 
     pixels: NDArray[np.float32]
@@ -50,6 +53,7 @@ class Images(NamedTuple):
     drops_colour: NDArray[np.bool_]
     parts: list[Part | None]
     aspects: NDArray[np.float64]
+    wholes: Sequence[Levels] = ()
 
 
 class Look(NamedTuple):
@@ -119,6 +123,22 @@ def iter_images(
         yield _images(chunk, preprocessing)
 
 
+def iter_wholes(
+    files: Iterable[File | Path],
+    preprocessing: Preprocessing,
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    workers: int | None = None,
+) -> Generator[Images, None, None]:
+    """The same one by one, with each image at its own resolution: nothing is decoded ahead, it may take all memory.
+
+    >>> [images.reasons for images in iter_wholes([Path("a.png")], Preprocessing(64, 64, tile_scale=1.0))]
+    [['unreadable']]
+    """
+    for row in _rows(files, preprocessing, limits, workers, is_whole=True):
+        yield _images([row], preprocessing)
+
+
 def image_of(values: NDArray[Any], preprocessing: Preprocessing) -> Images:
     """An image in memory, as a file with these samples that loses nothing is decoded.
 
@@ -133,11 +153,13 @@ def image_of(values: NDArray[Any], preprocessing: Preprocessing) -> Images:
     [[[[1.0], [1.0]]]]
     """
     try:
-        fitted = fit(picture_of(values, preprocessing.ranges), preprocessing)
+        picture = picture_of(values, preprocessing.ranges)
+        fitted = fit(picture, preprocessing)
     except ImageError as error:
         return _images([error], preprocessing)
     pixels = to_pixels(Picture(fitted.bands).values, preprocessing)
-    return _images([_Row(pixels, fitted.drops_colour, fitted.part, fitted.aspect)], preprocessing)
+    levels = None if preprocessing.tile_scale is None else whole(picture, preprocessing)
+    return _images([_Row(pixels, fitted.drops_colour, fitted.part, fitted.aspect, levels)], preprocessing)
 
 
 def first_coloured(
@@ -316,6 +338,7 @@ class _Row(NamedTuple):
     drops_colour: bool
     part: Part | None
     aspect: float
+    whole: Levels | None = None
 
 
 def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> Images:
@@ -328,19 +351,36 @@ def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> 
         np.array([row.drops_colour for row in readable], bool),
         [row.part for row in readable],
         np.array([row.aspect for row in readable], np.float64),
+        [row.whole for row in readable if row.whole is not None],
     )
 
 
 def _rows(
-    files: Iterable[File | Path], preprocessing: Preprocessing, limits: Limits, workers: int | None
+    files: Iterable[File | Path],
+    preprocessing: Preprocessing,
+    limits: Limits,
+    workers: int | None,
+    is_whole: bool = False,
 ) -> Iterator[_Row | ImageError]:
-    for file, answer in _answers(files, {"preprocessing": preprocessing.to_dict()}, limits, workers):
+    fields = {"preprocessing": preprocessing.to_dict(), "whole": is_whole}
+    for file, answer in _answers(files, fields, limits, workers):
         yield _error(file, answer) or _Row(
             _pixels(answer, preprocessing),
             answer.fields["drops_colour"],
             part_of(answer.fields["part"]),
             answer.fields["aspect"],
+            _whole(answer),
         )
+
+
+def _whole(answer: Answer) -> Levels | None:
+    """What lies behind the picture of the model's size; a view of the bytes."""
+    if "whole" not in answer.fields:
+        return None
+    shape, name = answer.fields["whole"]
+    dtype = np.dtype(name)
+    start = len(answer.content) - math.prod(shape) * dtype.itemsize
+    return np.frombuffer(answer.content, dtype, offset=start).reshape(shape)
 
 
 def part_of(fields: Sequence[Any] | None) -> Part | None:
@@ -350,8 +390,9 @@ def part_of(fields: Sequence[Any] | None) -> Part | None:
 
 def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:
     modes = answer.fields["modes"]
-    values = np.frombuffer(answer.content, np.float32 if modes[0] == "F" else np.uint8)
     size = (preprocessing.height, preprocessing.width)
+    n_values = math.prod(size) * (3 if modes == ["RGB"] else len(modes))
+    values = np.frombuffer(answer.content, np.float32 if modes[0] == "F" else np.uint8, n_values)
     if len(modes) > 1:
         return to_pixels(np.moveaxis(values.reshape(len(modes), *size), 0, -1), preprocessing)
     return to_pixels(values.reshape(*size, *((3,) if modes == ["RGB"] else ())), preprocessing)
@@ -369,13 +410,14 @@ def _answers(
 ) -> Iterator[tuple[File, Answer]]:
     """What became of each file, in order; a bounded number of them is looked at ahead."""
     n_threads = workers or cpu_count()
+    at_once, n_ahead = (1, 1) if fields.get("whole") else (CHUNK, 2 * n_threads)
     left = (file if isinstance(file, File) else File.at(file) for file in files)
     pending: deque[tuple[list[File], Future[list[Answer]]]] = deque()
     fields = fields | {"limits": asdict(limits)}
     threads = ThreadPoolExecutor(n_threads)
     try:
         while True:
-            while len(pending) < 2 * n_threads and (chunk := list(islice(left, CHUNK))):
+            while len(pending) < n_ahead and (chunk := list(islice(left, at_once))):
                 pending.append((chunk, threads.submit(_work_through, chunk, fields, limits)))
             if not pending:
                 return

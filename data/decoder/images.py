@@ -300,7 +300,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _plain(image: Image.Image) -> Image.Image:
     """The image in 8 bits a channel, on black."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
-        return image.copy()
+        # Of a large photograph a copy would be a quarter of a gigabyte; others may be read on by their file.
+        return image if image.format in ("JPEG", "MPO") else image.copy()
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")

@@ -3,7 +3,7 @@
 import os
 import struct
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _LENGTHS = struct.Struct(">IQ")
 
@@ -11,12 +11,13 @@ _LENGTHS = struct.Struct(">IQ")
 BUFFER = 1 << 18
 
 
-def write_messages(pipe: int, messages: Iterable[tuple[bytes, bytes]]) -> None:
+def write_messages(pipe: int, messages: Iterable[tuple[Any, ...]]) -> None:
     """Write all of some messages at once.
 
     Args:
         pipe: a file descriptor.
-        messages: of each, the head, which is JSON, and the content, raw bytes.
+        messages: of each, the head, which is JSON, and the content, raw bytes: in one piece or several, which are
+            written as they lie.
 
     Raises:
         BrokenPipeError: nobody reads any more.
@@ -28,8 +29,9 @@ def write_messages(pipe: int, messages: Iterable[tuple[bytes, bytes]]) -> None:
     (b'{}', b'ab')
     """
     left = []
-    for head, content in messages:
-        left += [memoryview(_LENGTHS.pack(len(head), len(content)) + head), memoryview(content)]
+    for head, *contents in messages:
+        pieces = [memoryview(piece).cast("B") for piece in contents]
+        left += [memoryview(_LENGTHS.pack(len(head), sum(map(len, pieces))) + head), *pieces]
     while left:
         written = os.writev(pipe, left)
         while left and written >= len(left[0]):

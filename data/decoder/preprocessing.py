@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,16 @@ from nelbo.data.decoder.limits import Limits
 from nelbo.data.decoder.samples import LUMA, Box, Picture, Range, Ranges, Samples, to_picture
 from nelbo.data.part.frame import Frame, Part
 
+#: Values whose type's whole range means [0, 1].
+Levels: TypeAlias = NDArray[np.uint8 | np.uint16]
+
 _AREA = Image.Resampling.BOX
 #: How many times the model's size a decoder leaves, so that the area filter has something to average.
 _SPARE = 2
+#: Largest factor before tiles are cut: more shows nothing that is not there.
+MOST_SCALE = 4.0
+#: Rows of a whole picture that are converted at a time.
+_STRIP = 512
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,17 @@ class Preprocessing:
             bright it is.
         frame: of the part that is looked for, turned upright and cropped to the size; `fit` does not matter then. None
             takes images as they are.
+        tile_scale: factor by which an image is resized before it is cut into tiles of the size, see `read_whole`; what
+            is brought to the size as a whole is then an overview for people. None of models without tiles.
+        tile_image: height and width in pixels that each image is brought to instead, where tiles are compared with
+            those at the same place.
 
     Raises:
         ValueError: a value that is none of these.
 
     >>> Preprocessing(28, 28, binarize=0.5, value_range=(0, 4095)).to_dict()  # doctest: +NORMALIZE_WHITESPACE
     {'height': 28, 'width': 28, 'channels': 1, 'fit': 'stretch', 'binarize': 0.5, 'value_range': [0, 4095],
-    'float_range': None, 'frame': None}
+    'float_range': None, 'frame': None, 'tile_scale': None, 'tile_image': None}
     """
 
     height: int = 64
@@ -53,6 +64,8 @@ class Preprocessing:
     value_range: Range | None = None
     float_range: Range | None = None
     frame: Frame | None = None
+    tile_scale: float | None = None
+    tile_image: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -63,6 +76,7 @@ class Preprocessing:
             raise ValueError(f"fit={self.fit!r}: 'stretch' or 'pad'")
         if self.binarize is not None and not 0 < self.binarize < 1:
             raise ValueError(f"binarize={self.binarize!r}: a number above 0 and below 1, or None for grey levels")
+        self._check_tiles()
         if isinstance(self.frame, dict):
             object.__setattr__(self, "frame", Frame(**self.frame))
         for name in ("value_range", "float_range"):
@@ -72,6 +86,14 @@ class Preprocessing:
                 low, high = getattr(self, name)
                 if not (np.isfinite([low, high]).all() and low < high):
                     raise ValueError(f"{name}={low},{high}: two finite numbers, the lower one first")
+
+    def _check_tiles(self) -> None:
+        if self.tile_scale is not None and not 0 < self.tile_scale <= MOST_SCALE:
+            raise ValueError(f"tile_scale={self.tile_scale!r}: a number above 0 and up to {MOST_SCALE}, or None")
+        if self.tile_image is not None:
+            object.__setattr__(self, "tile_image", tuple(self.tile_image))
+            if not all(least <= side for side, least in zip(self.tile_image, (self.height, self.width), strict=True)):
+                raise ValueError(f"tile_image={self.tile_image}: expected two sides of a tile or more")
 
     @property
     def n_values(self) -> int:
@@ -135,12 +157,59 @@ def read_picture(content: bytes, preprocessing: Preprocessing, limits: Limits) -
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
     """
-    at_least = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
+    at_least: tuple[int, int] | None = (_SPARE * preprocessing.width, _SPARE * preprocessing.height)
     if preprocessing.frame is not None:
         # Both sides: which is the longer one is not known yet.
         longer = _SPARE * math.ceil(preprocessing.frame.scale(preprocessing.height, preprocessing.width))
         at_least = (longer, longer)
+    if preprocessing.tile_scale is not None:
+        # An overview is the same whether tiles are cut beside it or not.
+        at_least = None
     return fit(decode(content, limits, at_least=at_least, ranges=preprocessing.ranges), preprocessing)
+
+
+def read_whole(content: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[Fitted, Levels]:
+    """The bytes of a file as a picture of the model's size, and whole, for tiles; decoded once.
+
+    Raises:
+        ImageError: it cannot be read; the error's ``reason`` says why.
+    """
+    picture = decode(content, limits, ranges=preprocessing.ranges)
+    return fit(picture, preprocessing), whole(picture, preprocessing)
+
+
+def whole(picture: Picture, preprocessing: Preprocessing) -> Levels:
+    """A picture resized by `tile_scale`, and to a tile at least along each side, never padded.
+
+    Returns:
+        (rows, columns), or with 3 channels behind; uint8, or uint16 where there are more than 8 bits. The type's whole
+        range means [0, 1].
+
+    >>> whole(picture_of(np.full((2, 6), 7, np.uint8)), Preprocessing(4, 4, tile_scale=1.0)).shape
+    (4, 6)
+    """
+    factor = preprocessing.tile_scale or 1.0
+    sides = zip(picture.bands[0].size, (preprocessing.width, preprocessing.height), strict=True)
+    width, height = (max(least, round(factor * side)) for side, least in sides)
+    if preprocessing.tile_image is not None:
+        height, width = preprocessing.tile_image
+    bands = picture.bands
+    if bands[0].size != (width, height):
+        larger = width > bands[0].width or height > bands[0].height
+        way = Image.Resampling.BILINEAR if larger else _AREA
+        bands = tuple(band.resize((width, height), way) for band in bands)
+    is_deep = bands[0].mode == "F"
+    colours = (3,) if preprocessing.channels == 3 and (bands[0].mode == "RGB" or len(bands) == 3) else ()
+    found: Levels = np.empty((height, width, *colours), np.uint16 if is_deep else np.uint8)
+    for top in range(0, height, _STRIP):
+        # Strip by strip: floats of all of it would be many times the picture.
+        box = (0, top, width, min(top + _STRIP, height))
+        strip = Picture(tuple(_of_channels(band.crop(box), preprocessing) for band in bands)).values
+        if is_deep or preprocessing.binarize is not None:
+            unit = to_pixels(strip, preprocessing)[..., : (3 if colours else 1)]
+            strip = np.rint(unit * np.float32(np.iinfo(found.dtype).max)).reshape(len(strip), width, *colours)
+        found[top : top + _STRIP] = strip
+    return found
 
 
 def fit(picture: Picture, preprocessing: Preprocessing) -> Fitted:

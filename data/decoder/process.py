@@ -44,14 +44,15 @@ def serve(requests: int, answers: int) -> None:
             question = _question(head)
             # The parent keeps the time. Without it, only the system itself can stop a library that has lost its way.
             signal.setitimer(signal.ITIMER_REAL, ALONE * question.limits.seconds)
-            fields, result = _answer(question, content)
+            fields, pieces = _answer(question, content)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            write_messages(answers, [(json.dumps(fields).encode(), result)])
+            write_messages(answers, [(json.dumps(fields).encode(), *pieces)])
 
 
 class _Question(NamedTuple):
     """What is asked of each file.
 
+    whole: the picture at its own resolution beside that of the model's size, for tiles.
     shown: the longer side of a thumbnail, small: of a small copy; each with the range of images of more than 8 bits.
     mask: where it says that there are defects.
     root: the local folder that it is in, None where its contents are sent.
@@ -59,6 +60,7 @@ class _Question(NamedTuple):
 
     limits: "Limits"
     preprocessing: "Preprocessing | None"
+    whole: bool
     shown: "tuple[int, Range | None] | None"
     small: "tuple[int, Range | None] | None"
     extent: bool
@@ -83,6 +85,7 @@ def _question(head: bytes) -> _Question:
     return _Question(
         Limits(**fields["limits"]),
         wanted and Preprocessing(**wanted),
+        fields.get("whole", False),
         fields.get("shown"),
         fields.get("small"),
         fields.get("extent", False),
@@ -91,7 +94,8 @@ def _question(head: bytes) -> _Question:
     )
 
 
-def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
+def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], list[Any]]:
+    """What is said of a file, and raw bytes in pieces: a large picture is not copied."""
     from nelbo.data.errors import ImageError
     from nelbo.data.sources.reading import read_checked, refusal
 
@@ -100,34 +104,41 @@ def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]
         path, image_id = json.loads(content)
         facts, content = read_checked(question.root, path, image_id, question.limits.size_bytes)
         if "reason" in facts:
-            return facts, b""
+            return facts, []
     try:
-        found, result = _decoded(question, content)
+        found, pieces = _decoded(question, content)
     except ImageError as error:
-        found, result = refusal(error.reason, str(error)), b""
+        found, pieces = refusal(error.reason, str(error)), []
     except MemoryError:
-        found, result = refusal("too_large", "decoding needs too much memory"), b""
-    return facts | found, result
+        found, pieces = refusal("too_large", "decoding needs too much memory"), []
+    return facts | found, pieces
 
 
-def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], bytes]:
+def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], list[Any]]:
     from nelbo.data.decoder.images import defect_mask, float_extent, read_header, small_picture, thumbnail
-    from nelbo.data.decoder.preprocessing import read_picture
+    from nelbo.data.decoder.preprocessing import read_picture, read_whole
 
     if question.preprocessing is not None:
-        bands, drops_colour, part, aspect = read_picture(content, question.preprocessing, question.limits)
+        if question.whole:
+            fitted, levels = read_whole(content, question.preprocessing, question.limits)
+            beside = {"whole": [levels.shape, levels.dtype.name]}
+        else:
+            fitted, levels, beside = read_picture(content, question.preprocessing, question.limits), None, {}
+        bands, drops_colour, part, aspect = fitted
         found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part, "aspect": aspect}
         # As they are: numbers in [0, 1] would be four times the bytes to send.
-        return found, b"".join(band.tobytes() for band in bands)
+        return found | beside, [*(band.tobytes() for band in bands), *([] if levels is None else [levels.data])]
     if question.shown is not None:
-        return {}, thumbnail(content, question.shown, question.limits)
+        return {}, [thumbnail(content, question.shown, question.limits)]
     if question.small is not None:
-        return small_picture(content, question.small, question.limits)
+        found, pixels = small_picture(content, question.small, question.limits)
+        return found, [pixels]
     if question.extent:
-        return {"extent": float_extent(content, question.limits)}, b""
+        return {"extent": float_extent(content, question.limits)}, []
     if question.mask:
-        return defect_mask(content, question.limits)
-    return {"header": read_header(content, question.limits)}, b""
+        found, pixels = defect_mask(content, question.limits)
+        return found, [pixels]
+    return {"header": read_header(content, question.limits)}, []
 
 
 def _confine() -> int:

@@ -198,12 +198,13 @@ def _looked_up(samples: Samples) -> Samples:
 
 def _shallow(samples: Samples) -> Image.Image:
     """Samples of 8 bits as Pillow converts them."""
-    values = samples.values * np.uint8(255 // (2**samples.bits - 1))
+    # As they lie: of a large image each copy is a quarter of a gigabyte.
+    values = samples.values if samples.bits == 8 else samples.values * np.uint8(255 // (2**samples.bits - 1))
     if samples.space == "inverted":
         values = 255 - values
     mode = {"cmyk": "CMYK", "ycbcr": "YCbCr", "rgb": "RGB"}.get(samples.space, "L")
-    image = Image.frombytes(mode, values.shape[1::-1], values.tobytes())
-    image = image.convert("RGB") if mode != "L" else image
+    image = Image.frombytes(mode, values.shape[1::-1], np.ascontiguousarray(values))
+    image = image if mode in ("L", "RGB") else image.convert("RGB")
     if samples.alpha is None or samples.is_premultiplied:
         return image
     alpha = samples.alpha * np.uint8(255 // (2**samples.bits - 1))

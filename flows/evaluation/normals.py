@@ -1,5 +1,6 @@
 """What would spoil learning from normal images, in plain words: looked for before the model and after it."""
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ N_STRANGE = 10
 #: What twice as many images would bring, over what normal images differ by among themselves. Of solar cells 200 are
 #: above it, 400 at it, 800 below it; what was found of real defects rose up to 200 and hardly after (docs/data.md).
 _STILL_IMPROVING = 0.25
+#: Pixels of the shorter side beyond which tiles are proposed, and their size.
+_LARGE, _TILE = 1024, 256
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,32 @@ def _stored(mode: str, coloured: bool) -> str:
     base, _, samples = mode.partition(";")
     deep = " in floats" if is_float(mode) else " with 16 bits" if base == "I" or samples[1:] in ("16", "32") else ""
     return ("in colour" if coloured and may_have_colour(mode) else "in grey") + deep
+
+
+def of_resolution(table: pa.Table) -> list[Finding]:
+    """Images so much larger than what a model sees that small defects are gone: ``tile``, with what tiles cost.
+
+    Args:
+        table: rows of a manifest, each content once.
+
+    >>> table = pa.table({"width_px": [4096] * 2, "height_px": [3000] * 2, "reason": pa.nulls(2)})
+    >>> of_resolution(table)[0].sentence.partition(": ")[0]
+    'Images are about 4,096 x 3,000 pixels and are seen at 256'
+    """
+    usable = table.filter(pc.is_null(table["reason"]))
+    if not usable.num_rows:
+        return []
+    width, height = (int(np.median(usable[name].to_numpy())) for name in ("width_px", "height_px"))
+    if min(width, height) <= _LARGE:
+        return []
+    step = _TILE - _TILE // 8
+    n_tiles = math.prod(1 + math.ceil((side - _TILE) / step) for side in (width, height))
+    said = (
+        f"Images are about {number(width)} x {number(height)} pixels and are seen at {_TILE}: defects of a few pixels "
+        f"are gone. tile={_TILE} sees them at their own resolution, in {number(n_tiles)} tiles an image, each for the "
+        "time that an image takes now."
+    )
+    return [Finding("tile", said, usable.num_rows)]
 
 
 def of_pixels(pixels: CachedPixels, table: pa.Table) -> list[Finding]:

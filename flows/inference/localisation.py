@@ -69,7 +69,7 @@ def localise(model: Scorable, images: Sequence[Pictured], decoding: DecodingSett
         rows = [row for row in range(len(images)) if row not in left_out]
         if not rows:
             return Localised(PixelCounts([0.0]), [], left_out)
-        levels = np.memmap(aside, np.float32, "r", shape=(len(rows), *found.shape))
+        levels = _levels(aside, found.shapes)
         counts, compared = PixelCounts(_some(levels)), []
         named = (file for row in rows if (file := images[row].mask) is not None)
         masks = iter_masks(named, limits=decoding.limits, workers=decoding.workers)
@@ -88,26 +88,33 @@ def localise(model: Scorable, images: Sequence[Pictured], decoding: DecodingSett
 
 
 class _Seen(NamedTuple):
-    """What maps in a file are of: see `Mapped`, of which this is all that is in memory; shape: of each map."""
+    """What maps in a file are of: see `Mapped`, of which this is all that is in memory; shapes: of each map."""
 
     reasons: list[str | None]
     parts: list[Part | None]
     aspects: list[float]
-    shape: tuple[int, ...]
+    shapes: list[tuple[int, ...]]
 
 
 def _mapped(model: Scorable, files: Sequence[File], decoding: DecodingSettings, aside: IO[bytes]) -> _Seen:
     """Write the maps of files to another one, float32."""
-    seen = _Seen([], [], [], ())
+    seen = _Seen([], [], [], [])
     with closing(map_files(model, files, decoding)) as batches:
         for batch in batches:
             seen.reasons.extend(batch.reasons)
             seen.parts.extend(batch.parts)
             seen.aspects.extend(batch.aspects.tolist())
-            seen = seen._replace(shape=batch.levels.shape[1:])
+            seen.shapes.extend([batch.levels.shape[1:]] * len(batch.levels))
             aside.write(np.ascontiguousarray(batch.levels, np.float32).tobytes())
     aside.flush()
     return seen
+
+
+def _levels(aside: IO[bytes], shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """The maps in a file, read as they are looked at."""
+    values = np.memmap(aside, np.float32, "r")
+    ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
+    return [values[end - np.prod(shape) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)]
 
 
 def placed(
@@ -178,7 +185,7 @@ def _fewer(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
     return np.asarray(padded.reshape(height, factor, width, factor).any(axis=(1, 3))), factor
 
 
-def _some(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+def _some(levels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Values of all maps, evenly."""
-    step = max(1, -(-levels.size // _MOST_VALUES))
+    step = max(1, -(-sum(level.size for level in levels) // _MOST_VALUES))
     return np.concatenate([level.ravel()[number % step :: step] for number, level in enumerate(levels)])

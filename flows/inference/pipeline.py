@@ -24,6 +24,7 @@ from nelbo.data import (
     image_of,
     image_quality,
     iter_images,
+    iter_wholes,
     part_quality,
 )
 from nelbo.flows.inference.ahead import ahead
@@ -115,7 +116,7 @@ def map_files(model: Scorable, files: Iterable[File], decoding: DecodingSettings
     with closing(ahead(_prepared(model, files, decoding))) as batches:
         for images, _ in batches:
             everything = np.ones(len(images.pixels), bool)
-            score, rows, maps = vae_core.score_and_map(model, images.pixels, lambda _, of=everything: of)  # type: ignore[misc]
+            score, rows, maps = _score_and_map(model, images, lambda _, of=everything: of)  # type: ignore[misc]
             levels = _units(maps, _scales(model, score, rows))
             if levels is None:
                 raise UsageError("this engine makes no maps. Make it again with nelbo export, or say --engine keras.")
@@ -132,6 +133,10 @@ def _prepared(
         return
     files = chain([first], files)
     graph, preprocessing = model.graph(maps=False), Preprocessing(**model.preprocessing)
+    if model.tiles is not None:
+        for image in iter_wholes(files, preprocessing, limits=decoding.limits, workers=decoding.workers):
+            yield image, _quality(image)
+        return
     at_once = graph.batch_size * graph.parallel
     # All threads wait for the last one at the end of each call, which four large images a batch would make often.
     size = at_once * max(1, _LEAST_IMAGES // at_once)
@@ -154,6 +159,7 @@ def _sound(images: Images, model: Scorable) -> Images:
         images.drops_colour[sound],
         list(compress(images.parts, sound)),
         images.aspects[sound],
+        list(compress(images.wholes, sound)),
     )
 
 
@@ -179,7 +185,7 @@ def _scored(
         is_flagged[readable] = calibration.flags(pa.table(found))
         return (is_flagged | draw(readable & ~is_flagged, scores))[readable]
 
-    score, rows, maps = vae_core.score_and_map(model, images.pixels, looked_at)
+    score, rows, maps = _score_and_map(model, images, looked_at)
     statuses = [None if part is None else part.status for part in images.parts]
     columns = found | {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in quality.items()}
     columns |= {"drops_colour": pa.array(images.drops_colour), "part": pa.array(statuses, pa.string())}
@@ -196,6 +202,18 @@ def _scored(
     columns |= spread({name: pictures[name] for name in pictures.column_names}, is_kept)
     columns["reason"] = pa.array(images.reasons, pa.string())
     return pa.table({name: columns[name] for name in SCORED_SCHEMA.names}, SCORED_SCHEMA)
+
+
+def _score_and_map(
+    model: Scorable, images: Images, chosen: Callable[[vae_core.Score], np.ndarray]
+) -> tuple[vae_core.Score, np.ndarray, np.ndarray | None]:
+    """Scores of images, rows of those that are chosen by them, and their maps; see `vae_core.score_and_map`."""
+    if model.tiles is None:
+        return vae_core.score_and_map(model, images.pixels, chosen)
+    score, maps = vae_core.score_tiles(model, images.wholes)
+    rows = np.flatnonzero(chosen(score))
+    # Images of tiles come one by one, so all maps have one size.
+    return score, rows, np.stack([maps[row] for row in rows]) if len(rows) else np.empty((0, 1, 1), np.float32)
 
 
 def _scales(model: Scorable, score: vae_core.Score, rows: np.ndarray) -> np.ndarray:

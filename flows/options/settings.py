@@ -57,6 +57,11 @@ class ModelSettings(BaseModel):
     channels: Annotated[Literal["auto", 1, 3], BeforeValidator(_whole_number)] = Field(
         AUTO, description="1 grey, 3 RGB; auto is 3 where colour varies in the training images."
     )
+    tile: int | None = Field(
+        None, ge=64, le=1024, description="See images in tiles of so many pixels, at their own resolution."
+    )
+    overlap: int | None = Field(None, ge=0, description="Pixels that tiles share; by default an eighth of a tile.")
+    scale: float = Field(1.0, gt=0, le=4, description="Factor by which images are resized before tiles are cut.")
     locate: Literal["auto", "on", "off"] = Field(
         AUTO,
         description="Look for the part, turn it upright and crop to it; auto does where the training images show one "
@@ -106,6 +111,8 @@ class ModelSettings(BaseModel):
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of what the model takes: as many pixels as `image_size` has, in the shape of the part."""
+        if self.tile is not None:
+            return self.tile, self.tile
         height, width = self.image_size
         return self.image_size if self._frame is None else self._frame.crop_size(height * width)
 
@@ -116,6 +123,13 @@ class ModelSettings(BaseModel):
         return settled
 
     @property
+    def tile_overlap(self) -> int | None:
+        """Pixels that neighbouring tiles share; None where images are seen as a whole."""
+        if self.tile is None:
+            return None
+        return self.tile // 8 if self.overlap is None else self.overlap
+
+    @property
     def n_channels(self) -> int:
         """Channels of the input; grey until the images have decided, see `nelbo.flows.steps.settle`."""
         return 1 if self.channels == AUTO else self.channels
@@ -124,6 +138,21 @@ class ModelSettings(BaseModel):
     def float_ends(self) -> tuple[float, float] | None:
         """The range of floats; each image's own until the images have decided."""
         return None if self.float_range == AUTO else self.float_range
+
+    @model_validator(mode="after")
+    def _tiles(self) -> Self:
+        fields = type(self).model_fields
+        changed = {name for name in ("image_size", "overlap", "scale") if getattr(self, name) != fields[name].default}
+        if self.tile is None:
+            for name in sorted(changed - {"image_size"}):
+                raise UsageError(f"{name}={getattr(self, name)} is of tiles, and there are none. Set tile=256, too.")
+            return self
+        if "image_size" in changed:
+            raise UsageError(f"image_size={self.image_size} does not go with tile={self.tile}: leave one of them out.")
+        for name, value in (("locate", "on"), ("fit", "pad")):
+            if getattr(self, name) == value:
+                raise UsageError(f"{name}={value} does not go with tile={self.tile}: leave one of them out.")
+        return self
 
     @field_validator("image_size", mode="before")
     @classmethod

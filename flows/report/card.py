@@ -149,6 +149,8 @@ def render_card(
         # Models of version 0.1 name no head.
         "network": HEADS.get(config.get("head"), PRESETS[config["preset"]]).format(n_latents=config.get("n_latents")),
         "head": config.get("head"),
+        # Bundles of before there were any say nothing of tiles.
+        "tiled": config.get("tile_overlap") is not None,
         "solved": config.get("head") in ("linear", "linear_image"),
         "subject": SUBJECTS.get(config.get("subject")),
         "likelihood": LIKELIHOODS[config["likelihood"]],

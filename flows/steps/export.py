@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 N_REFERENCES, _N_PAINTED = 32, 8
 #: Images of a cross-fitted calibration that engines are compared on.
 _N_CROSSED = 64
+#: The same of models that see an image in hundreds of tiles.
+_N_TILED = 8
 #: Painted images that engines are compared on.
 _N_COMPARED = 32
 
@@ -68,7 +70,8 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
     engine = options.engine
     calibration = calibration_of(workspace, model_id)
     model = read_bundle(workspace.models / model_id)
-    manifest, said = _images(workspace, model_id, calibration, options)
+    most = _N_CROSSED if model.tiles is None else _N_TILED
+    manifest, said = _images(workspace, model_id, calibration, options, most)
     expected = measure(model, manifest, options, "scoring with keras") if said is None else only(said, manifest.table)
     if not expected.num_rows:
         raise UsageError(
@@ -111,11 +114,11 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
 
 
 def _images(
-    workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions
+    workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions, most: int
 ) -> tuple[Manifest, pa.Table | None]:
     """What engines are compared on: the images named, or those behind the calibration; each content once.
 
-    And what Keras said of these when the calibration was made; None where it did not.
+    And what Keras said of these when the calibration was made; None where it did not. Of a crossed one at most so many.
     """
     if options.normal is not None:
         manifest = scan_source(options.normal, options, find=normal_in).manifest()
@@ -126,7 +129,7 @@ def _images(
     table = each_once(only(manifest.table, said))
     if calibration.threshold.cross:
         # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
-        return replace(manifest, table=table.take(_spread(len(table), _N_CROSSED))), None
+        return replace(manifest, table=table.take(_spread(len(table), most))), None
     return replace(manifest, table=table), said
 
 

@@ -42,6 +42,7 @@ from nelbo.flows.inference.models import import_keras, keep_bundle
 from nelbo.flows.inference.painting.simulation import Unseen, simulate
 from nelbo.flows.inference.pipeline import columns_of, size_z
 from nelbo.flows.inference.progress import progress
+from nelbo.flows.inference.tiles.learning import learn_tiles
 from nelbo.flows.inference.why.looks import keep_looks, learn_looks
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.settings import TrainingSettings
@@ -142,7 +143,7 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     publish_manifest(manifest, workspace, batch_id, run)
     findings += said([*looks.unusable([manifest.table]), *normals.alike])
     findings += said(looks.of_pixels(normals.pixels, normals.table))
-    training = _train(normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
+    training = _train(manifest, normals, options, unfinished(options, batch_id) / "checkpoint.safetensors")
     strangest, question = _strangest(training, normals)
     findings += [*said(_of_trained(training, normals)), question]
     for warning in training.warnings:
@@ -199,7 +200,9 @@ def _keep_beside(
 def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:
     """What the headers of the files show."""
     table = each_once(manifest.table)
-    return looks.of_files([table], whole=options.frame is None, coloured=options.n_channels > 1)
+    is_whole = options.frame is None and options.tile is None
+    findings = looks.of_files([table], whole=is_whole, coloured=options.n_channels > 1)
+    return findings + (looks.of_resolution(table) if is_whole else [])
 
 
 def _of_trained(training: Any, normals: Normals) -> list[Finding]:
@@ -253,6 +256,9 @@ def _of_files(table: pa.Table) -> dict[str, Any]:
 
 def _simulate(training: Any, normals: Normals, options: TrainOptions, window: Window | None) -> pa.Table | None:
     """What the model says of simulated defects on images that it has not seen; None where it has seen all."""
+    if options.tile is not None:
+        log.info("not tried on simulated defects: those are painted on whole images, and this model sees tiles")
+        return None
     model, rows = training.model, normals.rows("calibration")
     if not len(rows):
         if training.of_others is None:
@@ -403,10 +409,14 @@ def _looks(usable: list[str], cache: Cache) -> pa.Table:
     return pa.concat_tables(chunks)
 
 
-def _train(normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
+def _train(manifest: Manifest, normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
     """Solve a linear head, which needs no images to be stopped by; or train another network."""
     config, settings = model_config(options), train_config(options)
     rows = normals.rows(*_FITTED) if config.is_linear else normals.rows("train")
+    if config.is_tiled:
+        files = replace(manifest, table=normals.table.take(pa.array(rows))).files
+        made_by = (config, settings, make_preprocessing(options))
+        return learn_tiles(files, *made_by, _folds(normals, options), options, checkpoint.parent)
     if config.is_linear:
         log.info("features by %s, head %s", config.backbone, config.head)
         title, n_steps, then = "computing features", len(rows) * settings.rotations, "fitting the model"
@@ -456,16 +466,22 @@ def _callbacks(n_pretext: int, advance: Callable[[int], None]) -> dict[str, Any]
 def _for_solving(normals: Normals, options: TrainOptions) -> dict[str, Any]:
     """Folds that keep groups together, and what is known of variants."""
     rows = normals.rows(*_FITTED)
-    ids, groups, names = (normals.texts(column, rows) for column in ("image_id", "group", "variant"))
-    n_folds = min(vae_core.N_FOLDS, n_groups_of(ids, groups) or len(ids))
+    names = normals.texts("variant", rows)
     # These are found only afterwards: so many that there are enough to set the threshold of each.
     held_out = 0 if normals.crossed else normals.counts["calibration"]
     return {
-        "folds": folds(ids, groups, n_folds, options.seed),
+        "folds": _folds(normals, options),
         # Not those where the number is asked for.
         "variants": None if options.variants == 1 or None in names else names,
         "images_of_variant": images_of_variant(calibration_needs(options), len(rows), held_out),
     }
+
+
+def _folds(normals: Normals, options: TrainOptions) -> Any:
+    """The fold of each image that a linear head is fitted on; groups are kept together."""
+    rows = normals.rows(*_FITTED)
+    ids, groups = (normals.texts(column, rows) for column in ("image_id", "group"))
+    return folds(ids, groups, min(vae_core.N_FOLDS, n_groups_of(ids, groups) or len(ids)), options.seed)
 
 
 def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:
@@ -499,12 +515,18 @@ def model_config(options: TrainOptions) -> Any:
             "likelihood=bernoulli is for binarised images, and binarize is not set. "
             "Set binarize=0.5, or take likelihood=continuous_bernoulli."
         )
+    if options.tile is not None and options.variant_by is not None:
+        raise UsageError(f"variant_by does not go with tile={options.tile}: leave one out, or train variants apart.")
     height, width = options.input_size
     # Which variants there are, the images say.
     names = {field.name for field in fields(vae_core.VAEConfig)} - {"channels", "variants"}
     try:
         return vae_core.VAEConfig(
-            height=height, width=width, channels=options.n_channels, **options.model_dump(include=names)
+            height=height,
+            width=width,
+            channels=options.n_channels,
+            tile_overlap=options.tile_overlap,
+            **options.model_dump(include=names),
         )
     except ValueError as error:
         raise UsageError(f"{error}.") from error
@@ -529,9 +551,16 @@ def train_config(options: TrainOptions) -> Any:
 def make_preprocessing(options: TrainOptions) -> Preprocessing:
     """How files become pixels."""
     height, width = options.input_size
-    ranges = {"value_range": options.value_range, "float_range": options.float_ends}
     return Preprocessing(
-        height, width, options.n_channels, options.fit, options.binarize, **ranges, frame=options.frame
+        height,
+        width,
+        options.n_channels,
+        options.fit,
+        options.binarize,
+        options.value_range,
+        options.float_ends,
+        options.frame,
+        None if options.tile is None else options.scale,
     )
 
 

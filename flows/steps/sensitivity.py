@@ -53,6 +53,11 @@ def paint_and_score(options: SensitivityOptions, model_id: str, run: Run) -> int
     """Keep what a model says of defects on images that it was not trained on; how many images there were."""
     workspace = Workspace.at(options.workspace).prepare()
     model = read_bundle(workspace.models / model_id)
+    if model.tiles is not None:
+        raise UsageError(
+            f"model {model_id} sees tiles, and simulated defects are painted on whole images. Try it on real ones: "
+            "nelbo evaluate"
+        )
     manifest = scan_source(str(options.on), options, find=normal_in).manifest()
     check_normal(str(options.on), manifest.table, "Leave them out.")
     table = each_once(manifest.table)

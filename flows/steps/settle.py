@@ -37,6 +37,9 @@ def settle(options: TrainOptions, batch_id: str) -> Settled:
 
     The same images decide alike, so a training that was killed goes on with the same settings.
     """
+    if options.tile is not None:
+        # Parts are looked for to bring whole images to lie alike.
+        options = options.located(None)
     left_open = [name for name in _FIND if getattr(options, name) == AUTO]
     if not left_open and options.locate == OFF:
         return Settled(options)

@@ -15,6 +15,7 @@ from nelbo.vae_core.engines.difference import NUMBERS, coarse, differences, unmo
 from nelbo.vae_core.engines.graphs import OnnxGraph, OpenVINOGraph
 from nelbo.vae_core.linear.detail import DetailMap
 from nelbo.vae_core.scoring import Array, Graph, Scorable, Score, score_and_map
+from nelbo.vae_core.tiles.whole import WholeMap
 
 #: For an engine that cannot be used.
 REMEDY = "Make it again with: nelbo export"
@@ -61,7 +62,7 @@ class Exported:
     map_scales: see `Model.map_scales`.
     pixels: (n, h, w, c) reference images, and what Keras ``expected`` them to score, maps on a coarse grid.
     files: contents of its graph, by name.
-    detail: of a linear head, what makes its map.
+    detail: of a linear head, what makes its map; tiles: of a model of tiles, what is known of whole images.
     """
 
     engine: str
@@ -79,6 +80,7 @@ class Exported:
     expected: Score = field(repr=False)
     files: Mapping[str, bytes] = field(repr=False)
     detail: DetailMap | None = field(repr=False, default=None)
+    tiles: WholeMap | None = field(repr=False, default=None)
 
     def graph(self, maps: bool = False, eps: Array | None = None) -> Graph:  # noqa: ARG002 - it gives no arrays of pixels
         """The compiled scoring function, made once.

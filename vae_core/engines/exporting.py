@@ -81,6 +81,7 @@ def export(
         expected=coarse(expected),
         files=files,
         detail=model.detail,
+        tiles=model.tiles,
     )
     if engine == "keras" and has_accelerator():
         exported = replace(exported, batch_size=_fastest_batch(model, pixels))
@@ -112,6 +113,10 @@ def _subtracted(model: Model) -> float:
     if isinstance(model.network, LinearHead) and model.network.nearest is not None:
         # The logarithm of a distance that is off by a share is off by that share.
         largest = max(largest, 1 / float(np.min(model.network.nearest.usual[:, 1])))
+    if model.tiles is not None:
+        # Standardised a second time, as a whole.
+        usual = model.tiles.usual
+        largest = float(((largest + np.abs(usual.mean)) / usual.std).max())
     median, spread = np.moveaxis(model.usual_statistics.astype(np.float64), -1, 0)
     return float(max(largest, ((np.abs(median) + largest) / spread).max()))
 

@@ -25,6 +25,7 @@ from nelbo.vae_core.engines.exported import ENGINES, REMEDY, EngineError, Export
 from nelbo.vae_core.linear.detail import DetailMap
 from nelbo.vae_core.pixels import to_unit
 from nelbo.vae_core.scoring import Score
+from nelbo.vae_core.tiles.whole import WholeMap
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,8 @@ def save_exported(exported: Exported, folder: Path) -> None:
     references = {"pixels": levels if is_8_bit else exported.pixels}
     references |= {name: value for name, value in exported.expected._asdict().items() if value is not None}
     references |= {"map_scales": exported.map_scales}
-    if exported.detail is not None:
-        references |= {f"{_DETAIL}{name}": value for name, value in exported.detail.weights.items()}
+    for beside in (exported.detail, exported.tiles):
+        references |= {} if beside is None else {f"{_DETAIL}{name}": one for name, one in beside.weights.items()}
     files = {_REFERENCES: save(references), **exported.files}
     description = {
         "format": "nelbo-engine",
@@ -120,11 +121,13 @@ def load_exported(folder: Path) -> Exported:
         expected = Score(*(references[name] for name in NUMBERS))
         expected = expected._replace(**{name: references.get(name) for name in COMPARED})
         weights = {name.removeprefix(_DETAIL): references[name] for name in references if name.startswith(_DETAIL)}
-        detail = DetailMap.taken_from(weights, max(1, len(config.variants))) if config.is_linear else None
+        tiles = WholeMap.taken_from(weights) if config.is_tiled else None
+        has_detail = config.is_linear and not config.is_tiled
+        detail = DetailMap.taken_from(weights, max(1, len(config.variants))) if has_detail else None
         facts["map_scales"] = references["map_scales"] if version > 1 else np.full((1, 2), np.nan, np.float32)
     except (KeyError, SafetensorError) as error:
         raise BundleError(f"{folder / _REFERENCES} is not what nelbo writes: {error!r}. {REMEDY}") from error
-    return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files, detail=detail)
+    return Exported(**facts, config=config, pixels=pixels, expected=expected, files=files, detail=detail, tiles=tiles)
 
 
 def _facts(description: Mapping[str, Any]) -> dict[str, Any]:

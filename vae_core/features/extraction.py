@@ -19,29 +19,42 @@ _BATCH_SIZE = 8
 Maps = list[NDArray[np.float32]]
 
 
-def extract(network: keras.Model, images: PixelRows, advance: Callable[[int], None] = lambda _: None) -> Iterator[Maps]:
+class Extractor:
     """What a network gives for images, some at a time, in order.
 
     OpenVINO computes a convolutional network several times as fast as TensorFlow does on a CPU; its numbers differ in
     the last digits. It is used where it is installed and there is no accelerator.
 
     Args:
-        network: of one input, (n, h, w, c), and a list of outputs.
-        images: of its size.
-        advance: called with the number of images done since the last call.
+        network: of one input, (n, h, w, c), and a list of outputs; compiled once.
     """
-    run, parallel = _compiled(network)
-    starts = range(0, len(images), _BATCH_SIZE)
-    with ThreadPoolExecutor(parallel) as pool:
-        # A few ahead: the images are read by this thread, and what waits is memory.
-        waiting = []
-        for start in starts:
-            some = to_unit(images[start : start + _BATCH_SIZE])
-            waiting.append((len(some), pool.submit(run, padded(some, _BATCH_SIZE))))
-            if len(waiting) > parallel:
+
+    def __init__(self, network: keras.Model) -> None:
+        self._run, self._parallel = _compiled(network)
+
+    def __call__(self, images: PixelRows, advance: Callable[[int], None] = lambda _: None) -> Iterator[Maps]:
+        """Its outputs for some of the images at a time.
+
+        Args:
+            images: of the network's size.
+            advance: called with the number of images done since the last call.
+        """
+        starts = range(0, len(images), _BATCH_SIZE)
+        with ThreadPoolExecutor(self._parallel) as pool:
+            # A few ahead: the images are read by this thread, and what waits is memory.
+            waiting = []
+            for start in starts:
+                some = to_unit(images[start : start + _BATCH_SIZE])
+                waiting.append((len(some), pool.submit(self._run, padded(some, _BATCH_SIZE))))
+                if len(waiting) > self._parallel:
+                    yield _first(waiting, advance)
+            while waiting:
                 yield _first(waiting, advance)
-        while waiting:
-            yield _first(waiting, advance)
+
+
+def extract(network: keras.Model, images: PixelRows, advance: Callable[[int], None] = lambda _: None) -> Iterator[Maps]:
+    """The same for one set of images; see `Extractor`."""
+    return Extractor(network)(images, advance)
 
 
 def _first(waiting: list[Any], advance: Callable[[int], None]) -> Maps:

@@ -139,7 +139,11 @@ def solve_shared(chunks: Iterable[NDArray[np.floating[Any]]], n_latents: int = N
         flat = numbers.reshape(-1, numbers.shape[-1])
         n, values, products = n + len(numbers), values + numbers.sum(axis=0), products + flat.T @ flat
     mean = values / n
-    covariance = (products / n - mean.T @ mean) / len(mean)
+    return solve_pooled(mean, (products / n - mean.T @ mean) / len(mean), n_latents)
+
+
+def solve_pooled(mean: Array, covariance: Array, n_latents: int = N_LATENTS) -> Solution:
+    """The same of what is known of them: (p, c) means and one (c, c) covariance about them."""
     whitening = whitening_of(covariance)
     return _solved(mean, whitening, (whitening @ covariance @ whitening.T)[None], n_latents)
 

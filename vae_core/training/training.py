@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from nelbo.vae_core.linear.solving import Solved, solve
 from nelbo.vae_core.model import Model, draw_eps, usual_of
 from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.pixels import PixelRows, fingerprint, mean_and_std, supported, to_unit
-from nelbo.vae_core.scoring import Score, default_batch_size, refuse_unsupported
+from nelbo.vae_core.scoring import Score, check_finite, default_batch_size, refuse_unsupported
+from nelbo.vae_core.tiles.fitting import SolvedTiles, solve_tiles
 from nelbo.vae_core.training.averaging import Averages, AveragingAdam
 from nelbo.vae_core.training.batches import Batches
 from nelbo.vae_core.training.checkpoint import Checkpoint
@@ -216,7 +217,7 @@ def train(
                 advance=advance,
                 backbone_callbacks=backbone_callbacks,
             )
-            history = _solved_history(solved)
+            history = solved_history(solved)
             return Training(
                 solved.model,
                 history,
@@ -258,7 +259,52 @@ def train(
     return Training(model, history, warnings)
 
 
-def _solved_history(solved: Solved) -> dict[str, list[float]]:
+def train_tiles(
+    wholes: Iterable[NDArray[Any]],
+    config: VAEConfig,
+    train_config: TrainConfig | None = None,
+    *,
+    preprocessing: Mapping[str, Any],
+    folds: Sequence[int],
+    folder: Path | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Training:
+    """The same of images that are seen in tiles, each at its own resolution: solved, and cross-fitted image by image.
+
+    Args:
+        wholes: normal images, see `vae_core.score_tiles`; taken one after the other, once.
+        config: with `tile_overlap`.
+        train_config: of the training.
+        preprocessing: kept with the model, as it is.
+        folds: the fold of each image; its tiles are in no other.
+        folder: for what is unfinished: the features, 0.1 MB a tile. By default the system's for temporary files.
+        advance: called with the number of images whose features have been computed since the last call.
+
+    Raises:
+        BackboneError: the backbone's weights are not there, or not its own; a ValueError too.
+        ValueError: settings that do not go together, too few images, or one smaller than a tile.
+        FloatingPointError: an image has scores that are NaN or infinite.
+
+    >>> from nelbo.vae_core import VAEConfig, train_tiles
+    >>> wholes = np.random.default_rng(0).integers(0, 256, (10, 64, 90), np.uint8)
+    >>> config = VAEConfig(64, 64, backbone="filters", tile_overlap=8)
+    >>> training = train_tiles(wholes, config, preprocessing={"tile_scale": 1.0}, folds=[0, 1] * 5)
+    >>> training.unseen.anomaly_score.shape, training.model.config.subject
+    ((10,), 'free')
+    """
+    train_config = train_config or TrainConfig()
+    check_together(config, train_config)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as aside:
+        solved = solve_tiles(
+            wholes, config, train_config, preprocessing=preprocessing, folds=folds, aside=Path(aside), advance=advance
+        )
+    check_finite("anomaly_score", solved.unseen.anomaly_score)
+    return Training(solved.model, solved_history(solved), solved.warnings, solved.unseen)
+
+
+def solved_history(solved: Solved | SolvedTiles) -> dict[str, list[float]]:
     """The history of one epoch: a solution has no more. ``val_`` is of images unseen by the model that scored them."""
     unseen = solved.unseen
     row = {

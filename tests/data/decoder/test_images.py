@@ -80,9 +80,8 @@ def test_preprocessing_survives_json() -> None:
     assert again == preprocessing
     assert again.to_dict() == preprocessing.to_dict()
     older = {"height": 8, "width": 9, "channels": 3, "fit": "pad"}
-    assert Preprocessing(**older).to_dict() == older | {"binarize": None, "value_range": None, "float_range": None} | {
-        "frame": None
-    }
+    later = ("binarize", "value_range", "float_range", "frame", "tile_scale", "tile_image")
+    assert Preprocessing(**older).to_dict() == older | dict.fromkeys(later)
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, 1.5, 128, float("nan"), True])
