@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.rates import circumstances, measure
 from benchmarks.table import heads, row
 from nelbo.data import Preprocessing, image_of
-from nelbo.detectors import conformal_threshold, delong_interval
+from nelbo.detectors import auroc, conformal_threshold
 from nelbo.vae_core import VAEConfig, score_tiles, train, train_tiles
 from nelbo.vae_core.engines.fast import fast_graph, fast_scorer
 from nelbo.vae_core.scoring import run_batches
@@ -106,7 +106,7 @@ def judged(name: str, side: int, n_train: int, n_test: int) -> Iterator[list[str
             normal, broken = found[way, 0], found[way, contrast]
             labels = [0] * len(normal) + [1] * len(broken)
             share = np.mean(np.array(broken) > limits[way])
-            cells += [str(delong_interval(labels, normal + broken)), f"{share:.0%}"]
+            cells += [str(auroc(labels, normal + broken)), f"{share:.0%}"]
         alarms = np.mean(np.array(found["tiles", 0]) > limits["tiles"])
         yield [*cells, f"{alarms:.0%}"]
     yield [name, tiled.model.config.subject or "", *speeds(tiled.model, graph, make(99, side))]
