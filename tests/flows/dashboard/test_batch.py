@@ -60,7 +60,7 @@ def test_filters_count_what_duckdb_counts(pages: Pages, query: dict[str, Any], w
     assert f"{n} of 310 images." in text(page)
     assert len(paths(page)) == min(n, 25)
     # The form, the next page and the saved tables keep what was asked.
-    form = found(page, ".//section[@id='files']/form")
+    form = found(page, ".//form[@hx-target='#files']")
     asked = [query["verdict"]] if isinstance(query.get("verdict"), str) else query.get("verdict", [])
     assert [one.attrib["value"] for one in form.iter("input") if "checked" in one.attrib] == sorted(
         asked, key=["anomalous", "review", "normal", "not_scored"].index
@@ -129,7 +129,7 @@ def test_the_newest_batch_is_shown_where_none_is_asked_for(pages: Pages) -> None
     options = found(page, ".//select[@name='chosen']").findall("option")
     assert [text(one) for one in options] == ["b2", "b1", "b0", "without-verdicts", "without-scores"]
     assert ["selected" in one.attrib for one in options] == [True, False, False, False, False]
-    assert options[1].attrib["value"] == f"?model={MODEL}&batch=b1"
+    assert options[1].attrib["value"] == f"{MODEL} b1"
     # Of any model where none is named.
     assert text(found(pages.open("/batch", batch="b0"), ".//h1")) == "b0"
 
