@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import Pages, found, text
+from reviewing import review
 from scored import ATTACKS, MODEL, START, add_batch, add_calibration, address_of
 
 from nelbo.data import read_table
@@ -23,6 +24,7 @@ from nelbo.flows.dashboard.pages.whatif import false_alarms
 from nelbo.flows.numbers import number
 from nelbo.flows.workspace.calibrations.calibration import calibrations_of, read_calibration
 from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.reviews import record_review
 
 B2 = {"model": MODEL, "batch": "b2"}
 
@@ -259,6 +261,20 @@ def test_of_cross_fitted_scores_all_rates_are_approximate(own: Workspace) -> Non
     page = text(pages.open("/batch", model=MODEL, batch="cross"))
     assert "False-alarm rate aimed at: 5 %, about 2.4 to 8.4 % with 199 images" in page
     assert "(95 %, approximate)" in page
+
+
+@pytest.mark.parametrize("decision", ["anomalous", "normal", "withdrawn"])
+def test_chance_explains_no_defect_that_people_know_of(own: Workspace, decision: str) -> None:
+    calibration = add_calibration(own, review_fpr=None, seed=5)
+    paths = [f"{i}.png" for i in range(100)]
+    raised = [i < 4 for i in range(100)]
+    rows = add_batch(own, "few", paths, calibration, anomalous=raised, not_scored=0.0, at=START + timedelta(days=300))
+    image_id = rows["image_id"][0].as_py()
+    for form, decided in enumerate(dict.fromkeys(("anomalous", decision))):
+        record_review(own, review(700 + form, image_id=image_id, model_id=MODEL, decision=decided))
+    said = text(Pages(own).open("/batch", model=MODEL, batch="few"))
+    assert ("The count alone would not tell" in said) == (decision == "anomalous")
+    assert ("The count can be chance" in said) == (decision != "anomalous")
 
 
 def asked(name: str, scores: pd.DataFrame) -> tuple[str, dict[str, str]]:
