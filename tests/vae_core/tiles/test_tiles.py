@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -239,3 +240,18 @@ def test_unseen_images_set_a_threshold_for_fresh_ones(size: tuple[int, int]) -> 
         alarms.append((score_tiles(fitted.model, fresh)[0].anomaly_score > threshold).mean())
     # Of a threshold at the second highest of 40: 4.9 % on average, give or take 0.8 % over 20.
     assert 0.015 <= np.mean(alarms) <= 0.08
+
+
+def test_a_disk_that_is_too_small_is_said_after_one_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    seen = []
+
+    def images() -> Iterator[np.ndarray]:
+        for number in range(500):
+            seen.append(number)
+            yield surface(number, (300, 300))
+
+    with pytest.raises(OSError, match=r"features of all tiles need about .* MB more, and .* has 1 MB free"):
+        train_tiles(images(), CONFIG, preprocessing=PREPARED, folds=[0, 1] * 250, folder=tmp_path)
+    assert seen == [0]
+    assert not list(tmp_path.iterdir())
