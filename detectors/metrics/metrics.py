@@ -79,7 +79,7 @@ def recall_at_fpr(
 
 
 def f1(labels: ArrayLike, flagged: ArrayLike, n_draws: int = 10_000, seed: int = 0) -> Interval:
-    """F1 of the flagged images, with an interval that leaves out little: it covers 95 % or more.
+    """F1 of the flagged images, with an interval that covers about 95 % or more.
 
     2 hits / (2 hits + false alarms + misses). Its low end is that of a recall and a false-alarm rate that are drawn
     from the laws whose quantiles are Clopper and Pearson's low end of the one and high end of the other; its high end

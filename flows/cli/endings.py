@@ -17,7 +17,7 @@ from nelbo.flows.workspace.ids import shortened
 from nelbo.flows.workspace.layout import Workspace
 
 #: Commands whose result is a list, which people are shown.
-_LISTS = ("models", "calibrations", "batches", "doctor", "evaluate", "prune", "serve", "deploy")
+_LISTS = ("models", "calibrations", "batches", "doctor", "evaluate", "prune", "upgrade", "serve", "deploy")
 
 #: Stands for images that only the reader can name.
 _IMAGES = "DIR"
@@ -354,6 +354,17 @@ def _compact(told: Told) -> Ending:
     return Ending(happened, means, told.line("batches"))
 
 
+def _upgrade(told: Told) -> Ending:
+    found, by_hand = told.result, told.result["by_hand"]
+    happened = f"{_n(found['n'], 'change')} {'made' if found['applied'] else 'to make'}"
+    happened += f"; {_n(len(by_hand), 'thing is', 'things are')} left to do by hand" if by_hand else ""
+    if found["applied"] or not found["n"]:
+        means = f"First, {by_hand[0]}" if by_hand else "Nothing of an older version is left to bring up to date"
+        return Ending(happened, means, told.line("batches"))
+    config = ("--config", told.options.config) if told.options.config else ()
+    return Ending(happened, "Nothing is changed yet", told.line("upgrade", *config, "--apply"))
+
+
 def _models(told: Told) -> Ending:
     rows = told.result["models"]
     if not rows:
@@ -454,6 +465,7 @@ _ENDINGS: dict[str, Callable[[Told], Ending]] = {
     "evaluate": _evaluate,
     "prune": _prune,
     "compact": _compact,
+    "upgrade": _upgrade,
     "models": _models,
     "batches": _batches,
     "calibrations": _calibrations,

@@ -64,17 +64,17 @@ async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[
 
 
 def _undrawn(_request: Request, error: Exception) -> Response:
-    return page("message.html.j2", "Not drawn", 500, said=f"This page cannot be drawn: {error}", damaged=[])
+    return page("message.html.j2", "Not drawn", 500, said=f"This page cannot be drawn: {error}")
 
 
 def _misunderstood(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     found = [f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}" for one in error.errors()]
     said = f"The address is not one of this dashboard ({'; '.join(found[:5])})."
-    return page("message.html.j2", "Not understood", 422, said=said, damaged=[])
+    return page("message.html.j2", "Not understood", 422, said=said)
 
 
 def _not_there(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     said = f"There is no such page ({error.detail})."
-    return page("message.html.j2", "Not there", error.status_code, said=said, damaged=[])
+    return page("message.html.j2", "Not there", error.status_code, said=said)

@@ -33,8 +33,14 @@ class Choice(NamedTuple):
         return len({model_id for model_id, _ in self.others}) > 1
 
 
-def choose(tables: Tables, model: str, batch: str) -> Choice:
-    """The batch that an address names, of any model where it names none; or else the newest."""
+def choose(tables: Tables, model: str, batch: str, chosen: str = "") -> Choice:
+    """The batch that an address names, of any model where it names none; or else the newest.
+
+    Args:
+        chosen: a batch with its model, as the list of batches sends it: ``MODEL BATCH``.
+    """
+    if chosen:
+        model, _, batch = chosen.partition(" ")
     others = newest(tables, _SHOWN)
     asked = newest(tables, 1, model or None, batch) if batch else []
     found = next(iter(asked or others), None)

@@ -60,12 +60,15 @@ class Door:
         if path == HEALTH and method in ("GET", "HEAD"):
             return self._app
         is_admitted = self._is_admitted(asked)
-        if self._password and method == "POST" and not (is_admitted and path == REVIEWS):
+        if method == "POST" and path == REVIEWS:
+            if not is_admitted:
+                # The browser keeps it, and sends it again when it is admitted.
+                return _answer("Give the password first.", 401)
+            return _answer("Not from here.", 403) if _is_foreign(asked) else await self._with_decision(receive)
+        if self._password and method == "POST":
             return await self._ask(asked, receive)
         if not is_admitted:
             return _form("", 401)
-        if method == "POST" and path == REVIEWS:
-            return _answer("Not from here.", 403) if _is_foreign(asked) else await self._with_decision(receive)
         return self._app if method in ("GET", "HEAD") else _answer("Not allowed.", 405, allow="GET, HEAD")
 
     async def _ask(self, asked: HTTPConnection, receive: "Receive") -> HTMLResponse:

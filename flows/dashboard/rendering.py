@@ -1,8 +1,9 @@
 """Pages as HTML: one environment of templates, and how addresses, times and colours are written on them."""
 
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 from nelbo.flows.dashboard.palette import DARK, LIGHT
+from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.numbers import fixed, images, interval, number, percent
 
 #: Where a visitor can go from any page: address, name.
@@ -20,9 +22,26 @@ PLACES = (("/", "Home"), ("/batch", "Batch"), ("/review", "Review"), ("/compare"
 _IMAGE = {"model": "model_id", "batch": "batch_id", "image": "image_id", "path": "relative_path"}
 
 
-def page(name: str, title: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """A whole page, or the part of one that a template of its own draws."""
-    return HTMLResponse(_environment().get_template(name).render(title=title, **context), status)
+def page(name: str, title: str, status: int = 200, tables: Tables | None = None, **context: Any) -> HTMLResponse:
+    """A whole page, or the part of one that a template of its own draws.
+
+    Args:
+        tables: those that it was drawn from, to the end: what is damaged of them stands at its head, and ``line`` gives
+            commands on their workspace.
+    """
+    known: dict[str, Any] = {"damaged": [], "line": partial(line, "")}
+    if tables is not None:
+        known = {"damaged": tables.damaged(), "line": partial(line, str(tables.workspace.root))}
+    return HTMLResponse(_environment().get_template(name).render(title=title, **known, **context), status)
+
+
+def line(workspace: str, *words: str) -> str:
+    """A command as a shell takes it, on a workspace wherever it is typed.
+
+    >>> line("/data/my line", "calibrate", "--model", "m1")
+    "nelbo calibrate --model m1 --workspace '/data/my line'"
+    """
+    return shlex.join(["nelbo", *words, "--workspace", workspace])
 
 
 @cache

@@ -43,6 +43,9 @@ _READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
     name: _FILES.format("false", "true") for name in KINDS
 }
 
+#: Columns without which a row says nothing.
+_NEEDED: dict[str, tuple[str, ...]] = {"runs": (), "reviews": ("image_id", "reviewer", "decision")}
+
 #: While files are joined into one, a row may stand in two.
 _EACH_ONCE = {name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()}
 
@@ -133,8 +136,14 @@ class Tables:
         schemas = _PUBLISHED | {name: kind.schema for name, kind in KINDS.items()}
         for name, schema in schemas.items():
             write_table(schema.empty_table(), Path(self._empty[name]), schema)
-        for name in KINDS:
+        #: What is taken of the files of each of `KINDS`: somebody else's columns and types end no page.
+        self._taken = {}
+        for name, kind in KINDS.items():
             self._connection.execute(f"CREATE TABLE {name}_ AS FROM {_READING[name]}", [[self._empty[name]]])
+            columns = self._connection.execute(f"DESCRIBE {name}_").fetchall()
+            known = ", ".join(f'TRY_CAST("{column}" AS {type_}) AS "{column}"' for column, type_, *_ in columns)
+            whole = " AND ".join(f"{column} IS NOT NULL" for column in (kind.key, *_NEEDED[name]))
+            self._taken[name] = f"FROM (SELECT {known} FROM {_READING[name]}) WHERE {whole}"
 
     def query(self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batches] = _ALL) -> pd.DataFrame:
         """The rows of a query; for few rows, as all of them come into memory.
@@ -253,7 +262,7 @@ class Tables:
             known = {file for (file,) in cursor.execute(f"SELECT DISTINCT filename FROM {name}_").fetchall()}
             found = set(self._list(name))
             if new := found - known:
-                cursor.execute(f"INSERT INTO {name}_ BY NAME FROM {_READING[name]}", [[self._empty[name], *new]])
+                cursor.execute(f"INSERT INTO {name}_ BY NAME {self._taken[name]}", [[self._empty[name], *new]])
             if gone := known - found:
                 cursor.execute(f"DELETE FROM {name}_ WHERE list_contains(?, filename)", [list(gone)])
 

@@ -80,7 +80,8 @@ def measures_of_pixels(counted: Counted) -> list[dict[str, Any]]:
             for name, value in measured.items()
             if value is not None
         ]
-        regions = [region for region in counts.regions if region.image in set(defective)]
+        own = set(defective)
+        regions = [region for region in counts.regions if region.image in own]
         # Without a normal pixel there is no level, and nothing can be said to be found.
         if level is not None and regions:
             found.append(_of_regions(kind, regions, level, len(normal), len(defective)))

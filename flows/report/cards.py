@@ -63,7 +63,7 @@ def sections(table: pa.Table, flagged: pa.Table, n_flagged: int, kept: pa.Table,
         kept: rows of others that pictures were kept of.
     """
     normal = table.filter(pc.equal(table["verdict"], "normal")).sort_by([("anomaly_score", "descending")])
-    missed, false = normal.filter(pc.equal(normal["label"], 1)), flagged.filter(pc.equal(flagged["label"], 0))
+    missed, false = normal.filter(pc.equal(normal["label"], 1)), _false_alarms(table)
     near = normal.slice(0, N_FIRST)
     found = [
         ("flagged", "The most unusual first", "", n_flagged, flagged),
@@ -71,12 +71,19 @@ def sections(table: pa.Table, flagged: pa.Table, n_flagged: int, kept: pa.Table,
         ("missed", "Missed", "Labelled anomalous, and not flagged.", missed.num_rows, missed.slice(0, N_FIRST)),
         ("false", "False alarms", "Labelled normal, and flagged.", false.num_rows, false.slice(0, N_FIRST)),
     ]
-    pictured = {row["relative_path"]: row for row in kept.to_pylist()}
+    pictured = {row["relative_path"]: row for rows in (kept, flagged) for row in rows.to_pylist()}
     groups = [[pictured.get(row["relative_path"], row) for row in rows.to_pylist()] for *_, rows in found]
     made = _cards(groups, normals)
     return [
         Section(name, title, said, n, some) for (name, title, said, n, _), some in zip(found, made, strict=True) if some
     ]
+
+
+def _false_alarms(table: pa.Table) -> pa.Table:
+    """All that is flagged and labelled normal, the strangest first."""
+    is_flagged = pc.is_in(table["verdict"], pa.array(["anomalous", "review"]))
+    false = table.filter(pc.and_(is_flagged, pc.equal(table["label"], 0)))
+    return false.sort_by([("anomaly_score", "descending")])
 
 
 def _cards(groups: Sequence[Sequence[Mapping[str, Any]]], normals: Normals) -> list[list[Card]]:

@@ -107,7 +107,8 @@ def _explained(probability: float, defects: bool) -> str:
         rarity = 10 ** math.floor(-math.log10(max(probability, _RAREST)))
         share = f"of {rarity:,} such batches without defects at most 1 has as many, or more"
         return f"The count is more than chance gives: {share}"
-    share = f"of 100 such batches without defects about {100 * probability:.0f} have as many, or more"
+    n = round(100 * probability)
+    share = f"of 100 such batches without defects about {n} {'has' if n == 1 else 'have'} as many, or more"
     if probability <= _UNUSUAL:
         return f"The count can hardly be chance: {share}"
     if probability <= _LIKELY:

@@ -17,6 +17,7 @@ from nelbo.flows.dashboard.routing import MOST_PAGES, Asked, drawn
 from nelbo.flows.dashboard.tables import Batch, Selection, Tables
 from nelbo.flows.evaluation.differences import warning
 from nelbo.flows.evaluation.drift import read_drift
+from nelbo.flows.numbers import images
 from nelbo.flows.report.headline import chance, headline
 from nelbo.flows.report.pictures import LOOKED_AT
 
@@ -59,6 +60,7 @@ class Files(BaseModel):
 
     model: str = ""
     batch: str = ""
+    chosen: str = ""
     verdict: list[str] = Field(default_factory=list)
     reason: str = ""
     variant: str = ""
@@ -87,17 +89,19 @@ class Files(BaseModel):
         return Selection.where("FROM scores", asked, order, _COLUMNS, [batch])
 
     def query(self) -> dict[str, Any]:
-        """The same for an address, but the page and the number of pictures."""
-        return self.model_dump(exclude={"page", "shown"}) | {"order": "" if self.order == "score" else self.order}
+        """The same for an address, without what is asked for once."""
+        return self.model_dump(exclude={"chosen", "page", "shown"}) | {
+            "order": "" if self.order == "score" else self.order
+        }
 
 
 @router.get("/batch")
 @drawn
 def batch(tables: Asked, files: Annotated[Files, Query()]) -> Response:
     """Draw the page."""
-    choice = choose(tables, files.model, files.batch)
+    choice = choose(tables, files.model, files.batch, files.chosen)
     if choice.batch is None:
-        return page("nothing.html.j2", "Batch", damaged=tables.damaged())
+        return page("nothing.html.j2", "Batch", tables=tables)
     model_id, batch_id = choice.batch
     files = files.model_copy(update={"model": model_id, "batch": batch_id})
     rows = _counts(tables, choice.batch)
@@ -124,7 +128,7 @@ def batch(tables: Asked, files: Annotated[Files, Query()]) -> Response:
         rows=tables.some(selection, _ROWS, files.page),
         n_rows=n,
         n_pages=max(1, math.ceil(n / _ROWS)),
-        damaged=tables.damaged(),
+        tables=tables,
     )
 
 
@@ -160,6 +164,8 @@ def _said(rows: list[dict[str, Any]], judged: Known) -> list[str]:
     n = sum(found.values())
     counts = {name: found.get(name, 0) for name in ("anomalous", "review")}
     counts |= {"images": n, "scored": n - found.get("not_scored", 0)}
+    if judged.calibration is None and counts["scored"] and not found.get(_NO_VERDICT):
+        return [f"{counts['anomalous']:,} of {images(counts['scored'])} anomalous, by a calibration that is gone."]
     threshold = judged.calibration.threshold if judged.calibration else None
     sentences = [headline(counts, threshold), chance(counts, threshold, blind=judged.cannot_see is not None)]
     return [sentence for sentence in sentences if sentence]

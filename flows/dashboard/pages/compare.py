@@ -42,11 +42,13 @@ class Side(NamedTuple):
 
 @router.get("/compare")
 @drawn
-def compare(tables: Asked, model: str = "", batch: str = "", a: str = "", b: str = "", at: Page = 1) -> Response:
+def compare(
+    tables: Asked, model: str = "", batch: str = "", chosen: str = "", a: str = "", b: str = "", at: Page = 1
+) -> Response:
     """Draw the page."""
-    choice = choose(tables, model, batch)
+    choice = choose(tables, model, batch, chosen)
     if choice.batch is None:
-        return page("nothing.html.j2", "Compare", damaged=tables.damaged())
+        return page("nothing.html.j2", "Compare", tables=tables)
     choices = choices_of(tables, choice.batch)
     first, second = sides(choices, a, b)
     rows = agreement(tables.workspace, choice.batch[1], first, second) if first and second and first != second else None
@@ -67,7 +69,7 @@ def compare(tables: Asked, model: str = "", batch: str = "", a: str = "", b: str
         n_differing=0 if found is None else found.num_rows,
         at=at,
         n_pages=max(1, math.ceil((0 if found is None else found.num_rows) / _ROWS)),
-        damaged=tables.damaged(),
+        tables=tables,
     )
 
 

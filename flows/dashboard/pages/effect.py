@@ -7,7 +7,7 @@ import pyarrow as pa
 from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
-from nelbo.detectors import CalibrationError, Threshold, verdicts
+from nelbo.detectors import Threshold, verdicts
 from nelbo.flows.dashboard.calibrations import known
 from nelbo.flows.dashboard.rendering import page
 from nelbo.flows.dashboard.routing import Asked, drawn
@@ -18,7 +18,7 @@ from nelbo.flows.steps.calibrate import proposed_by_reviews
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import REVIEWS, scored_rows
 from nelbo.flows.workspace.calibrations.statistic import Statistic
-from nelbo.flows.workspace.errors import UsageError
+from nelbo.flows.workspace.errors import bad_input
 from nelbo.flows.workspace.layout import check_id
 
 router = APIRouter()
@@ -52,9 +52,9 @@ def effect(tables: Asked, model: str, batch: str) -> Response:
         options = CalibrateOptions(workspace=root, model=check_id(model), labels=REVIEWS, objective=OBJECTIVE)
         proposal, _ = proposed_by_reviews(tables.workspace, options, model)
         found = _on(tables, proposal, (model, batch))
-    except (CalibrationError, UsageError) as error:
+    except bad_input() as error:
         why = str(error)
-    return page("effect.html.j2", "", effect=found, why=why, model=model, objective=OBJECTIVE)
+    return page("effect.html.j2", "", tables=tables, effect=found, why=why, model=model, objective=OBJECTIVE)
 
 
 def _on(tables: Tables, proposal: Proposal, batch: Batch) -> Effect:

@@ -18,7 +18,8 @@ from nelbo.flows.dashboard.frames import without_formulas
 from nelbo.flows.dashboard.pages.batch import Files
 from nelbo.flows.dashboard.pages.compare import choices_of, sides
 from nelbo.flows.dashboard.pages.home import LAST_RUNS, batches
-from nelbo.flows.dashboard.pages.image import found
+from nelbo.flows.dashboard.pages.image import found, history
+from nelbo.flows.dashboard.pages.review import DISAGREEMENTS
 from nelbo.flows.dashboard.routing import Asked
 from nelbo.flows.dashboard.tables import Selection, Tables
 from nelbo.flows.evaluation.agreement import agreement, differing
@@ -59,6 +60,18 @@ def images(tables: Asked, kind: Kind, text: str) -> Response:
 def reviews(tables: Asked, kind: Kind) -> Response:
     """Every decision, also what was taken back."""
     return _selected(tables, Selection("FROM decisions", (), "reviewed_at_utc DESC, review_id"), "reviews", kind)
+
+
+@router.get("/disagreements.{kind}")
+def all_disagreements(tables: Asked, kind: Kind) -> Response:
+    """What different people decided on images on which they differ."""
+    return _selected(tables, DISAGREEMENTS, "disagreements", kind)
+
+
+@router.get("/history.{kind}")
+def all_times(tables: Asked, kind: Kind, path: str, image: str = "") -> Response:
+    """Each time that a file was scored."""
+    return _selected(tables, history(path, image), "history", kind)
 
 
 @router.get("/differing.{kind}")

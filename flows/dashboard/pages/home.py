@@ -5,6 +5,7 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from fastapi import APIRouter, Query, Response
 
 from nelbo.detectors import Interval, Threshold
@@ -19,6 +20,9 @@ from nelbo.flows.workspace import catalog, pointers
 
 router = APIRouter()
 
+#: How a batch compares with the band of chance.
+ABOVE, WITHIN, BELOW = "above the band", "within the band", "below the band"
+
 #: A row by its columns.
 Batch = dict[str, Any]
 
@@ -30,7 +34,7 @@ _RECENT = 1000
 #: Published batches with what the run that scored them last wrote down; a killed one may have written nothing.
 _BATCHES = """
     SELECT model_id, batch_id, started_at_utc AS scored, n_images, n_scored, n_not_scored, n_anomalous, n_review,
-           n_anomalous / nullif(n_scored, 0) AS rate, images_per_s, coalesce(drift, false) AS drift,
+           n_anomalous / nullif(n_scored, 0) AS rate, images_per_s, drift,
            drift_tests, drift_p_value, calibration_id
     FROM batches LEFT JOIN (
         SELECT DISTINCT ON (model_id, batch_id) * FROM runs WHERE command = 'score'
@@ -81,7 +85,7 @@ def home(tables: Asked, at: Page = 1, text: str = "", model: str = "", drift: bo
         n_pages=max(1, math.ceil(n / _ROWS)),
         asked={"text": text, "model": model, "drift": "true" if drift else ""},
         runs=tables.records(LAST_RUNS),
-        damaged=tables.damaged(),
+        tables=tables,
     )
 
 
@@ -97,7 +101,16 @@ def live(tables: Asked, stamp_of_page: str = Query("", alias="stamp")) -> Respon
 @drawn
 def missed(tables: Asked, model: str) -> Response:
     """What decisions say of the defects that a model misses; a card asks for it when the rest of the page is there."""
-    return page("missed.html.j2", "", found=audit(tables.workspace, model))
+    return page("missed.html.j2", "", said=_missed(tables, model, stamp(tables)))
+
+
+@lru_cache(maxsize=100)
+def _missed(tables: Tables, model_id: str, stamp_of_all: str) -> str | None:  # noqa: ARG001 - a key
+    decisions = tables.write(
+        Selection("FROM decisions", (), "reviewed_at_utc, review_id"), pa.RecordBatchReader.read_all
+    )
+    found = audit(tables.workspace, model_id, reviews=decisions)
+    return None if found is None else found.sentence
 
 
 def stamp(tables: Tables) -> str:
@@ -127,7 +140,7 @@ def _cards(tables: Tables) -> list[Card]:
 
 def _card(tables: Tables, rows: list[Batch], *, is_latest: bool) -> Card:
     """The card of a model with its batches, the newest first."""
-    batch, counted = rows[0], [row for row in rows if row["n_scored"] is not None][:_DRAWN]
+    batch, counted = rows[0], [row for row in rows if None not in (row["n_scored"], row["n_anomalous"])][:_DRAWN]
     compared = [(row, *_chance(tables, row)) for row in counted]
     flagged = _last_flagged(tables, counted)
     return Card(
@@ -150,8 +163,8 @@ def _chance(tables: Tables, row: Batch) -> tuple[Interval | None, str]:
     if alarms is None:
         return None, ""
     if n_anomalous > alarms.high:
-        return alarms, "more than chance"
-    return alarms, "fewer than chance" if n_anomalous < alarms.low else "within chance"
+        return alarms, ABOVE
+    return alarms, BELOW if n_anomalous < alarms.low else WITHIN
 
 
 @lru_cache(maxsize=10_000)
@@ -161,6 +174,6 @@ def _alarms(threshold: Threshold, m: int) -> Interval | None:
 
 def _last_flagged(tables: Tables, rows: list[Batch]) -> Batch | None:
     """The most anomalous image of the newest batch that has any flagged."""
-    some = [(row["model_id"], row["batch_id"]) for row in rows if row["n_anomalous"] + row["n_review"] > 0]
+    some = [(row["model_id"], row["batch_id"]) for row in rows if row["n_anomalous"] + (row["n_review"] or 0) > 0]
     sql = "SELECT * FROM flagged ORDER BY anomaly_score DESC, relative_path LIMIT 1"
     return next(iter(tables.records(sql, [], some[:1])), None) if some else None

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.dashboard.calibrations import known
 from nelbo.flows.dashboard.originals import Shown, original_of
-from nelbo.flows.dashboard.pictures import Original, Row, as_url, looked, looked_at, window_of
+from nelbo.flows.dashboard.pictures import Original, as_url, looked, looked_at, window_of
 from nelbo.flows.dashboard.rendering import page
 from nelbo.flows.dashboard.routing import Asked, Page, drawn
 from nelbo.flows.dashboard.tables import Selection, Tables
@@ -26,6 +26,9 @@ _NEAREST_PX = 150
 _N_HISTORY = 200
 _ROWS = 25
 
+#: What people decided on an image, as far as it stands.
+DECISIONS = "SELECT * FROM reviews WHERE image_id = ? ORDER BY reviewed_at_utc, review_id"
+
 
 @router.get("/image")
 @drawn
@@ -34,7 +37,7 @@ def image(tables: Asked, model: str = "", batch: str = "", image: str = "", path
     row = asked(tables, model, batch, image, path)
     if row is None:
         text = "No such image is in the workspace: its batch may have been scored again, or pruned."
-        return page("message.html.j2", "Image", 404, said=text, damaged=tables.damaged())
+        return page("message.html.j2", "Image", 404, said=text, tables=tables)
     kept = looked_at(tables, row)
     return page(
         "image.html.j2",
@@ -45,13 +48,10 @@ def image(tables: Asked, model: str = "", batch: str = "", image: str = "", path
         window=window_of(tables, (model, batch)),
         part=None if row["part"] is None else STATUSES[row["part"]],
         variant=named(row),
-        history=_history(tables, row),
-        reviews=tables.records(_REVIEWS, [image]),
-        damaged=tables.damaged(),
+        history=tables.some(history(path, image), _N_HISTORY, 1),
+        reviews=tables.records(DECISIONS, [image]),
+        tables=tables,
     )
-
-
-_REVIEWS = "SELECT * FROM reviews WHERE image_id = ? ORDER BY reviewed_at_utc, review_id"
 
 
 def asked(tables: Tables, model: str, batch: str, image: str, path: str) -> dict[str, Any] | None:
@@ -104,13 +104,19 @@ def _nearest(
     return [(one, as_url(original_of(manifest, one, _NEAREST_PX))) for one in nearest.to_pylist()]
 
 
-def _history(tables: Tables, row: Row) -> list[dict[str, Any]]:
-    sql = """
-        SELECT scored_at_utc, batch_id, model_id, verdict, anomaly_score, threshold, statistic, image_id, relative_path,
-               image_id = ? AS same_contents
-        FROM scores WHERE relative_path = ? ORDER BY scored_at_utc DESC, model_id, batch_id LIMIT ?
-    """
-    return tables.records(sql, [row["image_id"], row["relative_path"], _N_HISTORY])
+def history(path: str, image: str) -> Selection:
+    """Each time that a file of this path was scored, and whether it had these contents then."""
+    return Selection(
+        """
+        FROM (
+            SELECT scored_at_utc, batch_id, model_id, verdict, anomaly_score, threshold, statistic, image_id,
+                   relative_path, coalesce(image_id = ?, false) AS same_contents
+            FROM scores WHERE relative_path = ?
+        )
+        """,
+        (image, path),
+        "scored_at_utc DESC, model_id, batch_id",
+    )
 
 
 @router.get("/search")
@@ -127,7 +133,7 @@ def search(tables: Asked, text: str = "", at: Page = 1) -> Response:
         n_rows=n,
         at=at,
         n_pages=max(1, math.ceil(n / _ROWS)),
-        damaged=tables.damaged(),
+        tables=tables,
     )
 
 

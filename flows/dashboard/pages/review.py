@@ -9,14 +9,14 @@ from pydantic import BaseModel, Field
 from nelbo.flows.dashboard.calibrations import known
 from nelbo.flows.dashboard.choice import choose, newest
 from nelbo.flows.dashboard.door import REVIEWS
-from nelbo.flows.dashboard.pages.image import asked
+from nelbo.flows.dashboard.pages.image import DECISIONS, asked
 from nelbo.flows.dashboard.pictures import looked, looked_at, window_of
 from nelbo.flows.dashboard.rendering import image_at, page
 from nelbo.flows.dashboard.routing import Asked, drawn
-from nelbo.flows.dashboard.tables import Batch, Tables
+from nelbo.flows.dashboard.tables import Batch, Selection, Tables
 from nelbo.flows.report.variants import named
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.reviews import MAX_KIND, MAX_NOTE, MAX_REVIEWER, Review, disagreements, record_review
+from nelbo.flows.workspace.reviews import MAX_KIND, MAX_NOTE, MAX_REVIEWER, Review, record_review
 
 router = APIRouter()
 
@@ -24,6 +24,24 @@ router = APIRouter()
 _QUEUED, _BATCHES, _LISTED = 2_000, 50, 50
 #: Number keys.
 _KINDS = 9
+
+#: The last decisions of different people on an image on which they differ; those decided on last come first.
+DISAGREEMENTS = Selection(
+    """
+    FROM (
+        SELECT *, max(reviewed_at_utc) OVER (PARTITION BY image_id) AS newest FROM (
+            SELECT * FROM reviews
+            QUALIFY row_number() OVER (
+                PARTITION BY image_id, reviewer ORDER BY reviewed_at_utc DESC, review_id DESC
+            ) = 1
+        )
+        QUALIFY min(decision) OVER (PARTITION BY image_id) <> max(decision) OVER (PARTITION BY image_id)
+    )
+    """,
+    (),
+    "newest DESC, image_id, reviewed_at_utc",
+    "* EXCLUDE newest",
+)
 
 
 class Item(NamedTuple):
@@ -46,6 +64,7 @@ def review(
     tables: Asked,
     model: str = "",
     batch: str = "",
+    chosen: str = "",
     image: str = "",
     of: Literal["one", "all"] = "one",
     by: Annotated[str, Query(max_length=MAX_REVIEWER)] = "",
@@ -57,11 +76,12 @@ def review(
         of: the images of one batch, or of the newest ones.
         by: whoever asks, to be shown also what only others have decided on; empty for what nobody has.
     """
-    choice = choose(tables, model, batch)
+    choice = choose(tables, model, batch, chosen)
     if choice.batch is None:
-        return page("nothing.html.j2", "Review", damaged=tables.damaged())
+        return page("nothing.html.j2", "Review", tables=tables)
     batches = [choice.batch] if of == "one" else newest(tables, _BATCHES)
     items, n_decided = _queue(tables, batches, by)
+    n_left = len(items)
     first = asked(tables, *choice.batch, image, "") if image else None
     if first is not None:
         items = [_item(first, "chosen"), *(item for item in items if item.image != image)]
@@ -71,13 +91,14 @@ def review(
         choice=choice,
         of=of,
         by=by,
-        items=[item._asdict() for item in items],
+        items=[item._asdict() for item in items[:_QUEUED]],
+        n_left=n_left,
         n_decided=n_decided,
         kinds=_kinds(tables),
         limits={"name": MAX_REVIEWER, "kind": MAX_KIND, "note": MAX_NOTE},
         decided=_decided(tables, batches),
-        disagreements=disagreements(tables.workspace).to_pylist(),
-        damaged=tables.damaged(),
+        disagreements=tables.some(DISAGREEMENTS, _LISTED, 1),
+        tables=tables,
     )
 
 
@@ -110,7 +131,7 @@ def _queue(tables: Tables, batches: list[Batch], by: str) -> tuple[list[Item], i
     """
     rows = tables.records(sql, [by], batches)
     left = [_item(row, row["why"]) for row in rows if not row["is_decided"]]
-    return left[:_QUEUED], sum(row["is_decided"] for row in rows)
+    return left, sum(row["is_decided"] for row in rows)
 
 
 def _item(row: dict[str, Any], why: str) -> Item:
@@ -149,11 +170,8 @@ def image(tables: Asked, model: str, batch: str, image: str, path: str, why: str
         shown=None if kept is None else looked(tables, kept),
         window=window_of(tables, (model, batch)),
         variant=named(row),
-        before=tables.records(_BEFORE, [image]),
+        before=tables.records(DECISIONS, [image]),
     )
-
-
-_BEFORE = "SELECT * FROM reviews WHERE image_id = ? ORDER BY reviewed_at_utc, review_id"
 
 
 class Decided(BaseModel):

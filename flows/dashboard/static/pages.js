@@ -11,7 +11,6 @@ function tellTimes(root) {
 
 document.addEventListener("change", (event) => {
   const chosen = event.target;
-  if (chosen.matches("[data-batches]")) location.search = chosen.value;
   if (chosen.form?.matches("[data-sends-itself]")) chosen.form.requestSubmit();
 });
 document.addEventListener("htmx:afterSettle", () => tellTimes(document));

@@ -2,6 +2,7 @@
 "use strict";
 
 const AHEAD = 5; // Images that are fetched before they are wanted.
+const ENDED = "your session has ended; load this page again and give the password, nothing is lost";
 const OUTBOX = "nelbo outbox", NAME = "nelbo reviewer"; // Kept through reloads, for all tabs of this browser.
 const queue = JSON.parse(document.getElementById("queue").textContent);
 const page = document.getElementById("review"), place = document.getElementById("item");
@@ -9,7 +10,7 @@ const note = document.getElementById("note"), who = document.getElementById("who
 const kinds = JSON.parse(page.dataset.kinds);
 const fetched = new Map(); // Place of an image -> a promise of its HTML.
 const done = []; // What was decided or skipped here, the last at the end.
-let at = 0, shown = null, sending = false;
+let at = 0, shown = null, sending = false, unheard = ""; // Why what is waiting is not kept yet.
 
 // Decisions
 
@@ -26,7 +27,7 @@ function drop(decision) {
   localStorage.setItem(OUTBOX, JSON.stringify(stored(OUTBOX, []).filter((one) => one.review_id !== decision.review_id)));
 }
 
-/** Send what is waiting, in its order; whatever the server does not answer is tried again. */
+/** Send what is waiting, in its order; whatever the server does not keep is tried again. */
 async function send() {
   if (sending) return;
   sending = true;
@@ -35,71 +36,87 @@ async function send() {
     tell();
     if (!next) break;
     const answer = await post(next);
-    if (answer === null) {
+    if (answer.again) {
+      unheard = answer.again;
+      tell();
       await new Promise((resolve) => setTimeout(resolve, wait));
       continue;
     }
+    unheard = "";
     wait = 125;
-    if (answer !== "kept") refused(next, answer);
+    if (answer.refused) refused(next, answer.refused);
     drop(next);
   }
   sending = false;
 }
 
-/** "kept", why it was refused, or null where nobody answers. */
+/** Whether a decision is kept, was refused and why, or is to be sent again and why. */
 async function post(decision) {
   try {
     const answer = await fetch("/reviews", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(decision),
     });
-    if (answer.ok) return "kept";
-    if (answer.status >= 500 || answer.status === 401) return null;
-    const said = await answer.json().catch(() => ({}));
-    return said.said ?? `Not kept: the server says ${answer.status}.`;
+    if (answer.ok) return {};
+    if ([409, 413, 422].includes(answer.status)) {
+      const said = await answer.json().catch(() => ({}));
+      return { refused: said.said ?? `the server says ${answer.status}` };
+    }
+    return { again: answer.status === 401 ? ENDED : `the server says ${answer.status}` };
   } catch {
-    return null;
+    return { again: "the server does not answer" };
   }
 }
 
+/** Say why a decision was not kept, and ask about the image again at the end. */
 function refused(decision, why) {
   const list = document.getElementById("failed"), line = document.createElement("li");
-  line.textContent = `${decision.path}, ${decision.decision}${decision.note ? `, “${decision.note}”` : ""}: ${why}`;
+  line.textContent = `Not kept: ${decision.path}, ${decision.decision}${decision.note ? `, “${decision.note}”` : ""}: ${why}`;
   list.append(line);
   list.hidden = false;
+  const place = done.findIndex((one) => one.decision?.review_id === decision.review_id);
+  if (place >= 0) queue.push(queue[done.splice(place, 1)[0].i]);
+  // Nothing was left.
+  if (at === queue.length - 1 && shown === null) show(at);
 }
 
 function tell() {
-  const waiting = stored(OUTBOX, []).length;
-  const decided = Number(page.dataset.decided) + done.filter((one) => one.decision).length;
-  const all = Number(page.dataset.decided) + queue.length;
+  const waiting = stored(OUTBOX, []).length, own = done.filter((one) => one.decision).length;
+  const decided = Number(page.dataset.decided) + own, all = Number(page.dataset.decided) + Number(page.dataset.left);
   document.getElementById("progress").textContent = `${decided} of ${all} decided`;
   document.getElementById("kept").textContent =
-    waiting ? `${waiting} waiting for the server` : done.some((one) => one.decision) ? "all kept" : "";
+    waiting ? `${waiting} waiting for the server${unheard ? `: ${unheard}` : ""}` : own ? "all kept" : "";
   page.querySelector("progress").value = all ? decided / all : 1;
 }
 
 // Images
 
+/** An image, or why it is not shown, which is tried again when it is wanted again. */
 function get(i) {
-  const item = queue[i];
-  if (!fetched.has(item.place)) {
-    const found = (async () => {
-      for (;;) {
-        try {
-          const answer = await fetch(item.place);
-          if (answer.ok) return answer.text();
-        } catch { /* The server may come back. */ }
-        await new Promise((resolve) => setTimeout(resolve, 500));
+  const { place } = queue[i];
+  if (!fetched.has(place)) fetched.set(place, drawn(place));
+  return fetched.get(place);
+}
+
+async function drawn(place) {
+  const holder = document.createElement("div");
+  for (;;) {
+    try {
+      const answer = await fetch(place);
+      if (answer.ok) {
+        holder.innerHTML = await answer.text();
+        break;
       }
-    })();
-    fetched.set(item.place, found.then(async (html) => {
-      const holder = document.createElement("div");
-      holder.innerHTML = html;
-      await Promise.all([...holder.querySelectorAll("img")].map((img) => img.decode().catch(() => {})));
-      return holder;
-    }));
+      if (![502, 503, 504].includes(answer.status)) {
+        fetched.delete(place);
+        holder.className = "warning";
+        holder.textContent = answer.status === 401 ? ENDED : `This image cannot be shown (the server says ${answer.status}). Skip it.`;
+        break;
+      }
+    } catch { /* The server may come back. */ }
+    await new Promise((resolve) => setTimeout(resolve, 500));
   }
-  return fetched.get(item.place);
+  await Promise.all([...holder.querySelectorAll("img")].map((img) => img.decode().catch(() => {})));
+  return holder;
 }
 
 async function show(i) {
@@ -111,14 +128,18 @@ async function show(i) {
   document.getElementById("answers").hidden = place.hidden = i >= queue.length && !done.length;
   if (i >= queue.length) {
     place.replaceChildren();
-    end.textContent = skipped ? `${skipped} skipped, and no other is left. Load the page again to see them.`
+    const more = Number(page.dataset.left) - new Set(queue.map((item) => item.place)).size;
+    end.textContent = !queue.length ? "There is nothing to decide on here."
+      : more > 0 ? `${more} more are left. Load the page again to see them.`
+      : skipped ? `${skipped} skipped, and no other is left. Load the page again to see them.`
       : "Every image of this queue is decided on.";
     return;
   }
   for (let next = i + 1; next <= Math.min(i + AHEAD, queue.length - 1); next++) get(next);
   const holder = await get(i);
   if (at !== i) return;
-  place.replaceChildren(...holder.cloneNode(true).childNodes);
+  for (const passed of queue.slice(0, Math.max(0, i - AHEAD))) fetched.delete(passed.place);
+  place.replaceChildren(...(holder.className ? [holder.cloneNode(true)] : holder.cloneNode(true).childNodes));
   window.htmx?.process(place);
   tellTimes(place);
   note.value = "";
@@ -133,9 +154,15 @@ function newId() {
 }
 
 function decide(decision, kind = null) {
-  if (shown === null || !named()) return;
+  // What has no heading could not be shown.
+  if (shown === null || !named() || !place.querySelector("h2")) return;
+  const text = note.value.replace(/\p{Cc}/gu, " ").trim();
+  note.setCustomValidity(
+    decision === "anomalous" && text.startsWith("#") && text.length - 1 > page.dataset.longestKind
+      ? `A kind has at most ${page.dataset.longestKind} letters.` : "",
+  );
+  if (!note.reportValidity()) return;
   // A text that begins with # is a kind of its own.
-  const text = note.value.trim();
   if (decision === "anomalous" && text.startsWith("#")) {
     kind = text.slice(1).trim();
     if (kind && !kinds.includes(kind)) kinds.push(kind);

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.flows.cli.endings import ending, quoted
+from nelbo.flows.cli.endings import _ENDINGS, ending, quoted
 from nelbo.flows.cli.invocation import app, read_options
 from nelbo.flows.commands import COMMANDS
-from nelbo.flows.options.options import ScoreOptions, TrainOptions
+from nelbo.flows.options.options import ScoreOptions, TrainOptions, UpgradeOptions
 
 Nelbo = Callable[..., tuple[int, str, str]]
 
@@ -87,6 +87,40 @@ def test_each_command_says_what_happened_what_it_means_and_what_to_do(
         _, *words = shlex.split(said[name][2])
         if words[0] != "dashboard":
             assert nelbo(*words)[0] == 0, said[name]
+
+
+def test_no_command_ends_without_a_word() -> None:
+    # The dashboard ends when it is stopped.
+    assert set(_ENDINGS) == (set(COMMANDS) - {"dashboard"}) | {"compare"}
+
+
+@pytest.mark.parametrize(
+    ("found", "happened", "means", "line"),
+    [
+        ({"n": 2}, "2 changes to make.", "Nothing is changed yet.", "upgrade --config my.toml --apply"),
+        ({"n": 2, "by_hand": ["unset X"]}, "2 changes to make; 1 thing is left to do by hand.", "Nothing", "upgrade"),
+        ({"n": 0}, "0 changes to make.", "Nothing of an older version is left", "batches"),
+        ({"n": 1, "applied": True}, "1 change made.", "Nothing of an older version is left", "batches"),
+        ({"n": 0, "by_hand": ["unset X", "b"]}, "0 changes to make; 2 things are left", "First, unset X.", "batches"),
+    ],
+)
+def test_an_upgrade_says_what_is_left_to_do(
+    found: dict[str, Any], happened: str, means: str, line: str, tmp_path: Path
+) -> None:
+    (tmp_path / "my.toml").touch()
+    options = UpgradeOptions(workspace=str(tmp_path), config=str(tmp_path / "my.toml"))
+    said = ending("upgrade", {"applied": False, "changes": [], "by_hand": [], **found}, options)
+    assert said.happened.startswith(happened)
+    assert said.means.startswith(means)
+    assert said.command.replace(f"{tmp_path}/", "").startswith(f"nelbo {line}")
+    assert is_taken(said.command)
+
+
+def test_an_upgrade_is_listed_and_ends_for_people(nelbo: Nelbo, tmp_path: Path) -> None:
+    happened, _, line = last_lines(nelbo("upgrade", "--workspace", tmp_path))
+    assert happened == "0 changes to make."
+    assert line == f"nelbo batches --workspace {tmp_path}"
+    assert nelbo("upgrade", "--workspace", tmp_path)[1].startswith("nothing is of an older version\n")
 
 
 def test_nothing_new_and_several_batches(nelbo: Nelbo, images: Path, workspace: Path) -> None:

@@ -89,7 +89,7 @@ def test_by_kind_and_where(nelbo: Nelbo, judged: Path, products: Path) -> None:
     assert found["evaluation"] == str(Workspace.at(str(judged)).evaluation(model_id, "mvtec"))
     page = Path(found["report"]).read_text(encoding="utf-8")
     assert "By kind of defect" in page
-    assert '<th class="any">stain</th>' in page
+    assert "<th>stain</th>" in page
 
 
 def test_the_batch_scored_again_has_no_evaluation_yet(nelbo: Nelbo, judged: Path, products: Path) -> None:

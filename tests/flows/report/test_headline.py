@@ -74,6 +74,12 @@ def test_the_more_are_flagged_the_less_it_is_chance() -> None:
             assert rarity == 10**6 or probability > 0.1 / rarity
 
 
+def test_one_batch_of_a_hundred_has_as_many() -> None:
+    threshold = Threshold.from_normals(range(1, 1000), fpr=0.01)
+    n = next(n for n in range(1000) if threshold.chance(n, 2624) < 0.0149)
+    assert "of 100 such batches without defects about 1 has as many, or more." in chance(counts(2624, n), threshold)
+
+
 GOLDEN = [
     (0, ""),
     (2, "The count is no more than chance gives: most such batches without defects have as many, or more."),

@@ -280,6 +280,16 @@ def test_the_largest_pictures_fit_too(random: np.random.Generator) -> None:
     assert len(cards[0].original) > 3 * len(cards[100].original) > 3_000
 
 
+def test_false_alarms_are_counted_among_all_that_is_flagged() -> None:
+    """Also where none of them is among the strangest, which alone are given with pictures."""
+    row = dict.fromkeys(FLAGGED_SCHEMA.names) | {"verdict": "anomalous"}
+    rows = [row | {"relative_path": f"{i}.png", "anomaly_score": 1000.0 - i, "label": int(i < 200)} for i in range(600)]
+    table = pa.Table.from_pylist(rows, FLAGGED_SCHEMA)
+    _, false = sections(table, table.slice(0, 200), 600, table.slice(0, 0), Normals([]))
+    assert (false.name, false.n) == ("false", 400)
+    assert [card.row["relative_path"] for card in false.cards] == [f"{i}.png" for i in range(200, 212)]
+
+
 def test_the_strangest_images_are_shown_wherever_they_stand(random: np.random.Generator) -> None:
     # Nine groups of rows, with ties across them.
     scores = random.permutation(np.arange(900) // 3).astype(float)
