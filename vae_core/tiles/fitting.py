@@ -3,6 +3,8 @@
 Features lie in a file: the network computes each tile once, and a model of the other folds reads them again.
 """
 
+import errno
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -109,6 +111,7 @@ def solve_tiles(
 
     Raises:
         BackboneError: the backbone's weights are not there, or not its own.
+        OSError: the disk is too small for the features of all images.
         ValueError: too few images, or too few folds.
     """
     started = time.perf_counter()
@@ -121,7 +124,7 @@ def solve_tiles(
         raise ValueError("folds: expected at least 2, got 1. Give images of more than one group")
     features = Features(config)
     give_weights(features.backbone, np.empty((0, config.height, config.width, config.channels)), config, train_config)
-    images, path = _look_at(features, wholes, config, aside / "features.bin", advance)
+    images, path = _look_at(features, wholes, len(numbers), aside / "features.bin", advance)
     rows = np.memmap(path, np.float32, "r").reshape(-1, *features.value_shape)
     fitted = _Images(rows, images, numbers, train_config.seed)
     can_align = fitted.have_one_grid and rows[: len(images[0].grid)].nbytes <= LARGEST_MEANS
@@ -249,10 +252,10 @@ def _model(
 
 
 def _look_at(
-    features: Features, wholes: Iterable[NDArray[Any]], config: VAEConfig, path: Path, advance: Callable[[int], None]
+    features: Features, wholes: Iterable[NDArray[Any]], n: int, path: Path, advance: Callable[[int], None]
 ) -> tuple[list[_Image], Path]:
-    """The features of all tiles of all images, in a file."""
-    pixels = features.backbone.input
+    """The features of all tiles of all n images, in a file."""
+    config, pixels = features.config, features.backbone.input
     extractor = Extractor(keras.Model(pixels, [features(pixels)], name="looking"))
     images, done = [], 0
     with path.open("wb") as file:
@@ -262,8 +265,21 @@ def _look_at(
                 file.write(np.ascontiguousarray(some, np.float32).data)
             images.append(_Image(done, grid, whole.shape[:2]))
             done += len(grid)
+            if len(images) == 1:
+                _check_space((n - 1) * file.tell(), path.parent)
             advance(1)
     return images, path
+
+
+def _check_space(needed: int, folder: Path) -> None:
+    """Raise an OSError where the features of images like the first one would fill the disk."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"the features of all tiles need about {needed / 1e6:,.0f} MB more, and {folder} has {free / 1e6:,.0f} MB "
+            "free. Free some, put the workspace on another disk, train on fewer images, or take a smaller scale",
+        )
 
 
 def _some(n: int, most: int, seed: int) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nelbo.data import Limits, Preprocessing, image_of, read_image
+from nelbo.data import Limits, Preprocessing, image_of, iter_wholes, read_image
 from nelbo.data.decoder.images import decode
 
 GREY = Preprocessing(16, 16, 1)
@@ -276,3 +276,65 @@ def test_a_small_jpeg_is_decoded_as_it_is(tmp_path: Path) -> None:
 def test_value_range_refuses(bad: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="value_range="):
         Preprocessing(value_range=bad)
+
+
+WHOLES = {
+    "grey.png": np.random.default_rng(0).integers(0, 256, (70, 90), np.uint8),
+    "colour.png": np.random.default_rng(1).integers(0, 256, (70, 90, 3), np.uint8),
+    "deep.tif": np.random.default_rng(2).integers(0, 65_536, (70, 90), np.uint16),
+    "floats.tif": np.random.default_rng(3).random((70, 90), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", WHOLES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("binarize", [None, 0.5])
+def test_a_whole_picture_is_what_a_model_of_its_size_sees(
+    tmp_path: Path, name: str, channels: int, binarize: float | None
+) -> None:
+    file = save(tmp_path / name, Image.fromarray(WHOLES[name]))
+    expected = read_image(file, Preprocessing(70, 90, channels, binarize=binarize))
+    tiled = Preprocessing(32, 32, channels, binarize=binarize, tile_scale=1.0)
+    ((levels,),) = (images.wholes for images in iter_wholes([file], tiled))
+    assert levels.dtype == (np.uint16 if name.endswith("tif") else np.uint8)
+    unit = levels / np.float32(np.iinfo(levels.dtype).max)
+    # Grey ones have one channel for all.
+    np.testing.assert_allclose(unit if unit.ndim == 3 else unit[..., None] + 0 * expected, expected, atol=1e-5)
+    # The overview is what it would be without tiles.
+    (images,) = iter_wholes([file], tiled)
+    assert np.array_equal(images.pixels[0], read_image(file, Preprocessing(32, 32, channels, binarize=binarize)))
+    assert np.array_equal(image_of(WHOLES[name], tiled).wholes[0], levels)
+
+
+@pytest.mark.parametrize(
+    ("changed", "shape"),
+    [
+        ({}, (70, 90)),
+        ({"tile_scale": 0.5}, (35, 45)),
+        ({"tile_scale": 0.4}, (32, 36)),
+        ({"tile_scale": 2.0}, (140, 180)),
+        ({"tile_image": (64, 100)}, (64, 100)),
+        ({"height": 80, "width": 80}, (80, 90)),
+        ({"height": 128, "width": 128}, (128, 128)),
+    ],
+)
+def test_a_whole_picture_is_a_tile_at_least(changed: dict[str, object], shape: tuple[int, int]) -> None:
+    preprocessing = Preprocessing(**{"height": 32, "width": 32, "tile_scale": 1.0, **changed})  # type: ignore[arg-type]
+    (levels,) = image_of(np.full((70, 90), 200, np.uint8), preprocessing).wholes
+    # Enlarged, and never padded.
+    assert (levels.shape, levels.min(), levels.max()) == (shape, 200, 200)
+
+
+@pytest.mark.parametrize("bad", [{"tile_scale": 0}, {"tile_scale": 5.0}, {"tile_scale": 1.0, "tile_image": (10, 90)}])
+def test_tiles_of_no_sense_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="tile_"):
+        Preprocessing(32, 32, **bad)  # type: ignore[arg-type]
+
+
+def test_a_large_photograph_is_whole_at_full_resolution(tmp_path: Path) -> None:
+    # A model without tiles gets a JPEG at an eighth of its size.
+    picture = Image.fromarray(np.kron(WHOLES["grey.png"], np.ones((8, 8), np.uint8)))
+    file = save(tmp_path / "a.jpg", picture, quality=95)
+    ((levels,),) = (images.wholes for images in iter_wholes([file], Preprocessing(32, 32, tile_scale=1.0)))
+    with Image.open(file) as opened:
+        np.testing.assert_array_equal(levels, np.asarray(opened))

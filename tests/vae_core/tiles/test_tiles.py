@@ -3,7 +3,9 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -12,7 +14,19 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from nelbo.detectors import conformal_threshold
-from nelbo.vae_core import BundleError, Training, VAEConfig, load_bundle, save_bundle, score_tiles, train_tiles
+from nelbo.vae_core import (
+    BundleError,
+    Training,
+    VAEConfig,
+    export,
+    is_installed,
+    load_bundle,
+    load_exported,
+    save_bundle,
+    save_exported,
+    score_tiles,
+    train_tiles,
+)
 from nelbo.vae_core.engines.fast import fast_graph
 from nelbo.vae_core.linear.moments import solve_shared
 from nelbo.vae_core.linear.vae import LinearVAE, Whitening
@@ -239,3 +253,42 @@ def test_unseen_images_set_a_threshold_for_fresh_ones(size: tuple[int, int]) -> 
         alarms.append((score_tiles(fitted.model, fresh)[0].anomaly_score > threshold).mean())
     # Of a threshold at the second highest of 40: 4.9 % on average, give or take 0.8 % over 20.
     assert 0.015 <= np.mean(alarms) <= 0.08
+
+
+def test_a_disk_that_is_too_small_is_said_after_one_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    seen = []
+
+    def images() -> Iterator[np.ndarray]:
+        for number in range(500):
+            seen.append(number)
+            yield surface(number, (300, 300))
+
+    with pytest.raises(OSError, match=r"features of all tiles need about .* MB more, and .* has 1 MB free"):
+        train_tiles(images(), CONFIG, preprocessing=PREPARED, folds=[0, 1] * 250, folder=tmp_path)
+    assert seen == [0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+@pytest.mark.parametrize("kind", ["free", "aligned"])
+def test_an_engine_sees_tiles_as_keras_does(training: Training, tmp_path: Path, engine: str, kind: str) -> None:
+    if not is_installed(engine) or (engine == "onnx" and find_spec("tf2onnx") is None):
+        pytest.skip(f"{engine} is not installed")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("engines are made through TensorFlow")
+    model, images = training.model, [surface(seed, (160, 200)) for seed in range(3)]
+    if kind == "aligned":
+        images = [plate(seed) for seed in range(200, 203)]
+        learnt = [plate(seed) for seed in range(1, 41)]
+        folds = [number % 5 for number in range(40)]
+        model = train_tiles(learnt, CONFIG, preprocessing=PREPARED, folds=folds).model
+    assert model.config.subject == kind
+    references = Cut(images[0], Grid.of(images[0].shape, TILE, OVERLAP), TILE, 1)[:]
+    save_exported(export(model, engine, references, model_id="m1"), tmp_path / "engine")
+    exported = load_exported(tmp_path / "engine")
+    expected, found = (score_tiles(one, images) for one in (model, exported))
+    np.testing.assert_allclose(found[0].nelbo, expected[0].nelbo, rtol=1e-4)
+    np.testing.assert_allclose(found[0].anomaly_score, expected[0].anomaly_score, atol=1e-2)
+    np.testing.assert_allclose(found[1][0], expected[1][0], rtol=1e-3, atol=1e-2)
+    assert np.array_equal(exported.map_scales, model.map_scales)
