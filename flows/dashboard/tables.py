@@ -44,7 +44,7 @@ _READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
 }
 
 #: Columns without which a row says nothing.
-_NEEDED: dict[str, tuple[str, ...]] = {"runs": (), "reviews": ("image_id", "reviewer", "decision")}
+_NEEDED: dict[str, tuple[str, ...]] = {"runs": (), "reviews": ("image_id",)}
 
 #: While files are joined into one, a row may stand in two.
 _EACH_ONCE = {name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()}
