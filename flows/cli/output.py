@@ -140,9 +140,6 @@ def _print_upgraded(result: dict[str, Any]) -> None:
         _table([[_text(change[name]) for name in columns] for change in result["changes"]], list(columns))
     for remedy in result["by_hand"]:
         click.echo(f"by hand: {printable(remedy)}")
-    done = "made" if result["applied"] else "would be made; say --apply to do it"
-    n = len(result["changes"])
-    click.echo(f"{n:,} change{'' if n == 1 else 's'} {done}" if n else "nothing is of an older version")
 
 
 def _print_demo(result: dict[str, Any]) -> None:

@@ -275,17 +275,22 @@ def test_a_file_of_settings_has_a_copy_beside_it(root: Path, tmp_path: Path, nel
     code, out, err = nelbo(*line)
     assert code == 0, err
     assert "without joint: gone since 0.2" in out
-    assert out.splitlines()[-1] == "6 changes would be made; say --apply to do it"
+    # Nothing else counts them.
+    assert "by hand: engine keras of model" in out
+    assert out.splitlines()[-3:-1] == ["6 changes to make; 2 things are left to do by hand.", "Nothing is changed yet."]
+    assert out.splitlines()[-1] == f"nelbo upgrade --config {link} --apply --workspace {root}"
+    assert out.count("6 changes") == 1
     assert file.read_bytes() == old
     code, out, _ = nelbo(*line, "--apply")
-    assert (code, out.splitlines()[-1]) == (0, "6 changes made")
+    assert (code, out.splitlines()[-3]) == (0, "6 changes made; 2 things are left to do by hand.")
+    assert out.splitlines()[-2].startswith("First, engine ")
     assert file.read_bytes() == b"\xef\xbb\xbf# \xc3\xbc\nfpr = 0.1\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert link.is_symlink()
     assert (tmp_path / "line.toml.before-upgrade").read_bytes() == b"another one"
     assert (tmp_path / "line.toml.before-upgrade.1").read_bytes() == old
     code, out, _ = nelbo(*line, "--apply")
-    assert (code, out.splitlines()[-1]) == (0, "nothing is of an older version")
+    assert (code, out.splitlines()[-3]) == (0, "0 changes made; 2 things are left to do by hand.")
 
 
 def test_unknown_settings_and_variables(root: Path, tmp_path: Path, nelbo: Nelbo, monkeypatch: Any) -> None:
