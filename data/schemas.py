@@ -247,7 +247,7 @@ RUNS_SCHEMA = pa.schema(
     ]
 )
 
-#: Takes back what the same reviewer decided on the image before.
+#: Takes back a decision of the same reviewer on the image, which the row names.
 WITHDRAWN = "withdrawn"
 
 #: What a reviewer makes of an image: the words of the verdicts that they confirm or overrule, in the order of labels.
@@ -260,6 +260,7 @@ REVIEWS_SCHEMA = pa.schema(
         ("reviewed_at_utc", _utc),
         ("reviewer", pa.string()),
         ("decision", pa.string()),
+        ("withdraws", pa.string()),
         ("kind", pa.string()),
         ("note", pa.string()),
         ("image_id", pa.string()),

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nelbo.data.errors import InputError
-from nelbo.data.sources.listing import Listing
-from nelbo.data.sources.names import is_hidden, is_url, path_of, shown, text_of
+from nelbo.data.sources.listing import Listed, Listing
+from nelbo.data.sources.names import is_hidden, is_mask_folder, is_url, path_of, shown, text_of
 
 #: Where images lie below a folder: as they are, in a category of MVTec, and in an object of VisA or in its ``Data``.
 _TO_JUDGE, _TO_TRAIN_ON = (("", part, "Data/Images", "Images") for part in ("test", "train"))
 
-#: Masks lie beside the images.
-_MASKS = "ground_truth"
-
 #: Names of parts: such a folder is no kind of defect.
 _PARTS = {"train", "test", "validation", "val", "calibration"}
+
+#: Names of folders that may hold normal images.
+_NORMAL = {"good", "normal", "ok"}
 
 _PICTURE = re.compile(r"\.(avif|bmp|gif|jpe?g|p[bgnp]m|png|tiff?|webp)", re.IGNORECASE)
 
@@ -52,9 +52,14 @@ class Layout(NamedTuple):
         return self.labels.get(path.partition("/")[0], -1) if "/" in path else -1
 
     def labelled(self, listing: Listing) -> Listing:
-        """The files of a listing of ``folder`` with their labels."""
-        entries = (listed._replace(label=self.label(listed.entry.path)) for listed in listing.entries)
-        return replace(listing, entries=entries)
+        """The files of a listing of ``folder`` with their labels, and without the masks that lie beside them."""
+        return replace(listing, entries=map(self._labelled, listing.entries))
+
+    def _labelled(self, listed: Listed) -> Listed:
+        folder, _, below = listed.entry.path.partition("/")
+        is_mask = bool(below) and is_mask_folder(folder)
+        entry = listed.entry._replace(skipped=listed.entry.skipped or is_mask)
+        return listed._replace(entry=entry, label=self.label(entry.path))
 
     def __str__(self) -> str:
         """Its folders in words.
@@ -91,7 +96,7 @@ def labels_in(source: str, skip: Path | None = None) -> Layout | None:
     """
     found = []
     for folder in _TO_JUDGE:
-        names = [name for name in _folders(source, folder, skip) if name != _MASKS]
+        names = [name for name in _folders(source, folder, skip) if not is_mask_folder(name)]
         normal = _normal(names)
         if normal is None or len(names) < 2:
             continue
@@ -127,8 +132,8 @@ def normal_in(source: str, skip: Path | None = None) -> Layout | None:
 def _normal(names: Sequence[str]) -> str | None:
     """The folder of normal images among its neighbours."""
     good = [name for name in names if name.casefold() == "good"]
-    if len(good) > 1:
-        raise AmbiguousError(f"{_shown('', *good)} may both hold normal images")
+    if good and len(alike := [name for name in names if name.casefold() in _NORMAL]) > 1:
+        raise AmbiguousError(f"{_shown('', *alike)} may each hold normal images")
     if not good and sorted(name.casefold() for name in names) == ["anomaly", "normal"]:
         good = [name for name in names if name.casefold() == "normal"]
     return good[0] if good else None

@@ -12,7 +12,7 @@ from fsspec.utils import glob_translate
 from nelbo.data.errors import InputError
 from nelbo.data.sources.archives import is_archive
 from nelbo.data.sources.files import Entry
-from nelbo.data.sources.names import is_url, is_utf8, local_path, text_of
+from nelbo.data.sources.names import MASK_FOLDERS, is_url, is_utf8, local_path, text_of
 from nelbo.data.sources.roots import forget_archive, open_file_system, open_root
 from nelbo.data.sources.tables import read_rows
 from nelbo.data.sources.urls import check_urls
@@ -21,7 +21,7 @@ _TABLES = (".csv", ".parquet")
 _MAGIC = re.compile(r"[*?[]")
 
 #: Pictures that say where defects are, as in MVTec and VisA, and show none.
-_MASK = re.compile(r"(?:^|/)(?:ground_truth/.*_mask\.[^/.]+|Data/Masks/.*)", re.DOTALL)
+_MASK = re.compile(rf"(?:^|/)(?:(?:{'|'.join(MASK_FOLDERS)})/.*_mask\.[^/.]+|data/masks/.*)", re.DOTALL | re.IGNORECASE)
 
 
 class Listed(NamedTuple):

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from nelbo.data.errors import InputError
 from nelbo.data.sources.files import File
-from nelbo.data.sources.names import is_url, local_path, path_of, shown, text_of
+from nelbo.data.sources.names import is_mask_folder, is_url, local_path, path_of, shown, text_of
 from nelbo.data.sources.roots import open_root
 from nelbo.data.sources.urls import check_urls
 
-#: Where masks lie in a folder that holds images, too; and how a mask beside an image is told from it.
-_FOLDERS, _SUFFIX = {"ground_truth", "masks"}, "_mask"
+#: How a mask beside an image is told from it.
+_SUFFIX = "_mask"
 
 #: A name without its ending, in its folders.
 _Name = tuple[str, ...]
@@ -72,7 +72,7 @@ def _root(source: str) -> str:
 
 def _named(source: str, paths: list[str]) -> dict[_Name, str]:
     """The masks among some files, by their images' names."""
-    in_folders = [path for path in paths if _FOLDERS & set(_folders(path))]
+    in_folders = [path for path in paths if any(map(is_mask_folder, path.split("/")[:-1]))]
     masks = in_folders or paths
     marked = [path for path in masks if _stem(path).endswith(_SUFFIX)]
     masks = marked if marked and not in_folders else masks
@@ -81,7 +81,7 @@ def _named(source: str, paths: list[str]) -> dict[_Name, str]:
     by_name: dict[_Name, str] = {}
     for path in masks:
         folders = path.split("/")[:-1]
-        behind = max((place for place, name in enumerate(_folders(path)) if name in _FOLDERS), default=-1)
+        behind = max((place for place, name in enumerate(folders) if is_mask_folder(name)), default=-1)
         name = (*folders[behind + 1 :], _stem(path).removesuffix(_SUFFIX))
         if name in by_name:
             raise InputError(
@@ -107,10 +107,6 @@ def _refuse_shared(source: str, paths: Sequence[str], found: Sequence[str | None
                 f"{source}: {shown(mask)} may be the mask of {shown(of[0])} or of {shown(of[1])}. "
                 "Put masks into folders that are called as those of the images."
             )
-
-
-def _folders(path: str) -> list[str]:
-    return [name.casefold() for name in path.split("/")[:-1]]
 
 
 def _stem(path: str) -> str:

@@ -11,6 +11,19 @@ _HIDDEN = {"thumbs.db", "desktop.ini"}
 _FILE_URL = re.compile(r"(?:file|local):(?://(?P<host>[^/]*))?(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
 
 
+#: Folders that hold masks beside images, as MVTec, VisA and others call them; casefolded.
+MASK_FOLDERS = ("ground_truth", "masks")
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder of that name holds masks, which say where defects are, and show none.
+
+    >>> is_mask_folder("Ground_Truth"), is_mask_folder("Masks"), is_mask_folder("crack")
+    (True, True, False)
+    """
+    return name.casefold() in MASK_FOLDERS
+
+
 def text_of(path: str) -> str:
     """A path of this system as text: its bytes read as UTF-8, whatever the locale; other bytes stay escaped.
 

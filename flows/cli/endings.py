@@ -267,7 +267,21 @@ def _meaning(told: Told) -> str:
     except UsageError:
         # Gone since; the verdicts stand.
         return str(found["promise"])
-    return chance(counts, threshold) or str(found["promise"])
+    return chance(counts, threshold, defects=_has_defects(told)) or str(found["promise"])
+
+
+def _has_defects(told: Told) -> bool:
+    """Whether people know of any in a scored batch, by labels or reviews."""
+    from nelbo.data import MissingError, read_table
+    from nelbo.flows.report.headline import KNOWN_BY, known_of
+    from nelbo.flows.workspace.reviews import labels_of, latest_reviews
+
+    try:
+        scores = read_table(told.workspace.scores(told.result["model_id"], told.result["batch_id"]), KNOWN_BY)
+    except MissingError:
+        # Gone since.
+        return False
+    return known_of(scores, labels_of(latest_reviews(told.workspace))).defects
 
 
 def _has_dashboard() -> bool:

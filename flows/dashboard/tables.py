@@ -44,7 +44,7 @@ _READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
 }
 
 #: Columns without which a row says nothing.
-_NEEDED: dict[str, tuple[str, ...]] = {"runs": (), "reviews": ("image_id", "reviewer", "decision")}
+_NEEDED: dict[str, tuple[str, ...]] = {"runs": (), "reviews": ("image_id",)}
 
 #: While files are joined into one, a row may stand in two.
 _EACH_ONCE = {name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()}
@@ -72,10 +72,8 @@ _TABLES = {
     "runs": _EACH_ONCE["runs"],
     "decisions": _EACH_ONCE["reviews"],
     "reviews": f"""
-        SELECT * FROM ({_EACH_ONCE["reviews"]})
-        QUALIFY count(*) FILTER (decision = 'withdrawn')
-                OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at_utc DESC, review_id DESC) = 0
-            AND decision IN ('normal', 'anomalous')
+        SELECT * FROM ({_EACH_ONCE["reviews"]}) WHERE decision IN ('normal', 'anomalous')
+        AND review_id NOT IN (SELECT withdraws FROM reviews_ WHERE decision = 'withdrawn' AND withdraws IS NOT NULL)
     """,
 }
 

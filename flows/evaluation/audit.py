@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ LAST_BATCHES = 30
 LEFT_OUT = {
     "flagged_undecided": "with flagged images that nobody decided on",
     "no_sample": "without an audit sample",
-    "sample_undecided": "with an audit sample that nobody decided on",
+    "sample_undecided": "with images of the audit sample that nobody decided on",
 }
 
 
@@ -33,7 +34,7 @@ class Audit(NamedTuple):
     model_id, calibration_id: whose verdicts.
     n_batches: batches that count; n_left_out: those that do not, by `LEFT_OUT`.
     n_scored, n_unflagged: images of the batches that count; those that were not flagged.
-    n_audited: images of their audit samples that were decided on; n_undecided: the others.
+    n_audited: images of their audit samples.
     n_caught: defects among flagged images; n_missed_found: defects among the audited ones.
     missed: defects that were not flagged; None where nothing is known.
     miss_rate: share of the defects that were not flagged; None also where there may be no defect at all.
@@ -47,7 +48,6 @@ class Audit(NamedTuple):
     n_scored: int
     n_unflagged: int
     n_audited: int
-    n_undecided: int
     n_caught: int
     n_missed_found: int
     missed: Interval | None
@@ -62,10 +62,11 @@ class Audit(NamedTuple):
     def _known(self) -> str:
         if self.missed is None:
             return (
-                "How many defects are missed is unknown. Decide on all flagged images of a batch, and on images of its "
+                "How many defects are missed is unknown. Decide on all flagged images of a batch, and on all of its "
                 "audit sample, which were not flagged."
             )
-        n, drawn = self.n_missed_found, f"{images(self.n_audited)} that were not flagged and drawn at random"
+        n, were = self.n_missed_found, "was" if self.n_audited == 1 else "were"
+        drawn = f"{images(self.n_audited)} that {were} not flagged and drawn at random"
         has = f"{number(n) if n else 'none'} {'have' if n > 1 else 'has'} a defect"
         text = f"Of {drawn} from {_batches(self.n_batches)}, {has}"
         if self.miss_rate is None:
@@ -79,7 +80,7 @@ class Audit(NamedTuple):
     def _left_out(self) -> str:
         if not self.n_left_out:
             return ""
-        reasons = [f"{number(n)} {LEFT_OUT[reason]}" for reason, n in self.n_left_out.items()]
+        reasons = [f"{_batches(n)} {LEFT_OUT[reason]}" for reason, n in self.n_left_out.items()]
         return f"Left out: {', '.join(reasons)}."
 
 
@@ -89,23 +90,26 @@ class _Counted(NamedTuple):
     n_scored: int
     n_unflagged: int
     n_audited: int
-    n_undecided: int
     n_caught: int
     n_missed_found: int
 
 
 def audit(
-    workspace: Workspace, model_id: str, calibration_id: str | None = None, n_batches: int = LAST_BATCHES
+    workspace: Workspace,
+    model_id: str,
+    calibration_id: str | None = None,
+    n_batches: int = LAST_BATCHES,
+    reviews: pa.Table | None = None,
 ) -> Audit | None:
     """What people's decisions say of the defects that a model misses.
 
-    A batch counts where all its flagged images are decided on: people look at the worst first, so those that are
-    decided on are no random sample of the flagged ones. Images of the audit sample may be undecided: whether they are
-    is taken to have nothing to do with what they show.
+    A batch counts where all its flagged images and all of its audit sample are decided on. People look at the worst
+    first, and at images that another model flagged: those that they decided on are no random sample.
 
     Args:
         calibration_id: whose verdicts count; by default those of the model's current calibration.
-        n_batches: its last ones.
+        n_batches: so many of the model's last ones are looked at, those with other verdicts among them.
+        reviews: all rows of ``REVIEWS_SCHEMA`` there are; None reads the files.
 
     Returns:
         None where the model has no calibration.
@@ -113,13 +117,11 @@ def audit(
     calibration_id = calibration_id or pointers.current_calibration(workspace, model_id)
     if calibration_id is None:
         return None
-    labels = labels_of(latest_reviews(workspace))
-    counted, left_out, n = [], Counter[str](), 0
-    for batch_id in reversed(catalog.published(workspace, model_id=model_id)["batch_id"].to_pylist()):
-        if n == n_batches:
-            break
+    labels = labels_of(latest_reviews(workspace, reviews))
+    counted, left_out = [], Counter[str]()
+    newest_first = reversed(catalog.published(workspace, model_id=model_id)["batch_id"].to_pylist())
+    for batch_id in islice(newest_first, n_batches):
         found = _of_batch(workspace, model_id, batch_id, calibration_id, labels)
-        n += found is not None
         if isinstance(found, _Counted):
             counted.append(found)
         elif found is not None:
@@ -142,17 +144,15 @@ def _of_batch(
     flagged = rows.filter(pc.is_in(verdicts, pa.array(["anomalous", "review"])))
     n_unflagged = pc.sum(pc.equal(verdicts, "normal")).as_py() or 0
     caught = _decided(flagged, labels)
-    sample = read_audit(workspace, model_id, batch_id, ["image_id"])
-    missed = _decided(sample, labels)
     if len(caught) < flagged.num_rows:
         return "flagged_undecided"
+    sample = read_audit(workspace, model_id, batch_id, ["image_id"])
     if n_unflagged and not sample.num_rows:
         return "no_sample"
-    if n_unflagged and not missed:
+    missed = _decided(sample, labels)
+    if len(missed) < sample.num_rows:
         return "sample_undecided"
-    n_audited = len(missed)
-    n_scored = flagged.num_rows + n_unflagged
-    return _Counted(n_scored, n_unflagged, n_audited, sample.num_rows - n_audited, sum(caught), sum(missed))
+    return _Counted(flagged.num_rows + n_unflagged, n_unflagged, sample.num_rows, sum(caught), sum(missed))
 
 
 def _decided(rows: pa.Table, labels: Mapping[str, int]) -> list[int]:

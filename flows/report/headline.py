@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from nelbo.detectors import APPROXIMATE, Threshold
@@ -13,6 +16,9 @@ from nelbo.flows.numbers import percent
 #: common than the last is what chance gives.
 _RARE, _UNUSUAL, _LIKELY = 0.01, 0.05, 0.5
 _RAREST = 1e-6
+
+#: Columns of scores that say what people know of a batch.
+KNOWN_BY = ("image_id", "anomaly_score", "verdict", "label")
 
 
 def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
@@ -42,6 +48,34 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
     rate = percent(threshold.fpr)
     at = f"an aim of {rate} (approximate)" if threshold.approximate else f"the promised {rate}"
     return f"{text}; at {at} {_false_alarms(threshold.fpr * n_scored)}."
+
+
+class Known(NamedTuple):
+    """What people know of a batch: in sentences, and whether they know of any defect."""
+
+    said: list[str]
+    defects: bool
+
+
+def known_of(scores: pa.Table, reviewed: Mapping[str, int]) -> Known:
+    """What labels and reviews say of the images that were scored.
+
+    Args:
+        scores: rows of scores; `KNOWN_BY` are looked at.
+        reviewed: content hash of each image that people decided on -> 0 or 1.
+
+    >>> row = {"anomaly_score": 9.0, "verdict": "anomalous", "label": -1}
+    >>> known_of(pa.Table.from_pylist([row | {"image_id": "a"}, row | {"image_id": "b"}]), {"a": 1, "b": 1})
+    Known(said=['2 of 2 reviewed images are anomalous: all of these were flagged.'], defects=True)
+    """
+    scored = scores.filter(pc.is_valid(scores["anomaly_score"]))
+    flagged = pc.is_in(scored["verdict"], pa.array(["anomalous", "review"])).to_numpy()
+    of_people = {
+        "labelled": scored["label"].to_numpy(),
+        "reviewed": np.array([reviewed.get(image_id, -1) for image_id in scored["image_id"].to_pylist()], np.int8),
+    }
+    said = [known(labels, flagged, by) for by, labels in of_people.items()]
+    return Known([one for one in said if one], any((labels == 1).any() for labels in of_people.values()))
 
 
 def known(labels: ArrayLike, flagged: ArrayLike, by: str = "labelled") -> str:

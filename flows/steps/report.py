@@ -26,7 +26,7 @@ from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
 from nelbo.flows.report.cards import N_FIRST, sections
 from nelbo.flows.report.curves import render_curves
-from nelbo.flows.report.headline import chance, headline, known
+from nelbo.flows.report.headline import Known, chance, headline, known_of
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import HEIGHT, WIDTH, Histogram, histogram
 from nelbo.flows.report.normals import read_normals
@@ -197,7 +197,7 @@ def _numbers(
     sees = seen(workspace, model_id, calibration)
     cannot_see = None if sees is None else sees.cannot_see
     drift = read_drift(table)
-    known_of_it, any_defects = _known(table, workspace) if calibration else ([], False)
+    known = known_of(table, labels_of(latest_reviews(workspace))) if calibration else Known([], False)
     return {
         "calibration": calibration,
         "statistic": table["statistic"][0].as_py(),
@@ -205,8 +205,8 @@ def _numbers(
         "variants": variants.count(table),
         "promises": {one["variant"]: one["promise"] for one in of_variants(calibration)} if calibration else {},
         "headline": headline(counts, threshold),
-        "known": known_of_it,
-        "chance": chance(counts, threshold, blind=cannot_see is not None, defects=any_defects),
+        "known": known.said,
+        "chance": chance(counts, threshold, blind=cannot_see is not None, defects=known.defects),
         "cannot_see": cannot_see,
         "real": real_figures(as_json(evaluation)) if evaluation else None,
         "promise": _promise(calibration) if calibration else None,
@@ -222,19 +222,6 @@ def _numbers(
         "metrics": describe_evaluation(evaluation) if evaluation else [],
         "n_left_out": n_left_out,
     }
-
-
-def _known(table: pa.Table, workspace: Workspace) -> tuple[list[str], bool]:
-    """What labels and reviews say of the images that were scored, and whether they show any defect."""
-    scored = table.filter(pc.is_valid(table["anomaly_score"]))
-    flagged = pc.is_in(scored["verdict"], pa.array(["anomalous", "review"])).to_numpy()
-    reviewed = labels_of(latest_reviews(workspace))
-    of_people = {
-        "labelled": scored["label"].to_numpy(),
-        "reviewed": np.array([reviewed.get(image_id, -1) for image_id in scored["image_id"].to_pylist()], np.int8),
-    }
-    said = [known(labels, flagged, by) for by, labels in of_people.items()]
-    return [one for one in said if one], any((labels == 1).any() for labels in of_people.values())
 
 
 def _promise(calibration: Calibration) -> str:

@@ -1,7 +1,8 @@
 """Reviews: what people decided on images. Each decision is written once and never changed.
 
-Whoever takes a decision back writes that down, too: from then on what this person decided on the image before does not
-count. What counts *stands*; of several decisions that stand on an image the last one counts.
+Whoever takes a decision back writes that down, too, with its id: it does not count any more, and what this person
+decided on the image before it does again. What counts *stands*; of several decisions that stand on an image the
+last one counts.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import math
 import re
 import unicodedata
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -40,6 +41,9 @@ MAX_REVIEWER, MAX_NOTE, MAX_KIND = 100, 2_000, 100
 #: Verdicts of an image with a score.
 _SCORED = VERDICTS[:3]
 
+#: What stands until it is taken back.
+_DECIDED = pa.array([decision for decision in DECISIONS if decision != WITHDRAWN])
+
 #: Rows of scores that are in memory at a time.
 _ROWS = 65_536
 
@@ -52,10 +56,12 @@ class Review:
     calibration_id: whose verdict; None if there was none.
     verdict: as it was then: "anomalous" or "review" of a flagged image, "normal" of one of the audit sample.
     anomaly_score: as it was then.
-    decision: "anomalous" or "normal"; "withdrawn" takes back what this reviewer decided on the image before.
+    decision: "anomalous" or "normal"; "withdrawn" takes back one that this reviewer made on the image.
     reviewer: who decided.
     review_id: made when the form is shown, see `new_review_id`: a form that is sent twice is one review.
     kind: of the defect, in the reviewer's words; only with "anomalous".
+    withdraws: the ``review_id`` that "withdrawn" takes back; by default that of the reviewer's last decision that
+        stands on the image when it is recorded.
 
     Raises:
         UsageError: a part of it cannot be kept as it is.
@@ -73,14 +79,14 @@ class Review:
     note: str
     review_id: str
     kind: str | None = None
+    withdraws: str | None = None
 
     def __post_init__(self) -> None:
         """See that it can be kept."""
-        for identifier in (self.review_id, self.model_id, self.batch_id, self.calibration_id):
+        for identifier in (self.review_id, self.model_id, self.batch_id, self.calibration_id, self.withdraws):
             if identifier is not None:
                 check_id(identifier)
-        if self.decision not in DECISIONS:
-            raise UsageError(f"decision={self.decision!r}: expected one of {', '.join(DECISIONS)}.")
+        self._check_decision()
         if self.verdict not in (*_SCORED, None):
             raise UsageError(f"verdict={self.verdict!r}: expected one of {', '.join(_SCORED)}, or None.")
         if re.fullmatch(r"[0-9a-f]{64}", self.image_id) is None:
@@ -95,6 +101,12 @@ class Review:
         _check_text("note", self.note.replace("\n", " "), MAX_NOTE)
         if self.kind is not None:
             self._check_kind(self.kind)
+
+    def _check_decision(self) -> None:
+        if self.decision not in DECISIONS:
+            raise UsageError(f"decision={self.decision!r}: expected one of {', '.join(DECISIONS)}.")
+        if self.withdraws is not None and self.decision != WITHDRAWN:
+            raise UsageError(f"withdraws={self.withdraws!r} with decision={self.decision!r}: expected {WITHDRAWN!r}.")
 
     def _check_kind(self, kind: str) -> None:
         if self.decision != "anomalous":
@@ -123,6 +135,9 @@ def record_review(workspace: Workspace, review: Review) -> bool:
     Returns:
         True if it was written now; False if a review of that id is there already, which stays as it is.
 
+    Raises:
+        UsageError: it takes back a decision that is none of this reviewer's on the image.
+
     >>> import tempfile
     >>> workspace = Workspace.at(tempfile.mkdtemp())
     >>> row = ("0" * 64, "a.png", "m1", "b1", "c1", "anomalous", 3.2)
@@ -132,16 +147,18 @@ def record_review(workspace: Workspace, review: Review) -> bool:
     >>> latest_reviews(workspace).select(["reviewer", "decision", "kind"]).to_pylist()
     [{'reviewer': 'Ann', 'decision': 'anomalous', 'kind': 'crack'}]
 
-    Taken back, it does not count any more:
+    Taken back, it does not count any more, and what she decided before counts again:
 
-    >>> record_review(workspace, Review(*row, "withdrawn", "Ann", "", new_review_id()))
-    True
-    >>> latest_reviews(workspace).num_rows
-    0
+    >>> for decision in ("normal", "withdrawn"):
+    ...     new = record_review(workspace, Review(*row, decision, "Ann", "", new_review_id()))
+    >>> latest_reviews(workspace)["decision"].to_pylist()
+    ['anomalous']
     """
     # One that was compacted has no file of its own any more.
     if review.review_id in catalog.all_rows(workspace, "reviews", JOINED_REVIEWS)["review_id"].to_pylist():
         return False
+    if review.decision == WITHDRAWN:
+        review = replace(review, withdraws=_taken_back(workspace, review))
     row = {**asdict(review), "reviewed_at_utc": datetime.now(UTC)}
     target = workspace.reviews / f"{review.review_id}.parquet"
     table = pa.Table.from_pylist([row], REVIEWS_SCHEMA)
@@ -152,13 +169,34 @@ def record_review(workspace: Workspace, review: Review) -> bool:
     return True
 
 
-def latest_reviews(workspace: Workspace) -> pa.Table:
-    """The last decision that stands on each image, in order of time: where reviewers disagree, it counts."""
-    return _latest(_standing(catalog.all_rows(workspace, "reviews")), "image_id")
+def _taken_back(workspace: Workspace, review: Review) -> str | None:
+    """The id of what a withdrawal takes back; None where nothing stands."""
+    rows = catalog.all_rows(workspace, "reviews")
+    own = pc.and_(pc.equal(rows["image_id"], review.image_id), pc.equal(rows["reviewer"], review.reviewer))
+    if review.withdraws is None:
+        standing = pc.is_in(rows["review_id"], _standing(rows)["review_id"].combine_chunks())
+        return next(reversed(rows.filter(pc.and_(own, standing))["review_id"].to_pylist()), None)
+    if review.withdraws not in rows.filter(own)["review_id"].to_pylist():
+        raise UsageError(
+            f"withdraws={review.withdraws!r}: expected a decision of {review.reviewer} on {review.relative_path}."
+        )
+    return review.withdraws
 
 
-def disagreements(workspace: Workspace) -> pa.Table:
+def latest_reviews(workspace: Workspace, reviews: pa.Table | None = None) -> pa.Table:
+    """The last decision that stands on each image, in order of time: where reviewers disagree, it counts.
+
+    Args:
+        reviews: all rows of ``REVIEWS_SCHEMA`` there are, in any order; None reads the files.
+    """
+    return _latest(_standing(_all(workspace, reviews)), "image_id")
+
+
+def disagreements(workspace: Workspace, reviews: pa.Table | None = None) -> pa.Table:
     """What different reviewers decided on the images on which they disagree.
+
+    Args:
+        reviews: all rows of ``REVIEWS_SCHEMA`` there are, in any order; None reads the files.
 
     Returns:
         Rows of ``REVIEWS_SCHEMA``, the last decision that stands of each reviewer on each such image: an image's rows
@@ -172,7 +210,7 @@ def disagreements(workspace: Workspace) -> pa.Table:
     >>> disagreements(workspace).select(["relative_path", "reviewer", "decision"]).to_pylist()[1]
     {'relative_path': 'a.png', 'reviewer': 'Bob', 'decision': 'normal'}
     """
-    rows = _latest(_standing(catalog.all_rows(workspace, "reviews")), "image_id", "reviewer")
+    rows = _latest(_standing(_all(workspace, reviews)), "image_id", "reviewer")
     said: dict[str, list[int]] = {}
     for place, image_id in enumerate(rows["image_id"].to_pylist()):
         said.setdefault(image_id, []).append(place)
@@ -182,17 +220,24 @@ def disagreements(workspace: Workspace) -> pa.Table:
     return rows.take(pa.array(order, pa.int64()))
 
 
+def _all(workspace: Workspace, reviews: pa.Table | None) -> pa.Table:
+    """The rows given, or those of the files, in order of time."""
+    if reviews is None:
+        return catalog.all_rows(workspace, "reviews")
+    rows = reviews.select(REVIEWS_SCHEMA.names).cast(REVIEWS_SCHEMA)
+    return rows.sort_by([("reviewed_at_utc", "ascending"), ("review_id", "ascending")])
+
+
 def _standing(reviews: pa.Table) -> pa.Table:
-    """Of rows in order of time, the decisions that their reviewer did not take back afterwards.
+    """The decisions that no withdrawal names, in the order of the rows.
 
     A file that somebody else put there may hold any word: it is no decision.
     """
-    reviews = reviews.filter(pc.is_in(reviews["decision"], pa.array(DECISIONS)))
-    keys = list(zip(reviews["image_id"].to_pylist(), reviews["reviewer"].to_pylist(), strict=True))
-    places = pc.indices_nonzero(pc.equal(reviews["decision"], WITHDRAWN)).to_pylist()
-    taken_back = {keys[place]: place for place in places}
-    kept = [place for place, key in enumerate(keys) if place > taken_back.get(key, -1)]
-    return reviews.take(pa.array(kept, pa.int64()))
+    taken_back = reviews.filter(pc.equal(reviews["decision"], WITHDRAWN))["withdraws"].combine_chunks()
+    is_decision = pc.and_(
+        pc.is_in(reviews["decision"], _DECIDED), pc.invert(pc.is_in(reviews["review_id"], taken_back))
+    )
+    return reviews.filter(is_decision)
 
 
 def _latest(reviews: pa.Table, *keys: str) -> pa.Table:

@@ -117,7 +117,7 @@ def batch(tables: Asked, files: Annotated[Files, Query()]) -> Response:
         verdicts=VERDICTS,
         variants=_variants(rows),
         reasons=_by(rows, "reason"),
-        said=_said(rows, judged),
+        said=_said(rows, judged, _has_defects(tables, choice.batch)),
         drift=_drift(tables, choice.batch),
         what_if=what_if(tables, choice.batch, judged.calibration),
         window=window_of(tables, choice.batch),
@@ -158,7 +158,18 @@ def _variants(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
     return [(name, n[name], flagged.get(name, 0)) for name in sorted(n)]
 
 
-def _said(rows: list[dict[str, Any]], judged: Known) -> list[str]:
+def _has_defects(tables: Tables, batch: Batch) -> bool:
+    """Whether people know of any among the images that were scored, by labels or reviews."""
+    sql = """
+        SELECT 1 FROM scores WHERE anomaly_score IS NOT NULL AND (label = 1 OR image_id IN (
+            SELECT image_id FROM reviews GROUP BY image_id
+            HAVING arg_max(decision, (reviewed_at_utc, review_id)) = 'anomalous'
+        )) LIMIT 1
+    """
+    return bool(tables.records(sql, [], [batch]))
+
+
+def _said(rows: list[dict[str, Any]], judged: Known, defects: bool) -> list[str]:
     """How much was flagged, and whether that is more than chance."""
     found = _by(rows, "verdict")
     n = sum(found.values())
@@ -167,7 +178,8 @@ def _said(rows: list[dict[str, Any]], judged: Known) -> list[str]:
     if judged.calibration is None and counts["scored"] and not found.get(_NO_VERDICT):
         return [f"{counts['anomalous']:,} of {images(counts['scored'])} anomalous, by a calibration that is gone."]
     threshold = judged.calibration.threshold if judged.calibration else None
-    sentences = [headline(counts, threshold), chance(counts, threshold, blind=judged.cannot_see is not None)]
+    blind = judged.cannot_see is not None
+    sentences = [headline(counts, threshold), chance(counts, threshold, blind=blind, defects=defects)]
     return [sentence for sentence in sentences if sentence]
 
 

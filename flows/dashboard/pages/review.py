@@ -186,6 +186,7 @@ class Decided(BaseModel):
     reviewer: str
     kind: str | None = None
     note: str = ""
+    withdraws: str | None = Field(None, pattern=r"^v[0-9a-f]{32}$")
 
 
 @router.post(REVIEWS)
@@ -205,6 +206,7 @@ def decide(tables: Asked, decided: Decided) -> Response:
                 note=decided.note.strip(),
                 kind=(decided.kind or "").strip() or None,
                 review_id=decided.review_id,
+                withdraws=decided.withdraws,
             ),
         )
     except UsageError as error:

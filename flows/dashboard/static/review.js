@@ -188,7 +188,10 @@ function skip() {
 function undo() {
   const last = done.pop();
   if (!last) return;
-  if (last.decision) keep({ ...last.decision, review_id: newId(), decision: "withdrawn", kind: null, note: "" });
+  if (last.decision) {
+    const { review_id: withdraws } = last.decision;
+    keep({ ...last.decision, review_id: newId(), decision: "withdrawn", kind: null, note: "", withdraws });
+  }
   show(last.i);
 }
 

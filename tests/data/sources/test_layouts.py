@@ -7,6 +7,7 @@ import pytest
 from synthetic import encoded
 
 from nelbo.data import AmbiguousError, Layout, ingest, labels_in, normal_in
+from nelbo.data.sources.listing import list_source
 
 
 def lay(root: Path, *paths: str) -> str:
@@ -30,6 +31,9 @@ VISA = (
 )
 
 
+MASKS = ("masks", "Masks", "Ground_Truth")
+
+
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [
@@ -45,6 +49,7 @@ VISA = (
         (("good/",), None),
         (("good/", ".hidden/"), None),
         (("good/", "ground_truth/"), None),
+        *((("good/", "crack/", f"{masks}/crack/"), Layout("", {"crack": 1, "good": 0})) for masks in MASKS),
         (("monday/", "tuesday/"), None),
         (("normal/", "other/"), None),
         (("normal/", "anomaly/", "other/"), None),
@@ -81,7 +86,9 @@ def test_folders_to_learn_from(tmp_path: Path, paths: tuple[str, ...], expected:
     [
         (("good/", "crack/", "test/good/", "test/crack/"), "good/ lies beside test/"),
         (("good/", "crack/", "Images/Normal/", "Images/Anomaly/"), "good/ and Images/Normal/ may hold normal images"),
-        (("good/", "Good/", "crack/"), "Good/ and good/ may both hold normal images"),
+        (("good/", "Good/", "crack/"), "Good/ and good/ may each hold normal images"),
+        (("good/", "ok/"), "good/ and ok/ may each hold normal images"),
+        (("good/", "Normal/", "OK/", "crack/"), "Normal/ and OK/ and good/ may each hold normal images"),
         (("good/", "train/", "val/"), "good/ lies beside train/ and val/"),
         (("test/good/", "test/Test/"), "test/good/ lies beside test/Test/"),
     ],
@@ -128,6 +135,20 @@ def test_names_are_shown_as_they_can_be(tmp_path: Path) -> None:
     assert str(found).encode() == b"good/ normal; crack/, \\xff\x1b/ anomalous"
 
 
+def test_masks_beside_labelled_folders_are_no_images(tmp_path: Path) -> None:
+    """Whatever they are called: what is asked for is told by the names of its folders."""
+    source = lay(tmp_path, "good/1.png", "crack/2.png", "Masks/crack/2.png", "masks.png", "crack/masks/3.png")
+    layout = labels_in(source)
+    assert layout is not None
+    listed = layout.labelled(list_source(source)).entries
+    assert {one.entry.path: one.label for one in listed if not one.entry.skipped} == {
+        "good/1.png": 0,
+        "crack/2.png": 1,
+        "masks.png": -1,
+        "crack/masks/3.png": 1,
+    }
+
+
 def test_masks_are_no_images(tmp_path: Path) -> None:
     """Wherever MVTec or VisA lie below a folder, or in an archive."""
     lay(tmp_path / "in", *(f"bottle/{path}" for path in MVTEC), *(f"candle/{path}" for path in VISA))
@@ -145,5 +166,8 @@ def test_masks_are_no_images(tmp_path: Path) -> None:
         for path in (tmp_path / "in").rglob("*.*"):
             archive.write(path, path.relative_to(tmp_path / "in"))
     assert set(ingest(tmp_path / "in.zip").table["relative_path"].to_pylist()) == kept
+    # Their case does not count.
+    lay(tmp_path / "other", "Ground_Truth/a_MASK.PNG", "masks/b_mask.png", "DATA/masks/c.png", "masks.png")
+    assert ingest(tmp_path / "other").table["relative_path"].to_pylist() == ["masks.png"]
     # Asked for by themselves they are.
     assert len(ingest(tmp_path / "in" / "bottle" / "ground_truth" / "crack")) == 1

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reviewing import review
+from scored import MODEL, add_batch, add_calibration
 
 from nelbo.flows.cli.endings import _ENDINGS, ending, quoted
 from nelbo.flows.cli.invocation import app, read_options
 from nelbo.flows.commands import COMMANDS
 from nelbo.flows.options.options import ScoreOptions, TrainOptions, UpgradeOptions
+from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.reviews import record_review
 
 Nelbo = Callable[..., tuple[int, str, str]]
 
@@ -159,6 +163,22 @@ def test_what_stands_against_verdicts_comes_first(
     said = ending("score", {**SCORED, "promise": PROMISE, **more}, ScoreOptions(images="new", workspace=str(tmp_path)))
     assert said.happened.startswith(happened)
     assert means in said.means
+
+
+@pytest.mark.parametrize("by", ["labels", "reviews", "nobody"])
+def test_chance_explains_no_defect_that_people_know_of(by: str, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    calibration = add_calibration(workspace, review_fpr=None)
+    paths = [f"{i}.png" for i in range(100)]
+    known = {"anomalous": [i < 8 for i in range(100)], "labelled": by == "labels"}
+    rows = add_batch(workspace, "night-1", paths, calibration, not_scored=0.0, **known)
+    if by == "reviews":
+        image_id = rows["image_id"][0].as_py()
+        record_review(workspace, review(0, image_id=image_id, model_id=MODEL, decision="anomalous"))
+    found = {"calibration_id": calibration.calibration_id, "model_id": MODEL, "n_scored": 100, "n_anomalous": 8}
+    said = ending("score", {**SCORED, "promise": PROMISE, **found}, ScoreOptions(images="new", workspace=str(tmp_path)))
+    opening = "The count can be chance" if by == "nobody" else "The count alone would not tell"
+    assert said.means.startswith(opening)
 
 
 @pytest.mark.parametrize(

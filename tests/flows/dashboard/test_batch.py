@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import Pages, found, text
+from reviewing import review
 from scored import ATTACKS, MODEL, START, add_batch, add_calibration, address_of
 
 from nelbo.data import read_table
@@ -23,6 +24,7 @@ from nelbo.flows.dashboard.pages.whatif import false_alarms
 from nelbo.flows.numbers import number
 from nelbo.flows.workspace.calibrations.calibration import calibrations_of, read_calibration
 from nelbo.flows.workspace.layout import Workspace
+from nelbo.flows.workspace.reviews import record_review
 
 B2 = {"model": MODEL, "batch": "b2"}
 
@@ -60,7 +62,7 @@ def test_filters_count_what_duckdb_counts(pages: Pages, query: dict[str, Any], w
     assert f"{n} of 310 images." in text(page)
     assert len(paths(page)) == min(n, 25)
     # The form, the next page and the saved tables keep what was asked.
-    form = found(page, ".//section[@id='files']/form")
+    form = found(page, ".//form[@hx-target='#files']")
     asked = [query["verdict"]] if isinstance(query.get("verdict"), str) else query.get("verdict", [])
     assert [one.attrib["value"] for one in form.iter("input") if "checked" in one.attrib] == sorted(
         asked, key=["anomalous", "review", "normal", "not_scored"].index
@@ -129,7 +131,7 @@ def test_the_newest_batch_is_shown_where_none_is_asked_for(pages: Pages) -> None
     options = found(page, ".//select[@name='chosen']").findall("option")
     assert [text(one) for one in options] == ["b2", "b1", "b0", "without-verdicts", "without-scores"]
     assert ["selected" in one.attrib for one in options] == [True, False, False, False, False]
-    assert options[1].attrib["value"] == f"?model={MODEL}&batch=b1"
+    assert options[1].attrib["value"] == f"{MODEL} b1"
     # Of any model where none is named.
     assert text(found(pages.open("/batch", batch="b0"), ".//h1")) == "b0"
 
@@ -259,6 +261,20 @@ def test_of_cross_fitted_scores_all_rates_are_approximate(own: Workspace) -> Non
     page = text(pages.open("/batch", model=MODEL, batch="cross"))
     assert "False-alarm rate aimed at: 5 %, about 2.4 to 8.4 % with 199 images" in page
     assert "(95 %, approximate)" in page
+
+
+@pytest.mark.parametrize("decision", ["anomalous", "normal", "withdrawn"])
+def test_chance_explains_no_defect_that_people_know_of(own: Workspace, decision: str) -> None:
+    calibration = add_calibration(own, review_fpr=None, seed=5)
+    paths = [f"{i}.png" for i in range(100)]
+    raised = [i < 4 for i in range(100)]
+    rows = add_batch(own, "few", paths, calibration, anomalous=raised, not_scored=0.0, at=START + timedelta(days=300))
+    image_id = rows["image_id"][0].as_py()
+    for form, decided in enumerate(dict.fromkeys(("anomalous", decision))):
+        record_review(own, review(700 + form, image_id=image_id, model_id=MODEL, decision=decided))
+    said = text(Pages(own).open("/batch", model=MODEL, batch="few"))
+    assert ("The count alone would not tell" in said) == (decision == "anomalous")
+    assert ("The count can be chance" in said) == (decision != "anomalous")
 
 
 def asked(name: str, scores: pd.DataFrame) -> tuple[str, dict[str, str]]:

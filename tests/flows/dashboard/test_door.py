@@ -197,13 +197,25 @@ def test_with_a_password_a_post_elsewhere_is_a_guess(clock: asyncio.Event) -> No
     clock.set()
     inner = Inner()
     visitor = Visitor(Door(inner, PASSWORD))
-    assert asyncio.run(visitor.enter("wrong", "/reviews")) == 401
-    assert asyncio.run(visitor.enter(PASSWORD, "/reviews")) == 303
+    assert asyncio.run(visitor.enter("wrong", "/batch")) == 401
+    assert asyncio.run(visitor.enter(PASSWORD, "/batch")) == 303
     assert asyncio.run(visitor.enter(PASSWORD, "/batch")) == 303
     assert asyncio.run(visitor.enter("wrong", "/batch")) == 401
     assert inner.reached == []
-    # Now it is for the page.
-    assert asyncio.run(visitor.enter(PASSWORD, "/reviews")) == 200
+
+
+def test_a_decision_of_who_is_not_in_is_no_guess() -> None:
+    """Browsers whose session has ended send theirs again and again; nobody waits for them, and none is told to go."""
+    inner = Inner()
+    door = Door(inner, PASSWORD)
+
+    async def all_at_once() -> list[int]:
+        return await asyncio.gather(*(Visitor(door).ask("/reviews", "POST", b"{}") for _ in range(20)))
+
+    assert asyncio.run(all_at_once()) == [401] * 20
+    visitor = Visitor(door)
+    asyncio.run(visitor.enter(PASSWORD))
+    assert asyncio.run(visitor.ask("/reviews", "POST", b"{}")) == 200
     assert inner.reached == ["/reviews"]
 
 

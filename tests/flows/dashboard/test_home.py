@@ -31,8 +31,8 @@ def test_a_card_says_how_the_newest_batch_compares_with_chance(pages: Pages) -> 
     assert k > chance.high
     (card,) = cards(pages.open("/"))
     said = text(card)
-    assert f"{k} of {n} images; by chance {chance.low} to {chance.high}: ▲ more than chance" in said
-    assert re.search(rf"\b{100 * k / n:.2g}\d* % flagged as anomalous", said)
+    assert f"{k} of {n} images; the band of chance is {chance.low} to {chance.high}: ▲ above the band" in said
+    assert re.search(rf"\b{100 * k / n:.2g}\d* % anomalous", said)
     assert "False-alarm rate promised: 5 %" in said
     assert "⚠ Drift: as a whole unlike its calibration" in said
     (batch,) = [one for one in card.iter("a") if text(one) == "b2"]
@@ -46,7 +46,7 @@ def test_a_card_says_how_the_newest_batch_compares_with_chance(pages: Pages) -> 
 
 
 @pytest.mark.parametrize(
-    ("n_anomalous", "words"), [(0, "fewer than chance"), (9, "within chance"), (40, "more than chance")]
+    ("n_anomalous", "words"), [(0, "below the band"), (9, "within the band"), (40, "above the band")]
 )
 def test_chance_in_words(own: Workspace, n_anomalous: int, words: str) -> None:
     calibration = add_calibration(own, model_id="m2", seed=3)
@@ -61,9 +61,9 @@ def test_chance_in_words(own: Workspace, n_anomalous: int, words: str) -> None:
     rows = add_batch(own, "newest", paths, calibration, not_scored=lost, at=at, **scored).to_pandas()
     assert int((rows["verdict"] == "anomalous").sum()) == n_anomalous
     (card,) = [one for one in cards(Pages(own).open("/")) if "Model m2" in text(one)]
-    assert f"{n_anomalous} of 200 images; by chance {low} to {high}: " in text(card)
+    assert f"{n_anomalous} of 200 images; the band of chance is {low} to {high}: " in text(card)
     assert words in text(card)
-    assert ("▲" in text(card)) == (words == "more than chance")
+    assert ("▲" in text(card)) == (words == "above the band")
 
 
 def test_each_model_has_a_card(own: Workspace) -> None:
@@ -105,14 +105,14 @@ def test_the_strip_draws_the_newest_at_the_right(pages: Pages) -> None:
         *("without-scores", "without-verdicts", "b0", "b1", "b2")
     ]
     assert [one.attrib["aria-label"] for one in links] == [found(one, "title").text for one in links]
-    assert links[-1].attrib["aria-label"].endswith("more than chance")
+    assert links[-1].attrib["aria-label"].endswith("above the band")
     assert found(links[-1], "path").attrib["class"] == "above"
     assert found(links[2], "circle").attrib["class"] == "point"
 
 
 def test_the_strip_is_drawn_to_scale() -> None:
     rows = [{"batch_id": f"b{i}", "n_scored": 50, "n_anomalous": i} for i in range(4)]
-    points = strip([(rows[0], None, ""), (rows[2], Interval(1.0, 0, 4), "within chance"), (rows[3], None, "")])
+    points = strip([(rows[0], None, ""), (rows[2], Interval(1.0, 0, 4), "within the band"), (rows[3], None, "")])
     assert [point.y for point in points] == [HEIGHT, HEIGHT / 2, HEIGHT / 4]
     assert [point.x for point in points] == [WIDTH - 48, WIDTH - 24, WIDTH]
     assert (points[1].low, points[1].high, points[0].low) == (HEIGHT, 0, None)
@@ -124,7 +124,7 @@ def test_the_strip_is_drawn_to_scale() -> None:
 
 
 def listed(page: Any) -> list[str]:
-    return [text(row.findall("td")[1]) for row in page.findall(".//section[@id='batches']//tr")[1:]]
+    return [text(row.findall("td")[1]) for row in page.findall(".//div[@id='batches']//tr")[1:]]
 
 
 def test_batches_are_listed_as_the_address_asks(pages: Pages) -> None:
@@ -138,12 +138,12 @@ def test_batches_are_listed_as_the_address_asks(pages: Pages) -> None:
     assert "Nothing matches: widen the filters." in text(none)
     # A field keeps what was asked, and so do the saved tables.
     page = pages.open("/", text='"<b>', drift="true")
-    assert found(page, ".//section[@id='batches']//input[@name='text']").attrib["value"] == '"<b>'
+    assert found(page, ".//form[@hx-target='#batches']//input[@name='text']").attrib["value"] == '"<b>'
     assert [one.attrib["href"] for one in page.iter("a") if "/batches." in one.get("href", "")] == [
         f"/batches.{kind}?text=%22%3Cb%3E&drift=true" for kind in ("csv", "parquet")
     ]
     rows = [read_table(pages.workspace.scores(MODEL, name)).to_pandas() for name in ("b2", "b1", "b0")]
-    cells = [[text(cell) for cell in row] for row in pages.open("/").findall(".//section[@id='batches']//tr")[1:4]]
+    cells = [[text(cell) for cell in row] for row in pages.open("/").findall(".//div[@id='batches']//tr")[1:4]]
     for shown, scores in zip(cells, rows, strict=True):
         counts = scores["verdict"].value_counts()
         expected = [len(scores), counts["anomalous"], counts["review"], counts.get("not_scored", 0)]

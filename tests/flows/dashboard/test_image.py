@@ -88,7 +88,9 @@ def test_decisions_are_listed(own: Workspace, scores: pd.DataFrame) -> None:
 def test_an_image_without_a_verdict_has_a_page(looks: Pages, scores: pd.DataFrame) -> None:
     page = text(looks.open("/image", **address_of(scores.iloc[0], "raw")))
     assert "without verdict" in page
-    assert "A map and a picture are kept of images that are anomalous or for review." in page
+    assert (
+        "A map and a picture are kept of images that were flagged or nearly flagged, and of the audit sample." in page
+    )
     assert "None: the image has no score, or no calibration." in text(
         looks.open("/image/normals", **address_of(scores.iloc[0], "raw"))
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reviewing import review
 from scored import MODEL, START, add_batch, add_calibration, spoilt
@@ -188,6 +189,28 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
     tables.query(sql)
     tables.query("SELECT max(hash(scores)) FROM scores")
     assert tables.damaged() == sorted(str(path.relative_to(tmp_path)) for path in (file, other))
+
+
+@pytest.mark.parametrize("kind", ["runs", "reviews"])
+def test_somebody_elses_columns_and_types_end_no_table(tmp_path: Path, kind: str) -> None:
+    workspace = Workspace.at(str(tmp_path))
+    add_batch(workspace, "b1", ["a.png", "b.png"], add_calibration(workspace))
+    record_review(workspace, review(0))
+    key, time = {"runs": ("run_id", "started_at_utc"), "reviews": ("review_id", "reviewed_at_utc")}[kind]
+    before = Tables(workspace).records(f"SELECT * FROM {kind} ORDER BY {key}")
+    own = sorted(tmp_path.glob(f"{kind}/*.parquet"))[0]
+    rows = pq.read_table(own)
+    texts = rows.set_column(rows.schema.get_field_index(time), time, pa.array(["soon"] * rows.num_rows))
+    for name, odd in (
+        ("v1", rows.append_column("more", pa.array([1] * rows.num_rows))),
+        ("v2", texts),
+        ("v3", rows.set_column(rows.schema.get_field_index(key), key, pa.nulls(rows.num_rows, pa.string()))),
+        ("v4", pa.table({"unlike": [1]})),
+    ):
+        pq.write_table(odd, own.with_name(f"{name}.parquet"))
+    tables = Tables(workspace)
+    assert len(tables.records(f"SELECT * FROM {kind}")) == len(before)
+    assert tables.damaged() == []
 
 
 def test_a_wrong_query_blames_no_file(three: Workspace) -> None:

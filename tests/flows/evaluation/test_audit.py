@@ -9,6 +9,7 @@ from scored import MODEL, START, add_batch, add_calibration
 from nelbo.data import read_table
 from nelbo.detectors import missed_defects
 from nelbo.flows.evaluation.audit import Audit, audit
+from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 from nelbo.flows.workspace.flagged import read_audit
 from nelbo.flows.workspace.layout import Workspace
@@ -65,7 +66,7 @@ def test_nothing_is_known_before_anybody_has_decided(workspace: Workspace, calib
     add(workspace, "b1", calibration)
     found = looked_at(workspace)
     assert (found.n_batches, found.n_left_out, found.missed) == (0, {"flagged_undecided": 1}, None)
-    assert found.sentence.endswith("Left out: 1 with flagged images that nobody decided on.")
+    assert found.sentence.endswith("Left out: 1 batch with flagged images that nobody decided on.")
 
 
 def test_defects_are_counted_by_their_weights(workspace: Workspace, calibration: Calibration) -> None:
@@ -79,17 +80,17 @@ def test_defects_are_counted_by_their_weights(workspace: Workspace, calibration:
         caught += len(flagged) - 3
         n_scored += N - 1
         n_unflagged += N - 1 - len(flagged)
-    # In the first batch one of five is a defect, and nobody has looked at the sixth; in the second none of six is.
+    # In the first batch one of six is a defect, in the second none.
     first, second = sample_of(workspace, "b1"), sample_of(workspace, "b2")
     decide(workspace, first[:1], "anomalous")
-    decide(workspace, first[1:5], "normal")
+    decide(workspace, first[1:], "normal")
     decide(workspace, second, "normal")
     found = looked_at(workspace)
     unflagged = [N - 1 - len(flagged_of(workspace, batch_id)) for batch_id in ("b1", "b2")]
     assert (found.n_batches, found.n_left_out, found.n_scored, found.n_unflagged) == (2, {}, n_scored, n_unflagged)
-    assert (found.n_audited, found.n_undecided, found.n_caught, found.n_missed_found) == (11, 1, caught, 1)
-    assert found.missed == missed_defects(unflagged, [5, 6], [1, 0])
-    assert found.missed.value == unflagged[0] / 5
+    assert (found.n_audited, found.n_caught, found.n_missed_found) == (12, caught, 1)
+    assert found.missed == missed_defects(unflagged, [6, 6], [1, 0])
+    assert found.missed.value == pytest.approx(unflagged[0] / 6)
     assert found.miss_rate is not None
     assert found.defect_rate is not None
     for name in ("value", "low", "high"):
@@ -97,9 +98,9 @@ def test_defects_are_counted_by_their_weights(workspace: Workspace, calibration:
         assert getattr(found.miss_rate, name) == pytest.approx(n / (n + caught))
         assert getattr(found.defect_rate, name) == pytest.approx((n + caught) / n_scored)
     assert (
-        "Of 11 images that were not flagged and drawn at random from 2 batches, 1 has a defect, so " in found.sentence
+        "Of 12 images that were not flagged and drawn at random from 2 batches, 1 has a defect, so " in found.sentence
     )
-    assert f"of the defects are missed, about {round(unflagged[0] / 5)} of " in found.sentence
+    assert f"of the defects are missed, about {round(unflagged[0] / 6)} of " in found.sentence
     # The defect was none: nothing found leaves an upper end.
     decide(workspace, first[:1], "withdrawn")
     decide(workspace, first[:1], "normal")
@@ -114,17 +115,55 @@ def test_batches_that_say_nothing_are_left_out_and_why(workspace: Workspace, cal
     for batch_id in ("b1", "b2", "b3", "b4"):
         add(workspace, batch_id, calibration, k=0 if batch_id == "b3" else K)
         decide(workspace, flagged_of(workspace, batch_id)[batch_id == "b2" :], "anomalous")
-    # Of b2 one flagged image is undecided, b3 has no sample, and nobody has looked at the one of b4.
-    decide(workspace, sample_of(workspace, "b1") + sample_of(workspace, "b2"), "normal")
+    # Of b2 one flagged image is undecided, b3 has no sample, and of that of b4 one is undecided.
+    decide(
+        workspace, sample_of(workspace, "b1") + sample_of(workspace, "b2") + sample_of(workspace, "b4")[1:], "normal"
+    )
     found = looked_at(workspace)
     assert found.n_batches == 1
     assert found.n_left_out == {"flagged_undecided": 1, "no_sample": 1, "sample_undecided": 1}
     assert found.n_caught == len(flagged_of(workspace, "b1"))
     assert found.n_audited == K
     assert found.sentence.endswith(
-        "Left out: 1 with flagged images that nobody decided on, 1 without an audit sample, 1 with an audit sample "
-        "that nobody decided on."
+        "Left out: 1 batch with flagged images that nobody decided on, 1 batch without an audit sample, 1 batch with "
+        "images of the audit sample that nobody decided on."
     )
+
+
+def test_decisions_for_another_reason_do_not_stand_for_the_sample(
+    workspace: Workspace, calibration: Calibration
+) -> None:
+    """Another model's flags were reviewed: what these say of this one's sample is no random part of it."""
+    add(workspace, "b1", calibration)
+    decide(workspace, flagged_of(workspace, "b1"), "anomalous")
+    sample = sample_of(workspace, "b1")
+    decide(workspace, sample[:2], "anomalous")
+    found = looked_at(workspace)
+    assert (found.missed, found.n_left_out) == (None, {"sample_undecided": 1})
+    # Once the whole sample is decided on, it does not matter why.
+    decide(workspace, sample[2:], "normal")
+    found = looked_at(workspace)
+    assert found.missed is not None
+    assert (found.n_audited, found.n_missed_found, found.n_left_out) == (K, 2, {})
+
+
+def test_one_image_was_drawn(workspace: Workspace, calibration: Calibration) -> None:
+    add(workspace, "b1", calibration, k=1)
+    decide(workspace, flagged_of(workspace, "b1") + sample_of(workspace, "b1"), "anomalous")
+    assert looked_at(workspace).sentence.startswith(
+        "Of 1 image that was not flagged and drawn at random from 1 batch, "
+    )
+
+
+def test_rows_of_reviews_at_hand_are_taken(workspace: Workspace, calibration: Calibration) -> None:
+    add(workspace, "b1", calibration)
+    decide(workspace, flagged_of(workspace, "b1") + sample_of(workspace, "b1"), "anomalous")
+    rows = catalog.all_rows(workspace, "reviews")
+    expected = looked_at(workspace)
+    for file in Path(str(workspace.reviews)).iterdir():
+        file.unlink()
+    assert audit(workspace, MODEL, reviews=rows) == expected
+    assert looked_at(workspace).missed is None
 
 
 def test_only_the_last_batches_of_one_calibration_count(workspace: Workspace, calibration: Calibration) -> None:
@@ -140,9 +179,14 @@ def test_only_the_last_batches_of_one_calibration_count(workspace: Workspace, ca
     of_old = audit(workspace, MODEL, calibration.calibration_id)
     assert of_old is not None
     assert (of_old.n_batches, of_old.n_caught) == (1, len(flagged_of(workspace, "b1")))
-    of_last = audit(workspace, MODEL, n_batches=1)
-    assert of_last is not None
-    assert of_last.n_batches == 1
+    # Of the last two one has no verdicts: no batch before them is looked at.
+    for n_looked_at, n_counted in ((1, 0), (2, 1), (3, 2)):
+        of_last = audit(workspace, MODEL, n_batches=n_looked_at)
+        assert of_last is not None
+        assert of_last.n_batches == n_counted
+        of_old = audit(workspace, MODEL, calibration.calibration_id, n_looked_at)
+        assert of_old is not None
+        assert of_old.n_batches == 0
 
 
 def test_without_any_defect_there_is_no_share(workspace: Workspace, calibration: Calibration) -> None:

@@ -71,6 +71,7 @@ def test_a_decision_is_a_row(place: Workspace) -> None:
         "review_id": "v1",
         "reviewer": "Zoë",
         "decision": "anomalous",
+        "withdraws": None,
         "kind": "<i>crack",
         "note": "crack?\n<b>",
         "image_id": "0" * 63 + "1",
@@ -201,9 +202,14 @@ def test_nelbo_reads_all_of_them_while_they_are_joined(tmp_path: Path) -> None:
 
 
 def decide(workspace: Workspace, *decisions: tuple[str, int, str, int] | tuple[str, int, str, int, str]) -> None:
-    """Decisions at given times: form, image, decision, second, and whose if not Ann's."""
-    for review_id, number, decision, second, *reviewer in decisions:
-        row = vars(review(number, review_id=review_id, decision=decision, reviewer=(*reviewer, "Ann")[0]))
+    """Decisions at given times: form, image, decision, second, and whose if not Ann's.
+
+    Of "withdrawn" the form that is taken back stands behind.
+    """
+    for review_id, number, said, second, *reviewer in decisions:
+        decision, _, withdraws = said.partition(" ")
+        changes = {"decision": decision, "withdraws": withdraws or None, "reviewer": (*reviewer, "Ann")[0]}
+        row = vars(review(number, review_id=review_id, **changes))
         when = {"reviewed_at_utc": datetime(2026, 11, 1, 12, 0, second, tzinfo=UTC)}
         table = pa.Table.from_pylist([row | when], REVIEWS_SCHEMA)
         write_table(table, workspace.reviews / f"{review_id}.parquet", REVIEWS_SCHEMA)
@@ -239,21 +245,24 @@ def test_what_is_taken_back_does_not_count(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     decide(
         workspace,
-        # Ann takes back both of hers; Bob's, which was overruled, counts again.
+        # Ann takes back her last one; Bob's, which was overruled, counts again.
         ("va", 1, "anomalous", 1, "Ann"),
         ("vb", 1, "normal", 2, "Bob"),
         ("vc", 1, "anomalous", 3, "Ann"),
-        ("vd", 1, "withdrawn", 4, "Ann"),
+        ("vd", 1, "withdrawn vc", 4, "Ann"),
         # Taken back, and decided anew.
         ("ve", 2, "normal", 1),
-        ("vf", 2, "withdrawn", 2),
+        ("vf", 2, "withdrawn ve", 2),
         ("vg", 2, "anomalous", 3),
-        # Nobody else's, nor on another image.
+        # There was nothing to take back.
         ("vh", 3, "anomalous", 1, "Ann"),
         ("vi", 3, "withdrawn", 2, "Bob"),
         # Undecided again.
         ("vj", 4, "normal", 1),
-        ("vk", 4, "withdrawn", 2),
+        ("vk", 4, "withdrawn vj", 2),
+        # By a clock that is behind.
+        ("vl", 5, "normal", 5),
+        ("vm", 5, "withdrawn vl", 4),
     )
     latest = latest_reviews(workspace)
     assert latest["review_id"].to_pylist() == ["vh", "vb", "vg"]
@@ -261,7 +270,69 @@ def test_what_is_taken_back_does_not_count(tmp_path: Path) -> None:
     assert labels_of(latest) == {f"{1:064x}": 0, f"{2:064x}": 1, f"{3:064x}": 1}
     reviewing.compact(workspace)
     assert latest_reviews(workspace).equals(latest)
-    assert catalog.all_rows(workspace, "reviews").num_rows == 11
+    assert catalog.all_rows(workspace, "reviews").num_rows == 13
+
+
+def test_undo_takes_back_the_last_answer_alone(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+
+    def counts() -> str:
+        found = {one: label for one, label in labels_of(latest_reviews(workspace)).items() if one == f"{1:064x}"}
+        shown = Tables(workspace).query("SELECT decision FROM reviews ORDER BY reviewed_at_utc DESC, review_id DESC")
+        assert shown["decision"].tolist()[:1] == [DECISIONS[label] for label in found.values()]
+        return "undecided" if not found else DECISIONS[found[f"{1:064x}"]]
+
+    def say(form: str, **changes: Any) -> str:
+        assert record_review(workspace, review(1, review_id=form, **changes))
+        return counts()
+
+    assert say("va") == "normal"
+    assert say("vb", decision="anomalous") == "anomalous"
+    assert say("vc", decision="withdrawn") == "normal"
+    # Sent twice, it is taken back once; pressed twice, both are.
+    assert not record_review(workspace, review(1, review_id="vc", decision="withdrawn"))
+    assert counts() == "normal"
+    assert say("vd", decision="withdrawn") == "undecided"
+    assert say("ve", decision="withdrawn") == "undecided"
+    # One that is named need not be the last.
+    assert say("vf") == "normal"
+    assert say("vg", decision="anomalous") == "anomalous"
+    assert say("vh", decision="withdrawn", withdraws="vf") == "anomalous"
+    rows = catalog.all_rows(workspace, "reviews").to_pylist()
+    assert {row["review_id"]: row["withdraws"] for row in rows if row["decision"] == "withdrawn"} == {
+        "vc": "vb",
+        "vd": "va",
+        "ve": None,
+        "vh": "vf",
+    }
+
+
+def test_nobody_takes_back_what_is_not_their_own(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    record_review(workspace, review(1))
+    for changes in ({"reviewer": "Bob"}, {"image_id": f"{2:064x}"}, {"withdraws": "v9"}):
+        taken_back = review(1, **{"review_id": "vx", "decision": "withdrawn", "withdraws": "v1", **changes})
+        with pytest.raises(UsageError, match=r"expected a decision of (Ann|Bob) on a/1\.png"):
+            record_review(workspace, taken_back)
+    assert record_review(workspace, review(1, reviewer="Bob", review_id="vy", decision="withdrawn"))
+    assert latest_reviews(workspace)["review_id"].to_pylist() == ["v1"]
+
+
+def test_rows_that_are_at_hand_are_not_read_again(tmp_path: Path) -> None:
+    workspace, elsewhere = Workspace(tmp_path / "a"), Workspace(tmp_path / "b")
+    decide(
+        workspace,
+        ("va", 1, "anomalous", 1, "Ann"),
+        ("vb", 1, "normal", 2, "Bob"),
+        ("vc", 2, "normal", 3, "Ann"),
+        ("vd", 2, "withdrawn vc", 4, "Ann"),
+    )
+    rows = catalog.all_rows(workspace, "reviews")
+    # In any order, with other columns, too.
+    rows = rows.take(pa.array([2, 0, 3, 1])).append_column("filename", pa.array(["x"] * 4))
+    assert latest_reviews(elsewhere, rows).equals(latest_reviews(workspace))
+    assert disagreements(elsewhere, rows).equals(disagreements(workspace))
+    assert disagreements(workspace)["review_id"].to_pylist() == ["va", "vb"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -270,25 +341,30 @@ def test_random_histories_are_read_alike_everywhere(seed: int, tmp_path: Path) -
     workspace, random = Workspace(tmp_path), np.random.default_rng(seed)
     # Several in a second: the form's id decides then.
     moments = np.sort(random.integers(0, 30, 60)).tolist()
-    history = [
-        (f"v{n:02}", int(random.integers(3)), DECISIONS[random.integers(3)], second, "ABC"[random.integers(3)])
-        for n, second in enumerate(moments)
-    ]
-    decide(workspace, *history)
-    stands: dict[int, dict[str, tuple[str, str]]] = {0: {}, 1: {}, 2: {}}
-    for review_id, image, decision, _, reviewer in history:
-        stands[image].pop(reviewer, None)
+    history = []
+    stands: dict[int, list[tuple[str, str, str]]] = {0: [], 1: [], 2: []}
+    for n, second in enumerate(moments):
+        review_id, image, decision = f"v{n:02}", int(random.integers(3)), DECISIONS[random.integers(3)]
+        reviewer = "ABC"[random.integers(3)]
+        own = [one for one in stands[image] if one[2] == reviewer]
         if decision != "withdrawn":
-            stands[image][reviewer] = (review_id, decision)
-    last = sorted(list(said.values())[-1] for said in stands.values() if said)
+            stands[image].append((review_id, decision, reviewer))
+        elif own:
+            # Any of them.
+            taken_back = own[random.integers(len(own))]
+            stands[image].remove(taken_back)
+            decision = f"withdrawn {taken_back[0]}"
+        history.append((review_id, image, decision, second, reviewer))
+    decide(workspace, *history)
+    last = sorted(standing[-1][:2] for standing in stands.values() if standing)
     assert latest_reviews(workspace)["review_id"].to_pylist() == [review_id for review_id, _ in last]
     assert sorted(row[1] for row in as_documented(workspace)) == sorted(decision for _, decision in last)
     rows = Tables(workspace).query("SELECT image_id, decision, reviewed_at_utc, review_id FROM reviews")
     shown = rows.sort_values(["reviewed_at_utc", "review_id"]).drop_duplicates("image_id", keep="last")
     assert sorted(shown["review_id"]) == [review_id for review_id, _ in last]
-    differing = [said for said in stands.values() if len({decision for _, decision in said.values()}) > 1]
-    differing.sort(key=lambda said: list(said.values())[-1])
-    expected = [review_id for said in differing for review_id, _ in said.values()]
+    of_each = [{reviewer: (form, decision) for form, decision, reviewer in standing} for standing in stands.values()]
+    differing = [sorted(said.values()) for said in of_each if len({decision for _, decision in said.values()}) > 1]
+    expected = [review_id for said in sorted(differing, key=max) for review_id, _ in said]
     assert disagreements(workspace)["review_id"].to_pylist() == expected
 
 
@@ -389,6 +465,8 @@ def test_what_is_no_review_hides_no_other(tmp_path: Path, caplog: pytest.LogCapt
         ({"kind": " ", "decision": "anomalous"}, "kind is empty: expected the kind of the defect, or None"),
         ({"kind": "crack"}, "kind='crack' with decision='normal': only an anomalous image has a kind"),
         ({"kind": "crack", "decision": "withdrawn"}, "only an anomalous image has a kind"),
+        ({"withdraws": "v1"}, "withdraws='v1' with decision='normal': expected 'withdrawn'"),
+        ({"withdraws": "../v1", "decision": "withdrawn"}, "id '../v1': expected a letter"),
         ({"verdict": "not_scored"}, "verdict='not_scored': expected one of normal, review, anomalous, or None"),
         ({"decision": "review"}, "decision='review': expected one of normal, anomalous, withdrawn"),
         ({"decision": ""}, "decision='': expected one of"),
