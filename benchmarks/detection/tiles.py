@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--scenes", nargs="+", default=list(SCENES))
     parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
-    side, n_train, n_test = (600, 10, 2) if asked.smoke else (asked.side, asked.train, asked.test)
+    side, n_train, n_test = (600, 20, 2) if asked.smoke else (asked.side, asked.train, asked.test)
     print(
         f"{circumstances()}; {side} x {side} px, {n_train} to learn from, {n_test} normal and {n_test} with a defect\n"
     )
