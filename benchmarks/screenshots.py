@@ -9,7 +9,7 @@ import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,18 +28,9 @@ from nelbo.flows.workspace.layout import Workspace
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 N_BATCHES = 60
 LAST = f"model={MODEL}&batch=line-{N_BATCHES:03d}"
-_WAIT_MS = 3_000
-
-
-class Picture(NamedTuple):
-    """A picture's name, the colours and the address of its page, how much is shown in CSS pixels, and a click."""
-
-    name: str
-    scheme: str
-    address: str
-    height: int
-    width: int = 1_280
-    click: str | None = None
+_WAIT_MS = 2_000
+#: Of the window, in CSS pixels, by the end of a picture's name.
+_SIZES = {"": (1_280, 900), "-768": (768, 900), "-390": (390, 800)}
 
 
 def make_workspace(folder: Path) -> Path:
@@ -96,26 +87,30 @@ def make_small_workspace(folder: Path) -> tuple[Path, dict[str, Any]]:
     return Path(workspace), scored
 
 
-def take(browser: Any, picture: Picture) -> None:
-    """Write a picture."""
-    context = browser.new_context(
-        color_scheme=picture.scheme, viewport={"width": picture.width, "height": picture.height}
-    )
-    page = Watched(context.new_page())
-    page.open(picture.address) if picture.address.startswith("http") else page.page.goto(picture.address)
-    if "/review" in picture.address:
-        page.page.get_by_label("Your name").fill("Ann")
-        page.page.keyboard.press("Enter")
-        page.page.locator("#item h2").wait_for()
-    # Parts that are fetched when the rest is there.
-    page.page.wait_for_timeout(_WAIT_MS)
-    if picture.click:
-        page.page.locator(picture.click).first.click()
-    path = IMAGES / f"{picture.name}.png"
-    page.page.screenshot(path=path, scale="css")
-    # Half as large, and nobody sees it.
-    Image.open(path).quantize(256).save(path, optimize=True)
-    context.close()
+def take(browser: Any, name: str, scheme: str, address: str, click: str | None = None) -> None:
+    """Write the pictures of a page, one for each of `_SIZES`.
+
+    Args:
+        scheme: "light" or "dark".
+        click: what is clicked first.
+    """
+    for suffix, (width, height) in _SIZES.items():
+        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
+        page = Watched(context.new_page())
+        page.open(address) if address.startswith("http") else page.page.goto(address)
+        if "/review" in address:
+            page.page.get_by_label("Your name").fill("Ann")
+            page.page.keyboard.press("Enter")
+            page.page.locator("#item h2").wait_for()
+        # Parts that are fetched when the rest is there.
+        page.page.wait_for_timeout(_WAIT_MS)
+        if click:
+            page.page.locator(click).first.click()
+        path = IMAGES / f"{name}{suffix}.png"
+        page.page.screenshot(path=path, scale="css")
+        # Half as large, and nobody sees it.
+        Image.open(path).quantize(256).save(path, optimize=True)
+        context.close()
 
 
 def main() -> None:
@@ -124,24 +119,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as aside, chromium() as browser:
         folder = Path(aside)
         with dashboard(make_workspace(folder), folder) as address:
-            take(browser, Picture("dashboard-home", "light", address, 1_000))
-            take(browser, Picture("dashboard-batch", "dark", f"{address}/batch?{LAST}", 1_000))
-            take(browser, Picture("dashboard-review", "light", f"{address}/review?{LAST}", 860))
-            for width, height in ((768, 1_000), (390, 800)):
-                take(browser, Picture(f"dashboard-home-{width}", "light", address, height, width))
-                take(browser, Picture(f"dashboard-batch-{width}", "dark", f"{address}/batch?{LAST}", height, width))
-                take(browser, Picture(f"dashboard-review-{width}", "light", f"{address}/review?{LAST}", height, width))
+            take(browser, "dashboard-home", "light", address)
+            take(browser, "dashboard-batch", "dark", f"{address}/batch?{LAST}")
+            take(browser, "dashboard-review", "light", f"{address}/review?{LAST}")
+            take(browser, "dashboard-search", "light", f"{address}/search?text=0042")
         workspace, scored = make_small_workspace(folder)
         report = Path(scored["report"]).as_uri()
-        take(browser, Picture("report", "light", report, 800))
-        take(browser, Picture("report-enlarged", "light", report, 800, "button.open"))
+        take(browser, "report", "light", report)
+        take(browser, "report-enlarged", "light", report, "button.open")
         batch = f"model={scored['model_id']}&batch={scored['batch_id']}"
         worst = max(read_table(Path(scored["flagged"])).to_pylist(), key=lambda row: row["anomaly_score"])
         with dashboard(workspace, folder) as address:
-            take(
-                browser, Picture("dashboard-image", "light", f"{address}/image?{batch}&image={worst['image_id']}", 960)
-            )
-            take(browser, Picture("dashboard-compare", "light", f"{address}/compare?{batch}", 1_080))
+            take(browser, "dashboard-image", "light", f"{address}/image?{batch}&image={worst['image_id']}")
+            take(browser, "dashboard-compare", "light", f"{address}/compare?{batch}")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_a_numbered_user_without_a_home_trains_and_scores(images: Path, tmp_path
     for line in (["train", "--normal", images / "normal", "--set", *small], ["score", images / "new"], ["doctor"]):
         done = run(nelbo, *line)
         assert done.returncode == 0, done.stderr
-    assert "nelbo runs here" in done.stdout
+    assert "This system runs nelbo" in done.stdout
     # A server that does not answer: Prefect has been loaded, and found a place for its files.
     asked = run(nelbo, "ingest", images / "new", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert asked.returncode == 2
