@@ -36,7 +36,7 @@ def strip(batches: Sequence[tuple[dict[str, Any], Interval | None, str]]) -> lis
     >>> row = {"batch_id": "b1", "n_scored": 100, "n_anomalous": 5}
     >>> (point,) = strip([(row, Interval(5.0, 1, 10), "within the band")])
     >>> point.x, point.y, point.low, point.high, point.said
-    (360.0, 45.0, 81.0, 0.0, 'b1: 5 of 100 anomalous (5 %), within the band')
+    (360, 45.0, 81.0, 0.0, 'b1: 5 of 100 anomalous (5 %), within the band')
     """
     shares = [share for row, interval, _ in batches for share in _shares(row, interval)]
     top = max([share for share in shares if share is not None], default=0) or 1

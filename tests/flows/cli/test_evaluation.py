@@ -67,7 +67,7 @@ def asked(nelbo: Nelbo, *words: object) -> dict[str, Any]:
 def test_by_kind_and_where(nelbo: Nelbo, judged: Path, products: Path) -> None:
     found = asked(nelbo, "--batch", "mvtec", "--masks", products / "ground_truth", "--workspace", judged)
     assert (found["n_normal"], found["n_anomalous"], found["n_left_out"]) == (12, 12, 0)
-    assert found["labels_from"] == "folders"
+    assert found["labels_from"] == "the batch's labels"
     without = [f"hole/blot_12_00{number}.png" for number in (0, 1)]
     assert found["masks"] == {
         "n_compared": 22,
@@ -116,7 +116,7 @@ def test_people_are_told_in_tables_and_three_lines(nelbo: Nelbo, judged: Path, p
     assert code == 0, err
     *_, happened, means, line = out.splitlines()
     assert happened.startswith("Batch mvtec by model ")
-    assert happened.endswith("was held against 12 defective and 12 normal images, as folders have it.")
+    assert happened.endswith("was held against 12 defective and 12 normal images, as the batch's labels have it.")
     assert means.startswith("AUROC ")
     assert line == f"nelbo report --batch mvtec --model {line.split()[5]} --workspace {judged}"
     assert "regions found" in out

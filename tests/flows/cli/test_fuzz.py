@@ -94,7 +94,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def stop(*_: object, **__: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr("os.execve", stop)
+    monkeypatch.setattr("uvicorn.run", stop)
     monkeypatch.setattr("nelbo.flows.cli.demo.run_demo", stop)
     return tmp_path / "work"
 
