@@ -227,7 +227,7 @@ def scored(trained: tuple[Path, dict[str, Any]], images: Path, tmp_path_factory:
         "model_id": file.parts[-3].removeprefix("model_id="),
         "batch_id": file.parts[-2].removeprefix("batch_id="),
     }
-    kept = ("image_id", "relative_path", "model_id", "batch_id", "calibration_id", "anomaly_score")
+    kept = ("image_id", "relative_path", "model_id", "batch_id", "calibration_id", "verdict", "anomaly_score")
     record_review(
         Workspace(folder),
         Review(**{name: row[name] for name in kept}, decision="normal", reviewer="Ann", note="", review_id="v1"),
