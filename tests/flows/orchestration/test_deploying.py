@@ -80,7 +80,7 @@ def test_every_command_works(newcomer: tuple[Prefect, str]) -> None:
     (started,) = wait_for(lambda: server.runs("score/cells-on-landing"), "the run that the event starts", 60)
     # The first run has taken all there is.
     assert server.ended(started["id"])["state_name"] == "Skipped"
-    assert re.search(r"^b\w{16} +m\w{16} +12 ", printed, re.MULTILINE)
+    assert re.search(r"^b\w{7,16} +m\w{7,16} +12 ", printed, re.MULTILINE)
 
 
 def test_the_automations_do_what_they_say(newcomer: tuple[Prefect, str], tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_model_of_features_goes_the_whole_way(
     assert {row["likelihood"] for row in rows if row["verdict"] != "not_scored"} == {likelihood}
     assert {row["verdict"] for row in rows if "blot" in row["relative_path"]} == {"anomalous"}
     html = Path(result["report"]).read_text(encoding="utf-8")
-    assert "<div>heatmap<img" in html
+    assert '<div class="heatmap picture"><img' in html
     assert "<div>reconstruction" not in html
 
 
