@@ -38,7 +38,7 @@ class Watched(NamedTuple):
     said: list[tuple[float, float]]
 
     def ratios(self, from_s: float = FROM_S) -> list[float]:
-        """Of what was said later than that, how many times as long as it really took; below 1 it was too short."""
+        """How many times as long as it really took each reading after that said; below 1 it was too short."""
         real = [(said, self.seconds - at) for at, said in self.said if at >= from_s]
         return [said / left for said, left in real if left >= LAST_S]
 

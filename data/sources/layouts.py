@@ -15,7 +15,7 @@ from nelbo.data.sources.names import is_hidden, is_mask_folder, is_url, path_of,
 _TO_JUDGE, _TO_TRAIN_ON = (("", part, "Data/Images", "Images") for part in ("test", "train"))
 
 #: Names of parts: such a folder is no kind of defect.
-_PARTS = {"train", "test", "validation", "val", "calibration"}
+PART_FOLDERS = {"train", "test", "validation", "val", "calibration"}
 
 #: Names of folders that may hold normal images.
 _NORMAL = {"good", "normal", "ok"}
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
         return "/".join(filter(None, (self.folder, next(name for name, label in self.labels.items() if not label))))
 
     def label(self, path: str) -> int:
-        """Of a file, by its path below ``folder``; -1 where no folder says it.
+        """The label of a file, by its path below ``folder``; -1 where no folder says it.
 
         >>> layout = Layout("test", {"good": 0, "crack": 1})
         >>> [layout.label(path) for path in ("good/1.png", "crack/deep/2.png", "3.png")]
@@ -100,7 +100,7 @@ def labels_in(source: str, skip: Path | None = None) -> Layout | None:
         normal = _normal(names)
         if normal is None or len(names) < 2:
             continue
-        if parts := [name for name in names if name.casefold() in _PARTS]:
+        if parts := [name for name in names if name.casefold() in PART_FOLDERS]:
             raise AmbiguousError(f"{_shown(folder, normal)} lies beside {_shown(folder, *parts)}")
         found.append(Layout(folder, {name: int(name != normal) for name in names}))
     return _only(found)

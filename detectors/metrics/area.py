@@ -123,7 +123,7 @@ def inflation(area: float, variance: float, n_normal: int, n_anomalous: int) -> 
 
 
 def _expected_variance(area: float, n_normal: int, n_anomalous: int) -> float:
-    """Of an AUROC whose truth is `area`, where the kinds' scores differ in no more than their place.
+    """The variance of an AUROC whose truth is `area`, where the kinds' scores differ in no more than their place.
 
     Source: Hanley and McNeil 1982, equation 1, with Newcombe's mean of the numbers, so that both kinds count alike.
     """

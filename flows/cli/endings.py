@@ -247,7 +247,7 @@ def _score(told: Told) -> Ending:
 
 
 def _meaning(told: Told) -> str:
-    """Of a scored batch: what stands against its verdicts, or whether they are more than chance."""
+    """What stands against the verdicts of a scored batch, or whether they are more than chance."""
     from nelbo.flows.evaluation.differences import warning
     from nelbo.flows.report.headline import chance
     from nelbo.flows.workspace.calibrations.calibration import read_calibration

@@ -73,7 +73,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def _kinds(rows: pa.Table) -> list[str | None]:
-    """Of each image: None of a normal one, an empty text of a defect in no folder."""
+    """The kind of each image: None for a normal one, an empty text for a defect in no folder."""
     paths, is_anomalous = rows["relative_path"].to_pylist(), rows["label"].to_numpy() == 1
     found = iter(kinds_of([path for path, one in zip(paths, is_anomalous, strict=True) if one]))
     return [(next(found) or "") if one else None for one in is_anomalous]

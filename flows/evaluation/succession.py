@@ -149,7 +149,7 @@ def _against_labels(
 ) -> str | None:
     """Too few labels, or what those that chose neither threshold say of the new one."""
     judging = part_rows(new.rows, "test")
-    said = _too_few(new) or blind(judging["label"].to_numpy(), _flags(judging, new.statistic, new.threshold))
+    said = _too_few(new) or blind(judging["label"].to_numpy(), flags(judging, new.statistic, new.threshold))
     if said is not None or current is None:
         return said
     known = not_choosing(judging, workspace, current)
@@ -176,8 +176,9 @@ def _too_few(new: Proposal) -> str | None:
 
 def _both(rows: pa.Table, new: Proposal, current: Calibration) -> tuple[np.ndarray, np.ndarray]:
     """Which of the rows either one calls anomalous; each (n,) booleans."""
-    return _flags(rows, new.statistic, new.threshold), _flags(rows, current.statistic, current.threshold)
+    return flags(rows, new.statistic, new.threshold), flags(rows, current.statistic, current.threshold)
 
 
-def _flags(rows: pa.Table, statistic: Statistic, threshold: Threshold) -> np.ndarray:
+def flags(rows: pa.Table, statistic: Statistic, threshold: Threshold) -> np.ndarray:
+    """Which of the rows are called anomalous; (n,) booleans."""
     return verdicts(statistic.scores(rows), threshold.value) == "anomalous"

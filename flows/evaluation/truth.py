@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.data import InputError, list_source
+from nelbo.data.sources.layouts import PART_FOLDERS
 
-#: Folders of normal images, and of parts of a set: neither are kinds of defects.
+#: Folders of normal images, which are no kind of defect.
 _NORMAL = {"good", "normal"}
-_PARTS = {"train", "test", "validation", "val", "calibration"}
 
 
 class Truth(NamedTuple):
@@ -98,4 +98,4 @@ def kinds_of(paths: Sequence[str]) -> list[str | None]:
 
 
 def _folders(path: str) -> list[str]:
-    return [name for name in path.split("/")[:-1] if name.casefold() not in _PARTS]
+    return [name for name in path.split("/")[:-1] if name.casefold() not in PART_FOLDERS]

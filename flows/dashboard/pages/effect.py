@@ -3,21 +3,17 @@
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from fastapi import APIRouter, Response
-from numpy.typing import NDArray
 
-from nelbo.detectors import Threshold, verdicts
 from nelbo.flows.dashboard.calibrations import known
 from nelbo.flows.dashboard.rendering import page
 from nelbo.flows.dashboard.routing import Asked, drawn
 from nelbo.flows.dashboard.tables import Batch, Tables
-from nelbo.flows.evaluation.succession import Proposal, objection
+from nelbo.flows.evaluation.succession import Proposal, flags, objection
 from nelbo.flows.options.options import CalibrateOptions
 from nelbo.flows.steps.calibrate import proposed_by_reviews
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import REVIEWS, scored_rows
-from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import bad_input
 from nelbo.flows.workspace.layout import check_id
 
@@ -60,17 +56,12 @@ def effect(tables: Asked, model: str, batch: str) -> Response:
 def _on(tables: Tables, proposal: Proposal, batch: Batch) -> Effect:
     current = known(tables.workspace, batch[0], pointers.current_calibration(tables.workspace, batch[0])).calibration
     rows = scored_rows(tables.workspace.scores(*batch))
-    is_before = False if current is None else _flags(rows, current.statistic, current.threshold)
+    is_before = False if current is None else flags(rows, current.statistic, current.threshold)
     return Effect(
         None if current is None else current.threshold.value,
         proposal.threshold.value,
         int(np.sum(is_before)),
-        int(np.sum(_flags(rows, proposal.statistic, proposal.threshold))),
+        int(np.sum(flags(rows, proposal.statistic, proposal.threshold))),
         rows.num_rows,
         objection(proposal, tables.workspace),
     )
-
-
-def _flags(rows: pa.Table, statistic: Statistic, threshold: Threshold) -> NDArray[np.bool_]:
-    """(n,) which of the rows are called anomalous."""
-    return verdicts(statistic.scores(rows), threshold.value) == "anomalous"
