@@ -1,1 +1,1 @@
-"""Measurements, as scripts: each prints a table of docs/."""
+"""Measurements as scripts: each prints a table of docs/."""

@@ -1,7 +1,7 @@
-"""How often intervals of measures cover the truth, by simulation: the tables of docs/evaluating.md.
+"""How often intervals of measures cover the true value, by simulation: the tables of docs/evidence/intervals.md.
 
-Scores are drawn by laws whose AUROC is known, again and again, and each time the interval either covers it or not: at
-95 %, it should in about 95 of 100.
+Scores are drawn repeatedly from distributions whose AUROC is known; a 95 % interval should cover it in about 95 of 100
+draws.
 
     python -m benchmarks.coverage [--repeats 4000]
 """
@@ -27,7 +27,7 @@ RATES = ((0.5, 0.05), (0.8, 0.05), (0.95, 0.05), (0.99, 0.01), (0.05, 0.05))
 
 
 def binormal(spread: float) -> Callable[..., Scores]:
-    """Normal laws, the anomalous ones `spread` times as wide."""
+    """Normal distributions; that of anomalous images is `spread` times as wide."""
 
     def draw(random: np.random.Generator, area: float, n_normal: int, n_anomalous: int) -> Scores:
         shift = norm.ppf(area) * np.hypot(1, spread)
@@ -37,12 +37,12 @@ def binormal(spread: float) -> Callable[..., Scores]:
 
 
 def exponential(random: np.random.Generator, area: float, n_normal: int, n_anomalous: int) -> Scores:
-    """Scores with a long tail above."""
+    """Scores with a long upper tail."""
     return random.exponential(size=n_normal), random.exponential(area / (1 - area), n_anomalous)
 
 
 def mixed(random: np.random.Generator, area: float, n_normal: int, n_anomalous: int) -> Scores:
-    """Some anomalies lie far above all, the others are as normal images: defects that are seen, or not at all."""
+    """Some anomalies lie far above all others, the rest are like normal images: defects are seen, or not at all."""
     anomalous = random.normal(size=n_anomalous)
     anomalous[random.random(n_anomalous) < 2 * area - 1] += 100
     return random.normal(size=n_normal), anomalous
@@ -63,7 +63,7 @@ def covered(
     draw: Callable[[], Scores],
     repeats: int,
 ) -> tuple[float, float]:
-    """The share of intervals that cover the truth, and how wide they are in the mean."""
+    """The share of intervals that cover the true value, and their mean width."""
     hits = width = 0.0
     for _ in range(repeats):
         normal, anomalous = draw()
@@ -75,7 +75,7 @@ def covered(
 
 
 def true_precision(law: Callable[..., Scores], area: float, n_normal: int, n_anomalous: int) -> float:
-    """The average precision of infinitely many images with that share of anomalies."""
+    """The average precision over infinitely many images with this share of anomalies."""
     normal, anomalous = law(np.random.default_rng(1), area, 1_000_000, 1_000_000)
     thresholds = np.sort(anomalous)[::-1]
     hits = n_anomalous * (np.arange(len(thresholds)) + 1) / len(thresholds)
@@ -84,7 +84,7 @@ def true_precision(law: Callable[..., Scores], area: float, n_normal: int, n_ano
 
 
 def print_areas(repeats: int) -> None:
-    """AUROC, and average precision with a tenth of the draws."""
+    """Print AUROC, and average precision with a tenth of the draws."""
     for measure, n in ((auroc, repeats), (partial(average_precision, n_resamples=100), repeats // 10)):
         name = "AUROC" if measure is auroc else "average precision"
         print(f"\n{name}, {n:,} draws a cell: share of intervals that cover the truth (mean width)\n")
@@ -101,7 +101,7 @@ def print_areas(repeats: int) -> None:
 
 
 def print_f1(repeats: int) -> None:
-    """F1 of verdicts that flag each kind at a rate."""
+    """Print F1 of verdicts that flag normal and anomalous images at given rates."""
     print(f"\nF1, {repeats:,} draws a cell\n")
     print(*heads("recall", "false-alarm rate", *(f"{m} + {n}" for m, n in SIZES)), sep="\n")
     random = np.random.default_rng(0)

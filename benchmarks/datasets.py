@@ -1,8 +1,8 @@
-"""Real images for benchmarks, read where their packages put them; none is part of nelbo.
+"""Real images for benchmarks, read from where their packages put them; none is part of nelbo.
 
 ELPV: ``pip install elpv-dataset`` (CC BY-NC-SA 4.0, evaluation only). Fashion-MNIST: Debian's
 ``dataset-fashion-mnist`` (MIT). MTD: a folder that the user names (no licence stated, evaluation only; its authors ask
-to be cited: Huang, Qiu and Yuan 2020, "Surface defect saliency of magnetic tile").
+for a citation: Huang, Qiu and Yuan 2020, "Surface defect saliency of magnetic tile").
 """
 
 import gzip
@@ -23,18 +23,18 @@ from nelbo.data import Preprocessing, read_images
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 VALIDATION_SHARE = 0.15
-#: Sides of the images as they come.
+#: Original sides of the images.
 _ELPV_PX, _CLOTHES_PX = 300, 28
 
 
 class Dataset(NamedTuple):
     """Pixels (n, h, w, 1) float32 in [0, 1]; labels 0 normal, 1 anomalous; groups name the kinds of test images.
 
-    masks: (n, h, w) booleans of the test images, where their defects are, if that is known.
-    areas: (n,) pixels of the test images as they came, if they differ.
-    views: of each normal image, those of validation after those of training, the part that it shows; None where each
-        shows another.
-    sizes: (n, 2) width and height in pixels of the same images as they came, if they are known.
+    masks: (n, h, w) booleans of the test images, true on defects, if that is known.
+    areas: (n,) original pixels of the test images, if they differ.
+    views: (n,) the part that each normal image shows, training images before validation images; None where each shows
+        another part.
+    sizes: (n, 2) original width and height in pixels of the same images, if they are known.
     """
 
     train: np.ndarray
@@ -69,9 +69,9 @@ def elpv_files() -> list[Path]:
 
 
 def repeated_elpv(n: int, folder: Path) -> Path:
-    """So many solar cells, a thousand a folder: names of the same contents where the file system allows it."""
+    """A folder of n solar cells, a thousand a subfolder: hard links where the file system allows them."""
     sources = elpv_files()
-    # Spread over the whole set, in which cells of a kind stand together.
+    # Shuffled, because cells of a kind are adjacent in the set.
     order = np.random.default_rng(0).permutation(len(sources))
     for i in range(n):
         source, target = sources[order[i % len(sources)]], folder / f"{i // 1000:03d}" / f"{i:06d}.png"
@@ -120,9 +120,10 @@ def mtd(root: Path, side: int = 64) -> Dataset:
 
 
 def mtd_by_tile(root: Path, draw: int, side: int = 64) -> Dataset:
-    """The same images; tiles, under all their exposures, are either learnt from or tested, 190 normal images or more.
+    """The images of `mtd`, split by tile: all exposures of a tile are for training or for testing.
 
-    The published split shows most of its test tiles in training, under other light, and says little.
+    At least 190 normal images are for testing. The published split says little, because training has most of its test
+    tiles under other light.
     """
     normal = sorted((root / "normal").glob("*.jpg"))
     table = pd.read_csv(root / "tiles.csv", index_col="file")
@@ -140,7 +141,7 @@ def mtd_by_tile(root: Path, draw: int, side: int = 64) -> Dataset:
 
 
 def _whole(tiles: np.ndarray, n: int, draw: int) -> np.ndarray:
-    """Which images are of tiles that are drawn until there are n images of them."""
+    """(n,) whether each image is of a drawn tile; tiles are drawn until they have n images."""
     drawn: list[int] = []
     for tile in np.random.default_rng(draw).permutation(np.unique(tiles)):
         if np.isin(tiles, drawn).sum() >= n:
@@ -150,7 +151,7 @@ def _whole(tiles: np.ndarray, n: int, draw: int) -> np.ndarray:
 
 
 def _mtd(root: Path, side: int, pixels: np.ndarray, validation: np.ndarray, normal: list[Path]) -> Dataset:
-    """With the given normal images for testing, and all defective ones."""
+    """The set with the given normal images for testing, and all defective ones."""
     defective = sorted((root / "defect").rglob("*.jpg"))
     test, n_normal = normal + defective, len(normal)
     masks = np.zeros((len(test), side, side), bool)
@@ -176,7 +177,7 @@ def fashion_mnist(normal: int, side: int = 28) -> Dataset:
 def outside_fashion_mnist(side: int = 28, n_train: int = 6000, n_test: int = 1000) -> Dataset:
     """All clothes are normal; the same test images inverted, upside down or turned, and digits, are not.
 
-    The digits are scikit-learn's, of 8 x 8 pixels, brought to the same size.
+    The digits are scikit-learn's, of 8 x 8 pixels, resized to the same size.
     """
     random = np.random.default_rng(0)
     train, test = _idx("train-images-idx3"), _idx("t10k-images-idx3")
@@ -200,7 +201,7 @@ def _elpv_root() -> Path:
 
 
 def _elpv_split() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """All cells, and the rows of the normal ones: for training, and for testing."""
+    """The table of all cells, and the rows of the normal ones for training and for testing."""
     table = pd.read_csv(_elpv_root() / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
     normals = table.index[table["probability"] == 0].to_numpy()
     train, test = train_test_split(normals, test_size=0.25, random_state=42)
@@ -208,20 +209,20 @@ def _elpv_split() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
 
 
 def parted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images to train on, and a share of them, drawn at random, to validate on."""
+    """The images split at random into those for training and those for validation."""
     order = np.random.default_rng(0).permutation(len(pixels))
     n_validation = int(np.ceil(VALIDATION_SHARE * len(pixels)))
     return pixels[order[n_validation:]], pixels[order[:n_validation]]
 
 
 def kinds(data: Dataset) -> Iterator[tuple[str, np.ndarray]]:
-    """What figures are of: rows of all test images, and those of each kind with the normal ones beside it."""
+    """Which test images each figure is of: all of them, and those of each kind with the normal images."""
     yield "all", np.ones(len(data.labels), bool)
     anomalous = data.labels == 1
     names = np.unique(data.groups[anomalous])
     for kind in names if len(names) > 1 else ():
         own = data.groups == kind
-        # Where normal images have the kind, too, they are what it is held against.
+        # If normal images have kinds, too, a kind is compared with its own.
         yield str(kind), own if (own & ~anomalous).any() else own | ~anomalous
 
 

@@ -1,4 +1,4 @@
-"""Speeds that benchmarks print: a median with its spread, and the machine that it was measured on."""
+"""Speeds that benchmarks print: a median with its range, and the machine on which it was measured."""
 
 import os
 import statistics
@@ -36,7 +36,7 @@ class Rate(NamedTuple):
 
 
 def measure(work: Callable[[], object], amount: float, repeats: int = REPEATS) -> Rate:
-    """How much of `amount` gets done a second; the first round, which warms caches up and compiles, is left out."""
+    """How much of `amount` is done a second; the first round, which warms up caches and compiles, is left out."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -47,7 +47,7 @@ def measure(work: Callable[[], object], amount: float, repeats: int = REPEATS) -
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held. The ``ru_maxrss`` of a process starts at its parent's."""
+    """Peak memory of this process in MiB; ``ru_maxrss`` would start at that of the parent process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -1,4 +1,4 @@
-"""The pictures in ``docs/images/``, of synthetic images: the pages of the dashboard, and a report.
+"""The pictures in ``docs/images/``, from synthetic images: the pages of the dashboard, and a report.
 
     python -m benchmarks.screenshots
 
@@ -29,12 +29,12 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 N_BATCHES = 60
 LAST = f"model={MODEL}&batch=line-{N_BATCHES:03d}"
 _WAIT_MS = 2_000
-#: Of the window, in CSS pixels, by the end of a picture's name.
+#: Size of the window in CSS pixels, by the suffix of a picture's name.
 _SIZES = {"": (1_280, 900), "-768": (768, 900), "-390": (390, 800)}
 
 
 def make_workspace(folder: Path) -> Path:
-    """Two weeks of batches; two of them with many defects, and the last one with its images."""
+    """Two weeks of batches: two of them with many defects, the last one with its images."""
     workspace = Workspace.at(str(folder / "workspace"))
     described = {"config": {}, "preprocessing": Preprocessing(32, 32).to_dict(), "training": {"seen": []}}
     write_json(described, workspace.models / MODEL / "model.json")
@@ -73,7 +73,7 @@ def write_plates(folder: Path, n: int, seed: int, *, scratched: bool = False) ->
 
 
 def make_small_workspace(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A model that was really trained, one batch, and a second calibration; what scoring said."""
+    """A workspace with a trained model, one batch and a second calibration; and the result of scoring."""
     write_plates(folder / "normal", 120, seed=3)
     write_plates(folder / "new", 200, seed=4)
     write_plates(folder / "new", 16, seed=5, scratched=True)
@@ -102,13 +102,13 @@ def take(browser: Any, name: str, scheme: str, address: str, click: str | None =
             page.page.get_by_label("Your name").fill("Ann")
             page.page.keyboard.press("Enter")
             page.page.locator("#item h2").wait_for()
-        # Parts that are fetched when the rest is there.
+        # Some parts are fetched after the page has loaded.
         page.page.wait_for_timeout(_WAIT_MS)
         if click:
             page.page.locator(click).first.click()
         path = IMAGES / f"{name}{suffix}.png"
         page.page.screenshot(path=path, scale="css")
-        # Half as large, and nobody sees it.
+        # Half as large, without a visible difference.
         Image.open(path).quantize(256).save(path, optimize=True)
         context.close()
 

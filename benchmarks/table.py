@@ -1,8 +1,8 @@
-"""Tables in Markdown; this imports nothing, for processes whose memory is measured print some."""
+"""Tables in Markdown; this imports nothing, because processes whose memory is measured print them, too."""
 
 
 def heads(*names: str) -> list[str]:
-    """The two lines that a table begins with."""
+    """The first two lines of a table."""
     return [row(*names), "|---" * len(names) + "|"]
 
 

@@ -1,6 +1,6 @@
 """Image files in, Parquet out: manifests, decoding, splits, schemas, atomic publishing.
 
-Names are loaded when they are first asked for, by the stub beside this file: pandas and pyarrow take a second to load.
+The stub beside this file lists the names, and each is loaded on first use: pandas and pyarrow take a second to load.
 """
 
 import lazy_loader

@@ -21,7 +21,7 @@ from nelbo.data.part.frame import Part
 from nelbo.data.sources.files import File
 from nelbo.data.store import write_json
 
-#: Pixel values that are decoded at a time; bounds the memory that making a cache takes.
+#: Pixel values decoded at a time, which bounds the memory that building a cache takes.
 CHUNK_VALUES = 16_000_000
 
 _FORMAT = 2
@@ -33,10 +33,10 @@ Levels: TypeAlias = NDArray[np.uint8 | np.uint16]
 
 @dataclass(frozen=True, eq=False)
 class CachedPixels:
-    """Images on disk, read as they are asked for, from any number of threads.
+    """Images on disk, read on demand from any number of threads.
 
     stored: (n_stored, h, w, c) uint8 or uint16, mapped into memory; the type's whole range means [0, 1].
-    rows: (n,) which of them these are, in this order.
+    rows: (n,) which of the stored images these are, in this order.
 
     >>> pixels = CachedPixels(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1), np.arange(4)).take([3, 1, 0])
     >>> pixels.shape, pixels[1:].ravel().tolist()
@@ -66,7 +66,11 @@ class CachedPixels:
         return self.stored.take(self.rows[index], axis=0)
 
     def take(self, rows: slice | Sequence[int] | NDArray[np.integer]) -> "CachedPixels":
-        """These rows only, in the order given; nothing is read."""
+        """These rows only, in the order given; nothing is read.
+
+        Args:
+            rows: (k,) numbers of rows, or a slice; they may repeat.
+        """
         return CachedPixels(self.stored, self.rows[rows])
 
 
@@ -75,7 +79,7 @@ class Cache(NamedTuple):
 
     pixels: (n_readable, h, w, c), of those that could be read, in the order given.
     reasons: for each file given, None or why it has no pixels.
-    parts: (n_readable) what was found of its part; None where none is looked for.
+    parts: (n_readable,) what was found of the part in each image; None where no part is looked for.
     """
 
     pixels: CachedPixels
@@ -101,16 +105,20 @@ def cache_images(
     Args:
         files: paths, or files of a batch.
         preprocessing: size, channels, fit, threshold and range.
-        folder: of the cache. Name it after the files' contents and all of `preprocessing` and `limits`:
-            of a cache that is there already, only the number of files and the image size are checked.
+        folder: where the cache goes. Name it after the files' contents and all of `preprocessing` and `limits`: if a
+            cache is there already, only the number of files and the image size are checked.
         limits: on each image.
         workers: decoder processes; by default one for each CPU that may be used.
         staging: a folder on the same file system for the unfinished cache; by default the one that holds `folder`.
         advance: called with the number of files done since the last call.
 
+    Returns:
+        Pixels of the files that could be read, and reasons for the others.
+
     Raises:
-        OSError: the disk is too full (``errno.ENOSPC``; looked up before anything is decoded), or `folder` is
-            taken by something that is no cache.
+        OSError: the disk is too full (``errno.ENOSPC``; checked before anything is decoded), or `folder` is
+            taken by something that is not a cache.
+        RuntimeError: another process deleted or changed the cache.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -157,13 +165,13 @@ def _open(folder: Path, n_files: int, preprocessing: Preprocessing) -> Cache:
         shape = (reasons.count(None), preprocessing.height, preprocessing.width, preprocessing.channels)
         found = (content["format"], len(reasons), content["shape"], (folder / _PIXELS).stat().st_size)
     except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} is no readable pixel cache ({error!r}). Delete it and run again.") from error
+        raise ValueError(f"{folder} is not a readable pixel cache ({error!r}). Delete it and run again.") from error
     expected = (_FORMAT, n_files, list(shape), math.prod(shape) * dtype.itemsize)
     if found != expected:
         raise ValueError(
             f"{folder}: format, files, shape and bytes are {found}, expected {expected}. Delete it and run again."
         )
-    # An empty file cannot be mapped. As a plain array, so that what is taken from it is one too.
+    # An empty file cannot be mapped. A plain array, so that what is taken from it is a plain array, too.
     mapped = np.memmap(folder / _PIXELS, dtype, "r", shape=shape) if shape[0] else np.empty(shape, dtype)
     return Cache(CachedPixels(np.asarray(mapped), np.arange(shape[0])), reasons, parts)
 
@@ -213,7 +221,7 @@ def _write(
 
 
 def _append(pixels: NDArray[np.float32], stored: Path, dtype: str) -> str:
-    """Add images to a file of `dtype`, and say which type the file has then."""
+    """Append images to a file of `dtype`; the type that the file has afterwards."""
     levels: Levels = np.rint(pixels * np.float32(255)).astype(np.uint8)
     if dtype == "uint8" and not np.array_equal(levels / np.float32(255), pixels):
         _deepen(stored)

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 
 from nelbo.data.cache import CachedPixels
 
-#: Correlation, on average, of pictures of one thing. Of MTD tiles, each under six exposures, one pair in some 5,000 of
-#: different tiles is as alike, and four in five of one tile are; docs/verdicts.md has what that does to false alarms.
+#: Average correlation from which pictures are of one thing. Among MTD tiles, photographed at six exposures each, about
+#: one pair in 5,000 of different tiles is as alike, and four in five pairs of one tile are;
+#: docs/explanation/verdicts.md says what that does to false alarms.
 ALIKE = 1 / 3
-#: More images are not compared with each other: the work grows with their square.
+#: No more images than this are compared with each other: the work grows with their square.
 MAX_COMPARED = 10_000
 
 _SIDE = 32
-#: Standard deviation, in the small picture's pixels, of what is taken for light and taken off.
+#: Standard deviation, in the small picture's pixels, of the blur whose result counts as light and is subtracted.
 _SMOOTH = 2.0
-#: Grey levels, of 1, that differ by noise alone.
+#: Difference of grey levels in [0, 1] that noise alone makes.
 _NOISE = 2 / 255
-#: A direction for each so many images is common to a kind of product, as bars of solar cells are; ten at most.
+#: One direction per this many images is common to a kind of product, as the bars of solar cells are; ten at most.
 _IMAGES_A_DIRECTION, _MOST_DIRECTIONS = 100, 10
 _CHUNK = 1024
 
@@ -29,12 +30,15 @@ Pictures = NDArray[np.float32]
 
 
 def near_duplicates(pixels: CachedPixels) -> list[int]:
-    """The number of the group of each image: images of one group look alike beyond what all of them have in common.
+    """The number of the group of each image: images of one group look alike beyond what all images have in common.
 
-    Compared are small pictures without their light, less what is the same in all images, and whitened: so neither
-    brightness, nor the outline of a product, nor smoothness makes images alike. Groups are those of average linkage,
-    cut where pictures correlate by ``ALIKE``, or higher where unrelated images do: no pair of as many images whose
-    correlations spread as these do reaches it by chance. Of more than ``MAX_COMPARED`` images the later ones are alone.
+    It compares small pictures without their light and without what is the same in all images, and whitens them:
+    neither brightness, nor the outline of a product, nor smoothness makes images alike. Average linkage makes the
+    groups. It is cut at a correlation of ``ALIKE``, or higher if unrelated images correlate more: at what no pair of so
+    many images is expected to reach by chance. Images after the first ``MAX_COMPARED`` are each a group of their own.
+
+    Args:
+        pixels: (n, h, w, c) images of one size.
 
     Returns:
         (n,) numbers; the first image of each group comes before that of the next.
@@ -57,14 +61,14 @@ def near_duplicates(pixels: CachedPixels) -> list[int]:
     alike = _correlations(_without_common(_whitened(np.concatenate(list(_unlit(pixels, n))))))
     tree = linkage(squareform(1 - alike, checks=False), "average")
     found = fcluster(tree, 1 - max(ALIKE, _by_chance(alike)), "distance")
-    # The tree numbers them in an order of its own.
+    # The tree numbers the groups in an order of its own.
     number: dict[int, int] = {}
     numbers = [number.setdefault(group, len(number)) for group in found.tolist()]
     return numbers + list(range(len(number), len(number) + len(pixels) - n))
 
 
 def _unlit(pixels: CachedPixels, n: int) -> Iterator[Pictures]:
-    """(m, 32, 32) grey pictures less what is around each pixel, as multiples of how much varies there."""
+    """(m, 32, 32) grey pictures less the mean around each pixel, in units of the variation there."""
     from scipy.ndimage import gaussian_filter
 
     _, height, width, _ = pixels.shape
@@ -80,16 +84,16 @@ def _unlit(pixels: CachedPixels, n: int) -> Iterator[Pictures]:
 
 
 def _whitened(pictures: Pictures) -> Pictures:
-    """(n, p) the same less their mean, all frequencies as strong as each other over all pictures."""
+    """(n, p) the pictures less their mean, with all frequencies equally strong over all pictures."""
     waves = np.fft.rfft2(pictures - pictures.mean(axis=0))
     strength = np.sqrt(np.mean(np.abs(waves) ** 2, axis=0))
-    # What is hardly there is noise.
+    # Frequencies that are hardly there are noise.
     waves /= np.maximum(strength, max(0.05 * float(strength.max()), 1e-6))
     return np.fft.irfft2(waves, s=pictures.shape[1:]).reshape(len(pictures), -1).astype(np.float32)
 
 
 def _without_common(rows: Pictures) -> Pictures:
-    """The same without the directions in which most of them vary."""
+    """The rows without the directions in which they vary most."""
     n_common = min(len(rows) // _IMAGES_A_DIRECTION, _MOST_DIRECTIONS)
     if not n_common:
         return rows
@@ -99,18 +103,18 @@ def _without_common(rows: Pictures) -> Pictures:
 
 
 def _correlations(rows: Pictures) -> Pictures:
-    """(n, n) cosines; a picture without anything of its own is like none."""
+    """(n, n) cosines; a picture with nothing of its own is like no other."""
     units = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    # Of pictures that are the same, rounding makes more than 1.
+    # Rounding gives identical pictures more than 1.
     found = np.clip(units @ units.T, -1, 1)
     np.fill_diagonal(found, 1)
     return found
 
 
 def _by_chance(correlations: Pictures) -> float:
-    """What the highest of as many correlations comes to, were they normal: their spread is that of the lower half.
+    """The expected highest of so many correlations, if they were normal with the spread of their lower half.
 
-    Near-duplicates are in the upper one.
+    Near-duplicates are in the upper half.
     """
     from scipy.stats import norm
 

@@ -1,9 +1,9 @@
-"""Errors that a caller of this package would catch, and what is said of a file that has changed."""
+"""Errors that a caller of this package would catch, and the reasons of files that may be usable later."""
 
-#: A file that is no longer what its manifest says: it waits for the next batch.
+#: The reason of a file that no longer matches its manifest: it waits for the next batch.
 CHANGED = "changed"
 
-#: Decoding took too long, which the next try may not.
+#: The reason of a file that took too long to decode; the next try may succeed.
 TIMEOUT = "timeout"
 
 
@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 class MissingError(InputError, FileNotFoundError):
-    """A file of the workspace is not there, or not any more."""
+    """A file of the workspace does not exist, or no longer exists."""
 
 
 class VersionError(InputError):
@@ -24,7 +24,12 @@ class SpaceError(OSError):
 
 
 class ImageError(ValueError):
-    """One image cannot be used; ``reason`` is one of :data:`nelbo.data.schemas.REASONS`, or ``CHANGED``."""
+    """One image cannot be used.
+
+    Args:
+        reason: one of :data:`nelbo.data.schemas.REASONS`, or ``CHANGED``.
+        detail: what was wrong, for logs.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

@@ -6,15 +6,15 @@ import pyarrow as pa
 
 
 def united(image_ids: Sequence[str | None], groups: Sequence[str | None]) -> list[str | None]:
-    """The group of each image when groups that share a content are one.
+    """The group of each image, after groups that share a content have been united.
 
     Args:
-        image_ids: content hashes; None for a file that was not read: what it is like is not known.
+        image_ids: content hashes; None for a file that was not read, whose content is unknown.
         groups: names; None for an image without one.
 
     Returns:
-        Of each image the first name, in the order of the alphabet, of the groups that are one with its own; an image
-        without a group has that of its copies. None where there is none.
+        For each image, the alphabetically first name among the groups united with its own; an image without a group
+        has that of its copies. None where there is no group.
 
     >>> united(["x", "y", "y", "z", "z"], ["b", "b", "a", "c", None])
     ['a', 'a', 'a', 'c', 'c']
@@ -37,7 +37,7 @@ def united(image_ids: Sequence[str | None], groups: Sequence[str | None]) -> lis
 
 
 def first_rows(keys: Iterable[str | None]) -> dict[str, int]:
-    """The number of the first row that has each key, in their order; None is no key.
+    """The number of the first row that has each of the `keys`, in their order; None is no key.
 
     >>> first_rows(["b", None, "a", "b"])
     {'b': 0, 'a': 2}
@@ -50,7 +50,7 @@ def first_rows(keys: Iterable[str | None]) -> dict[str, int]:
 
 
 def members(image_ids: Iterable[str], groups: Sequence[str | None] | None) -> list[list[str]]:
-    """The distinct images of each group, by content hash, sorted; an image without a group is one alone.
+    """The distinct images of each group, by content hash, sorted; an image without a group is a group of its own.
 
     >>> members(["x", "y", "x", "z"], ["a", None, None, "a"])
     [['x', 'z'], ['y']]
@@ -65,7 +65,11 @@ def members(image_ids: Iterable[str], groups: Sequence[str | None] | None) -> li
 
 
 def n_groups(image_ids: Sequence[str], groups: Sequence[str | None]) -> int | None:
-    """How many groups images make, one without a group counted as one; None where no image has a group.
+    """How many groups there are, counting an image without a group as one; None where no image has a group.
+
+    Args:
+        image_ids: content hash of each image; copies count once.
+        groups: name of each image's group, or None.
 
     >>> n_groups(["x", "y", "z"], ["a", "a", None]), n_groups(["x", "y"], [None, None])
     (2, None)
@@ -74,6 +78,14 @@ def n_groups(image_ids: Sequence[str], groups: Sequence[str | None]) -> int | No
 
 
 def with_united_groups(table: pa.Table) -> pa.Table:
-    """The rows with groups that share a content as one: some of the rows are enough then to tell what is apart."""
+    """The rows, with groups that share a content united: any selection of rows then still shows what is independent.
+
+    Args:
+        table: manifest rows.
+
+    >>> rows = [{"image_id": "x", "group": "a"}, {"image_id": "x", "group": "b"}, {"image_id": "y", "group": "b"}]
+    >>> with_united_groups(pa.Table.from_pylist(rows))["group"].to_pylist()
+    ['a', 'a', 'a']
+    """
     groups = united(table["image_id"].to_pylist(), table["group"].to_pylist())
     return table.set_column(table.schema.get_field_index("group"), "group", pa.array(groups, pa.string()))

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 #: Cells on a side at most, and pixels on a side of a cell at least.
 MOST_CELLS, LEAST_PX = 16, 4
-#: Brightness and difference of neighbours, in [0, 1], below which shares of them would be shares of noise.
+#: Brightness and difference of neighbours, in [0, 1], below which ratios to them would be ratios to noise.
 _DARK, _SMOOTH = 0.05, 1 / 255
-#: Ten times as fast as NumPy's mean of the last of three axes.
-_MEAN = np.full((1, 3), 1 / 3, np.float32)
+#: OpenCV averages channels with it ten times as fast as NumPy's mean over the last of three axes.
+_MEAN = np.full((1, 3), 1 / 3)
 
 Plane = NDArray[np.float32]
 
@@ -20,12 +20,13 @@ class Look(NamedTuple):
     """What an image looks like.
 
     whole: of the image: the median of its cells, so that a defect in some of them changes it little.
-    local: (gh, gw) of each cell, against the whole: another lamp or exposure changes all cells alike, and nothing here.
+    local: (gh, gw) of each cell, relative to the whole: another lamp or exposure changes all cells alike, and nothing
+        here.
 
-    Both by name: ``brightness``, the mean, locally as a share of the whole's; ``detail``, the mean difference of pixels
-    beside each other, high where a surface is rough, as a share of the brightness, and locally of the whole's detail;
-    of images in colour ``red_green`` and ``yellow_blue``, how much redder than green, and yellower than blue, over the
-    brightness, locally less the whole's.
+    The keys of both are ``brightness``, the mean, locally over that of the whole; ``detail``, the mean difference of
+    neighbouring pixels over the brightness, high where a surface is rough, locally over that of the whole; and for
+    colour images ``red_green`` and ``yellow_blue``, how much redder than green, and yellower than blue, over the
+    brightness, locally less that of the whole.
     ``sharpness``, of the whole alone, is how much of the detail is as fine as a pixel: blur lowers it, and neither
     exposure nor contrast does.
     """
@@ -53,7 +54,7 @@ def look_of(pixels: NDArray[np.floating]) -> Look:
     def means(of_pixels: Plane) -> Plane:
         return np.asarray(cv2.resize(of_pixels, grid, interpolation=cv2.INTER_AREA), np.float32)
 
-    grey = values[..., 0] if channels == 1 else cv2.transform(values, _MEAN)
+    grey = grey_of(values)
     brightness, detail = means(grey), means(_detail(grey))
     fine = means(np.abs(cv2.Laplacian(grey, cv2.CV_32F))) / (detail + _SMOOTH)
     light, roughness = _median(brightness), _median(detail)
@@ -69,6 +70,15 @@ def look_of(pixels: NDArray[np.floating]) -> Look:
             whole[name] = _median(colour)
             local[name] = colour - whole[name]
     return Look(whole, local)
+
+
+def grey_of(pixels: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The (h, w) mean of the channels of an (h, w, c) image.
+
+    >>> grey_of(np.array([[[0.0, 0.5, 1.0]]])).tolist()
+    [[0.5]]
+    """
+    return pixels[..., 0] if pixels.shape[2] == 1 else cv2.transform(pixels, _MEAN)
 
 
 def _median(cells: Plane) -> float:

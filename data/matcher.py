@@ -1,6 +1,7 @@
-"""A process that matches paths with a pattern of a user's, and is ended by the system when that takes for ever.
+"""A process that matches paths against a user's pattern; the system ends it when that takes too long.
 
-It is run as a file and imports nothing of ours: a JSON object on stdin, a list of names on stdout.
+It runs as a script and imports nothing of nelbo: it reads a JSON object from stdin and writes a list of names to
+stdout.
 """
 
 import json

@@ -18,10 +18,10 @@ FOLDER = "folder"
 #: Longer patterns are refused.
 MAX_PATTERN = 200
 
-#: Seconds of computing that matching may take, and paths for which there is one more.
+#: Seconds of computing that matching may take, and the number of paths that adds one more.
 _SECONDS, _PATHS_A_SECOND = 5, 10_000
 
-#: The matcher's own file, so that it comes from where this one does.
+#: The matcher's file beside this one, so that both come from the same place.
 _COMMAND = (sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("matcher.py")))
 
 
@@ -37,11 +37,11 @@ def check_path_rule(rule: str) -> None:
     ValueError: missing ), unterminated subpattern at position 4
     """
     if len(rule) > MAX_PATTERN:
-        raise ValueError(f"{len(rule)} characters, at most {MAX_PATTERN} are taken")
+        raise ValueError(f"{len(rule)} characters, at most {MAX_PATTERN} are allowed")
     if rule == FOLDER:
         return
     with warnings.catch_warnings():
-        # Of patterns that a later Python may read otherwise.
+        # Warnings about patterns that a later Python may read differently.
         warnings.simplefilter("ignore")
         try:
             re.compile(rule)
@@ -65,6 +65,7 @@ def names_in_paths(paths: Sequence[str], rule: str, setting: str) -> list[str | 
 
     Raises:
         InputError: the pattern takes too long on these paths.
+        RuntimeError: the process failed for another reason.
 
     >>> names_in_paths(["a/1.png", "a/2.png", "3.png"], "folder", "group_by")
     ['a', 'a', '.']
@@ -79,8 +80,8 @@ def names_in_paths(paths: Sequence[str], rule: str, setting: str) -> list[str | 
     )
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise InputError(
-            f"{setting}={rule!r} takes more than {question['seconds']} seconds on {len(paths)} paths. Repeat "
-            "nothing that repeats itself, as in (a+)+, and say [^/]* or [^_]* where it says .*"
+            f"{setting}={rule!r} takes more than {question['seconds']} seconds on {len(paths)} paths. Avoid "
+            "repetition within repetition, as in (a+)+, and write [^/]* or [^_]* instead of .*"
         )
     if done.returncode:
         raise RuntimeError(f"matching {setting}={rule!r} ended with status {done.returncode}: {done.stderr[-500:]}")

@@ -1,7 +1,7 @@
 """Files and folders on local disks and on object stores (fsspec URLs), as one kind of path.
 
-Object stores have neither rename nor folders: an object appears when its upload is complete, and a folder that has
-to appear whole has a file that is uploaded last and says so.
+Object stores have neither rename nor folders: an object appears when its upload is complete, and a folder that must
+appear whole has a file that is uploaded last and shows that it is complete.
 """
 
 import ctypes
@@ -26,21 +26,21 @@ Place: TypeAlias = Path | UPath
 
 Result = TypeVar("Result")
 
-#: The file of a folder on an object store that is uploaded last: without it the folder is not there.
+#: The file that is uploaded last to a folder on an object store: without it, the folder does not exist.
 COMMIT = "checksums.json"
 
 _READS = 5
 
-#: Of Linux's renameat2: paths are as the process sees them, and both names stay taken.
+#: Arguments of Linux's renameat2: relative paths start at the current folder, and both names are exchanged.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def open_place(name: str) -> Place:
-    """The place that a path or an fsspec URL names; nothing is looked up.
+    """The place that `name`, a path or an fsspec URL, names; nothing is looked up.
 
     Raises:
-        InputError: the URL holds credentials, or of a store that is not known.
-        ImportError: what talks to this store is not installed.
+        InputError: the URL holds credentials, or names an unknown kind of store.
+        ImportError: the package for this store is not installed.
 
     >>> open_place("file:///tmp/a b"), open_place("memory://bucket/a").name
     (PosixPath('/tmp/a b'), 'a')
@@ -54,7 +54,7 @@ def open_place(name: str) -> Place:
     try:
         # Listings must be as fresh as a disk's: other processes write, too.
         place = UPath(name.rstrip("/"), use_listings_cache=False)
-        # Now, not midway, is when a package is found to be missing.
+        # A missing package shows now, and not midway.
         _ = place.fs
     except ValueError as error:
         raise InputError(f"{name}: {error}. Give a local path or a URL such as s3://bucket/prefix.") from error
@@ -62,10 +62,13 @@ def open_place(name: str) -> Place:
 
 
 def modified(place: Place) -> float:
-    """When a file was last written, in seconds since 1970.
+    """When the file at `place` was last written, in seconds since 1970.
 
     Raises:
         FileNotFoundError: it is gone.
+
+    >>> modified(Path(__file__)) > 0
+    True
     """
     if isinstance(place, Path):
         return place.stat().st_mtime
@@ -76,10 +79,10 @@ def upload(source: Path, target: UPath, exclusive: bool = False) -> None:
     """Put a local file under its key in one completed upload: before that, readers see what was there.
 
     Args:
-        exclusive: only where there is nothing; the store decides between two that upload at once.
+        exclusive: upload only where there is nothing; the store decides between two simultaneous uploads.
 
     Raises:
-        FileExistsError: there was something.
+        FileExistsError: `exclusive` was set, and there was something.
     """
     target.fs.put_file(str(source), target.path, **({"mode": "create"} if exclusive else {}))
 
@@ -87,8 +90,19 @@ def upload(source: Path, target: UPath, exclusive: bool = False) -> None:
 def publish_folder(unfinished: Path, folder: Place) -> None:
     """Make a local folder of files appear whole at its place, instead of what is there.
 
-    On a disk by one step: killed at any time, the old or the new folder is there. In a store ``checksums.json`` is
-    uploaded last: until then, the other files do not fit it.
+    On a disk this is one step: if the process is killed, the old or the new folder is there. In a store,
+    ``checksums.json`` is uploaded last: until then, it does not match the other files.
+
+    Args:
+        unfinished: the finished files, in a local folder that the caller no longer needs.
+        folder: where they are to appear.
+
+    >>> import tempfile
+    >>> unfinished, folder = (Path(tempfile.mkdtemp()) for _ in range(2))
+    >>> _ = (unfinished / "new").write_text("x"), (folder / "old").write_text("x")
+    >>> publish_folder(unfinished, folder)
+    >>> [file.name for file in folder.iterdir()], unfinished.exists()
+    (['new'], False)
     """
     if not isinstance(folder, Path):
         for file in sorted(unfinished.iterdir(), key=lambda file: file.name == COMMIT):
@@ -105,7 +119,7 @@ def publish_folder(unfinished: Path, folder: Place) -> None:
 
 
 def _exchange(unfinished: Path, folder: Path) -> None:
-    """Let two folders change names in one step; or in two where the file system or C's library has no such step."""
+    """Exchange the names of two folders in one step; in three where the file system or the C library cannot do that."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         ctypes.set_errno(0)
@@ -114,7 +128,7 @@ def _exchange(unfinished: Path, folder: Path) -> None:
     except (OSError, AttributeError):
         failed = True
     if failed:
-        # Between the two there is none, for some microseconds.
+        # Between the first two renames no folder has the name, for some microseconds.
         old = unfinished.with_name(f"{unfinished.name}.old")
         folder.rename(old)
         unfinished.rename(folder)
@@ -122,7 +136,13 @@ def _exchange(unfinished: Path, folder: Path) -> None:
 
 
 def remove_folder(folder: Place) -> None:
-    """Remove a folder and what is in it, as far as it is there; links are not followed."""
+    """Remove a `folder` and what is in it, if it exists; links are not followed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> remove_folder(folder), remove_folder(folder), folder.exists()
+    (None, None, False)
+    """
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -132,10 +152,10 @@ def remove_folder(folder: Place) -> None:
 
 @contextmanager
 def open_parquet(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, its pages verified as far as they have checksums.
+    """An open Parquet file; its pages are verified where they have checksums.
 
     Args:
-        whole: fetch all of an object at once; otherwise only what is read of it is fetched.
+        whole: fetch all of an object at once; otherwise only the parts that are read.
     """
     if isinstance(source, Path):
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
@@ -148,7 +168,11 @@ def open_parquet(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]
 
 
 def read_unchanged(read: Callable[[], Result]) -> Result:
-    """What `read` returns, read again where an object was replaced between two of its pieces."""
+    """What `read` returns; it is called again if an object was replaced while it was being read.
+
+    >>> read_unchanged(lambda: 7)
+    7
+    """
     for _ in range(_READS - 1):
         try:
             return read()
@@ -159,5 +183,5 @@ def read_unchanged(read: Callable[[], Result]) -> Result:
 
 
 def was_replaced(error: OSError) -> bool:
-    """Whether reading failed because an object was replaced between two of its pieces."""
+    """Whether reading failed because an object was replaced meanwhile."""
     return type(error).__name__ == "FileExpired"

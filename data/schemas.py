@@ -1,13 +1,13 @@
 """Arrow schemas of the Parquet files: names, types and units that readers rely on.
 
-``docs/data_contract.md`` writes them out for people; a test holds the two together.
+``docs/reference/data_contract.md`` describes them for people; a test checks that the two agree.
 """
 
 import pyarrow as pa
 
 from nelbo.data.errors import TIMEOUT
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 #: Why a file has no score.
 REASONS = (
@@ -15,6 +15,7 @@ REASONS = (
     "truncated",
     "too_large",
     "too_small",
+    "other_size",
     "unsupported",
     "not_an_image",
     "non_finite",
@@ -27,7 +28,7 @@ VERDICTS = ("normal", "review", "anomalous", "not_scored")
 _word = pa.dictionary(pa.int32(), pa.string())
 _utc = pa.timestamp("us", tz="UTC")
 
-#: What an image looks like before any model, as far as it was decoded; see `nelbo.data.quality`.
+#: What an image looks like before any model, if it was decoded; see `nelbo.data.quality`.
 QUALITY = ("brightness", "contrast", "sharpness", "part_area", "part_x", "part_y", "part_degrees")
 
 #: One row for each file of a batch.
@@ -73,14 +74,14 @@ MEASURES = (
 )
 
 #: All that a model says of an image: these numbers, and the name of the variant that it is nearest to, null where the
-#: model has one for all.
+#: model has no variants.
 MEASURED = (*MEASURES, "variant")
 
 #: The statistic that is a sum, and the columns that add up to it; null where the model has no such statistic.
 JOINT = "joint"
 JOINT_PARTS = ("peak_z", "worst_z", "mean_z")
 
-#: What can be thresholded, and the column that it is in; higher = more anomalous.
+#: Statistics that can be thresholded, and their columns; higher = more anomalous.
 STATISTICS = {
     "nelbo": "nelbo_nats",
     "distortion": "distortion_nats",
@@ -122,21 +123,53 @@ SCORES_SCHEMA = pa.schema(
     ]
 )
 
-#: What a flagged image is looked at by: its map in nats, on the map's own grid; the nats that are drawn black and pale
-#: yellow; and a JPEG.
+#: What people look at of a flagged image: its map in nats, on the map's own grid; the nats drawn black and pale yellow,
+#: and those above which a place belongs to a region; a JPEG; and the size of the upright original.
 PICTURED_SCHEMA = pa.schema(
     [
         ("map", pa.list_(pa.list_(pa.float16()))),
         ("map_low", pa.float64()),
         ("map_high", pa.float64()),
+        ("map_level", pa.float64()),
         ("thumbnail", pa.binary()),
+        ("upright_width_px", pa.int32()),
+        ("upright_height_px", pa.int32()),
     ]
 )
 
 #: The rows that are anomalous or for review. Until version 5 they had a picture of the map instead.
 FLAGGED_SCHEMA = pa.schema([*SCORES_SCHEMA, *PICTURED_SCHEMA, ("heatmap_png", pa.binary())])
 
-#: A shard of an unfinished batch: what is known of an image before the whole batch is.
+#: A connected place where an image's map exceeds its calibrated level, in pixels of the upright original.
+REGION = pa.struct(
+    [
+        ("x_px", pa.int32()),
+        ("y_px", pa.int32()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("area_px", pa.int64()),
+        ("peak", pa.float64()),
+        ("mask", pa.string()),
+    ]
+)
+#: All regions of an image; null where no level is known.
+REGIONS = pa.list_(REGION)
+
+#: The regions of the flagged images of a batch, numbered in each from 0; `mask` is COCO's compressed run lengths over
+#: the upright image.
+REGIONS_SCHEMA = pa.schema(
+    [
+        ("relative_path", pa.string()),
+        ("image_id", pa.string()),
+        ("region_id", pa.int32()),
+        *REGION,
+        ("upright_width_px", pa.int32()),
+        ("upright_height_px", pa.int32()),
+        ("run_id", pa.string()),
+    ]
+)
+
+#: A shard of an unfinished batch: what is known of an image before the batch is complete.
 SHARD_SCHEMA = pa.schema(
     [
         ("relative_path", pa.string()),
@@ -152,8 +185,12 @@ SHARD_SCHEMA = pa.schema(
         ("height_px", pa.int32()),
         ("scored_at_utc", _utc),
         *PICTURED_SCHEMA,
+        ("regions", REGIONS),
     ]
 )
+
+#: The largest value of an image's map, in units above what is usual: what the level of regions is calibrated on.
+MAP_PEAK = "map_peak"
 
 #: The held-out images that a calibration was made of: `split` says what each was for.
 CALIBRATION_SCHEMA = pa.schema(
@@ -165,11 +202,12 @@ CALIBRATION_SCHEMA = pa.schema(
         ("variant", pa.string()),
         ("anomaly_score", pa.float64()),
         *((name, pa.float64()) for name in MEASURES),
+        (MAP_PEAK, pa.float64()),
     ]
 )
 
-#: What a model says of normal images that it has not seen, as they were (`kind` is null) and with simulated defects;
-#: of some of these a JPEG. `x` and `y` are shares of the picture's width and height, `length` of its width.
+#: What a model says of normal images that it has not seen, unchanged (`kind` is null) and with simulated defects, some
+#: with a JPEG. `x` and `y` are shares of the picture's width and height, `length` of its width.
 SIMULATED_SCHEMA = pa.schema(
     [
         ("relative_path", pa.string()),
@@ -186,7 +224,7 @@ SIMULATED_SCHEMA = pa.schema(
     ]
 )
 
-#: How well a batch's scores find the defects that labels and masks know of, one row a kind of defect and measure.
+#: How well a batch's scores find the defects in labels and masks: one row for each kind of defect and measure.
 EVALUATION_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -203,8 +241,8 @@ EVALUATION_SCHEMA = pa.schema(
     ]
 )
 
-#: What a model's training images look like, one row a variant and measure: place by place on a grid, or between what
-#: ends nearly all of them lie as a whole.
+#: What a model's training images look like, one row for each variant and measure: place by place on a grid, or the
+#: range in which nearly all of them lie as a whole.
 LOOKS_SCHEMA = pa.schema(
     [
         ("variant", pa.string()),
@@ -239,6 +277,8 @@ RUNS_SCHEMA = pa.schema(
         ("n_folders_unlisted", pa.int64()),
         ("n_anomalous", pa.int64()),
         ("n_review", pa.int64()),
+        ("n_regions", pa.int64()),
+        ("no_regions", pa.string()),
         ("fpr", pa.float64()),
         ("images_per_s", pa.float64()),
         ("drift", pa.bool_()),
@@ -250,7 +290,7 @@ RUNS_SCHEMA = pa.schema(
 #: Takes back a decision of the same reviewer on the image, which the row names.
 WITHDRAWN = "withdrawn"
 
-#: What a reviewer makes of an image: the words of the verdicts that they confirm or overrule, in the order of labels.
+#: What a reviewer decides about an image, in the words of the verdicts confirmed or overruled, in the order of labels.
 DECISIONS = ("normal", "anomalous", WITHDRAWN)
 
 #: One row for each decision of a person on an image; `kind` is of the defect, and `verdict` what the row had said.

@@ -24,10 +24,10 @@ def split_by_content(
 
     Args:
         image_ids: content hash of each image; repeats are duplicates.
-        sizes: part -> number of *distinct* images in it; with groups, as near as whole ones come to it.
+        sizes: part -> number of *distinct* images in it; with groups, as near as whole groups come to it.
         rest: the part of all others.
-        seed: another seed, another split.
-        groups: of each image, a name; None is an image alone. Groups that share a content are one.
+        seed: another seed gives another split.
+        groups: name of each image's group; None is an image alone. Groups that share a content are one.
         within: part -> the fewest groups, and the most images, that will do; an image alone is a group.
 
     Returns:
@@ -63,16 +63,16 @@ def split_by_content(
 
 
 def folds(image_ids: Sequence[str], groups: Sequence[str | None] | None, n: int, seed: int) -> list[int]:
-    """The fold of each image, 0 to n - 1: as many distinct images in each as whole groups allow.
+    """The fold of each image, 0 to n - 1; the folds have as nearly the same number of distinct images as groups allow.
 
-    The largest groups come first, each into the smallest fold so far; which of those of one size comes first is up to
-    a hash of seed and contents, so that neither the order nor the names of the files matter.
+    The largest groups come first, each into the smallest fold so far; a hash of seed and contents orders groups of one
+    size, so that neither the order nor the names of the files matter.
 
     Args:
         image_ids: content hash of each image; repeats are duplicates.
-        groups: of each image, a name; None is an image alone. Groups that share a content are one.
-        n: folds.
-        seed: another seed, other folds.
+        groups: name of each image's group; None is an image alone. Groups that share a content are one.
+        n: number of folds.
+        seed: another seed gives other folds.
 
     Raises:
         ValueError: n is not positive, or there are fewer groups.
@@ -100,7 +100,7 @@ def _ordered(image_ids: Sequence[str], groups: Sequence[str | None] | None, seed
 
 
 def _take(groups: Sequence[Group], size: int, fewest: int, most: int, n_groups: int) -> list[int] | None:
-    """Numbers of the groups that a part takes: n_groups at most; None where none give it what it needs."""
+    """Numbers of the groups that a part takes, n_groups at most; None where no choice meets its needs."""
     taken: list[int] = []
     count = 0
     for index, group in enumerate(groups):

@@ -29,13 +29,13 @@ ROW_GROUP_BYTES = 64 << 20
 
 _READABLE = tuple(str(version) for version in range(1, SCHEMA_VERSION + 1))
 
-#: What file systems answer that cannot do a thing: FUSE, SMB, NFS, exFAT, WSL's mounts.
+#: Errors of file systems that do not support an operation: FUSE, SMB, NFS, exFAT, WSL's mounts.
 _CANNOT = (
     *(errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES),
     *(errno.EBADF, errno.EISDIR, errno.EMLINK),
 )
 
-#: The disk is full, the user's share of it is, or the file is longer than is allowed here.
+#: The disk is full, the user's quota is used up, or the file is longer than is allowed here.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -49,8 +49,15 @@ def atomic_path(target: Place, staging: Place | None = None, exclusive: bool = F
         exclusive: make it and never replace it, whoever else makes it at the same time.
 
     Raises:
-        FileExistsError: `target` was to be made only, and is there.
+        FileExistsError: `exclusive` is set, and `target` exists.
         SpaceError: the block or the move found no space left.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with atomic_path(target) as unfinished:
+    ...     _ = unfinished.write_text("whole")
+    >>> [file.name for file in target.parent.iterdir()], target.read_text()
+    (['a.txt'], 'whole')
     """
     if not isinstance(target, Path):
         with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
@@ -102,16 +109,16 @@ def _move_to_new(unfinished: Path, target: Path) -> None:
     """Give a finished file a name that nobody has taken.
 
     Raises:
-        FileExistsError: somebody has.
+        FileExistsError: the name is taken.
     """
     try:
-        # Unlike a rename, a second name for a file is refused where there is one already.
+        # Unlike a rename, a hard link is refused where the name is taken.
         os.link(unfinished, target)
     except OSError as error:
         if error.errno not in _CANNOT:
             raise
-        # No second names here. An empty file takes the name, of which there is one maker, and is replaced at once: a
-        # reader may see it empty for that moment, and a process killed in it leaves it so.
+        # No hard links here. An empty file, which only one process can create, takes the name and is replaced at once:
+        # a reader may see it empty for that moment, and a process killed in that moment leaves it empty.
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         try:
             unfinished.replace(target)
@@ -121,7 +128,7 @@ def _move_to_new(unfinished: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last through a power cut (a folder is a file of names), where the file system can."""
+    """Make the rename itself survive a power cut (a folder is a file of names), where the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -134,7 +141,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(content: Mapping[str, Any], target: Place, staging: Place | None = None) -> None:
-    """Write `content` to `target` as sorted, indented JSON, atomically."""
+    """Write `content` to `target` as sorted, indented JSON, atomically.
+
+    Args:
+        content: what JSON can hold.
+        target: the file.
+        staging: as in `atomic_path`.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.json"
+    >>> write_json({"b": 1, "a": [True]}, target)
+    >>> json.loads(target.read_text())
+    {'a': [True], 'b': 1}
+    """
     with atomic_path(target, staging) as unfinished:
         text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         unfinished.write_text(text + "\n", encoding="utf-8")
@@ -154,7 +173,7 @@ class TableWriter:
         self.n_rows = 0
 
     def write(self, table: pa.Table) -> None:
-        """Append rows: columns in any order; a missing, further or ill-typed one is a ValueError."""
+        """Append rows, with columns in any order; a missing, unknown or wrongly typed column is a ValueError."""
         if set(table.column_names) != set(self._schema.names):
             missing = sorted(set(self._schema.names) - set(table.column_names))
             unknown = sorted(set(table.column_names) - set(self._schema.names))
@@ -179,7 +198,7 @@ class TableWriter:
         self._file.close()
 
     def discard(self) -> None:
-        """Give the file up."""
+        """Abandon the file."""
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -195,7 +214,10 @@ def table_writer(
     """A Parquet file that grows by rows and becomes `target` when the block ends well; see `atomic_path`.
 
     Args:
+        target: the file.
+        schema: of all rows; rows of another schema are a ValueError.
         metadata: texts kept in the file beside the schema version.
+        staging, exclusive: as in `atomic_path`.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "numbers.parquet"
@@ -227,8 +249,23 @@ def write_table(
     """Write `table` to `target` as one Parquet file (zstd) of exactly `schema`, atomically; see `atomic_path`.
 
     Args:
-        table: its columns in any order; a missing, further or ill-typed one is a ValueError.
+        table: its columns in any order; a missing, unknown or wrongly typed one is a ValueError.
+        target: the file.
+        schema: of the file.
         metadata: texts kept in the file beside the schema version.
+        staging, exclusive: as in `atomic_path`.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ValueError: the table has other columns.
+        SpaceError: there is no space left.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.parquet"
+    >>> write_table(pa.table({"n": [1, 2]}), target, pa.schema([("n", pa.int64())])).name
+    'a.parquet'
     """
     with table_writer(target, schema, metadata, staging, exclusive) as writer:
         writer.write(table)
@@ -240,6 +277,15 @@ def write_scores(
 ) -> Place:
     """Publish the score rows of one batch at `target`, atomically; the columns are ``SCORES_SCHEMA``.
 
+    Args:
+        table: a row for each file.
+        target: the file.
+        metadata: texts kept in the file beside the schema version.
+        staging: as in `atomic_path`.
+
+    Returns:
+        `target`.
+
     >>> import tempfile
     >>> empty = dict.fromkeys(SCORES_SCHEMA.names)
     >>> table = pa.Table.from_pylist([empty | {"relative_path": "a.png", "verdict": "normal"}], SCORES_SCHEMA)
@@ -250,11 +296,21 @@ def write_scores(
 
 
 def read_table(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one Parquet file of this or an older schema version, as one of this version.
+    """The rows of a Parquet file of this or an older schema version, as rows of this version.
+
+    Args:
+        source: the file.
+        columns: names of the columns to read; by default all.
 
     Raises:
         MissingError: it does not exist.
         InputError: it is broken, damaged, or of an unknown schema version.
+
+    >>> import tempfile
+    >>> source = Path(tempfile.mkdtemp()) / "a.parquet"
+    >>> _ = write_table(pa.table({"n": [1, 2]}), source, pa.schema([("n", pa.int64())]))
+    >>> read_table(source).to_pydict()
+    {'n': [1, 2]}
     """
     try:
         with opened(source) as file:
@@ -262,13 +318,24 @@ def read_table(source: Place, columns: Sequence[str] | None = None) -> pa.Table:
     except OSError as error:
         if not was_replaced(error):
             raise
-    # One answer of the store is of one object.
+    # What the store gives in one answer is of one version of the object.
     with opened(source, whole=True) as file:
         return _read(file, range(file.num_row_groups), columns)
 
 
 def read_rows(source: Place, start: int, size: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows `start` to `start` + `size` of a file, read without the others; else as `read_table`."""
+    """Rows `start` to `start` + `size` of a file, read without the others; else as `read_table`.
+
+    Args:
+        source: the file.
+        columns: names of the columns to read; by default all.
+
+    >>> import tempfile
+    >>> source = Path(tempfile.mkdtemp()) / "a.parquet"
+    >>> _ = write_table(pa.table({"n": range(5)}), source, pa.schema([("n", pa.int64())]))
+    >>> read_rows(source, 3, 9)["n"].to_pylist()
+    [3, 4]
+    """
     with opened(source) as file:
         groups: list[int] = []
         first = end = 0
@@ -281,7 +348,18 @@ def read_rows(source: Place, start: int, size: int, columns: Sequence[str] | Non
 
 
 def iter_rows(source: Place, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """All rows of a file in order, `size` at a time, the last ones fewer; else as `read_table`."""
+    """All rows of a file in order, `size` at a time, the last ones fewer; else as `read_table`.
+
+    Args:
+        source: the file.
+        columns: names of the columns to read; by default all.
+
+    >>> import tempfile
+    >>> source = Path(tempfile.mkdtemp()) / "a.parquet"
+    >>> _ = write_table(pa.table({"n": range(5)}), source, pa.schema([("n", pa.int64())]))
+    >>> [rows["n"].to_pylist() for rows in iter_rows(source, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
     with opened(source) as file:
         rows = _read(file, [], columns)
         for group in range(file.num_row_groups):
@@ -294,14 +372,21 @@ def iter_rows(source: Place, size: int, columns: Sequence[str] | None = None) ->
 
 
 def read_metadata(source: Place) -> dict[str, str]:
-    """What a file says of itself, its schema version among it; else as `read_table`."""
+    """The metadata of the file at `source`, including its schema version; else as `read_table`.
+
+    >>> import tempfile
+    >>> source = Path(tempfile.mkdtemp()) / "a.parquet"
+    >>> _ = write_table(pa.table({"n": [1]}), source, pa.schema([("n", pa.int64())]), {"made_by": "me"})
+    >>> read_metadata(source)["made_by"]
+    'me'
+    """
     with opened(source) as file:
         return _texts(file)
 
 
 @contextmanager
 def opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
-    """A Parquet file of nelbo's, of a version that is read here; errors as of `read_table`."""
+    """An open Parquet file of nelbo, of a version that can be read; errors as in `read_table`."""
     try:
         with open_parquet(source, whole) as file:
             found = _texts(file).get("nelbo.schema_version", "none")
@@ -317,7 +402,7 @@ def opened(source: Place, whole: bool = False) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError as error:
         raise MissingError(f"{source} does not exist.") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        # An error of the system has a number, and is not the file's.
+        # An error with a number comes from the system, and not from the file's contents.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"{source} is not a readable Parquet file ({error}). Make it again.") from error
@@ -336,15 +421,30 @@ def _read(file: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str] | 
 
 
 def read_scores(source: Place | str) -> pa.Table:
-    """Score rows of one published file, or of all batches below a folder or URL (``workspace/scores``).
+    """The score rows of one published file, or of all batches below a folder or URL.
 
-    A folder's rows carry two columns more, ``model_id`` and ``batch_id``, taken from its partitions.
+    Rows from a folder have two more columns, ``model_id`` and ``batch_id``, taken from its partitions.
+
+    Args:
+        source: a file, or a folder such as ``workspace/scores``.
+
+    Raises:
+        InputError: it is broken, damaged, or of an unknown schema version.
+        MissingError: it does not exist.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> row = dict.fromkeys(SCORES_SCHEMA.names) | {"relative_path": "a.png", "verdict": "normal"}
+    >>> table = pa.Table.from_pylist([row], SCORES_SCHEMA)
+    >>> _ = write_scores(table, folder / "model_id=m1" / "batch_id=b1" / "scores.parquet")
+    >>> read_scores(folder).select(["relative_path", "verdict", "batch_id"]).to_pylist()
+    [{'relative_path': 'a.png', 'verdict': 'normal', 'batch_id': 'b1'}]
     """
     source = open_place(source) if isinstance(source, str) else source
     if not source.is_dir():
         return read_table(source)
     ids = pa.schema([("model_id", pa.string()), ("batch_id", pa.string())])
-    # The schema is named: the first file may be of an older version, with fewer columns.
+    # The schema is given, not inferred: the first file may be of an older version, with fewer columns.
     schema = pa.unify_schemas([SCORES_SCHEMA, ids])
     partitions = ds.partitioning(ids, flavor="hive")
     filesystem = None if isinstance(source, Path) else source.fs

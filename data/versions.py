@@ -7,16 +7,25 @@ from nelbo.data.schemas import (
     CALIBRATION_SCHEMA,
     FLAGGED_SCHEMA,
     MANIFEST_SCHEMA,
+    REGIONS_SCHEMA,
     REVIEWS_SCHEMA,
     RUNS_SCHEMA,
     SCORES_SCHEMA,
 )
 
-_KINDS = (CALIBRATION_SCHEMA, FLAGGED_SCHEMA, MANIFEST_SCHEMA, REVIEWS_SCHEMA, RUNS_SCHEMA, SCORES_SCHEMA)
+_KINDS = (
+    CALIBRATION_SCHEMA,
+    FLAGGED_SCHEMA,
+    MANIFEST_SCHEMA,
+    REGIONS_SCHEMA,
+    REVIEWS_SCHEMA,
+    RUNS_SCHEMA,
+    SCORES_SCHEMA,
+)
 
 
 def upgrade(table: pa.Table, version: int) -> pa.Table:
-    """The rows of a whole file with the columns that its kind has now; what nobody wrote down then is null.
+    """The rows of a whole file with the columns that its kind has now; columns that it lacks are null.
 
     Versions have only added columns so far, so a file is of the smallest kind that has all of its columns. A file of
     no kind (a training's history, a shard) is returned as it is.
@@ -33,7 +42,7 @@ def upgrade(table: pa.Table, version: int) -> pa.Table:
     if schema is None:
         return table
     if version == 1 and "statistic" in table.column_names:
-        # What was thresholded stood in the first column only.
+        # Only the first column held the statistic that was thresholded.
         is_peak = pc.equal(table["statistic"].cast(pa.string()), "peak")
         table = table.append_column("peak", pc.if_else(is_peak, table["anomaly_score"], None).cast(pa.float64()))
     for field in schema:
@@ -43,10 +52,10 @@ def upgrade(table: pa.Table, version: int) -> pa.Table:
 
 
 def check_types(found: pa.Schema) -> None:
-    """That a file of this version has the types of its kind, whoever wrote it; one of no kind has any.
+    """Check that a file of this version has the types of its kind; a file of no kind may have any.
 
     Raises:
-        pyarrow.ArrowTypeError: a column has another.
+        pyarrow.ArrowTypeError: a column has another type.
 
     >>> check_types(pa.schema([("run_id", pa.string()), ("n_images", pa.string())]))
     Traceback (most recent call last):

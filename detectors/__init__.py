@@ -1,7 +1,7 @@
 """Scores in, decisions out: thresholds with a promise, p- and q-values, verdicts, metrics.
 
-Works on any array of scores with the anomalous side up. Names are loaded when they are first asked for, by the stub
-beside this file: only `NelboDetector`, the scikit-learn estimator, needs a neural network.
+Works on any array of scores with the anomalous side up. The stub beside this file lists the names, and each is loaded
+on first use: only `NelboDetector`, the scikit-learn estimator, needs a neural network.
 """
 
 import lazy_loader

@@ -1,3 +1,4 @@
+from .agreement import chance_changes as chance_changes
 from .calibration import levelled as levelled
 from .calibration import variant_levels as variant_levels
 from .calibration import variant_p_values as variant_p_values

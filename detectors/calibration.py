@@ -1,4 +1,4 @@
-"""What sets a detector's threshold: scores of normal images, of each variant of the product where there are several."""
+"""What sets a detector's threshold: scores of normal images, for each variant of the product if there are several."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ Scores = NDArray[np.float64]
 class Calibration(NamedTuple):
     """A rate, and the (n,) scores of normal images that promise it.
 
-    cross: each score is of a model that had not seen the image, and none is of the final model.
-    variants: (n,) number of each image's variant; None where there is one.
+    cross: each score is from a model that had not seen the image, and none from the final model.
+    variants: (n,) number of each image's variant; None where there is only one.
 
     >>> scores, variants = np.arange(1.0, 41), np.repeat([0, 1], 20)
     >>> calibration = Calibration(0.1, scores, variants=variants)
@@ -49,11 +49,11 @@ class Calibration(NamedTuple):
         )
 
     def levelled(self, scores: Scores, variants: NDArray[Any] | None) -> Scores:
-        """Scores of images as the threshold is compared with, by the variant of each."""
+        """Scores to compare with the threshold: less the level of each image's variant."""
         return scores if variants is None else levelled(scores, variants, self.levels)
 
     def p_values(self, scores: Scores, variants: NDArray[Any] | None) -> NDArray[np.float64]:
-        """(n,) of levelled scores, against the normal images of each one's own variant."""
+        """(n,) p-values of levelled scores, each against the normal images of its own variant."""
         known, own = self.variants, self.levelled(self.scores, self.variants)
         if variants is None or known is None:
             return p_values(scores, own)
@@ -64,17 +64,17 @@ class Calibration(NamedTuple):
 def variant_levels(
     scores: Scores, variants: NDArray[Any], common: float, threshold: Callable[[Scores], float], least: int
 ) -> dict[Hashable, float]:
-    """What to take off the scores of each variant, so that the common threshold keeps each one's promise.
+    """What to subtract from the scores of each variant, so that the common threshold keeps the promise for each.
 
     Args:
         scores: (n,) of normal images that set the threshold.
         variants: (n,) what variant each image is of.
         common: threshold of all the scores together.
-        threshold: of scores.
+        threshold: gives the threshold of scores.
         least: scores that a threshold needs; a variant with fewer has no level, and is judged with all others.
 
     Returns:
-        Levels by variant; none where there is one variant.
+        Levels by variant; empty where there is only one variant.
 
     >>> scores, variants = np.array([1.0, 2.0, 3.0, 11.0, 12.0, 13.0]), np.array(["a"] * 3 + ["b"] * 3)
     >>> levels = variant_levels(scores, variants, scores.max(), max, least=3)
@@ -91,6 +91,11 @@ def variant_levels(
 def variant_p_values(scores: Scores, variants: NDArray[Any], against: Callable[[Any], Scores]) -> NDArray[np.float64]:
     """(n,) p-values of scores, each against the normal scores of its image's variant.
 
+    Args:
+        scores: (n,) higher = more anomalous.
+        variants: (n,) what variant each image is of.
+        against: gives the scores of held-out normal images of a variant.
+
     >>> variant_p_values(np.array([2.0, 2.0]), np.array(["a", "b"]), {"a": [1.0], "b": [3.0]}.get).tolist()
     [0.5, 1.0]
     """
@@ -102,7 +107,12 @@ def variant_p_values(scores: Scores, variants: NDArray[Any], against: Callable[[
 
 
 def levelled(scores: Scores, variants: Iterable[Hashable], levels: Mapping[Any, float]) -> Scores:
-    """(n,) scores less the level of each image's variant; of a variant without one as they are.
+    """(n,) scores less the level of each image's variant, unchanged for a variant without a level.
+
+    Args:
+        scores: (n,) higher = more anomalous.
+        variants: (n,) what variant each image is of.
+        levels: of each variant, see `variant_levels`.
 
     >>> levelled(np.array([1.0, 2.0]), ["a", "b"], {"a": -10.0}).tolist()
     [11.0, 2.0]

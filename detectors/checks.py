@@ -1,4 +1,4 @@
-"""Checks of what callers give."""
+"""Checks of the arguments that callers give."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

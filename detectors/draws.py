@@ -1,4 +1,4 @@
-"""Which scores count where images come in groups, such as views of one part: images of a group are no two draws."""
+"""Which scores count where images come in groups, such as views of one part: a group is a single draw."""
 
 from collections.abc import Hashable, Sequence
 
@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 def one_of_each(groups: Sequence[Hashable | None], keys: ArrayLike) -> NDArray[np.int64]:
     """The row with the highest key of each group, in order of the rows.
 
-    With random keys that is one random image of each group: a threshold of these keeps its promise to the images of
-    fresh groups. With scores it is the highest of each: the promise is then to the groups, none of whose images is
-    flagged, as long as fresh groups have no more images.
+    With random keys, this is one random image of each group: a threshold from these keeps its promise for images of
+    fresh groups. With scores as keys, it is the highest of each group: the promise is then for groups as a whole, of
+    which no image is flagged, as long as fresh groups have no more images.
 
     Args:
-        groups: (n,) of each row; None is a row alone.
+        groups: (n,) group of each row; None is a row alone.
         keys: (n,) numbers.
 
     Source: Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for two-layer hierarchical models",

@@ -1,4 +1,4 @@
-"""Has the process changed? A batch against the calibration, apart from the verdicts on its images.
+"""Has the process changed? Compares a batch with the calibration, apart from the verdicts on its images.
 
 Several tests share one promise: while batch and calibration are exchangeable, a batch raises the alarm with
 probability at most alpha. The promise is for each batch, on average over calibrations; batches that are compared with
@@ -6,17 +6,16 @@ the same calibration raise it together more often than independent ones would.
 """
 
 import math
-import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import ks_2samp
 
 from nelbo.detectors.checks import check_scores
 from nelbo.detectors.promise import false_alarm_probability
+from nelbo.detectors.smirnov import smirnov_p_value
 
 #: Share of the capital that the martingale spreads anew over its three bets before each score.
 JUMP = 0.01
@@ -50,7 +49,7 @@ class Drift(NamedTuple):
     """Whether a batch differs from the calibration.
 
     alarm: some test has an adjusted p-value <= alpha.
-    alpha: probability of an alarm without drift, at most; over all tests together.
+    alpha: highest probability of an alarm without drift, over all tests together.
     tests: in the order scores, flagged, martingale, image statistics; none for an empty batch.
     """
 
@@ -84,21 +83,24 @@ def detect_drift(
 
     Args:
         scores: (m,) of the batch; higher = more anomalous. The martingale takes their order for that of time: shuffle
-            them where it is another that goes with the scores (folders of defects).
+            them if their order depends on the scores for another reason (folders of defects).
         calibration_scores: (n,) of held-out normal images, n >= 1.
         threshold: a conformal one, or one fixed without these scores; None leaves "flagged" out.
-        earlier: scores of the batches before, oldest first. The time grows with their number: pass the recent ones.
+        earlier: scores of earlier batches, oldest first. Run time grows with their number: pass recent ones only.
         statistics: of the batch, name -> (m',), for example brightness; NaN is dropped.
         reference: of calibration images, name -> (n',); names that only one of the two has are left out, as are
             those without any number on one side.
         alpha: highest probability of an alarm without drift, in (0, 1).
         seed: of the choice of scores and of the martingale's tie-breaking.
 
+    Returns:
+        Whether there is an alarm, and what each test found.
+
     Raises:
         ValueError: no calibration score, a score or threshold that is not finite, an infinite statistic, a statistic
-            named as one of the other tests, alpha outside (0, 1).
+            with the name of another test, alpha outside (0, 1).
 
-    Source: Smirnov 1939 by SciPy for the comparisons, exact up to 10,000 values a side; Vovk et al. 2021, see
+    Source: Smirnov 1939 for the comparisons, see `smirnov_p_value`; Vovk et al. 2021, see
     `_log_wealth`, for the martingale; :func:`holm`. The number flagged follows Vovk 2012, "Conditional validity of
     inductive conformal predictors", section 2: with j - 1 calibration scores above the threshold it is
     beta-binomial (m, j, n + 1 - j).
@@ -133,7 +135,7 @@ def detect_drift(
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """P-values adjusted for their number: rejecting those <= a errs at all with probability at most a.
 
-    The k-th smallest of K is multiplied by K - k + 1, and never falls below an adjusted smaller one.
+    The k-th smallest of K is multiplied by K - k + 1, and is never below the adjusted value of a smaller one.
 
     Args:
         p_values: (K,) in [0, 1], however they depend on each other.
@@ -160,11 +162,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 def _compare(name: str, subject: str, batch: NDArray[np.float64], reference: NDArray[np.float64]) -> Seen:
     """Are both drawn from one distribution?"""
-    with warnings.catch_warnings():
-        # Where rounding defeats the exact p-value, SciPy says so and takes the asymptotic one.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        p_value = float(ks_2samp(batch, reference).pvalue)
-    return (name, p_value, f"{subject} {_difference(batch, reference)}")
+    return (name, smirnov_p_value(batch, reference), f"{subject} {_difference(batch, reference)}")
 
 
 def _difference(batch: NDArray[np.float64], reference: NDArray[np.float64]) -> str:
@@ -215,7 +213,7 @@ def _slow_change(
     stream = np.concatenate(read)
     p_values = _online_p_values(stream, calibration, random)
     log_wealth = _log_wealth(p_values)
-    # What it won before and has lost again is no news of this batch.
+    # What it won earlier and has lost again says nothing about this batch.
     start = len(stream) - len(read[-1])
     peak = start + int(log_wealth[start:].argmax())
     where = f"over {len(batches)} batches up to this one" if len(batches) > 1 else "within this batch"

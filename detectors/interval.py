@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from scipy.stats import binomtest, norm
+import scipy
+from scipy.special import ndtri
 
 #: Half the 95 % interval of a normal distribution, in its standard deviations.
-WIDTH = float(norm.ppf(0.975))
+WIDTH = float(ndtri(0.975))
 
 
 class Interval(NamedTuple):
@@ -20,23 +21,23 @@ class Interval(NamedTuple):
 
 
 def binomial_interval(k: int, n: int) -> Interval:
-    """A rate seen as k of n, with its exact interval.
-
-    Source: Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the
-    binomial", by SciPy.
+    """A rate seen as `k` of `n`, with its exact 95 % interval.
 
     Raises:
         ValueError: k outside 0..n, or n = 0.
 
+    Source: Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the
+    binomial", by SciPy.
+
     >>> [round(v, 3) for v in binomial_interval(2, 134)]
     [0.015, 0.002, 0.053]
     """
-    interval = binomtest(k, n).proportion_ci(0.95, method="exact")
+    interval = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="exact")
     return Interval(k / n, float(interval.low), float(interval.high))
 
 
 def share_interval(value: float, n: float) -> Interval:
-    """A share of n images, or of as many as would tell as much, with Wilson's interval; n need not be whole.
+    """A share of n images, or of an equivalent number of others, with Wilson's interval; n need not be whole.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 

@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 VALIDATION_SHARE = 0.15
 CALIBRATION_SHARE = 0.2
-#: Fewer calibration images promise a rate so vaguely that cross-fitting, approximate but of all images, is better.
+#: With fewer calibration images, the promise is so vague that cross-fitting, approximate but on all images, is better.
 HELD_OUT_FROM = 200
-#: Of the images of a rare variant, as many as chance may take from those that set its threshold.
+#: A factor to spare, because chance may leave few images of a rare variant to set its threshold.
 _MARGIN = 1.5
 
 
@@ -35,12 +35,12 @@ def part_sizes(n: int, n_calibration: int, have: Collection[str] = ()) -> dict[s
 
 
 def images_of_variant(n_needed: int, n_fitted: int, n_calibration: int) -> int:
-    """How many of the images fitted on show a variant of the product, at least, so that enough set its threshold.
+    """How many images fitted on must show a variant of the product, so that enough images set its threshold.
 
     Args:
         n_needed: images that its threshold needs.
         n_fitted: images fitted on.
-        n_calibration: others, held out to set thresholds; 0 where those fitted on do.
+        n_calibration: images held out to set thresholds; 0 where those fitted on set them.
 
     >>> images_of_variant(19, 100, 0), images_of_variant(19, 800, 200)
     (19, 114)

@@ -11,8 +11,8 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import betainc
-from scipy.stats import beta, betabinom
+from numpy.typing import NDArray
+from scipy.special import betainc, betaincinv, betaln
 
 from nelbo.detectors.errors import CalibrationError
 from nelbo.detectors.interval import Interval
@@ -35,7 +35,7 @@ def n_above(n: int, fpr: float, confidence: float | None = None) -> int:
     if confidence is not None:
         # From 1 up: the larger j, the less surely its rate stays below fpr.
         return bisect.bisect_right(range(1, n + 1), -confidence, key=lambda j: -betainc(j, n + 1 - j, fpr))
-    # In the arithmetic that p-values are compared with fpr in.
+    # The same arithmetic as where p-values are compared with fpr.
     j = math.floor(fpr * (n + 1))
     while j > 0 and j / (n + 1) > fpr:
         j -= 1
@@ -48,6 +48,10 @@ def n_needed(fpr: float, confidence: float | None = None) -> int:
     """Smallest number of calibration images that can promise `fpr`.
 
     ceil(1 / fpr) - 1 on average; ceil(log(1 - confidence) / log(1 - fpr)) with a confidence.
+
+    Args:
+        fpr: false-alarm rate, in (0, 1).
+        confidence: share of calibration sets for which the promise holds; None for on average over them.
 
     >>> n_needed(0.05), n_needed(0.01), n_needed(0.05, confidence=0.95)
     (19, 99, 59)
@@ -64,10 +68,15 @@ def n_needed(fpr: float, confidence: float | None = None) -> int:
 
 
 def check_size(n: int, fpr: float, confidence: float | None = None) -> None:
-    """Refuse a calibration set of n images that cannot promise `fpr`.
+    """Refuse a calibration set that cannot promise `fpr`.
+
+    Args:
+        n: its images.
+        fpr: false-alarm rate, in (0, 1).
+        confidence: share of calibration sets for which the promise holds; None for on average over them.
 
     Raises:
-        CalibrationError: how many are needed, and what n could promise.
+        CalibrationError: how many are needed, and what `n` could promise.
 
     >>> check_size(19, 0.05)
     """
@@ -88,12 +97,12 @@ def rate_law(j: int, n: int) -> Interval:
     >>> [round(v, 3) for v in rate_law(1, 19)]
     [0.05, 0.001, 0.176]
     """
-    law = beta(j, n + 1 - j)
-    return Interval(float(law.mean()), float(law.ppf(0.025)), float(law.ppf(0.975)))
+    low, high = betaincinv(j, n + 1 - j, [0.025, 0.975])
+    return Interval(j / (n + 1), float(low), float(high))
 
 
 def check_rates(fpr: float, confidence: float | None = None) -> None:
-    """Refuse a rate or a confidence that is none."""
+    """Refuse a rate or a confidence that is out of range."""
     if not MIN_FPR <= fpr < 1:
         raise ValueError(f"fpr={fpr}: expected a rate between {MIN_FPR:g} and 1, for example 0.05")
     if confidence is not None and not 0 < confidence < 1:
@@ -101,7 +110,7 @@ def check_rates(fpr: float, confidence: float | None = None) -> None:
 
 
 def false_alarm_probability(counts: range, m: int, n: int, rank: int) -> float:
-    """P(K in counts), K of m fresh normal scores above the calibration score that is `rank`-th from the top of n.
+    """P(K in counts), where K of m fresh normal scores exceed the `rank`-th highest of n calibration scores.
 
     K is beta-binomial (m, rank, n + 1 - rank), whatever the scores' distribution, if it is continuous.
 
@@ -110,18 +119,32 @@ def false_alarm_probability(counts: range, m: int, n: int, rank: int) -> float:
     """
     if not 0 < rank <= n:
         return float((m if rank else 0) in counts)
-    return min(1.0, float(betabinom.pmf(np.arange(counts.start, counts.stop), m, rank, n + 1 - rank).sum()))
+    return min(1.0, float(_count_law(np.arange(counts.start, counts.stop), m, rank, n + 1 - rank).sum()))
 
 
 @lru_cache(maxsize=4096)
 def false_alarm_interval(m: int, n: int, rank: int) -> Interval:
-    """The number of `false_alarm_probability`: its mean, and the central 95 % of what chance makes of it.
+    """How many of `m` normal images lie above a threshold: the mean, and the central 95 % of its chance variation.
+
+    The law is that of `false_alarm_probability`.
+
+    Args:
+        m: fresh normal images.
+        n: calibration images.
+        rank: of the threshold among their scores, from the largest.
 
     >>> false_alarm_interval(100, 199, 10), false_alarm_interval(100, 199, 200)
     (Interval(value=5.0, low=1, high=11), Interval(value=100.0, low=100, high=100))
     """
     if rank > n:
         return Interval(float(m), m, m)
-    below = np.cumsum(betabinom.pmf(np.arange(m + 1), m, rank, n + 1 - rank))
+    below = np.cumsum(_count_law(np.arange(m + 1), m, rank, n + 1 - rank))
     low, high = np.searchsorted(below, [0.025, 0.975])
     return Interval(m * rank / (n + 1), int(low), min(m, int(high)))
+
+
+def _count_law(counts: NDArray[np.int64], m: int, a: int, b: int) -> NDArray[np.float64]:
+    """P(K = k) of each count k of 0 to m, beta-binomial (m, a, b)."""
+    ways = -np.log(m + 1) - betaln(m - counts + 1, counts + 1)
+    found: NDArray[np.float64] = np.exp(ways + betaln(counts + a, m - counts + b) - betaln(a, b))
+    return found

@@ -1,4 +1,4 @@
-"""What the numbers of an array mean: what fit saw decides, so that the same values in another type score the same."""
+"""What the numbers of an array mean. The type that fit saw decides, so that equal values in any type score the same."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: Types whose whole range means [0, 1], and what is white in them; in all others it is 1.
+#: Types whose whole range means [0, 1], and what is white in them; in all others white is 1.
 _WHITE = {"uint8": 255, "uint16": 65_535}
 
-#: In the place of a type, where fit saw files: these say themselves what is white, and most have 8 bits.
+#: Instead of a type, where fit saw files, which say themselves what is white; most have 8 bits.
 FILES = "files"
 
 
 class Scale(NamedTuple):
     """How a detector reads numbers.
 
-    dtype: NumPy's name of the type that fit saw, or ``files``. None, of detectors that were saved by nelbo 0.1, takes
-        each array by its own type.
+    dtype: NumPy's name of the type that fit saw, or ``files``. None, in detectors that nelbo 0.1 saved, reads each
+        array by its own type.
     """
 
     dtype: str | None
@@ -30,12 +30,12 @@ class Scale(NamedTuple):
     def read(self, images: NDArray[Any], *, clip: bool = False) -> list[NDArray[Any]]:
         """Images as fit saw them: of its type, or in another one that means the same.
 
-        Numbers of another type may be the same values as in fit, or lie on the scale of their own type. They are taken
-        where only one of the two can be, and refused otherwise.
+        Numbers of another type may be the same values as in fit, or lie on the scale of their own type. They are
+        accepted where only one of the two is possible, and refused otherwise.
 
         Args:
             images: (n, ...), finite.
-            clip: whether numbers beyond [0, 1] mean the nearest of these, on the scale where white is 1.
+            clip: whether numbers beyond [0, 1] are clipped, on the scale where white is 1.
 
         Returns:
             For each image uint8 or uint16 over its whole range, or numbers in [0, 1].
@@ -77,7 +77,7 @@ class Scale(NamedTuple):
         return "uint8" if self.dtype is None or self.dtype == FILES else self.dtype
 
     def _brought(self, image: NDArray[Any], own: int) -> NDArray[Any]:
-        """An image on the scale of its own type: as one of fit's type, unless it is finer than that can hold."""
+        """An image on the scale of its own type, converted to fit's type unless that cannot hold its values."""
         unit = image / own
         if self.white == 1:
             return unit

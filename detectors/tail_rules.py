@@ -1,4 +1,4 @@
-"""Rules of version 0.1 that join several statistics of an image into one score; only its calibrations have any.
+"""Rules of version 0.1 that join several statistics of an image into one score; only its calibrations use them.
 
 Each statistic becomes a tail probability among normal images; a rule combines them. The statistics depend on each
 other in ways nobody knows, so the combined number is no p-value: it is a score like any other, and was
@@ -14,12 +14,12 @@ from scipy.special import logsumexp
 from nelbo.detectors.checks import check_scores
 from nelbo.detectors.errors import CalibrationError
 
-#: A statistic whose name ends so is strange on both sides: too high, and too low.
+#: A statistic whose name ends with this counts as strange if it is too high, or too low.
 TWO_SIDED = "_two_sided"
 
 #: Share of the reference scores, and least number of them, that a tail is fitted to.
 TAIL_SHARE, TAIL_LEAST = 0.1, 10
-#: Two tails, and something between them.
+#: Enough for two tails, and a score between them.
 MIN_REFERENCE = 2 * TAIL_LEAST + 1
 
 Array = NDArray[np.float64]
@@ -80,7 +80,7 @@ class TailRule:
             * ``minimum``: - log min p (Tippett 1931): the strongest alone.
 
     Raises:
-        KeyError: a rule or a statistic that there is none of.
+        KeyError: the rule or a statistic is unknown.
         CalibrationError: too few normal images.
 
     >>> rule = TailRule({"nelbo": range(1, 100), "rate": range(1, 100)}, ["nelbo", "rate_two_sided"], "minimum")

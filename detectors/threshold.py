@@ -23,28 +23,28 @@ from nelbo.detectors.promise import (
 #: What the rate is promised to, where images come in groups: an image of a fresh group, or all images of it together.
 PromisedTo = Literal["image", "group"]
 
-#: Of each rate that cross-fitted scores aim at.
+#: Said of each rate that cross-fitted scores aim at.
 APPROXIMATE = "approximate: cross-fitted, no guarantee"
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What calibration made of held-out scores.
+    """A threshold, and what calibration on held-out scores promises for it.
 
     value: scores strictly above it are anomalous.
-    fpr: promised false-positive rate on fresh normal images, or with `cross` the rate aimed at; None where there is
+    fpr: promised false-alarm rate on fresh normal images, or with `cross` the rate aimed at; None where there is
         neither.
     objective: "conformal"; "trimmed" (conformal on a contaminated set, so without a promise); or one of
         `nelbo.detectors.metrics.labelled.OBJECTIVES`.
     n_calibration: normal images behind it, without those trimmed.
     confidence: share of calibration sets for which the promise holds; None if it holds on average over them.
-    target: of an objective that has one; of "trimmed" the rate that was asked for.
+    target: of an objective that has one; for "trimmed", the requested rate.
     contamination: share of the calibration images, the highest scores, taken for anomalous.
     review: scores above it, up to `value`, are for review; None if there is no such band.
     review_fpr: share of normal images above `review`, as promised as `fpr` is.
     review_recall: share of the labelled anomalies above `review`.
-    cross: the scores are of cross-fitting: every normal image was scored by a model that had not seen it, and the final
-        model is of all. No law promises that its scores are like those; all rates are approximate then.
+    cross: whether the scores come from cross-fitting: every normal image was scored by a model that had not seen it,
+        and the final model is of all. No law promises that its scores are like those: all rates are approximate.
 
     >>> print(Threshold.from_normals(range(1, 100), fpr=0.05).describe())
     false-alarm rate promised: 5 %, between 1.7 and 10.0 % with 99 images
@@ -79,14 +79,14 @@ class Threshold:
 
         Args:
             scores: (n,) of images that the model did not train on; higher = more anomalous.
-            fpr: promised false-positive rate.
+            fpr: promised false-alarm rate.
             confidence: None promises it on average over calibration sets; 0.95 for 95 of 100 of them.
-            contamination: share of the images that are anomalies in fact; the highest scores are trimmed, and
+            contamination: share of the images that are in fact anomalous; the highest scores are trimmed, and
                 nothing is promised.
             review_fpr: rate of the review band's lower end, above `fpr`; None for no band.
-            cross: each score is of a model that had not seen the image, and none is of the final model. The threshold
-                is the same, and its rate only aimed at.
-            per: the scores are of one image of each group, drawn as `one_of_each` says; None where there are none.
+            cross: each score is from a model that had not seen the image, and none from the final model. The threshold
+                is the same, but its rate is only aimed at.
+            per: the scores are of one image of each group, drawn by `one_of_each`; None without groups.
 
         Raises:
             CalibrationError: too few images.
@@ -108,8 +108,8 @@ class Threshold:
             )
         if cross and confidence is not None:
             raise ValueError(
-                f"confidence={confidence} with cross-fitted scores: expected none, for no law holds that surely for "
-                "them. Calibrate on held-out images, or leave the confidence out"
+                f"confidence={confidence} with cross-fitted scores: expected None, because their rate is approximate. "
+                "Calibrate on held-out images, or leave the confidence out"
             )
         kept = trim(scores, contamination)
         promised = not contamination
@@ -141,8 +141,14 @@ class Threshold:
         """The threshold that is best on labelled images; see `labelled_threshold`. It promises no rate.
 
         Args:
+            labels: (n,) 0 normal, 1 anomalous.
+            scores: (n,) higher = more anomalous.
+            objective, target, costs: as in `labelled_threshold`.
             review_recall: the review band goes down to the score above which this share of the anomalies lies;
                 there is no band if the threshold itself is as low.
+
+        Raises:
+            ValueError: an unknown objective, a target that does not fit it, or images of one label only.
         """
         value = labelled_threshold(labels, scores, objective, target, costs)
         review = None if review_recall is None else labelled_threshold(labels, scores, "fpr", review_recall)
@@ -158,7 +164,7 @@ class Threshold:
 
     @property
     def asked_fpr(self) -> float | None:
-        """The false-positive rate that was asked of normal images, promised or only aimed at; None from labels.
+        """The false-alarm rate that was requested, promised or only aimed at; None for a threshold from labels.
 
         >>> Threshold.from_normals(range(100), fpr=0.05, contamination=0.1).asked_fpr
         0.05
@@ -167,14 +173,14 @@ class Threshold:
 
     @property
     def approximate(self) -> bool:
-        """Whether there is a rate, and nothing but experience says that it will come about."""
+        """Whether there is a rate that rests on experience only."""
         return self.cross and self.fpr is not None
 
     @property
     def supported(self) -> Interval | None:
-        """Mean and 95 % interval of the false-positive rate in the long run; None without a promise.
+        """Mean and 95 % interval of the false-alarm rate in the long run; None without a promise.
 
-        With `cross` the law of held-out images stands in for one that nobody knows, here and in what follows.
+        With `cross`, the law of held-out images stands in for one that nobody knows, here and below.
         """
         if self.fpr is None:
             return None
@@ -182,7 +188,7 @@ class Threshold:
 
     @property
     def supported_review(self) -> Interval | None:
-        """The same of the share of normal images sent to people: above `review` and not above `value`."""
+        """The same for the share of normal images sent to people: above `review` and not above `value`."""
         if self.fpr is None or self.review_fpr is None:
             return None
         n = self.n_calibration
@@ -190,7 +196,7 @@ class Threshold:
         return rate_law(between, n) if between else Interval(0.0, 0.0, 0.0)
 
     def false_alarms(self, m: int) -> Interval | None:
-        """How many of m normal images are called anomalous: the mean, and 95 % of what chance makes of it.
+        """How many of `m` normal images are called anomalous: the mean, and the central 95 % of its chance variation.
 
         None without a promise.
 
@@ -203,9 +209,13 @@ class Threshold:
         return false_alarm_interval(m, self.n_calibration, rank)
 
     def chance(self, n_anomalous: int, n_images: int) -> float | None:
-        """Probability that so many of so many fresh normal images, or more, are above `value`; None without a promise.
+        """Probability that `n_anomalous` or more of `n_images` normal images are above `value`; None without a promise.
 
-        The noise of the calibration counts, too: with few images behind it the threshold may lie low by chance.
+        The noise of the calibration counts, too: with few images behind it, the threshold may lie low by chance.
+
+        Args:
+            n_anomalous: images above `value`.
+            n_images: all of the batch.
 
         >>> round(Threshold.from_normals(range(1, 100), fpr=0.05).chance(12, 100), 3)
         0.034
@@ -219,7 +229,7 @@ class Threshold:
         """The promise in words, with what this calibration set really supports.
 
         Args:
-            review: share of normal images sent to people, as counted somewhere; of a promised rate it is known without.
+            review: share of normal images sent to people, as counted somewhere; a promised rate does not need it.
 
         >>> Threshold(2.0, None, "f1", 50, review=1.0).describe(Interval(0.1, 0.03, 0.22)).split("; ")[1]
         'for review 10 % of normal images, between 3.0 and 22.0 %'
@@ -245,7 +255,7 @@ class Threshold:
         return f"{text} ({APPROXIMATE})" if self.approximate else text
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it; without `per` where there are no groups, as versions that do not know it wrote it."""
+        """The fields as JSON holds them; without groups there is no `per`, as in versions that did not know it."""
         return {name: value for name, value in asdict(self).items() if name != "per" or value is not None}
 
 
@@ -258,7 +268,7 @@ def conformal_threshold(scores: ArrayLike, fpr: float, confidence: float | None 
 
     Args:
         scores: (n,) of normal images that the model did not train on; higher = more anomalous.
-        fpr: promised false-positive rate, in (0, 1).
+        fpr: promised false-alarm rate, in (0, 1).
         confidence: in (0, 1), or None.
 
     Raises:
@@ -280,6 +290,13 @@ def conformal_threshold(scores: ArrayLike, fpr: float, confidence: float | None 
 
 def trim(scores: ArrayLike, contamination: float) -> NDArray[np.float64]:
     """The scores without the highest share `contamination` of them, rounded up; sorted.
+
+    Args:
+        scores: (n,) higher = more anomalous.
+        contamination: a share, from 0 to below 1.
+
+    Raises:
+        ValueError: a share out of range, or a score that is not finite.
 
     >>> trim([3.0, 1.0, 2.0, 9.0], 0.25).tolist()
     [1.0, 2.0, 3.0]

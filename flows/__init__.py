@@ -2,5 +2,5 @@
 
 from nelbo.flows.telemetry import switch_off
 
-# Before any of the packages is imported.
+# Packages read these variables when they are imported.
 switch_off()

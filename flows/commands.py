@@ -1,4 +1,4 @@
-"""Each command once: the command line, the flows, their deployments and docs/commands.md are made of it."""
+"""The table of commands: command line, flows, deployments and docs/reference/commands.md are built from it."""
 
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -9,8 +9,8 @@ from typing import Any
 class Command:
     """What a command is called, does and takes.
 
-    function: module and name, imported when it is wanted. It takes the options, and a flow's a runner, too; what it
-        returns is printed, or each that it yields.
+    function: module and name, imported on first use. It takes the options and, for a flow, a runner, too. What it
+        returns or yields is printed.
     model: name of its options model.
     example: a line for a shell.
     """
@@ -23,7 +23,7 @@ class Command:
 
     @property
     def is_flow(self) -> bool:
-        """Whether it runs through Prefect, too: what is made of steps does, what only reads or serves does not."""
+        """Whether it can also run through Prefect: commands made of steps can, those that only read or serve cannot."""
         return self.function.startswith("steps.")
 
     @property
@@ -56,7 +56,7 @@ _ALL = (
         "calibrate",
         "steps.calibrate:recalibrate",
         "CalibrateOptions",
-        "Find a model's threshold anew, from normal images or from labels; its weights stay as they are.",
+        "Set a model's threshold again, from normal images or from labels; its weights do not change.",
         "nelbo calibrate --labels labels.csv --objective cost --costs '[[0, 1], [10, 0]]'",
     ),
     Command(
@@ -67,17 +67,24 @@ _ALL = (
         "nelbo score new/ --new --min-age 60 --fail-on-anomaly",
     ),
     Command(
+        "watch",
+        "watching.watch:watch",
+        "WatchOptions",
+        "Score images as they land in a folder, until stopped: print a line for each, and publish batches.",
+        "nelbo watch landing/ --batch-minutes 15",
+    ),
+    Command(
         "export",
         "steps.export:export_model",
         "ExportOptions",
-        "Make a model ready for a faster engine; refused if a score or a verdict changes.",
+        "Export a model for a faster engine; refused if a score or a verdict changes.",
         "nelbo export --engine openvino",
     ),
     Command(
         "sensitivity",
         "steps.sensitivity:find_sensitivity",
         "SensitivityOptions",
-        "Say what a model sees of simulated defects; with --on, paint them on normal images that it has not seen.",
+        "Show which simulated defects a model detects; with --on, paint them on normal images that it has not seen.",
         "nelbo sensitivity --on other-normals/ --defect-px 5,10",
     ),
     Command(
@@ -91,21 +98,29 @@ _ALL = (
         "evaluate",
         "cli.evaluation:evaluate",
         "EvaluateOptions",
-        "Say how well a scored batch finds real defects, by kind; with --masks, where they are, too.",
+        "Measure how well a model found the real defects in a scored batch, by kind; with --masks, how well it located "
+        "them, too.",
         "nelbo evaluate --batch night-1 --masks ground_truth/",
+    ),
+    Command(
+        "masks",
+        "cli.masks.masks:write_masks",
+        "MasksOptions",
+        "Write the unusual regions of a batch's flagged images: as masks, as COCO annotations, or as a table.",
+        "nelbo masks --batch night-1 --format coco --out night-1-masks/",
     ),
     Command(
         "dashboard",
         "dashboard.server:serve_dashboard",
         "DashboardOptions",
-        "Serve the web pages over the workspace, until stopped.",
+        "Serve web pages that show the workspace, until stopped.",
         "nelbo dashboard --port 8502",
     ),
     Command(
         "prune",
         "steps.prune:prune_workspace",
         "PruneOptions",
-        "Say which old batches, runs and leftovers may go, or delete them with --apply.",
+        "List old batches, runs and leftovers that may be deleted; with --apply, delete them.",
         "nelbo prune --older-than 90d --apply",
     ),
     Command(
@@ -119,8 +134,8 @@ _ALL = (
         "upgrade",
         "cli.upgrade:upgrade",
         "UpgradeOptions",
-        "Say what an older version left in workspace, settings (--config) and deployments; bring it up to date with "
-        "--apply.",
+        "List what an older version left in the workspace, settings (--config) and deployments; with --apply, bring it "
+        "up to date.",
         "nelbo upgrade --apply",
     ),
     Command("models", "cli.readers:models", "Options", "List the models of the workspace.", "nelbo models"),
@@ -145,14 +160,14 @@ _ALL = (
         "doctor",
         "cli.system.doctor:diagnose",
         "Options",
-        "Say what this system has and lacks, and how to get it; exit with 1 if nelbo cannot run.",
+        "Check what this system has, what it lacks, and how to get it; exit with 1 if nelbo cannot run.",
         "nelbo doctor",
     ),
     Command(
         "serve",
         "orchestration.execution:serve",
         "ServeOptions",
-        "Run the scheduled deployments from this process until stopped; needs a Prefect server, and no pool.",
+        "Run the scheduled deployments from this process until stopped; needs a Prefect server, but no work pool.",
         "nelbo serve --images landing/ --normal good/",
     ),
     Command(
@@ -167,5 +182,5 @@ _ALL = (
     ),
 )
 
-#: By name, in the order of their work.
+#: Commands by name, in the order of a typical workflow.
 COMMANDS = {command.name: command for command in _ALL}

@@ -1,4 +1,4 @@
-"""Numbers as people read them, with a minus that is not a hyphen; templates know each function by its name."""
+"""Numbers formatted for people, with a true minus sign; templates call each function by its name."""
 
 import math
 
@@ -6,7 +6,7 @@ from nelbo.detectors import Interval
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    r"""With thousands separators; a dash where there is none.
+    r"""A number with thousands separators; a dash for None and NaN.
 
     >>> number(1234567), number(12.34567), number(None), number(1e-7)
     ('1,234,567', '12.35', '—', '1e-07')
@@ -20,7 +20,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def fixed(value: float | None, decimals: int = 0) -> str:
-    """With thousands separators and that many decimals.
+    """A number with thousands separators and so many decimals; a dash for None.
 
     >>> fixed(1234.56, 1), fixed(0.5, 3), fixed(None)
     ('1,234.6', '0.500', '—')
@@ -29,7 +29,7 @@ def fixed(value: float | None, decimals: int = 0) -> str:
 
 
 def percent(share: float | None, digits: int = 3) -> str:
-    """A share of one.
+    """A share between 0 and 1 in percent; a dash for None and NaN.
 
     >>> percent(0.0512), percent(None)
     ('5.12 %', '—')
@@ -47,7 +47,7 @@ def interval(found: Interval, decimals: int = 2) -> str:
 
 
 def images(n: float) -> str:
-    """So many images.
+    """A number of images, in words.
 
     >>> images(1), images(2500)
     ('1 image', '2,500 images')
@@ -56,5 +56,5 @@ def images(n: float) -> str:
 
 
 def _shown(value: float, form: str) -> str:
-    # No hyphen; the sign of an exponent stays one.
+    # A minus sign instead of a hyphen; an exponent keeps its hyphen.
     return ("\u2212" if value < 0 else "") + f"{abs(value):,.{form}}"

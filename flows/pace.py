@@ -1,4 +1,4 @@
-"""How long a command still takes: what its stages usually do, and how fast those were that it has been through."""
+"""Estimates how long a command still takes, from a plan of its stages and the speed of the finished ones."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """A part of a command, and the seconds that it takes: some in any case, and some for each image."""
+    """A part of a command, and the seconds that it takes: a fixed number, plus some for each image."""
 
     title: str
     fixed_s: float
     image_s: float = 0.0
 
 
-#: In the order in which they begin; measured on two cores with 256 x 256 pixels (benchmarks/speed/eta.py). A machine
-#: that is twice as fast is noticed, so what matters is how they compare. What is not passed through costs nothing.
+#: Stages in the order in which they begin, measured on two cores with 256 x 256 pixels (benchmarks/speed/eta.py).
+#: Only their ratios matter, because `Pace` adapts to the speed of the machine. A stage that is skipped costs nothing.
 PLANS: dict[str, tuple[Stage, ...]] = {
     "train": (
         Stage("starting", 1.2),
@@ -25,7 +25,7 @@ PLANS: dict[str, tuple[Stage, ...]] = {
         Stage("decoding", 0.2, 0.002),
         Stage("computing features", 1.5, 0.01),
         Stage("fitting the model", 11, 0.03),
-        # Of networks that are trained in epochs, these say how long it takes.
+        # For networks that train in epochs: finished epochs show how long it takes.
         Stage("training", 0),
         Stage("painting simulated defects", 4),
         Stage("calibrating", 1.5),
@@ -43,21 +43,21 @@ PLANS: dict[str, tuple[Stage, ...]] = {
     ),
 }
 
-#: Seconds that stages must have taken before they say more of a machine's speed than those that were measured.
+#: Finished stages of so many seconds weigh as much as the plan in the estimate of the machine's speed.
 _DOUBT_S = 1.5
-#: Those of so many seconds say how fast it is; what was before, other work on the machine may have made slower.
+#: About the last so many seconds of finished stages count; other work on the machine may have slowed earlier ones.
 _LATELY_S = 20.0
-#: A stage that has taken longer than it should takes this share again of what it took beyond this share of that.
+#: A stage that overruns is estimated to take `_MORE` * (took - `_BEYOND` * expected) more seconds.
 _MORE, _BEYOND = 0.3, 0.7
 
 
-#: What a stage does in so many seconds after its first step tells as much of its speed as the plan does.
+#: So many seconds after a stage's first step, its measured speed weighs as much as the plan.
 _LITTLE_S = 1.0
 
 
 @dataclass
 class _Moved:
-    """How far a stage is, as a share, and what it had taken by then; the same of its first step."""
+    """The share of a stage that is done, and the seconds it had taken by then; both also for its first step."""
 
     first: float
     first_took: float
@@ -104,7 +104,7 @@ class Pace:
         self._last = clock()
 
     def begin(self, title: str, total: int | None) -> None:
-        """A stage begins, within the one that is open; those of the plan before it are not to come any more."""
+        """A stage begins within the one that is open; earlier stages of the plan that are not open count as done."""
         self._tick()
         places = [i for i, stage in enumerate(self._plan) if stage.title == title and not self._done[i]]
         number = places[0] if places else None
@@ -118,7 +118,7 @@ class Pace:
             self._done[earlier] |= earlier not in opened
 
     def advance(self, n: int) -> None:
-        """So many more are done of the innermost stage."""
+        """The innermost stage has done `n` more images or steps."""
         number, total = self._open[-1] if self._open else (None, None)
         if number is None or not total:
             return
@@ -137,7 +137,7 @@ class Pace:
             self._done[number] = True
 
     def remaining_s(self) -> float | None:
-        """Seconds until the end; None where there is no plan, or it is not known yet of how many images."""
+        """Seconds until the end; None without a plan, or while the number of images is unknown."""
         if not self._plan or (self._n_images is None and self._needs_images):
             return None
         self._tick()
@@ -149,7 +149,7 @@ class Pace:
         return any(stage.image_s for stage, done in zip(self._plan, self._done, strict=True) if not done)
 
     def _tick(self) -> None:
-        """Give the time since last to the innermost stage of the plan."""
+        """Add the time since the last call to the innermost open stage of the plan."""
         now = self._clock()
         number = next((one.number for one in reversed(self._open) if one.number is not None), None)
         if number is not None:
@@ -161,7 +161,7 @@ class Pace:
         return stage.fixed_s + stage.image_s * (self._n_images or 0)
 
     def _slowness(self) -> float:
-        """How many times as long as planned stages take here now, by those that were the last to end."""
+        """How many times as long as planned stages take on this machine now, judged by the latest finished ones."""
         taken = expected = _DOUBT_S
         for number in reversed(range(len(self._plan))):
             if self._done[number] and taken < _LATELY_S:
@@ -170,13 +170,13 @@ class Pace:
         return taken / expected
 
     def _left(self, number: int, slowness: float) -> float:
-        """Seconds of a stage that is not over: as planned, and the more of it is done, the more by its own speed."""
+        """Seconds left of an unfinished stage: first as planned, then more and more by its own speed."""
         took, expected = self._took[number], self._expected(number) * slowness
         left = max(expected - took, _MORE * (took - _BEYOND * expected))
         moved = self._moved.get(number)
         if moved is None or not (share := moved.done - moved.first):
             return left
-        # What comes before the first step, such as compiling, is none of the speed.
+        # Time before the first step, such as compiling, does not count towards the speed.
         seconds = moved.took - moved.first_took
         by_speed = (1 - moved.done) * seconds / share - (took - moved.took)
         weight = seconds / (seconds + _LITTLE_S)

@@ -1,4 +1,4 @@
-"""How the steps of a composition are carried out: here and now, or as Prefect tasks."""
+"""How the steps of a command run: directly in this process, or as Prefect tasks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-#: What people see of a step while it runs; others are called as their functions.
+#: What people see while a step runs; other steps show the name of their function.
 _TITLES = {
     "freeze_batch": "listing images",
     "freeze_new": "listing new images",
@@ -32,31 +32,31 @@ _TITLES = {
 
 
 def title_of(step: Callable[..., Any]) -> str:
-    """What a step is called in front of people."""
+    """The name of a step that people see."""
     return _TITLES.get(step.__name__, step.__name__.replace("_", " "))
 
 
 class Runner(Protocol):
-    """Runs plain functions. What passes through it is small: paths, ids, options, dataclasses."""
+    """Runs plain functions. Their arguments and results are small: paths, ids, options, dataclasses."""
 
     def call(self, step: Callable[..., Result], *args: Any) -> Result:
-        """One step."""
+        """Run one step and return its result."""
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
-        """One step for each item, in any order; results in the items' order. Sizes are for the progress bar."""
+        """Run the step on each item, in any order; results keep the items' order. Sizes are for the progress bar."""
 
     def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
-        """Markdown or a table for people to look at; the key has lower-case letters and dashes."""
+        """Show Markdown or a table to people; the key has lower-case letters and dashes."""
 
     def rename(self, name: str) -> None:
-        """What the run works on, once that is known."""
+        """Name the run after what it works on, once that is known."""
 
     def announce(self, event: str, subject: str, **facts: Any) -> None:
-        """Tell whoever listens that something has happened to a batch or a model; facts are what JSON holds."""
+        """Tell listeners that something has happened to a batch or a model; facts are values that JSON can hold."""
 
 
 class Direct:
-    """Steps in this process, one after the other; results are shown nowhere, as whoever runs directly has the files."""
+    """Runs steps in this process, one after the other; shows nothing, because whoever runs directly has the files."""
 
     def call(self, step: Callable[..., Result], *args: Any) -> Result:
         with progress(title_of(step)):

@@ -1,7 +1,7 @@
 """Watch images for anomalies: learn from normal ones, score in nats, keep a promised false-alarm rate.
 
-`Workspace`, `Model`, `Batch` and `load` are the front door; they are loaded when they are first asked for, by the stub
-beside this file.
+Start with `Workspace`, `Model`, `Batch` and `load`; the stub beside this file lists them, and each is loaded on first
+use.
 """
 
 import lazy_loader

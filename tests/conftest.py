@@ -15,25 +15,39 @@ from hypothesis import settings
 from PIL import Image
 from synthetic import write_images
 
-# Before anything imports them: no network, no chatter.
+# Set before anything imports these libraries: no network, no chatter.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# A busy machine is no failure.
+# A slow machine must not fail a test.
 settings.register_profile("nelbo", deadline=None)
 settings.load_profile("nelbo")
 
 
+#: Files whose slow tests take longest. They start first, in this order: if one of them started last, one process would
+#: be busy while the other one had nothing to do. Files that wait for servers run beside files that compute.
+LONGEST = (
+    *("test_unattended", "test_benchmarks", "test_deploying", "test_estimator", "test_cluster", "test_quality"),
+    *("test_tutorial", "test_export", "test_exactly_once", "test_browser", "test_fuzz"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Run fast tests first, then the slow tests of the longest files."""
+
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("slow") is None:
+            return -1
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Below everything else: what was skipped for want of Debian packages, and the command that gets them."""
+    """Print last how many tests were skipped for lack of Debian packages, and the command that installs them."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    # Processes of pytest-xdist have none.
+    # Workers of pytest-xdist have no terminal reporter.
     reports = reporter.stats.get("skipped", []) if reporter else []
     packages = [
         found[1] for report in reports if (found := re.search(r"\(Debian package (\w+)\)", str(report.longrepr)))
@@ -43,9 +57,30 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         reporter.write_line(f"Skipped tests: {len(packages)}. What they need, as root: apt-get install {names}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Make `os.fsync` return at once. Tests kill processes but cut no power, so no test can see the difference."""
+
+    def be_open(file: Any) -> None:
+        # A closed file is an error, as it is for the real function.
+        os.fstat(file if isinstance(file, int) else file.fileno())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", be_open)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_races() -> Iterator[None]:
+    """Time each engine for one batch a turn instead of 0.2 s, in this process only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nelbo.vae_core.engines.speed._SECONDS", 0)
+        yield
+
+
 @pytest.fixture
 def seed() -> int:
-    """One seed for all that is random; NELBO's own tests pass for others too."""
+    """The seed of everything random, from TEST_SEED; the tests must pass with any seed."""
     return int(os.environ.get("TEST_SEED", "42"))
 
 
@@ -56,7 +91,7 @@ def random(seed: int) -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder ``normal`` of 80 images, and ``new`` of 20 normal ones, 6 with a blot and what else lies around."""
+    """A folder ``normal`` of 80 images, and ``new`` of 20 normal images, 6 with a blot, and files of other kinds."""
     folder = tmp_path_factory.mktemp("images")
     write_images(folder / "normal", 80, seed=1)
     new = folder / "new"
@@ -71,7 +106,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def eager() -> Iterator[None]:
-    """Train step by step: for a few steps that takes TensorFlow less time than compiling them."""
+    """Run TensorFlow eagerly: for a few steps of training, that takes less time than compiling them."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -86,7 +121,7 @@ def eager() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Playwright's; a test of it is skipped where Chromium is not installed."""
+    """Playwright's browser; the test is skipped where Chromium is not installed."""
     from browser import chromium
 
     with chromium() as opened:
@@ -95,14 +130,14 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def visitor(browser: Any) -> Iterator[Any]:
-    """A context of the browser: what its pages share is fetched once."""
+    """A browser context: files that its pages share are fetched once."""
     with browser.new_context(viewport={"width": 1280, "height": 1400}) as context:
         yield context
 
 
 @pytest.fixture
 def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Run the command line in this process; (exit code, stdout, stderr)."""
+    """A function that runs the command line in this process: (exit code, stdout, stderr)."""
     from nelbo.flows.cli.main import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -114,7 +149,7 @@ def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:
-            # It has this process to itself; another test may capture what is logged.
+            # The command line configures logging for a whole process; another test may need to capture log records.
             logger = logging.getLogger("nelbo")
             logger.handlers, logger.propagate = [], True
             logger.setLevel(logging.NOTSET)
@@ -126,7 +161,7 @@ def nelbo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def known_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where what surrounds a training is the point: the same settings give the same network, trained once a process."""
+    """For tests of what surrounds training: each process trains only one network for the same settings."""
     from commands import train_once
 
     from nelbo import vae_core
@@ -136,7 +171,7 @@ def known_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A workspace with one trained and calibrated model, and what training said."""
+    """A workspace with one trained and calibrated model, and the result of `train`."""
     from commands import train
 
     workspace = tmp_path_factory.mktemp("trained") / "workspace"
@@ -145,7 +180,7 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.fixture(scope="session")
 def exported(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained workspace with an engine: for processes, to which TensorFlow costs ten seconds each."""
+    """The trained workspace with an engine, for tests that start processes: TensorFlow would cost each ten seconds."""
     from faults import remake
 
     from nelbo.flows.options.options import ExportOptions
@@ -153,7 +188,7 @@ def exported(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.Temp
 
     workspace = Path(shutil.copytree(trained[0], tmp_path_factory.mktemp("exported") / "workspace"))
     execute("export", ExportOptions(engine="onnx", workspace=str(workspace)), prefect=False)
-    # The fastest, however busy this machine was.
+    # Recorded as the fastest engine, however busy this machine was.
     remake(workspace, "onnx", images_per_s={"keras": 1.0, "onnx": 9.0})
     return workspace
 

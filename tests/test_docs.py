@@ -1,11 +1,13 @@
-"""The documents say what the code does."""
+"""The documents agree with the code."""
 
+import doctest
 import hashlib
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -15,7 +17,9 @@ from nelbo.data import (
     FLAGGED_SCHEMA,
     LOOKS_SCHEMA,
     MANIFEST_SCHEMA,
+    MAP_PEAK,
     NORMALS_SCHEMA,
+    REGIONS_SCHEMA,
     REVIEWS_SCHEMA,
     RUNS_SCHEMA,
     SCORES_SCHEMA,
@@ -24,7 +28,7 @@ from nelbo.data.schemas import DECISIONS, MEASURES, REASONS, VERDICTS
 from nelbo.flows.report.pictures import LOOKED_AT
 
 ROOT = Path(__file__).parent.parent
-CONTRACT = (ROOT / "docs" / "data_contract.md").read_text(encoding="utf-8")
+CONTRACT = (ROOT / "docs" / "reference" / "data_contract.md").read_text(encoding="utf-8")
 
 
 def table(heading: str) -> list[list[str]]:
@@ -43,27 +47,27 @@ def declared(schema: pa.Schema) -> list[tuple[str, str]]:
     ("heading", "schema"),
     [("scores", SCORES_SCHEMA), ("manifests", MANIFEST_SCHEMA), ("reviews", REVIEWS_SCHEMA), ("runs", RUNS_SCHEMA)],
 )
-def test_contract_says_of_every_column_its_type_when_it_is_null_and_what_it_means(
-    heading: str, schema: pa.Schema
-) -> None:
+def test_contract_gives_type_nulls_and_meaning_of_every_column(heading: str, schema: pa.Schema) -> None:
     rows = table(heading)
     assert [(name.strip("`"), kind) for name, kind, *_ in rows] == declared(schema)
     assert all(len(row) == 5 and row[3] and row[4] for row in rows)
 
 
-def test_contract_of_flagged_and_calibrations() -> None:
+def test_contract_covers_flagged_and_calibrations() -> None:
     assert FLAGGED_SCHEMA.names == [*SCORES_SCHEMA.names, *LOOKED_AT]
     assert all(f"`{name}`" in CONTRACT for name in LOOKED_AT)
     names = [name.strip("`") for name, *_ in table("calibration scores")]
-    assert names + list(MEASURES) == CALIBRATION_SCHEMA.names
+    assert [*names, *MEASURES, MAP_PEAK] == CALIBRATION_SCHEMA.names
 
 
-@pytest.mark.parametrize(("heading", "schema"), [("looks", LOOKS_SCHEMA), ("normals", NORMALS_SCHEMA)])
-def test_contract_of_what_is_kept_of_training_images(heading: str, schema: pa.Schema) -> None:
+@pytest.mark.parametrize(
+    ("heading", "schema"), [("looks", LOOKS_SCHEMA), ("normals", NORMALS_SCHEMA), ("regions", REGIONS_SCHEMA)]
+)
+def test_contract_covers_what_is_kept_of_images(heading: str, schema: pa.Schema) -> None:
     assert [name for cells in table(heading) for name in re.findall(r"`(\w+)`", cells[0])] == schema.names
 
 
-def test_contract_of_evaluations() -> None:
+def test_contract_covers_evaluations() -> None:
     from nelbo.flows.evaluation.by_kind import MEASURES as OF_DEFECTS
 
     rows = table("evaluations")
@@ -72,7 +76,7 @@ def test_contract_of_evaluations() -> None:
     assert re.findall(r"`(\w+)`", rows[-1][3]) == list(dict.fromkeys(how for _, how in OF_DEFECTS.values()))
 
 
-def test_contract_of_ledgers(tmp_path: Path) -> None:
+def test_contract_covers_ledgers(tmp_path: Path) -> None:
     from nelbo.flows.options.options import ScoreOptions
     from nelbo.flows.steps.ingest import manifest_metadata
     from nelbo.flows.steps.land import UNFINISHED
@@ -109,8 +113,34 @@ def test_examples_of_the_contract_run(
         found[re.search(r"(?:import|from) ([.\w]+)", example)[1]] = scope.get("scores", scope.get("table"))  # type: ignore[index]
     assert set(found) == {"pandas", "duckdb", "polars", "nelbo.data"}
     n_anomalous = (found["pandas"]["verdict"] == "anomalous").sum()
+    (charts,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "bi.md").read_text(), re.DOTALL)
+    exec(charts, {})  # noqa: S102 - our own document
+    assert pd.read_csv("days.csv")[["n_images", "n_anomalous"]].sum().tolist() == [28, n_anomalous]
+    assert len(pd.read_parquet("flagged.parquet")) == n_anomalous
     assert len(found["pandas"]) == len(found["nelbo.data"]) == found["polars"]["n"].sum() == 28
     assert len(found["duckdb"]) == found["polars"]["n_anomalous"].sum() == n_anomalous > 0
+
+
+def test_the_worked_score_of_the_documents_is_right() -> None:
+    page = ROOT / "docs" / "explanation" / "elbo.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False)
+    assert failed == 0
+    assert tried >= 6
+
+
+def test_the_page_of_errors_quotes_real_messages() -> None:
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(said) > 20
+    # A message may continue on the next line of a program.
+    programs = [
+        re.sub(r'"\s+f?"', "", file.read_text(encoding="utf-8"))
+        for folder in ("data", "detectors", "flows", "vae_core")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
+    for message in said:
+        pattern = re.compile("[^\n]*?".join(re.escape(part) for part in message.split("…")))
+        assert any(pattern.search(program) for program in programs), message
 
 
 def test_readme_is_short_and_names_the_licence() -> None:

@@ -1,7 +1,8 @@
-"""Who may import whom, how full a room may be, and what each package says it offers."""
+"""Which packages may import which, how many modules a folder may hold, and what each package exports."""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-#: From the ground up. A line of one floor imports its own floor's and lower ones', never those of its neighbours.
+#: Layers, the lowest first. A module imports only its own folder and lower layers, never neighbours of its layer.
 FLOORS = [
     {"data", "vae_core"},
     {"detectors"},
@@ -23,27 +24,28 @@ FLOORS = [
     {"flows.report"},
     {"flows.runner"},
     {"flows.steps"},
+    {"flows.watching"},
     {"flows.commands"},
     {"flows.python"},
     {"flows.orchestration"},
     {"flows.dashboard"},
     {"flows.cli"},
 ]
-#: What a floor leaves out of those below.
+#: Lower layers that a layer must not import.
 BARRED = {"detectors": {"data", "vae_core"}}
-#: Only flows knows these, and of it only one room Prefect and Dask.
+#: Only flows imports these, and only one folder of it imports Prefect and Dask.
 OF_FLOWS = {"click", "pydantic", "rich", "jinja2"}
 OF_ORCHESTRATION = {"prefect", "distributed", "prefect_dask"}
-#: What makes importing slow: plain scores, images and the command line's help do without.
+#: Slow imports; scores, images and the command line's help do not need them.
 HEAVY = {"keras", "tensorflow", "jax", "torch"}
-#: Lists the folders of a workspace; and asks whether a store can be reached at all.
+#: Modules that may list folders: the first lists a workspace, the second tests whether a store can be reached.
 LISTING = {"flows.workspace.catalog", "flows.workspace.layout"}
-#: Modules side by side.
+#: The most modules in one folder.
 MOST = 14
 
 
 def room(module: str) -> str:
-    """The room of a module: the longest name of a floor that its own begins with; of a package's front, the package."""
+    """The folder of a module: the longest name in `FLOORS` that its own begins with, or its package."""
     rooms = {name for floor in FLOORS for name in floor}
     parts = module.split(".")
     names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
@@ -56,7 +58,7 @@ def files(package: str) -> list[Path]:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Name below nelbo -> file."""
+    """Module name below nelbo -> file."""
     found = [file for package in ("data", "vae_core", "detectors", "flows") for file in files(package)]
     return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in found}
 
@@ -73,7 +75,7 @@ def imported(file: Path) -> set[str]:
     return names
 
 
-def test_arrows_go_down() -> None:
+def test_imports_go_down() -> None:
     below = {
         name: set().union(*FLOORS[:height]) - BARRED.get(name, set())
         for height, floor in enumerate(FLOORS)
@@ -83,14 +85,22 @@ def test_arrows_go_down() -> None:
         f"{module} -> {name}"
         for module, file in modules().items()
         for name in (found.removeprefix("nelbo.") for found in imported(file) if found.startswith("nelbo."))
-        # A package's front gives what its rooms have.
+        # A package's `__init__` re-exports what its folders define.
         if "." in module
         if room(name) != room(module) and room(name) not in below[room(module)]
     ]
     assert not wrong
 
 
-def test_who_knows_what_of_others() -> None:
+def test_the_diagram_of_the_architecture_has_these_layers() -> None:
+    picture = (ROOT / "docs" / "images" / "house.svg").read_text(encoding="utf-8")
+    drawn = re.findall(r'y="(\d+)"[^>]*>([a-z_.]+)<', picture)
+    floors = {name.removeprefix("flows."): height for height, floor in enumerate(reversed(FLOORS)) for name in floor}
+    heights = sorted({int(y) for y, _ in drawn})
+    assert {name: heights.index(int(y)) for y, name in drawn} == floors
+
+
+def test_each_package_imports_only_its_own_dependencies() -> None:
     for module, file in modules().items():
         names = {name.partition(".")[0] for name in imported(file)}
         if not module.startswith("flows."):
@@ -108,17 +118,17 @@ def test_only_the_catalog_lists_a_workspace() -> None:
         for module, file in modules().items()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if module.startswith("flows.")
-        # Texts have a `find`, too; DuckDB's `glob` stands in SQL.
+        # Strings also have a method `find`; DuckDB's `glob` occurs in SQL.
         if (isinstance(node, ast.Attribute) and (node.attr in names or ast.unparse(node).endswith("fs.find")))
         or (isinstance(node, ast.Constant) and isinstance(node.value, str) and "FROM glob(" in node.value)
     }
     assert found == LISTING
 
 
-def test_no_room_is_crowded() -> None:
+def test_no_folder_has_too_many_modules() -> None:
     folders = {
         file.parent
-        for name in ("data", "vae_core", "detectors", "flows", "tests", "benchmarks")
+        for name in ("data", "vae_core", "detectors", "flows", "tests", "benchmarks", "release")
         for file in files(name)
     }
     crowded = {
@@ -130,9 +140,9 @@ def test_no_room_is_crowded() -> None:
 
 
 @pytest.mark.parametrize("package", ["data", "vae_core", "detectors"])
-def test_all_is_what_is_public_and_sorted(package: str) -> None:
+def test_all_lists_every_public_name_in_order(package: str) -> None:
     module = importlib.import_module(f"nelbo.{package}")
-    # What is loaded lazily stands in the stub.
+    # Names that are loaded lazily are listed in the stub.
     (source, *_) = sorted((ROOT / package).glob("__init__.py*"), reverse=True)
     tree = ast.parse(source.read_text(encoding="utf-8"))
     names = {
@@ -153,7 +163,7 @@ def test_all_is_what_is_public_and_sorted(package: str) -> None:
 
 
 def loaded(code: str) -> set[str]:
-    """Modules that an interpreter has after some code."""
+    """The modules that an interpreter has loaded after some code."""
     command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
@@ -176,5 +186,5 @@ def test_command_line_loads_nothing_slow() -> None:
         assert not found & (slow | more)
 
 
-def test_no_drawer_for_odds_and_ends() -> None:
+def test_no_module_is_called_utils_common_or_helpers() -> None:
     assert not [module for module in modules() if set(module.split(".")) & {"utils", "common", "helpers"}]

@@ -1,4 +1,4 @@
-"""What is built from the repository, and that it runs beside a project with folders of the same names as ours."""
+"""The distributions built from the repository, and that they run beside a project with folders of the same names."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: object, cwd: Path) -> str:
-    """What a command prints; the editable nelbo is found through the test environment's interpreter only."""
+    """What a command prints; only the test environment's interpreter finds the editable nelbo."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NELBO_", "PYTHON"))}
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -31,7 +31,7 @@ def run(*command: object, cwd: Path) -> str:
 
 
 def tracked() -> list[str]:
-    """Files of the repository, as they are now."""
+    """The tracked files that exist in the working tree."""
     return [
         name for name in run("git", "ls-files", "-z", cwd=ROOT).split("\0") if name and os.path.lexists(ROOT / name)
     ]
@@ -39,7 +39,7 @@ def tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A wheel that was made from an sdist that was made from a clean copy, and that sdist."""
+    """An sdist made from a clean copy, and the wheel made from it, as (wheel, sdist)."""
     folder = tmp_path_factory.mktemp("built")
     for name in tracked():
         copy = folder / "copy" / name
@@ -50,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return wheel, sdist
 
 
-def test_both_hold_all_of_nelbo_and_nothing_else(built: tuple[Path, Path]) -> None:
+def test_wheel_and_sdist_hold_all_of_nelbo_and_nothing_else(built: tuple[Path, Path]) -> None:
     wheel, sdist = built
     expected = {f"nelbo/{name}" for name in tracked() if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))}
     expected |= {f"nelbo/{name}" for name in ("__init__.py", "__init__.pyi", "__main__.py", "py.typed")}
@@ -76,7 +76,7 @@ def test_both_hold_all_of_nelbo_and_nothing_else(built: tuple[Path, Path]) -> No
         ("win32", "AMD64", "tensorflow-cpu"),
     ],
 )
-def test_cpu_asks_for_the_tensorflow_that_there_is(
+def test_the_extra_cpu_requires_an_available_tensorflow(
     built: tuple[Path, Path], system: str, machine: str, tensorflow: str
 ) -> None:
     with zipfile.ZipFile(built[0]) as archive:
@@ -89,18 +89,18 @@ def test_cpu_asks_for_the_tensorflow_that_there_is(
 
 @pytest.fixture(scope="module")
 def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with that wheel, and the test environment's packages without its own nelbo."""
+    """The programs of an environment with that wheel and the test environment's packages, except its own nelbo."""
     folder = tmp_path_factory.mktemp("installed")
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     python = folder / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", built[0], cwd=folder)
-    # The .pth of an editable install counts in the folder of its own environment alone.
+    # The .pth file of an editable install only works in the folder of its own environment.
     own = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     (Path(own) / "tests.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     return folder / "bin"
 
 
-def test_it_runs_beside_other_folders_of_the_same_names(installed: Path, tmp_path: Path) -> None:
+def test_nelbo_runs_beside_folders_of_the_same_names(installed: Path, tmp_path: Path) -> None:
     for name in FOLDERS:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise ImportError('{name} of the project')\n")

@@ -18,7 +18,7 @@ _CHUNK_VALUES = 2**22
 
 
 class Bound(NamedTuple):
-    """Per image.
+    """A bound for each image.
 
     value: (n,) nats, higher = more likely; in expectation between the elbo and log p(x).
     standard_error: (n,) nats, of the Monte-Carlo estimate; NaN for a single draw, which says nothing of its spread.
@@ -85,10 +85,10 @@ def importance_weighted_bound(model: Model, pixels: Array, n_samples: int = 1000
 
 
 def _bound(logs: NDArray[np.float64]) -> Bound:
-    """Of (n, draws) log weights; the standard error by the delta method: that of the mean weight, over the mean."""
+    """The bound of (n, draws) log weights; by the delta method its error is that of the mean weight, over the mean."""
     n = logs.shape[1]
     value = logsumexp(logs, axis=1) - np.log(n)
-    # Over their mean, so that none overflows.
+    # Relative to their mean, so that none overflows.
     weights = np.exp(logs - value[:, None])
     return Bound(value, weights.std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.full_like(value, np.nan))
 

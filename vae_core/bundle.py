@@ -1,7 +1,7 @@
 """Models on disk: JSON and safetensors with checksums, no code.
 
 A bundle is a folder with ``model.json``, ``weights.safetensors`` and ``checksums.json``. Its id is a hash of
-config, preprocessing and weights, so it names the content, and loading can tell a changed bundle.
+config, preprocessing and weights: it identifies the content, and loading detects a changed bundle.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 from nelbo.vae_core.checksums import BundleError, as_json, read_files, write_files
 from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.linear.detail import DetailMap
+from nelbo.vae_core.seen import check_outside, places_of
 from nelbo.vae_core.tiles.whole import WholeMap
 
 if TYPE_CHECKING:
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 _FILES = ("model.json", "weights.safetensors")
 _EXTRA = ("eps", "usual_mean", "usual_std")
-#: What models of features have beside that, since version 0.2.
-_OPTIONAL = ("usual_statistics",)
+#: What models of features have besides, since version 0.2.
+_OPTIONAL = ("usual_statistics", "outside")
 _RESTORE = "Restore it from a copy, or delete it and train again."
 
 
 def save_bundle(
     model: "Model", models: Path, training: Mapping[str, Any] | None = None, staging: Path | None = None
 ) -> str:
-    """Write a model below the folder `models` and return its id, which is its folder's name.
+    """Write a model below the folder `models`.
 
     The folder appears whole: it is written aside and renamed. A bundle that is there already is left alone.
 
@@ -45,8 +46,11 @@ def save_bundle(
         training: facts about the training (data, sizes) kept in ``model.json``; not part of the id.
         staging: a folder on the same file system for the unfinished bundle; by default `models`.
 
+    Returns:
+        Its id, which is its folder's name.
+
     Raises:
-        BundleError: a bundle of that id is there, and damaged.
+        BundleError: a bundle with that id is there already, and damaged.
 
     >>> import tempfile
     >>> from nelbo.vae_core import Model
@@ -91,22 +95,44 @@ def save_bundle(
 
 
 def verify_bundle(folder: Path) -> dict[str, Any]:
-    """Check every file of a bundle against its checksum and its id; the parsed ``model.json``.
+    """The parsed ``model.json`` of a bundle whose files fit their checksums and its id.
+
+    Args:
+        folder: of the bundle.
 
     Raises:
         BundleError: what is wrong, and what to do.
+
+    >>> import tempfile
+    >>> from nelbo.vae_core import Model
+    >>> from nelbo.vae_core.network.vae import VAE
+    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
+    >>> model = Model(config, VAE(config), np.zeros((1, 1, 1, 16), np.float32), ones, ones, {})
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> verify_bundle(folder / save_bundle(model, folder))["format"]
+    'nelbo-model'
     """
     description, _ = _read(folder)
     return description
 
 
 def load_bundle(folder: Path) -> "Model":
-    """Load a model after checking every checksum; nothing in a bundle is executed.
+    """The model of a bundle, after every checksum was compared; nothing in a bundle is executed.
+
+    Args:
+        folder: of the bundle.
 
     Raises:
-        BundleError: damaged, incomplete, or made for another version.
+        BundleError: damaged, incomplete, or made for another version. A ValueError.
+
+    >>> import tempfile
+    >>> try:
+    ...     load_bundle(Path(tempfile.mkdtemp()))
+    ... except BundleError as error:
+    ...     print(type(error).__name__)
+    BundleError
     """
-    # A bundle can be checked, and an exported one scored with, where there is no Keras.
+    # Without Keras, a bundle can still be checked, and an exported model can score.
     from nelbo.vae_core.features.backbones import assign_weights
     from nelbo.vae_core.model import Model, untrained
     from nelbo.vae_core.network.architecture import latent_shape
@@ -114,7 +140,7 @@ def load_bundle(folder: Path) -> "Model":
     description, tensors = _read(folder)
     try:
         config = VAEConfig.from_dict(description["config"])
-        network, representation = untrained(config)
+        network, representation = untrained(config, tensors.get("outside"))
         extra = {name: tensors.pop(name) for name in _EXTRA}
         optional = {name: tensors.pop(name, None) for name in _OPTIONAL}
         if extra["eps"].shape != (config.noise_draws, *latent_shape(config)):
@@ -153,7 +179,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-    """See that config, preprocessing and weights can be those of one trained model, as far as that needs no Keras.
+    """Check that config, preprocessing and weights can be those of one trained model, as far as that needs no Keras.
 
     Raises:
         BundleError: they are not; an id tells that a bundle is what was written, not that it makes sense.
@@ -167,7 +193,7 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
             if not np.isfinite(values).all():
                 raise ValueError(f"weights {name} are NaN or infinite in {(~np.isfinite(values)).sum()} places")
         several = (len(config.variants),) if config.variants else ()
-        expected = (*several, config.height // config.stride_px, config.width // config.stride_px)
+        expected = (*several, *_grid(config, description["preprocessing"], tensors))
         for name in ("usual_mean", "usual_std"):
             if tensors[name].shape != expected:
                 raise ValueError(f"{name} has shape {tensors[name].shape}, expected {expected}")
@@ -176,6 +202,18 @@ def _check_consistent(folder: Path, description: Mapping[str, Any], tensors: Map
         _check_statistics(config, tensors.get("usual_statistics"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{folder} does not describe one trained model: {error}. {_RESTORE}") from error
+
+
+def _grid(config: VAEConfig, preprocessing: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+    """The grid of what is usual: all positions, or a row of those that are not ignored."""
+    outside = tensors.get("tiles/outside" if config.is_tiled else "outside")
+    if (outside is not None) != ((preprocessing.get("area") or {}).get("mask") is not None):
+        raise ValueError("weights and preprocessing do not agree on what is ignored")
+    if outside is not None:
+        check_outside(outside)
+    if not config.is_tiled and (places := places_of(config, outside)) is not None:
+        return 1, len(places.numbers)
+    return config.height // config.stride_px, config.width // config.stride_px
 
 
 def _check_prepared(config: VAEConfig, preprocessing: Mapping[str, Any]) -> None:
@@ -204,8 +242,8 @@ def _model_id(content: Mapping[str, Any], weights: bytes) -> str:
 
 
 def _variables(network: Any, representation: Any) -> dict[str, Any]:
-    """All that a score depends on, by the names that a bundle has for it."""
-    # A solved network is trained by nothing.
+    """All variables that a score depends on, by the names that a bundle has for them."""
+    # A solved network has no trainable variables.
     own = network.trainable_variables or network.weights
     others = [] if representation is None else representation.weights
     return {variable.path: variable for variable in (*own, *others)}

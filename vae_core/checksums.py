@@ -15,7 +15,7 @@ class BundleError(ValueError):
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write files and their checksums to a new folder, and see that they are on the disk."""
+    """Write files and their checksums to a new folder, and make sure that they are on the disk."""
     folder.mkdir(parents=True)
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     for name, content in {**files, CHECKSUMS: as_json(checksums)}.items():
@@ -29,8 +29,8 @@ def read_files(folder: Path, names: Iterable[str], what: str, remedy: str) -> di
     """The contents of files, each checked against its checksum.
 
     Args:
-        what: the folder is, as a noun.
-        remedy: what to do where it is not whole, as a sentence.
+        what: a noun for the folder.
+        remedy: a sentence that says what to do if it is not whole.
 
     Raises:
         BundleError: a file is missing, or not what was written.
@@ -54,5 +54,5 @@ def read_files(folder: Path, names: Iterable[str], what: str, remedy: str) -> di
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
-    """The same content is the same bytes."""
+    """Content as JSON; the same content always gives the same bytes."""
     return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()

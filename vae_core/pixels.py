@@ -20,7 +20,7 @@ class PixelRows(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """The type of the values."""
 
     def __len__(self) -> int:
         """n."""
@@ -30,7 +30,11 @@ class PixelRows(Protocol):
 
 
 def supported(pixels: NDArray[np.floating[Any]], likelihood: str) -> NDArray[np.bool_]:
-    """(n,) whether each image, (n, h, w, c) in [0, 1], has only values that a likelihood is defined for.
+    """(n,) whether each image has only values that a likelihood is defined for.
+
+    Args:
+        pixels: (n, h, w, c) in [0, 1].
+        likelihood: one of `VAEConfig.likelihood`'s.
 
     >>> supported(np.array([0.0, 0.5, 1.0]).reshape(3, 1, 1, 1), "bernoulli").tolist()
     [True, False, True]
@@ -73,6 +77,6 @@ def mean_and_std(images: PixelRows, n_at_a_time: int) -> tuple[float, float]:
 
 
 def fingerprint(images: PixelRows, n_looked_at: int = 16) -> str:
-    """Tells sets of images apart by their number and a few of them."""
+    """A text that tells sets of images apart, made from their number and a few of them."""
     rows = np.linspace(0, len(images) - 1, n_looked_at).astype(int)
     return f"{len(images)}:{hashlib.sha256(images[rows].tobytes()).hexdigest()}"

@@ -7,13 +7,13 @@ import numpy as np
 from keras import ops
 
 from nelbo.vae_core.config import VAEConfig
-from nelbo.vae_core.device import jit_compile
-from nelbo.vae_core.features.features import gathered
+from nelbo.vae_core.device import compute_in_float32, images_at_once, jit_compile
 from nelbo.vae_core.linear.vae import LinearHead
 from nelbo.vae_core.network.likelihoods import Tensor
 from nelbo.vae_core.network.objective import enlarge, smooth, spread
 from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.scoring import JOINT, SEEN, VARIANT, Array, anomaly_score, default_batch_size, n_worst
+from nelbo.vae_core.seen import SeenPlaces
 from nelbo.vae_core.usual import Usual
 
 #: Numbers of 32 bits that the widest registers hold.
@@ -29,8 +29,9 @@ class Scorer(keras.Model):
         eps: (s, zh, zw, latents) the model's noise; none for a linear VAE.
         usual: of the local negative ELBO over unseen normal images, in nats a pixel; of features in nats a position.
         maps: also return arrays of pixels.
-        batch_size: images in one padded batch; by default what suits the size of the input.
+        batch_size: images in one padded batch; by default what suits the size of the input and the device.
         representation: pixels to the features that the network models; None where it models pixels.
+        places: the places that a linear head of whole images sees; None for all.
     """
 
     #: The framework spreads one batch over the cores itself.
@@ -45,23 +46,25 @@ class Scorer(keras.Model):
         maps: bool,
         batch_size: int | None = None,
         representation: Any = None,
+        places: SeenPlaces | None = None,
     ) -> None:
         super().__init__(name="scorer")
         self.config = config
         self.network, self.representation = network, representation
-        # As NumPy arrays they become constants of the graph, and go with it where it is exported.
+        # As NumPy arrays they become constants of the graph, and are exported with it.
         self.eps, self.usual = eps, usual
-        self.maps = maps
-        self.batch_size = batch_size or default_batch_size(config)
+        self.maps, self.places = maps, places
+        self.batch_size = batch_size or images_at_once(default_batch_size(config))
         self.built = True
+        compute_in_float32()
         self.compile(jit_compile=jit_compile())
 
     def call(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Statistics of each image, what its map is made of, and arrays of pixels where they were asked for."""
+        """Statistics of each image, what its map is made of, and arrays of pixels if requested."""
         config = self.config
         if config.is_linear:
             features = self.representation.maps(pixels)
-            grid = gathered(features, config)
+            grid = self.representation.gathered(features)
             draws = self.network.evaluate(grid)
         else:
             values = pixels if self.representation is None else self.representation(pixels)
@@ -71,7 +74,7 @@ class Scorer(keras.Model):
         usual = self._usual(draws)
         of_local = local if config.of == "distortion" else local + draws["rate_map"]
         local_z = self._local_z(of_local, usual)
-        # Of tiles, maps are made of what is said of each.
+        # Maps of tiled images are made from the results for each tile, below.
         seen = [] if config.is_tiled else features if config.is_linear else [smooth(of_local, self._side)]
         nelbo = distortion + rate
         statistics = self._statistics(local_z, usual)
@@ -96,11 +99,19 @@ class Scorer(keras.Model):
             maps = {"anomaly_map": local, "rate_map": draws["rate_map"], "local_z": local_z}
             return result | maps | {"reconstruction": draws["reconstruction"]}
         size = config.height, config.width
-        maps = {"anomaly_map": spread(local, *size), "rate_map": spread(draws["rate_map"], *size)}
+        local, rates, local_z = (self._on_grid(one) for one in (local, draws["rate_map"], local_z))
+        maps = {"anomaly_map": spread(local, *size), "rate_map": spread(rates, *size)}
         return result | maps | {"local_z": enlarge(local_z, *size)}
 
+    def _on_grid(self, values: Tensor) -> Tensor:
+        """(n, gh, gw) the values of the places that are seen, with 0 at those that are ignored."""
+        if self.places is None:
+            return values
+        scattered = np.eye(self.places.seen.size, dtype=np.float32)[self.places.numbers]
+        return ops.reshape(ops.matmul(values, scattered), (-1, *self.places.seen.shape))
+
     def _usual(self, draws: dict[str, Tensor]) -> Usual:
-        """What is usual; of several variants for each image what is usual of its own, (n, ...)."""
+        """What is usual; with several variants, (n, ...) what is usual for the variant of each image."""
         if "variant" not in draws:
             return self.usual
         numbers = ops.cast(draws["variant"], "int32")
@@ -111,11 +122,13 @@ class Scorer(keras.Model):
         mean, std = ops.convert_to_tensor(usual.mean), ops.convert_to_tensor(usual.std)
         if usual.statistics is None:
             return smooth((local - mean) / std, self._side)
+        if self.places is not None:
+            return (ops.matmul(local, self.places.smoothing(self._side).T) - mean) / std
         return (smooth(local, self._side) - mean) / std
 
     @property
     def _side(self) -> int:
-        """Of the box that smooths the map, in positions."""
+        """The side of the box that smooths the map, in positions."""
         return self.config.smoothing_px // self.config.stride_px
 
     def _statistics(self, local_z: Tensor, usual: Usual) -> dict[str, Tensor]:
@@ -134,7 +147,7 @@ class Scorer(keras.Model):
         return {"peak": peak} | z
 
     def run(self, pixels: Array) -> dict[str, Array]:
-        """The same for one padded batch of NumPy's."""
+        """The same for one padded batch of NumPy arrays."""
         return {name: np.asarray(value) for name, value in self.predict_on_batch(pixels).items()}
 
 
@@ -142,8 +155,8 @@ def _sum_of_worst(maps: Tensor) -> Tensor:
     """(n,) the sum of the largest tenth of the values of (n, h, w) maps."""
     n_values = maps.shape[1] * maps.shape[2]
     worst, _ = ops.top_k(ops.reshape(maps, (-1, n_values)), n_worst(n_values))
-    # ONNX Runtime adds up a row by where it begins in memory: with zeros behind, all rows begin alike, and an image
-    # has the same sum at each place of a batch.
+    # How ONNX Runtime adds up a row depends on where it begins in memory: padded with zeros, all rows begin alike, and
+    # an image has the same sum at each place of a batch.
     return ops.sum(ops.pad(worst, ((0, 0), (0, -n_worst(n_values) % _ALIGNED))), axis=-1)
 
 

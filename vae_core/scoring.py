@@ -18,21 +18,21 @@ from nelbo.vae_core.pixels import PixelRows, supported
 if TYPE_CHECKING:
     from nelbo.vae_core.tiles.whole import WholeMap
 
-#: Share of the pixels, the worst ones, whose distortion is kept apart.
+#: Share of the pixels, the worst ones, whose distortion is reported separately.
 WORST_PIXELS = 0.1
 
 #: Parts of the statistic ``joint``.
 JOINT = ("peak_z", "worst_z", "mean_z")
-#: What models of several variants say beside that.
+#: Further numbers of models of several variants.
 VARIANT = ("variant", "variant_z")
-#: What the names of a graph's outputs begin with that `local_maps` are made of.
+#: Prefix of the names of those outputs of a graph that `local_maps` are made from.
 SEEN = "seen_"
 
 Array = NDArray[np.floating[Any]]
 
 
 class Score(NamedTuple):
-    """Per image; nats, higher = more anomalous.
+    """Scores of images; in nats, higher = more anomalous.
 
     anomaly_score: (n,) value of the model's statistic.
     nelbo, distortion, rate: (n,) nats; nelbo is the sum of the others.
@@ -47,10 +47,12 @@ class Score(NamedTuple):
     local_z: (n, h, w) local negative ELBO (the two maps' sum) in standard deviations from what is usual for that
         pixel, smoothed.
     reconstruction: (n, h, w, c) the likelihood's mean; None for a likelihood of features. The four arrays of pixels are
-        None unless asked for, and in exported models.
-    local_nelbo: (n, gh, gw) nats on the map's own grid, see `local_maps`; None unless asked for.
-    variant: (n,) number of the variant that each image is nearest to, from 0; variant_z: (n,) deviations that it is
-        farther from it than usual, beyond three of them, which count in `joint` and `peak`. None where there is one.
+        None unless requested, and in exported models.
+    local_nelbo: (n, gh, gw) nats on the map's own grid, see `local_maps`; None unless requested.
+    variant: (n,) number of the variant that each image is nearest to, from 0; variant_z: (n,) deviations by which it is
+        farther from that than usual, beyond three; they count in `joint` and `peak`. None where there is one variant.
+    map_peak: (n,) largest value of the local map in units above what is usual, see `Scorable.map_scales`; NaN where no
+        map was made. Only known for images that were cross-fitted, else None.
     """
 
     anomaly_score: Array
@@ -71,6 +73,7 @@ class Score(NamedTuple):
     variant: Array | None = None
     variant_z: Array | None = None
     local_nelbo: Array | None = None
+    map_peak: Array | None = None
 
 
 def anomaly_score(found: Mapping[str, Any], statistic: str) -> Any:
@@ -78,18 +81,18 @@ def anomaly_score(found: Mapping[str, Any], statistic: str) -> Any:
 
     Args:
         found: columns of `Score`: parts of the statistic, and ``variant_z`` where there are several variants.
-        statistic: of `nelbo.vae_core.config.STATISTICS`.
+        statistic: one of `nelbo.vae_core.config.STATISTICS`.
 
     >>> anomaly_score({"peak": 3.0, "variant_z": 0.5}, "peak")
     3.5
     """
     score = sum(found[name] for name in JOINT) if statistic == "joint" else found[statistic]
-    # Where an image is near no variant, that is an anomaly; a nelbo is in nats.
+    # An image that is near no variant is anomalous; a nelbo is in nats, and cannot be added to.
     return score + found["variant_z"] if "variant_z" in found and statistic != "nelbo" else score
 
 
 def n_worst(n_values: int) -> int:
-    """How many of so many values are the worst ones: a tenth, and one at least.
+    """How many of `n_values` values are the worst ones: a tenth, and at least one.
 
     >>> n_worst(64), n_worst(4)
     (6, 1)
@@ -132,20 +135,32 @@ class Scorable(Protocol):
 
     @property
     def map_scales(self) -> Array:
-        """(v, 2) of `local_maps` what is usual, and one unit, in nats; of each variant, or of the one."""
+        """(v, 2) for each variant, what is usual in `local_maps`, and one unit, in nats."""
+
+    @property
+    def fit_id(self) -> str | None:
+        """The id of a fit that is not the bundle's own; None where it is."""
 
     def graph(self, maps: bool, eps: Array | None = None) -> Graph:
-        """What scores a batch, with arrays of pixels or without; made once."""
+        """What scores a batch, with arrays of pixels or without; made once.
+
+        Args:
+            maps: whether it also gives arrays of pixels.
+            eps: (s, zh, zw, latents) noise instead of the model's own.
+        """
 
 
 def score(model: Scorable, pixels: Array, *, eps: Array | None = None, maps: bool = True) -> Score:
-    """Score images; the same image gets the same number, whatever stands beside it.
+    """Score images; the same image gets the same number, whatever else is in the batch.
 
     Args:
         model: a trained model.
         pixels: (n, h, w, c) float32 in [0, 1], preprocessed as the model says.
         eps: (s, zh, zw, latents) standard normal noise instead of the model's own.
         maps: also return the arrays of pixels (memory: 3 to 5 times the pixels').
+
+    Returns:
+        The numbers of each image, see `Score`.
 
     Raises:
         ValueError: wrong shape, pixels that are NaN or outside [0, 1], or that the likelihood is not defined for.
@@ -171,14 +186,25 @@ def score_and_map(
     """Score images, and map some of them.
 
     Args:
-        model, pixels: see `score`.
+        model: a trained model.
+        pixels: (n, h, w, c) float32 in [0, 1], preprocessed as the model says.
         chosen: which images are mapped, (n,), by the scores of all.
 
     Returns:
         The scores; (k,) rows of the chosen images; and (k, gh, gw) their maps, see `local_maps`.
 
     Raises:
-        ValueError, FloatingPointError: see `score`.
+        ValueError, FloatingPointError: as in `score`.
+
+    >>> from nelbo.vae_core import Model, VAEConfig
+    >>> from nelbo.vae_core.model import draw_eps
+    >>> from nelbo.vae_core.network.vae import VAE
+    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
+    >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
+    >>> pixels = np.stack([np.zeros((16, 16, 1), np.float32), np.ones((16, 16, 1), np.float32)])
+    >>> scored, rows, maps = score_and_map(untrained, pixels, lambda all: all.nelbo > all.nelbo[0])
+    >>> rows.tolist(), maps.shape
+    ([1], (1, 16, 16))
     """
     check_pixels(model.config, pixels)
     found, seen = score_batches(model.graph(maps=False), pixels, seen=True)
@@ -190,25 +216,52 @@ def score_and_map(
 def local_maps(model: Scorable, seen: Sequence[Array], variant: Array | None) -> NDArray[np.float32] | None:
     """(n, gh, gw) local negative ELBO in nats on the map's own grid: not in deviations from what is usual at a place.
 
-    Of a linear head that is a finer grid than is scored; of others the scored one, smoothed. None of an engine of 0.1.
+    For a linear head, that grid is finer than the one that is scored; for others it is the scored map, smoothed. None
+    for an engine of version 0.1.
 
     Args:
-        seen: what a graph says of the images beside their scores.
-        variant: (n,) number of each image's, of several.
+        seen: what a graph gives besides the scores of the images.
+        variant: (n,) number of each image's variant, if there are several.
     """
     if not seen:
         return None
     return np.asarray(seen[0] if model.detail is None else model.detail(seen, variant), np.float32)
 
 
-def score_batches(graph: Graph, pixels: Array, *, seen: bool = False) -> tuple[Score, list[Array]]:
-    """Score in batches of one fixed shape, the last one padded; no images run one batch, too, and give no scores.
+def map_units(maps: Array, scales: Array) -> Array:
+    """Local maps in units above what is usual.
 
     Args:
-        seen: also give what `local_maps` are made of: of a linear head 0.3 MB an image.
+        maps: (n, gh, gw) nats.
+        scales: (n, 2) for each map what is usual, and one unit, in nats; see `Scorable.map_scales`.
+
+    >>> map_units(np.array([[[1.0, 7.0]]]), np.array([[1.0, 2.0]])).tolist()
+    [[[0.0, 3.0]]]
+    """
+    return np.asarray((maps - scales[:, :1, None]) / scales[:, 1:, None])
+
+
+def map_peaks(maps: Array, scales: Array) -> Array:
+    """(n,) the largest value of each map in units above what is usual; NaN is ignored.
+
+    Args:
+        maps: (n, gh, gw) nats.
+        scales: (n, 2) for each map what is usual, and one unit, in nats; see `Scorable.map_scales`.
+
+    >>> map_peaks(np.array([[[1.0, 7.0, np.nan]]]), np.array([[1.0, 2.0]])).tolist()
+    [3.0]
+    """
+    return np.asarray(np.nanmax(map_units(maps, scales), axis=(1, 2), initial=-np.inf))
+
+
+def score_batches(graph: Graph, pixels: Array, *, seen: bool = False) -> tuple[Score, list[Array]]:
+    """Score in batches of one fixed shape, the last one padded; without images, one batch runs and gives no scores.
+
+    Args:
+        seen: also give what `local_maps` are made from: 0.3 MB for each image with a linear head.
 
     Returns:
-        The scores, and that.
+        The scores, and what `local_maps` are made from.
 
     Raises:
         FloatingPointError: a score is NaN or infinite.
@@ -222,7 +275,7 @@ def score_batches(graph: Graph, pixels: Array, *, seen: bool = False) -> tuple[S
 
 
 def run_batches(graph: Graph, pixels: PixelRows, wanted: Callable[[str], bool]) -> dict[str, Array]:
-    """What a graph says of images, in batches of one shape, the last one padded; of none, too, by one batch.
+    """The outputs of a graph for images, in batches of one shape, the last one padded; without images, one batch runs.
 
     Args:
         pixels: (n, h, w, c) float32 in [0, 1]; read batch by batch.
@@ -244,7 +297,7 @@ def run_batches(graph: Graph, pixels: PixelRows, wanted: Callable[[str], bool]) 
 
 
 def padded(values: Array, n: int) -> NDArray[np.float32]:
-    """So many rows: the given ones, and zeros behind them.
+    """Rows padded to `n`: the given ones, followed by zeros.
 
     >>> padded(np.ones((1, 2)), 2).tolist()
     [[1.0, 1.0], [0.0, 0.0]]
@@ -279,7 +332,7 @@ def refuse_unsupported(config: VAEConfig, names: Sequence[str]) -> None:
         return
     remedy = {
         "bernoulli": "Binarise them to 0 and 1, or train with continuous_bernoulli",
-        "discretised_logistic": "Bring them to the 256 levels k/255, or train with a Gaussian likelihood",
+        "discretised_logistic": "Round them to the 256 levels k/255, or train with a Gaussian likelihood",
     }[config.likelihood]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     raise PixelsError(
@@ -310,6 +363,8 @@ def bits_per_dim(nelbo: Array, n_values: int, *, density: bool = True) -> Array:
         n_values: h * w * c.
         density: whether the likelihood is a density over [0, 1] (Gaussian, continuous Bernoulli) or a probability
             (discretised logistic, Bernoulli).
+
+    Source: Theis, van den Oord and Bethge 2016, "A note on the evaluation of generative models", section 3.1.
 
     >>> float(bits_per_dim(np.zeros(1), 64)[0]), float(bits_per_dim(np.full(1, 64 * math.log(2)), 64, density=False)[0])
     (8.0, 1.0)

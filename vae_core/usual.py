@@ -1,4 +1,4 @@
-"""What is usual on normal images: the scale that the statistics of a map of local nats are read on.
+"""What is usual on normal images: the scale for the statistics of a map of local nats.
 
 The map is smoothed, and standardised position by position. Three statistics of it are standardised in turn, by the
 median and the median absolute deviation: the peak, which one spot raises; the mean of the worst tenth; and the mean,
@@ -37,15 +37,15 @@ class Usual(NamedTuple):
     statistics: NDArray[np.float32] | None = None
 
     def parts(self, maps: Maps, side: int, variants: NDArray[np.int64] | None = None) -> "Parts":
-        """What images score whose (n, gh, gw) local nats are given; see `learn_usual` for those that it is learnt from.
+        """Statistics of images with these (n, gh, gw) local nats; see `learn_usual` for the images it is learnt from.
 
         Args:
             maps: of images.
             side: of the box that smooths them, an odd number of positions.
-            variants: (n,) number of each image's, in models of several.
+            variants: (n,) number of each image's variant, in models of several.
 
         Raises:
-            ValueError: of models that have no `joint`.
+            ValueError: the model has no `joint`.
         """
         if self.statistics is None:
             raise ValueError("statistics is None: this model has no joint")
@@ -78,7 +78,8 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     """What is usual on normal images, and what each of them scores, standardised by the others.
 
     Args:
-        maps: (n, gh, gw) local nats of images that the model has not seen; n >= 3.
+        maps: (n, gh, gw) local nats of images that the model has not seen; n >= 3. NaN where positions are ignored,
+            the same ones in all.
         side: of the box that smooths them, an odd number of positions.
 
     >>> maps = np.random.default_rng(0).normal(5.0, 2.0, (400, 4, 4))
@@ -89,30 +90,45 @@ def learn_usual(maps: Maps, side: int) -> tuple[Usual, Parts]:
     smoothed = smoothed_maps(maps, side)
     n = len(smoothed)
     total, squares = smoothed.sum(axis=0), np.square(smoothed).sum(axis=0)
-    # Itself, an image would be more usual than others.
+    # If it counted itself, an image would look more usual than new ones.
     mean, std = pooled_mean_and_std(total - smoothed, squares - np.square(smoothed), n - 1)
     statistics = statistics_of((smoothed - mean) / std)
     scales = median_and_spread(statistics)
     mean, std = pooled_mean_and_std(total, squares, n)
+    # Ignored positions are never used, and a bundle holds only numbers.
+    mean, std = np.nan_to_num(mean, nan=0.0), np.nan_to_num(std, nan=1.0)
     usual = Usual(mean.astype(np.float32), std.astype(np.float32), scales.astype(np.float32))
     return usual, standardised(statistics, scales[:, :1], scales[:, 1:])
 
 
 def median_and_spread(values: Maps) -> NDArray[np.float64]:
-    """(..., 2) over the last axis: the median, and what the standard deviation is of a normal distribution.
+    """(..., 2) over the last axis: the median, and a spread that is the standard deviation of a normal distribution.
 
     >>> median_and_spread(np.array([[0.0, 1.0, 2.0], [3.0, 3.0, 3.0]])).tolist()
     [[1.0, 1.4826], [3.0, 3e-06]]
     """
     median = np.median(values, axis=-1)
     spread = NORMAL * np.median(np.abs(values - median[..., None]), axis=-1)
-    # All alike: what differs at all is then far away.
+    # If all are alike, anything that differs is far away.
     return np.stack([median, np.maximum(spread, 1e-6 * np.maximum(1, np.abs(median)))], axis=-1)
 
 
 def smoothed_maps(maps: Maps, side: int) -> Maps:
-    """(n, gh, gw) means over a box around each position."""
-    return uniform_filter(np.asarray(maps, np.float64), (0, side, side), mode="reflect")
+    """(n, gh, gw) means over a box around each position; NaN is ignored, and stays.
+
+    >>> smoothed_maps(np.array([[[1.0, 2.0, np.nan]]]), 3).round(2).tolist()
+    [[[1.33, 1.5, nan]]]
+    """
+    numbers = np.asarray(maps, np.float64)
+    box = {"size": (0, side, side), "mode": "reflect"}
+    is_seen = ~np.isnan(numbers)
+    if is_seen.all():
+        return uniform_filter(numbers, **box)
+    # At ignored positions divide by 1, since a box around them may be ignored as a whole.
+    found = uniform_filter(np.where(is_seen, numbers, 0.0), **box) / np.where(
+        is_seen, uniform_filter(is_seen.astype(np.float64), **box), 1.0
+    )
+    return np.where(is_seen, found, np.nan)
 
 
 def standardised(statistics: Maps, median: Maps, spread: Maps) -> Parts:
@@ -121,16 +137,21 @@ def standardised(statistics: Maps, median: Maps, spread: Maps) -> Parts:
     return Parts(statistics[0].astype(np.float32), *z)
 
 
-def pooled_mean_and_std(total: Maps, squares: Maps, n: int) -> tuple[Maps, Maps]:
-    """Of sums over n images, and of their squares; the variance is drawn towards that of all positions."""
+def pooled_mean_and_std(total: Maps, squares: Maps, n: int | Maps) -> tuple[Maps, Maps]:
+    """Mean and deviation from sums over n images, plain and of squares; variances are drawn towards their mean.
+
+    Args:
+        n: number of images, of all positions or of each.
+    """
     mean = total / n
     variance = np.maximum(squares / n - np.square(mean), 0)
-    pooled = (n * variance + POOLED_IMAGES * variance.mean(axis=(-2, -1), keepdims=True)) / (n + POOLED_IMAGES)
+    pooled = (n * variance + POOLED_IMAGES * np.nanmean(variance, axis=(-2, -1), keepdims=True)) / (n + POOLED_IMAGES)
     return mean, np.sqrt(np.maximum(pooled, np.finfo(np.float32).tiny))
 
 
 def statistics_of(maps: Maps) -> NDArray[np.float64]:
-    """(3, n): the largest value, the mean of the worst tenth, and the mean."""
-    rows = np.sort(maps.reshape(len(maps), -1), axis=1)
+    """(3, n): the largest value, the mean of the worst tenth, and the mean; of maps with NaN at the same positions."""
+    values = maps.reshape(len(maps), -1)
+    rows = np.sort(values[:, ~np.isnan(values).any(axis=0)], axis=1)
     # Means over positions: the statistics are of a map, whatever its size.
     return np.stack([rows[:, -1], rows[:, -n_worst(rows.shape[1]) :].mean(axis=1), rows.mean(axis=1)])

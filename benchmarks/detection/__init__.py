@@ -1,1 +1,1 @@
-"""How well it sees defects."""
+"""How well nelbo sees defects."""

@@ -1,8 +1,8 @@
-"""What a detector has to beat: numbers that anybody can read off an image, and classical methods on pixels.
+"""What a detector has to beat: simple numbers of an image, and classical methods on pixels.
 
-Each class is made with the side of the images and a seed, and has the two methods that ``peers/measure.py`` asks for:
-``fit(train)``, on (n, side, side, 1) float32 in [0, 1], normal images only, gives the epochs and the images that it
-learnt from; ``score(test)`` gives (n,) scores, higher = more anomalous. Nothing here is tuned.
+Each class takes the side of the images and a seed, and has the two methods that ``peers/measure.py`` needs:
+``fit(train)``, on (n, side, side, 1) float32 in [0, 1] of normal images only, returns the number of epochs, and of
+images that it learnt from; ``score(test)`` returns (n,) scores, higher = more anomalous. Nothing here is tuned.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.svm import OneClassSVM
 
 
 class Baseline:
-    """Learns nothing, unless it says how."""
+    """Learns nothing, unless a subclass overrides `learn`."""
 
     def __init__(self, side: int, seed: int = 0) -> None:
         self.side, self.seed = side, seed
@@ -30,7 +30,7 @@ class Baseline:
 
 
 class Brightness(Baseline):
-    """How far the mean brightness is from the usual one, either way."""
+    """The distance of the mean brightness from the usual one, either way."""
 
     def learn(self, train: np.ndarray) -> None:
         self.usual = np.median(train.mean(axis=(1, 2, 3)))
@@ -96,7 +96,7 @@ class Nearest(Baseline):
         return self.neighbours.kneighbors(_rows(test))[0][:, 0]
 
 
-#: By the names that tables have for them.
+#: Baselines by their names in tables.
 BASELINES: dict[str, type[Baseline]] = {
     "brightness, either way": Brightness,
     "darkness": Darkness,

@@ -2,9 +2,9 @@
 
     python -m benchmarks.detection.elpv_scores
 
-trains the preset ``conv_1x1x16`` at 64 x 64, with its defaults, once on 500 normal solar cells (ELPV), drawn by
-content, and writes the statistics of all other normal and of all defective ones to
-``tests/detectors/elpv_scores.parquet``: numbers only, no pixels. Where they come from is in the file's metadata.
+trains the preset ``conv_1x1x16`` at 64 x 64, with its defaults, on 500 normal solar cells (ELPV), drawn by content, and
+writes the statistics of all other normal and of all defective ones to ``tests/detectors/elpv_scores.parquet``: numbers
+only, no pixels. The file's metadata say where they come from.
 """
 
 import hashlib

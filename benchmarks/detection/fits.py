@@ -1,8 +1,8 @@
-"""Features of a set of images, fitted by a head of nelbo's or by a method that others are known for."""
+"""Features of a set of images, fitted by a head of nelbo or by a published method."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,11 +12,13 @@ from benchmarks.datasets import Dataset
 from nelbo.data import folds
 from nelbo.detectors import n_needed
 from nelbo.vae_core import N_FOLDS, VAEConfig
-from nelbo.vae_core.config import AUTO, TrainConfig
-from nelbo.vae_core.features.extraction import extract
+from nelbo.vae_core.config import AUTO, FLOAT32, TrainConfig
+from nelbo.vae_core.engines.quantising import N_RANGED, continued, quantised
+from nelbo.vae_core.features.extraction import Extractor
 from nelbo.vae_core.features.features import Features, gathered
 from nelbo.vae_core.features.pretext import give_weights
 from nelbo.vae_core.linear.solving import fit_features
+from nelbo.vae_core.pixels import to_unit
 from nelbo.vae_core.scoring import VARIANT, Score, anomaly_score
 
 SIDE, FPR = 256, 0.05
@@ -26,8 +28,8 @@ _BATCH = 64
 class Looked(NamedTuple):
     """A set as a head sees it.
 
-    normals, test: (n, p, c) features; labels: (n,) of the test images; views: (n,) what part each normal shows.
-    kinds: (n,) what kind each test image is of; None where a set has one.
+    normals, test: (n, p, c) features; labels: (n,) of the test images; views: (n,) the part in each normal image.
+    kinds: (n,) the kind of each test image; None where a set has only one.
     """
 
     normals: np.ndarray
@@ -38,24 +40,39 @@ class Looked(NamedTuple):
     kinds: np.ndarray | None = None
 
 
-def looked(name: str, load: Callable[[int], Dataset], backbone: str, folder: Path, side: int = SIDE) -> Looked:
-    """A set's features, from the folder if they are there."""
+def looked(
+    name: str, load: Callable[[int], Dataset], backbone: str, folder: Path, side: int = SIDE, precision: str = FLOAT32
+) -> Looked:
+    """A set's features, computed unless they are in the folder."""
     config = VAEConfig(height=side, width=side, preset="features", backbone=backbone)
-    path = folder / f"{name}, {backbone}.npz".replace(" ", "_")
+    kind = "" if precision == FLOAT32 else f", {precision}"
+    path = folder / f"{name}, {backbone}{kind}.npz".replace(" ", "_")
     if not path.exists():
         data = load(side)
         features = Features(config)
         give_weights(features.backbone, data.train, config, TrainConfig())
-        network = keras.Model(features.backbone.input, [gathered(features.maps(features.backbone.input), config)])
         images = (np.concatenate([data.train, data.validation]), data.test)
-        normals, test = (np.concatenate([maps[0] for maps in extract(network, some)]) for some in images)
+        extractor = extractor_of(features, images[0], precision)
+        normals, test = (np.concatenate([maps[0] for maps in extractor(some)]) for some in images)
         views = np.arange(len(normals)).astype(str) if data.views is None else data.views
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(path, normals=_rows(normals), test=_rows(test), labels=data.labels, views=views)
     kept = np.load(path)
-    # The only set of two kinds of normal images.
+    # ELPV is the only set with two kinds of normal images.
     kinds = load(64).groups if name == "ELPV" else None
     return Looked(kept["normals"], kept["test"], kept["labels"], kept["views"], config, kinds)
+
+
+def extractor_of(features: Features, normals: np.ndarray, precision: str) -> Extractor:
+    """The network that computes features; in 8 bits by the ranges of some normal images."""
+    config = features.config
+    if precision == FLOAT32:
+        pixels = features.backbone.input
+        return Extractor(keras.Model(pixels, [gathered(features.maps(pixels), config)]))
+    some = normals[np.linspace(0, len(normals) - 1, min(len(normals), N_RANGED)).astype(int)]
+    backbone = quantised(features.backbone, to_unit(some))
+    network = continued(backbone, lambda maps: [gathered(maps, config)], features.backbone.outputs)
+    return Extractor(network, some.shape[1:])
 
 
 def _rows(maps: np.ndarray) -> np.ndarray:
@@ -63,13 +80,13 @@ def _rows(maps: np.ndarray) -> np.ndarray:
 
 
 def folds_of(views: np.ndarray, seed: int) -> list[int]:
-    """Views of one part share a fold."""
+    """The fold of each image; views of one part share a fold."""
     n = min(N_FOLDS, len(np.unique(views)))
     return folds([str(i) for i in range(len(views))], views.tolist(), n, seed=seed)
 
 
 class Judged(NamedTuple):
-    """What a fit says of images that it has not seen: new ones, and its own normals by the other folds."""
+    """A fit's scores of images that it has not seen: new ones, and its own normal images by cross-fitting."""
 
     test: Score
     unseen: Score
@@ -77,11 +94,17 @@ class Judged(NamedTuple):
 
 
 def fitted(
-    normals: np.ndarray, test: np.ndarray, numbers: list[int], config: VAEConfig, variants: int | str = AUTO
+    normals: np.ndarray,
+    test: np.ndarray,
+    numbers: list[int],
+    config: VAEConfig,
+    variants: int | str = AUTO,
+    named: list[str] | None = None,
 ) -> Judged:
-    """Fit and score as ``train`` and ``score`` do."""
+    """Fit and score as ``train`` and ``score`` do; `named` are the normals' variants where they are known."""
     shape = (config.height // config.stride_px, config.width // config.stride_px, normals.shape[-1])
-    fit = fit_features(normals, shape, config, folds=numbers, asked=variants, images_of_variant=n_needed(FPR))
+    asked: dict[str, Any] = {"asked": variants, "variants": named, "images_of_variant": n_needed(FPR)}
+    fit = fit_features(normals, shape, config, folds=numbers, **asked)
     chunks = [
         fit.head.evaluate(test[start : start + _BATCH].reshape(-1, *shape)) for start in range(0, len(test), _BATCH)
     ]
@@ -95,7 +118,7 @@ def fitted(
 
 
 def nearest(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:  # noqa: ARG001 - as any other
-    """Distance of the place whose nearest neighbour, among all places of all normal images, is the furthest."""
+    """The distance of the place that is farthest from its nearest neighbour among all places of all normal images."""
     bank = normals.reshape(-1, normals.shape[-1])
     squares = np.square(bank).sum(axis=1)
     found = []
@@ -106,7 +129,7 @@ def nearest(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:  # 
 
 
 def gaussian_of_each_place(normals: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """The largest Mahalanobis distance of a place, over features drawn at random; the covariance gets 0.01 added."""
+    """The largest Mahalanobis distance of a place, over 100 random features; 0.01 is added to the variances."""
     n_features = normals.shape[-1]
     drawn = np.random.default_rng(seed).permutation(n_features)[:100]
     learnt, judged = (rows[:, :, drawn].astype(np.float64) for rows in (normals, test))

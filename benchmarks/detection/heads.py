@@ -1,11 +1,11 @@
-"""Heads beside each other on the same features: what an exact VAE is worth, and how many images it takes.
+"""Heads compared on the same features: what an exact VAE is worth, and how many images it takes.
 
     python -m benchmarks.detection.heads --results DIR [--mtd DIR] [--tables heads curves defects variants rates]
 
-computes each set's features once, keeps them in DIR, and prints the tables of ``docs/choosing.md``. Everything here is
-nelbo's own: features, folds, fit, statistics; beside it stand two methods that others are known for, on the same
-features: the nearest neighbour of each place (PatchCore's memory bank, Roth et al. 2022, all of it) and a Gaussian of
-each place over a hundred features drawn at random (PaDiM, Defard et al. 2021).
+computes each set's features once, keeps them in DIR, and prints the tables of ``docs/how-to/choosing.md``.
+Features, folds, fit and statistics are nelbo's own. Two published methods are compared on the same features: the
+nearest neighbour of each place (PatchCore's whole memory bank, Roth et al. 2022) and a Gaussian of each place over a
+hundred features drawn at random (PaDiM, Defard et al. 2021).
 """
 
 import argparse
@@ -43,7 +43,7 @@ DRAWS = 5
 AMOUNTS = (10, 20, 50, 100, 200, 500)
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
 
-#: By the names of their rows: what is laid over the defaults of a backbone.
+#: Settings that differ from the backbone's defaults, by the names of their rows.
 HEADS: dict[str, dict[str, str]] = {
     "linear": {"head": "linear"},
     "linear, of the distortion": {"head": "linear", "of": "distortion"},
@@ -56,7 +56,7 @@ OTHERS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 
 
 def table_of_heads(found: dict[str, list[Looked]]) -> Iterator[str]:
-    """AUROC, a row a head and statistic, a column a set; means over the draws of a set."""
+    """AUROC, a row for each head and statistic, a column for each set; means over the draws of a set."""
     yield from headings("features", "head", *found)
     default = next(iter(found.values()))[0].config
     backbone, size = default.backbone, {"height": default.height, "width": default.width}
@@ -88,7 +88,7 @@ def _auroc(draws: list[Looked], scores: list[np.ndarray], rows: Any = slice(None
 
 
 def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
-    """AUROC with few normal images, the defaults of the backbone: five draws of whole parts."""
+    """AUROC with few normal images and the backbone's defaults, over five draws of whole parts."""
     yield from headings("set", "features", *map(str, AMOUNTS), "all")
     for name, draws in found.items():
         cells = []
@@ -101,7 +101,7 @@ def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
                     break
                 views = one.views[rows]
                 if len(np.unique(views)) < 2:
-                    # Of one part alone nothing is unseen.
+                    # A single part leaves no unseen image.
                     continue
                 judged = fitted(one.normals[rows], one.test, folds_of(views, seed), one.config)
                 intervals.append(auroc(one.labels, judged.test.anomaly_score))
@@ -110,7 +110,7 @@ def table_of_amounts(found: dict[str, list[Looked]]) -> Iterator[str]:
 
 
 def _some(views: np.ndarray, amount: int | None, seed: int) -> np.ndarray | None:
-    """Rows of whole parts, drawn until there are so many; None where there are fewer."""
+    """Rows of whole parts, drawn until there are `amount` of them; None where there are fewer."""
     if amount is None:
         return np.arange(len(views))
     if amount > len(views):
@@ -124,7 +124,7 @@ def _some(views: np.ndarray, amount: int | None, seed: int) -> np.ndarray | None
 
 
 def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
-    """AUROC with defects among the normal images: all shares are judged on the same images, five draws."""
+    """AUROC with defects among the normal images, over five draws; all shares are judged on the same images."""
     yield from headings("set", "features", *(f"{share:.0%}" for share in SHARES))
     for name, draws in found.items():
         cells = []
@@ -147,7 +147,7 @@ def table_of_defects(found: dict[str, list[Looked]]) -> Iterator[str]:
 
 
 def table_of_variants(found: dict[str, list[Looked]]) -> Iterator[str]:
-    """AUROC of one model, and of variants as found; of all test images, and of each kind by itself."""
+    """AUROC of one model, and of variants that were found, over all test images and over each kind."""
     yield from headings("set", "features", "variants", "images of each", "AUROC", "of each kind")
     for name, draws in found.items():
         for asked in (1, AUTO):
@@ -165,7 +165,7 @@ def table_of_variants(found: dict[str, list[Looked]]) -> Iterator[str]:
 
 
 def _levelled(judged: Judged) -> np.ndarray:
-    """Anomaly scores as a threshold at `FPR` is compared with."""
+    """Anomaly scores on the scale of the threshold at `FPR`."""
     return _calibration(judged).levelled(np.asarray(judged.test.anomaly_score, float), judged.test.variant)
 
 
@@ -176,7 +176,7 @@ def _calibration(judged: Judged) -> Calibration:
 
 
 def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[str]:
-    """False alarms on normal parts that were left out, the threshold cross-fitted: mean and range over splits."""
+    """False alarms on left-out normal parts, with a cross-fitted threshold: mean and range over splits."""
     yield from headings(
         "set", "features", "splits", "promised", "mean", "5 % to 95 % of the splits", "mean of each variant"
     )
@@ -186,7 +186,7 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
         rows = np.concatenate([one.normals, normal]) if len(draws) == 1 else one.normals
         new = np.arange(len(one.normals), len(rows)).astype(str)
         views = np.concatenate([one.views, new]) if len(draws) == 1 else one.views
-        # What it chooses of all normal images; half the time, and no label is seen.
+        # The subject is chosen once from all normal images, which halves the time and uses no label.
         subject = fitted(one.normals, one.test[:1], folds_of(one.views, 0), one.config).config.subject
         config = replace(one.config, subject=subject)
         rates: list[float] = []
@@ -194,7 +194,7 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
         for split in range(n_splits):
             left_out = _some(views, round(0.25 * len(rows)), split)
             assert left_out is not None
-            # Whole parts.
+            # Only whole parts are left out.
             left_out = np.flatnonzero(np.isin(views, views[left_out]))
             learnt = np.setdiff1d(np.arange(len(rows)), left_out)
             judged = fitted(rows[learnt], rows[left_out], folds_of(views[learnt], split), config)
@@ -202,7 +202,7 @@ def table_of_rates(found: dict[str, list[Looked]], n_splits: int) -> Iterator[st
             rates.append(float(flagged.mean()))
             own = judged.test.variant
             each = [] if own is None else [round(float(flagged[own == one].mean()), 4) for one in np.unique(own)]
-            # It takes long: what there is so far is worth something.
+            # The table takes long, so each split is printed.
             print(f"{name}, split {split}: {rates[-1]:.4f}, of each variant {each}", file=sys.stderr, flush=True)
             for variant, rate in enumerate(each):
                 by_variant.setdefault(variant, []).append(rate)
@@ -227,7 +227,7 @@ TABLES = {
 
 
 def main() -> None:
-    """Print the tables that were asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, metavar="DIR", required=True, help="where features are kept")
     parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
@@ -247,7 +247,7 @@ def main() -> None:
                 looked(draw, load, backbone, given.results, 64 if given.smoke else SIDE) for draw, load in draws.items()
             ]
         for table in given.tables:
-            # Published, it shows most of the test tiles in training: it says nothing of new ones.
+            # The published split of MTD has most test tiles in training, so it says nothing of new ones.
             judged = found if table == "heads" else {name: one for name, one in found.items() if name != "MTD"}
             print(f"\n### {table}, {backbone}\n", flush=True)
             lines = table_of_rates(judged, given.splits) if table == "rates" else TABLES[table](judged)

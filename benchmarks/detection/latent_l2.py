@@ -1,10 +1,10 @@
-"""Does L2 on the two latent layers make sense, since the KL already regularises? Measured.
+"""Does L2 on the two latent layers make sense, although the KL divergence already regularises? A measurement.
 
     python -m benchmarks.detection.latent_l2 --out FOLDER
 
-trains the seed network (preset ``conv_1x1x16``) with several strengths of ``latent_l2``, and with noise whose
-batch axis is missing, five seeds each, on ELPV and on one class of Fashion-MNIST, and prints the tables of
-``docs/latent_l2.md``. A run that is in FOLDER already is not repeated.
+trains the original network (preset ``conv_1x1x16``) with several strengths of ``latent_l2``, and with noise whose batch
+axis is missing, five seeds each, on ELPV and on one class of Fashion-MNIST, and prints the tables of
+``docs/explanation/latent_l2.md``. A run that is already in FOLDER is not repeated.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RESAMPLES = 1000
 
 
 class SharedNoise(Batches):
-    """What the seed question's code does: one eps for all images of a batch."""
+    """The noise of the original code: one eps for all images of a batch."""
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray]]:
         (batch,) = super().__getitem__(index)
@@ -38,7 +38,7 @@ class SharedNoise(Batches):
 
 
 def run(dataset: Dataset, epochs: int, variant: str, seed: int) -> dict[str, object]:
-    """Train once; means over images, in nats, and the scores of the test images."""
+    """Train one model: means over images, in nats, and the scores of the test images."""
     height, width = dataset.train.shape[1:3]
     config = VAEConfig(height=height, width=width)
     l2 = 0.0 if variant == SHARED_NOISE else float(variant)
@@ -86,7 +86,7 @@ def over_seeds(values: np.ndarray, digits: int) -> str:
 
 
 def print_table(name: str, dataset: Dataset, runs: dict[str, list[dict]]) -> None:
-    """Markdown: one row a variant; differences are paired by seed."""
+    """Print a table with a row for each variant; differences are paired by seed."""
     print(f"\n### {name}\n")
     columns = ("L2", "weights²", "rate", "distortion", "gap test - train", "AUROC nelbo", "AUROC peak")
     print("\n".join(heads(*columns, "peak, against no L2")))

@@ -1,9 +1,10 @@
-"""What finding the part is worth: rendered parts that lie anyhow, seen whole and located.
+"""What finding the part is worth: rendered parts in any position, with whole images and with located parts.
 
     python -m benchmarks.detection.locating [--draws N] [--smoke]
 
-prints the tables of ``docs/parts.md``: the time that finding takes; and AUROC, what is found at a false-alarm rate of
-5 % and what that rate becomes, with ``locate`` off and on, and what ``auto`` chooses. Parts are those of the tests.
+prints the tables of ``docs/how-to/parts.md``: the time that finding takes; and AUROC, the share of defects found at a
+false-alarm rate of 5 % and the realised rate, with ``locate`` off and on, and what ``auto`` chooses. The parts are
+those of the tests.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from nelbo.data.part.part import crop, look
 from nelbo.detectors import Threshold, auroc
 from nelbo.detectors.interval import Interval
 from nelbo.vae_core import VAEConfig, score, train
+from nelbo.vae_core.config import FILTERS
 
 N_NORMALS, N_NEW, FPR = 100, 60, 0.05
 DEFECTS = ("missing", "scratch", "dent", "bent")
@@ -55,8 +57,8 @@ class Found(NamedTuple):
     false_alarms: float
 
 
-def judged(scene: Scene, frame: Frame | None, seed: int, n: int, side: int) -> Found:
-    """Train on normal parts, score new ones; as the commands do, without files."""
+def judged(scene: Scene, frame: Frame | None, seed: int, n: int, side: int, backbone: str | None) -> Found:
+    """Train on normal parts and score new ones, as the commands do, but without files."""
     random = np.random.default_rng(seed)
     height, width = (side, side) if frame is None else frame.crop_size(side * side)
     how = Preprocessing(height, width, len(scene.light), frame=frame)
@@ -67,7 +69,7 @@ def judged(scene: Scene, frame: Frame | None, seed: int, n: int, side: int) -> F
         return np.concatenate([one.pixels for one in made]), np.array(sizes)
 
     normals, sizes = rendered(n)
-    config = VAEConfig(height=height, width=width, channels=how.channels, preset="features")
+    config = VAEConfig(height=height, width=width, channels=how.channels, preset="features", backbone=backbone)
     trained = train(normals, None, config)
     limit = Threshold.from_normals(trained.unseen.anomaly_score + sizes, FPR, cross=True).value
     n_new = min(N_NEW, n)
@@ -81,8 +83,8 @@ def judged(scene: Scene, frame: Frame | None, seed: int, n: int, side: int) -> F
 
 
 def table(given: argparse.Namespace) -> Iterator[str]:
-    """A row a set; means over draws."""
-    n, side, n_draws = (20, 64, 1) if given.smoke else (N_NORMALS, 256, given.draws)
+    """A row for each set, with means over draws."""
+    n, side, n_draws, backbone = (20, 64, 1, FILTERS) if given.smoke else (N_NORMALS, 256, given.draws, None)
     yield from heads("rendered set", "auto", "AUROC: off", "on", "found at 5 %: off", "on", "false alarms: off", "on")
     for name, scene in list(SCENES.items())[: 1 if given.smoke else None]:
         found: dict[str, list[Found]] = {"off": [], "on": []}
@@ -91,7 +93,8 @@ def table(given: argparse.Namespace) -> Iterator[str]:
             seen = [look(picture(scene, drawn(random, scene), random)) for _ in range(n)]
             frame, _ = choose_frame(seen, "auto")
             for locate in found:
-                found[locate].append(judged(scene, None if locate == "off" else learn_frame(seen)[0], seed, n, side))
+                learnt = None if locate == "off" else learn_frame(seen)[0]
+                found[locate].append(judged(scene, learnt, seed, n, side, backbone))
         means = [str(over_seeds([one.auroc for one in found[locate]])) for locate in found]
         shares = [
             f"{np.mean([getattr(one, share) for one in found[locate]]):.0%}"
@@ -102,7 +105,7 @@ def table(given: argparse.Namespace) -> Iterator[str]:
 
 
 def times(n_rounds: int, n_pictures: int = 6) -> Iterator[str]:
-    """Milliseconds on one core, of pictures of a million pixels."""
+    """Milliseconds on one core for a picture of a million pixels."""
     cv2.setNumThreads(1)
     yield from heads("1 megapixel", "ms a picture, one core")
     for name, scene in {"grey": Scene("key"), "colour": SCENES["key, in colour"]}.items():

@@ -1,13 +1,12 @@
-"""What nelbo gets wrong: pictures of the defects that it misses, and of the normal images that it flags.
+"""nelbo's mistakes: pictures of the defects that it misses, and of the normal images that it flags.
 
     python -m benchmarks.detection.mistakes --results DIR --pictures DIR [--mtd DIR] [--sets ELPV MTD]
 
-takes the models of ``quality`` from its DIR, or trains them, and draws two sheets for each set and model:
-the image, and beside it the standardised map that its peak is taken of, with the outline of the mask where there is
-one. The threshold is the one that a twentieth of the normal test images lie above. A table says how many defects are
-missed, by kind.
+takes the models of ``quality`` from its DIR, or trains them, and draws two sheets for each set and model: each image
+beside the standardised map whose peak is its score, with the outline of the mask where there is one. A twentieth of the
+normal test images lie above the threshold. A table says how many defects are missed, by kind.
 
-The pictures show images that their owners do not let others publish: keep them to yourself.
+The owners of these images do not let others publish them: keep the pictures to yourself.
 """
 
 import argparse
@@ -59,7 +58,7 @@ def flagged(data: Dataset, found: Found) -> np.ndarray:
 
 
 def sheet(data: Dataset, found: Found, rows: np.ndarray) -> Image.Image:
-    """Images and their maps, side by side, some pairs a row; over each its kind and its peak."""
+    """Images beside their maps, a few pairs in a row; above each its kind and its peak."""
     shown = rows[:_N_SHOWN]
     n_rows = max(1, -(-len(shown) // _PER_ROW))
     picture = Image.new("RGB", (2 * _SIDE * _PER_ROW, (_SIDE + _CAPTION_PX) * n_rows), "white")
@@ -79,7 +78,7 @@ def sheet(data: Dataset, found: Found, rows: np.ndarray) -> Image.Image:
 
 
 def outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
-    """With the edge of what the mask (h, w) covers in green."""
+    """The picture with the edge of the mask (h, w) in green."""
     edge = Image.fromarray(np.uint8(255) * mask).filter(ImageFilter.FIND_EDGES)
     return Image.composite(Image.new("RGB", picture.size, (0, 255, 0)), picture, edge)
 
@@ -94,7 +93,7 @@ def main() -> None:
 
 
 def report(given: argparse.Namespace, results: Results) -> None:
-    """All sets, with each backbone that there is."""
+    """Print and draw all sets with each backbone."""
     of_nelbo = chosen(detectors(given.smoke), given.detectors or ["nelbo, features"])
     for set_name, load in chosen(sets(given.mtd, given.smoke), given.sets or _SETS).items():
         for name, detector in of_nelbo.items():

@@ -1,13 +1,13 @@
-"""How well nelbo sees real defects, beside what anybody could do and what is published.
+"""How well nelbo sees real defects, beside simple baselines and published results.
 
     python -m benchmarks.detection.quality [--results DIR] [--mtd DIR] [--sets ELPV "MTD by tile" ...] [--seeds 0 1 2]
 
-trains from raw files and prints the tables of ``docs/benchmarks.md``. Each trained model is kept in DIR, and what it
-gave in its ``quality.csv``, and not found out again: a run that was stopped goes on, and sets with the same normal
-images share their models. With ``docs/quality.csv`` in DIR only what was never published is trained.
-``--mtd`` names the folder of the magnetic tiles. Sets that are not there are left out.
+trains from raw files and prints the tables of ``docs/evidence/benchmarks.md``. DIR keeps each trained model, and its
+figures in ``quality.csv``, so nothing is computed twice: a stopped run continues, and sets with the same normal images
+share their models. With ``docs/evidence/quality.csv`` in DIR only unpublished figures need training. ``--mtd`` names
+the folder of the magnetic tiles. Missing sets are left out.
 
-One configuration serves all sets, the size of the input aside. ``docs/experiments.md`` says how it was
+All sets share one configuration, except for the size of the input. ``docs/evidence/experiments.md`` says how it was
 found.
 """
 
@@ -65,9 +65,9 @@ _ENGINE = "openvino"
 class Detector(NamedTuple):
     """A row of the tables, or two.
 
-    run: from a set, a seed and the folder of trained models to the outcome.
-    side: of its input for the images of a set, in pixels.
-    seeds: whether it depends on one.
+    run: a set, a seed and the folder of trained models -> the outcome.
+    side: the name of a set -> the side of the detector's input in pixels.
+    seeds: whether the outcome depends on the seed.
     """
 
     run: Run
@@ -76,11 +76,11 @@ class Detector(NamedTuple):
 
 
 class Nelbo:
-    """nelbo with its defaults, apart from what is given; scored by OpenVINO where that is installed.
+    """nelbo with its defaults, except for the given configuration; OpenVINO scores where it is installed.
 
     Args:
-        smoke: train next to nothing, and export nothing.
-        config: of the network.
+        smoke: train hardly at all, and export nothing.
+        config: fields of the network's configuration.
     """
 
     def __init__(self, *, smoke: bool, **config: Any) -> None:
@@ -88,13 +88,13 @@ class Nelbo:
         self.settings: dict[str, Any] = {"pretext_steps": 2, "epochs": 1} if smoke else {}
 
     def model(self, data: Dataset, seed: int, models: Path) -> tuple[Model, float]:
-        """A model of a set's normal images, and how long its training took; see `trained`."""
+        """A model of a set's normal images, and its training time in seconds; see `trained`."""
         height, width = data.train.shape[1:3]
         config, settings = VAEConfig(height=height, width=width, **self.config), TrainConfig(seed=seed, **self.settings)
         return trained(data, config, settings, models)
 
     def __call__(self, data: Dataset, seed: int, models: Path) -> Outcome:
-        """Its outcome on a set."""
+        """The outcome on a set."""
         model: Any
         model, fit_s = self.model(data, seed, models)
         if not self.smoke and is_installed(_ENGINE):
@@ -110,7 +110,7 @@ class Nelbo:
 
 
 def trained(data: Dataset, config: VAEConfig, settings: TrainConfig, models: Path) -> tuple[Model, float]:
-    """A model of a set's normal images, from the folder of models if it is there; and how long its training took."""
+    """A model of a set's normal images, trained unless the folder has it; and its training time in seconds."""
     facts = [config.to_dict(), settings.to_dict(), fingerprint(data.train), fingerprint(data.validation)]
     models.mkdir(exist_ok=True)
     note = models / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"
@@ -131,13 +131,13 @@ def _folds(data: Dataset) -> list[int] | None:
 
 
 def peaks_and_maps(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) and (n, h, w), of some images at a time: scores have more maps than these."""
+    """Peaks (n,) and maps (n, h, w), computed a few images at a time because scores hold further maps."""
     parts = [score(model, images[start : start + 64]) for start in range(0, len(images), 64)]
     return np.concatenate([part.peak for part in parts]), np.concatenate([part.local_z for part in parts])
 
 
 def aurocs(data: Dataset, scores: dict[str, np.ndarray]) -> dict[tuple[str, str], Interval]:
-    """Of all test images, and of those of each kind, by statistic."""
+    """The AUROC over all test images and over each kind, by statistic."""
     return {
         (statistic, of): auroc(data.labels[rows], values[rows])
         for statistic, values in scores.items()
@@ -146,7 +146,7 @@ def aurocs(data: Dataset, scores: dict[str, np.ndarray]) -> dict[tuple[str, str]
 
 
 def _of_pixels(model: Any, data: Dataset) -> dict[tuple[str, str], Interval]:
-    """AUROC and AUPRO of the pixels of all test images, and AUROC by kind of defect, normal images beside it."""
+    """AUROC and AUPRO of the pixels of all test images, and AUROC of each kind of defect with the normal images."""
     if data.masks is None:
         return {}
     _, maps = peaks_and_maps(model, data.test)
@@ -157,7 +157,7 @@ def _of_pixels(model: Any, data: Dataset) -> dict[tuple[str, str], Interval]:
 def baseline(name: str) -> Run:
     """A classical method; validation images are learnt from, too."""
 
-    def run(data: Dataset, seed: int, models: Path) -> Outcome:  # noqa: ARG001 - kept are only those of nelbo
+    def run(data: Dataset, seed: int, models: Path) -> Outcome:  # noqa: ARG001 - only nelbo's models are kept
         detector = BASELINES[name](data.train.shape[1], seed)
         started = time.perf_counter()
         detector.fit(np.concatenate([data.train, data.validation]))
@@ -171,13 +171,13 @@ def baseline(name: str) -> Run:
 
 
 def size(data: Dataset, seed: int, models: Path) -> Outcome:  # noqa: ARG001 - as any other
-    """The pixels of an image as it came."""
+    """Scores by the number of an image's original pixels."""
     areas = np.zeros(len(data.labels)) if data.areas is None else data.areas
     return Outcome(aurocs(data, {"": areas}), 0.0, math.inf)
 
 
 def detectors(smoke: bool) -> dict[str, Detector]:
-    """By the names of their rows."""
+    """Detectors by the names of their rows."""
 
     def side(photos: int, clothes: int) -> Callable[[str], int]:
         return lambda name: 64 if smoke else clothes if "Fashion-MNIST" in name else photos
@@ -203,7 +203,7 @@ def detectors(smoke: bool) -> dict[str, Detector]:
 
 
 def sets(mtd_root: Path | None, smoke: bool) -> dict[str, Callable[[int], Dataset]]:
-    """By name: from a side to the images."""
+    """Functions from a side to the images of a set, by the set's name."""
     found: dict[str, Callable[[int], Dataset]] = {"ELPV": elpv}
     if mtd_root is not None:
         found["MTD"] = partial(mtd, mtd_root)
@@ -227,11 +227,11 @@ def _some(load: Callable[[int], Dataset], side: int) -> Dataset:
 
 
 def arguments(description: str, judged: str = "detectors") -> argparse.ArgumentParser:
-    """What a benchmark of quality can be told; `judged` is what it calls the rows of its tables."""
+    """The options of a benchmark of quality; `judged` is the option that chooses rows of its tables."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, metavar="DIR", help="of each training's outcome; else kept nowhere")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="folder of outcomes; else none is kept")
     parser.add_argument("--mtd", type=Path, metavar="DIR", help="folder of the magnetic tiles")
-    named = "which ones, by their names or, where none has that name, its start"
+    named = "which ones, by name or, if none has that name, by the start of their names"
     parser.add_argument("--sets", nargs="+", metavar="NAME", help=named)
     parser.add_argument(f"--{judged}", nargs="+", metavar="NAME", help=named)
     parser.add_argument("--smoke", action="store_true", help="a few images, one seed: whether it runs, not how well")
@@ -251,14 +251,14 @@ def main() -> None:
 def in_results(
     given: argparse.Namespace, report: Callable[[argparse.Namespace, Results], None], name: str = "quality.csv"
 ) -> None:
-    """Report on a folder of results: the given one, or one that is there meanwhile."""
+    """Report on a folder of results: the given one, or a temporary one."""
     print(circumstances())
     with tempfile.TemporaryDirectory() as aside:
         report(given, Results(given.results or Path(aside), name))
 
 
 def report(given: argparse.Namespace, results: Results) -> None:
-    """Find out what is missing in a folder of results, and print the tables."""
+    """Compute the results that a folder lacks, and print the tables."""
     classes = []
     asked = chosen(detectors(given.smoke), given.detectors)
     for set_name, load in chosen(sets(given.mtd, given.smoke), given.sets).items():
@@ -275,7 +275,7 @@ def report(given: argparse.Namespace, results: Results) -> None:
 def figures_of(
     asked: dict[str, Detector], seeds: Sequence[int], results: Results, set_name: str, load: Callable[[int], Dataset]
 ) -> pd.DataFrame:
-    """Those of detectors by their names, of each seed where they depend on one."""
+    """The figures of detectors by name, for each seed where they depend on it."""
     loaded = cache(load)
     found = []
     for name, detector in asked.items():
@@ -290,7 +290,7 @@ def figures_of(
 
 
 def chosen(found: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
-    """Those that have a given name or, where none has it, whose names start with it.
+    """The items with a given name or, where none has it, those whose names start with it.
 
     >>> list(chosen({"a": 1, "a b": 2, "c d": 3}, ["a", "c"]))
     ['a', 'c d']

@@ -1,4 +1,4 @@
-"""What a benchmark of quality found out, a row a figure, kept in a CSV file; and the tables of it."""
+"""Figures of a benchmark of quality, kept in a CSV file with a row for each, and their tables."""
 
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -13,19 +13,19 @@ from scipy.stats import norm
 from benchmarks.table import heads, row
 from nelbo.detectors.interval import Interval
 
-#: The measures of maps; every other statistic is one whose scores have an AUROC.
+#: The measures of maps; every other statistic has scores, and these an AUROC.
 PIXEL_AUROC, AUPRO = "pixel AUROC", "AUPRO"
 _LEAST = 1e-4
 _WIDTH = float(norm.ppf(0.975))
-#: What an outcome is found by.
+#: Columns that identify an outcome.
 _KEY = ("set", "detector", "side", "seed")
 _TEXT = ("set", "detector", "date", "statistic", "of")
 
 
 class Outcome(NamedTuple):
-    """What one detector made of one set.
+    """The outcome of one detector on one set.
 
-    figures: by statistic (AUROC of its scores, or a measure of maps) and what it is of: all test images, or a kind.
+    figures: by statistic (AUROC of its scores, or a measure of maps) and by images: all test images, or a kind.
     fit_s, images_per_s: training, and scoring.
     """
 
@@ -35,14 +35,14 @@ class Outcome(NamedTuple):
 
 
 class Results:
-    """A folder with every outcome so far in one file, and the trained models beside it."""
+    """A folder with all outcomes so far in one file, and the trained models beside it."""
 
     def __init__(self, folder: Path, name: str = "quality.csv") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.models = folder / name, folder / "models"
 
     def of(self, find: Callable[[Path], Outcome], *key: str | int) -> pd.DataFrame:
-        """The figures of a set, detector, side and seed: kept ones, or found out and kept now."""
+        """The figures of a set, detector, side and seed: read from the file, or computed and kept now."""
         found = self._kept(key)
         if found.empty:
             outcome = find(self.models)
@@ -73,8 +73,8 @@ def read_figures(path: Path) -> pd.DataFrame:
 def over_seeds(intervals: Sequence[Interval]) -> Interval:
     """The mean over seeds, with the uncertainty of the test images and of the seeds.
 
-    On the logit scale: the mean of the variances that the test images leave, and the variance over the seeds by their
-    number.
+    On the logit scale the variance is the mean of those due to the test images, plus the variance over the seeds
+    divided by their number.
 
     >>> one = Interval(0.8, 0.75, 0.85)
     >>> print(over_seeds([one]))
@@ -93,14 +93,14 @@ def over_seeds(intervals: Sequence[Interval]) -> Interval:
 
 
 def joined(figures: pd.DataFrame) -> Interval:
-    """One figure, of all the seeds that are there."""
+    """One figure, joined over all seeds."""
     return over_seeds([Interval(*row) for row in figures[list(Interval._fields)].itertuples(index=False)])
 
 
 def tables(name: str, figures: pd.DataFrame) -> list[str]:
-    """Markdown, of one set: AUROC over all and by kind, a row a detector and statistic; and that of maps, if any.
+    """Markdown tables of one set: AUROC over all and by kind, a row for each detector and statistic; and maps, if any.
 
-    In brackets the seeds; times are those of the fastest one.
+    The number of seeds is in brackets; times are those of the fastest seed.
     """
     of_pixels = figures["statistic"].isin([PIXEL_AUROC, AUPRO])
     of_images, of = figures[~of_pixels], list(figures["of"].unique())
@@ -115,7 +115,7 @@ def tables(name: str, figures: pd.DataFrame) -> list[str]:
 
 
 def _pixel_table(figures: pd.DataFrame) -> list[str]:
-    """A row a detector whose maps were held against masks, a column a measure."""
+    """A row for each detector whose maps were compared with masks, a column for each measure."""
     measures = list(dict.fromkeys(zip(figures["statistic"], figures["of"], strict=True)))
     lines = heads("detector", *(title(*measure) for measure in measures))
     for detector, found in figures.groupby("detector", sort=False):
@@ -125,9 +125,9 @@ def _pixel_table(figures: pd.DataFrame) -> list[str]:
 
 
 def classes_table(figures: pd.DataFrame) -> list[str]:
-    """Markdown, of sets that have a class each as the normal one: AUROC with each, and their mean.
+    """A Markdown table of sets in each of which another class is normal: AUROC of each, and their mean.
 
-    In brackets the seeds that every class has at least; a detector that has not seen all classes is left out.
+    The least number of seeds of a class is in brackets; a detector without figures of all classes is left out.
     """
     classes = sorted(figures["set"].unique())
     lines = heads("detector (seeds)", "mean", *(name.split()[-1] for name in classes))

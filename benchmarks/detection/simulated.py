@@ -1,15 +1,15 @@
-"""Whether simulated defects say what real ones do: the AUROC of both, of models on open sets.
+"""Whether simulated defects rank models as real ones do: the AUROC of both, for models on open sets.
 
     python -m benchmarks.detection.simulated [--results DIR] [--mtd DIR] [--sets ELPV ...] [--models default ...]
 
 trains each model on each set, paints defects on normal images that it has not seen, as ``nelbo train`` does, and scores
-the set's real defects. Then it counts, among pairs of models on one set whose real AUROC differ by more than .05, in
-how many the simulated AUROC differ the same way. What each model gave is kept in ``simulated.csv`` in DIR, and not
-found out again: a run that was stopped goes on. With ``docs/simulated.csv`` in DIR only what was never published is
-trained.
+the set's real defects. Among pairs of models on one set whose real AUROCs differ by more than .05, it counts in how
+many the simulated AUROCs differ the same way. DIR keeps the figures of each model in ``simulated.csv``, so they are not
+computed again and a stopped run continues. With ``docs/evidence/simulated.csv`` in DIR only unpublished figures need
+training.
 
-The order that counts is that of all defects together, for ``train --try`` and the gate go by it; that of pasted pieces
-and blurred places, by which a model is called blind, is counted beside it. Nothing is chosen by the real defects.
+The order by all defects together counts, because ``train --try`` and the gate use it; the order by pasted pieces and
+blurred places, which decide whether a model is called blind, is counted beside it. Real defects choose nothing.
 """
 
 import argparse
@@ -43,34 +43,34 @@ from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.vae_core import N_FOLDS, Scorable, Score, TrainConfig, Training, VAEConfig, fast_scorer, train
 from nelbo.vae_core.features.backbones import build_backbone
 
-#: The figures that are kept: AUROC of real and of simulated defects, the share of these found, whether that is blind.
+#: The figures that are kept: AUROC of real and of simulated defects, the share of these found, blindness to them.
 REAL, SIMULATED, FOUND, BLIND = "real", "simulated", "found", "blind"
-#: What the last three are of.
+#: The simulated defects that the last three are of.
 ALL, POOLED = "all", "pooled"
-#: Pairs of models that differ by less in their real AUROC have no order here.
+#: Pairs of models whose real AUROCs differ by less are not counted.
 APART = 0.05
 SETS = ("ELPV", "MTD by tile, draw 0", "Fashion-MNIST 0", "Fashion-MNIST 8")
 _SEED = 0
-#: Networks that are trained get fewer epochs than by default: how good they are does not matter here.
+#: Networks train for fewer epochs than by default: how good they are does not matter here.
 _EPOCHS, _DEEP_EPOCHS, _PRETEXT_STEPS = 30, 10, 300
-#: Of thousands of clothes these suffice: images to train on, and to paint on; and each so many-th to test.
+#: Of thousands of clothes these suffice: images to train on and to paint on, and the step between those to test on.
 _CLOTHES, _CLOTHES_PAINTED, _CLOTHES_EVERY = 800, 200, 5
 
 
 class Judged:
-    """A model with its defaults, apart from what is given, judged by simulated and by real defects.
+    """A model with its defaults, except for the given settings, judged by simulated and by real defects.
 
     Args:
         settings: of its training.
-        random_weights: give its backbone weights that are drawn at random.
-        config: of the network.
+        random_weights: whether its backbone gets random weights.
+        config: fields of the network's configuration.
     """
 
     def __init__(self, settings: dict[str, Any], *, random_weights: bool = False, **config: Any) -> None:
         self.settings, self.random_weights, self.config = settings, random_weights, config
 
     def __call__(self, data: Dataset, seed: int, models: Path) -> Outcome:
-        """Train on a set's normal images, and score what is painted on those of validation, and the test images."""
+        """Train on a set's normal images, and score defects painted on validation images, and the test images."""
         height, width = data.train.shape[1:3]
         config, settings = VAEConfig(height=height, width=width, **self.config), dict(self.settings)
         if self.random_weights:
@@ -96,14 +96,14 @@ def _figures(seen: Seen) -> dict[tuple[str, str], Interval]:
 
 
 def _trained(data: Dataset, config: VAEConfig, settings: TrainConfig) -> Training:
-    """Trained on the images to train on alone: those of validation are what defects are painted on."""
+    """Train on the training images only: defects are painted on those for validation."""
     n = len(data.train)
     views = None if data.views is None else data.views[:n].tolist()
     numbers = folds([str(i) for i in range(n)], views, N_FOLDS, seed=0)
     preprocessing = Preprocessing(config.height, config.width).to_dict()
     if config.is_linear:
         return train(data.train, None, config, settings, preprocessing=preprocessing, folds=numbers)
-    # One fold stops it.
+    # One fold is for early stopping.
     stops = np.array(numbers) == 0
     return train(data.train[~stops], data.train[stops], config, settings, preprocessing=preprocessing)
 
@@ -118,12 +118,12 @@ def _unseen(data: Dataset) -> Unseen:
 
 
 def _rows(score: Score, model: Scorable) -> pa.Table:
-    """Scores as a table has them."""
+    """Scores as columns of a table."""
     return pa.table(columns_of(score, model) | {"size_z": pa.nulls(len(score.nelbo), pa.float64())})
 
 
 def _calibration(normal: Score, model: Scorable) -> Calibration:
-    """With the threshold that scores of unseen normal images set, as ``train`` sets it; kept nowhere."""
+    """A calibration whose threshold unseen normal images set, as in ``train``; it is not written."""
     rows = _rows(normal, model)
     statistic, threshold = threshold_of_normals(rows, Statistic(model.config.statistic), CalibrationSettings(), False)
     return Calibration(
@@ -144,7 +144,7 @@ def _calibration(normal: Score, model: Scorable) -> Calibration:
 
 
 def _random_weights(config: VAEConfig, folder: Path, seed: int) -> Path:
-    """A file of weights that a backbone has before any training."""
+    """A file with the weights of a backbone before any training."""
     folder.mkdir(exist_ok=True)
     path = folder / f"random-{seed}.safetensors"
     keras.utils.set_random_seed(seed)
@@ -153,7 +153,7 @@ def _random_weights(config: VAEConfig, folder: Path, seed: int) -> Path:
 
 
 def models(smoke: bool) -> dict[str, Detector]:
-    """By the names of their rows; the default comes first."""
+    """Models by the names of their rows; the default comes first."""
     quick = {"pretext_steps": 2, "epochs": 1}
     trained, deep, itself = (
         quick if smoke else settings
@@ -182,7 +182,7 @@ def models(smoke: bool) -> dict[str, Detector]:
 
 
 def _fewer(load: Callable[[int], Dataset], side: int) -> Dataset:
-    """Some of a set of clothes, which lie in no order."""
+    """A part of a set of clothes, which are in random order."""
     data = load(side)
     some = (None if part is None else part[::_CLOTHES_EVERY] for part in data[2:-2])
     assert data.sizes is not None
@@ -196,7 +196,7 @@ def main() -> None:
 
 
 def report(given: argparse.Namespace, results: Results) -> None:
-    """Find out what is missing in a folder of results, and print the tables."""
+    """Compute the results that a folder lacks, and print the tables."""
     asked = chosen(models(given.smoke), given.models)
     found = []
     for name, load in chosen(sets(given.mtd, given.smoke), given.sets or SETS).items():
@@ -207,7 +207,7 @@ def report(given: argparse.Namespace, results: Results) -> None:
 
 
 def table(figures: pd.DataFrame) -> list[str]:
-    """Markdown: a row a model of one set, what it says of simulated defects, and of real ones."""
+    """A Markdown table of one set: a row for each model, with its figures of real and of simulated defects."""
     lines = heads("model (side, px)", "real", "simulated", "pasted and blurred", "of these found at 5 %", "blind")
     shown = ((REAL, ALL), (SIMULATED, ALL), (SIMULATED, POOLED), (FOUND, POOLED))
     for (name, side), own in figures.groupby(["detector", "side"], sort=False):
@@ -217,7 +217,7 @@ def table(figures: pd.DataFrame) -> list[str]:
 
 
 def order_table(figures: pd.DataFrame) -> list[str]:
-    """Markdown: of pairs of models on one set, in how many simulated defects say which sees more of real ones."""
+    """A Markdown table: in how many pairs of models on one set simulated defects rank them as real ones do."""
     lines = heads("set", "pairs", "in order", "share", "in order by pasted and blurred", "share")
     counts = {name: [in_order(own, of) for of in (ALL, POOLED)] for name, own in figures.groupby("set", sort=False)}
     counts["all"] = [tuple(map(sum, zip(*of, strict=True))) for of in zip(*counts.values(), strict=True)]
@@ -228,11 +228,11 @@ def order_table(figures: pd.DataFrame) -> list[str]:
 
 
 def in_order(figures: pd.DataFrame, of: str) -> tuple[int, int]:
-    """How many pairs of models whose real AUROC differ by more than `APART` are in order, and how many there are.
+    """How many pairs of models whose real AUROCs differ by more than `APART` are in order, and how many there are.
 
     Args:
         figures: of one set.
-        of: the simulated defects whose AUROC are compared; a tie is not in order.
+        of: the simulated defects whose AUROCs are compared; a tie is not in order.
     """
     each = [own for _, own in figures.groupby(["detector", "side"], sort=False)]
     both = [(_figure(own, REAL, ALL).value, _figure(own, SIMULATED, of).value) for own in each]

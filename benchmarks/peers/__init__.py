@@ -1,1 +1,1 @@
-"""Beside what people would pick instead."""
+"""nelbo beside other detectors that people would choose."""

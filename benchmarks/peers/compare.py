@@ -1,10 +1,10 @@
-"""nelbo beside what people would pick instead: the same solar cells, the same size, one machine, one run.
+"""nelbo beside other detectors that people would choose: the same solar cells, the same size, one machine, one run.
 
     python -m benchmarks.peers.compare [--sides 64 128] [--environments DIR]
 
-prints the tables of ``docs/benchmarks.md``. Every detector trains on the same 1,131 normal cells with its own defaults,
-in a process of its own. Each foreign library gets an environment of its own, kept for the next run and made with the
-registry of pip's own configuration; where it cannot be installed or run, its row says why.
+prints the tables of ``docs/evidence/benchmarks.md``. Every detector trains on the same 1,131 normal cells with its own
+defaults, in a separate process. Each foreign library gets its own environment, which pip installs from its configured
+registry and which is kept for the next run; where a library cannot be installed or run, its row says why.
 """
 
 import argparse
@@ -44,12 +44,12 @@ COLUMNS = (
 TORCH = "torch==2.13.0"
 ALIBI_DETECT = ("alibi-detect[tensorflow]==0.13.0",)
 PYIMGANO = ("pyimgano==0.9.1", TORCH)
-# PyOD imports tqdm and does not ask for it.
+# PyOD imports tqdm without requiring it.
 PYOD = ("pyod==3.6.7", TORCH, "tqdm")
 
 
 class Peer(NamedTuple):
-    """A detector: a class in a module of ``benchmarks/peers``, and what that needs; nothing is nelbo's environment."""
+    """A detector: a class in a module of ``benchmarks/peers``, and its requirements; none means this environment."""
 
     name: str
     module: str
@@ -72,7 +72,7 @@ FOREIGN = (
 
 
 def python_of(peer: Peer, environments: Path) -> Path:
-    """The Python that has what a peer needs; its environment is made where there is none with these requirements.
+    """The Python that has a peer's requirements; its environment is made unless one with them exists.
 
     Raises:
         CalledProcessError: pip failed.
@@ -90,12 +90,12 @@ def python_of(peer: Peer, environments: Path) -> Path:
 
 
 def outcome(peer: Peer, python: Path, folder: Path, rounds: int, minutes: int) -> tuple[dict[str, Any], np.ndarray]:
-    """What a peer's own process measured, and its scores of the test images.
+    """What a peer's process measured, and its scores of the test images.
 
     Raises:
-        CalledProcessError, TimeoutExpired: it failed, or took too long.
+        CalledProcessError, TimeoutExpired: the process failed, or took too long.
     """
-    # Where nelbo is found by its path, another environment must not see its packages.
+    # If nelbo is found by PYTHONPATH, another environment must not see it.
     hidden = {"PYTHONPATH"} if peer.requirements else set()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [python, MEASURE, peer.module, peer.detector, folder, str(rounds)]
@@ -104,7 +104,7 @@ def outcome(peer: Peer, python: Path, folder: Path, rounds: int, minutes: int) -
 
 
 def cells(peer: Peer, environments: Path, folder: Path, data: Dataset, rounds: int, minutes: int) -> list[str]:
-    """A peer's row, or its name and why there is no more to say."""
+    """The cells of a peer's row, or its name and why it has no figures."""
     try:
         found, scores = outcome(peer, python_of(peer, environments), folder, rounds, minutes)
     except subprocess.CalledProcessError as error:
@@ -124,7 +124,7 @@ def cells(peer: Peer, environments: Path, folder: Path, data: Dataset, rounds: i
 
 
 def reason(error: subprocess.CalledProcessError) -> str:
-    """The last line that a program said, which is its error; one that was killed said nothing of that."""
+    """The last line of a program's stderr, which is its error; or the signal that killed it."""
     if error.returncode < 0:
         return f"killed by signal {-error.returncode}"
     said = (error.stderr or "").strip().splitlines()
@@ -132,7 +132,7 @@ def reason(error: subprocess.CalledProcessError) -> str:
 
 
 def compare(peers: tuple[Peer, ...], side: int, environments: Path, minutes: int, *, smoke: bool) -> None:
-    """Print the table of one size, a row as soon as it is there."""
+    """Print the table of one size, each row as soon as it is known."""
     data = elpv(side)
     train = np.concatenate([data.train, data.validation])
     if smoke:
@@ -149,18 +149,18 @@ def compare(peers: tuple[Peer, ...], side: int, environments: Path, minutes: int
 
 
 def main() -> None:
-    """Print a table a size."""
+    """Print a table for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[64], metavar="PX")
     parser.add_argument(
         "--environments", type=Path, default=ENVIRONMENTS, metavar="DIR", help="of the foreign libraries"
     )
-    parser.add_argument("--minutes", type=int, default=LIMIT_MINUTES, metavar="N", help="that a detector may take")
+    parser.add_argument("--minutes", type=int, default=LIMIT_MINUTES, metavar="N", help="most minutes of a detector")
     parser.add_argument(
         "--smoke", action="store_true", help="a few small images, nothing installed: whether it runs, not how fast"
     )
     given = parser.parse_args()
-    # Inherited by every process; libraries count these cores, not all that there are.
+    # Every process inherits this; libraries count these cores, not all of the machine.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     foreign = " ".join(dict.fromkeys(text for peer in FOREIGN for text in peer.requirements))
     own = " ".join(f"{name}=={version(name)}" for name in ("keras", "scikit-learn"))

@@ -1,7 +1,7 @@
-"""alibi-detect's OutlierVAE, whose users bring the network: here that of its own example on CIFAR-10, for one channel.
+"""alibi-detect's OutlierVAE with the network of its own example on CIFAR-10, for one channel; users supply networks.
 
-Scored in batches of 64, as it trains: by default all images go through the network at once, ten samples of each, which
-at 128 px is more memory than most machines have.
+It scores in batches of 64, as it trains: by default all images go through the network at once, with ten samples of
+each, which at 128 px takes more memory than most machines have.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""nelbo with its defaults, on arrays; a class an engine. Some of the training images are held back for validation."""
+"""nelbo with its defaults, on arrays, one class for each engine. Some training images are held back for validation."""
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -6,12 +6,12 @@ from sklearn.model_selection import train_test_split
 from nelbo.vae_core import Scorable, TrainConfig, VAEConfig, export, score, train
 
 VALIDATION_SHARE = 0.15
-#: Images that what is exported is compared with Keras on.
+#: Images on which an exported engine is compared with Keras.
 REFERENCES = 32
 
 
 class Keras:
-    """The network as it was trained."""
+    """The network in Keras, as it was trained."""
 
     engine = "keras"
 
@@ -32,13 +32,13 @@ class Keras:
 
 
 class OpenVINO(Keras):
-    """The same network, exported."""
+    """The same network, exported for OpenVINO."""
 
     engine = "openvino"
 
 
 class Brief(Keras):
-    """Whether it runs, in seconds."""
+    """One epoch, to see within seconds whether it runs."""
 
     def __init__(self, side: int) -> None:
         super().__init__(side)

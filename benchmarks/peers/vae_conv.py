@@ -1,7 +1,7 @@
-"""pyimgano's ``vae_conv``, on 8-bit RGB images, which is what it takes.
+"""pyimgano's ``vae_conv``, on 8-bit RGB images, which it expects.
 
-PyPI's torchvision cannot be imported beside a PyTorch without CUDA. pyimgano wants four small functions of it, which
-stand here in its place; nothing is resized, as all images have the network's size.
+PyPI's torchvision cannot be imported beside a PyTorch without CUDA. pyimgano needs four small functions of it, which
+this module replaces; nothing is resized, because all images have the network's size.
 """
 
 import sys
@@ -47,7 +47,7 @@ torchvision = ModuleType("torchvision")
 torchvision.transforms = transforms
 sys.modules |= {"torchvision": torchvision, "torchvision.transforms": transforms}
 
-from pyimgano.models.vae import VAEAnomalyDetector  # noqa: E402 - needs what stands above
+from pyimgano.models.vae import VAEAnomalyDetector  # noqa: E402 - needs the module above
 
 
 class Conv:

@@ -1,1 +1,1 @@
-"""How fast it is."""
+"""How fast nelbo is."""

@@ -1,8 +1,9 @@
-"""The dashboard over 1,000,000 rows: 1,000 batches of 1,000, made here by nelbo's own writers.
+"""The dashboard over 1,000,000 rows: 1,000 batches of 1,000, written here by nelbo's own writers.
 
     python -m benchmarks.speed.dashboard
 
-prints the table of ``docs/benchmarks.md``: what a browser (Chromium through Playwright) sees of a server that is warm.
+prints the table of ``docs/evidence/benchmarks.md``: times in a browser (Chromium through Playwright), with a warm
+server.
 """
 
 import os
@@ -25,13 +26,13 @@ from synthetic import write_images
 from nelbo.flows.workspace.layout import Workspace
 
 N_BATCHES, N_IMAGES, N_ROUNDS = 1_000, 1_000, 7
-#: Of the last batch, so that a page of 200 pictures has them; and their side, that of the default model's input.
+#: Flagged images of the last batch, enough for a page of 200 pictures; and their side, the default model's input.
 N_FLAGGED, SIDE_PX = 230, 256
 LAST = "b-last"
 
 
 def make_workspace(folder: Path) -> None:
-    """Batches three hours apart, a few with many defects; the last one has pictures of solar cells' size."""
+    """Batches three hours apart, a few with many defects; the last one has its pictures."""
     workspace = Workspace.at(str(folder))
     calibration = add_calibration(workspace, n=1_999, fpr=0.01, review_fpr=0.05)
     for i in range(N_BATCHES - 1):
@@ -51,7 +52,7 @@ def make_workspace(folder: Path) -> None:
 
 
 def timed(name: str, action: Callable[[], Any]) -> None:
-    """Run an action some times and print the median and the slowest in seconds; the first run warms up."""
+    """Run an action several times and print the median and the slowest in seconds; the first run warms up."""
     seconds = []
     for _ in range(N_ROUNDS + 1):
         started = time.perf_counter()
@@ -61,7 +62,7 @@ def timed(name: str, action: Callable[[], Any]) -> None:
 
 
 def measure(browser: Any, address: str) -> None:
-    """Pages: from the address to everything on it. Filter and keys: from the key to what it changes."""
+    """Time pages from the address to everything on them, and filters and keys from the key to their effect."""
     page = Watched(browser.new_page())
     batch = f"{address}/batch?model={MODEL}&batch=b0123"
     print("| what | median, s | slowest, s |\n|---|---|---|")

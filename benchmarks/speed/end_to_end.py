@@ -1,9 +1,9 @@
-"""Images on disk to published Parquet, beside what bounds it: decoding alone and the model alone.
+"""From images on disk to published Parquet, beside its bounds: decoding alone and the model alone.
 
     python -m benchmarks.speed.end_to_end [--engine keras] [--side 64] [--images 1000 5000 20000] [--smoke]
 
-prints the table of ``docs/benchmarks.md``. The images are the solar cells of ELPV, repeated; the model is trained for
-a moment on some of them, whatever they show, so that about as many are flagged as its calibration promises.
+prints the table of ``docs/evidence/benchmarks.md``. The images are the solar cells of ELPV, repeated; the model is
+trained briefly on some of them, whatever they show, so that about as many are flagged as its calibration promises.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from nelbo.data import File, Preprocessing, iter_images
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.runner import Direct
 
-#: Images a batch, and runs of it.
+#: Images in a batch, and how often it is run.
 RUNS = {1_000: 5, 5_000: 5, 20_000: 1}
-#: Images that are decoded, or scored, alone, before the run and after it.
+#: Images for decoding alone and for the model alone, before the run and after it.
 ALONE = 1_000
 SMOKE = {40: 1}
-#: Of the table, and how they are written. Seconds of steps; images a second; shares; ms an image; MiB.
+#: Columns of the table and their formats: seconds of steps; images a second; shares; ms an image; MiB.
 COLUMNS = {
     "listing": ".1f",
     "scoring": ".1f",
@@ -55,7 +55,7 @@ COLUMNS = {
 
 
 class Stopwatch(Direct):
-    """Steps as they are, with the seconds of each."""
+    """Runs steps directly and counts the seconds of each."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -91,7 +91,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser()
-    made.add_argument("--engine", default="keras")
+    made.add_argument("--engine", default="keras", help="keras, openvino, onnx, or int8")
     made.add_argument("--side", type=int, default=64, help="of the model's input; 256 is the default of nelbo")
     made.add_argument("--images", type=int, nargs="+", default=list(RUNS), help="in a batch each")
     made.add_argument("--smoke", action="store_true", help="a few images, to see that it runs")
@@ -101,18 +101,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def trained(aside: Path, engine: str, n: int, side: int) -> str:
-    """A workspace with a model, exported where that is needed, in a process that is gone when images are scored."""
+    """A workspace with a model, exported if needed; other processes train it, so they hold no memory in scoring."""
     workspace, nelbo = str(aside / "workspace"), [sys.executable, "-c", "from nelbo.flows.cli.main import main; main()"]
     train = ["train", "--normal", str(repeated_elpv(n, aside / "normal")), "--set", "epochs=3"]
     train += ["--set", f"image_size={side}"]
+    # The second fit is made by training itself.
+    train += ["--precision", "int8"] if engine == "int8" else []
     export = ["export", "--model", "latest", "--engine", engine]
-    for command in [train] if engine == "keras" else [train, export]:
+    for command in [train, export] if engine in ("openvino", "onnx") else [train]:
         subprocess.run([*nelbo, *command, "--workspace", workspace], check=True, capture_output=True)
     return workspace
 
 
 def measured(folder: Path, workspace: str, engine: str) -> dict[str, float]:
-    """What a process of its own found, and the peak memory of it and its decoders in MiB."""
+    """What a separate process measured, and the peak memory of it and its decoders in MiB."""
     command = [
         sys.executable,
         "-m",
@@ -132,9 +134,9 @@ def measured(folder: Path, workspace: str, engine: str) -> dict[str, float]:
 
 
 class Peak:
-    """The most memory that a process and its children have held, looked at twice a second.
+    """The peak memory of a process and its children, sampled twice a second.
 
-    Shared pages count once (PSS): decoders share their libraries.
+    Shared pages count only once (PSS): decoders share their libraries.
     """
 
     def __init__(self, pid: int) -> None:
@@ -149,20 +151,20 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
-            # One may end meanwhile.
+            # A process may end meanwhile.
             with suppress(psutil.NoSuchProcess, OSError):
                 tree = [self._process, *self._process.children(recursive=True)]
                 self._most = max(self._most, sum(pss(process.pid) for process in tree))
 
 
 def pss(pid: int) -> int:
-    """Bytes."""
+    """Proportional set size of a process, in bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def one(folder: Path, workspace: str, engine: str) -> dict[str, float]:
-    """One run with everything loaded before; seconds of its steps, and what images a second bound it."""
+    """One run with everything loaded: seconds of its steps, and the images a second of its bounds."""
     from nelbo.flows.inference.models import load_model
     from nelbo.flows.steps.score import score_batch
     from nelbo.flows.workspace import catalog
@@ -171,7 +173,7 @@ def one(folder: Path, workspace: str, engine: str) -> dict[str, float]:
     place = Workspace.at(workspace)
     model = load_model(place, catalog.find_model(place, "latest"), engine)
     paths = sorted(folder.rglob("*.png"))
-    # Starts the decoders, too.
+    # This starts the decoders, too.
     pixels = next(iter_images(paths, Preprocessing(**model.preprocessing), 256)).pixels
     before = alone(paths, pixels, model)
     watch = Stopwatch()
@@ -205,7 +207,7 @@ def pair(one: dict[str, float], other: dict[str, float]) -> dict[str, tuple[floa
 
 
 def line(n: int, found: list[dict[str, float]]) -> str:
-    """Medians with the range; shares are of one run each."""
+    """A row of medians with ranges; shares are computed within each run."""
     for run in found:
         run["rate"] = n / (run["listing"] + run["scoring"] + run["publishing"])
         run["scoring rate"] = n / run["scoring"]

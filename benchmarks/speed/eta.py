@@ -1,9 +1,9 @@
-"""What a command on a terminal says of the time that is left, beside the time that it took.
+"""The remaining time that a command shows on a terminal, compared with the time that it took.
 
     python -m benchmarks.speed.eta [--normal 150] [--images 2600] [--smoke]
 
-`train` and `score` run on solar cells, each in a pseudo-terminal. What is said is read as it is drawn: the first sign,
-and from the tenth second on each "about 12 s left".
+runs `train` and `score` on solar cells, each in a pseudo-terminal, and reads what they draw: the first sign, and from
+the tenth second on each "about 12 s left".
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from benchmarks.datasets import repeated_elpv
 from benchmarks.table import heads, row
 
-#: Seconds from which on it counts, and left at the end that nobody waits for.
+#: Readings count from so many seconds on, and until so few seconds before the end.
 FROM_S, LAST_S = 10.0, 3.0
 
 _SAID = re.compile(r"nelbo \w+ .*?about (?:(\d+) h )?(\d+) (s|min) left")
@@ -29,8 +29,8 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Watched(NamedTuple):
     """A command that was watched.
 
-    first_s: until anything was seen; seconds: until its last line.
-    said: when, and how many seconds were then said to be left.
+    first_s: until it drew anything; seconds: until its last line.
+    said: the time of each reading, and how many seconds it said were left.
     """
 
     first_s: float
@@ -38,13 +38,13 @@ class Watched(NamedTuple):
     said: list[tuple[float, float]]
 
     def ratios(self, from_s: float = FROM_S) -> list[float]:
-        """How many times as long as it really took each reading after that said; below 1 it was too short."""
+        """The time left by each reading from `from_s` on, divided by the true time left; below 1 it was too short."""
         real = [(said, self.seconds - at) for at, said in self.said if at >= from_s]
         return [said / left for said, left in real if left >= LAST_S]
 
 
 def watch(*line: object) -> Watched:
-    """Run a command in a pseudo-terminal; an error where it fails."""
+    """Run a command in a pseudo-terminal; raises an error if it fails."""
     ours, theirs = os.openpty()
     program = [sys.executable, "-c", "from nelbo.flows.cli.main import main; main()", *map(str, line)]
     started = time.perf_counter()
@@ -55,7 +55,7 @@ def watch(*line: object) -> Watched:
             try:
                 drawn = os.read(ours, 1 << 16)
             except OSError:
-                # So Linux says that the other end is closed.
+                # Linux reports in this way that the other end is closed.
                 break
             now = time.perf_counter() - started
             first = now if first is None else first

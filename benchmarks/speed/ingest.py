@@ -1,9 +1,9 @@
-"""Files in, Parquet out: decoding beside bare Pillow and bare OpenCV, listing and hashing, memory, writing verdicts.
+"""From files to Parquet: decoding beside bare Pillow and OpenCV, listing and hashing, memory, writing verdicts.
 
     python -m benchmarks.speed.ingest [MTD]
 
-prints the tables of ``docs/benchmarks.md``. OpenCV is installed into an environment of its own, with the registry of
-pip's own configuration. MTD is a folder of JPEGs (magnetic tiles, Huang et al. 2020); without it that row is missing.
+prints the tables of ``docs/evidence/benchmarks.md``. pip installs OpenCV into a separate environment, from its
+configured registry. MTD is a folder of JPEGs (magnetic tiles, Huang et al. 2020); without it that row is missing.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ def opencv(aside: Path) -> Path:
 
 
 def decoding(name: str, paths: list[Path], python: Path) -> float:
-    """Images a second of each, side by side in every round; the median of ours."""
+    """Print images a second of each library, measured in turn in every round, and return nelbo's median."""
     preprocessing = Preprocessing(SIDE, SIDE)
 
     def bare(path: Path) -> np.ndarray:
@@ -115,7 +115,7 @@ def rate(work: Callable[[], Any], n: int) -> float:
 
 
 def listing(name: str, paths: list[Path]) -> None:
-    """Walking and hashing, and ingest as it is (headers too), as shares of decoding by as many threads."""
+    """Print the time of walking and hashing, and of ingest (with headers), as shares of decoding on as many threads."""
     folder = Path(os.path.commonpath(paths))
 
     def walk_and_hash() -> int:
@@ -140,7 +140,7 @@ def listing(name: str, paths: list[Path]) -> None:
 
 
 def at_size(aside: Path, decoded: float) -> None:
-    """Peak memory of a whole scoring run but for the network, and what writing its verdicts takes."""
+    """Print the peak memory of a whole scoring run without the network, and the time to write its verdicts."""
     workspace = calibrated(aside)
     for n in SIZES:
         folder = repeated_elpv(n, aside / f"images{n}")
@@ -165,9 +165,8 @@ def calibrated(aside: Path) -> Path:
 
 def memory(n: int, workspace: Path) -> dict[str, float]:
     """One scoring run without a network."""
-    import stand_in
-
     import nelbo.flows.steps.score
+    from benchmarks.speed import stand_in
     from nelbo.flows.options.options import ScoreOptions
     from nelbo.flows.runner import Direct
 

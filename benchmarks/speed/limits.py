@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.limits
 
-prints the table of ``docs/benchmarks.md``. Other benchmarks import `matrix_ceiling` and `decoding`, and state their own
-speed as a share of what these find in the same run.
+prints the table of ``docs/evidence/benchmarks.md``. Other benchmarks import `matrix_ceiling` and `decoding`, and state
+their own speed as a share of these ceilings, measured in the same run.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from nelbo.data import SCORES_SCHEMA, Preprocessing, read_images, write_table
 
 MATRIX_SIDES = (1024, 2048, 3072, 4096)
 IMAGE_SIDES = (64, 128, 256)
-#: A library that takes longer than this for one product is not asked for a larger one.
+#: If a library takes longer than this for one product, larger ones are not tried.
 PATIENCE_S = 2.0
 
-#: What multiplies two square matrices of that side, float32 or bfloat16; None where it has no arithmetic for them.
+#: Precision and side of two square matrices -> a function that multiplies them; None where it cannot.
 Product = Callable[[str, int], Callable[[], object] | None]
 
 
@@ -40,12 +40,12 @@ class Ceiling(NamedTuple):
 
 
 def matrix_ceiling(precision: str, sides: Sequence[int] = MATRIX_SIDES, repeats: int = REPEATS) -> Ceiling | None:
-    """The fastest of all libraries; None where none computes in that precision."""
+    """The fastest product of all libraries; None where none computes in this precision."""
     return max(matrix_ceilings(precision, sides, repeats), default=None)
 
 
 def matrix_ceilings(precision: str, sides: Sequence[int] = MATRIX_SIDES, repeats: int = REPEATS) -> list[Ceiling]:
-    """The fastest product of each library that is installed and computes in that precision."""
+    """The fastest product of each library that is installed and computes in this precision."""
     found = []
     for library, product in PRODUCTS.items():
         measured = []
@@ -83,10 +83,10 @@ def openvino_product(precision: str, side: int) -> Callable[[], object] | None:
     from openvino import opset15
 
     core = openvino.Core()
-    # Asked for bfloat16 where the processor has no units for it, it computes in float32 without a word.
+    # OpenVINO computes bfloat16 silently in float32 where the processor has no units for it.
     if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return None
-    # The second matrix is a constant, as weights are, which may be laid out beforehand.
+    # The second matrix is a constant, as weights are, so OpenVINO may prepare its layout.
     matrix, parameter = _matrix(side), opset15.parameter([side, side], np.float32)
     model = openvino.Model([opset15.matmul(parameter, matrix, False, False)], [parameter])
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
@@ -103,7 +103,7 @@ PRODUCTS: dict[str, Product] = {
 
 
 def memory_copy(mib: int, repeats: int = REPEATS) -> Rate:
-    """Bytes copied a second from one array to another, a thread a core; each is read once and written once."""
+    """Bytes copied a second from one array to another, with a thread for each core; each byte is read and written."""
     cores = len(os.sched_getaffinity(0))
     source = np.ones((cores, (mib << 20) // cores), np.uint8)
     target = np.empty_like(source)
@@ -112,13 +112,13 @@ def memory_copy(mib: int, repeats: int = REPEATS) -> Rate:
 
 
 def decoding(side: int, paths: Sequence[Path] | None = None, repeats: int = REPEATS) -> Rate:
-    """Solar cells (ELPV, PNG of 300 x 300 pixels) decoded and resized a second, a decoder a core."""
+    """Solar cells (ELPV, PNG of 300 x 300 pixels) decoded and resized a second, with a decoder for each core."""
     paths = elpv_files() if paths is None else paths
     return measure(lambda: read_images(paths, Preprocessing(side, side)), len(paths), repeats)
 
 
 def parquet_writing(n_rows: int, repeats: int = REPEATS) -> Rate:
-    """Rows of scores written a second to a file that is on the disk when its writer returns."""
+    """Rows of scores a second, written to a file that is on the disk when its writer returns."""
     table = _score_rows(n_rows)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "scores.parquet"
@@ -130,7 +130,7 @@ def _matrix(side: int) -> np.ndarray:
 
 
 def _score_rows(n: int) -> pa.Table:
-    """Random numbers, paths and hashes that compress no better than real ones, and words that repeat."""
+    """Rows of scores: random numbers, paths and hashes, which compress no better than real ones, and repeated words."""
     random = np.random.default_rng(0)
     repeated = {
         "verdict": "normal",

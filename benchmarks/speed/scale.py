@@ -1,13 +1,15 @@
-"""What it costs to spread a batch over a Dask cluster of this machine, and how the work divides among its workers.
+"""What it costs to spread a batch over a Dask cluster on this machine, and how the work is shared by its workers.
 
-    python -m benchmarks.speed.scale [--smoke]
+    python -m benchmarks.speed.scale [--workspace W] [--smoke]
 
-prints the tables of ``docs/scaling.md``. Everything listens on 127.0.0.1: a Prefect server, a Dask scheduler, workers.
-More workers than this machine has cores only sleep instead of decoding and computing: what the scheduler, the shared
-disk and this process add is real.
+prints the tables of ``docs/how-to/scaling.md``. Everything listens on 127.0.0.1: a Prefect server, a Dask scheduler and
+workers. For more workers than this machine has cores, workers sleep instead of decoding and computing; what the
+scheduler, the shared disk and this process add is real. The latest model of the workspace scores; without a workspace
+one of 64 x 64 pixels is trained.
 """
 
 import argparse
+import shutil
 import statistics
 import sys
 import tempfile
@@ -22,20 +24,21 @@ import psutil
 from benchmarks.datasets import repeated_elpv
 from benchmarks.rates import circumstances
 from benchmarks.speed import stand_in
+from benchmarks.speed.end_to_end import trained
 from benchmarks.table import heads, row
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 
 from dask_cluster import DaskCluster, nothing
 
-from nelbo.flows.options.options import ScoreOptions, TrainOptions
+from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.orchestration.cluster import Cluster
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.runner import Direct, Runner
 
 
 class Size(NamedTuple):
-    """How much is measured."""
+    """The amounts that are measured."""
 
     rounds: int
     tasks: tuple[int, ...]
@@ -45,26 +48,31 @@ class Size(NamedTuple):
 
 
 FULL = Size(rounds=3, tasks=(10, 100), images=2_000, sleeping_images=8_000, sleeping_workers=(1, 2, 4, 8, 16))
-#: Without a Prefect server, which takes half a minute to start.
+#: Runs without a Prefect server, which takes half a minute to start.
 SMOKE = Size(rounds=1, tasks=(), images=40, sleeping_images=40, sleeping_workers=(1, 2))
-#: Where workers, too, find what stands in for the network.
+#: Folder in which workers find the stand-in for the network.
 ROOT = Path(__file__).parents[2]
-#: What a sleeping worker takes for an image.
+#: Time that a sleeping worker takes for an image.
 SECONDS_PER_IMAGE = 0.01
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, help="with the model that scores; it is left as it is")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: whether it runs, not how fast")
-    size = SMOKE if parser.parse_args().smoke else FULL
+    asked = parser.parse_args()
+    size = SMOKE if asked.smoke else FULL
     print(f"{circumstances()}; medians of {size.rounds} rounds")
     with tempfile.TemporaryDirectory() as aside, closing(DaskCluster(Path(aside))) as dask:
         folder = Path(aside)
         print("\n| start-up | s |\n|---|---|")
         print(f"| a Dask worker starts | {timed(lambda: dask.add_workers(1, path=ROOT)):.1f} |")
         print(f"| a client connects | {median(lambda: dask.client().close(), size.rounds):.2f} |", flush=True)
-        workspace = trained(folder)
-        # The second worker comes with these.
+        if asked.workspace is None:
+            workspace = trained(folder, "keras", 100, 64)
+        else:
+            workspace = str(shutil.copytree(asked.workspace, folder / "workspace"))
+        # This adds the second worker.
         images(folder, workspace, dask, size)
         if size.tasks:
             with_prefect(dask, size)
@@ -72,7 +80,7 @@ def main() -> None:
 
 
 def with_prefect(dask: DaskCluster, size: Size) -> None:
-    """What each piece of work costs, with a Prefect server to tell of it."""
+    """Measure what each piece of work costs while a Prefect server records it."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
@@ -94,8 +102,8 @@ def median(work: Callable[[], Any], rounds: int) -> float:
 
 
 def seconds(runner: Runner, n: int, rounds: int) -> float:
-    """Of n tasks that do nothing."""
-    # Workers and threads are warm.
+    """The time of n tasks that do nothing."""
+    # This warms up workers and threads.
     runner.map(nothing, [1, 2], [1, 1])
     return median(lambda: runner.map(nothing, list(range(n)), [1] * n), rounds)
 
@@ -127,21 +135,13 @@ def tasks(dask: DaskCluster, size: Size) -> None:
             print(row(name, *(f"{1000 * cost(n) / n:.2f}" for n in size.tasks)), flush=True)
 
 
-def trained(folder: Path) -> str:
-    """A workspace with a model of 64 x 64 pixels."""
-    workspace = str(folder / "workspace")
-    normal = str(repeated_elpv(100, folder / "normal"))
-    execute("train", TrainOptions(normal=normal, workspace=workspace, image_size=(64, 64), epochs=2), prefect=False)
-    return workspace
-
-
 def images(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> None:
-    """Images a second with decoder and model, here, on the one worker and on two; and what they leave on the disk."""
+    """Print images a second with decoder and model, here, on one worker and on two; and bytes an image on the disk."""
     new = str(repeated_elpv(size.images, folder / "new"))
 
     def rate(**where: Any) -> float:
         options = ScoreOptions(images=new, workspace=workspace, **where)
-        # Loads the models and starts the decoders.
+        # This loads the models and starts the decoders.
         execute("score", options, prefect=False)
         return statistics.median(execute("score", options, prefect=False)["images_per_s"] for _ in range(size.rounds))
 
@@ -161,9 +161,9 @@ def images(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> None:
 
 
 def sleeping(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> None:
-    """The whole of scoring over more and more workers that sleep; efficiency is against one of them."""
+    """Print figures of scoring on more and more sleeping workers; efficiency is relative to one of them."""
     new = str(repeated_elpv(size.sleeping_images, folder / "sleeping"))
-    # As many pieces of work as a batch at size has.
+    # As many pieces of work as a large batch has.
     shard_size = max(1, size.sleeping_images // 100)
     columns = ("workers", "images/s", "efficiency", "before and after, s", "bytes an image", "scheduler's CPU")
     print("\n".join(["", *heads(*columns)]), flush=True)
@@ -201,7 +201,7 @@ def sleeping(folder: Path, workspace: str, dask: DaskCluster, size: Size) -> Non
 
 
 def bytes_moved() -> int:
-    """Sent over the loopback so far, by everything on this machine."""
+    """Bytes that all processes of this machine have sent over the loopback so far."""
     return int(psutil.net_io_counters(pernic=True)["lo"].bytes_sent)
 
 

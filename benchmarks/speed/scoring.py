@@ -1,9 +1,9 @@
-"""Scoring by the model alone, engine beside engine: images/s, share of the fastest matrix product, memory, latency.
+"""Scoring by the model alone, by engine: images/s, share of the fastest matrix product, memory, latency.
 
     python -m benchmarks.speed.scoring
 
-Each engine has a process of its own, so that memory is its own; they take turns, so that what else the machine does
-falls on all of them. "predict" is Keras's own loop over the same graph, as a user would write it. The network is
+Each engine runs in a separate process, so that its memory can be measured; they take turns, so that other load of the
+machine affects all of them. "predict" is Keras's own loop over the same graph, as a user would write it. The network is
 untrained: the arithmetic is the same.
 """
 
@@ -32,7 +32,7 @@ BATCHES = (1, 32, 256)
 PREDICT = "predict"
 #: Runs of one image each, for its latency.
 N_LATENCIES = 200
-#: Images of 64 x 64 that one measurement takes at least; fewer of larger ones.
+#: Least number of 64 x 64 images in one measurement; fewer if they are larger.
 N_IMAGES = 512
 
 #: Scores pixels.
@@ -40,7 +40,7 @@ Run = Callable[[np.ndarray], object]
 
 
 def work(kind: str, folder: Path, pipe: Connection) -> None:
-    """A process of one engine: asked for (batch, images, runs), it says how long each took; in the end, its memory."""
+    """The process of one engine: for each task (batch, images, runs) it sends the runs' seconds; at last its memory."""
     model: Any = load_exported(folder) if kind not in (PREDICT, "keras") else load_bundle(folder)
     runs: dict[int, Run] = {}
     while (task := pipe.recv()) is not None:
@@ -48,7 +48,7 @@ def work(kind: str, folder: Path, pipe: Connection) -> None:
         pixels = np.random.default_rng(0).random((n, *_shape(model.config)), np.float32)
         if batch not in runs:
             runs[batch] = _run(kind, model, batch)
-            # Compiles.
+            # This compiles the graph.
             runs[batch](pixels)
         pipe.send([_seconds(runs[batch], pixels) for _ in range(times)])
     pipe.send(peak_mib())
@@ -73,7 +73,7 @@ def _shape(config: VAEConfig) -> tuple[int, int, int]:
 
 def make(config: VAEConfig, folder: Path) -> tuple[dict[str, Path], float]:
     """What each engine loads, and the FLOPs of one image."""
-    from benchmarks.speed.gpu import forward_flops
+    from benchmarks.gpu import forward_flops
     from nelbo.vae_core import Model, export, save_bundle, save_exported
     from nelbo.vae_core.model import draw_eps
     from nelbo.vae_core.network.vae import VAE
@@ -91,7 +91,7 @@ def make(config: VAEConfig, folder: Path) -> tuple[dict[str, Path], float]:
 
 
 def compare(folders: Mapping[str, Path], tasks: Sequence[tuple[int, int, int]], rounds: int) -> dict[str, Any]:
-    """For each engine the seconds of its runs, task by task and round by round, and its peak memory."""
+    """For each engine the seconds of its runs by task, and its peak memory."""
     context = get_context("spawn")
     pipes = {}
     for kind, folder in folders.items():
@@ -114,7 +114,7 @@ def rows(config: VAEConfig, ceiling: Ceiling, batches: Sequence[int], n_images: 
     with tempfile.TemporaryDirectory() as folder:
         folders, flops = make(config, Path(folder))
         fewer = max(1, config.height * config.width // 64**2)
-        # Every core has a batch; single images, which are slow, are measured on fewer.
+        # Every core gets a batch; batches of one image, which are slow, are measured on fewer images.
         n_images_of = {batch: n_images // fewer // (8 if batch == 1 else 1) for batch in batches}
         tasks = {batch: (batch, max(batch * cpu_count(), n), 1) for batch, n in n_images_of.items()}
         latency = (1, 1, N_LATENCIES // fewer if rounds > 1 else 3)

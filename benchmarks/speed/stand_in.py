@@ -1,4 +1,4 @@
-"""A stand-in for decoder and model, so that the rest of scoring can be measured: scores come from contents' hashes."""
+"""A stand-in for decoder and model, for measuring the rest of scoring; scores come from hashes of the contents."""
 
 import time
 from collections.abc import Generator, Iterable
@@ -6,11 +6,12 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 
 def use(seconds_per_image: float = 0.0) -> None:
-    """Let this process score by it from now on; an image takes as long as given, in which the process sleeps."""
+    """Make this process score with the stand-in from now on; it sleeps as long as given for each image."""
     import nelbo.flows.inference.publishing
     import nelbo.flows.steps.score
     from nelbo.data import MEASURES, QUALITY
@@ -26,9 +27,9 @@ def use(seconds_per_image: float = 0.0) -> None:
             nothing = {field.name: pa.nulls(len(some), field.type) for field in SCORED_SCHEMA}
             yield pa.table(nothing | columns, SCORED_SCHEMA)
 
-    stub = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
+    config = SimpleNamespace(statistic="peak", likelihood="stub")
+    stub = SimpleNamespace(config=config, fit_id=None, map_scales=np.ones((1, 2)))
     nelbo.flows.steps.score.load_model = nelbo.flows.inference.publishing.load_model = lambda *_: stub  # type: ignore[assignment,return-value]
     nelbo.flows.steps.score.choose_engine = lambda *_: "keras"
     nelbo.flows.steps.score.score_files = scores  # type: ignore[assignment]
     nelbo.flows.steps.score.write_report = lambda *_: Reported("", None)  # type: ignore[assignment]
-    nelbo.flows.inference.publishing.look_again = lambda _model, files, _decoding: (None for _ in files)  # type: ignore[assignment]

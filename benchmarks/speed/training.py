@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.training
 
-Ours reads a memory-mapped uint8 cache on disk in another order each epoch, and feeds the noise with the batch; the
-bare one is a plain Keras model of the same encoder, decoder and loss on a float32 array in memory, which draws its
-noise itself. Epochs of the two alternate, so that what else the machine does falls on both; the first epoch of
-each, which compiles, is left out. Also printed: the share of a step that the model waits for its data.
+nelbo's pipeline reads a memory-mapped uint8 cache on disk in another order each epoch, and feeds the noise with the
+batch; the bare one is a plain Keras model of the same encoder, decoder and loss on a float32 array in memory, which
+draws its noise itself. Epochs of the two alternate, so that other load of the machine affects both; the first epoch of
+each, which compiles, is left out. The script also prints the share of a step that the model waits for its data.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Seconds(keras.callbacks.Callback):
 
 
 def cached(folder: Path, n: int, side: int) -> CachedPixels:
-    """A cache as training makes it."""
+    """A cache of n random images, made as training does."""
     random = np.random.default_rng(0)
     files = [folder / f"{i}.png" for i in range(n)]
     for file in files:
@@ -71,7 +71,7 @@ def cached(folder: Path, n: int, side: int) -> CachedPixels:
 
 
 def epoch_of(model: keras.Model, data: object, epoch: int, batch_size: int | None) -> float:
-    """Seconds of one more epoch."""
+    """Train for one more epoch, and return its seconds."""
     timer = Seconds()
     arguments = {"batch_size": batch_size} if batch_size else {"shuffle": False}
     if isinstance(data, Batches):

@@ -1,8 +1,8 @@
-"""Calibration and verdicts at size.
+"""Calibration and verdicts at ten million scores.
 
     python -m benchmarks.speed.verdicts
 
-prints the tables of ``docs/benchmarks.md``.
+prints the tables of ``docs/evidence/benchmarks.md``.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ def timed(name: str, step: Callable[[], Result]) -> Result:
 
 
 def at_size() -> None:
-    """Ten million calibration scores, ten million to judge."""
+    """Time ten million calibration scores, and ten million to judge."""
     random = np.random.default_rng(0)
     calibration, batch = random.normal(size=N_SCORES), random.normal(size=N_SCORES)
     print("| step | s | peak MiB of the process |\n|---|---|---|")
@@ -48,7 +48,7 @@ def at_size() -> None:
 
 
 def as_files() -> None:
-    """A calibration on ten million images, written to a workspace, read, and asked about as many."""
+    """Time a calibration on ten million images: written to a workspace, read, and used to judge as many."""
     rows = _rows(N_SCORES)
     threshold = Threshold.from_normals(rows["peak"], 0.01, review_fpr=0.05)
     about = {"model_id": "m0", "batch_id": "t0", "statistic": "peak", "joint": None, "judged": None}

@@ -1,4 +1,4 @@
-"""Files to pixels or headers: read and checked here, decoded in processes that may die of it."""
+"""From files to pixels or headers: decoded in separate processes, because a file may crash its decoder."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nelbo.data.decoder.images import Header
 from nelbo.data.decoder.limits import Limits
-from nelbo.data.decoder.preprocessing import Levels, Preprocessing, fit, picture_of, to_pixels, whole
+from nelbo.data.decoder.preprocessing import Levels, Preprocessing, fit, look, picture_of, to_pixels, whole
 from nelbo.data.decoder.samples import Picture, Range
 from nelbo.data.decoder.workers import Answer, Request, Worker, borrowed
 from nelbo.data.errors import ImageError
@@ -29,10 +29,10 @@ from nelbo.data.sources.roots import open_root
 if TYPE_CHECKING:
     from nelbo.data.part.part import Seen
 
-#: Files that one thread works through with one decoder at a time.
+#: Files that one thread gives to one decoder at a time.
 CHUNK = 16
 
-#: Enough to see whether an image has colour; a large JPEG comes at an eighth of its size.
+#: Enough to see whether an image has colour; a large JPEG is decoded at an eighth of its size.
 _SMALL = Preprocessing(16, 16)
 
 
@@ -42,9 +42,12 @@ class Images(NamedTuple):
     pixels: (n_readable, h, w, c) float32 in [0, 1], of those that could be read, in the order given.
     reasons: for each file given, None or why it has no pixels.
     drops_colour: (n_readable,) bool, whether an image has colour that one channel does not hold.
-    parts: (n_readable) what was found of its part; None where none is looked for.
+    parts: (n_readable,) what was found of the part in each image; None where no part is looked for.
     aspects: (n_readable,) width of what is seen over its height, see `nelbo.data.decoder.preprocessing.Fitted`.
-    wholes: (n_readable) the images at their own resolution, where they were asked for, see
+    overviews: (n_readable, h, w, c) each image as a whole, for people; differs from `pixels` where the model looks at
+        an area only.
+    sizes: (n_readable,) width and height of the upright originals in pixels.
+    wholes: (n_readable,) the images at their own resolution, where these were requested, see
         `nelbo.data.decoder.preprocessing.whole`.
     """
 
@@ -53,6 +56,8 @@ class Images(NamedTuple):
     drops_colour: NDArray[np.bool_]
     parts: list[Part | None]
     aspects: NDArray[np.float64]
+    overviews: NDArray[np.float32]
+    sizes: list[tuple[int, int]]
     wholes: Sequence[Levels] = ()
 
 
@@ -86,15 +91,18 @@ def read_images(
     limits: Limits = Limits(),  # noqa: B008 - immutable
     workers: int | None = None,
 ) -> Images:
-    """Decode and preprocess files, each in a process that may die of it.
+    """Decode and preprocess files in separate processes.
 
-    A file that cannot be read costs its own row only: it gets a reason instead of pixels.
+    A file that cannot be read, or crashes its decoder, costs its own row only: it gets a reason instead of pixels.
 
     Args:
-        files: paths, or files of a batch, whose contents must still be what their `image_id` says.
+        files: paths, or files of a batch, whose contents must still match their `image_id`.
         preprocessing: size, channels, fit, threshold and range.
         limits: on each image.
         workers: decoder processes; by default one for each CPU that may be used.
+
+    Returns:
+        Pixels of the files that could be read, and for each file None or why it could not be read.
 
     >>> read_images([Path("missing.png")], Preprocessing(16, 16)).reasons
     ['unreadable']
@@ -110,10 +118,14 @@ def iter_images(
     limits: Limits = Limits(),  # noqa: B008
     workers: int | None = None,
 ) -> Generator[Images, None, None]:
-    """The same for any number of files, which are taken as they are needed; the next ones are decoded meanwhile.
+    """Yields the images of any number of files, `size` files at a time; the next files are decoded meanwhile.
 
     Args:
+        files: paths, or files of a batch.
+        preprocessing: size, channels, fit, threshold and range.
         size: files at a time; the last ones may be fewer.
+        limits: on each image.
+        workers: decoder processes; by default one for each CPU that may be used.
 
     >>> [images.reasons for images in iter_images(map(Path, ["a.png", "b.png", "c.png"]), Preprocessing(16, 16), 2)]
     [['unreadable', 'unreadable'], ['unreadable']]
@@ -130,7 +142,13 @@ def iter_wholes(
     limits: Limits = Limits(),  # noqa: B008
     workers: int | None = None,
 ) -> Generator[Images, None, None]:
-    """The same one by one, with each image at its own resolution: nothing is decoded ahead, it may take all memory.
+    """Yields images one by one, each also at its own resolution; none is decoded ahead, since one may fill the memory.
+
+    Args:
+        files: paths, or files of a batch.
+        preprocessing: size, channels, fit, threshold and range.
+        limits: on each image.
+        workers: decoder processes; by default one for each CPU that may be used.
 
     >>> [images.reasons for images in iter_wholes([Path("a.png")], Preprocessing(64, 64, tile_scale=1.0))]
     [['unreadable']]
@@ -140,26 +158,28 @@ def iter_wholes(
 
 
 def image_of(values: NDArray[Any], preprocessing: Preprocessing) -> Images:
-    """An image in memory, as a file with these samples that loses nothing is decoded.
+    """An image in memory, decoded as a lossless file with the same samples would be.
 
     Args:
-        values: (rows, columns), or with 1 or 3 channels behind; whole numbers or floats.
+        values: (rows, columns), or with a last axis of 1 or 3 channels; whole numbers or floats.
         preprocessing: size, channels, fit, threshold and ranges.
 
     Raises:
-        ValueError: another shape or type.
+        ValueError: the array has a shape or a type that is not supported.
 
     >>> image_of(np.full((4, 4), 255, np.uint8), Preprocessing(1, 2)).pixels.tolist()
     [[[[1.0], [1.0]]]]
     """
     try:
-        picture = picture_of(values, preprocessing.ranges)
-        fitted = fit(picture, preprocessing)
+        looked = look(picture_of(values, preprocessing.ranges), preprocessing)
+        fitted = fit(looked, preprocessing)
     except ImageError as error:
         return _images([error], preprocessing)
     pixels = to_pixels(Picture(fitted.bands).values, preprocessing)
-    levels = None if preprocessing.tile_scale is None else whole(picture, preprocessing)
-    return _images([_Row(pixels, fitted.drops_colour, fitted.part, fitted.aspect, levels)], preprocessing)
+    shown = to_pixels(Picture(fitted.overview).values, preprocessing) if fitted.overview else None
+    levels = None if preprocessing.tile_scale is None else whole(looked.picture, preprocessing)
+    row = _Row(pixels, fitted.drops_colour, fitted.part, fitted.aspect, shown, fitted.size, levels)
+    return _images([row], preprocessing)
 
 
 def first_coloured(
@@ -169,12 +189,12 @@ def first_coloured(
     workers: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> File | Path | None:
-    """The first of some files that has colour, as `is_coloured` says; the others after it are not decoded.
+    """The first file with colour, as `is_coloured` defines it; None where there is none.
 
     Args:
-        files: paths, or files of a batch; those that cannot be read are passed over.
+        files: paths, or files of a batch; those that cannot be read are skipped.
         limits: on each image.
-        workers: decoder processes; by default one a core.
+        workers: decoder processes; by default one for each CPU that may be used.
         advance: called with the number of files done since the last call.
 
     >>> first_coloured([Path("missing.png")]) is None
@@ -196,8 +216,21 @@ def first_coloured(
 def read_image(file: File | Path, preprocessing: Preprocessing, limits: Limits = Limits()) -> NDArray[np.float32]:  # noqa: B008
     """One image as (h, w, c) float32 in [0, 1].
 
+    Args:
+        file: a path, or a file of a batch.
+        preprocessing: size, channels, fit, threshold and range.
+        limits: on the image.
+
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> file = Path(tempfile.mkdtemp()) / "a.png"
+    >>> Image.new("L", (200, 100), 255).save(file)
+    >>> pixels = read_image(file, Preprocessing(16, 32))
+    >>> pixels.shape, float(pixels.min())
+    ((16, 32, 1), 1.0)
     """
     row = next(_rows([file], preprocessing, limits, 1))
     if isinstance(row, ImageError):
@@ -211,13 +244,23 @@ def read_thumbnail(
     limits: Limits = Limits(),  # noqa: B008
     value_range: Range | None = None,
 ) -> bytes:
-    """A JPEG of an image for people to look at, upright, at most that large.
+    """An upright JPEG of an image, for people to look at.
 
     Args:
-        value_range: of an image of more than 8 bits, what is shown black and white; by default the range of its type.
+        file: a path, or a file of a batch.
+        side_px: the most pixels of its longer side.
+        limits: on the image.
+        value_range: values shown as black and white in an image of more than 8 bits; by default the range of its type.
 
     Raises:
         ImageError: it cannot be read; the error's ``reason`` says why.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> file = Path(tempfile.mkdtemp()) / "a.png"
+    >>> Image.new("L", (200, 100)).save(file)
+    >>> read_thumbnail(file, 64)[:3]  # how a JPEG begins
+    b'\xff\xd8\xff'
     """
     found, answer = next(_answers([file], {"shown": [side_px, value_range]}, limits, 1))
     error = _error(found, answer)
@@ -232,7 +275,7 @@ def iter_masks(
     limits: Limits = Limits(),  # noqa: B008
     workers: int | None = None,
 ) -> Iterator[NDArray[np.bool_] | ImageError]:
-    """(h, w) of each mask where it says that there is a defect, or why it cannot be read; see `defect_mask`.
+    """(h, w) where each mask marks a defect, or the error if it cannot be read; see `defect_mask`.
 
     Args:
         files: any number of them; taken as they are needed.
@@ -257,13 +300,18 @@ def float_range(
     limits: Limits = Limits(),  # noqa: B008
     workers: int | None = None,
 ) -> Range | None:
-    """The range that brings all images in floats among some files to [0, 1]; for `Preprocessing.float_range`.
+    """The range that maps all floating-point images among some files to [0, 1]; for `Preprocessing.float_range`.
 
-    That is [0, 1] where all their values lie in it, else from their lowest to their highest. Files that cannot be read,
-    and those whose type says what white is, do not count.
+    It is [0, 1] if all their values lie in that range, else from the lowest to the highest value. Files that cannot be
+    read, and those whose type says what white is, do not count.
+
+    Args:
+        files: paths, or files of a batch.
+        limits: on each image.
+        workers: decoder processes; by default one for each CPU that may be used.
 
     Returns:
-        None where no image is in floats.
+        None without floating-point images.
 
     >>> float_range([Path("missing.tif")]) is None
     True
@@ -275,7 +323,7 @@ def float_range(
     low, high = min(low for low, _ in extents), max(high for _, high in extents)
     if low >= 0 and high <= 1:
         return (0.0, 1.0)
-    # Of one value alone there is no range; it becomes black.
+    # A single value has no range; it becomes black.
     return (low, high) if low < high else (low, low + 1.0)
 
 
@@ -287,13 +335,13 @@ def look_for_parts(
     workers: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> "list[Seen]":
-    """Small copies of images with where the part is in each; files that cannot be read do not count.
+    """Small copies of images, each with the place of its part; files that cannot be read are left out.
 
     Args:
         files: paths, or files of a batch.
         value_range: of images of more than 8 bits, see `Preprocessing`.
         limits: on each image.
-        workers: decoder processes; by default one a core.
+        workers: decoder processes; by default one for each CPU that may be used.
         advance: called with the number of files done since the last call.
 
     >>> look_for_parts([Path("missing.png")])
@@ -315,12 +363,15 @@ def look_into(
     limits: Limits = Limits(),  # noqa: B008
     workers: int | None = None,
 ) -> Iterator[Look]:
-    """Hash files and look into their headers, in order, without holding more than a few chunks of them.
+    """Hash files and read their headers, in order, with no more than a few chunks of files in memory.
 
     Args:
         files: any number of them; taken as they are needed.
         limits: on each image.
         workers: decoder processes; by default one for each CPU that may be used.
+
+    Returns:
+        For each file, what its header says, or why it cannot be used.
 
     >>> [look.reason for look in look_into([File.at("missing.png")])]
     ['unreadable']
@@ -338,6 +389,8 @@ class _Row(NamedTuple):
     drops_colour: bool
     part: Part | None
     aspect: float
+    overview: NDArray[np.float32] | None
+    size: tuple[int, int]
     whole: Levels | None = None
 
 
@@ -351,6 +404,10 @@ def _images(rows: Sequence[_Row | ImageError], preprocessing: Preprocessing) -> 
         np.array([row.drops_colour for row in readable], bool),
         [row.part for row in readable],
         np.array([row.aspect for row in readable], np.float64),
+        np.stack(overviews)
+        if (overviews := [row.overview for row in readable if row.overview is not None])
+        else pixels,
+        [row.size for row in readable],
         [row.whole for row in readable if row.whole is not None],
     )
 
@@ -369,12 +426,14 @@ def _rows(
             answer.fields["drops_colour"],
             part_of(answer.fields["part"]),
             answer.fields["aspect"],
+            None if preprocessing.area is None else _pixels(answer, preprocessing, number=1),
+            tuple(answer.fields["size"]),
             _whole(answer),
         )
 
 
 def _whole(answer: Answer) -> Levels | None:
-    """What lies behind the picture of the model's size; a view of the bytes."""
+    """The picture at its own resolution, which follows the one of the model's size; a view of the bytes."""
     if "whole" not in answer.fields:
         return None
     shape, name = answer.fields["whole"]
@@ -384,15 +443,17 @@ def _whole(answer: Answer) -> Levels | None:
 
 
 def part_of(fields: Sequence[Any] | None) -> Part | None:
-    """What a decoder, or a file in JSON, says of a part."""
+    """The part that a decoder's answer, or a JSON file, describes."""
     return None if fields is None else Part(*fields)
 
 
-def _pixels(answer: Answer, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def _pixels(answer: Answer, preprocessing: Preprocessing, number: int = 0) -> NDArray[np.float32]:
+    """The picture of this number among those of the model's size, which follow one another in the answer."""
     modes = answer.fields["modes"]
     size = (preprocessing.height, preprocessing.width)
     n_values = math.prod(size) * (3 if modes == ["RGB"] else len(modes))
-    values = np.frombuffer(answer.content, np.float32 if modes[0] == "F" else np.uint8, n_values)
+    dtype = np.dtype(np.float32 if modes[0] == "F" else np.uint8)
+    values = np.frombuffer(answer.content, dtype, n_values, number * n_values * dtype.itemsize)
     if len(modes) > 1:
         return to_pixels(np.moveaxis(values.reshape(len(modes), *size), 0, -1), preprocessing)
     return to_pixels(values.reshape(*size, *((3,) if modes == ["RGB"] else ())), preprocessing)
@@ -408,7 +469,7 @@ def _error(file: File, answer: Answer) -> ImageError | None:
 def _answers(
     files: Iterable[File | Path], fields: dict[str, Any], limits: Limits, workers: int | None
 ) -> Iterator[tuple[File, Answer]]:
-    """What became of each file, in order; a bounded number of them is looked at ahead."""
+    """The answer for each file, in order; a bounded number of files is worked on ahead."""
     n_threads = workers or cpu_count()
     at_once, n_ahead = (1, 1) if fields.get("whole") else (CHUNK, 2 * n_threads)
     left = (file if isinstance(file, File) else File.at(file) for file in files)
@@ -433,7 +494,7 @@ def _work_through(files: Sequence[File], fields: dict[str, Any], limits: Limits)
         for name, group in groupby(files, lambda file: file.root):
             root = open_root(name)
             if isinstance(root, Folder):
-                # The decoder reads these itself: no bytes of theirs go through this process.
+                # The decoder reads these files itself: their bytes do not pass through this process.
                 head = json.dumps(fields | {"root": name}).encode()
                 answers += worker.ask([Request(head, json.dumps(file[1:]).encode()) for file in group])
             else:
@@ -443,7 +504,7 @@ def _work_through(files: Sequence[File], fields: dict[str, Any], limits: Limits)
 
 
 def _sent(worker: Worker, root: Root, file: File, head: bytes, limits: Limits) -> Answer:
-    """Of a file that is read here: connections and archives are opened once, in this process."""
+    """The answer for a file that is read here: this process alone opens connections and archives."""
     facts, content = read_checked(root, file.path, file.image_id, limits.size_bytes)
     if "reason" in facts:
         return Answer(facts)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from imagecodecs import png_decode
 
-# Plugins by name: Pillow would load all of its own to find those of WebP and AVIF.
+# Plugins are imported by name: Pillow would load all of them to find those for WebP and AVIF.
 from PIL import (  # noqa: F401
     AvifImagePlugin,
     BmpImagePlugin,
@@ -31,7 +31,7 @@ from nelbo.data.decoder.signatures import reason_of
 from nelbo.data.decoder.tags import SIGNATURES as TIFF_SIGNATURES
 from nelbo.data.errors import ImageError
 
-#: What hostile bytes may reach of Pillow's decoders; it knows many more. Those of PNG's pixels and of TIFF are others.
+#: The few of Pillow's many decoders that hostile bytes may reach. Other libraries decode PNG pixels and TIFF.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF", "PPM", "AVIF")
 
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -44,7 +44,7 @@ _ORIENTATION = 0x0112
 
 
 class Header(NamedTuple):
-    """What a file says of itself before its pixels are decoded: Pillow's names, and the size of the stored array."""
+    """What a file's header says: format and mode in Pillow's words, and the size of the stored array."""
 
     format: str
     mode: str
@@ -80,13 +80,13 @@ def decode(
 ) -> Picture:
     """The upright first frame.
 
-    Transparent parts lie on black, palettes and CMYK become RGB, embedded colour profiles are not applied. A JPEG that
-    comes smaller ends within its last pixels.
+    Transparent parts are shown on black, palettes and CMYK become RGB, embedded colour profiles are not applied. A JPEG
+    decoded at a smaller size may end within its last pixels.
 
     Args:
         content: all of a file.
         limits: on pixels and sides.
-        at_least: width and height that are needed: a larger JPEG may come smaller, but not smaller than that.
+        at_least: width and height that are needed: a larger JPEG may be decoded at a smaller size, but not below this.
         ranges: what becomes 0 and 1 in images of more than 8 bits; see `Preprocessing`.
 
     Raises:
@@ -97,18 +97,20 @@ def decode(
         if samples is not None:
             return to_picture(samples, ranges)
         with _open(content, limits) as image:
-            box = None
+            box, stored = None, image.size
             if at_least is not None and image.format in ("JPEG", "MPO"):
                 box = _reduce(image, at_least)
             image.load()
-            return Picture((_plain(_upright(image)),), box)
+            upright = _upright(image)
+            is_swapped = upright is not image and _orientation(image) in _SWAPPED
+            return Picture((_plain(upright),), box, stored[::-1] if is_swapped else stored)
 
 
 def thumbnail(content: bytes, shown: tuple[int, Range | None], limits: Limits) -> bytes:
     """A JPEG of the picture; see `decode` for errors.
 
     Args:
-        shown: its longer side in pixels at most; and the range of images of more than 8 bits, as in `decode`.
+        shown: the most pixels of its longer side; and the range for images of more than 8 bits, as in `decode`.
     """
     side_px, value_range = shown
     picture = decode(content, limits, at_least=(2 * side_px, 2 * side_px), ranges=Ranges(value_range)).to_8_bits()
@@ -119,10 +121,10 @@ def thumbnail(content: bytes, shown: tuple[int, Range | None], limits: Limits) -
 
 
 def small_picture(content: bytes, small: tuple[int, Range | None], limits: Limits) -> tuple[dict[str, Any], bytes]:
-    """A copy of the picture whose longer side is at most so long, averaged over areas, as float32 in [0, 1].
+    """A small copy of the picture, averaged over areas, as float32 in [0, 1].
 
     Args:
-        small: that side in pixels; and the range of images of more than 8 bits, as in `decode`.
+        small: the most pixels of its longer side; and the range for images of more than 8 bits, as in `decode`.
 
     Returns:
         ``shape``, (h, w, c), and the values.
@@ -140,10 +142,10 @@ def small_picture(content: bytes, small: tuple[int, Range | None], limits: Limit
 
 
 def defect_mask(content: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
-    """Where a mask says that there is a defect, upright: its ``shape``, (h, w), and a bit for each pixel.
+    """Where a mask marks a defect, upright: its ``shape``, (h, w), and a bit for each pixel.
 
-    That is where it is at least half white; or, where no pixel is, not black, as in masks that hold numbers of classes.
-    Of a palette every colour but black is a defect. Of several channels the brightest counts.
+    Defects are the pixels that are at least half white; if there are none, all that are not black, as in masks that
+    hold class numbers. In a palette, every colour but black is a defect. The brightest of several channels counts.
 
     Raises:
         ImageError: see `decode`.
@@ -156,10 +158,10 @@ def defect_mask(content: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
 
 
 def float_extent(content: bytes, limits: Limits) -> Range | None:
-    """The lowest and the highest value of a picture in floats; None where the type says what black and white are.
+    """The lowest and the highest value of a floating-point picture; None where the type says what black and white are.
 
     Raises:
-        ImageError: as `decode`.
+        ImageError: see `decode`.
     """
     # Most files are of other types, and their headers say so.
     if not is_float(read_header(content, limits).mode):
@@ -171,7 +173,7 @@ def float_extent(content: bytes, limits: Limits) -> Range | None:
 
 @contextmanager
 def _guarded() -> Iterator[None]:
-    """Hostile bytes make decoders raise nearly anything; each costs that one image."""
+    """Turn what decoders raise on hostile bytes, which may be anything, into an error of this one image."""
     try:
         yield
     except ImageError:
@@ -183,7 +185,7 @@ def _guarded() -> Iterator[None]:
 
 
 def _samples(content: bytes, limits: Limits) -> Samples | None:
-    """What Pillow would change: TIFF, PNG, and netpbm of more than 8 bits; None of others."""
+    """Samples of the formats that Pillow would change: TIFF, PNG, and netpbm of more than 8 bits; None for others."""
     if content.startswith(TIFF_SIGNATURES):
         layout = tiff.read_layout(content)
         _check_size(layout.width_px, layout.height_px, limits)
@@ -195,7 +197,7 @@ def _samples(content: bytes, limits: Limits) -> Samples | None:
         return None
     content = png.picture_chunks(content)
     _check_size(*png.size(content), limits)
-    # Pillow is slower, keeps 8 bits of 16 in colour, and takes a stream that ends early for one with a black rest.
+    # Pillow is slower, keeps 8 bits of 16 in colour, and fills up a stream that ends early with black.
     values = png_decode(content)
     n = values.shape[2] if values.ndim == 3 else 1
     has_alpha = n in (2, 4)
@@ -214,9 +216,9 @@ def _samples(content: bytes, limits: Limits) -> Samples | None:
 
 
 def _deep_samples(image: Image.Image, content: bytes) -> Samples | None:
-    """More than 8 bits from what Pillow opened, which is netpbm; None of others."""
+    """Samples of a netpbm image of more than 8 bits that Pillow opened; None for others."""
     if isinstance(image, PpmImagePlugin.PpmImageFile) and content[:2] == b"P6" and image.tile[0].codec_name == "ppm":
-        # Pillow leaves 8 bits of colours.
+        # Pillow would keep 8 bits of a colour.
         _, (_, _, width, height), start, (_, most) = cast("tuple[str, Box, int, tuple[str, int]]", image.tile[0])
         stored = np.frombuffer(content, ">u2" if most > _BYTE else "u1", int(width * height) * 3, start)
         values = (stored * (_WORD / most)).round().clip(0, _WORD).astype(np.uint16)
@@ -228,7 +230,7 @@ def _deep_samples(image: Image.Image, content: bytes) -> Samples | None:
 
 
 def _damage(error: Exception) -> str:
-    """The reason; decoders tell truncation in words only: Pillow in two of these, libpng and numpy in the others."""
+    """The reason. Decoders report truncation in words only: two are Pillow's, the others libpng's and NumPy's."""
     words = ("truncated", "not enough image data", "too small", "buffer is smaller")
     return "truncated" if any(word in str(error).lower() for word in words) else "unreadable"
 
@@ -262,13 +264,13 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def _reduce(image: Image.Image, at_least: tuple[int, int]) -> Box | None:
-    """Let the decoder halve a JPEG up to three times, where it stays large enough; the part that is then the image."""
+    """Let the decoder halve a JPEG up to three times, if it stays large enough; the box that the image then fills."""
     width, height = at_least
     orientation = _orientation(image)
     if orientation in _SWAPPED:
         width, height = height, width
     for scale in (8, 4, 2):
-        # A part of a block comes out as a whole pixel; where that lies in a turned image, is more than it is worth.
+        # A part of a block comes out as a whole pixel; finding its place in a turned image is not worth it.
         is_whole = image.width % scale == image.height % scale == 0
         if not is_whole and orientation != 1:
             continue
@@ -300,7 +302,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _plain(image: Image.Image) -> Image.Image:
     """The image in 8 bits a channel, on black."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
-        # Of a large photograph a copy would be a quarter of a gigabyte; others may be read on by their file.
+        # A copy of a large photograph would take a quarter of a gigabyte; other images may still depend on their file.
         return image if image.format in ("JPEG", "MPO") else image.copy()
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")

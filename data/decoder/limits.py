@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """An image beyond one of these costs its own row a reason, never the run.
+    """Limits for each image: one that exceeds them gets a reason in its own row, and the run goes on.
 
     Args:
-        pixels: larger images are `too_large`; looked at before they are decoded.
+        pixels: larger images are `too_large`; this is checked before they are decoded.
         side_px: images with a shorter side are `too_small`.
         size_bytes: larger files are `too_large`; they are not read.
-        seconds: decoding that takes longer is stopped: `timeout`.
+        seconds: decoding that takes longer is stopped, with the reason `timeout`.
 
     Raises:
         ValueError: one of them is not positive.

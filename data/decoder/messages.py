@@ -7,20 +7,20 @@ from typing import Any, BinaryIO
 
 _LENGTHS = struct.Struct(">IQ")
 
-#: Bytes that are read at a time: a message is mostly there at once, and waking up costs more than copying.
+#: Bytes read at a time: most messages arrive whole, and waking up costs more than copying.
 BUFFER = 1 << 18
 
 
 def write_messages(pipe: int, messages: Iterable[tuple[Any, ...]]) -> None:
-    """Write all of some messages at once.
+    """Write several messages at once.
 
     Args:
         pipe: a file descriptor.
-        messages: of each, the head, which is JSON, and the content, raw bytes: in one piece or several, which are
-            written as they lie.
+        messages: for each, the head, which is JSON, and the content, raw bytes in one or several pieces, which are not
+            copied.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
+        BrokenPipeError: the reading side has ended.
 
     >>> reader, writer = os.pipe()
     >>> write_messages(writer, [(b"{}", b"ab")])
@@ -44,7 +44,7 @@ def read_message(pipe: BinaryIO) -> tuple[bytes, bytes]:
     """The head and the content of the next message.
 
     Raises:
-        EOFError: the other side has ended.
+        EOFError: the writing side has ended.
     """
     n_head, n_content = _LENGTHS.unpack(_read(pipe, _LENGTHS.size))
     return _read(pipe, n_head), _read(pipe, n_content)

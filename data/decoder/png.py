@@ -38,14 +38,14 @@ def picture_chunks(content: bytes) -> bytes:
     Damaged or huge metadata and animations are left out, so that they cannot lose the image.
 
     Args:
-        content: of a file that begins with the signature of PNG.
+        content: all of a file that begins with the PNG signature.
 
     Raises:
         ImageError: a damaged critical chunk, an unknown one, or a text that unpacks to very much more.
     """
     kept: list[bytes | memoryview] = [content[: len(SIGNATURE)]]
     end = len(SIGNATURE)
-    # Chunks of pixels follow each other; others between them would be hidden by leaving those out.
+    # Pixel chunks must follow each other: leaving out others between them would hide that they do not.
     pixels_ended, before = False, b""
     for chunk in _chunks(memoryview(content)):
         end += len(chunk.whole)
@@ -56,7 +56,7 @@ def picture_chunks(content: bytes) -> bytes:
             kept.append(chunk.whole)
         if chunk.kind == b"IEND":
             return b"".join(kept)
-    # What is cut off, the decoder judges.
+    # The decoder judges a file that is cut off.
     return b"".join([*kept, content[end:]])
 
 
@@ -78,7 +78,7 @@ def may_be_turned(content: bytes) -> bool:
 
 
 def _chunks(content: memoryview) -> Iterator[_Chunk]:
-    """Whole chunks; ends before one that is cut."""
+    """Whole chunks, up to one that is cut off."""
     start = len(SIGNATURE)
     while start + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, start)
@@ -102,7 +102,7 @@ def _bears_on_picture(chunk: _Chunk) -> bool:
 
 
 def _unpacked_size(chunk: _Chunk) -> int:
-    """Bytes that a packed text or profile takes; 0 for one that is not packed, or damaged."""
+    """Bytes that a compressed text or profile unpacks to; 0 for one that is not compressed, or damaged."""
     if chunk.kind not in (*_PACKED, b"iTXt"):
         return 0
     keyword, _, packed = bytes(chunk.data).partition(b"\0")

@@ -1,6 +1,6 @@
-"""The program that decodes, in a process of its own: what its libraries do with hostile bytes costs that one image.
+"""The program that decodes, in a process of its own: whatever hostile bytes do to its libraries costs one image only.
 
-`workers` starts it by its file. It answers messages on stdin with messages on stdout until stdin ends.
+`workers` starts it as a script. It answers messages on stdin with messages on stdout until stdin ends.
 """
 
 import json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Address space in bytes: enough for the largest image that may be allowed, too little to bring a machine down.
 MEMORY = 8 << 30
 
-#: Times the seconds that an image may take, after which a decoder ends that nobody has stopped.
+#: A decoder that nobody has stopped ends after this many times the seconds that an image may take.
 ALONE = 10
 
 
@@ -42,7 +42,7 @@ def serve(requests: int, answers: int) -> None:
             except EOFError:
                 return
             question = _question(head)
-            # The parent keeps the time. Without it, only the system itself can stop a library that has lost its way.
+            # The parent keeps the time. Without a parent, only the system itself can stop a library that hangs.
             signal.setitimer(signal.ITIMER_REAL, ALONE * question.limits.seconds)
             fields, pieces = _answer(question, content)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -52,10 +52,10 @@ def serve(requests: int, answers: int) -> None:
 class _Question(NamedTuple):
     """What is asked of each file.
 
-    whole: the picture at its own resolution beside that of the model's size, for tiles.
-    shown: the longer side of a thumbnail, small: of a small copy; each with the range of images of more than 8 bits.
-    mask: where it says that there are defects.
-    root: the local folder that it is in, None where its contents are sent.
+    whole: whether the picture at its own resolution is wanted, too, for tiles.
+    shown: the longer side of a thumbnail; small: of a small copy; each with the range for images of more than 8 bits.
+    mask: whether the places that a mask marks as defects are wanted.
+    root: the local folder that the file is in; None where its contents are sent.
     """
 
     limits: "Limits"
@@ -80,7 +80,7 @@ def _question(head: bytes) -> _Question:
     if wanted and wanted.get("frame"):
         import cv2
 
-        # There is a decoder a core already.
+        # There is one decoder for each core already.
         cv2.setNumThreads(1)
     return _Question(
         Limits(**fields["limits"]),
@@ -95,7 +95,7 @@ def _question(head: bytes) -> _Question:
 
 
 def _answer(question: _Question, content: bytes) -> tuple[dict[str, Any], list[Any]]:
-    """What is said of a file, and raw bytes in pieces: a large picture is not copied."""
+    """The fields of the answer for a file, and raw bytes in pieces, so that a large picture is not copied."""
     from nelbo.data.errors import ImageError
     from nelbo.data.sources.reading import read_checked, refusal
 
@@ -124,10 +124,14 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], list[
             beside = {"whole": [levels.shape, levels.dtype.name]}
         else:
             fitted, levels, beside = read_picture(content, question.preprocessing, question.limits), None, {}
-        bands, drops_colour, part, aspect = fitted
-        found = {"modes": [band.mode for band in bands], "drops_colour": drops_colour, "part": part, "aspect": aspect}
-        # As they are: numbers in [0, 1] would be four times the bytes to send.
-        return found | beside, [*(band.tobytes() for band in bands), *([] if levels is None else [levels.data])]
+        said = fitted._asdict()
+        bands, overview = said.pop("bands"), said.pop("overview")
+        found = {"modes": [band.mode for band in bands], **said}
+        # Sent as they are: numbers in [0, 1] would take four times the bytes.
+        return found | beside, [
+            *(band.tobytes() for band in (*bands, *overview)),
+            *([] if levels is None else [levels.data]),
+        ]
     if question.shown is not None:
         return {}, [thumbnail(content, question.shown, question.limits)]
     if question.small is not None:
@@ -142,11 +146,11 @@ def _decoded(question: _Question, content: bytes) -> tuple[dict[str, Any], list[
 
 
 def _confine() -> int:
-    """Limit this process, and give the file descriptor for answers, which no library can write into by accident."""
+    """Limit this process; the file descriptor for answers, to which no library can write by accident."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Ctrl-C belongs to the parent; the alarm must strike whatever that one does with its own.
+    # The parent handles Ctrl-C; the alarm must work however the parent has set its own.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
@@ -156,7 +160,7 @@ def _confine() -> int:
 
 
 if __name__ == "__main__":
-    # Without data/__init__.py, which loads pandas and pyarrow: a second, and 100 MB for each process.
+    # Take the modules beside this file, whatever the search path has under these names.
     for name, folder in (("nelbo", 2), ("nelbo.data", 1)):
         package = types.ModuleType(name)
         package.__path__ = [str(Path(__file__).parents[folder])]

@@ -1,4 +1,4 @@
-"""Samples as a file stores them, brought to the picture that a person sees."""
+"""Samples as a file stores them, converted to the picture that a person sees."""
 
 import re
 from typing import Any, Literal, NamedTuple
@@ -11,14 +11,14 @@ from nelbo.data.errors import ImageError
 
 #: Left, upper, right and lower edge in pixels.
 Box = tuple[float, float, float, float]
-#: Lower and upper end of what becomes [0, 1].
+#: Lower and upper end of the values that become [0, 1].
 Range = tuple[float, float]
 Space = Literal["grey", "inverted", "rgb", "palette", "cmyk", "ycbcr"]
 
-#: Red, green and blue in grey (ITU-R 601-2), as in Pillow.
+#: Weights of red, green and blue in grey (ITU-R 601-2), as in Pillow.
 LUMA = (0.299, 0.587, 0.114)
 
-#: How an array is turned upright, by EXIF's number: transposed first, then which of its axes run the other way.
+#: How an array is turned upright, by EXIF's number: whether it is transposed first, then which axes are reversed.
 _UPRIGHT = {
     2: (False, (1,)),
     3: (False, (0, 1)),
@@ -36,10 +36,17 @@ class Picture(NamedTuple):
     bands: one image of mode L, RGB (8 bits a channel) or F (in [0, 1]); or three of mode F, red, green and blue: Pillow
         has no mode for colours of more than 8 bits.
     box: the part that is the picture, for `Image.resize`; None is all of it.
+    full: width and height in pixels in the file, if it was decoded at a smaller size.
     """
 
     bands: tuple[Image.Image, ...]
     box: Box | None = None
+    full: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of the upright original."""
+        return self.full or self.bands[0].size
 
     @property
     def values(self) -> NDArray[Any]:
@@ -60,10 +67,10 @@ class Picture(NamedTuple):
 
 
 class Ranges(NamedTuple):
-    """What becomes 0 and 1.
+    """The values that become 0 and 1.
 
     deep: in images of more than 8 bits, whatever their type; None is the range of the type.
-    floats: in floats that no `deep` says of; None is [0, 1] where all values lie in it, or else their own.
+    floats: in floating-point images without a `deep`; None is [0, 1] where all values lie in it, else their own range.
     """
 
     deep: Range | None = None
@@ -74,10 +81,10 @@ class Samples(NamedTuple):
     """The samples of a picture, as stored.
 
     values: (h, w), or (h, w, k) of k colours; integers or floats.
-    space: what they mean; inverted is grey whose 0 is white.
-    bits: that a sample has, of those of its type.
+    space: what the values mean; inverted is grey whose 0 is white.
+    bits: how many bits of its type a sample uses.
     alpha: (h, w) of the same type, or None.
-    is_premultiplied: whether the values have been multiplied by alpha: they lie on black as they are.
+    is_premultiplied: whether the values have been multiplied by alpha: they are already shown on black.
     orientation: EXIF's number.
     palette: (3, 2 ** bits) uint16, or None.
     """
@@ -92,16 +99,16 @@ class Samples(NamedTuple):
 
     @property
     def range(self) -> Range | None:
-        """From 0 to the largest value of the type, for signed integers too; None for floats, whose type says none."""
+        """From 0 to the largest value of the type, for signed integers too; None for floats: their type has none."""
         kind = self.values.dtype.kind
         return None if kind == "f" else (0, float(2 ** (self.bits - (kind == "i")) - 1))
 
 
 def to_picture(samples: Samples, ranges: Ranges = Ranges()) -> Picture:  # noqa: B008 - immutable
-    """The picture that samples mean.
+    """The picture that samples represent.
 
     Raises:
-        ImageError: ``non_finite`` samples, or colours that are not converted.
+        ImageError: the samples are ``non_finite``, or their colours are not converted.
 
     >>> white = Samples(np.full((2, 3), 4095, np.uint16), "grey", bits=12)
     >>> to_picture(white).bands[0].getpixel((0, 0)), to_picture(white, Ranges(deep=(0, 8190))).bands[0].getpixel((0, 0))
@@ -117,10 +124,12 @@ def to_picture(samples: Samples, ranges: Ranges = Ranges()) -> Picture:  # noqa:
 
 
 def map_range(values: NDArray[Any], value_range: Range | None) -> NDArray[np.float32]:
-    """Deep values brought to [0, 1]: linearly from a range and clipped; None takes them as they are, or else their own.
+    """Deep values mapped linearly from a range to [0, 1], and clipped.
+
+    Without a range, values that all lie in [0, 1] stay, and others are mapped from their own range.
 
     Raises:
-        ImageError: NaN or infinite.
+        ImageError: a value is NaN or infinite.
 
     >>> map_range(np.array([0, 1024, 9000]), (0, 4096)).tolist()
     [0.0, 0.25, 1.0]
@@ -135,7 +144,7 @@ def map_range(values: NDArray[Any], value_range: Range | None) -> NDArray[np.flo
 
 
 def is_float(mode: str) -> bool:
-    """Whether a picture of a stored mode, as a manifest names it, is in floats: its type does not say what white is.
+    """Whether a picture of a stored `mode`, as a manifest names it, has floats, whose type does not say what white is.
 
     >>> [mode for mode in ("F", "L", "I;16", "RGB;u16", "RGB;f32", "L;f16") if is_float(mode)]
     ['F', 'RGB;f32', 'L;f16']
@@ -144,9 +153,12 @@ def is_float(mode: str) -> bool:
 
 
 def top_of(mode: str) -> float | None:
-    """The largest value of the type of a stored mode of more than 8 bits, which becomes white; None of other modes.
+    """The largest value of the type of a stored mode of more than 8 bits, which becomes white; None for other modes.
 
-    16 bits of colour in a PNG are ``RGB``, too, in a manifest.
+    A manifest says ``RGB`` for a PNG with 16 bits a colour, too.
+
+    Args:
+        mode: of a stored picture, as a manifest names it.
 
     >>> [top_of(mode) for mode in ("I;16", "L;i16", "RGB;u12", "I", "L", "RGB;u8", "F", "RGB;f32")]
     [65535.0, 32767.0, 4095.0, 2147483647.0, None, None, None, None]
@@ -161,9 +173,9 @@ def extent(values: NDArray[Any]) -> Range:
     """The lowest and the highest value.
 
     Raises:
-        ImageError: NaN or infinite.
+        ImageError: a value is NaN or infinite.
     """
-    # Not isfinite of all: that would be another array of this size.
+    # Not isfinite of all values: that would be another array of this size.
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ImageError("non_finite", "pixels are NaN or infinite")
@@ -183,7 +195,7 @@ def _upright(values: NDArray[Any] | None, orientation: int) -> Any:
 
 
 def _looked_up(samples: Samples) -> Samples:
-    """Indices as the colours that they stand for, of 8 bits where those of the palette are."""
+    """Indices replaced by the colours that they stand for, in 8 bits if the palette's colours have 8 bits."""
     palette = samples.palette
     if palette is None:
         raise ImageError("unreadable", "there is no palette for the indices")
@@ -198,7 +210,7 @@ def _looked_up(samples: Samples) -> Samples:
 
 def _shallow(samples: Samples) -> Image.Image:
     """Samples of 8 bits as Pillow converts them."""
-    # As they lie: of a large image each copy is a quarter of a gigabyte.
+    # Without copies where possible: each copy of a large image takes a quarter of a gigabyte.
     values = samples.values if samples.bits == 8 else samples.values * np.uint8(255 // (2**samples.bits - 1))
     if samples.space == "inverted":
         values = 255 - values
@@ -219,7 +231,7 @@ def _deep(samples: Samples, ranges: Ranges) -> list[NDArray[np.float32]]:
     if samples.bits > 8:
         value_range = ranges.deep or value_range or ranges.floats
     if value_range is None or values.dtype.kind == "f":
-        # All colours share one range; NaN is found under any.
+        # All colours share one range; NaN is found whatever the range.
         own = _own_range(values)
         value_range = value_range or own
     bands = [map_range(band, value_range) for band in (np.moveaxis(values, -1, 0) if values.ndim == 3 else [values])]

@@ -1,6 +1,6 @@
-"""Files that are pictures, but of no format that is decoded here: they are told apart from files that are none."""
+"""Tells pictures in formats that are not decoded here from files that are not pictures."""
 
-#: Where a file has which bytes.
+#: Offsets and bytes by which such formats are recognised.
 _UNSUPPORTED = (
     (0, b"\0\0\0\x0cjP  "),  # JPEG 2000
     (0, b"\xff\x4f\xff\x51"),  # its bare code stream

@@ -1,4 +1,4 @@
-"""The first directory of a TIFF, looked at before a parser that passes over what is damaged."""
+"""The first directory of a TIFF, checked here because the parser skips damaged tags."""
 
 import struct
 from collections.abc import Container
@@ -26,7 +26,7 @@ def listed_tags(content: bytes) -> set[int]:
 
 
 def check_directory(content: bytes, deciding: Container[int]) -> None:
-    """That the directory lies within the file, and the values of those tags that decide on pixels.
+    """Check that the directory, and the values of the tags that decide on pixels, lie within the file.
 
     Raises:
         ImageError: ``truncated``.
@@ -37,7 +37,7 @@ def check_directory(content: bytes, deciding: Container[int]) -> None:
     except struct.error as error:
         raise ImageError("truncated", f"TIFF ends at byte {end}, before its directory does") from error
     if any(entry.code in deciding and entry.value_start + entry.n_bytes > end for entry in entries):
-        raise ImageError("truncated", f"TIFF has {end} bytes, and tags that lie behind them")
+        raise ImageError("truncated", f"TIFF has {end} bytes, and tags that lie beyond them")
 
 
 def _entries(content: bytes) -> list[_Entry]:

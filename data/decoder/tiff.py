@@ -1,6 +1,6 @@
-"""TIFF by tifffile: the samples of the first page as they are stored, or a reason why they cannot be had.
+"""TIFF through tifffile: the samples of the first page as they are stored, or a reason why they cannot be read.
 
-What is decoded here is named; whatever is not on these lists is `unsupported` rather than guessed.
+The lists below name all that is decoded; anything else is `unsupported` rather than guessed.
 """
 
 import io
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Tags; their numbers are those of TIFF 6.0.
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION = 254, 258, 259, 262, 266, 274
 _COLOR_MAP, _SUB_IFDS, _INK_SET, _DOT_RANGE, _COEFFICIENTS, _REFERENCE, _DNG = 320, 330, 332, 336, 529, 532, 50706
-#: Tags without which pixels would be read as others: width, height, place and layout of the samples.
+#: Tags without which pixels would be misread: width, height, place and layout of the samples.
 _DECIDING = frozenset(
     {256, 257, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, 273, _ORIENTATION, 277, 278, 279, 284, 317}
     | {_COLOR_MAP, 322, 323, 324, 325, _INK_SET, _DOT_RANGE, 338, 339, 347, _COEFFICIENTS, 530, _REFERENCE}
@@ -31,7 +31,7 @@ _FAX = (2, 3, 4)
 #: LZW, Deflate (two numbers), PackBits, LZMA, Zstandard (two numbers): bytes to bytes.
 _PACK_BITS = 32773
 _BYTES = (5, 8, 32946, _PACK_BITS, 34925, 34926, 50000)
-#: LERC, PNG, JPEG 2000, JPEG XR, WebP (two numbers), JPEG XL: codecs of images, that know the type of their samples.
+#: LERC, PNG, JPEG 2000, JPEG XR, WebP (two numbers), JPEG XL: image codecs, which know the type of their samples.
 _JPEG_2000 = 34712
 _IMAGES = (34887, 34933, _JPEG_2000, 34934, 34927, 50001, 50002)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
@@ -45,7 +45,7 @@ _SPACES: dict[int, Space] = {
 }
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _SEPARATED: 4, _YCBCR: 3}
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
-#: Integers of 17 to 31 bits lie in another order in each reader.
+#: Each reader unpacks integers of 17 to 31 bits in another order.
 _SAMPLES = {
     _UNSIGNED: (*range(1, 17), 32, 64),
     _UNDEFINED: (*range(1, 17), 32, 64),
@@ -54,7 +54,7 @@ _SAMPLES = {
 }
 _WHOLE_BYTES = (8, 16, 32, 64)
 _PREMULTIPLIED, _ALPHA = 1, 2
-#: Pillow's words for what it knows, by photometric interpretation, number of alpha channels and type.
+#: Pillow's words for the modes that it knows, by number of colours, number of alpha channels and type.
 _MODES = {
     (1, 0, "u8"): "L",
     (1, 1, "u8"): "LA",
@@ -68,9 +68,9 @@ _MODES = {
 
 
 class Layout(NamedTuple):
-    """What a page says of its picture, before a sample of it is decoded.
+    """What a page says of its picture before any sample is decoded.
 
-    mode: Pillow's word where it has one, else the channels and the type of the samples, as in ``RGB;u16``.
+    mode: Pillow's word if it has one, else the channels and the type of the samples, as in ``RGB;u16``.
     width_px, height_px: of the stored array.
     """
 
@@ -83,7 +83,7 @@ def read_layout(content: bytes) -> Layout:
     """Mode and size, without decoding a sample.
 
     Raises:
-        ImageError: not a whole directory, or a picture that is not decoded here.
+        ImageError: the directory is not whole, or the picture is of a kind that is not decoded here.
     """
     page = _page(content)
     _check_layout(page, content)
@@ -119,7 +119,7 @@ def read_samples(content: bytes) -> Samples:
     n_colours = _COLOURS[photometric]
     return Samples(
         values[..., 0] if n_colours == 1 else values[..., :n_colours],
-        # The codec of JPEG has made RGB of YCbCr.
+        # The JPEG codec has converted YCbCr to RGB.
         "rgb" if page.compression == _JPEG and photometric == _YCBCR else _SPACES[photometric],
         page.bitspersample,
         None if alpha is None else values[..., alpha],
@@ -147,9 +147,9 @@ def _page(content: bytes) -> "TiffPage":
 
 
 def _check_layout(page: "TiffPage", content: bytes) -> None:
-    """That the page is one of those that are decoded here."""
+    """Check that the page is of a kind that is decoded here."""
     tags, photometric = page.tags, _photometric(page)
-    # Nikon and Sony show a small preview first, and have the picture in a directory of its own.
+    # Nikon and Sony store a small preview first, and the picture in a directory of its own.
     is_preview = _SUB_IFDS in tags and tags.valueof(_SUBFILE) == 1
     if is_preview or _DNG in tags or content[8:10] == b"CR":
         raise ImageError("unsupported", "camera raw is not decoded")
@@ -167,7 +167,7 @@ def _check_layout(page: "TiffPage", content: bytes) -> None:
 
 
 def _check_codec(page: "TiffPage") -> None:
-    """That no writer is known to get this combination wrong, or to mean something else by it than others."""
+    """Refuse combinations that some writers are known to get wrong, or to understand in another way."""
     bits, is_swapped = page.bitspersample, page.parent.byteorder == ">"
     # Codecs of images and packed bits have a byte order of their own.
     if (is_swapped and bits > 8 and (page.compression in _IMAGES or bits not in _WHOLE_BYTES)) or (
@@ -187,10 +187,10 @@ def _check_colours(page: "TiffPage") -> None:
     if page.samplesperpixel < n_colours:
         raise ImageError("unreadable", f"TIFF has {page.samplesperpixel} of {n_colours} colours")
     extra = page.samplesperpixel - n_colours
-    # One without a meaning beside RGB is padding; beside grey it may be a second picture.
+    # A channel without a meaning is padding beside RGB; beside grey it may be a second picture.
     is_padding = extra == 1 and photometric == _RGB
     if extra and _alpha(page) is None and not is_padding:
-        raise ImageError("unsupported", f"TIFF has {extra} channels more than colours, without a meaning")
+        raise ImageError("unsupported", f"TIFF has {extra} channels without a meaning besides its colours")
     if extra and photometric in (_PALETTE, _YCBCR):
         raise ImageError("unsupported", "TIFF palettes and YCbCr with further channels are not converted")
     if photometric in (_PALETTE, _SEPARATED) and not is_unsigned:
@@ -228,12 +228,12 @@ def _fractions(values: Any) -> NDArray[np.float64]:
 
 
 def _check_predictor(page: "TiffPage") -> None:
-    """Where readers differ in what a predictor means, none is applied."""
+    """Refuse predictors that readers understand in different ways."""
     predictor, bits, is_float = int(page.predictor), page.bitspersample, page.sampleformat == _FLOAT
     if predictor == 1 or page.compression == _JPEG:
         return
     known = {2: not is_float and bits in _WHOLE_BYTES, 3: is_float}
-    # libtiff takes none with PackBits.
+    # libtiff takes no predictor with PackBits.
     if page.compression not in _BYTES or page.compression == _PACK_BITS or not known.get(predictor, False):
         raise ImageError(
             "unsupported", f"TIFF predictor {predictor} with compression {page.compression} and {bits} bits is not read"
@@ -241,7 +241,7 @@ def _check_predictor(page: "TiffPage") -> None:
 
 
 def _photometric(page: "TiffPage") -> int:
-    """What the colours mean; where that is not said, what libtiff takes them for."""
+    """What the colours mean; if the file does not say so, what libtiff takes them for."""
     if _PHOTOMETRIC in page.tags:
         return int(page.photometric)
     return _RGB if page.samplesperpixel == _COLOURS[_RGB] else _BLACK_IS_ZERO
@@ -256,11 +256,11 @@ def _alpha(page: "TiffPage") -> int | None:
 
 
 def _check_data(page: "TiffPage", content: bytes) -> None:
-    """That all strips or tiles are there and lie within the file."""
+    """Check that all strips or tiles are there and lie within the file."""
     n = math.prod(page.chunked)
     places = list(zip(page.dataoffsets[:n], page.databytecounts[:n], strict=False))
     if page.is_contiguous and page.compression == _NONE:
-        # One piece, whose length the size of the picture says.
+        # One piece, whose length follows from the size of the picture.
         places = [(page.dataoffsets[0], math.ceil(math.prod(page.shaped) * page.bitspersample / 8))]
     elif len(places) < n or not all(start and size for start, size in places):
         raise ImageError("truncated", f"TIFF has {sum(size > 0 for _, size in places)} of its {n} strips or tiles")
@@ -273,7 +273,7 @@ def _check_data(page: "TiffPage", content: bytes) -> None:
 
 
 def _decoded(page: "TiffPage", content: bytes) -> NDArray[Any]:
-    """(h, w, samples) of the native byte order."""
+    """(h, w, samples) in the native byte order."""
     if page.dtype is None or 0 in page.shaped:
         raise ImageError("unreadable", "TIFF has no pixels")
     if page.is_contiguous and page.compression == _NONE:

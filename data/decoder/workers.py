@@ -15,6 +15,7 @@ from fcntl import fcntl
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 from joblib import cpu_count
@@ -23,20 +24,20 @@ from nelbo.data.decoder.messages import BUFFER, read_message, write_messages
 from nelbo.data.errors import TIMEOUT
 from nelbo.data.sources.reading import refusal
 
-#: The decoder's own file, so that it comes from where this one does.
+#: The decoder's file beside this one, so that both come from the same place.
 COMMAND = (sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("process.py")))
 _SET_PIPE_SIZE, _PIPE_BYTES = 1031, 1 << 20
 #: Bytes of questions that are sent before an answer is read: any pipe takes them, so neither side waits for the other.
 _AT_ONCE = 1 << 15
-#: Processes that are started before it is given up, where each is killed before it is ready.
+#: How many processes are started, each killed before it is ready, before this one gives up.
 _STARTS = 5
-#: Seconds of waiting after which it is asked how long that was: never longer than this, see `_Answers`.
+#: Seconds of one wait for an answer; it counts for no more, however long it was, see `_Answers`.
 _TICK = 0.1
-#: Memory that the decoder has freed stays its own for the next image, up to 64 MiB: getting it anew costs a tenth.
+#: The decoder keeps up to 64 MiB of freed memory for the next image: getting it anew costs a tenth of the time.
 _KEEP = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 
-#: All that a decoder gets of the environment: how Python and its libraries are found, and in which encoding names are.
-#: Hostile bytes that take a decoder over find no password or key there.
+#: All that a decoder gets of the environment: where Python and its libraries are, and the encoding of file names.
+#: Hostile bytes that take over a decoder find no password or key there.
 _INHERITED = (
     *("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD"),
     *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "PYTHONCOERCECLOCALE"),
@@ -59,7 +60,7 @@ class Answer(NamedTuple):
 
 
 class Worker:
-    """A decoder process and the questions that it has not answered; of one thread at a time."""
+    """A decoder process and the questions that it has not answered; only one thread uses it at a time."""
 
     def __init__(self) -> None:
         self._waiting: deque[Request] = deque()
@@ -68,11 +69,11 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now."""
+        """The id of the process that runs now."""
         return self._process.pid
 
     def ask(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers to questions, in order; a process that dies of one is replaced for the next.
+        """The answers to questions, in order; a process that dies of a question is replaced for the next one.
 
         Raises:
             RuntimeError: no process can be started, or this one is about to end.
@@ -96,7 +97,7 @@ class Worker:
         return Answer(json.loads(head), content)
 
     def kill(self) -> None:
-        """Kill the process, whoever waits for it."""
+        """Kill the process, even while a thread waits for its answer."""
         self._process.kill()
 
     def close(self) -> None:
@@ -114,7 +115,7 @@ class Worker:
         self._disconnect()
 
     def _start(self) -> None:
-        """Start a process and wait until it is ready; one that was killed meanwhile says nothing of the next one."""
+        """Start a process and wait until it is ready; if it is killed meanwhile, try another."""
         _check_not_stopped()
         for left in reversed(range(_STARTS)):
             self._spawn()
@@ -136,7 +137,7 @@ class Worker:
         environment |= {"OPENBLAS_NUM_THREADS": "1", **_KEEP}
         questions, self._questions = os.pipe()
         self._reader, answers = os.pipe()
-        # The descriptor is closed as such: in a forked child the file object may be locked for ever.
+        # The descriptor is closed, not the file object: in a forked child that may be locked for ever.
         self._pipe = _Answers(self._reader, self._is_stopped)
         self._answers = io.BufferedReader(self._pipe, BUFFER)
         self._process = subprocess.Popen(  # noqa: S603 - our own file
@@ -160,7 +161,7 @@ class Worker:
         os.close(self._reader)
 
     def _send(self, requests: Iterable[Request]) -> None:
-        # If it has died, that shows when its answer is read.
+        # If the process has died, reading its answer shows it.
         with contextlib.suppress(BrokenPipeError):
             write_messages(self._questions, requests)
 
@@ -170,7 +171,7 @@ class Worker:
         self._disconnect()
         self._start()
         request = self._waiting[0]
-        # Not necessarily the image's fault: whoever kills a process may have meant another.
+        # Not necessarily the image's fault: something else may have killed the process.
         again = not timed_out and request is not self._tried_again
         self._tried_again = request if again else None
         if not again:
@@ -184,13 +185,13 @@ class Worker:
 
 
 class _Answers(io.RawIOBase):
-    """The pipe that answers come through; who reads it waits for no longer than `seconds`.
+    """The pipe through which answers come; a read waits no longer than `seconds`.
 
-    The time is counted in ticks that this process has waited through, and at which the decoder was not stopped. So what
-    passes while both stand still (a laptop's lid, Ctrl-Z, a machine that is moved) counts as one tick.
+    Only ticks that this process has waited through count, and only if the decoder was not stopped. Time in which both
+    stand still (a closed laptop, Ctrl-Z, a machine that is moved) therefore counts as one tick.
 
     Raises:
-        TimeoutError: when it is read, and nothing came.
+        TimeoutError: it was read, and nothing came.
     """
 
     def __init__(self, pipe: int, is_stopped: Callable[[], bool]) -> None:
@@ -213,7 +214,7 @@ class _Answers(io.RawIOBase):
 
 @lru_cache(maxsize=16)
 def _seconds(head: bytes) -> float:
-    """What a question allows for its answer."""
+    """The seconds that a question allows for its answer."""
     seconds: float = json.loads(head)["limits"]["seconds"]
     return seconds
 
@@ -241,10 +242,23 @@ def borrowed() -> Iterator[Worker]:
         worker.close()
 
 
-def stop() -> None:
-    """Kill all decoders, and have no more of them: this process is about to end, and threads wait for answers.
+def start_ahead() -> Thread:
+    """Start a decoder while other work goes on; the thread that waits until it is ready."""
 
-    A signal's handler may call it, whatever the threads are at; each closes what it has borrowed.
+    def start() -> None:
+        # An error comes up again, and is reported, when a decoder is needed.
+        with contextlib.suppress(RuntimeError, OSError), borrowed():
+            pass
+
+    thread = Thread(target=start, name="decoder", daemon=True)
+    thread.start()
+    return thread
+
+
+def stop() -> None:
+    """Kill all decoders, and start no more: this process is about to end, and threads wait for answers.
+
+    A signal handler may call it at any time; each thread closes the decoder that it has borrowed.
     """
     global _stopped
     _stopped = True

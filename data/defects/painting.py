@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 from nelbo.data.defects.shapes import Shape, Window, blot, covered, ellipse, rectangle, scratch
 
-#: What is painted: with a contrast, in colour images alone, and from the image itself.
+#: Kinds of defects: painted with a contrast, painted on colour images only, and made from the image itself.
 WITH_CONTRAST, OF_COLOUR, OF_ITSELF = ("scratch", "spot", "stain"), ("colour",), ("cut_paste", "blur")
 KINDS = (*WITH_CONTRAST, *OF_COLOUR, *OF_ITSELF)
 #: Lengths, in shares of the original's shorter side.
 _SIZES = (0.05, 0.1, 0.2)
-#: Standard deviations of what is around.
+#: In standard deviations of the surroundings.
 CONTRASTS = (2.0, 5.0)
 
-#: A surface that is smoother is taken for this smooth: two grey levels of 255.
+#: Least standard deviation assumed for a surface: two grey levels of 255.
 _LEAST_NOISE = 2 / 255
 #: Pixels along a side of the surroundings, at least.
 _AROUND_PX = 9
-#: Places that are looked at for one where a change can be seen, and what is enough: standard deviations of what is
-#: around.
+#: Places tried until the change can be seen at one, and the change that is enough, in standard deviations of the
+#: surroundings.
 _PLACES, _LEAST_SEEN = 12, 1.0
 #: Width of a scratch, and standard deviation of a blur, over the length.
 _THIN, _BLURRED = 0.1, 0.25
@@ -32,11 +32,11 @@ Values = NDArray[Any]
 
 
 class Defect(NamedTuple):
-    """One that is to be painted.
+    """A defect to be painted.
 
-    kind: of `KINDS`.
+    kind: one of `KINDS`.
     size_px: its length, in pixels of the original image.
-    contrast: standard deviations of what is around; None for kinds that are made from the image itself.
+    contrast: in standard deviations of the surroundings; None for kinds that are made from the image itself.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Painted(NamedTuple):
 
 
 class _Site(NamedTuple):
-    """Where a defect is painted: an image, a row and a column of it, its scale, and what is around."""
+    """Where a defect is painted: an image, a row and a column of it, its scale, and the surroundings."""
 
     image: Values
     place: NDArray[np.float64]
@@ -92,7 +92,7 @@ def defects(sizes_px: Sequence[float], *, coloured: bool) -> list[Defect]:
 
 
 def spread(n_images: int, kinds: Sequence[Defect], most: int, random: np.random.Generator) -> list[tuple[int, Defect]]:
-    """Which defect goes on which image: of each about as many, on each image about as many, `most` in all.
+    """Which defect goes on which image: each about equally often, about equally many on each image, `most` in all.
 
     >>> some = spread(3, defects((5,), coloured=False), 12, np.random.default_rng(0))
     >>> len(some), sorted({image for image, _ in some}), len({defect for _, defect in some})
@@ -118,7 +118,7 @@ def paint(
     Args:
         image: (h, w, c) in [0, 1].
         defect: its kind, size and contrast.
-        scale: pixels of the image that one of the original makes, down and across.
+        scale: pixels of the image for each pixel of the original, down and across.
         random: where the choices come from.
         subject: (h, w) where it may lie; None for anywhere.
 
@@ -157,7 +157,7 @@ def _site(image: Values, place: NDArray[np.float64], scale: NDArray[np.float64],
 
 
 def _lighter(site: _Site, defect: Defect, random: np.random.Generator) -> Values:
-    """Or darker, where there is more room."""
+    """Lighter or darker, at random where both are possible."""
     by = np.float32((defect.contrast or 0) * site.noise)
     level = float(np.mean(site.image[site.window.slices]))
     down = level + by > 1 or (level - by >= 0 and random.random() < 0.5)
@@ -169,7 +169,7 @@ def _darker(site: _Site, defect: Defect, _random: np.random.Generator) -> Values
 
 
 def _other_colour(site: _Site, defect: Defect, random: np.random.Generator) -> Values:
-    """As light as before."""
+    """Another colour, as light as before."""
     direction = np.asarray(random.standard_normal(site.image.shape[-1]))
     direction -= direction.mean()
     direction /= max(float(np.abs(direction).max()), 1e-6)
@@ -177,20 +177,20 @@ def _other_colour(site: _Site, defect: Defect, random: np.random.Generator) -> V
 
 
 def _piece(site: _Site, _defect: Defect, random: np.random.Generator) -> Values:
-    """What another place of the image, a length away or more, has in the place of this one."""
+    """The change that pastes another place of the image, at least a length away, over this one."""
     height, width = site.image.shape[:2]
     window = site.window
     rows, columns = window.height, window.width
     upper, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
     if abs(upper - window.upper) < rows and abs(left - window.left) < columns:
-        # Too near: as far away as it goes.
+        # Too near: take one as far away as possible.
         upper = 0 if window.upper > height - window.lower else height - rows
     return site.image[upper : upper + rows, left : left + columns] - site.image[window.slices]
 
 
 def _blurred(site: _Site, defect: Defect, _random: np.random.Generator) -> Values:
     down, across = np.maximum(_BLURRED * defect.size_px * site.scale, 1e-3)
-    # With as much around it as the blur reaches.
+    # With as much of the surroundings as the blur reaches.
     around = Window.about(site.place, defect.size_px * site.scale + 3 * np.array([down, across]), site.image.shape)
     image = site.image[around.slices]
     smooth = cv2.GaussianBlur(image, (0, 0), sigmaX=float(across), sigmaY=float(down)).reshape(image.shape)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: Points along a side of a pixel at which a shape is looked at, at most.
+#: The most points along a side of a pixel at which a shape is evaluated.
 _MOST_POINTS = 32
 
 Values = NDArray[Any]
-#: What two coordinates, in pixels of the original from the middle of the defect, have of the shape: 0 to 1.
+#: From two coordinates, in pixels of the original from the middle of the defect, to the share of the shape: 0 to 1.
 Shape = Callable[[Values, Values], Values]
 
 
@@ -24,7 +24,7 @@ class Window(NamedTuple):
 
     @classmethod
     def about(cls, place: Values, reach: Values, size: tuple[int, ...]) -> "Window":
-        """All pixels of an image of a size that are no farther than `reach` from a place; row and column each."""
+        """All pixels of an image of this size no farther than `reach` from a place, each as (row, column)."""
         (upper, left) = (int(max(0, np.floor(middle - far))) for middle, far in zip(place, reach, strict=True))
         lower, right = (
             int(min(side, np.ceil(middle + far) + 1)) for middle, far, side in zip(place, reach, size, strict=False)
@@ -43,7 +43,7 @@ class Window(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Its part of an array of the image."""
+        """Slices that cut the window from an array of the image."""
         return slice(self.upper, self.lower), slice(self.left, self.right)
 
 
@@ -52,7 +52,7 @@ def covered(shape: Shape, window: Window, place: Values, scale: Values, thinnest
 
     Args:
         place: (row, column) of the shape's middle, in pixels of the image.
-        scale: (2,) pixels of the image that one of the original makes, down and across.
+        scale: (2,) pixels of the image for each pixel of the original, down and across.
         thinnest: width of the shape's thinnest part, in pixels of the original.
     """
     points = [int(np.clip(np.ceil(3 / (step * thinnest)), 1, _MOST_POINTS)) for step in scale]
@@ -77,7 +77,7 @@ def scratch(length: float, width: float, random: np.random.Generator) -> Shape:
 
 
 def ellipse(length: float, random: np.random.Generator) -> Shape:
-    """Longer than wide by up to two thirds, in any direction."""
+    """An ellipse in any direction, longer than wide by up to two thirds."""
     angle, width = random.uniform(0, np.pi), length * random.uniform(0.6, 1)
 
     def inside(down: Values, across: Values) -> Values:
@@ -88,7 +88,7 @@ def ellipse(length: float, random: np.random.Generator) -> Shape:
 
 
 def blot(length: float, random: np.random.Generator) -> Shape:
-    """Densest in the middle, fading towards an uneven edge."""
+    """A blot, densest in the middle, that fades towards an uneven edge."""
     phases, depths = random.uniform(0, 2 * np.pi, 2), random.uniform(0.1, 0.3, 2)
 
     def inside(down: Values, across: Values) -> Values:
@@ -102,7 +102,7 @@ def blot(length: float, random: np.random.Generator) -> Shape:
 
 
 def rectangle(length: float, random: np.random.Generator) -> Shape:
-    """Upright or lying, half as wide as long or more."""
+    """A rectangle, upright or lying, at least half as wide as long."""
     sides = random.permutation([length, length * random.uniform(0.5, 1)]) / 2
 
     def inside(down: Values, across: Values) -> Values:

@@ -1,4 +1,4 @@
-"""Where on an image a defect would matter: on what stands out of a plain background, if anything does."""
+"""Where on an image a defect would matter: on what stands out from a plain background, if anything does."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nelbo.data.part.part import look
 
-#: Share of the image from which on something is taken for its subject: less is a mark on it, or dirt.
+#: The least share of the image that its subject covers: anything smaller is a mark on it, or dirt.
 _LEAST_AREA = 0.02
 
 

@@ -1,1 +1,1 @@
-"""The part that an image shows: found, turned upright and cropped to."""
+"""The part that an image shows: how it is found, turned upright and cropped to."""

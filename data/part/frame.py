@@ -1,4 +1,4 @@
-"""What normal parts have in common, by which another is brought to lie as they do; and what was found in a picture."""
+"""What normal parts have in common, by which another part is aligned with them; and what was found in a picture."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ RINGS_SHAPE = (2, 16, 180)
 SIDE_UNIT_PX = 32
 #: Lengths that a part can have, in shares of a picture's longer side.
 _LEAST, _MOST = 1e-4, 4.0
-#: What is found of a part, and in words.
+#: What may be found in a picture, and its description.
 STATUSES = {
     "found": "one part",
     "missing": "no part",
@@ -22,11 +22,11 @@ STATUSES = {
 class Part(NamedTuple):
     """What was found in one picture.
 
-    status: of `STATUSES`.
-    size_z: standard deviations that the area is off the usual one, beyond three of them.
+    status: one of `STATUSES`.
+    size_z: how far the area is off the usual one, in standard deviations beyond three.
     area: over the usual one; 0 where nothing was found.
     x, y: of its middle, shares of the picture's width and height.
-    degrees: that it was turned by, counter-clockwise.
+    degrees: by which it was turned counter-clockwise to lie upright.
     alike: correlation with the mean of the training parts, at most 1.
     """
 
@@ -41,18 +41,18 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """What normal parts have in common, so that another one is brought to lie as they do.
+    """What normal parts have in common, by which another part is aligned with them.
 
     Args:
-        area: median, in shares of the square of a picture's longer side; area_spread: of it, a standard deviation.
+        area: median, in shares of the square of a picture's longer side; area_spread: its standard deviation.
         box: left, upper, right and lower edge of the crop about the part's middle, upright; shares of the longer side.
-        radius: of the outermost ring that shows how it is turned, a share of the longer side.
-        has_axis: whether it is longer than wide, so that its outline says how it lies.
-        mean: of the rings of upright parts, 8 bits each as hexadecimal digits; empty where it looks the same from all
-            sides, and is not turned.
+        radius: of the outermost ring that shows how a part is turned, a share of the longer side.
+        has_axis: whether parts are longer than wide, so that the outline shows how one lies.
+        mean: of the rings of upright parts, 8 bits each as hexadecimal digits; empty where parts look the same from all
+            sides, and are not turned.
 
     Raises:
-        ValueError: numbers that cannot be.
+        ValueError: numbers are out of range, or the mean has another length.
     """
 
     area: float
@@ -77,7 +77,7 @@ class Frame:
             raise ValueError(f"the mean of parts has {len(self.mean)} digits, expected {2 * math.prod(RINGS_SHAPE)}")
 
     def crop_size(self, n_pixels: int) -> tuple[int, int]:
-        """(height, width) of the crop, multiples of 32, of so many pixels in all as nearly as can be.
+        """(height, width) of the crop: multiples of 32, with `n_pixels` in all as nearly as can be.
 
         >>> Frame(0.1, 0.01, (-0.3, -0.1, 0.3, 0.1), 0.3, True, "").crop_size(256 * 256)
         (160, 416)
@@ -85,12 +85,12 @@ class Frame:
         left, upper, right, lower = self.box
         aspect = (right - left) / (lower - upper)
         area = n_pixels / SIDE_UNIT_PX**2
-        # Rows and columns of units; of those that have the area, the ones that come nearest to the shape.
+        # Rows and columns of units: among those with the area, the ones nearest to the shape.
         sizes = [(rows, max(2, round(area / rows))) for rows in range(2, max(2, int(area / 2)) + 1)]
         rows, columns = min(sizes, key=lambda size: abs(math.log(size[1] / size[0] / aspect)))
         return rows * SIDE_UNIT_PX, columns * SIDE_UNIT_PX
 
     def scale(self, height: int, width: int) -> float:
-        """Pixels of the crop that a picture's longer side would have."""
+        """Pixels of a picture's longer side, where the crop is `height` x `width` pixels."""
         left, upper, right, lower = self.box
         return min(width / (right - left), height / (lower - upper))

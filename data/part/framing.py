@@ -1,4 +1,4 @@
-"""Whether normal pictures show one rigid part before a plain background, and the frame that brings it to lie alike."""
+"""Whether normal pictures show one rigid part before a plain background, and the frame that aligns such parts."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from nelbo.data.part.segmentation import NORMAL
 
 #: Around the part, in shares of its length.
 _MARGIN = 0.03
-#: Sizes vary by this share at least, and so many normal parts have a usual one.
+#: Sizes are taken to vary by at least this share; and the share of normal parts whose size counts as usual.
 _LEAST_SPREAD, _MOST = 0.01, 0.95
-#: Parts that reach over no edge, and are alone, of which a frame can be learnt.
+#: How many parts must lie whole and alone, so that a frame can be learnt from them.
 _LEAST_PARTS = 3
 #: Images in which parts are looked for at first.
 _LOOKED_AT = 128
@@ -36,7 +36,7 @@ class Facts:
         the edge.
     area: median, a share of the picture; area_varies, length_varies: a robust standard deviation over the median.
     agree: median overlap of an upright silhouette with the mean one (intersection over union).
-    contrast: median distance of the part from the background, in standard deviations of that.
+    contrast: median distance of the part from the background, in standard deviations of the background.
     clutter: median share of the picture that is neither the part nor plain background.
     moves, turns: standard deviations of where parts lie, in shares of the picture's longer side, and of their angle, in
         degrees.
@@ -69,7 +69,8 @@ class Facts:
         )
 
 
-#: Of one rigid part before a plain background. Tried on all open sets and on rendered ones, see docs/parts.md.
+#: Facts of one rigid part before a plain background, lowest and highest. Tried on all open data sets and on rendered
+#: pictures, see docs/how-to/parts.md.
 LIMITS = {
     "found": (0.95, 1.0),
     "rivals": (0.0, 0.1),
@@ -82,17 +83,17 @@ LIMITS = {
     "clutter": (0.0, 0.1),
 }
 _OF_PICTURES = ("found", "rivals", "touches")
-#: Where all parts lie alike, to within this, there is nothing to bring alike: what is found may be a mark on them.
+#: Where all parts lie alike, to within this, there is nothing to align: what was found may be a mark on them.
 _MOVES, _TURNS = 0.01, 1.0
 
 
 def against(facts: Facts) -> list[str]:
-    """Why parts are not looked for: each fact that is not as it is of one rigid part before a plain background.
+    """Why parts are not looked for: each fact that is out of range for one rigid part before a plain background.
 
     >>> against(Facts(50, 1.0, 0.0, 0.37, 0.37, 0.07, 0.03, 0.95, 40.0, 0.0, 0.1, 80.0))
     ['touches is 0.37, expected 0 to 0.2']
     """
-    # Where no part lies whole and alone, there is nothing to say of it.
+    # Where no part lies whole and alone, its facts are unknown.
     said = LIMITS if facts.area else _OF_PICTURES
     reasons = [
         f"{name} is {getattr(facts, name):.2g}, expected {LIMITS[name][0]:g} to {LIMITS[name][1]:g}"
@@ -105,7 +106,7 @@ def against(facts: Facts) -> list[str]:
 
 
 def learn_frame(pictures: Sequence[Seen]) -> tuple[Frame | None, Facts]:
-    """The frame that brings the parts of normal pictures to lie alike, if there are any; and what they show."""
+    """The frame that aligns the parts of normal pictures, if there are enough parts; and what the pictures show."""
     parts = [seen for seen in pictures if seen.segment.found]
     n = len(pictures)
     shares = {
@@ -113,7 +114,7 @@ def learn_frame(pictures: Sequence[Seen]) -> tuple[Frame | None, Facts]:
         "rivals": sum(seen.segment.n_rivals > 0 for seen in parts) / max(n, 1),
         "touches": sum(seen.segment.touches for seen in parts) / max(n, 1),
     }
-    # What reaches over the edge, or is not alone, says nothing of the whole.
+    # A part that reaches over the edge, or is not alone, says nothing of a whole one.
     whole = [seen for seen in parts if not seen.segment.touches and not seen.segment.n_rivals]
     if len(whole) < _LEAST_PARTS:
         return None, Facts(n, **shares)
@@ -158,7 +159,7 @@ def learn_frame(pictures: Sequence[Seen]) -> tuple[Frame | None, Facts]:
 
 
 def some_of(images: Sequence[Image]) -> list[Image]:
-    """As many images as are looked at before it is known whether there are parts, spread over all.
+    """The images in which parts are looked for at first, spread over all.
 
     >>> some_of([1, 2, 3]), len(some_of(range(1000)))
     ([1, 2, 3], 128)
@@ -171,7 +172,7 @@ def choose_frame(pictures: Sequence[Seen], locate: str) -> tuple[Frame | None, s
     """The frame by which parts are looked for, None where they are not; and what the pictures show of them.
 
     Args:
-        locate: "auto", where they show one rigid part before a plain background; or "on".
+        locate: "auto" looks for parts where the pictures show one rigid part before a plain background; "on" always.
 
     Raises:
         ValueError: "on", and no part lies whole and alone before a plain background.

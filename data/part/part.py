@@ -1,4 +1,4 @@
-"""Parts that lie anyhow, brought to lie alike: found, turned upright, cropped to one box, the background levelled."""
+"""Aligns parts that lie in any way: finds them, turns them upright, crops to one box, and levels the background."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ from nelbo.data.part.frame import Frame, Part
 from nelbo.data.part.pose import best_turn, correlation, rings, rings_of, silhouette
 from nelbo.data.part.segmentation import LOOKED_AT_PX, Segment, Values, segment
 
-#: How far the part's own surroundings are kept, in shares of the crop's height.
+#: Width of the margin around the part that is kept as it is, in shares of the crop's height.
 _KEPT = 0.025
-#: Sizes count from so many standard deviations on; beyond so many more, a part is said to be of another size.
+#: Sizes count from this many standard deviations on; this many more make a part one of another size.
 USUAL, _OTHER = 3.0, 5.0
 
 Matrix = NDArray[np.float64]
@@ -22,7 +22,8 @@ class Seen(NamedTuple):
     """A small copy of a picture, and where the part is in it.
 
     small: (h, w, c) in [0, 1].
-    longer: pixels of it that the picture's longer side makes; not all of them are there where that is no whole number.
+    longer: length of the picture's longer side in pixels of the copy, not always a whole number; the copy may end
+        within the last pixel.
     """
 
     small: Values
@@ -47,7 +48,7 @@ def look(values: NDArray[Any]) -> Seen:
 def crop(values: NDArray[Any], frame: Frame, height: int, width: int) -> tuple[NDArray[Any], Part]:
     """The part of a picture, upright, in a crop of one size, before a level background; and what was found.
 
-    Where nothing is found, it is the middle of the picture as it is.
+    Where nothing is found, the crop is the middle of the picture as it is.
 
     Args:
         values: (h, w) or (h, w, c), uint8, or float32 in [0, 1].
@@ -68,7 +69,7 @@ def crop(values: NDArray[Any], frame: Frame, height: int, width: int) -> tuple[N
 
 
 def crop_matrix(part: Part, frame: Frame, size: tuple[int, int], shape: tuple[int, ...]) -> Matrix:
-    """(2, 3) from a place (u, v, 1) in the crop to (x, y) in the picture, both in pixels from the middle of the first.
+    """(2, 3) matrix from a place (u, v, 1) in the crop to (x, y) in the picture, in pixels from the first one's middle.
 
     Args:
         size: (height, width) of the crop.
@@ -93,16 +94,16 @@ def _matrix(middle: NDArray[Any], degrees: float, frame: Frame, size: tuple[int,
     height, width = size
     scale = frame.scale(height, width)
     left, upper, right, lower = frame.box
-    # Where the part's middle lies in the crop, in which the box is in the middle.
+    # Where the part's middle lies in the crop, in which the box is centred.
     there = np.array([width - 1 - (left + right) * scale, height - 1 - (upper + lower) * scale]) / 2
     turn = np.deg2rad(degrees)
-    # The other way round than the part is turned; rows run downwards.
+    # Opposite to the turn of the part; rows run downwards.
     step = longer / scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return np.column_stack([step, middle - step @ there])
 
 
 def _part(seen: Seen, frame: Frame, shape: tuple[int, ...]) -> Part:
-    """What was found in a picture of a shape."""
+    """What was found in a picture of this shape."""
     shares = [side * seen.longer / max(shape[:2]) for side in shape[:2]]
     found = seen.segment
     if not found.found:
@@ -114,30 +115,30 @@ def _part(seen: Seen, frame: Frame, shape: tuple[int, ...]) -> Part:
         axis = outline.axis if frame.has_axis else None
         degrees, alike = best_turn(correlation(own, rings_of(frame.mean)), axis)
     usual = frame.area * seen.longer**2
-    # Several are as far off as if all were one.
+    # Several parts are as far off as if they were one.
     size_z = max(_size_z(area / usual, frame) for area in (outline.area, outline.area + found.rivals_area))
     status = "several" if found.n_rivals else "size" if size_z > _OTHER else "found"
-    # Of the picture, of which the last pixels may be missing here.
+    # As shares of the whole picture, whose last pixels the small copy may lack.
     x, y = (outline.x + 0.5) / shares[1], (outline.y + 0.5) / shares[0]
     return Part(status, size_z, outline.area / usual, x, y, degrees, alike)
 
 
 def _size_z(area: float, frame: Frame) -> float:
-    """How far an area, over the usual one, is off: standard deviations beyond three."""
+    """How far an area, given over the usual one, is off: in standard deviations beyond three."""
     return max(0.0, abs(area - 1) * frame.area / frame.area_spread - USUAL)
 
 
 def _smaller(values: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Averaged over squares of so many pixels a side; what is left over at the right and the lower edge goes."""
+    """The picture averaged over squares of `factor` pixels a side; a remainder at the right or lower edge is cut."""
     if factor == 1:
         return values
     height, width = (max(1, side // factor) for side in values.shape[:2])
-    # Of any other factor this takes ten times as long.
+    # With a factor that is not whole, this takes ten times as long.
     return cv2.resize(values[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _scaled(matrix: Matrix, factor: float) -> Matrix:
-    """The same into a picture that is smaller by a factor; middles of pixels keep their places."""
+    """The same mapping into a picture scaled by a factor; middles of pixels keep their places."""
     scaled = matrix * factor
     scaled[:, 2] += 0.5 * factor - 0.5
     return scaled
@@ -147,7 +148,7 @@ def _warped(values: NDArray[Any], matrix: Matrix, step: float, size: tuple[int, 
     """The crop.
 
     Args:
-        step: pixels of the picture that one of the crop is wide; more than one are averaged.
+        step: width of a pixel of the crop, in pixels of the picture; above 1, these are averaged.
     """
     factor = max(1, int(step / 2))
     scaled = _scaled(matrix, 1 / factor)
@@ -173,7 +174,7 @@ def _inside(seen: Seen, matrix: Matrix, size: tuple[int, int]) -> Any:
 
 
 def _levelled(values: NDArray[Any], seen: Seen, matrix: Matrix, part: Part) -> NDArray[Any]:
-    """With one level around the part: that of the background where the part lies."""
+    """The crop with one level around the part: that of the background where the part lies."""
     height, width = values.shape[:2]
     side = 2 * max(1, round(_KEPT * height)) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))

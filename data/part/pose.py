@@ -1,7 +1,7 @@
-"""How a part lies: middle, angle and size, so that all parts can be brought to lie alike.
+"""How a part lies: middle, angle and size, by which all parts can be aligned.
 
-Middle and axis come from the moments of its silhouette. What they leave open (which end is which; the angle of what is
-as wide as long) is settled by correlation with the mean of the training parts, on rings about the middle.
+Middle and axis come from the moments of its silhouette. What they leave open (which end is which; the angle of a part
+that is as wide as long) is settled by correlation with the mean of the training parts, on rings about the middle.
 """
 
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from nelbo.data.part.frame import RINGS_SHAPE
 from nelbo.data.part.segmentation import Mask, Segment, Values, mean_of, middle
 
-#: Longer than wide by this factor, a part has an axis that moments settle.
+#: A part that is longer than wide by this factor has an axis, which its moments settle.
 LONG = 1.3
 _, RINGS, PLACES = RINGS_SHAPE
 #: Correlation with the mean of other parts, below which a part looks the same from all sides.
 SETTLED = 0.65
 #: A background that is darker does not show how much light there is.
 _DARK = 0.1
-#: Rounds in which the mean is made anew of parts that lie alike by the last one.
+#: How often parts are aligned with the mean, and the mean is made anew.
 _ROUNDS = 3
-#: Beyond the picture is nothing.
+#: Pixels beyond the picture are 0.
 _WARP = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
 
 Rings = NDArray[np.float32]
@@ -35,7 +35,7 @@ class Silhouette(NamedTuple):
     area: pixels, holes included.
     axis: degrees counter-clockwise of its longest extent, in [0, 180).
     elongation: standard deviation along the axis over that across.
-    radius: of the furthest pixel from the middle.
+    radius: distance of the furthest pixel from the middle.
     """
 
     x: float
@@ -69,7 +69,7 @@ def silhouette(mask: Mask) -> Silhouette:
 
 
 def rings(values: Values, found: Segment, outline: Silhouette, radius: float) -> Rings:
-    """(2, RINGS, PLACES) silhouette and shade on rings about the middle, without what is the same all around.
+    """(2, RINGS, PLACES) silhouette and shade on rings about the middle, less the mean of each ring.
 
     Args:
         values: (h, w, c) the picture.
@@ -83,20 +83,20 @@ def rings(values: Values, found: Segment, outline: Silhouette, radius: float) ->
     size, centre = (RINGS, PLACES), (outline.x, outline.y)
     # Places run clockwise, since rows run downwards.
     polar = [cv2.warpPolar(one, size, centre, radius, _WARP).T for one in (inside, shade)]
-    # A ring that is further out is longer.
+    # Outer rings are longer.
     weights = np.sqrt(np.arange(RINGS) + 0.5)[:, None]
     return np.stack([weights * (one - one.mean(axis=1, keepdims=True)) for one in polar]).astype(np.float32)
 
 
 def _light(background: Values, outline: Silhouette) -> Any:
-    """(h, w) how much more of it there is than at the part's middle, as far as the background shows it."""
+    """(h, w) the light over that at the part's middle, as far as the background shows it."""
     grey = mean_of(background)
     here = grey[round(outline.y), round(outline.x)]
     return np.clip(grey / here, 0.5, 2) if here > _DARK else 1.0
 
 
 def correlation(one: Rings, other: Rings) -> NDArray[np.float32]:
-    """(PLACES,) how alike two are where the first is turned counter-clockwise by so many places, at most 1."""
+    """(PLACES,) correlation of two parts, the first turned counter-clockwise by 0, 1, 2 and more places; at most 1."""
     products = np.fft.rfft(one) * np.conj(np.fft.rfft(other))
     found = np.fft.irfft(products.sum(axis=(0, 1)), PLACES)
     norm = float(np.linalg.norm(one) * np.linalg.norm(other))
@@ -112,8 +112,8 @@ def best_turn(alike: NDArray[np.float32], axis: float | None) -> tuple[float, fl
     """Degrees to turn a part by counter-clockwise, and how alike it is then.
 
     Args:
-        alike: of `correlation`, with the mean.
-        axis: of its silhouette, which then lies level, one way or the other; None lets it take any angle.
+        alike: what `correlation` with the mean gives.
+        axis: of the silhouette, which then lies level, one way or the other; None allows any angle.
     """
     if axis is None:
         best = int(alike.argmax())
@@ -133,9 +133,9 @@ def best_turn(alike: NDArray[np.float32], axis: float | None) -> tuple[float, fl
 class Learnt(NamedTuple):
     """What training parts have in common.
 
-    mean: (2, RINGS, PLACES) of them upright; None where they look the same from all sides.
+    mean: (2, RINGS, PLACES) of the upright parts; None where they look the same from all sides.
     has_axis: whether they are long.
-    degrees: (n,) that each is turned by.
+    degrees: (n,) by which each is turned.
     """
 
     mean: Rings | None
@@ -144,7 +144,7 @@ class Learnt(NamedTuple):
 
 
 def learn_pose(parts: list[Rings], outlines: list[Silhouette]) -> Learnt:
-    """Bring parts to lie alike, and take their mean."""
+    """Align parts, and take their mean."""
     has_axis = bool(np.median([one.elongation for one in outlines]) >= LONG)
     axes = [one.axis if has_axis else None for one in outlines]
     first = _most_alike(parts)
@@ -153,7 +153,7 @@ def learn_pose(parts: list[Rings], outlines: list[Silhouette]) -> Learnt:
     for _ in range(_ROUNDS):
         turns = [best_turn(correlation(part, mean), axis) for part, axis in zip(parts, axes, strict=True)]
         mean = np.mean([turned(part, way) for part, (way, _) in zip(parts, turns, strict=True)], axis=0)
-    # A part is not held against a mean that it is in: noise, brought to lie like itself, would look settled.
+    # A part is not compared with a mean that contains it: noise, aligned with itself, would look settled.
     half = [turned(part, way) for part, (way, _) in zip(parts[::2], turns[::2], strict=True)]
     other = np.mean(half, axis=0)
     settled = [best_turn(correlation(part, other), None)[1] for part in parts[1::2]] or [1.0]
@@ -163,17 +163,17 @@ def learn_pose(parts: list[Rings], outlines: list[Silhouette]) -> Learnt:
 
 
 def _most_alike(parts: list[Rings]) -> int:
-    """The part that most others are like, among some."""
+    """The part that is most like the others, among the first ones."""
     some = list(range(min(len(parts), 12)))
     scores = [np.mean([correlation(parts[i], parts[j]).max() for j in some if j != i] or [0.0]) for i in some]
     return int(np.argmax(scores))
 
 
 def digits(mean: Rings) -> str:
-    """Rings in 8 bits each, as hexadecimal digits; only directions count."""
+    """Rings in 8 bits each, as hexadecimal digits; a common factor is lost, and does not matter."""
     return np.rint(mean * (127 / max(float(np.abs(mean).max()), 1e-9))).astype(np.int8).tobytes().hex()
 
 
 def rings_of(text: str) -> Rings:
-    """The rings of `digits`, but for a factor."""
+    """The rings that `digits` wrote, up to a common factor."""
     return np.frombuffer(bytes.fromhex(text), np.int8).astype(np.float32).reshape(RINGS_SHAPE)

@@ -1,7 +1,7 @@
 """Where the part is: one thing before a plain background, by light and colour alone.
 
-The background is a smooth surface, fitted to what lies around; the part is what is far from it, on either side. No
-network is asked, and nothing is learnt elsewhere.
+The background is a smooth surface, fitted to what lies around; the part is what is far from it, on either side. This
+uses no network, and nothing learnt from other pictures.
 """
 
 from functools import lru_cache, reduce
@@ -11,20 +11,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: Pixels along the longer side that a picture is looked at with, at most: enough for an angle.
+#: The most pixels along the longer side of a picture in which parts are found: enough for an angle.
 LOOKED_AT_PX = 320
 #: What a rival is: another thing of at least this share of the part's area.
 RIVAL = 0.2
-#: The part and what is around it: standard deviations of the background that tell them apart at least.
+#: The least distance of the part from the background, in standard deviations of the background.
 _FAR = 6.0
-#: Of the picture: smaller things are dirt; and less background than this is none.
+#: Shares of the picture: smaller things are dirt, and less background than this counts as none.
 _LEAST_AREA, _LEAST_BACKGROUND = 0.0008, 0.05
-#: Background that is smoother than this is taken for this smooth: an eighth of a grey level.
+#: The least noise that is assumed for a background: an eighth of a grey level.
 _LEAST_NOISE = 0.0005
 #: The standard deviation of a normal distribution over its median absolute deviation.
 NORMAL = 1.4826
-#: A shadow fades: a pixel further, it is lighter by less than this share of its depth. And a part that is this share of
-#: what stands out is bright.
+#: A shadow fades: from pixel to pixel it gets lighter by less than this share of its depth. And a part is bright if it
+#: is this share of what stands out.
 _SOFT, _LEAST_BRIGHT = 0.2, 0.25
 #: How often the background is fitted, and to how many pixels.
 _FITS, _POINTS = 2, 1500
@@ -37,11 +37,11 @@ Mask = NDArray[np.bool_]
 class Segment(NamedTuple):
     """What was found in a picture.
 
-    mask: (h, w) the part, its holes included; nowhere, if nothing stands out.
+    mask: (h, w) the part, its holes included; empty if nothing stands out.
     background: (h, w, c) the surface behind it.
     n_rivals: other things of a fifth of its area or more; rivals_area: pixels of theirs.
     touches: whether it reaches the edge of the picture.
-    contrast: its median distance from the background, in standard deviations of that.
+    contrast: its median distance from the background, in standard deviations of the background.
     clutter: share of the picture that is neither the part nor plain background.
     """
 
@@ -94,12 +94,12 @@ def farthest(off: NDArray[Any]) -> NDArray[Any]:
 
 
 def mean_of(values: NDArray[Any]) -> NDArray[Any]:
-    """(..., c) -> (...): the mean over channels, the same way."""
+    """(..., c) -> (...): the mean over channels, computed the same way."""
     return reduce(np.add, np.moveaxis(values, -1, 0)) / values.shape[-1]
 
 
 def _without_shadow(far: Mask, off: Values) -> Mask:
-    """Without a shadow: where the part is brighter than the background, what is darker and fades into it."""
+    """What stands out, without a shadow: beside a bright part, darker pixels that fade into the background."""
     grey = mean_of(off)
     bright, dark = far & (grey > 0), far & (grey < 0)
     if bright.sum() < _LEAST_BRIGHT * far.sum() or not dark.any():
@@ -129,7 +129,7 @@ def _largest(far: Mask, contrast: NDArray[Any], background: Values) -> Segment:
 
 
 def _filled(mask: Mask) -> Mask:
-    """Without holes: what is not joined to the edge from outside."""
+    """The mask without holes: everything that cannot be reached from the edge through the background."""
     outside = cv2.copyMakeBorder((~mask).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     cv2.floodFill(outside, None, (0, 0), 2)
     return np.asarray(outside[1:-1, 1:-1] != 2)
@@ -151,7 +151,7 @@ def _surface_basis(height: int, width: int) -> NDArray[np.float32]:
 
 
 def _fitted(values: Values, basis: NDArray[np.float32], where: Mask) -> Values:
-    """The surface through most of the values there: what is far from it is left out, a few times."""
+    """The surface through most of the values there: values far from it are left out, repeatedly."""
     places = np.flatnonzero(where)
     # Some thousand pixels say as much as all.
     places = places[:: max(1, len(places) // _POINTS)]
@@ -161,7 +161,7 @@ def _fitted(values: Values, basis: NDArray[np.float32], where: Mask) -> Values:
     for _ in range(2):
         kept = off <= 3 * _spread(off)
         chosen = points[kept]
-        # A little of a ridge: all points may lie at one side of the picture.
+        # A small ridge: all points may lie at one side of the picture.
         square = chosen.T @ chosen + 1e-6 * len(chosen) * np.eye(chosen.shape[1])
         solution = np.linalg.solve(square, chosen.T @ seen[kept])
         off = farthest(np.abs(seen - points @ solution))
@@ -169,12 +169,12 @@ def _fitted(values: Values, basis: NDArray[np.float32], where: Mask) -> Values:
 
 
 def _spread(distances: NDArray[Any]) -> float:
-    """A standard deviation, of which half the distances say nothing."""
+    """A robust standard deviation, which half of the distances do not affect."""
     return max(NORMAL * middle(distances), _LEAST_NOISE)
 
 
 def middle(values: NDArray[Any]) -> float:
-    """The upper median of some of them: NumPy's takes most of the time that there is for a picture."""
+    """The upper median of some of the values: NumPy's median takes most of the time that there is for a picture."""
     some = values[:: max(1, len(values) // _POINTS)]
     return float(np.partition(some, len(some) // 2)[len(some) // 2])
 

@@ -20,7 +20,7 @@ from nelbo.data.errors import ImageError, InputError
 from nelbo.data.sources.files import Content, Entry, Stamp
 from nelbo.data.sources.names import is_hidden
 
-#: Of a zip, of a tar, or something without contents: links lead elsewhere, and devices are no files.
+#: A member of a zip or of a tar; None for one without contents: links lead elsewhere, and devices are not files.
 _Member: TypeAlias = zipfile.ZipInfo | tarfile.TarInfo | None
 
 #: How names of archives end; a tar may be compressed.
@@ -46,8 +46,8 @@ _BROKEN = (
 _BLOCK = 1 << 24
 _RESERVE = 1 << 29
 
-#: Bytes that what a tar says of one member may take (long names, attributes, maps of holes), and members of one tar:
-#: all of that is kept in memory.
+#: The most bytes of what a tar says of one member (long names, attributes, maps of holes), and the most members of a
+#: tar: all of that is kept in memory.
 _MAX_HEADERS = 1 << 20
 _MAX_MEMBERS = 2_000_000
 
@@ -72,7 +72,7 @@ class Archive:
         stamp: of the archive: its members changed when it did.
 
     Raises:
-        InputError: it is no such archive, or unpacks to more than there is room.
+        InputError: it is not such an archive, or unpacks to more than there is room for.
     """
 
     def __init__(self, name: str, file: BinaryIO, stamp: Stamp) -> None:
@@ -102,7 +102,7 @@ class Archive:
     def _list_tar(self, name: str, file: BinaryIO) -> dict[str, tuple[int, _Member]]:
         opener = next((_COMPRESSED[kind] for kind in _COMPRESSED if name.lower().endswith(kind)), None)
         if opener:
-            # Members are asked for in another order than they lie in.
+            # Members are read in another order than that in which they lie.
             with opener(file) as packed:
                 file = copy_aside(name, packed)
             weakref.finalize(self, file.close)
@@ -113,7 +113,7 @@ class Archive:
         for n, info in enumerate(archive):
             source.left = _MAX_HEADERS
             if n == _MAX_MEMBERS:
-                raise InputError(f"{name} has more than {_MAX_MEMBERS:,} members. Unpack it, or make several of it.")
+                raise InputError(f"{name} has more than {_MAX_MEMBERS:,} members. Unpack it, or split it into several.")
             if not info.isdir():
                 found[info.name.removeprefix("./")] = (info.size, info if info.isreg() else None)
         # Python takes a damaged header for the end.
@@ -154,7 +154,7 @@ class Archive:
 
 
 class _Headers:
-    """A tar as it is listed: of a member no more than `left` bytes are read."""
+    """A tar while it is listed: at most `left` bytes are read of a member."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -169,7 +169,7 @@ class _Headers:
 
 
 def copy_aside(name: str, source: IO[bytes]) -> BinaryIO:
-    """All of a stream in a file without a name.
+    """A copy of a stream in a temporary file without a name.
 
     Raises:
         InputError: it is longer than there is room for.

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from nelbo.data.schemas import MANIFEST_SCHEMA
 
-#: Of a file that was not read.
+#: The key of a file that was not read.
 _NO_KEY = 0
 
 
 class Contents:
-    """What a batch amounts to, noted as its rows go by: 8 bytes a row are kept.
+    """What a batch amounts to, noted row by row; keeps 8 bytes for each row.
 
-    reasons: how often each stands in a row; None is a usable file.
+    reasons: how many rows have each reason; None is a usable file.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,11 @@ class Contents:
         self._keys = array("Q")
 
     def add(self, table: pa.Table) -> None:
-        """The next rows, in the order of the paths."""
+        """Take note of the next rows, in the order of the paths.
+
+        Args:
+            table: manifest rows.
+        """
         self.reasons.update(table["reason"].to_pylist())
         self._keys.extend(map(_key, table["image_id"].to_pylist()))
         columns = (
@@ -46,32 +50,37 @@ class Contents:
 
     @property
     def hash(self) -> str:
-        """As `Manifest.content_hash`."""
+        """The same as `Manifest.content_hash`."""
         return self._digest.hexdigest()
 
     def with_duplicates(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The same rows again, when all have been noted, now with ``duplicate_of``."""
-        first_copy = _first_copies(np.frombuffer(self._keys, np.uint64))
-        wanted = set(first_copy.values())
+        """The same rows again, now with ``duplicate_of``; call it after all have been added.
+
+        Args:
+            tables: the rows that `add` was given, in any pieces.
+        """
+        first = _first_copies(np.frombuffer(self._keys, np.uint64))
+        wanted = np.unique(first[first < np.arange(len(first))])
         paths: dict[int, str] = {}
         column = MANIFEST_SCHEMA.get_field_index("duplicate_of")
         start = 0
         for table in tables:
-            numbers = range(start, start + len(table))
-            paths |= {n: table["relative_path"][n - start].as_py() for n in wanted.intersection(numbers)}
-            originals = [paths.get(first_copy.get(n, -1)) for n in numbers]
+            end = start + len(table)
+            from_here = wanted[slice(*np.searchsorted(wanted, (start, end)))].tolist()
+            paths |= {n: table["relative_path"][n - start].as_py() for n in from_here}
+            places = enumerate(first[start:end].tolist(), start)
+            originals = [paths[place] if place < n else None for n, place in places]
             yield table.set_column(column, MANIFEST_SCHEMA.field(column), pa.array(originals, pa.string()))
-            start += len(table)
+            start = end
 
 
-def _first_copies(keys: NDArray[np.uint64]) -> dict[int, int]:
-    """Row number of each repeated content -> that of its first. Contents without a key are not compared."""
-    rows = pd.Series(np.arange(len(keys)))
-    first = rows.groupby(keys).transform("min")
-    repeated = (rows > first) & (keys != _NO_KEY)
-    return dict(zip(rows[repeated].tolist(), first[repeated].tolist(), strict=True))
+def _first_copies(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n,) number of the first row with the same content; the row's own number where it has no key to compare."""
+    rows = np.arange(len(keys))
+    first = pd.Series(rows).groupby(keys).transform("min").to_numpy()
+    return np.where(keys == _NO_KEY, rows, first)
 
 
 def _key(image_id: str | None) -> int:
-    """Sixteen of the hash's digits, which is enough for a note."""
+    """The first 16 digits of the hash, which are enough to tell contents apart."""
     return _NO_KEY if image_id is None else int(image_id[:16], 16)

@@ -1,4 +1,4 @@
-"""What rows of a Parquet file are, as one number: the same however they are stored."""
+"""A digest of the rows of a Parquet file, which is the same however they are stored."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from nelbo.data.store import opened
 
 
 def rows_digest(rows: pa.Table) -> str:
-    """Hex SHA-256 of a table's columns: names, types and values in their order, whatever it is cut into.
+    """Hex SHA-256 of a table's columns: names, types and values in their order, however the table is cut.
 
     Args:
         rows: columns of text and of numbers.
@@ -28,13 +28,25 @@ def rows_digest(rows: pa.Table) -> str:
             digest.update(json.dumps(column.to_pylist()).encode())
             continue
         values = pc.fill_null(column, 0).to_numpy()
-        # The least byte first, as most machines have it.
+        # Little-endian, like most machines.
         digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
         digest.update(np.asarray(pc.is_null(column)).tobytes())
     return digest.hexdigest()
 
 
 def read_as_written(source: Place) -> tuple[pa.Table, str]:
-    """All rows of a file with the columns that it has, also where it is of an older version; and what wrote it."""
+    """All rows of the file at `source` with the columns that it has; and what wrote it.
+
+    A file of an older version is read as that version wrote it.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from nelbo.data import write_table
+    >>> schema = pa.schema([("n", pa.int64())])
+    >>> source = write_table(pa.table({"n": [1]}), Path(tempfile.mkdtemp()) / "a.parquet", schema)
+    >>> table, wrote = read_as_written(source)
+    >>> table.to_pydict(), wrote.split()[0]
+    ({'n': [1]}, 'parquet-cpp-arrow')
+    """
     with opened(source) as file:
         return file.read().replace_schema_metadata(), file.metadata.created_by

@@ -1,4 +1,4 @@
-"""Where the files of a batch lie, and how they are listed and read: others may have put them there."""
+"""Where the files of a batch lie, and how they are listed and read, even if others have put them there."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ from nelbo.data.sources.names import bytes_of, is_hidden, path_of, text_of
 #: count in steps of up to two seconds, and date what is written to a mapped file up to half a minute too early.
 YOUNG_NS = 60_000_000_000
 
-#: Lack of descriptors or memory here says nothing of the folder that is to be listed.
+#: This process lacks descriptors or memory, which says nothing of the folder that it lists.
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
-#: A folder to go through, not to list: the right to enter it is enough.
+#: To open a folder that is passed through and not listed: the right to enter it is enough.
 _ENTER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 
 
@@ -28,7 +28,7 @@ class File(NamedTuple):
 
     root: the folder, archive or URL that it lies in.
     path: of the file below the root, with ``/``.
-    image_id: hex SHA-256 of the contents that are expected; None takes what is there.
+    image_id: hex SHA-256 of the expected contents; None takes any.
     """
 
     root: str
@@ -37,12 +37,12 @@ class File(NamedTuple):
 
     @classmethod
     def at(cls, path: Path | str) -> "File":
-        """A local file, wherever it lies.
+        """A local file at `path`, wherever it lies.
 
         >>> File.at("/images/a.png")
         File(root='/images', path='a.png', image_id=None)
         """
-        # Not Path: its parsing of a hundred thousand takes seconds.
+        # Not Path: parsing a hundred thousand of them takes seconds.
         return cls(*os.path.split(text_of(os.path.join(os.getcwd(), path))))  # noqa: PTH109, PTH118
 
 
@@ -64,18 +64,22 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Stamp":
-        """The stamp of a local file."""
+        """The stamp of a local file with this `status`."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def was_settled(self, when_ns: int) -> bool:
-        """Whether every change since `when_ns` makes another stamp; not where times are missing or lie ahead."""
+        """Whether every change since `when_ns` shows in the stamp; False where times are missing or in the future.
+
+        Args:
+            when_ns: a time, in nanoseconds since 1970.
+        """
         if self.modified_ns is None:
             return False
         return max(self.modified_ns, self.changed_ns or 0) < when_ns - YOUNG_NS
 
 
 class Content(NamedTuple):
-    """A file as read: its bytes, and what was said of it then."""
+    """A file as read: its bytes, and its stamp at that time."""
 
     data: bytes
     stamp: Stamp
@@ -84,8 +88,9 @@ class Content(NamedTuple):
 class Entry(NamedTuple):
     """What a listing says of a file.
 
-    skipped: it has no row: it is hidden, a link, or no regular file. A folder that is passed over is one entry.
-    unlisted: why a folder cannot be listed; what is in it has no rows.
+    skipped: whether it has no row: it is hidden, a link, or not a regular file. A folder that is passed over is one
+        entry.
+    unlisted: why a folder cannot be listed; its files have no rows.
     """
 
     path: str
@@ -130,9 +135,13 @@ class Folder:
         self._path = path
         self._skip = skip.resolve() if skip is not None else None
 
-    def walk(self) -> Iterator[Entry]:
-        """Files, folder by folder; no more than the names in one line of folders are in memory at once."""
-        pending = self._names("")
+    def walk(self, below: str = "") -> Iterator[Entry]:
+        """Files, folder by folder; only the names in one line of folders are in memory at once.
+
+        Args:
+            below: a folder below this one, to which the walk is limited.
+        """
+        pending = self._names(f"{below}/" if below else "")
         while pending:
             path = pending.pop()
             if not path.endswith("/"):
@@ -167,6 +176,11 @@ class Folder:
             # Gone since the folder was listed, or out of reach: `read` will say so.
             return Entry(path)
 
+    def passes_over(self, folder: str) -> bool:
+        """Whether a folder, or one that it lies in, is hidden or left out."""
+        parts = folder.split("/") if folder else []
+        return any(self._passes_over("/".join(parts[: n + 1]) + "/") for n in range(len(parts)))
+
     def look(self, path: str) -> Entry:
         """Size and times of a file."""
         with self._reached(path) as (folder, name):
@@ -179,7 +193,7 @@ class Folder:
             size = stamp.size_bytes or 0
             if size > max_bytes:
                 raise ImageError("too_large", f"{path} has {size} bytes, more than {max_bytes}")
-            # One byte more than there should be, so that a file that grows meanwhile neither fits nor fills the memory.
+            # One byte more than expected, so that a file that grows meanwhile is noticed, and does not fill the memory.
             data = file.read(size + 1)
             if len(data) != size or os.fstat(file.fileno()).st_mtime_ns != stamp.modified_ns:
                 raise ImageError(CHANGED, f"{path} is being written to")
@@ -212,7 +226,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
-        # A folder whose names can be read, and nothing else.
+        # In a folder of which the names can be read, and nothing else.
         return False
 
 
@@ -221,13 +235,13 @@ def _entry_of(path: str, status: os.stat_result) -> Entry:
 
 
 def open_regular(path: Path | str | bytes, folder: int | None = None) -> BufferedReader:
-    """Open a local file to read, without waiting on a pipe or following a link that stands in its place.
+    """Open a local file for reading, without waiting on a pipe or following a link that is in its place.
 
     Args:
-        folder: a descriptor of the one that `path` starts from.
+        folder: a descriptor of the folder that `path` starts from.
 
     Raises:
-        OSError: it is missing, a link, or no regular file.
+        OSError: it is missing, a link, or not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,4 +1,4 @@
-"""Folders whose names say what their images are: good/ beside kinds of defects, and how MVTec and VisA lie."""
+"""Folders whose names label their images: good/ beside kinds of defects, and the layouts of MVTec and VisA."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from nelbo.data.errors import InputError
 from nelbo.data.sources.listing import Listed, Listing
 from nelbo.data.sources.names import is_hidden, is_mask_folder, is_url, path_of, shown, text_of
 
-#: Where images lie below a folder: as they are, in a category of MVTec, and in an object of VisA or in its ``Data``.
+#: Where images lie below a folder: directly, in a category of MVTec, and in an object of VisA or in its ``Data``.
 _TO_JUDGE, _TO_TRAIN_ON = (("", part, "Data/Images", "Images") for part in ("test", "train"))
 
-#: Names of parts: such a folder is no kind of defect.
+#: Names of splits: such a folder is not a kind of defect.
 PART_FOLDERS = {"train", "test", "validation", "val", "calibration"}
 
 #: Names of folders that may hold normal images.
@@ -31,7 +31,7 @@ class Layout(NamedTuple):
     """Where the images of a source lie, and what the folders there say of them.
 
     folder: below the source, with ``/``; empty for the source itself.
-    labels: 0 or 1 of each folder in it, by name.
+    labels: 0 or 1 for each folder in it, by name.
     """
 
     folder: str
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
         return "/".join(filter(None, (self.folder, next(name for name, label in self.labels.items() if not label))))
 
     def label(self, path: str) -> int:
-        """The label of a file, by its path below ``folder``; -1 where no folder says it.
+        """The label of a file by its `path` below ``folder``; -1 where no folder says it.
 
         >>> layout = Layout("test", {"good": 0, "crack": 1})
         >>> [layout.label(path) for path in ("good/1.png", "crack/deep/2.png", "3.png")]
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
         return self.labels.get(path.partition("/")[0], -1) if "/" in path else -1
 
     def labelled(self, listing: Listing) -> Listing:
-        """The files of a listing of ``folder`` with their labels, and without the masks that lie beside them."""
+        """The files of a `listing` of ``folder`` with their labels, and without the masks that lie beside them."""
         return replace(listing, entries=map(self._labelled, listing.entries))
 
     def _labelled(self, listed: Listed) -> Listed:
@@ -78,14 +78,14 @@ def labels_in(source: str, skip: Path | None = None) -> Layout | None:
     """Where a local folder has images to judge, with labels: good/ beside others, or Normal/ and Anomaly/.
 
     Args:
-        source: the folder, or one of MVTec's or VisA's that has them further below.
-        skip: a folder that is none of it, such as the one that results are written to.
+        source: the folder, or one of MVTec's or VisA's that holds them further below.
+        skip: a folder to leave out, such as the one that results are written to.
 
     Returns:
-        None where no folder says what is normal, or the source is no local folder.
+        None where no folder says what is normal, or the source is not a local folder.
 
     Raises:
-        AmbiguousError: several might.
+        AmbiguousError: several folders may say it.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -109,7 +109,14 @@ def labels_in(source: str, skip: Path | None = None) -> Layout | None:
 def normal_in(source: str, skip: Path | None = None) -> Layout | None:
     """Where a local folder has a folder of normal images to train on: good/, train/good/, or VisA's Normal/.
 
-    Args, returns, raises: see `labels_in`; of the labels only that of the normal images is there.
+    See `labels_in`; the only label is that of the normal images.
+
+    Args:
+        source: a local folder.
+        skip: a folder below it that is passed over.
+
+    Raises:
+        AmbiguousError: images lie beside that folder, or there are several.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -146,7 +153,7 @@ def _only(found: list[Layout]) -> Layout | None:
 
 
 def _folders(source: str, folder: str, skip: Path | None) -> list[str]:
-    """Names of the folders in one below a source, sorted; none where it is not there, or a link."""
+    """Sorted names of the folders in a folder below a source; none where it does not exist, or is a link."""
     if is_url(source):
         return []
     here = path_of(text_of(source))
@@ -163,7 +170,7 @@ def _folders_in(here: Path, skip: Path | None) -> list[str]:
         with os.scandir(here) as found:
             names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False) and not is_hidden(entry.name)]
     except (OSError, ValueError):
-        # No folder, no path, or one that may not be listed: whoever lists its files says so.
+        # Not a folder, not a path, or one that may not be listed: listing its files reports that.
         return []
     return sorted(text_of(name) for name in names if passed is None or (here / name).resolve() != passed)
 

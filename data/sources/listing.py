@@ -20,7 +20,7 @@ from nelbo.data.sources.urls import check_urls
 _TABLES = (".csv", ".parquet")
 _MAGIC = re.compile(r"[*?[]")
 
-#: Pictures that say where defects are, as in MVTec and VisA, and show none.
+#: Masks: pictures that mark where defects are, as in MVTec and VisA, and show none.
 _MASK = re.compile(rf"(?:^|/)(?:(?:{'|'.join(MASK_FOLDERS)})/.*_mask\.[^/.]+|data/masks/.*)", re.DOTALL | re.IGNORECASE)
 
 
@@ -36,12 +36,12 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source in the order of their paths; ``entries`` can be gone through once.
+    """The files of a source in the order of their paths; ``entries`` can be iterated once.
 
-    source: as it was asked for; root: what the paths start from.
+    source: as the caller named it; root: what the paths start from.
 
     Raises:
-        InputError: the root has a name that cannot stand in a table.
+        InputError: the root's name is not UTF-8, and cannot stand in a table.
     """
 
     source: str
@@ -56,8 +56,22 @@ class Listing:
 def list_source(source: str, root: str | None = None, skip: Path | None = None) -> Listing:
     """List a source; see `data.ingest` for what it can be.
 
+    Args:
+        source: what is listed.
+        root: the folder that a manifest's paths start from.
+        skip: a folder below the source that is passed over.
+
+    Returns:
+        Its files, which are found while they are iterated.
+
     Raises:
         InputError: there is no such source, or its table cannot be used.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.png").write_bytes(b"")
+    >>> [listed.entry.path for listed in list_source(str(folder)).entries]
+    ['a.png']
     """
     check_urls([source, root])
     source, root = local_path(source), root and local_path(root)
@@ -68,8 +82,8 @@ def list_source(source: str, root: str | None = None, skip: Path | None = None) 
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        # Too long, out of reach, with a zero byte in it.
-        raise InputError(f"{source} cannot be looked at ({error}). Give a path that you may read.") from error
+        # It is too long, out of reach, or has a zero byte in it.
+        raise InputError(f"{source} cannot be accessed ({error}). Give a path that you may read.") from error
 
 
 def _list_local(source: str, root: str | None, skip: Path | None) -> Listing:
@@ -81,14 +95,14 @@ def _list_local(source: str, root: str | None, skip: Path | None) -> Listing:
     if path.is_dir() or (path.is_file() and is_archive(source)):
         return _walked(source, _resolved(path), skip)
     if path.is_file():
-        # A link that was asked for by name is followed.
+        # A link that the caller named is followed.
         parent, _, name = _resolved(path).rpartition("/")
         return _one(source, parent or "/", name)
     if _MAGIC.search(source) and not path.exists():
         start, pattern = _split_pattern(source)
         return _matching(source, _resolved(Path(start)), text_of(pattern), skip)
     if path.exists():
-        raise InputError(f"{source} is no regular file. Give a folder, an archive, a table of paths, or an image.")
+        raise InputError(f"{source} is not a regular file. Give a folder, an archive, a table of paths, or an image.")
     raise InputError(f"{source} does not exist. Give a folder, an archive, a CSV or Parquet manifest, or an image.")
 
 
@@ -101,11 +115,11 @@ def _list_url(source: str, root: str | None) -> Listing:
     parent, _, name = source.rstrip("/").rpartition("/")
     try:
         is_file = files.isfile(path)
-        # Of a file on a web server, the other question is answered by reading all of it.
+        # For a file on a web server, isdir would read all of it.
         is_folder = not is_file and files.isdir(path)
     except Exception as error:
-        # What a store's client raises is not in one family.
-        raise InputError(f"{source} cannot be looked at ({type(error).__name__}: {error}).") from error
+        # The errors of stores' clients have no class in common.
+        raise InputError(f"{source} cannot be accessed ({type(error).__name__}: {error}).") from error
     if is_file and name.lower().endswith(_TABLES):
         return _listed(source, source, root or parent)
     _refuse_root(source, root)
@@ -121,7 +135,7 @@ def _list_url(source: str, root: str | None) -> Listing:
 
 def _refuse_root(source: str, root: str | None) -> None:
     if root is not None:
-        raise InputError(f"root={root} goes with a CSV or Parquet manifest, and {source} is none. Leave it out.")
+        raise InputError(f"root={root} is for a CSV or Parquet manifest, and {source} is not one. Leave it out.")
 
 
 def _walked(source: str, root: str, skip: Path | None = None) -> Listing:
@@ -129,11 +143,20 @@ def _walked(source: str, root: str, skip: Path | None = None) -> Listing:
 
 
 def _without_mask(entry: Entry) -> Listed:
-    return Listed(entry._replace(skipped=True) if _MASK.search(entry.path) else entry)
+    return Listed(entry._replace(skipped=True) if is_mask(entry.path) else entry)
+
+
+def is_mask(path: str) -> bool:
+    """Whether a file is a mask, judging by its path as in well-known data sets.
+
+    >>> is_mask("ground_truth/bent/000_mask.png"), is_mask("test/bent/000.png")
+    (True, False)
+    """
+    return _MASK.search(path) is not None
 
 
 def _guarded(source: str, entries: Iterator[Entry]) -> Iterator[Entry]:
-    """The same entries; a root that cannot be listed is an error of the source."""
+    """The same entries; a root that cannot be listed is an InputError."""
     try:
         yield from entries
     except OSError as error:
@@ -189,7 +212,7 @@ def _listed(source: str, table_path: str, root: str) -> Listing:
 
 def _look(root: str, path: str) -> Entry:
     try:
-        # What is named has a row, whatever it is.
+        # A file that the table names has a row, whatever it is.
         return open_root(root).look(path)._replace(skipped=False)
     except (OSError, ValueError):
         return Entry(path)

@@ -1,4 +1,4 @@
-"""The table of files in one batch: what is there, what it holds, which of it looks like an image."""
+"""The table of files in one batch: which there are, what they hold, and which look like images."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 #: Rows that are in memory at a time.
 CHUNK_ROWS = 4096
 
-#: Folders that are named in a warning.
+#: The most folders that are named in a warning.
 _NAMED = 3
 
 
@@ -33,12 +33,12 @@ _NAMED = 3
 class Manifest:
     """Files of one batch.
 
-    table: one row a file, ``MANIFEST_SCHEMA``, ordered by path.
+    table: one row for each file, ``MANIFEST_SCHEMA``, ordered by path.
     root: the folder, archive or URL that ``relative_path`` starts from.
     n_skipped: hidden files, links, special files and masks that were passed over.
-    n_waiting: files that changed while they were looked at: they are for the next batch.
+    n_waiting: files that changed while they were read: they wait for the next batch.
     listed_ns: when its files were listed, in nanoseconds since 1970; 0 where that is not known.
-    n_folders_unlisted: folders that could not be listed: what is in them has no rows.
+    n_folders_unlisted: folders that could not be listed: their files have no rows.
     """
 
     table: pa.Table
@@ -70,7 +70,7 @@ class Manifest:
 
 
 class Known:
-    """Rows of an earlier manifest of the same root: what has not changed since then is not read again.
+    """Rows of an earlier manifest of the same root: files that have not changed since then are not read again.
 
     Args:
         tables: rows of the earlier manifest, in its order.
@@ -83,7 +83,11 @@ class Known:
         self._listed_ns = listed_ns
 
     def row(self, listed: Listed) -> dict[str, Any] | None:
-        """The row of a file that is as it was; to be asked in the order of the paths."""
+        """The row of a file that has not changed, or None; call it in the order of the paths.
+
+        Args:
+            listed: a file and what its listing says of it.
+        """
         entry = listed.entry
         while self._row is not None and self._row["relative_path"] < entry.path:
             self._row = next(self._rows, None)
@@ -95,19 +99,19 @@ class Known:
 
 
 class Scan:
-    """Lists, hashes and looks into the files of a source: manifest rows in the order of the paths, as they are made.
+    """Lists and hashes the files of a source and reads their headers: gives manifest rows in the order of the paths.
 
-    Iterating, once, gives tables of ``MANIFEST_SCHEMA``; memory does not grow with their number. What is counted is
-    known at the end: ``contents``, ``n_skipped``, ``n_known`` (not read again), ``waiting``, the paths of those that
+    Iterating, once, gives tables of ``MANIFEST_SCHEMA``; memory does not grow with their number. The counts are
+    complete at the end: ``contents``, ``n_skipped``, ``n_known`` (not read again), ``waiting``, the paths of files that
     have no row yet, and ``unlisted``, the folders that could not be listed, which a warning names.
 
     Args:
-        listing: what to look into.
+        listing: the files.
         known: an earlier manifest of the same root.
-        limits: of one image.
-        workers: that look into files; by default one for each CPU that may be used.
-        min_age_s: files that were changed within that time wait for the next batch: whoever writes them may not be
-            done. A time that lies further ahead is that of a clock which is wrong, and does not wait.
+        limits: on each image.
+        workers: processes that read files; by default one for each CPU that may be used.
+        min_age_s: files that were changed within that time wait for the next batch, because they may not be written
+            completely. A time that lies further in the future comes from a wrong clock: such a file does not wait.
     """
 
     def __init__(
@@ -139,7 +143,7 @@ class Scan:
         if self.unlisted:
             named, more = ", ".join(self.unlisted[:_NAMED]), len(self.unlisted) - _NAMED
             log.warning(
-                "%s: folders that cannot be listed: %s%s. What is in them has no rows, and the others go on. "
+                "%s: folders that cannot be listed: %s%s. Their files have no rows; all others are processed. "
                 "Grant access to them, or leave them out.",
                 self.listing.source,
                 named,
@@ -157,7 +161,7 @@ class Scan:
         return len(self.unlisted)
 
     def manifest(self) -> Manifest:
-        """All rows at once; InputError as `ingest`."""
+        """All rows at once; raises an InputError as `ingest` does."""
         tables = list(self)
         self.check()
         table = pa.concat_tables(self.contents.with_duplicates(tables))
@@ -171,7 +175,7 @@ class Scan:
                 self.n_skipped += 1
             elif listed.entry.unlisted is not None:
                 self.unlisted.append(_shown(listed))
-            # By the time now: a long listing comes upon files that were written after it began.
+            # Compared with the time now: a long listing finds files that were written after it began.
             elif modified_ns is not None and abs(time.time_ns() - modified_ns) < self._min_age_ns:
                 self.waiting.append(_shown(listed))
             else:
@@ -180,7 +184,7 @@ class Scan:
     def _rows(self, chunk: list[Listed]) -> Iterator[dict[str, Any] | None]:
         known = [self._known.row(listed) for listed in chunk]
         root = self.listing.root
-        # A name that is not UTF-8 cannot stand in a table: its file is not looked into.
+        # A name that is not UTF-8 cannot stand in a table: its file is not read.
         files = [File(root, x.entry.path) for x, row in zip(chunk, known, strict=True) if not row and _is_text(x)]
         looks = look_into(files, limits=self._limits, workers=self._workers)
         for listed, row in zip(chunk, known, strict=True):
@@ -200,13 +204,13 @@ class Scan:
             yield _row(listed, look)
 
     def _has_changed(self, listed: Listed, look: Look) -> bool:
-        """Whether a file is another than it was when it was listed, or has gone."""
+        """Whether a file has changed since it was listed, or has gone."""
         path, stamp, *_ = listed.entry
         if look.reason == CHANGED:
             return True
         if look.size_bytes is None:
             return stamp.size_bytes is not None and self._is_gone(path)
-        # Not by the other times: links to a file, or rights, say nothing of its contents.
+        # The other times do not count: links to a file, or its rights, change them, too.
         return (look.size_bytes, look.modified_ns) != stamp[:2] and stamp.size_bytes is not None
 
     def _is_gone(self, path: str) -> bool:
@@ -219,10 +223,10 @@ class Scan:
         return False
 
     def check(self) -> None:
-        """When all rows have been made: that there is something to work on.
+        """Check, after all rows have been made, that there is something to work on.
 
         Raises:
-            InputError: not a file, or not one usable image among them.
+            InputError: there are no files, or no usable image among them.
         """
         source, skipped, reasons = self.listing.source, self.n_skipped, self.contents.reasons
         if not self.contents:
@@ -247,21 +251,24 @@ def ingest(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     workers: int | None = None,
 ) -> Manifest:
-    """List, hash and look into the headers of the files of a batch; pixels are not decoded.
+    """List and hash the files of a batch, and read their headers; pixels are not decoded.
 
     Args:
-        source: a folder (walked to the bottom, links not followed), a zip or tar archive, a CSV or Parquet manifest
+        source: a folder (with all folders below, links not followed), a zip or tar archive, a CSV or Parquet manifest
             with the column ``path`` and, if known, ``label`` (0 normal, 1 anomalous, empty or -1 unknown), ``split``
             (train, validation, calibration, test), ``group`` (a name for images that belong together) and ``variant``
             (of the product that is shown), a pattern such as ``in/**/*.png``, or one image; each may be a URL that
             fsspec knows.
         root: the folder that a manifest's paths start from and may not leave; the manifest's own by default.
         skip: a folder below the source that is passed over, for example the one that results are written to.
-        limits: of one image; what is larger is refused before its pixels are touched.
-        workers: that look into files; by default one for each CPU that may be used.
+        limits: on each image; a larger one is refused before its pixels are decoded.
+        workers: processes that read files; by default one for each CPU that may be used.
+
+    Returns:
+        A row for each file: its stamp, size and format, or why it cannot be used.
 
     Raises:
-        InputError: nothing to work on: no such file, no file in it, or not one image among them.
+        InputError: there is nothing to work on: no such file, no file in it, or no image among them.
 
     >>> import tempfile
     >>> from PIL import Image

@@ -1,4 +1,4 @@
-"""Which mask belongs to which image, by their names: as MVTec and VisA lie, or as the images lie."""
+"""Which mask belongs to which image, by their names: in the layout of MVTec or VisA, or in that of the images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,18 @@ from nelbo.data.sources.names import is_mask_folder, is_url, local_path, path_of
 from nelbo.data.sources.roots import open_root
 from nelbo.data.sources.urls import check_urls
 
-#: How a mask beside an image is told from it.
+#: How the name of a mask beside its image ends.
 _SUFFIX = "_mask"
 
-#: A name without its ending, in its folders.
+#: The folders of a file, and its name without the ending.
 _Name = tuple[str, ...]
 
 
 class Masks(NamedTuple):
     """Masks of images.
 
-    files: of each image, in the order given, its mask; None where there is none.
-    unused: paths of masks that belong to none of them.
+    files: the mask of each image, in the order given; None where there is none.
+    unused: paths of masks that belong to none of the images.
     """
 
     files: list[File | None]
@@ -31,15 +31,17 @@ class Masks(NamedTuple):
 def find_masks(source: str, paths: Sequence[str]) -> Masks:
     """The masks of images in a folder, an archive or a URL.
 
-    A mask has its image's name, with or without ``_mask`` behind, and any ending. It lies in folders of the same names
-    as the image, or as the last of them: the mask of ``test/crack/7.png`` is ``crack/7_mask.png`` or ``7.png``. Of a
-    folder that holds other images, too, what lies in ``ground_truth/`` or ``Masks/``, or ends in ``_mask``, is a mask.
+    A mask has its image's name, with or without ``_mask`` after it, and any ending. It lies in folders with the names
+    of all, or of the last, of the image's folders: the mask of ``test/crack/7.png`` is ``crack/7_mask.png`` or
+    ``7.png``. In a folder that also holds other images, the masks are the files in ``ground_truth/`` or ``Masks/``, or
+    those whose names end in ``_mask``.
 
     Args:
+        source: a folder, an archive or a URL.
         paths: of the images, with ``/``.
 
     Raises:
-        InputError: no such folder, no masks, several of an image, or several images of one.
+        InputError: there is no such folder, it holds no masks, or several masks fit an image, or several images a mask.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -105,7 +107,7 @@ def _refuse_shared(source: str, paths: Sequence[str], found: Sequence[str | None
         if mask is not None and len(of) > 1:
             raise InputError(
                 f"{source}: {shown(mask)} may be the mask of {shown(of[0])} or of {shown(of[1])}. "
-                "Put masks into folders that are called as those of the images."
+                "Put masks into folders with the same names as those of the images."
             )
 
 

@@ -34,7 +34,7 @@ def text_of(path: str) -> str:
 
 
 def bytes_of(text: str) -> bytes:
-    """The bytes of such a text on the disk.
+    """The bytes on the disk of a text from `text_of`.
 
     >>> bytes_of("ü.png") == os.fsencode("ü.png")
     True
@@ -43,7 +43,7 @@ def bytes_of(text: str) -> bytes:
 
 
 def path_of(text: str) -> Path:
-    """The path of this system that such a text names.
+    """The path of this system that a text from `text_of` names.
 
     >>> path_of("in/ü.png")
     PosixPath('in/ü.png')
@@ -52,7 +52,7 @@ def path_of(text: str) -> Path:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a name can stand in a table.
+    """Whether a name is UTF-8, and can stand in a table.
 
     >>> is_utf8("ü.png"), is_utf8(text_of(os.fsdecode(b"\\xff.png")))
     (True, False)
@@ -83,7 +83,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL.
+    """Whether a `name` is a URL.
 
     >>> is_url("s3://bucket/a"), is_url("a/b")
     (True, False)
@@ -95,7 +95,7 @@ def local_path(name: str) -> str:
     """The local path that a ``file://`` URL names; other names as they are.
 
     Raises:
-        InputError: the URL is of another machine, or of no absolute path.
+        InputError: the URL names another machine, or a path that is not absolute.
 
     >>> local_path("file:///a%20b"), local_path("file://localhost/a"), local_path("a%20b")
     ('/a b', '/a', 'a%20b')
@@ -106,7 +106,7 @@ def local_path(name: str) -> str:
         return name
     if found["path"] is None or (found["host"] or "localhost").lower() != "localhost":
         raise InputError(
-            f"{name} is of another machine, or not absolute. Expected a path on this one with three slashes, "
-            "as in file:///folder; mount folders of other machines."
+            f"{name} names another machine, or a path that is not absolute. Expected a path on this machine with three "
+            "slashes, as in file:///folder; mount folders of other machines."
         )
     return os.fsdecode(bytes_of(unquote(found["path"], errors="surrogateescape")))

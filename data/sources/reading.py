@@ -15,7 +15,7 @@ def read_checked(root: Root, path: str, image_id: str | None, max_bytes: int) ->
         max_bytes: longer files are not read.
 
     Returns:
-        ``image_id`` and the fields of its stamp, as far as they could be found out; and ``reason`` and ``detail``
+        ``image_id`` and the fields of its stamp, as far as they are known; and ``reason`` and ``detail``
         where the file is not to be decoded.
     """
     try:
@@ -23,7 +23,7 @@ def read_checked(root: Root, path: str, image_id: str | None, max_bytes: int) ->
     except ImageError as error:
         return refusal(error.reason, str(error)), b""
     except FileNotFoundError as error:
-        # One that was there before has changed as much as a file can.
+        # A file with an id was there before: it has changed as much as a file can.
         return refusal("unreadable" if image_id is None else CHANGED, str(error)), b""
     except (OSError, ValueError) as error:
         # ValueError: a path with a zero byte.
@@ -35,5 +35,5 @@ def read_checked(root: Root, path: str, image_id: str | None, max_bytes: int) ->
 
 
 def refusal(reason: str, detail: str) -> dict[str, Any]:
-    """Why there are no pixels."""
+    """The fields that say why there are no pixels."""
     return {"reason": reason, "detail": detail[:1000]}

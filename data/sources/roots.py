@@ -16,18 +16,18 @@ from nelbo.data.sources.files import Content, Entry, Folder, Root, Stamp, open_r
 from nelbo.data.sources.names import is_hidden, is_url, path_of
 from nelbo.data.sources.urls import check_url
 
-#: Where file systems keep the time of the last change.
+#: Names by which file systems give the time of the last change.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
-#: And the name of a version.
+#: Names by which they give the version of a file.
 _ETAGS = ("ETag", "etag")
 
-#: Bytes that are fetched at a time where nobody knows how many there are.
+#: Bytes that are fetched at a time where the size is unknown.
 _PIECE = 1 << 20
 
 
 def open_root(name: str, skip: Path | None = None) -> Root:
-    """The root of that name; archives and connections are opened once a process.
+    """The root of that name; each process opens archives and connections one time.
 
     Args:
         name: a local folder or archive, or a URL such as ``s3://bucket/folder``; credentials come from the
@@ -46,12 +46,16 @@ def open_root(name: str, skip: Path | None = None) -> Root:
 
 
 def is_there(name: str) -> bool:
-    """Whether the root of that name is there; of URLs it is taken for granted."""
+    """Whether the root called `name` exists; URLs are not looked up, and taken to exist.
+
+    >>> is_there("missing.zip"), is_there("s3://bucket/in")
+    (False, True)
+    """
     return is_url(name) or path_of(name).exists()
 
 
 def forget_archive() -> None:
-    """Let go of archives that were fetched from object stores: others may lie there now."""
+    """Forget archives that were fetched from object stores: others may be there now."""
     _open_archive.cache_clear()
 
 
@@ -128,12 +132,12 @@ class Remote:
 
     @property
     def _is_web(self) -> bool:
-        """Whether sizes are only what a server says: the body may be longer, or packed."""
+        """Whether sizes are only what a server says: the body may be longer, or compressed."""
         return "http" in self._files.protocol
 
     def _in_pieces(self, path: str, max_bytes: int) -> bytes:
         found = BytesIO()
-        # A block of nothing: one answer from its beginning, not parts that are asked for.
+        # With block size 0, one answer is read from its beginning, and no parts are requested.
         with self._files.open(self._full(path), "rb", **({"block_size": 0} if self._is_web else {})) as source:
             while piece := source.read(_PIECE):
                 found.write(piece)
@@ -147,7 +151,7 @@ class Remote:
 
 @contextmanager
 def _as_os_errors(path: str) -> Iterator[None]:
-    """What a store's client raises is not in one family; here it is."""
+    """Turn the errors of a store's client, which have no class in common, into an OSError."""
     try:
         yield
     except (OSError, ImageError):
@@ -169,7 +173,7 @@ _open_remote = lru_cache(maxsize=16)(Remote)
 
 @lru_cache(maxsize=4)
 def _open_archive(name: str, stamp: Stamp) -> Archive:
-    """An archive of that stamp; one on an object store is copied into a file without a name first."""
+    """An archive with that stamp; one on an object store is copied to a temporary file without a name first."""
     if not is_url(name):
         return Archive(name, cast(BinaryIO, open_regular(path_of(name).resolve())), stamp)
     files, path = open_file_system(name)

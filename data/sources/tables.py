@@ -37,7 +37,7 @@ def read_rows(source: str, table_path: str, root: str) -> list[Row]:
     """The rows of a table, in the order of their paths.
 
     Args:
-        source: the table as it was asked for.
+        source: the table as the caller named it.
         table_path: where it is.
         root: what its paths start from.
 
@@ -60,11 +60,11 @@ def read_rows(source: str, table_path: str, root: str) -> list[Row]:
     labels, splits, groups, variants = (_words(table, name) for name in _COLUMNS[1:])
     # Spreadsheets and pandas write a column of whole numbers with gaps as 0.0 and 1.0.
     labels = labels.str.lower().str.removesuffix(".0")
-    _check_rows(source, labels[~labels.isin(list(_LABELS))], "values are no labels", "Use 0, 1, or nothing")
+    _check_rows(source, labels[~labels.isin(list(_LABELS))], "values are not labels", "Use 0, 1, or nothing")
     _check_rows(
         source,
         splits[~splits.isin(["", *SPLITS])],
-        "values are no splits",
+        "values are not splits",
         f"Use {', '.join(SPLITS)}, or nothing",
     )
     rows = sorted(zip(paths, labels, splits, groups, variants, strict=True))
@@ -72,7 +72,7 @@ def read_rows(source: str, table_path: str, root: str) -> list[Row]:
 
 
 def _read_table(source: str, table_path: str) -> pd.DataFrame:
-    """Its columns as texts; None where there is nothing."""
+    """The columns of a table as texts; None where there is no value."""
     parent, _, name = table_path.rpartition("/")
     try:
         content = BytesIO(open_root(parent or "/").read(name, _MAX_TABLE_BYTES).data)
@@ -82,19 +82,19 @@ def _read_table(source: str, table_path: str) -> pd.DataFrame:
             options = csv.ParseOptions(newlines_in_values=True)
             table = csv.read_csv(content, parse_options=options, convert_options=texts)
         else:
-            # One by one: what a schema says to pandas is of no interest.
+            # Column by column: what the schema tells pandas, such as an index, does not matter.
             file = pq.ParquetFile(content)
             table = file.read([name for name in file.schema_arrow.names if name in _COLUMNS])
         names = [name for name in table.column_names if name in _COLUMNS]
         if len(names) > len(set(names)):
-            raise ValueError("a column has its name twice")
+            raise ValueError("two columns have the same name")
         return pd.DataFrame({name: pd.Series(map(_text, table[name].to_pylist()), dtype=object) for name in names})
     except (OSError, ValueError, ImageError, pa.ArrowException) as error:
         raise InputError(f"{source} is not a readable manifest ({error}). Give CSV (UTF-8) or Parquet.") from error
 
 
 def _refuse_credentials(source: str, table: pd.DataFrame) -> None:
-    """Before anything of the table is stored, or said of it."""
+    """Refuse URLs with credentials, before anything of the table is stored or reported."""
     for name in table:
         try:
             check_urls([text for text in table[name] if text and ":" in text])
@@ -116,7 +116,7 @@ def _words(table: pd.DataFrame, name: str) -> "pd.Series[str]":
 
 
 def _inside(text: str, root: str) -> str | None:
-    """A path relative to `root` in POSIX form, or None where it points out of it, links included.
+    """A path relative to `root` in POSIX form, or None where it leads out of `root`, also through links.
 
     Links among its folders are resolved: nothing follows them later.
     """

@@ -1,4 +1,4 @@
-"""Names of places that may be URLs: which are, and that none holds what logs, rows and servers must not keep."""
+"""Names of places that may be URLs: checks that none holds what logs, rows and servers must not keep."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from nelbo.data.errors import InputError
 
-#: What a text has where a URL begins; browsers take \ for /, and others pass over line breaks.
+#: The mark by which a text holds a URL; browsers take \ for /, and other programs skip line breaks.
 _MARK = re.compile(r":[/\\]{2}")
 _PASSED_OVER = re.compile(r"[\t\r\n]")
 
@@ -19,7 +19,7 @@ _LOCAL = r"(?:[A-Za-z]:|[^/\\@:?#;%]*)(?:/[^?#]*)?"
 _PLAIN = re.compile(_REST)
 _PLAIN_LOCAL = re.compile(_LOCAL)
 
-#: A regular expression, of JSON Schema too, for texts that `check_url` lets pass; it may let pass a little more.
+#: A regular expression, valid in JSON Schema, too, for texts that `check_url` accepts; it may accept a little more.
 HARMLESS = rf"^(?:(?![\s\S]*:[/\\]{{2}})[\s\S]*|(?:file|local)://{_LOCAL}|[^:]*://{_REST})$"
 
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-"
@@ -28,8 +28,11 @@ _CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-
 def check_url(text: str) -> None:
     """Refuse credentials, queries and chains in a URL; the message repeats none of it. Other texts pass.
 
+    Args:
+        text: a URL, a path, or any other text.
+
     Raises:
-        InputError: there are some: they belong to the environment, where logs and rows do not see them.
+        InputError: the URL has some: they belong in the environment, where logs and rows do not show them.
 
     >>> check_url("s3://bucket/a@b.png"), check_url("/in/a@b?c#d.png")
     (None, None)
@@ -51,10 +54,17 @@ def check_url(text: str) -> None:
 
 
 def check_urls(values: Any) -> None:
-    """`check_url` of all texts in a value: a text, or what holds some, such as a dictionary of options.
+    """Apply `check_url` to all texts in `values`: a text, or a collection of texts, such as a dictionary of options.
 
     Raises:
-        InputError: a text is refused; the message says under which name it stands.
+        InputError: a text is refused; the message names the key that it stands under.
+
+    >>> check_urls({"images": ["in/a.png", "s3://bucket/b.png"]})
+    >>> try:
+    ...     check_urls({"images": ["in/a.png", "https://user:secret@host/b.png"]})
+    ... except InputError as error:
+    ...     print(str(error).split(":")[0])
+    images
     """
     if isinstance(values, str):
         check_url(values)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nelbo.vae_core import Model, Score
 
 DEFAULT_SIZE = (256, 256)
-#: Numbers of an image that are scored, or decoded, at a time.
+#: Values of images that are scored, or decoded, at a time.
 _CHUNK_VALUES = 2**24
 
 
@@ -61,45 +61,46 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     X is, everywhere, one of
 
     * paths: a list or one-dimensional array of str or Path;
-    * images: an array (n, height, width), or with 1 or 3 channels behind: uint8 or uint16 over their whole range,
-      other numbers in [0, 1]; they are resized as files are. A detector fitted on paths or images takes both;
-    * rows: an array (n, n_features), each row the values of one image. Numbers outside [0, 1] are brought there: the
-      range seen in fit, and half of it to spare on both sides, becomes [0, 1], and what lies beyond is clipped.
+    * images: an array (n, height, width), or with a last axis of 1 or 3 channels: uint8 or uint16 over their whole
+      range, other numbers in [0, 1]; they are resized as files are. A detector fitted on paths or images takes both;
+    * rows: an array (n, n_features), each row the values of one image. Numbers outside [0, 1] are rescaled: the range
+      seen in fit, with half of it to spare on both sides, becomes [0, 1], and values beyond are clipped.
 
-    An array may be a list of arrays of one type, too. Its type in fit says what is white: 255 for uint8 and files,
+    A list of arrays of one type counts as an array, too. The type in fit says what is white: 255 for uint8 and files,
     65,535 for uint16, 1 for all others. From then on the same values in another type have the same score. Other values
-    in another type lie on the scale of that type; where they could be either, or are neither, it is a ValueError.
+    in another type are read on the scale of that type; if both readings are possible, or neither, it is a ValueError.
 
     Args:
         image_size: of the network's input, in pixels: one side, (height, width), or None, which is 256 x 256 for paths
             and images, and for rows as square as their number of features allows, with sides of at least 16. With a
             size, rows must have height x width x channels features.
-        channels: 1 (grey), 3 (RGB), or "auto": 3 where an image given to fit has colour, see docs/images.md, and 1
-            otherwise and for rows.
-        fpr: promised false-positive rate; needs ceil(1 / fpr) - 1 calibration images.
+        channels: 1 (grey), 3 (RGB), or "auto": 3 where an image given to fit has colour, see docs/reference/images.md,
+            and 1 otherwise and for rows.
+        fpr: promised false-alarm rate; needs ceil(1 / fpr) - 1 calibration images.
         preset, backbone, head, likelihood, sigma, statistic, smoothing_px: see `vae_core.VAEConfig`.
         epochs, patience, batch_size, learning_rate, denoising: see `vae_core.TrainConfig`.
         locate: "on" looks for the part in paths and images, turns it upright and crops to it, to as many pixels as
-            `image_size` has, in its own shape; "auto" does where the images given to fit show one rigid part before a
-            plain background; "off" takes images as they are. See docs/parts.md.
-        variants: of a linear head of the preset features: models of so many variants of the product, each with a
-            threshold of its own; "auto" is several where the images given to fit show them.
-        calibrate_on: "held_out" keeps images back to set the threshold; "cross" trains on all, and sets it by what
-            models of other images say of each, which is approximate, and for the linear heads of the preset features
-            alone; "auto" crosses where that can be, and fewer than 200 would be held back. See docs/verdicts.md.
+            `image_size` has, in its own shape; "auto" does so where the images given to fit show one rigid part before
+            a plain background; "off" takes images as they are. See docs/how-to/parts.md.
+        variants: how many variants of the product a linear head of the preset features models, each with a threshold of
+            its own; "auto" models several where the images given to fit show them.
+        calibrate_on: "held_out" keeps images back to set the threshold; "cross" trains on all, and sets it by the score
+            of each image under a model of the others, which is approximate, and for the linear heads of the preset
+            features only; "auto" crosses where that is possible and fewer than 200 would be held back. See
+            docs/explanation/verdicts.md.
         resize: "stretch" to the size, or keep the aspect ratio and "pad" with black.
         binarize: None, or a level in (0, 1) above which values become 1, and others 0.
         train_config: further settings of `vae_core.TrainConfig`, by name.
-        random_state: int, for a result that repeats; a RandomState, or None, to draw one from.
-        verbose: 1 prints a line an epoch.
+        random_state: int for a reproducible result; a RandomState, or None, to draw a seed from.
+        verbose: 1 prints a line for each epoch.
 
     Attributes:
         model_: the `vae_core.Model`.
         threshold_: images with a higher anomaly score are anomalous; `offset_` is minus that.
         fpr_: the rate that the threshold promises.
-        calibration_scores_: (n,) anomaly scores of the calibration images. Of several variants, anomaly scores are less
-            the level of each, once there is a threshold: it is right for all of them then.
-        history_: of the training, a list with an entry an epoch each; see `vae_core.Training`.
+        calibration_scores_: (n,) anomaly scores of the calibration images. With several variants, anomaly scores are
+            reduced by the level of each variant once there is a threshold, which is then right for all of them.
+        history_: of the training, lists with an entry for each epoch; see `vae_core.Training`.
         rows_: how rows are read as images; None for a detector of images.
         scale_: the type that fit saw, and with it what is white.
         n_features_in_, feature_names_in_: of rows.
@@ -147,6 +148,9 @@ class NelboDetector(OutlierMixin, BaseEstimator):
             X: normal images, at least 3.
             y: ignored.
 
+        Returns:
+            The detector itself.
+
         Raises:
             ValueError: parameters or images that cannot be used.
             FloatingPointError: the training diverged.
@@ -157,7 +161,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         n_needed(self.fpr)
         size = inputs.as_size(self.image_size)
         params, seed = self.get_params(), as_seed(self.random_state)
-        # Wrong parameters are told before files are read.
+        # Wrong parameters are reported before files are read.
         settings(params, size or DEFAULT_SIZE, seed)
         found = self._validate(inputs.stacked(X), reset=True)
         scale, channels = learn_scale(found), channels_of(found, self.channels)
@@ -171,7 +175,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         config, train_config, preprocessing = settings(
             params, frame.crop_size(math.prod(size)) if frame else size, seed, channels
         )
-        # Files in floats go by the range of those that fit saw.
+        # Floating-point files are read by the range of those that fit saw.
         floats = None if isinstance(found, np.ndarray) else float_range(found) or (0.0, 1.0)
         preprocessing = replace(preprocessing, float_range=floats, frame=frame)
         check_together(config, train_config)
@@ -211,7 +215,10 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
         Args:
             X: normal images that fit did not train or validate on; copies count once.
-            fpr: promised false-positive rate; None takes the parameter `fpr`.
+            fpr: promised false-alarm rate; None takes the parameter `fpr`.
+
+        Returns:
+            The detector itself.
 
         Raises:
             CalibrationError: too few images for `fpr`; a ValueError.
@@ -239,19 +246,33 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         """(n,) minus the anomaly score: higher = more normal; needs no calibration.
 
         The anomaly score is the model's statistic: standard deviations for "peak" and "joint", nats for "nelbo".
+
+        Args:
+            X: images, as `fit` takes them.
         """
         return -self._judged(X)[0]
 
     def elbo(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
-        """(n,) evidence lower bound in nats: higher = more normal."""
+        """(n,) evidence lower bound in nats: higher = more normal.
+
+        Args:
+            X: images, as `fit` takes them.
+        """
         return -self._scores(X, "nelbo")[0].astype(np.float64)
 
     def anomaly_map(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
-        """(n, height, width) nats a pixel of the network's input; they add up to the distortion, higher = worse."""
+        """(n, height, width) nats a pixel of the network's input; they add up to the distortion, higher = worse.
+
+        Args:
+            X: images, as `fit` takes them.
+        """
         return self._scores(X, "anomaly_map", maps=True)[0].astype(np.float64)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """(n,) ``score_samples - offset_``: below 0 is anomalous.
+
+        Args:
+            X: images, as `fit` takes them.
 
         Raises:
             NotCalibratedError: there is no threshold.
@@ -262,13 +283,19 @@ class NelboDetector(OutlierMixin, BaseEstimator):
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
         """(n,) -1 for anomalous, 1 for normal images.
 
+        Args:
+            X: images, as `fit` takes them.
+
         Raises:
             NotCalibratedError: there is no threshold.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def p_values(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
-        """(n,) how extreme an image is among the calibration images, in (0, 1]; anomalous where it is at most fpr.
+        """(n,) how extreme an image is among the calibration images, in (0, 1]; at most fpr for an anomalous image.
+
+        Args:
+            X: images, as `fit` takes them.
 
         Raises:
             NotCalibratedError: there is no calibration.
@@ -279,7 +306,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
     @property
     def threshold_(self) -> float:
-        """Anomaly scores above it are anomalous."""
+        """The anomaly score above which an image is anomalous."""
         return self._calibrated().threshold
 
     @property
@@ -289,7 +316,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
     @property
     def fpr_(self) -> float:
-        """The false-positive rate that the threshold promises."""
+        """The false-alarm rate that the threshold promises."""
         return self._calibrated().fpr
 
     @property
@@ -343,10 +370,12 @@ class NelboDetector(OutlierMixin, BaseEstimator):
 
     @classmethod
     def load(cls, folder: Path | str) -> NelboDetector:
-        """Read what `save` wrote, after checking every checksum; nothing in the folder is executed.
+        """The detector that `save` wrote to a `folder`.
+
+        Every checksum is compared first, and nothing in the folder is executed.
 
         Raises:
-            ValueError: damaged, incomplete, or of another version.
+            ValueError: the files are damaged, incomplete, or of another version.
         """
         from nelbo.vae_core import load_bundle
 
@@ -365,7 +394,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         try:
             channels = detector._preprocessing.channels
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{folder}: the model is not one of a detector ({error})") from error
+            raise ValueError(f"{folder}: the model is not that of a detector ({error})") from error
         if record.rows is not None and record.rows.shape[2] != channels:
             raise ValueError(f"{folder}: rows are read with {record.rows.shape[2]} channels. Fit again.")
         detector._seen, detector._calibration = frozenset(record.seen), record.calibration
@@ -411,7 +440,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         if paths is None and inputs.n_dimensions(X) <= 2:
             return inputs.native(validate_data(self, X, reset=reset, ensure_min_samples=n_least))
         if reset and hasattr(self, "n_features_in_"):
-            # Of an earlier fit, on rows.
+            # It is left from an earlier fit on rows.
             del self.n_features_in_
         if paths is None:
             images = validate_data(
@@ -429,15 +458,15 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         as_rows = inputs.as_paths(X) is None and inputs.n_dimensions(X) <= 2
         if as_rows and self.rows_ is None:
             raise ValueError(
-                "this detector was fitted on images: expected paths, or an array (n, height, width), with 1 or 3 "
-                "channels behind. One image alone is image[None]"
+                "this detector was fitted on images: expected paths, or an array (n, height, width), or with a last "
+                "axis of 1 or 3 channels. Give a single image as image[None]"
             )
         if not as_rows and self.rows_ is not None:
             raise ValueError("this detector was fitted on rows: expected an array (n, n_features)")
         return as_images(self._validate(X, reset=False), self.rows_, self.scale_)
 
     def _judged(self, X: Any) -> tuple[NDArray[np.float64], NDArray[Any] | None]:  # noqa: N803
-        """(n,) anomaly scores, and numbers of variants, None where there is one."""
+        """(n,) anomaly scores, and the number of each image's variant, None where there is only one."""
         check_is_fitted(self)
         if not self.model_.config.variants:
             return self._scores(X, "anomaly_score")[0].astype(np.float64), None
@@ -463,7 +492,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         return [np.concatenate(values) for values in zip(*chunks, strict=True)]
 
     def _warn_of_colour(self, n: int) -> None:
-        """Said where nobody asked for grey."""
+        """Warn of images in colour, unless the user chose grey."""
         if n and self.channels == AUTO:
             warnings.warn(
                 f"{n} images have colour, and those given to fit were grey: what is wrong in colour alone is missed. "
@@ -478,7 +507,7 @@ class NelboDetector(OutlierMixin, BaseEstimator):
         self._set_calibration(score(self.model_, images.pixels, maps=False), images, fpr)
 
     def _with_sizes(self, scores: NDArray[Any], images: Prepared) -> NDArray[Any]:
-        """Anomaly scores with how far the parts' sizes are off, as verdicts of files have it."""
+        """Anomaly scores plus how far the parts' sizes are off, as for verdicts on files."""
         from nelbo.data import IN_DEVIATIONS
 
         return scores + images.size_z if self.model_.config.statistic in IN_DEVIATIONS else scores

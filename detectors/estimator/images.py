@@ -25,7 +25,7 @@ Images = list[Path] | list[NDArray[Any]]
 class Prepared(NamedTuple):
     """Images as the model takes them.
 
-    pixels: (n, h, w, c) float32 in [0, 1]; of the type of any array, as vae_core says it.
+    pixels: (n, h, w, c) float32 in [0, 1]; typed as any array, as in vae_core.
     size_z: (n,) how far each part's size is off, see `data.Part`; 0 where none is looked for.
     n_coloured: images with colour that one channel does not hold.
     """
@@ -35,11 +35,11 @@ class Prepared(NamedTuple):
     n_coloured: int
 
     def take(self, rows: list[int]) -> Prepared:
-        """Some of them."""
+        """The images of some rows."""
         return self._replace(pixels=self.pixels[rows], size_z=self.size_z[rows])
 
     def contents(self) -> list[str]:
-        """A hash of each image, so that copies are known."""
+        """A hash of each image, by which copies are recognised."""
         return [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in self.pixels]
 
 
@@ -55,7 +55,7 @@ def as_images(found: Found, rows: Rows | None, scale: Scale) -> Images:
 
 
 def as_stored(image: NDArray[Any]) -> NDArray[Any]:
-    """Numbers in [0, 1] as floats, of whatever type they are; uint8 and uint16 as they are."""
+    """Numbers in [0, 1] as floats, whatever their type; uint8 and uint16 as they are."""
     return image if image.dtype in (np.uint8, np.uint16) else image.astype(np.float32, copy=False)
 
 
@@ -65,7 +65,7 @@ def prepared(images: Images, preprocessing: Preprocessing) -> Prepared:
 
     arrays = [as_stored(image) for image in images if isinstance(image, np.ndarray)]
     if arrays:
-        # Their scale is that of fit already; files in floats have one of their own.
+        # Arrays are on the scale of fit already; the range is for floating-point files.
         preprocessing = replace(preprocessing, float_range=None)
         made = [image_of(image, preprocessing) for image in arrays]
         pixels = np.concatenate([one.pixels for one in made])

@@ -1,4 +1,4 @@
-"""What people give a scikit-learn estimator as X, understood as images: paths, arrays, rows of features."""
+"""What people give a scikit-learn estimator as X, read as images: paths, arrays, rows of features."""
 
 import math
 import os
@@ -19,10 +19,10 @@ _SHAPES = "X holds elements of different shapes: bring images to one shape, or g
 
 
 class Rows(NamedTuple):
-    """How a row of features is an image.
+    """How a row of features is read as an image.
 
     shape: (height, width, channels) that a row is read as.
-    value_range: the numbers that become 0 and 1, what lies beyond is clipped; None takes them by their `Scale`.
+    value_range: the numbers that become 0 and 1, values beyond are clipped; None reads them by their `Scale`.
     """
 
     shape: tuple[int, int, int]
@@ -57,7 +57,7 @@ def learn_rows(rows: NDArray[Any], size: tuple[int, int] | None, channels: int) 
         channels: of a pixel, whose values stand side by side.
 
     Raises:
-        ValueError: the number of features does not go with size and channels.
+        ValueError: the number of features does not fit size and channels.
 
     >>> learn_rows(np.array([[0.0, 4.0, 1.0, 2.0, 1.0, 2.0]]), None, channels=1)
     Rows(shape=(2, 3, 1), value_range=(-2.0, 6.0))
@@ -81,7 +81,7 @@ def as_paths(X: Any) -> list[Path] | None:  # noqa: N803 - scikit-learn's name
     """A list or one-dimensional array of paths as such; None for anything else.
 
     Raises:
-        ValueError: one path alone.
+        ValueError: X is a single path.
 
     >>> as_paths(["a.png", Path("b.png")]), as_paths([[0.5, 1.0]])
     ([PosixPath('a.png'), PosixPath('b.png')], None)
@@ -141,10 +141,11 @@ def n_dimensions(X: Any) -> int:  # noqa: N803
 
 
 def check_images(images: NDArray[Any]) -> NDArray[Any]:
-    """Refuse an array that is no images of one shape."""
+    """Refuse an array that does not hold images of one shape."""
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
         raise ValueError(
-            f"X has shape {images.shape}: expected (n, height, width), with 1 or 3 channels behind, or rows of features"
+            f"X has shape {images.shape}: expected (n, height, width), or with a last axis of 1 or 3 channels, or rows "
+            "of features"
         )
     return images
 

@@ -1,4 +1,4 @@
-"""What a saved detector is beside its model, as JSON: parameters, calibration, how rows are images."""
+"""What a saved detector has besides its model, as JSON: parameters, calibration, how rows are read as images."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from nelbo.detectors.estimator.inputs import Rows
 from nelbo.detectors.scale import Scale
 
 FORMAT, FORMAT_VERSION = "nelbo-detector", 1
-#: Of a detector that has no threshold.
+#: The fields of a detector that has no threshold.
 _NO_CALIBRATION = {"fpr": None, "threshold": None, "calibration_scores": (), "cross": False, "variants": None}
 
 
@@ -26,11 +26,11 @@ class Record(NamedTuple):
     model_id: of the bundle beside it.
     params: of the estimator.
     calibration: None if there is none.
-    rows: how rows are images; None for a detector of images.
+    rows: how rows are read as images; None for a detector of images.
     scale: how numbers are read; nelbo 0.1 did not keep it.
     feature_names: of the rows, or None.
     seen: content hashes of the images that it was trained or validated on.
-    history: of the training, an entry an epoch.
+    history: of the training, one entry for each epoch.
     """
 
     model_id: str
@@ -43,7 +43,7 @@ class Record(NamedTuple):
     history: dict[str, list[float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it, with format, version and the SHA-256 of the rest."""
+        """The record as JSON holds it, with format, version and the SHA-256 of the rest."""
         content = self._asdict() | {"scale": self.scale.dtype} | _NO_CALIBRATION
         if (calibration := content.pop("calibration")) is not None:
             content |= calibration._asdict() | {"threshold": calibration.threshold}
@@ -132,7 +132,7 @@ def _checked(content: dict[str, Any]) -> Record:
 
 
 def _calibration(content: dict[str, Any]) -> Calibration | None:
-    """None where there is none; a threshold is what its scores make it, or the file is not to be trusted."""
+    """None where there is none; a threshold that its scores do not give means that the file cannot be trusted."""
     scores = np.array([_number(score) for score in content["calibration_scores"]], np.float64)
     variants = content.get("variants")
     if variants is not None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 #: One to train on, one to validate on, and one more.
 MIN_IMAGES = 3
-#: What the images decide.
+#: The value of a parameter that the images decide.
 AUTO = "auto"
-#: Parameters that are of `vae_core.VAEConfig` and `vae_core.TrainConfig`.
+#: Parameters that belong to `vae_core.VAEConfig` and `vae_core.TrainConfig`.
 _OF_NETWORK = ("preset", "backbone", "head", "likelihood", "sigma", "statistic", "smoothing_px")
 _OF_TRAINING = ("epochs", "patience", "batch_size", "learning_rate", "denoising", "variants")
 
@@ -32,7 +32,7 @@ def settings(
 ) -> tuple[VAEConfig, TrainConfig, Preprocessing]:
     """What the parameters say of network, training and input; `channels` where these leave it open."""
     from nelbo.data import Preprocessing
-    from nelbo.vae_core import TrainConfig, VAEConfig
+    from nelbo.vae_core import INT8, TrainConfig, VAEConfig
 
     params = plain(params)
     if params["channels"] not in (AUTO, 1, 3):
@@ -46,6 +46,11 @@ def settings(
         raise ValueError(
             f"train_config={unknown}: expected further settings of vae_core.TrainConfig; "
             f"{', '.join(own)} and random_state are parameters of their own"
+        )
+    if further.get("precision") == INT8:
+        raise ValueError(
+            f"train_config: precision={INT8!r} adds a second fit to a model of a workspace, and a detector has one; "
+            "leave it out, or train with nelbo train"
         )
     height, width = size
     return (
@@ -64,19 +69,19 @@ def as_seed(random_state: Any) -> int:
 
 
 def channels_of(found: Found, channels: int | str) -> int:
-    """The parameter, or what the images of fit decide."""
+    """The parameter, or what the images given to fit decide."""
     from nelbo.data import first_coloured, is_coloured
 
     if channels != AUTO:
         return int(channels)
     if isinstance(found, np.ndarray):
-        # Rows have no channels: what stands side by side in them is not known to be one pixel.
+        # Rows have no channels: it is unknown which of their values belong to one pixel.
         return 3 if found.ndim == 4 and any(map(is_coloured, found)) else 1
     return 1 if first_coloured(found) is None else 3
 
 
 def frame_of(images: Images, locate: str) -> Frame | None:
-    """What brings the parts of the images to lie alike; None where none are looked for."""
+    """The frame that aligns the parts of the images; None where no parts are looked for."""
     from nelbo.data import look_for_parts
     from nelbo.data.decoder.preprocessing import picture_of
     from nelbo.data.part.framing import choose_frame, some_of
@@ -94,13 +99,13 @@ def frame_of(images: Images, locate: str) -> Frame | None:
 
 
 def shared_out(contents: Sequence[str], calibrate_on: str, fpr: float, solved: bool, seed: int) -> dict[str, list[int]]:
-    """The rows of each part: of copies only the first.
+    """The rows of each split, with only the first of several copies.
 
     Args:
-        contents: of each image.
+        contents: a hash of each image.
         calibrate_on, fpr: the parameters.
         solved: whether the model needs no validation images, and can be crossed.
-        seed: of the drawing.
+        seed: of the draw.
     """
     from nelbo.data import first_rows, split_by_content
 
@@ -108,7 +113,7 @@ def shared_out(contents: Sequence[str], calibrate_on: str, fpr: float, solved: b
         raise ValueError(f"calibrate_on={calibrate_on!r}: expected 'auto', 'held_out' or 'cross'")
     if calibrate_on == "cross" and not solved:
         raise ValueError(
-            "calibrate_on='cross' is of the linear heads of the preset features; leave it out, or set preset"
+            "calibrate_on='cross' is for the linear heads of the preset features only; leave it out, or set preset"
         )
     row_of = first_rows(contents)
     if len(row_of) < MIN_IMAGES:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from nelbo.detectors.checks import check_both_kinds
 from nelbo.detectors.interval import WIDTH, Interval
@@ -16,7 +16,7 @@ class PairedTest(NamedTuple):
 
     a, b: AUROC, or a share, of each, with its interval.
     difference: that of a minus that of b, with its interval.
-    p_value: two-sided, of no difference.
+    p_value: two-sided, for the hypothesis of no difference.
     """
 
     a: Interval
@@ -34,8 +34,8 @@ def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
         scores_b: (n,) of the other, on the same images in the same order; the unit may differ.
 
     Returns:
-        Intervals of a and b as in :func:`auroc`; the one of the difference is the normal one, cut off at -1 and 1.
-        Where the variance of the difference comes out as 0, it is the value alone, and p is 1 or 0.
+        Intervals of a and b as in :func:`auroc`; that of the difference is the normal interval, limited to [-1, 1].
+        Where the variance of the difference is 0, the interval is the value alone, and p is 1 or 0.
 
     Raises:
         ValueError: fewer images of a kind, lengths that differ, other labels, a score that is not finite.
@@ -58,5 +58,5 @@ def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
     paired = a.minus(b)
     value, error = paired.area, paired.variance**0.5
     difference = Interval(value, max(-1.0, value - WIDTH * error), min(1.0, value + WIDTH * error))
-    p_value = 2 * norm.sf(abs(value) / error) if error else float(value == 0)
+    p_value = 2 * ndtr(-abs(value) / error) if error else float(value == 0)
     return PairedTest(a.interval, b.interval, difference, float(p_value))

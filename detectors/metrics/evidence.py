@@ -1,35 +1,35 @@
-"""May a new threshold replace the current one of the same model? Enough images, and none that speak against it.
+"""May a new threshold replace the current one of the same model? Only with enough images, and no evidence against it.
 
-Verdicts of both on the same labelled images are compared, on images that chose neither of the two. Where the answer is
-no, the threshold is a candidate: somebody may take it anyway, and knows why it was not taken by itself.
+The verdicts of both are compared on labelled images that were used to choose neither of them. If the answer is no, the
+threshold is a candidate: a person may still take it, and is told why it was not taken automatically.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
 
 from nelbo.detectors.checks import check_labels
 from nelbo.detectors.metrics.labelled import EQUAL_COSTS, Counts, attained
 from nelbo.detectors.metrics.mcnemar import mcnemar_excess
 
-#: Labelled images of a kind behind a threshold, and of them those that choose and those that judge, at least.
+#: The fewest labelled images of a kind behind a threshold, and the fewest of them that choose it, or judge it.
 MIN_LABELLED, MIN_PART = 20, 10
 
-#: How often an equally good threshold is said to be worse, all reasons together.
+#: How often an equally good threshold is said to be worse, over all reasons together.
 LEVEL = 0.1
 
-#: What labels are called.
+#: The names of labels 0 and 1.
 KINDS = ("normal", "anomalous")
 
-#: What a sum may differ by that ought to be the same, and the chance that may be left out of one.
+#: The rounding error of sums that ought to be equal, and the probability that a sum may leave out.
 _TINY = 1e-12
 
 
 def too_few(kind: str, n_choosing: int, n_judging: int) -> str | None:
-    """Why so many labelled images of a kind make no threshold that can be trusted; None if they are enough.
+    """Why this number of labelled images of a kind is too small for a threshold; None if it is enough.
 
     >>> too_few("anomalous", 2, 2)
     '4 anomalous images with a label, and at least 20 are needed'
@@ -69,17 +69,17 @@ def worse(
 ) -> str | None:
     """What a new threshold does significantly worse than the current one on the same images; None if nothing.
 
-    With an objective, it is worse by that: it misses the target by more or, where both miss it by as much, has less
-    of what is maximised. `objective_p_value` says whether that is more than chance, at half of ``LEVEL``. So a trade
-    that was asked for, misses against false alarms, is not worse. But it has an end: a threshold that gets right less
-    than half of what the current one gets right, of either kind, is worse whatever was asked; McNemar's exact test of
-    each kind, one-sided, at a quarter of ``LEVEL``.
+    With an objective, a threshold is worse by that: it misses the target by more or, where both miss it by as much, has
+    less of what is maximised. `objective_p_value` says whether that is more than chance, at half of ``LEVEL``. A
+    requested trade of misses against false alarms is therefore not worse. But there is a limit: a threshold that is
+    right about less than half as many images of either kind as the current one is worse whatever the objective, by
+    McNemar's exact test of each kind, one-sided, at a quarter of ``LEVEL``.
 
     Without an objective, or where one of the two kinds is missing, it is worse if it misses more anomalous images or
-    flags more normal ones; McNemar's test again, each at half of ``LEVEL``.
+    flags more normal ones, by McNemar's test again, each at half of ``LEVEL``.
 
-    An equally good threshold, by which an image that tells the two apart is as likely wrong as by the current one, is
-    said to be worse with a probability of at most ``LEVEL`` (Bonferroni).
+    An equally good threshold, which is as likely wrong as the current one on an image where the two differ, is said to
+    be worse with a probability of at most ``LEVEL`` (Bonferroni).
 
     Args:
         labels: (n,) 0 normal, 1 anomalous; n may be 0.
@@ -121,11 +121,11 @@ def objective_p_value(
     target: float | None = None,
     costs: Sequence[Sequence[float]] = EQUAL_COSTS,
 ) -> float:
-    """How likely one of two equally good judges looks as much worse than the other by an objective, or more so.
+    """The probability that one of two equally good judges looks as much worse than the other by an objective, or more.
 
-    A randomisation test: of equally good ones each may have given either's verdict on an image. So all ways to swap
-    their verdicts on the images that tell them apart are as likely; their number of each kind follows a binomial law,
-    and the p-value is exact. Where only images of one kind tell them apart, it is McNemar's.
+    A randomisation test: if both are equally good, either may have given either verdict on an image. All ways to swap
+    their verdicts on the images where they differ are then equally likely; the number of swaps of each kind is
+    binomial, and the p-value is exact. Where they differ on images of one kind only, it is that of McNemar's test.
 
     Args:
         labels: (n,) 0 normal, 1 anomalous; both occur.
@@ -133,7 +133,7 @@ def objective_p_value(
         objective, target, costs: as in `detectors.labelled_threshold`.
 
     Source: Yeh 2000, "More accurate tests for the statistical significance of result differences", for F1; here all
-    cases are counted instead of some drawn.
+    cases are counted instead of drawing some.
 
     >>> round(objective_p_value([0] * 9 + [1] * 9, [False] * 13 + [True] * 5, [False] * 9 + [True] * 9, "f1"), 6)
     0.0625
@@ -146,8 +146,8 @@ def objective_p_value(
         return attained(objective, target, costs, Counts(normal.n - fp, fp, anomalous.n - tp, tp))
 
     alarms, finds = (swaps.ravel() for swaps in np.meshgrid(normal.swaps(), anomalous.swaps()))
-    chance = binom.pmf(alarms, normal.by_one, 0.5) * binom.pmf(finds, anomalous.by_one, 0.5)
-    # What was seen comes first, and its chance is among those of the others.
+    chance = scipy.stats.binom.pmf(alarms, normal.by_one, 0.5) * scipy.stats.binom.pmf(finds, anomalous.by_one, 0.5)
+    # The observed case comes first; its probability is among those of all cases.
     alarms, finds = np.append(normal.by_new, alarms), np.append(anomalous.by_new, finds)
     missed_new, value_new = results(alarms, finds)
     missed_old, value_old = results(normal.by_one - alarms, anomalous.by_one - finds)
@@ -171,18 +171,18 @@ class _Flagged(NamedTuple):
         return cls(*(int(part.sum()) for part in parts))
 
     def swaps(self) -> NDArray[np.int64]:
-        """How many of those by one may be the new one's, but for numbers that hardly ever are."""
-        low, high = binom.ppf(_TINY, self.by_one, 0.5), binom.isf(_TINY, self.by_one, 0.5)
+        """How many of the images that only one flags may be flagged by the new one, without very unlikely numbers."""
+        low, high = scipy.stats.binom.ppf(_TINY, self.by_one, 0.5), scipy.stats.binom.isf(_TINY, self.by_one, 0.5)
         return np.arange(low, high + 1).astype(np.int64)
 
 
 def _more_errors(
     truth: NDArray[np.int64], new: NDArray[np.bool_], old: NDArray[np.bool_], level: float, least_kept: float
 ) -> str | None:
-    """What the new threshold gets more often wrong, of a kind of which it keeps less than a share of what was right."""
+    """The kind of images that the new threshold gets wrong significantly more often, if it keeps too few right ones."""
     for kind, does in (("anomalous", "misses"), ("normal", "flags")):
         of_kind = truth == KINDS.index(kind)
-        # What is right of an anomalous image is that it is flagged.
+        # The right verdict on an anomalous image is to flag it.
         wrong_new, wrong_old = (flags[of_kind] != (kind == "anomalous") for flags in (new, old))
         found, n = mcnemar_excess(wrong_new, wrong_old), len(wrong_new)
         if found.p_value <= level and n - found.a < least_kept * (n - found.b):

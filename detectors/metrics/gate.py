@@ -1,7 +1,7 @@
 """May a new model replace the one that serves? Rules on images that neither has seen.
 
-A gate stops what held-out images show to be worse. It sees false alarms on normal images; whether the new model has
-become blind, that is calls everything normal, only anomalous images among them can show, or simulated defects.
+A gate stops a model that held-out images show to be worse. Normal images show false alarms. Whether the new model has
+become blind, that is calls everything normal, only anomalous images or simulated defects can show.
 """
 
 from typing import NamedTuple, cast
@@ -29,10 +29,10 @@ LEVEL = 0.05
 
 
 class Judged(NamedTuple):
-    """What a model makes of the held-out images.
+    """How a model judges the held-out images.
 
     scores: (n,) higher = more anomalous; the two models' units may differ.
-    threshold: of its calibration, which these images had no part in; None where it has none.
+    threshold: from its calibration, which did not use these images; None where it has none.
     """
 
     scores: ArrayLike
@@ -68,38 +68,41 @@ class Gate(NamedTuple):
         return tuple(finding for finding in self.findings if finding.passed is False)
 
     def further(self, finding: Finding) -> "Gate":
-        """With the outcome of a rule that goes by other images."""
+        """This gate with one more `finding`, the outcome of a rule that uses other images."""
         return Gate(self.passed and finding.passed is not False, (*self.findings, finding))
 
 
 def gate(labels: ArrayLike, candidate: Judged, serving: Judged) -> Gate:
     """Judge a candidate against the serving model on the same held-out images.
 
-    "promise": the candidate's false alarms are no more than its own promise explains. With the j-th largest of its n
-    calibration scores as threshold, the number among m fresh normal images is beta-binomial (m, j, n + 1 - j); fails
-    below a tail of ``PROMISE_LEVEL``. Thresholds from labels and trimmed ones promise nothing.
+    "promise" fails if the candidate has more false alarms than its own promise explains. With the j-th largest of its n
+    calibration scores as threshold, their number among m fresh normal images is beta-binomial (m, j, n + 1 - j); the
+    rule fails below a tail of ``PROMISE_LEVEL``. Thresholds from labels and trimmed ones promise nothing.
 
-    "false alarms": of the normal images on which only one of the two alarms, significantly more are the candidate's;
-    McNemar's exact test, one-sided at ``LEVEL``. Two calibration sets make two thresholds even of one model, and the
-    test would see that: it stops no candidate whose own promise explains its alarms, at the same level.
+    "false alarms" fails if, of the normal images that only one of the two flags, significantly more are the
+    candidate's, by McNemar's exact test, one-sided at ``LEVEL``. Two calibration sets make two thresholds even of one
+    model, and the test would see that: it stops no candidate whose own promise explains its alarms, at the same level.
 
-    "auroc": the candidate's is lower; DeLong's paired test, one-sided at ``LEVEL``.
+    "auroc" fails if the candidate's is lower, by DeLong's paired test, one-sided at ``LEVEL``.
 
-    "misses": McNemar's test again, on the anomalous images that only one of the two does not call anomalous. Here the
-    luck of calibration counts: a threshold that came out higher misses more.
+    "misses" is McNemar's test again, on the anomalous images that only one of the two misses. Here the luck of
+    calibration counts: a threshold that came out higher misses more.
 
     The last two need ``MIN_ANOMALOUS`` anomalous images: with fewer **nobody sees whether the candidate has become
     blind**, and one that calls everything normal passes. A candidate without a threshold fails; for a serving model
     without one only AUROC is compared.
 
-    By chance each rule stops an equally good candidate at most as often as its level says, "misses" with equal
-    thresholds; with a threshold from another calibration set more often (10 to 20 % in simulations with 100 to 200
-    calibration images, 6 % with 1,000).
+    By chance each rule stops an equally good candidate at most as often as its level says; for "misses" this needs
+    equal thresholds, and a threshold from another calibration set is stopped more often (10 to 20 % in simulations with
+    100 to 200 calibration images, 6 % with 1,000).
 
     Args:
         labels: (n,) 0 normal, 1 anomalous; at least ``MIN_NORMAL`` normal ones.
         candidate: the new model.
         serving: the one that it would replace, on the same images in the same order.
+
+    Returns:
+        Whether the candidate passes, and what each rule found.
 
     Raises:
         ValueError: too few normal images, lengths that differ, other labels, a score that is not finite.
@@ -117,10 +120,11 @@ def gate(labels: ArrayLike, candidate: Judged, serving: Judged) -> Gate:
     >>> blind = Judged([10] * 42, threshold)
     >>> gate(labels[:30], Judged(blind.scores[:30], threshold), Judged(serving.scores[:30], threshold)).passed
     True
-    >>> for finding in gate(labels, blind, serving).failed:
+    >>> for finding in gate(labels, blind, serving).failed:  # doctest: +NORMALIZE_WHITESPACE
     ...     print(finding)
     auroc failed: 0.500 with the candidate, 0.997 with the serving model (p = 0)
-    misses failed: 12 of 12 anomalous images, with the serving model 1; with only one of the two 11 and 0 (p = 0.000488)
+    misses failed: 12 of 12 anomalous images, 1 with the serving model; 11 only with the candidate, 0 only with the
+    serving model (p = 0.000488)
     """
     truth, new = check_pairs(labels, candidate.scores)
     _, old = check_pairs(labels, serving.scores)
@@ -186,9 +190,9 @@ def _misses(truth: NDArray[np.int64], candidate: Judged, serving: Judged) -> Fin
 def _mcnemar(kind: str, new: NDArray[np.bool_], old: NDArray[np.bool_]) -> tuple[bool, str]:
     """Whether something befalls the candidate no more often than the serving model, and what was seen."""
     found = mcnemar_excess(new, old)
-    counts = f"{found.a} of {len(new)} {kind} images, with the serving model {found.b}"
-    apart = f"with only one of the two {found.only_a} and {found.only_b} (p = {found.p_value:.3g})"
-    return found.p_value >= LEVEL, f"{counts}; {apart}"
+    counts = f"{found.a} of {len(new)} {kind} images, {found.b} with the serving model"
+    apart = f"{found.only_a} only with the candidate, {found.only_b} only with the serving model"
+    return found.p_value >= LEVEL, f"{counts}; {apart} (p = {found.p_value:.3g})"
 
 
 def _alarms(model: Judged) -> NDArray[np.bool_]:
@@ -197,7 +201,7 @@ def _alarms(model: Judged) -> NDArray[np.bool_]:
 
 
 def _too_few(truth: NDArray[np.int64]) -> str | None:
-    """Why anomalies are not looked at."""
+    """Why anomalous images are not compared; None if there are enough."""
     n_anomalous = int((truth == 1).sum())
     if n_anomalous >= MIN_ANOMALOUS:
         return None
@@ -205,7 +209,7 @@ def _too_few(truth: NDArray[np.int64]) -> str | None:
 
 
 def _uncalibrated(candidate: Judged, serving: Judged) -> str | None:
-    """Why verdicts are not compared."""
+    """Why verdicts are not compared; None if they can be."""
     if candidate.threshold is None:
         return "the candidate is not calibrated"
     return "the serving model is not calibrated" if serving.threshold is None else None

@@ -15,7 +15,7 @@ OBJECTIVES: dict[str, tuple[str, float, float] | None] = {
     "f_beta": ("weight of recall against precision", 0.0, 100.0),
     "youden": None,
     "cost": None,
-    "recall": ("largest false-positive rate", 0.0, 1.0),
+    "recall": ("largest false-alarm rate", 0.0, 1.0),
     "fpr": ("least recall", 0.0, 1.0),
     "precision": ("least precision", 0.0, 1.0),
 }
@@ -45,7 +45,7 @@ def labelled_threshold(
     """The threshold that is best on labelled images; of several equally good ones the one that flags fewest.
 
     It lies halfway between two neighbouring scores, so that ``score > threshold`` picks exactly the images that
-    the best was found for, ties included. "Flag nothing" is a candidate, unless precision is asked of it.
+    the best was found for, ties included. "Flag nothing" is a candidate, unless the objective is a precision.
 
     Args:
         labels: (n,) 0 normal, 1 anomalous; both must occur.
@@ -53,17 +53,17 @@ def labelled_threshold(
         objective: what is best:
 
             * ``f1``, or ``f_beta`` with recall `target` times as important as precision (van Rijsbergen 1979);
-            * ``youden``: recall minus false-positive rate (Youden 1950);
-            * ``cost``: the least cost over these images by `costs`; their share of anomalies counts;
-            * ``recall``: the largest recall at a false-positive rate of at most `target`;
-            * ``fpr``: the least false-positive rate at a recall of at least `target`;
+            * ``youden``: recall minus false-alarm rate (Youden 1950);
+            * ``cost``: the least cost over these images by `costs`; it depends on their share of anomalies;
+            * ``recall``: the largest recall at a false-alarm rate of at most `target`;
+            * ``fpr``: the least false-alarm rate at a recall of at least `target`;
             * ``precision``: the largest recall at a precision of at least `target`.
-        target: see there; None for the objectives that have none.
+        target: see `objective`; None for the objectives that have none.
         costs: ((normal as normal, normal as anomalous), (anomalous as normal, anomalous as anomalous)).
 
     Raises:
         CalibrationError: one of the two kinds is missing, or no threshold reaches the target.
-        ValueError: unknown objective, a target that is missing or out of range, other labels, a score that is not
+        ValueError: an unknown objective, a target that is missing or out of range, other labels, a score that is not
             finite.
 
     >>> labelled_threshold([0, 0, 1, 1], [1.0, 2.0, 4.0, 5.0], "f1")
@@ -78,7 +78,7 @@ def labelled_threshold(
             f"objective={objective} needs normal and anomalous images, got {int((truth == 0).sum())} and "
             f"{int((truth == 1).sum())}. Add labels 0 and 1, or calibrate on normals with fpr."
         )
-    # It takes a second to load, which thresholds from normal images need not wait for.
+    # It takes a second to load, for which thresholds from normal images need not wait.
     from sklearn.metrics import confusion_matrix_at_thresholds
 
     tn, fp, fn, tp, candidates = confusion_matrix_at_thresholds(truth, values)
@@ -97,7 +97,7 @@ def labelled_threshold(
             f"{_given(target) - missed.min():.3g}. Ask for less, or add labelled images."
         )
     worth = np.where(missed > 0, -np.inf, value)
-    # Equally good ones may differ by a rounding.
+    # Equally good thresholds may differ by a rounding error.
     best = int(np.argmax(worth >= worth.max() - 1e-12 * max(1.0, abs(worth.max()))))
     if best == 0:
         return float(values.max())
@@ -105,7 +105,22 @@ def labelled_threshold(
 
 
 def check_objective(objective: str, target: float | None) -> None:
-    """Refuse an objective that is none, and a target that does not go with it."""
+    """Refuse an unknown objective, and a target that does not fit it.
+
+    Args:
+        objective: one of `OBJECTIVES`.
+        target: the objective's target, for those that have one.
+
+    Raises:
+        ValueError: the objective is unknown, or the target does not fit it.
+
+    >>> check_objective("f1", None)
+    >>> try:
+    ...     check_objective("f1", 0.5)
+    ... except ValueError as error:
+    ...     print(error)
+    target=0.5: objective f1 takes none. Leave it out
+    """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r}: expected one of {', '.join(OBJECTIVES)}")
     expected = OBJECTIVES[objective]
@@ -135,15 +150,15 @@ def _cost_matrix(costs: Sequence[Sequence[float]]) -> Array:
 def attained(
     objective: str, target: float | None, costs: Sequence[Sequence[float]], counts: Counts
 ) -> tuple[Array, Array]:
-    """How well verdicts do by an objective: the less of the first, then the more of the second, the better.
+    """How well verdicts do by an objective: the lower the first result, then the higher the second, the better.
 
     Args:
         objective, target, costs: as in `labelled_threshold`, checked before.
         counts: of each of k ways to judge the same images; both kinds occur.
 
     Returns:
-        (k,) by how much the target is missed, 0 where it is reached, and more than by any precision where nothing is
-        flagged that could have one; and (k,) what is maximised.
+        (k,) by how much the target is missed, 0 where it is reached; flagging nothing misses a precision by more than
+        any precision does; and (k,) what is maximised.
 
     >>> counts = Counts(*np.array([[8.0, 10], [2, 0], [1, 4], [9, 6]]))
     >>> [values.tolist() for values in attained("recall", 0.1, EQUAL_COSTS, counts)]
@@ -174,7 +189,7 @@ def _given(target: float | None) -> float:
 
 
 def _below(lowest_flagged: float, values: Array) -> float:
-    """A threshold that `lowest_flagged` is above and the next lower score is not."""
+    """A threshold below `lowest_flagged`, but not below the next lower score."""
     below = values[values < lowest_flagged]
     if not len(below):
         return float(np.nextafter(lowest_flagged, -np.inf))

@@ -1,4 +1,4 @@
-"""How well maps over pixels find the defects that masks show, image after image: little is kept of each."""
+"""How well maps over pixels find the defects that masks show, image by image: little of each is kept in memory."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,12 +32,12 @@ class Region(NamedTuple):
 
 
 class PixelCounts:
-    """Pixels of images by their scores, in some 4,000 steps: finer, the higher, for that is where curves begin.
+    """Counts of pixels by score, in some 4,000 steps that get finer for higher scores, where curves begin.
 
-    Areas under curves differ from exact ones by less than 0.001; a test holds this.
+    Areas under curves differ from exact ones by less than 0.001; a test checks this.
 
     Args:
-        values: scores that steps are made of, such as all of the maps on their own grids; any shape.
+        values: scores that the steps are made from, such as those of all maps on their own grids; any shape.
 
     >>> counts = PixelCounts([1.0, 2.0, 3.0, 4.0])
     >>> counts.add([[0, 0], [0, 1]], [[1.0, 2.0], [3.0, 4.0]])
@@ -55,16 +55,16 @@ class PixelCounts:
         self.regions: list[Region] = []
 
     def __len__(self) -> int:
-        """Images."""
+        """How many images have been added."""
         return len(self._normal)
 
     def add(self, mask: ArrayLike, values: ArrayLike, times: float = 1.0) -> None:
-        """One more image.
+        """Add an image.
 
         Args:
             mask: (h, w) booleans, or 0 and 1: where it is defective; nowhere in a normal image.
             values: (h, w) higher = more anomalous.
-            times: how often each of its pixels counts, as where fewer stand for all.
+            times: how often each of its pixels counts, as where a few stand for all.
 
         Raises:
             ValueError: shapes that differ, or a score that is not finite.
@@ -95,13 +95,13 @@ class PixelCounts:
         self.regions += [Region(len(self) - 1, *one) for one in zip(sizes, reached.tolist(), strict=True)]
 
     def auroc(self, images: ArrayLike | None = None, n_resamples: int = 200, seed: int = 0) -> Interval | None:
-        """As `pixel_auroc`, of all images or some; None without a defective or without a normal pixel among them."""
+        """As `pixel_auroc`, for all or some images; None without a defective or without a normal pixel among them."""
         return self._area(self._defect, images, 1.0, n_resamples, seed)
 
     def aupro(
         self, max_fpr: float, images: ArrayLike | None = None, n_resamples: int = 200, seed: int = 0
     ) -> Interval | None:
-        """As `aupro`, likewise."""
+        """As `nelbo.detectors.aupro`, for all or some images; None as in `auroc`."""
         return self._area(self._of_regions, images, max_fpr, n_resamples, seed)
 
     def level(self, fpr: float = FOUND_FPR) -> float | None:
@@ -110,7 +110,7 @@ class PixelCounts:
         if not counts.sum():
             return None
         above = 1 - np.cumsum(counts) / counts.sum()
-        # What lies in the first step above which there are so few ends at its upper edge.
+        # The upper edge of the first step above which there are so few pixels.
         return float(self._edges[min(int(np.argmax(above <= fpr)), len(self._edges) - 1)])
 
     def _counted(self, step: NDArray[np.integer], weights: Array | None) -> NDArray[np.float32]:
@@ -135,7 +135,7 @@ class PixelCounts:
 
 
 def share_found(regions: Sequence[Region], level: float) -> Interval:
-    """The share of regions that are found at a level, see `FOUND_SHARE`; there is one at least.
+    """The share of regions that are found at a level, see `FOUND_SHARE`; there must be at least one.
 
     Wilson's interval, wider where regions of one image are found or missed together.
 

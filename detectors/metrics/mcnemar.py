@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, binomtest
 
 from nelbo.detectors.interval import WIDTH, Interval, binomial_interval
 from nelbo.detectors.metrics.delong import PairedTest
@@ -14,16 +14,16 @@ from nelbo.detectors.metrics.delong import PairedTest
 def mcnemar_test(flagged_a: ArrayLike, flagged_b: ArrayLike) -> PairedTest:
     """Whether two judges flag different shares of the same images.
 
-    Only the images that one of the two flags tell them apart. Where both flag at the same rate, each of these is
-    either one's with probability 1/2: the p-value is exact.
+    Only the images that exactly one of the two flags tell them apart. If both flag at the same rate, each of these is
+    flagged by either with probability 1/2: the p-value is exact.
 
     Args:
         flagged_a: (n,) booleans of one judge, n >= 1.
         flagged_b: (n,) of the other, on the same images in the same order.
 
     Returns:
-        Each one's share with its exact interval, and the difference with Bonett and Price's, which is of the normal
-        kind after one more image has been added to either side.
+        The share of each with its exact interval, and the difference with Bonett and Price's interval: a normal one,
+        after one more image has been added to either side.
 
     Raises:
         ValueError: no image, lengths that differ, or values that are not booleans.
@@ -40,18 +40,18 @@ def mcnemar_test(flagged_a: ArrayLike, flagged_b: ArrayLike) -> PairedTest:
     n = len(np.asarray(flagged_a))
     if not n:
         raise ValueError("got no images, expected at least one, the same for both")
-    p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    p_value = scipy.stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     share_a, share_b = (binomial_interval(k, n) for k in (n_a, n_b))
     return PairedTest(share_a, share_b, _difference(only_a, only_b, n), float(p_value))
 
 
 class Excess(NamedTuple):
-    """What befalls one of two more often than the other, on the same images.
+    """How much more often one of two judges flags the same images.
 
-    a, b: images of each.
-    only_a, only_b: of them those that are not the other's, too.
-    p_value: probability of so large a share of the images that tell them apart being a's, or a larger one, where each
-        is as likely either's.
+    a, b: images that each flags.
+    only_a, only_b: images that only this one flags.
+    p_value: probability that a flags so large a share of the images where they differ, or a larger one, if each of
+        these is equally likely flagged by either.
     """
 
     a: int
@@ -78,7 +78,7 @@ def mcnemar_excess(flags_a: ArrayLike, flags_b: ArrayLike) -> Excess:
     if len(a) != len(b):
         raise ValueError(f"got {len(a)} and {len(b)} images, expected the same ones twice")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    p_value = float(binom.sf(only_a - 1, only_a + only_b, 0.5))
+    p_value = float(scipy.stats.binom.sf(only_a - 1, only_a + only_b, 0.5))
     return Excess(int(a.sum()), int(b.sum()), only_a, only_b, p_value)
 
 

@@ -12,7 +12,8 @@ from nelbo.detectors.metrics.area import auroc
 
 Counts = NDArray[np.int64]
 
-#: From the normal and the anomalous images at each distinct score, the highest first.
+#: Takes the numbers of normal and of anomalous images at each score of an anomalous image, the highest first. Normal
+#: images count from that score up to the next higher one. Images below all of these scores come last.
 Metric = Callable[[Counts, Counts], float]
 
 _Number = TypeVar("_Number", int, NDArray[np.float64])
@@ -22,12 +23,12 @@ def average_precision(labels: ArrayLike, scores: ArrayLike, n_resamples: int | N
     """Average precision (area under the precision-recall steps), with Wilson's interval, widened by a bootstrap.
 
     The interval is that of a share of the anomalous images, made wider where the average precision of redrawn images
-    varies more than such a share. It depends on the share of anomalies in the set.
+    varies more than such a share. Average precision depends on the share of anomalies in the set.
 
     Args:
         labels: (n,) 0 normal, 1 anomalous; both must occur.
         scores: (n,) higher = more anomalous.
-        n_resamples: bootstrap samples; normals and anomalies are drawn apart. None takes 1,000, and fewer for
+        n_resamples: bootstrap samples; normals and anomalies are drawn separately. None takes 1,000, and fewer for
             more than 2,000 images, where the interval is narrow and a sample slow; at least 100.
         seed: of the resampling.
 
@@ -42,7 +43,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike, n_resamples: int | N
     """
     value, samples = _bootstrap(_mean_precision, labels, scores, n_resamples, seed)
     n = int(np.sum(labels))
-    # Half an image is what a value of 0 or 1 may hide.
+    # A value of 0 or 1 may hide half an image.
     near = (n * value + 0.5) / (n + 1)
     return share_interval(value, n / max(1.0, float(np.var(samples)) * n / (near * (1 - near))))
 
@@ -58,7 +59,7 @@ def recall_at_fpr(
     Args:
         labels: (n,) 0 normal, 1 anomalous; both must occur.
         scores: (n,) higher = more anomalous.
-        fpr: largest false-positive rate on these normals, from 0 to 1.
+        fpr: largest false-alarm rate on these normals, from 0 to 1.
         n_resamples: as in :func:`average_precision`.
         seed: of the resampling.
 
@@ -109,7 +110,7 @@ def f1(labels: ArrayLike, flagged: ArrayLike, n_draws: int = 10_000, seed: int =
     random = np.random.default_rng(seed)
 
     def rates(above: float, below: float) -> NDArray[np.float64]:
-        # A beta law of 0 is all at the end.
+        # A beta law with a parameter of 0 lies entirely at one end.
         return random.beta(above, below, n_draws) if above and below else np.full(n_draws, float(above > 0))
 
     def end(more_hits: int, quantile: float) -> float:
@@ -125,6 +126,9 @@ def f1_all_anomalous(labels: ArrayLike) -> float:
 
     Args:
         labels: (n,) 0 normal, 1 anomalous; pi is the share of the anomalous, n >= 1.
+
+    Raises:
+        ValueError: no label, or one that is neither 0 nor 1.
 
     >>> f1_all_anomalous([0, 0, 0, 1]).__round__(3)
     0.4
@@ -195,7 +199,10 @@ def evaluate(
         scores: (n,) higher = more anomalous.
         verdicts: (n,) words "normal", "review" or "anomalous"; None where there are none. Only "anomalous" counts
             as an alarm or a detection.
-        fpr: the promised false-positive rate; None where none was promised.
+        fpr: the promised false-alarm rate; None where none was promised.
+
+    Returns:
+        Counts, rates and measures; None for those that the images do not allow.
 
     Raises:
         ValueError: lengths that differ, another word or label, a score that is not finite.
@@ -249,13 +256,14 @@ def percentiles(value: float, samples: Sequence[float] | NDArray[np.float64]) ->
 def _bootstrap(
     metric: Metric, labels: ArrayLike, scores: ArrayLike, n_resamples: int | None, seed: int
 ) -> tuple[float, list[float]]:
-    """A value, and those of samples."""
+    """A value, and the values of bootstrap samples."""
     truth, values = check_both_kinds(labels, scores)
-    distinct, level = np.unique(-values, return_inverse=True)
-    normal, anomalous = (level[truth == kind] for kind in (0, 1))
+    distinct = np.unique(-values[truth == 1])
+    # Most of a million images are normal, and their order between two anomalous ones does not matter.
+    normal, anomalous = (np.searchsorted(distinct, -values[truth == kind]) for kind in (0, 1))
 
     def measure(normal: Counts, anomalous: Counts) -> float:
-        return metric(*(np.bincount(levels, minlength=len(distinct)) for levels in (normal, anomalous)))
+        return metric(*(np.bincount(levels, minlength=len(distinct) + 1) for levels in (normal, anomalous)))
 
     random = np.random.default_rng(seed)
     samples = [

@@ -1,8 +1,8 @@
-"""How many defects were missed, by random samples of what was not flagged."""
+"""How many defects were missed, estimated from random samples of images that were not flagged."""
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2
 
 from nelbo.detectors.interval import Interval
 
@@ -11,11 +11,11 @@ _TAIL = 0.025
 
 
 def missed_defects(n_unflagged: ArrayLike, n_decided: ArrayLike, n_found: ArrayLike) -> Interval:
-    """The number of defects among images that were not flagged, by simple random samples of some batches.
+    """The number of defects among images that were not flagged, from simple random samples of some batches.
 
-    Each defect that is found stands for ``n_unflagged / n_decided`` of them. The interval is that of a weighted sum of
-    Poisson counts. Those vary more than what is drawn without replacement, so it is too wide rather than too narrow. It
-    is cut at what is possible: no fewer than are found, and what was decided to be normal is none.
+    Each defect that is found stands for ``n_unflagged / n_decided`` defects. The interval is that of a weighted sum of
+    Poisson counts. These vary more than draws without replacement: the interval is too wide rather than too narrow. It
+    is limited to what is possible: at least the defects found, and none among images decided to be normal.
 
     Args:
         n_unflagged: (b,) images of each batch that were not flagged, 1 or more.
@@ -23,7 +23,7 @@ def missed_defects(n_unflagged: ArrayLike, n_decided: ArrayLike, n_found: ArrayL
         n_found: (b,) of these, defects.
 
     Raises:
-        ValueError: no batch, or numbers that do not go together.
+        ValueError: no batch, or numbers that contradict each other.
 
     Source: Fay and Feuer 1997, "Confidence intervals for directly standardized rates: a method based on the gamma
     distribution", Statistics in Medicine 16, section 2.
@@ -45,7 +45,7 @@ def missed_defects(n_unflagged: ArrayLike, n_decided: ArrayLike, n_found: ArrayL
 def missed_limits(
     n_unflagged: NDArray[np.integer], n_decided: NDArray[np.integer], n_found: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Estimates and their intervals, of many sets of batches at once; see `missed_defects`.
+    """Estimates and their intervals, for many sets of batches at once; see `missed_defects`.
 
     Args:
         n_found: (..., b).
@@ -53,7 +53,7 @@ def missed_limits(
     Returns:
         Estimate, lower and upper end, each (...).
     """
-    # Of a batch whose images were all decided on the number is known.
+    # In a batch whose images were all decided on, the number is known.
     weights = np.where(n_decided < n_unflagged, n_unflagged / n_decided, 0.0)
     known = (n_found * (weights == 0)).sum(axis=-1)
     sums, squares = (n_found * weights).sum(axis=-1), (n_found * weights**2).sum(axis=-1)
@@ -68,4 +68,4 @@ def _gamma_limits(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> l
     """Quantiles of gamma distributions; 0 where both are 0."""
     scale = np.divide(variance, mean, out=np.zeros_like(mean, float), where=mean > 0)
     degrees = 2 * np.divide(mean, scale, out=np.zeros_like(mean, float), where=scale > 0)
-    return [np.where(degrees > 0, scale / 2 * chi2.ppf(tail, degrees), 0.0) for tail in (_TAIL, 1 - _TAIL)]
+    return [np.where(degrees > 0, scale / 2 * scipy.stats.chi2.ppf(tail, degrees), 0.0) for tail in (_TAIL, 1 - _TAIL)]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import label
-from scipy.sparse import csr_array
 
 from nelbo.detectors.interval import Interval
 from nelbo.detectors.metrics.metrics import percentiles
@@ -25,11 +25,11 @@ class Curve(NamedTuple):
     defect: (n_steps, n_images) weight of the defective pixels.
     """
 
-    normal: csr_array | Array
-    defect: csr_array | Array
+    normal: "scipy.sparse.csr_array | Array"
+    defect: "scipy.sparse.csr_array | Array"
 
     def area(self, copies: NDArray[np.int64], max_fpr: float) -> float:
-        """Mean height of the curve over false-positive rates from 0 to `max_fpr`, with each image so many times."""
+        """Mean height of the curve over false-alarm rates from 0 to `max_fpr`, with so many copies of each image."""
         fpr, height = (_cumulative_share(steps @ copies) for steps in self)
         inside = int(np.searchsorted(fpr, max_fpr, side="right"))
         at_end = np.interp(max_fpr, fpr, height)
@@ -37,7 +37,7 @@ class Curve(NamedTuple):
         return float(np.trapezoid(y, x) / max_fpr)
 
     def interval(self, defective: Mask, max_fpr: float, n_resamples: int, seed: int = 0) -> Interval:
-        """The area with the middle 95 % of those of images redrawn whole, with and without a defect apart.
+        """The area, with the middle 95 % of the areas of redrawn images, those with and without a defect separately.
 
         Args:
             defective: (n_images,) which have a defect.
@@ -56,11 +56,11 @@ def pixel_auroc(
     Large defects outweigh small ones; :func:`aupro` weighs every defect alike.
 
     Args:
-        masks: of each image (h, w) booleans, or 0 and 1: where it is defective; nowhere in a normal image. The sizes
+        masks: for each image (h, w) booleans, or 0 and 1: where it is defective; nowhere in a normal image. The sizes
             of images may differ.
-        maps: of each image (h, w), higher = more anomalous.
-        n_resamples: bootstrap samples; images with and without a defect are drawn apart, whole, since the pixels of
-            one image are alike. None takes 1,000, and fewer for more than 200,000 pixels; at least 100.
+        maps: for each image (h, w), higher = more anomalous.
+        n_resamples: bootstrap samples; whole images are drawn, since the pixels of one image are alike, those with and
+            without a defect separately. None takes 1,000, and fewer for more than 200,000 pixels; at least 100.
         seed: of the resampling.
 
     Raises:
@@ -89,7 +89,7 @@ def aupro(
     Args:
         masks: as in :func:`pixel_auroc`.
         maps: as in :func:`pixel_auroc`.
-        max_fpr: largest false-positive rate of pixels, in (0, 1].
+        max_fpr: largest false-alarm rate of pixels, in (0, 1].
         n_resamples: as in :func:`pixel_auroc`.
         seed: of the resampling.
 
@@ -141,8 +141,8 @@ def _curve(masks: list[Mask], maps: list[Array], weigh: Callable[[Mask], Array])
     shape = (int(step.max()) + 1, len(masks))
     normal = ~defect
     return Curve(
-        csr_array((np.ones(int(normal.sum())), (step[normal], image[normal])), shape),
-        csr_array((weight, (step[defect], image[defect])), shape),
+        scipy.sparse.csr_array((np.ones(int(normal.sum())), (step[normal], image[normal])), shape),
+        scipy.sparse.csr_array((weight, (step[defect], image[defect])), shape),
     )
 
 
@@ -179,7 +179,7 @@ def _weigh_regions(mask: Mask) -> Array:
 
 
 def _cumulative_share(steps: Array) -> Array:
-    """(n_steps + 1,) from 0 to 1."""
+    """(n_steps + 1,) cumulative shares, from 0 to 1."""
     total = np.concatenate([[0.0], steps.cumsum()])
     return total / total[-1]
 

@@ -13,12 +13,12 @@ from nelbo.detectors.metrics.metrics import percentiles
 #: With so many images, half of the AUROC's variance is the bootstrap's, and half what independent images would have.
 _HALF_TRUSTED = 5
 
-#: An AUROC whose interval reaches down to here is no better than chance, for all that is known.
+#: An AUROC whose interval reaches down to here may be no better than chance.
 CHANCE = 0.55
 
 
 class Sensitivity(NamedTuple):
-    """What is seen of some simulated defects.
+    """How well some simulated defects are seen.
 
     n: painted images.
     auroc: of the painted images against other normal images; see `sensitivity`.
@@ -54,8 +54,8 @@ def sensitivity(
     """AUROC of painted images against clean ones, and the share that is flagged.
 
     Each painted image is compared with all clean ones but the one that it was painted on, which it mostly exceeds. The
-    intervals come from a bootstrap over images, with which all that was painted on each comes and goes: that of the
-    AUROC from its variance, which few images show too small (see `area_interval`).
+    intervals come from a bootstrap over unpainted images, each drawn with all that was painted on it. That of the AUROC
+    comes from the bootstrap's variance, which few images show too small (see `area_interval`).
 
     Args:
         clean: (m,) scores of normal images, higher = more anomalous; m >= 2.
@@ -66,7 +66,7 @@ def sensitivity(
         seed: of the resampling.
 
     Raises:
-        ValueError: lengths that differ, no images, or one that is not there.
+        ValueError: lengths that differ, no images, or the number of an image that does not exist.
 
     Source: Field and Welsh 2007, "Bootstrapping clustered data", section 2.1: clusters are drawn whole.
 
@@ -79,7 +79,7 @@ def sensitivity(
         raise ValueError(f"got {len(after)} painted images, and {len(of)} that they were painted on; expected as many")
     if len(before) < 2:
         raise ValueError(
-            f"got {len(before)} clean images, expected at least 2: each painted one is compared with others"
+            f"got {len(before)} unpainted images, expected at least 2: each painted one is compared with others"
         )
     if of.min() < 0 or of.max() >= len(before):
         raise ValueError(f"images lie in [{of.min()}, {of.max()}], expected 0 to {len(before) - 1}: rows of clean")

@@ -1,4 +1,4 @@
-"""Options that would be passed over in silence: of what was said on the command line, not what a config file says."""
+"""Refuses options that would be ignored silently: those given on the command line, not those of a config file."""
 
 from collections.abc import Mapping
 from typing import Any

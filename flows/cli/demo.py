@@ -17,7 +17,7 @@ from nelbo.flows.workspace.layout import Workspace
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
-    """Train on normal monocrystalline cells, calibrate, score the others; what the command prints."""
+    """Train on normal monocrystalline cells, calibrate, and score the others; returns what the command prints."""
     root = _images()
     folder = Workspace.at(options.workspace).prepare().local / "demo"
     folder.mkdir(exist_ok=True)
@@ -49,11 +49,11 @@ def _images() -> Path:
 def protocol(labels: Path) -> pd.DataFrame:
     """The monocrystalline cells, with part ("train" or "test") and label.
 
-    Normal is a defect probability of 0, anomalous of 1; 1/3 and 2/3 are dropped. A quarter of all normal cells,
-    polycrystalline ones included, is set aside for testing (random_state 42), as in the published results.
+    Cells with a defect probability of 0 are normal and those of 1 anomalous; 1/3 and 2/3 are dropped. A quarter of all
+    normal cells, polycrystalline ones included, is kept for testing (random_state 42), as in the published results.
 
     Source: Deitsch et al. 2019, "Automatic classification of defective photovoltaic module cells in
-    electroluminescence images"; the split is the one of KDAD's evaluation.
+    electroluminescence images"; the split is that of KDAD's evaluation.
     """
     table = pd.read_csv(labels, sep=r"\s+", names=["path", "probability", "type"])
     normal = table[table["probability"] == 0]

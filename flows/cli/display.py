@@ -1,4 +1,4 @@
-"""A command at work, on a terminal: its stages, how far each is, and about how long the whole still takes."""
+"""Shows a command at work on a terminal: its stages, how far each is, and about how long the whole still takes."""
 
 import os
 import sys
@@ -17,8 +17,8 @@ _MINUTE_S = 60
 
 @contextmanager
 def displayed(command: str) -> Iterator[None]:
-    """Show a command's stages on stderr while the block runs; they are gone when it ends."""
-    # A file of its own: what libraries write to the terminal is held back while they are imported.
+    """Show a command's stages on stderr while the block runs; they disappear when it ends."""
+    # A separate file, because what libraries write to the terminal during their import is held back.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
         display = Display(command, Console(file=terminal))
         with display.bars, watched_by(display):
@@ -26,7 +26,7 @@ def displayed(command: str) -> Iterator[None]:
 
 
 class Display:
-    """Follows a command, a bar for each stage: see `nelbo.flows.inference.progress.Watcher`."""
+    """Follows a command with a bar for each stage: see `nelbo.flows.inference.progress.Watcher`."""
 
     def __init__(self, command: str, console: Console) -> None:
         plan = PLANS.get(command, ())
@@ -36,18 +36,18 @@ class Display:
         self._whole = self.bars.add_task(f"nelbo {command}", total=None, count="", time="")
 
     def begin(self, title: str, total: int | None) -> None:
-        """A bar more; one that only turns where no total is known."""
+        """Add a bar; it only pulses where no total is known."""
         self._pace.begin(title, total)
         self._open.append((self.bars.add_task(title, total=total or None, count="", time=""), title))
 
     def advance(self, n: int) -> None:
-        """The innermost bar moves on."""
+        """Advance the innermost bar."""
         self._pace.advance(n)
         if self._open:
             self.bars.advance(self._open[-1][0], n)
 
     def end(self) -> None:
-        """The innermost stage is over: the bar is full, or goes where it was only a part of another."""
+        """End the innermost stage: fill its bar, or remove it if the stage is only a part of another."""
         self._pace.end()
         bar, title = self._open.pop()
         if self._open and title not in self._planned:
@@ -57,7 +57,7 @@ class Display:
             self.bars.update(bar, total=task.total or 1, completed=task.total or 1, time=f"{task.elapsed or 0:.1f} s")
 
     def _look(self) -> None:
-        """What is to be drawn now."""
+        """Update the bars before they are drawn."""
         for task in self.bars.tasks:
             if task.id != self._whole and task.total:
                 self.bars.update(task.id, count=f"{task.completed:,.0f} of {task.total:,.0f}" if task.total > 1 else "")
@@ -69,7 +69,7 @@ class Display:
 
 
 class _Bars(Progress):
-    """Progress that looks at what has changed before it is drawn."""
+    """Progress bars that call `look` before they are drawn."""
 
     def __init__(self, look: Callable[[], None], console: Console) -> None:
         self._look = look
@@ -84,14 +84,14 @@ class _Bars(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The table of bars."""
-        # It is drawn once before anybody has begun.
+        # Rich draws them once before the first task exists.
         if self.tasks:
             self._look()
         yield from super().get_renderables()
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Seconds in the units that people use.
 
     >>> duration(0.2), duration(42.4), duration(110), duration(5000)
     ('1 s', '42 s', '2 min', '1 h 23 min')

@@ -1,4 +1,4 @@
-"""How a command ends for people: what happened, what it means, and a command to go on with; a line each."""
+"""The last lines that a command prints for people: what happened, what it means, and a command to go on with."""
 
 import os
 import shlex
@@ -16,10 +16,10 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.ids import shortened
 from nelbo.flows.workspace.layout import Workspace
 
-#: Commands whose result is a list, which people are shown.
+#: Commands whose result is a list, which is printed for people.
 _LISTS = ("models", "calibrations", "batches", "doctor", "evaluate", "prune", "upgrade", "serve", "deploy")
 
-#: Stands for images that only the reader can name.
+#: Placeholder for images that only the reader can name.
 _IMAGES = "DIR"
 
 
@@ -33,14 +33,14 @@ class Ending(NamedTuple):
 
 @dataclass(frozen=True)
 class Told:
-    """What a command was told and what it gives, for sentences about it."""
+    """The options and the result of a command, for sentences about them."""
 
     result: Mapping[str, Any]
     options: Any
 
     @cached_property
     def workspace(self) -> Workspace:
-        """Where it was carried out."""
+        """The workspace of the command."""
         return Workspace.at(self.options.workspace)
 
     @cached_property
@@ -48,34 +48,44 @@ class Told:
         return catalog.ids(self.workspace)
 
     def short(self, name: str) -> str:
-        """An id as people are shown it, and as every command takes it."""
+        """The short form of an id, which people are shown and every command takes."""
         return shortened(name, self._known)
 
     def line(self, *words: str) -> str:
-        """A command on the same workspace, as a shell takes it."""
+        """A command on the same workspace, quoted for a shell."""
         elsewhere = self.options.workspace != Options.model_fields["workspace"].default
         words = ("nelbo", *words, *(("--workspace", self.options.workspace) if elsewhere else ()))
         return " ".join(map(quoted, words))
 
     @property
     def model(self) -> str:
-        """The model of the result, in short."""
+        """The short id of the result's model."""
         return self.short(self.result["model_id"])
 
 
 def ending(command: str, result: Mapping[str, Any], options: Any) -> Ending:
-    """The last lines of a command: sentences that a terminal only shows, and a line that a shell takes as it stands.
+    """The last lines of a command: sentences that are safe on a terminal, and a line that a shell takes as it stands.
 
     Args:
-        result: what the command gives as JSON.
-        options: that it was given.
+        result: what the command returns.
+        options: the options that it was given.
     """
     happened, means, line = _ENDINGS[_compared(command, result)](Told(result, options))
     return Ending(_sentence(happened), _sentence(means), line)
 
 
+def beginning(result: Mapping[str, Any], options: Any) -> str:
+    """What a command that watches a folder says first."""
+    told = Told(result, options)
+    by = f"model {told.model} ({result['engine']})"
+    by += (
+        f" and calibration {told.short(result['calibration_id'])}" if result["calibration_id"] else ", without verdicts"
+    )
+    return _sentence(f"Watching {result['watching']} with {by}; Ctrl-C ends it")
+
+
 def listed(command: str, result: Mapping[str, Any], options: Any) -> dict[str, Any]:
-    """What is printed before the last lines in any case: the result of commands that list; several batches' counts."""
+    """What is always printed before the last lines: the result of commands that list, or counts of several batches."""
     if command in _LISTS or _compared(command, result) == "compare":
         return dict(result)
     if command == "score" and len(result.get("batches", ())) > 1:
@@ -85,7 +95,7 @@ def listed(command: str, result: Mapping[str, Any], options: Any) -> dict[str, A
 
 
 def with_short_ids(value: Any, options: Any) -> Any:
-    """The same with ids as people are shown them."""
+    """The value, with ids in their short form."""
     return _shortened(value, Told({}, options).short)
 
 
@@ -98,7 +108,7 @@ def _shortened(value: Any, short: Callable[[str], str]) -> Any:
 
 
 def quoted(word: str) -> str:
-    r"""A word as a shell takes it; one that a terminal might obey is written in the escapes of bash and zsh.
+    r"""A word quoted for a shell; characters that a terminal might obey are escaped as bash and zsh read them.
 
     >>> print(quoted("new parts/"), quoted("a\x1b[2Jé\u202e'"), quoted("-x"))
     'new parts/' $'a\x1b[2Jé\xe2\x80\xae\x27' -x
@@ -133,7 +143,7 @@ def _percent(share: float) -> str:
 
 
 def _place(path: str) -> str:
-    """A path that arguments begin with; one that looks like an option is none."""
+    """A path as an argument, with ./ in front if it would look like an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
@@ -159,6 +169,8 @@ def _train(told: Told) -> Ending:
     if found.get("tried"):
         kept = next(one["name"] for one in found["tried"] if one["kept"])
         happened += f", {kept} of {_n(len(found['tried']), 'candidate')}"
+    if (found.get("precision") or {}).get("precision") == "int8":
+        happened += ", has a second fit in int8"
     failed = (found.get("gate") or {}).get("failed")
     if found["promoted"]:
         happened += ", and is the latest"
@@ -188,7 +200,7 @@ def _seen(sensitivity: Mapping[str, Any] | None) -> str:
 
 
 def _new_images(options: Any) -> str:
-    """A folder ``new`` beside the normal images, where there is one; else a word for one."""
+    """A folder ``new`` beside the normal images, if there is one; else a placeholder."""
     beside = Path(getattr(options, "normal", None) or ".").parent / "new"
     return _place(str(beside)) if beside.is_dir() else _IMAGES
 
@@ -196,7 +208,7 @@ def _new_images(options: Any) -> str:
 def _calibrate(told: Told) -> Ending:
     found = told.result
     calibration = told.short(found["calibration_id"])
-    # Of reviews.
+    # Only a calibration from reviews has a caution.
     means = "; ".join(found[name] for name in ("promise", "caution") if name in found)
     if found["candidate"]:
         happened = f"Calibration {calibration} of model {told.model} is a candidate and not in use: {found['why_not']}"
@@ -240,14 +252,30 @@ def _score(told: Told) -> Ending:
     if len(found.get("batches", ())) > 1:
         happened = (
             f"{_n(found['n_anomalous_in_batches'], 'anomalous image')} in {len(found['batches'])} batches; "
-            f"of the last one {happened}"
+            f"in the last one, {happened}"
         )
     line = ("dashboard",) if flagged and _has_dashboard() else ("report", "--batch", batch, "--model", told.model)
     return Ending(happened, _meaning(told), told.line(*line))
 
 
+def _watch(told: Told) -> Ending:
+    found = told.result
+    flagged = found["n_anomalous"] + found["n_review"]
+    if not found["batches"]:
+        return Ending("Nothing new landed", "What lands from now on waits for the next command", told.line("batches"))
+    happened = f"{_n(found['n_images'], 'file')} of {found['watched']} scored and published"
+    happened += f" in {_n(len(found['batches']), 'batch', 'batches')}: {found['n_anomalous']:,} anomalous"
+    happened += f", {found['n_review']:,} for review" if found["n_review"] else ""
+    happened += f", {found['n_not_scored']:,} not scored" if found["n_not_scored"] else ""
+    batch = told.short(found["batches"][-1])
+    line = ("dashboard",) if flagged and _has_dashboard() else ("report", "--batch", batch, "--model", told.model)
+    page = f"; the page of the last batch is {found['report']}" if found["report"] else ", which writes the last page"
+    means = f"What lands from now on waits for the next command{page}"
+    return Ending(happened, means, told.line(*line))
+
+
 def _meaning(told: Told) -> str:
-    """What stands against the verdicts of a scored batch, or whether they are more than chance."""
+    """What casts doubt on the verdicts of a scored batch, or else whether they are more than chance."""
     from nelbo.flows.evaluation.differences import warning
     from nelbo.flows.report.headline import chance
     from nelbo.flows.workspace.calibrations.calibration import read_calibration
@@ -265,13 +293,13 @@ def _meaning(told: Told) -> str:
     try:
         threshold = read_calibration(told.workspace, found["calibration_id"]).threshold
     except UsageError:
-        # Gone since; the verdicts stand.
+        # The calibration was removed since; the verdicts stand.
         return str(found["promise"])
     return chance(counts, threshold, defects=_has_defects(told)) or str(found["promise"])
 
 
 def _has_defects(told: Told) -> bool:
-    """Whether people know of any in a scored batch, by labels or reviews."""
+    """Whether labels or reviews show defects in a scored batch."""
     from nelbo.data import MissingError, read_table
     from nelbo.flows.report.headline import KNOWN_BY, known_of
     from nelbo.flows.workspace.reviews import labels_of, latest_reviews
@@ -279,7 +307,7 @@ def _has_defects(told: Told) -> bool:
     try:
         scores = read_table(told.workspace.scores(told.result["model_id"], told.result["batch_id"]), KNOWN_BY)
     except MissingError:
-        # Gone since.
+        # The scores were removed since.
         return False
     return known_of(scores, labels_of(latest_reviews(told.workspace))).defects
 
@@ -309,7 +337,7 @@ def _sensitivity(told: Told) -> Ending:
         f"Defects were painted on {_n(found['n_images'], 'normal image')}: model {told.model}"
         f"{share or ' has no threshold to find them by'} (AUROC {found['auroc']:.2f})"
     )
-    blind = "The model is blind to what tells it best: what it does not flag may be defective"
+    blind = "It finds even the most telling ones no better than chance: what it does not flag may be defective"
     means = blind if found["blind"] else "The model sees simulated defects better than chance"
     return Ending(happened, means, told.line("sensitivity", "--model", told.model, "--verbose"))
 
@@ -334,16 +362,29 @@ def _evaluate(told: Told) -> Ending:
     found = told.result
     whole = {row["measure"]: row for row in found["measures"] if row["kind"] is None and row["area_from_px"] is None}
     happened = (
-        f"Batch {told.short(found['batch_id'])} by model {told.model} was held against {found['n_anomalous']:,} "
-        f"defective and {_n(found['n_normal'], 'normal image')}, as {found['labels_from']} have it"
+        f"Batch {told.short(found['batch_id'])} by model {told.model} was judged on {found['n_anomalous']:,} "
+        f"defective and {_n(found['n_normal'], 'normal image')}, according to {found['labels_from']}"
     )
     said = [f"{MEASURES[name][0]} {_share(whole[name])}" for name in ("auroc", "recall", "aupro_30") if name in whole]
     shares = [row for row in found["measures"] if row["measure"] == "recall" and row["kind"] is not None]
     least = min(shares, key=lambda row: row["value"], default=None)
-    if least is not None:
-        said.append(f"of kinds of defects {least['kind']} is found least, {_share(least)}")
-    means = "; ".join(said) or "There is one kind of image alone: only shares of it are known"
+    if least is not None and least["value"] < max(row["value"] for row in shares):
+        said.append(f"the kind of defect that is found least is {least['kind']}, {_share(least)}")
+    means = "; ".join(said) or "The images are all normal or all defective: only shares of them are known"
     return Ending(happened, means, told.line("report", "--batch", told.short(found["batch_id"]), "--model", told.model))
+
+
+def _masks(told: Told) -> Ending:
+    found, batch = told.result, told.short(told.result["batch_id"])
+    where = {"png": "masks", "coco": "coco.json", "csv": "regions.csv"}[found["format"]]
+    happened = (
+        f"{_n(found['n_regions'], 'region')} of {_n(found['n_flagged'], 'flagged image')} of batch {batch}, as {where} "
+        f"in {found['masks']}"
+    )
+    means = "Each is where the map exceeds a level that normal images rarely reach anywhere"
+    if found["n_without_region"]:
+        means = f"{_n(found['n_without_region'], 'of them has', 'of them have')} none: no place alone is unusual enough"
+    return Ending(happened, means, told.line("report", "--batch", batch))
 
 
 def _share(row: Mapping[str, Any]) -> str:
@@ -385,7 +426,7 @@ def _models(told: Told) -> Ending:
         line = told.line("train", "--normal", _IMAGES)
         return Ending(f"No model in workspace {told.workspace.root}", "One is made from normal images", line)
     latest = next((told.short(row["model_id"]) for row in rows if row["latest"]), None)
-    means = f"Commands take {latest} where no other is named" if latest else "None is the latest: name one with --model"
+    means = f"Commands use {latest} where no other is named" if latest else "None is the latest: name one with --model"
     line = told.line("calibrations", "--model", latest or told.short(rows[-1]["model_id"]))
     return Ending(f"{_n(len(rows), 'model')} in workspace {told.workspace.root}", means, line)
 
@@ -404,7 +445,7 @@ def _batches(told: Told) -> Ending:
 
 
 def _next_of_none(told: Told) -> str:
-    """The way to a first batch."""
+    """The command that leads to a first batch."""
     if pointers.promoted(told.workspace) is None:
         return told.line("train", "--normal", _IMAGES)
     return told.line("score", _IMAGES)
@@ -414,19 +455,23 @@ def _calibrations(told: Told) -> Ending:
     rows = told.result["calibrations"]
     model = told.short(catalog.find_model(told.workspace, told.options.model))
     happened = f"{_n(len(rows), 'calibration')} of model {model}"
-    current = next((row for row in rows if row["current"]), None)
-    if current is None:
+    current = [row for row in rows if row["current"]]
+    if not current:
         means = "None is in use: scores get no verdicts" if rows else "Without one, scores get no verdicts"
         return Ending(happened, means, told.line("calibrate", "--normal", _IMAGES, "--model", model))
-    means = f"In use is {told.short(current['calibration_id'])}: {current['promise']}"
-    return Ending(happened, means, told.line("verify", "--model", model))
+    # Each of several fits has its own calibration.
+    fits = [f" of {row['precision']}" if len(current) > 1 else "" for row in current]
+    used = [
+        f"{told.short(row['calibration_id'])}{fit}: {row['promise']}" for row, fit in zip(current, fits, strict=True)
+    ]
+    return Ending(happened, f"In use: {'; and '.join(used)}", told.line("verify", "--model", model))
 
 
 def _verify(told: Told) -> Ending:
     found = told.result
     happened = (
         f"Model {told.model}, {_n(len(found['engines']), 'engine')} and "
-        f"{_n(len(found['calibrations']), 'calibration')} are whole"
+        f"{_n(len(found['calibrations']), 'calibration')} are intact"
     )
     means = "Each file is what was written, and each id the hash of its contents"
     return Ending(happened, means, told.line("calibrations", "--model", told.model))
@@ -445,7 +490,7 @@ def _deployments(told: Told) -> Ending:
     rows, pool = told.result["deployments"], getattr(told.options, "pool", None)
     served = "served from this process until Ctrl-C" if pool is None else f"registered in the work pool {pool}"
     means = (
-        "Each runs on its schedule" if pool is None else "They run on their schedules once a worker of the pool does"
+        "Each runs on its schedule" if pool is None else "They run on their schedules once a worker of the pool runs"
     )
     return Ending(f"{_n(len(rows), 'deployment')} {served}", means, told.line("batches"))
 
@@ -473,10 +518,12 @@ _ENDINGS: dict[str, Callable[[Told], Ending]] = {
     "calibrate": _calibrate,
     "compare": _compare,
     "score": _score,
+    "watch": _watch,
     "export": _export,
     "sensitivity": _sensitivity,
     "report": _report,
     "evaluate": _evaluate,
+    "masks": _masks,
     "prune": _prune,
     "compact": _compact,
     "upgrade": _upgrade,

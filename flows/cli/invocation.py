@@ -1,45 +1,47 @@
-"""The commands as click has them: each is built from its options model when it is run, or its help is asked for."""
+"""The click commands: each is built from its options model only when it runs or shows its help."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from nelbo.flows.cli.output import print_json, print_table, say_all
+from nelbo.flows.cli.output import print_json, print_row, print_table, say_all
 from nelbo.flows.commands import COMMANDS, Command
 from nelbo.flows.inference.progress import progress
 
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click names it
-        """In the order of their work."""
+        """The commands in the order of a typical workflow."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Built now: it takes pydantic."""
+        """Build the command only now, because that loads pydantic."""
         if cmd_name not in COMMANDS:
             return None
-        from nelbo.flows.cli.parameters import Built
+        with _uncollected():
+            from nelbo.flows.cli.parameters import Built
 
-        return Built(COMMANDS[cmd_name], callback=partial(_invoke, COMMANDS[cmd_name]))
+            return Built(COMMANDS[cmd_name], callback=partial(_invoke, COMMANDS[cmd_name]))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """With what may have been meant."""
+        """Find the command; the error for an unknown one suggests similar names."""
         try:
             return super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:
-            # It has looked among commands that are built.
+            # Click looked for similar names only among commands that are built.
             raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Without building any."""
+        """List the commands without building any."""
         with formatter.section("Commands"):
             formatter.write_dl([(command.name, command.help) for command in COMMANDS.values()])
 
@@ -52,7 +54,7 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="nelbo", message="nelbo %(version)s")
 def app() -> None:
-    """Before each command."""
+    """Before each command, name variables that look like settings but are none."""
     if not any(name.upper().startswith("NELBO_") for name in os.environ):
         return
     from nelbo.flows.options.sources import strange_variables
@@ -60,22 +62,22 @@ def app() -> None:
 
     if strange := strange_variables():
         click.echo(
-            f"nelbo: passed over, for they are no settings: {some(strange, 20)}. Kubernetes sets such variables for a "
-            "Service named nelbo; docs/settings.md has the names of settings.",
+            f"nelbo: ignored, because they are not settings: {some(strange, 20)}. Kubernetes sets such variables for a "
+            "Service named nelbo; docs/reference/settings.md has the names of settings.",
             err=True,
         )
 
 
 def _invoke(command: Command, as_json: bool = False, verbose: bool = False, **values: Any) -> int:
-    """Run a command and print what it gives; the exit code."""
+    """Run a command and print its results; returns the exit code."""
     if verbose:
         say_all()
-    # Of the demo it is an option like others.
+    # The demo has it among its own options.
     prefect = values.pop("prefect") if command.is_flow else None
     code = 0
     with ExitStack() as display:
         display.enter_context(_displayed(command.name))
-        with progress("starting"):
+        with progress("starting"), _uncollected():
             options = read_options(command, **values)
             # Importing it takes a second, too.
             _ = command.call
@@ -88,8 +90,18 @@ def _invoke(command: Command, as_json: bool = False, verbose: bool = False, **va
     return code
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Turn off garbage collection while modules load: there is no garbage, but collecting takes a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _spreadsheet(options: Any) -> Callable[[Mapping[str, Any]], None]:
-    """What writes the rows of a result to the CSV file that is asked for, if any."""
+    """A function that writes a result's rows to the CSV file, or does nothing if no file is requested."""
     if getattr(options, "csv", None) is None:
         return lambda _result: None
     from nelbo.flows.cli.spreadsheet import check_target, write_rows
@@ -99,8 +111,8 @@ def _spreadsheet(options: Any) -> Callable[[Mapping[str, Any]], None]:
 
 
 def _displayed(command: str) -> AbstractContextManager[None]:
-    """What somebody at a terminal sees until there is a result."""
-    # The dashboard is another process, in the place of this one.
+    """The display that somebody at a terminal sees until there is a result."""
+    # The dashboard replaces this process with another.
     if command == "dashboard" or sys.stderr is None or not sys.stderr.isatty():
         return nullcontext()
     from nelbo.flows.cli.display import displayed
@@ -109,16 +121,23 @@ def _displayed(command: str) -> AbstractContextManager[None]:
 
 
 def _show(command: str, options: Any, result: dict[str, Any], as_json: bool, verbose: bool) -> None:
-    """What a command gives: as JSON; or for people in three lines, and what is a list, or all of it, before them."""
-    if as_json:
+    """Print a result as JSON; or for people in three lines, below its list or, with `verbose`, below all of it."""
+    if "relative_path" in result:
+        print_row(result, as_json)
+        return
+    if as_json and command != "watch":
         print_json(result)
         return
-    from nelbo.flows.cli.endings import ending, listed, with_short_ids
+    from nelbo.flows.cli.endings import beginning, ending, listed, with_short_ids
 
+    if "watching" in result:
+        click.echo(beginning(result, options), err=True)
+        return
     if rows := with_short_ids(result if verbose else listed(command, result, options), options):
         print_table(command, rows)
     for line in ending(command, result, options):
-        click.echo(line)
+        # With --json, stdout of `watch` holds one object per file and nothing else.
+        click.echo(line, err=as_json)
 
 
 def _results(command: Command, options: Any, prefect: bool | None) -> Iterator[dict[str, Any]]:
@@ -138,7 +157,7 @@ def _results(command: Command, options: Any, prefect: bool | None) -> Iterator[d
 def _exit_code(options: Any, result: Mapping[str, Any]) -> int:
     if getattr(options, "fail_on_anomaly", False):
         return 3 if result.get("n_anomalous_in_batches", result["n_anomalous"]) else 0
-    # The doctor's diagnosis; what else is not well is an error.
+    # Only the doctor returns this; other commands raise an error.
     if result.get("ok") is False:
         click.echo("nelbo: this system lacks what nelbo cannot run without; the lines above say what to do.", err=True)
         return 1
@@ -146,10 +165,10 @@ def _exit_code(options: Any, result: Mapping[str, Any]) -> int:
 
 
 def read_options(command: Command, config: str | None, assignments: tuple[str, ...], **values: Any) -> Any:
-    """The options of a command, from the values that click gives: None where an option was not said.
+    """The options of a command, from the values that click gives: None where an option was not given.
 
     Raises:
-        UsageError: a bad value; one of the command line is named by its option.
+        UsageError: a bad value; the message names a value from the command line by its option.
     """
     from nelbo.flows.cli.checks import check
     from nelbo.flows.options.flags import options_of

@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, errors and logs on stderr; names in them come from anybody."""
+"""What commands print: results on stdout, errors and logs on stderr; names in them are not trusted."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ import click
 
 from nelbo.flows.workspace.errors import without_credentials
 
-#: Of an error: what is longer was given by somebody, and says no more.
+#: Most characters of an error: a longer one only repeats a long input.
 _LONGEST = 2000
 
 
 def printable(text: str) -> str:
-    r"""The same text without what a terminal obeys or an encoding lacks: escapes, line breaks, lone surrogates.
+    r"""The text, with what a terminal obeys or an encoding lacks escaped: control codes, line breaks, lone surrogates.
 
     >>> print(printable("a\x1b[31mb\nc\u202ed é"))
     a\x1b[31mb\nc\u202ed é
@@ -24,25 +24,25 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """An error as a terminal takes it: one line of bounded length, without the credentials of the URLs in it."""
+    """An error for a terminal: one line of bounded length, without credentials in its URLs."""
     text = printable(without_credentials(" ".join(text.split())))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-490:]}"
 
 
 class LogFormatter(logging.Formatter):
-    """Records as lines that a terminal only shows."""
+    """Formats records as lines that a terminal shows and never obeys."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging names it
-        """One line."""
+        """The message in one line."""
         return printable(without_credentials(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        """A line for each of the traceback."""
+        """The lines of the traceback."""
         return "\n".join(map(printable, without_credentials(super().formatException(ei)).split("\n")))
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to what stderr is by then: below a progress bar, which has it for a while."""
+    """Writes to the current `sys.stderr`, which a progress bar replaces for a while."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self, logging.WARNING)
@@ -55,7 +55,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def log_to_stderr() -> None:
-    """Warnings, until `say_all`; Prefect gets all, where it runs the command."""
+    """Log warnings, and after `say_all` everything; Prefect gets all records where it runs the command."""
     logger = logging.getLogger("nelbo")
     logger.setLevel(logging.INFO)
     logger.handlers = [_Handler()]
@@ -64,13 +64,13 @@ def log_to_stderr() -> None:
 
 
 def say_all() -> None:
-    """What happens on the way, too."""
+    """Log progress, too."""
     for handler in logging.getLogger("nelbo").handlers:
         handler.setLevel(logging.INFO)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON: text as it is, and what is not printable as JSON's own escapes."""
+    """Print one line of JSON; characters that are not printable become JSON's own escapes."""
     text = json.dumps(value, ensure_ascii=False)
     click.echo(_escape(text, lambda character: json.dumps(character)[1:-1]))
 
@@ -81,25 +81,41 @@ def _escape(text: str, escaped: Callable[[str], str]) -> str:
     return "".join(character if character.isprintable() else escaped(character) for character in text)
 
 
+_COLOURS = {"normal": "green", "review": "yellow", "anomalous": "red", "not_scored": "magenta"}
+
+
+def print_row(row: dict[str, Any], as_json: bool) -> None:
+    """Print a file's row as soon as it is scored: a JSON object, or a line for people, coloured on a terminal."""
+    if as_json:
+        print_json(row)
+        return
+    verdict, score, p = row["verdict"] or "scored", row["anomaly_score"], row["p_value"]
+    said = "" if score is None else f"  score {score:.4g}"
+    said += "" if p is None else f"  p {p:.2g}"
+    why = row["why"] or row["reason"]
+    text = f"{printable(row['relative_path'])}{said}  {row['latency_ms']:.0f} ms{f'  {printable(why)}' if why else ''}"
+    click.echo(f"{click.style(f'{verdict:10}', fg=_COLOURS.get(verdict))}  {text}")
+
+
 def print_table(command: str, result: dict[str, Any]) -> None:
-    """All that a command gives, for people."""
+    """Print the whole result of a command for people."""
     _PRINTERS.get(command, print_result)(result)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """A row for each part of an object."""
+    """Print a row for each entry of an object."""
     _table([(key, _text(value)) for key, value in result.items()])
 
 
 def _print_rows(result: dict[str, Any]) -> None:
-    """A list of objects with the same keys."""
+    """Print a list of objects with the same keys."""
     (rows,) = result.values()
     if rows:
         _table([[_text(value) for value in row.values()] for row in rows], list(rows[0]))
 
 
 def _print_calibration(result: dict[str, Any]) -> None:
-    """A calibration; or several side by side, one a column, so that long sentences have room."""
+    """Print a calibration; or several side by side, one per column, which gives long sentences room."""
     if "calibrations" not in result:
         print_result(result)
         return
@@ -108,14 +124,14 @@ def _print_calibration(result: dict[str, Any]) -> None:
 
 
 def _print_diagnosis(found: dict[str, Any]) -> None:
-    """What a system has, then a line for each thing that it lacks."""
+    """Print what a system has, then a line for each thing that it lacks."""
     print_result({name: value for name, value in found.items() if name not in ("missing", "ok")})
     for lacks in found["missing"]:
         click.echo(f"missing: {printable(lacks)}.")
 
 
 def _print_verified(result: dict[str, Any]) -> None:
-    """What was checked and found to be as it was made, one a line."""
+    """Print what was checked and found intact, one item per line."""
     current = result["calibration_id"]
     _table(
         [
@@ -127,14 +143,14 @@ def _print_verified(result: dict[str, Any]) -> None:
 
 
 def _print_pruned(result: dict[str, Any]) -> None:
-    """What was deleted, or would be."""
+    """Print what was deleted, or would be."""
     if result["items"]:
         columns = ("kind", "name", "size_bytes", "modified_utc")
         _table([[_text(item[name]) for name in columns] for item in result["items"]], list(columns))
 
 
 def _print_upgraded(result: dict[str, Any]) -> None:
-    """What was changed, or would be, and what only people can do."""
+    """Print what was changed, or would be, and what only people can do."""
     if result["changes"]:
         columns = ("kind", "name", "change")
         _table([[_text(change[name]) for name in columns] for change in result["changes"]], list(columns))
@@ -143,7 +159,7 @@ def _print_upgraded(result: dict[str, Any]) -> None:
 
 
 def _print_demo(result: dict[str, Any]) -> None:
-    """The demonstration in a short table."""
+    """Print the demonstration's results in a short table."""
     trained, scored = result["train"], result["score"]
     metrics = scored["metrics"]
     rate, area = metrics["realised_fpr"], metrics["auroc"]
@@ -167,7 +183,7 @@ def _print_demo(result: dict[str, Any]) -> None:
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    """A row a kind of defect, and where there are masks one a size of regions."""
+    """Print a row for each kind of defect and, if there were masks, one for each size of region."""
     from nelbo.flows.evaluation.by_kind import as_table, by_size
 
     for head, *rows in filter(None, (as_table(result["measures"]), by_size(result["measures"]))):

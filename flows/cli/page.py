@@ -1,4 +1,4 @@
-"""docs/commands.md, made of the commands and their options models: ``python -m nelbo.flows.cli.page``."""
+"""docs/reference/commands.md, made of the commands and their options models: ``python -m nelbo.flows.cli.page``."""
 
 import sys
 from collections.abc import Iterator
@@ -7,22 +7,22 @@ from nelbo.flows.cli.parameters import COMMON, PREFECT, settings_of
 from nelbo.flows.commands import COMMANDS, Command
 from nelbo.flows.options.flags import Option, options_of
 
-#: A plain one would begin another column.
+#: A plain bar would begin another column.
 _BAR = r"\|"
 
 _HEAD = """\
 # Commands
 
-Made of the code by `python -m nelbo.flows.cli.page > docs/commands.md`. What an option does not say, a
-[setting](settings.md) may: in a TOML file, the environment, or with `--set`.
+Generated from the code by `python -m nelbo.flows.cli.page > docs/reference/commands.md`. What has no option is a
+[setting](settings.md): in a TOML file, in the environment, or with `--set`.
 """
 
 
 def page() -> str:
     """The text: what every command takes, then a section for each."""
     common = [(parameter.opts[-1], parameter.help) for parameter in COMMON]
-    rows = [*common, (f"{PREFECT.opts[0]}, {PREFECT.secondary_opts[0]}", f"{PREFECT.help} Of flows alone.")]
-    every = ["| of every command | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in rows)]
+    rows = [*common, (f"{PREFECT.opts[0]}, {PREFECT.secondary_opts[0]}", f"{PREFECT.help} For flows alone.")]
+    every = ["| option of every command | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in rows)]
     return "\n".join([_HEAD, *every, *(line for command in COMMANDS.values() for line in _section(command))]) + "\n"
 
 

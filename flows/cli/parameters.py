@@ -1,4 +1,4 @@
-"""What click knows of a command's options: all values are text, which the options model checks."""
+"""A command's options for click: all values are text, which the options model checks."""
 
 from typing import Any
 
@@ -8,29 +8,29 @@ from nelbo.flows.commands import Command
 from nelbo.flows.options.flags import Option, options_of, setting_of
 from nelbo.flows.options.sections import SECTIONS, SETTINGS
 
-#: Of commands that give something.
+#: Options of commands that return a result.
 _OF_RESULTS = [
     click.Option(["as_json", "--json"], is_flag=True, help="Print one JSON object; logs go to stderr."),
-    click.Option(["--verbose"], is_flag=True, help="Print all facts, and on stderr what happens on the way."),
+    click.Option(["--verbose"], is_flag=True, help="Print all facts, and progress on stderr."),
 ]
 
-#: Of every command, beside those of its model.
+#: Options of every command, in addition to those of its model.
 COMMON = [
     *_OF_RESULTS,
     click.Option(["--config"], metavar="FILE", help="TOML file with settings."),
     click.Option(["assignments", "--set"], multiple=True, metavar="KEY=VALUE", help="Any setting; repeatable."),
 ]
 
-#: Of every flow.
+#: Option of every flow.
 PREFECT = click.Option(
     ["--prefect/--no-prefect"],
     default=None,
-    help="Run through Prefect or directly; by default, if an API is configured.",
+    help="Run through Prefect or directly; by default through Prefect if an API is configured.",
 )
 
 
 class Built(click.Command):
-    """A command whose help groups its options, and shows settings that have none, and an example."""
+    """A command whose help groups its options, and shows settings that have no option, and an example."""
 
     def __init__(self, command: Command, **what: Any) -> None:
         example = f"\b\nExample:\n  {command.example}"
@@ -38,7 +38,7 @@ class Built(click.Command):
         self._command = command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """In sections, click's own option in the last one; arguments have stood before them."""
+        """Write the options in sections, with click's own in the last one; arguments come before the sections."""
         options = (option for option in self.get_params(ctx) if isinstance(option, click.Option))
         rows = {option.name: option.get_help_record(ctx) for option in options}
         own = {name for fields in SECTIONS.values() for name in fields}
@@ -48,17 +48,17 @@ class Built(click.Command):
                 with formatter.section(heading):
                     formatter.write_dl(shown)
         if settings := settings_of(self._command):
-            with formatter.section("Settings that matter (all are in docs/settings.md)"):
+            with formatter.section("Settings that matter (all are in docs/reference/settings.md)"):
                 formatter.write_dl([(f"--set {said}", meaning) for said, meaning in settings])
 
 
 def settings_of(command: Command) -> list[tuple[str, str]]:
-    """Settings that are shown beside a command's options: ``name=value`` by default, and what it means."""
+    """Settings shown beside a command's options: ``name=value`` with the default, and the meaning."""
     return [setting_of(command.options, name) for name in SETTINGS.get(command.name, ())]
 
 
 def parameters(command: Command) -> list[click.Parameter]:
-    """All that the command line takes after a command."""
+    """Everything that a command takes on the command line."""
     found = [_parameter(option) for option in options_of(command.options)]
     # The dashboard has no result.
     common = [one for one in COMMON if one not in _OF_RESULTS or command.name != "dashboard"]

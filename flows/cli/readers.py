@@ -34,7 +34,7 @@ def comparison(options: CalibrateOptions) -> dict[str, Any]:
 
 
 def verification(options: ModelOptions) -> dict[str, Any]:
-    """A model, its engines and calibrations against what they were made as."""
+    """The check of a model, its engines and its calibrations."""
     from nelbo.flows.cli.verification import verify
 
     return verify(opened(options.workspace), options.model)

@@ -1,4 +1,4 @@
-"""``score --csv FILE``: the rows of what was scored, for spreadsheets and whoever reads no Parquet."""
+"""``score --csv FILE``: the scored rows, for spreadsheets and for tools that do not read Parquet."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,12 @@ from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
-#: Rows that are in memory at a time.
+#: Rows in memory at a time.
 _ROWS = 4096
 
 
 def check_target(options: ScoreOptions) -> None:
-    """Refuse a file that would be in the way of images, or of the workspace; before anything is scored.
+    """Refuse a file that would lie among images or in the workspace, before anything is scored.
 
     Raises:
         UsageError: what is wrong with the name, and another way.
@@ -27,21 +27,21 @@ def check_target(options: ScoreOptions) -> None:
     if "://" in name or target.suffix.lower() != ".csv":
         raise UsageError(f"{said}: expected a file on this machine whose name ends with .csv, such as scores.csv.")
     if target.exists() and not target.is_file():
-        raise UsageError(f"{said} is no file, and is not replaced by one. Give another name.")
+        raise UsageError(f"{said} exists and is not a file. Give another name.")
     root = Workspace.at(options.workspace).root
     for what, place in (("images", Path(options.images)), ("workspace", root)):
         if isinstance(place, Path) and (place.resolve() == target or place.resolve() in target.parents):
-            raise UsageError(f"{said} lies among the {what} ({place}). Give it a place outside.")
+            raise UsageError(f"{said} lies among the {what} ({place}). Choose a place outside.")
     if not target.parent.is_dir():
-        raise UsageError(f"{said}: there is no folder {target.parent}. Make it, or give another.")
+        raise UsageError(f"{said}: there is no folder {target.parent}. Create it, or choose another.")
 
 
 def write_rows(options: ScoreOptions, result: Mapping[str, Any]) -> None:
-    """Write the rows of a result of ``score``, as ``scores.parquet`` has them; the file appears whole or not at all.
+    """Write the rows of a ``score`` result, as in ``scores.parquet``; the file appears whole or not at all.
 
-    It is UTF-8 with a byte-order mark, without which Excel takes it for another encoding. Of ``--new``, which may score
-    several batches or none, the first column is ``batch_id``. Texts that a spreadsheet would calculate have an
-    apostrophe before them.
+    It is UTF-8 with a byte-order mark, without which Excel assumes another encoding. With ``--new``, which may score
+    several batches or none, the first column is ``batch_id``. Text that a spreadsheet would evaluate gets an apostrophe
+    in front.
     """
     batch_ids = result["batches"] if "batches" in result else [result["batch_id"]]
     names = SCORES_SCHEMA.names

@@ -1,6 +1,6 @@
-"""What an older version left behind, brought up to date: settings, the tables of a workspace, deployments.
+"""``upgrade``: brings up to date what an older version left behind in settings, workspaces and deployments.
 
-Each change is made as a whole or not at all, and none needs another: killed midway, the same command does the rest.
+Each change is made as a whole or not at all, and none needs another: after a kill, the same command does the rest.
 """
 
 import os
@@ -25,16 +25,16 @@ from nelbo.flows.workspace.journal import opened
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.upgrade import old_engines, old_tables, upgrade_table
 
-#: What the copy of a file of settings is called after it.
+#: Suffix of the copy of a settings file.
 _COPY = ".before-upgrade"
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that is made as it would be made now.
+    """Something that is rewritten as this version would write it.
 
     change: what happens to it, in words.
-    make: does it; false where somebody is at work on it, so that it stays for the next time.
+    make: makes the change; returns False where the thing is in use and has to wait for the next time.
     """
 
     kind: str
@@ -44,14 +44,14 @@ class Change:
 
 
 def upgrade(options: UpgradeOptions) -> dict[str, Any]:
-    """Bring up to date what an older version wrote, or only say what that is; what the command prints.
+    """Bring what an older version wrote up to date, or only list it; returns what the command prints.
 
     Raises:
         UsageError: something is of a newer version. Then nothing is changed.
     """
     workspace = opened(options.workspace)
     by_hand: list[str] = []
-    # All of it before the first change: what is newer is refused.
+    # Collect everything before the first change: a newer version is refused here.
     changes = [*_tables(workspace, by_hand), *_settings(options, by_hand), *_deployments(workspace, by_hand)]
     by_hand += _engines(workspace)
     made = [change for change in changes if not options.apply or change.make() is not False]
@@ -68,7 +68,8 @@ def _tables(workspace: Workspace, by_hand: list[str]) -> Iterator[Change]:
     old = old_tables(workspace)
     if old and not isinstance(workspace.root, Path):
         by_hand.append(
-            f"leave {len(old)} tables of older versions as they are: they are read, and a store would date them anew"
+            f"leave {len(old)} tables of older versions as they are: they can be read, and rewriting them in a store "
+            "would give them new dates"
         )
         return
     for table in old:
@@ -79,10 +80,10 @@ def _tables(workspace: Workspace, by_hand: list[str]) -> Iterator[Change]:
 def _settings(options: UpgradeOptions, by_hand: list[str]) -> Iterator[Change]:
     """Settings that are gone, in the file and in the environment."""
     names = (name for name in os.environ if setting_of(name) in FORMER)
-    by_hand += [f"unset {name}: that setting is gone, and without effect" for name in sorted(names)]
+    by_hand += [f"unset {name}: that setting is gone and has no effect" for name in sorted(names)]
     if options.config is None:
         return
-    # A link stays one.
+    # A symbolic link stays one.
     file = Path(expand_home(options.config)).resolve()
     text = _read(file)
     if (kept := without_former_lines(text)) != text:
@@ -91,12 +92,12 @@ def _settings(options: UpgradeOptions, by_hand: list[str]) -> Iterator[Change]:
 
 
 def _read(file: Path) -> str:
-    # With its ends of lines.
+    # `read_text` would change line endings.
     return file.read_bytes().decode("utf-8-sig")
 
 
 def _write(file: Path, text: str) -> None:
-    """Replace a file of settings, with a copy of the old one beside it."""
+    """Replace a settings file, and keep a copy of the old one beside it."""
     content = file.read_bytes()
     mark = content[: len(content) - len(_read(file).encode())]
     for number in count():
@@ -112,7 +113,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _deployments(workspace: Workspace, by_hand: list[str]) -> Iterator[Change]:
-    """Those of 0.1 on the Prefect server, if there is one."""
+    """Deployments of version 0.1 on the Prefect server, if there is one."""
     if prefect_api() is None:
         return
     try:
@@ -128,14 +129,14 @@ def _deployments(workspace: Workspace, by_hand: list[str]) -> Iterator[Change]:
     for name, one in ours.items():
         schema = FLOWS[name.partition("/")[0]].parameters.model_dump(exclude_unset=True)
         make = partial(update_former, one, without_former(one.parameters), schema)
-        yield Change("deployment", name, "runs the code under its name of today", make)
+        yield Change("deployment", name, "runs the code under its current name", make)
     others = sorted({str(one.parameters.get("workspace")) for name, one in found.items() if name not in ours})
     by_hand += [f"deployments of workspace {other}: nelbo upgrade --workspace {shlex.quote(other)}" for other in others]
 
 
 def _engines(workspace: Workspace) -> list[str]:
     return [
-        f"engine {engine} of model {model_id} was made by 0.1, without an id to check it by: "
+        f"engine {engine} of model {model_id} was made by 0.1, without an id to check it against: "
         f"nelbo export --model {model_id} --engine {engine}"
         for model_id, engine in old_engines(workspace)
     ]

@@ -1,4 +1,4 @@
-"""``verify``: a model, its engines and its calibrations against their checksums and ids."""
+"""``verify``: checks a model, its engines and its calibrations against their checksums and ids."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from nelbo.flows.workspace.layout import Workspace
 
 
 def verify(workspace: Workspace, model: str) -> dict[str, Any]:
-    """See that each file is what was written, each id the hash of its contents, and all of one model.
+    """Check that each file is as written, that each id is the hash of its contents, and that all belong to the model.
 
-    A damaged calibration may be any model's, so it counts for each.
+    A damaged calibration may be any model's and therefore counts as a fault of each.
 
     Raises:
-        UsageError: what is wrong, all of it, and the remedies.
+        UsageError: something is wrong; the message names all faults and their remedies.
     """
     model_id = catalog.find_model(workspace, model)
     faults: list[str] = []
@@ -31,9 +31,10 @@ def verify(workspace: Workspace, model: str) -> dict[str, Any]:
         with _noted(faults):
             if read_calibration(workspace, name).model_id == model_id:
                 calibrations.append(name)
-    with _noted(faults):
-        # It may be gone, or another model's.
-        calibration_of(workspace, model_id)
+    for precision in pointers.PRECISIONS:
+        with _noted(faults):
+            # The calibration in use may be gone, or another model's.
+            calibration_of(workspace, model_id, precision=precision)
     if faults:
         raise UsageError(" ".join(dict.fromkeys(faults)))
     return {

@@ -19,7 +19,7 @@ from nelbo.flows.dashboard.tables import Tables
 from nelbo.flows.workspace.errors import bad_input, store_errors
 from nelbo.flows.workspace.layout import Workspace
 
-#: Pages run scripts and styles of ours only, talk to this server only, and stand in no other page.
+#: Pages run only our scripts and styles, talk only to this server, and cannot be embedded in other pages.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -30,11 +30,11 @@ _STATIC = Path(__file__).with_name("static")
 
 
 def make_app(workspace: Workspace, password: str | None, hosts: Sequence[str]) -> ASGIApp:
-    """All that answers.
+    """The dashboard's web application.
 
     Args:
         password: what visitors have to give; None or empty lets everybody in.
-        hosts: names under which the server may be asked; "*" stands for any.
+        hosts: host names that requests may use; "*" stands for any.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.tables = Tables(workspace)
@@ -58,7 +58,7 @@ def _health() -> Response:
 async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
     response = await answer(request)
     response.headers.update(_HEADERS)
-    # What a page shows changes with the workspace; scripts and styles with the version only.
+    # Pages change with the workspace; scripts and styles only with the version.
     response.headers.setdefault("Cache-Control", "no-cache")
     return response
 

@@ -1,4 +1,4 @@
-"""Calibrations on pages: each is read once, unless its files change, and its promise stands beside its threshold."""
+"""Calibrations on pages: each is read only once, unless its files change; pages show its promise."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +15,12 @@ from nelbo.flows.workspace.layout import Workspace
 
 
 class Known(NamedTuple):
-    """What there is to say of the calibration that judged a batch.
+    """What pages say of the calibration that judged a batch.
 
     calibration: None where there is none, or it is gone, damaged or changed.
-    promises: the rate that it promises, and between what it may lie; what spoke against it, if it is a candidate.
+    promises: sentences on the rate that it promises with its range, and, for a candidate, on what spoke against it.
     problem: what is wrong with its files; None if nothing is.
-    cannot_see: what has to be said of a model that is blind; None of others.
+    cannot_see: the sentence that a model is blind; None if it is not.
     """
 
     calibration: Calibration | None
@@ -33,7 +33,7 @@ def known(workspace: Workspace, model_id: str, calibration_id: str | None) -> Kn
     """Look a calibration up."""
     found = _found(workspace, calibration_id)
     if isinstance(found, UsageError):
-        # One that was deleted is no news.
+        # A deleted calibration is not a problem to report.
         is_there = calibration_id in catalog.calibration_ids(workspace)
         return Known(None, (), str(found) if is_there else None, None)
     path = workspace.simulated(model_id)
@@ -57,7 +57,7 @@ def _promises(calibration: Calibration | None) -> tuple[str, ...]:
     said = promise(calibration)
     found = [f"{said[0].upper()}{said[1:]}."]
     if calibration.why_not is not None:
-        found.append(f"Made as a candidate, which became current only if somebody took it: {calibration.why_not}.")
+        found.append(f"Made as a candidate, which becomes current only if people use it anyway: {calibration.why_not}.")
     return tuple(found)
 
 
@@ -79,7 +79,7 @@ def _read(workspace: Workspace, calibration_id: str, stamps: tuple[int, ...]) ->
 
 
 def _stamps(folder: Place) -> tuple[int, ...]:
-    """When the files of a calibration were last changed, on a disk; objects would have to be asked for one by one."""
+    """When a calibration's files on a disk were last changed; empty for an object store, where looking takes long."""
     if not isinstance(folder, Path):
         return ()
     return tuple(file.stat().st_mtime_ns for name in (COMMIT, *FILES) if (file := folder / name).exists())

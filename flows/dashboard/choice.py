@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from nelbo.flows.dashboard.tables import Batch, Tables
 
-#: Of the batches to choose from; older ones are found on the page Home, and have links.
+#: Most batches to choose from; older ones are linked on the page Home.
 _SHOWN = 200
 
 _NEWEST = """
@@ -17,10 +17,10 @@ _NEWEST = """
 
 
 class Choice(NamedTuple):
-    """A batch, and those that a visitor may choose instead, the newest first.
+    """The batch of a page, and those that a visitor may choose instead, the newest first.
 
-    batch: None where there is none at all.
-    is_missing: whether another one was asked for, which is not in the workspace.
+    batch: None where the workspace has no batch.
+    is_missing: whether the address names a batch that is not in the workspace.
     """
 
     batch: Batch | None
@@ -29,14 +29,16 @@ class Choice(NamedTuple):
 
     @property
     def has_models(self) -> bool:
-        """Whether they are of several models, so that a batch is named with its own."""
+        """Whether the batches are of several models, so that each is named with its model."""
         return len({model_id for model_id, _ in self.others}) > 1
 
 
 def choose(tables: Tables, model: str, batch: str, chosen: str = "") -> Choice:
-    """The batch that an address names, of any model where it names none; or else the newest.
+    """The batch that an address names, or else the newest.
 
     Args:
+        model: empty for any.
+        batch: empty for the newest.
         chosen: a batch with its model, as the list of batches sends it: ``MODEL BATCH``.
     """
     if chosen:
@@ -48,5 +50,5 @@ def choose(tables: Tables, model: str, batch: str, chosen: str = "") -> Choice:
 
 
 def newest(tables: Tables, n: int, model: str | None = None, batch: str | None = None) -> list[Batch]:
-    """The batches that were scored last, of those that are asked for."""
+    """The `n` batches that were scored last, of a model and of a name, if these are given."""
     return [(row["model_id"], row["batch_id"]) for row in tables.records(_NEWEST, [n], [(model, batch)])]

@@ -1,4 +1,4 @@
-"""What stands before every route of the dashboard's server."""
+"""Access control before every route of the dashboard's server."""
 
 import asyncio
 import hmac
@@ -20,29 +20,29 @@ from nelbo.flows.report.rendering import template
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: A wrong guess is answered after that long, and so many of one address may wait for it.
+#: Delay of the answer to a wrong guess, and most guesses of one address that may wait at a time.
 _GUESS_S, _GUESSES = 1.0, 8
-#: For that long a visitor stays admitted.
+#: How long a visitor stays admitted.
 _ADMITTED_S = 12 * 3600
-#: A form with a password in it, a decision, and the time that either may take to arrive.
+#: Most bytes of a form with a password and of a decision, and the most time for either to arrive.
 _FORM_BYTES, _DECISION_BYTES, _ARRIVAL_S = 4096, 65_536, 10
 #: Whether the server runs is no secret.
 HEALTH = "/health"
-#: All that pages send.
+#: The only route to which pages send data.
 REVIEWS = "/reviews"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 
 
 class Door:
-    """Lets in who has given the password, where there is one, and nothing that no page of ours sends.
+    """Admits visitors who have given the password, if there is one, and only requests that our pages send.
 
-    Before the password nothing but this class answers: no page, picture or script, and what is sent is not read.
-    Afterwards a signed cookie, which only this process can make, admits a browser for twelve hours.
+    Before that, only this class answers: no page, picture or script is sent, and no request body but the password is
+    read. Afterwards a signed cookie, which only this process can make, admits a browser for twelve hours.
     """
 
     def __init__(self, app: "ASGIApp", password: str | None) -> None:
         self._app = app
-        # Whatever bytes it was in the environment.
+        # The same bytes as in the environment.
         self._password = (password or "").encode("utf-8", "surrogateescape")
         self._signer = TimestampSigner(secrets.token_bytes(32))
         self._guessing: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class Door:
         await app(scope, receive, send)
 
     async def _answering(self, asked: HTTPConnection, receive: "Receive") -> "ASGIApp":
-        """What answers a request: the app, where nothing speaks against it."""
+        """What answers a request: the app, if the request is allowed."""
         kind, path, method = (asked.scope.get(name) for name in ("type", "path", "method"))
         if kind == "websocket":
             return WebSocketClose(1008)
@@ -62,7 +62,7 @@ class Door:
         is_admitted = self._is_admitted(asked)
         if method == "POST" and path == REVIEWS:
             if not is_admitted:
-                # The browser keeps it, and sends it again when it is admitted.
+                # The browser keeps the decision, and sends it again once it is admitted.
                 return _answer("Give the password first.", 401)
             return _answer("Not from here.", 403) if _is_foreign(asked) else await self._with_decision(receive)
         if self._password and method == "POST":
@@ -72,7 +72,7 @@ class Door:
         return self._app if method in ("GET", "HEAD") else _answer("Not allowed.", 405, allow="GET, HEAD")
 
     async def _ask(self, asked: HTTPConnection, receive: "Receive") -> HTMLResponse:
-        """Take a guess at the password, which came to the address that was asked for."""
+        """Check a password that was sent to the address of the requested page."""
         visitor = _visitor(asked)
         if self._guessing[visitor] >= _GUESSES:
             return _form("Too many guesses at once. Try again in a second.", 429, retry_after="1")
@@ -93,7 +93,7 @@ class Door:
         return _form("This is not the password.", 401)
 
     async def _with_decision(self, receive: "Receive") -> "ASGIApp":
-        """The app with what is sent, which is no more than a decision: the app itself would hold whatever comes."""
+        """The app, given a body of at most a decision's size: the app itself would read a body of any size."""
         body = await _body(receive, _DECISION_BYTES)
         if body is None:
             return _answer("Too long.", 413, connection="close")
@@ -118,12 +118,12 @@ class Door:
 
 
 def _cookie(asked: HTTPConnection) -> str:
-    """A name of its own for each port: browsers send cookies to all ports of a machine."""
+    """The cookie's name, different for each port: browsers send cookies to all ports of a machine."""
     return f"nelbo-{asked.scope['server'][1]}"
 
 
 def _visitor(asked: HTTPConnection) -> str:
-    """The address that guesses are counted of; of IPv6 the part that a household or an office has."""
+    """The address by which guesses are counted; for IPv6 the network of a household or an office."""
     address = asked.client.host if asked.client else ""
     try:
         found = ipaddress.ip_address(address)
@@ -133,13 +133,13 @@ def _visitor(asked: HTTPConnection) -> str:
 
 
 def _is_foreign(asked: HTTPConnection) -> bool:
-    """Whether a page of another web site asks."""
+    """Whether the request comes from a page of another web site."""
     origin = asked.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != asked.headers.get("host")
 
 
 async def _guess(receive: "Receive") -> bytes | None:
-    """The password of a form; None where it is no such form, or does not come to an end."""
+    """The password of a form; None if the form is invalid or does not arrive completely."""
     body = await _body(receive, _FORM_BYTES)
     try:
         fields = parse_qs((body or b"").decode("latin-1"), keep_blank_values=True, max_num_fields=10)
@@ -149,7 +149,7 @@ async def _guess(receive: "Receive") -> bytes | None:
 
 
 async def _body(receive: "Receive", most: int) -> bytes | None:
-    """What is sent, if that is not too much and comes to an end in time."""
+    """The request's body; None if it is too long, or does not arrive in time."""
     body = b""
     with suppress(TimeoutError):
         async with asyncio.timeout(_ARRIVAL_S):
@@ -162,7 +162,7 @@ async def _body(receive: "Receive", most: int) -> bytes | None:
 
 
 def _form(said: str, status: int, **headers: str) -> HTMLResponse:
-    """The page that asks for the password, and what there is to say of the last guess."""
+    """The page that asks for the password, with a message on the last guess."""
     return _answer(template("login.html.j2").render(said=said, light=LIGHT, dark=DARK), status, **headers)
 
 

@@ -1,4 +1,4 @@
-"""Tables of rows as CSV: spreadsheets must not take a text in them for a formula."""
+"""Tables as CSV in which spreadsheets do not take a text for a formula."""
 
 import pandas as pd
 
@@ -6,7 +6,7 @@ from nelbo.flows.formulas import without_formula
 
 
 def without_formulas(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same rows; texts that begin as a formula does have an apostrophe before them, and numbers stay numbers.
+    """The same rows, with an apostrophe before each text that looks like a formula; numbers stay numbers.
 
     >>> without_formulas(pd.DataFrame({"path": ["=1+1", "a=b"], "score": [-1.0, 2.0]})).to_dict("list")
     {'path': ["'=1+1", 'a=b'], 'score': [-1.0, 2.0]}

@@ -1,4 +1,4 @@
-"""Images from where they were scored, as long as they are what was scored."""
+"""Images from the place where they were scored, as long as they have not changed since."""
 
 import io
 from collections.abc import Mapping
@@ -8,10 +8,12 @@ from typing import Any
 from PIL import Image
 
 from nelbo.data import CHANGED, File, ImageError, InputError, Place, read_metadata, read_thumbnail
+from nelbo.data.area.area import Area
+from nelbo.flows.inference.area.hatch import hatched
 from nelbo.flows.inference.maps import parse_window
 from nelbo.flows.options.settings import DecodingSettings
 
-#: Longer side of what is shown of an original.
+#: Longer side of an original as it is shown.
 SIDE_PX = 1024
 
 _DECODING = DecodingSettings(workers=1)
@@ -21,28 +23,30 @@ _DECODING = DecodingSettings(workers=1)
 Shown = Image.Image | str
 
 
-def original_of(table: Place, row: Mapping[Any, Any], side_px: int = SIDE_PX) -> Shown:
-    """The image behind a row: a visitor chooses rows, never roots or paths.
+def original_of(table: Place, row: Mapping[Any, Any], side_px: int = SIDE_PX, area: Area | None = None) -> Shown:
+    """The image behind a row: visitors choose rows, never roots or paths.
 
     Args:
         table: ``scores`` or a manifest, whose metadata says where the paths of its rows start from.
-        row: of it; or of ``flagged``, which has rows of ``scores``.
-        side_px: longer side at most.
+        row: of this table; or of ``flagged``, which has rows of ``scores``.
+        side_px: most pixels of the longer side.
+        area: that the model looks at; the rest is hatched.
     """
     try:
         metadata = read_metadata(table)
         root = metadata["nelbo.root"]
     except (InputError, KeyError):
-        return "The batch does not say any more where its files were."
+        return "The batch does not say where its files were."
     window = parse_window(metadata)
-    return original(File(root, row["relative_path"], row["image_id"]), side_px, window and window.ends)
+    shown = original(File(root, row["relative_path"], row["image_id"]), side_px, window and window.ends)
+    return shown if isinstance(shown, str) else hatched(shown, area)
 
 
 def original(file: File, side_px: int = SIDE_PX, value_range: tuple[float, float] | None = None) -> Shown:
-    """An image for people to look at, upright, decoded in a process of its own, if it is what was scored.
+    """An image for people to look at, upright, decoded in a separate process; or why it is not what was scored.
 
     Args:
-        value_range: of images of more than 8 bits, what is shown black and white.
+        value_range: for images of more than 8 bits, the values that are shown black and white.
     """
     if file.image_id is None:
         return "The file could not be opened when the batch was scored."
@@ -59,7 +63,7 @@ def original(file: File, side_px: int = SIDE_PX, value_range: tuple[float, float
 
 
 def _is_inside(file: File) -> bool:
-    """Whether a local file lies below its root when all links are followed; those of other stores have no links."""
+    """Whether a local file lies below its root after following all links; other stores have no links."""
     if "://" in file.root:
         return True
     root = Path(file.root).resolve()

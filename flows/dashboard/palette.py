@@ -1,4 +1,4 @@
-"""Colours by what they mean, as in the report; safe for the colour-blind, and WCAG AA on their page."""
+"""Colours by their meaning, as in the report; safe for the colour-blind, with the contrast of WCAG AA."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 class Palette(NamedTuple):
     """Colours of one theme.
 
-    page, card, line: backgrounds and what divides them.
-    text, soft: words, and words beside the point.
-    accent: what can be pressed, and has been chosen.
+    page, card, line: backgrounds and the lines between them.
+    text, soft: text, and text of lesser importance.
+    accent: what can be clicked, or has been chosen.
     batch, normal, mark: images of a batch, normal images of a calibration, and the threshold or an alarm.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures of scored images on pages, drawn from rows of ``flagged``: as data URLs, so that a page is one answer."""
+"""Pictures of scored images on pages, drawn from rows of ``flagged``, as data URLs, so that a page is one response."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,21 +9,21 @@ from nelbo.flows.dashboard.tables import Batch, Tables
 from nelbo.flows.inference.maps import Window, parse_window
 from nelbo.flows.report.cards import Card, card
 from nelbo.flows.report.normals import read_normals
-from nelbo.flows.report.outlines import svg_path
+from nelbo.flows.report.outlines import outline_of_masks, svg_path
 from nelbo.flows.report.pictures import LOOKED_AT, data_url, heatmap_of, jpeg_url, opened, outline_of
 from nelbo.flows.workspace.flagged import PICTURED
 
 #: A row of ``scores`` or ``flagged``, by its columns.
 Row = Mapping[Any, Any]
 
-#: Bytes of one picture, and of one that fills a page.
+#: Most bytes of a picture, and of one that fills a page.
 _BYTES, _LARGE = 60_000, 400_000
 
 
 class Thumbnail(NamedTuple):
-    """An image as the model saw it, and lines around where it is unusual, as `nelbo.flows.report.cards.Card` has them.
+    """An image as the model saw it, and lines around its unusual places, as in `nelbo.flows.report.cards.Card`.
 
-    heatmap: in the place of an image that was not kept, by an earlier version.
+    heatmap: shown instead if an earlier version of nelbo kept no image.
     """
 
     original: str
@@ -37,7 +37,7 @@ def looked(tables: Tables, row: Row) -> Card:
 
 
 def thumbnail(row: Row) -> Thumbnail:
-    """A row of ``flagged`` as a page of hundreds of them shows it: as fast as it goes."""
+    """A row of ``flagged`` as a small picture, drawn fast, because a page shows hundreds of them."""
     content = row["thumbnail"]
     if opened(content, "JPEG") is None:
         heatmap = heatmap_of(row)
@@ -46,9 +46,9 @@ def thumbnail(row: Row) -> Thumbnail:
 
 
 def looked_at(tables: Tables, row: Row) -> Row | None:
-    """A row of ``scores`` with what scoring kept to look at it by.
+    """A row of ``scores`` with the pictures that scoring kept of it.
 
-    None of one that is neither flagged, nor nearly flagged, nor in the audit sample.
+    None if the image is neither flagged, nor nearly flagged, nor in the audit sample.
     """
     columns = f"{', '.join(LOOKED_AT)}, image_id, relative_path"
     sql = f"""
@@ -61,21 +61,41 @@ def looked_at(tables: Tables, row: Row) -> Row | None:
 
 
 def window_of(tables: Tables, batch: Batch) -> Window | None:
-    """What of a batch's pixels its pictures show; None where they are shown as they are."""
+    """The window that a batch's pictures are shown by; None where they are shown as they are."""
     try:
         return parse_window(read_metadata(tables.workspace.scores(*batch)))
     except InputError:
-        # Pruned just now, or damaged, which the page says elsewhere.
+        # The batch was pruned just now, or is damaged, which the page says elsewhere.
         return None
 
 
 class Original(NamedTuple):
-    """An image from where it was scored: a data URL; or why there is none."""
+    """The data URL of an image from the place where it was scored, or why there is none.
 
-    url: str
+    outline: lines around its regions, as in `nelbo.flows.report.cards.Card`.
+    """
+
+    original: str
     why_not: str
+    outline: str = ""
 
 
-def as_url(shown: Shown) -> Original:
-    """A picture for a page."""
-    return Original("", shown) if isinstance(shown, str) else Original(jpeg_url(shown.convert("RGB"), _LARGE), "")
+def as_url(shown: Shown, outline: str = "") -> Original:
+    """An original, or the reason why it is not shown, for a page."""
+    if isinstance(shown, str):
+        return Original("", shown)
+    return Original(jpeg_url(shown.convert("RGB"), _LARGE), "", outline)
+
+
+def regions_outline(tables: Tables, row: Row) -> str:
+    """Lines around the regions of a row of ``scores`` on its upright original."""
+    sql = """
+        SELECT mask, upright_width_px, upright_height_px FROM regions
+        WHERE image_id = ? AND relative_path = ? AND upright_width_px > 0 AND upright_height_px > 0
+    """
+    batch = (row["model_id"], row["batch_id"])
+    found = tables.records(sql, [row["image_id"], row["relative_path"]], [batch])
+    sizes = {(one["upright_width_px"], one["upright_height_px"]) for one in found}
+    if len(sizes) != 1:
+        return ""
+    return svg_path(outline_of_masks([one["mask"] for one in found], sizes.pop()))

@@ -1,4 +1,4 @@
-"""Pages as HTML: one environment of templates, and how addresses, times and colours are written on them."""
+"""Pages as HTML: the environment of the templates, and the format of addresses, times and colours."""
 
 import shlex
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from nelbo.flows.numbers import fixed, images, interval, number, percent
 
 #: Where a visitor can go from any page: address, name.
 PLACES = (("/", "Home"), ("/batch", "Batch"), ("/review", "Review"), ("/compare", "Compare"), ("/search", "Search"))
-#: The row of an image as addresses name it.
+#: Parameters of addresses that name an image's row, and their columns.
 _IMAGE = {"model": "model_id", "batch": "batch_id", "image": "image_id", "path": "relative_path"}
 
 
 def page(name: str, title: str, status: int = 200, tables: Tables | None = None, **context: Any) -> HTMLResponse:
-    """A whole page, or the part of one that a template of its own draws.
+    """A whole page, or a part of one that has its own template.
 
     Args:
-        tables: those that it was drawn from, to the end: what is damaged of them stands at its head, and ``line`` gives
-            commands on their workspace.
+        tables: those that the page was drawn from: it lists their damaged files at the top, and ``line`` gives commands
+            on their workspace.
     """
     known: dict[str, Any] = {"damaged": [], "line": partial(line, "")}
     if tables is not None:
@@ -36,7 +36,7 @@ def page(name: str, title: str, status: int = 200, tables: Tables | None = None,
 
 
 def line(workspace: str, *words: str) -> str:
-    """A command as a shell takes it, on a workspace wherever it is typed.
+    """A shell command on a workspace, which works in any folder.
 
     >>> line("/data/my line", "calibrate", "--model", "m1")
     "nelbo calibrate --model m1 --workspace '/data/my line'"
@@ -46,7 +46,7 @@ def line(workspace: str, *words: str) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    """What templates know; a name that a template uses and nobody gave is an error, and everything is escaped."""
+    """The environment of templates: a name that was not given is an error, and everything is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
             [jinja2.PackageLoader("nelbo.flows.dashboard"), jinja2.PackageLoader("nelbo.flows.report")]
@@ -62,7 +62,7 @@ def _environment() -> jinja2.Environment:
 
 
 def address(place: str, **query: Any) -> str:
-    """A place with what is asked of it; what is empty is left out.
+    """A place with its query; empty values are left out.
 
     >>> address("/batch", batch="b 1", text="", verdict=["review", "normal"])
     '/batch?batch=b+1&verdict=review&verdict=normal'
@@ -72,12 +72,12 @@ def address(place: str, **query: Any) -> str:
 
 
 def image_at(place: str, row: Mapping[Any, Any]) -> str:
-    """The address of an image's row on the page at that place; it can be kept."""
+    """The address of an image's row on the page at that place, which stays valid."""
     return address(place, **{name: row[column] for name, column in _IMAGE.items()})
 
 
 def moment(when: Any) -> Markup:
-    """A time: in UTC here, and the browser writes it in the visitor's zone.
+    """A time in UTC, which the browser shows in the visitor's time zone.
 
     >>> print(moment(datetime(2026, 10, 1, 6, tzinfo=UTC)))
     <time datetime="2026-10-01T06:00:00Z" title="2026-10-01 06:00 UTC">2026-10-01 06:00 UTC</time>
@@ -92,7 +92,7 @@ def moment(when: Any) -> Markup:
 
 
 def ago(when: Any, now: datetime | None = None) -> str:
-    """How long ago a time is, in its largest unit.
+    """How long ago a time is, in the largest unit that fits.
 
     >>> ago(datetime(2026, 10, 1, 6, tzinfo=UTC), datetime(2026, 10, 1, 9, 30, tzinfo=UTC))
     '3 hours ago'

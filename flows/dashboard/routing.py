@@ -1,4 +1,4 @@
-"""What all routes have: the tables of the workspace, and pages that are drawn anew where a file turns out damaged."""
+"""What all routes share: the workspace's tables, and drawing a page again when a file turns out to be damaged."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -16,17 +16,17 @@ def _tables(request: Request) -> Tables:
     return tables
 
 
-#: The workspace is the command line's, so no visitor can name another.
+#: The workspace comes from the command line, so visitors cannot name another one.
 Asked = Annotated[Tables, Depends(_tables)]
-#: Of a table; no table has as many pages as DuckDB can count.
+#: Highest page number of a table: DuckDB's offsets are limited, and no table has as many pages.
 MOST_PAGES = 1_000_000
 Page = Annotated[int, Query(ge=1, le=MOST_PAGES, alias="page")]
 
 
 def drawn(handler: Callable[P, Response]) -> Callable[P, Response]:
-    """A handler whose page counts on no damaged file: what was drawn before one was noticed may have.
+    """A handler that draws its page again if a damaged file is noticed meanwhile, which the first page may rely on.
 
-    It takes its tables as ``tables``.
+    The handler takes its tables as ``tables``.
     """
 
     @wraps(handler)

@@ -12,7 +12,7 @@ from nelbo.flows.options.sources import PASSWORD
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.journal import opened
 
-#: Under any other name, somebody's web page has got at this machine's address.
+#: Host names that are allowed: any other means that a web page has made its name point to this machine.
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -20,8 +20,8 @@ def serve_dashboard(options: DashboardOptions) -> None:
     """Serve the pages, until stopped.
 
     Raises:
-        UsageError: the extra is not installed, the host is open to others and there is no password in the environment,
-            or the port is taken.
+        UsageError: the extra is not installed, the port is taken, or the host is open to others without a password in
+            the environment.
     """
     host, port, workspace = options.host, options.port, opened(options.workspace)
     if missing := lacking():
@@ -42,7 +42,7 @@ def serve_dashboard(options: DashboardOptions) -> None:
     app = make_app(workspace, os.environ.get(PASSWORD), _LOOPBACK if _is_loopback(host) else ("*",))
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
     click.echo(f"nelbo: the dashboard is at http://{shown}:{port}, until Ctrl-C.", err=True)
-    # Who says that he asks for another may be anybody; a web server that stands before this one can be named there.
+    # Anybody can claim to forward another's request, so only the proxies that are named there are trusted.
     trusted = os.environ.get("FORWARDED_ALLOW_IPS", "")
     uvicorn.run(
         app,
@@ -69,7 +69,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_free(host: str, port: int) -> None:
-    """That the server can listen there: uvicorn itself ends with a code and a traceback."""
+    """Check that the server can listen there: uvicorn itself would end with a traceback."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -1,4 +1,4 @@
-"""The recent batches of a model as a strip of points, each beside the band of what chance alone makes of it."""
+"""The recent batches of a model as a strip of points, each with the band of what chance alone gives."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from nelbo.detectors import Interval
 from nelbo.flows.numbers import number, percent
 
-#: In SVG units.
+#: Size of the strip in SVG units.
 WIDTH, HEIGHT = 360, 90
 _MOST_APART = 24
 
@@ -15,7 +15,7 @@ class Point(NamedTuple):
     """A batch, laid out in SVG units: y grows downwards.
 
     row: of the batch; low, high: ends of its band, None without one.
-    said: what it is, in words.
+    words: how the batch compares with its band; said: a description of the point.
     """
 
     row: dict[str, Any]
@@ -31,7 +31,7 @@ def strip(batches: Sequence[tuple[dict[str, Any], Interval | None, str]]) -> lis
     """Lay batches out, the oldest left.
 
     Args:
-        batches: each with ``n_scored`` and ``n_anomalous``, the interval of false alarms and how the two compare.
+        batches: each a row with ``n_scored`` and ``n_anomalous``, the interval of false alarms, and how they compare.
 
     >>> row = {"batch_id": "b1", "n_scored": 100, "n_anomalous": 5}
     >>> (point,) = strip([(row, Interval(5.0, 1, 10), "within the band")])

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - what is put into SQL are names of ours; values are bound
+# ruff: noqa: S608 - only our own names are put into SQL; values are bound
 """The Parquet files of a workspace as SQL tables."""
 
 import glob
@@ -16,24 +16,24 @@ import pandas as pd
 import pyarrow as pa
 from joblib import cpu_count
 
-from nelbo.data import FLAGGED_SCHEMA, SCORES_SCHEMA, write_table
+from nelbo.data import SCORES_SCHEMA, write_table
 from nelbo.flows.workspace import catalog
-from nelbo.flows.workspace.flagged import KEPT, MATCHING, PICTURED
+from nelbo.flows.workspace.flagged import BESIDE, KEPT, MATCHING
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import KINDS
 
 #: A published batch: the id of the model that scored it, and its own.
 Batch = tuple[str, str]
-#: The same; None stands for any.
+#: Batches by model and id; None stands for any.
 Batches = tuple[str | None, str | None]
 _ALL: Sequence[Batches] = [(None, None)]
 
-#: Tables of one file a batch, which is replaced when the batch is scored again.
-_PUBLISHED = {"scores": SCORES_SCHEMA, **dict.fromkeys(PICTURED, FLAGGED_SCHEMA)}
+#: Tables with one file for each batch, which is replaced when the batch is scored again.
+_PUBLISHED = {"scores": SCORES_SCHEMA, **BESIDE}
 
-#: How often files may change while a query reads them.
+#: How often a query is tried when files change while it reads them.
 _READS = 5
-#: Rows that are in memory at a time while all are written.
+#: Rows in memory at a time while a selection is written.
 _ROWS = 65_536
 
 _FILES = "read_parquet(?, union_by_name = true, hive_partitioning = {}, hive_types_autocast = false, filename = {})"
@@ -43,10 +43,10 @@ _READING = {name: _FILES.format("true", "false") for name in _PUBLISHED} | {
     name: _FILES.format("false", "true") for name in KINDS
 }
 
-#: Columns without which a row says nothing.
+#: Columns that a row must have to count.
 _NEEDED: dict[str, tuple[str, ...]] = {"runs": (), "reviews": ("image_id",)}
 
-#: While files are joined into one, a row may stand in two.
+#: While small files are merged, a row may be in two files.
 _EACH_ONCE = {name: f"SELECT DISTINCT ON ({kind.key}) * EXCLUDE filename FROM {name}_" for name, kind in KINDS.items()}
 
 _TABLES = {
@@ -69,6 +69,11 @@ _TABLES = {
         """
         for name in ("audit", "near")
     },
+    "regions": f"""
+        WITH scores AS (SELECT model_id, batch_id, run_id, relative_path FROM {_READING["scores"]}),
+        regions AS (SELECT * FROM {_READING["regions"]})
+        SELECT regions.* FROM regions SEMI JOIN scores USING (model_id, batch_id, run_id, relative_path)
+    """,
     "runs": _EACH_ONCE["runs"],
     "decisions": _EACH_ONCE["reviews"],
     "reviews": f"""
@@ -77,7 +82,7 @@ _TABLES = {
     """,
 }
 
-#: Those of many small files, and what they are of.
+#: Tables of many small files, and the kind of these files.
 _GATHERED = {"runs": "runs", "decisions": "reviews", "reviews": "reviews"}
 
 
@@ -85,9 +90,9 @@ T = TypeVar("T")
 
 
 class Selection(NamedTuple):
-    """Rows that a page lists: it counts them, shows some, and gives out all.
+    """Rows that a page lists: it counts them, shows some, and offers all for download.
 
-    source: what stands behind SELECT and the columns, with ``?`` for the values.
+    source: the part of the query after SELECT and the columns, with ``?`` for the values.
     batches: see `Tables.query`.
     """
 
@@ -99,7 +104,7 @@ class Selection(NamedTuple):
 
     @classmethod
     def where(cls, source: str, asked: Mapping[str, Sequence[Any]], *how: Any) -> "Selection":
-        """The rows of a source that meet all conditions; one whose values are empty is none.
+        """The rows of a source that meet all conditions; a condition with empty values is left out.
 
         >>> Selection.where("FROM scores", {"p_value <= ?": [0.5], "verdict = ?": []}, "p_value")[:2]
         ('FROM scores WHERE true AND p_value <= ?', (0.5,))
@@ -112,17 +117,17 @@ class Selection(NamedTuple):
 class Tables:
     """SQL over a workspace; each query sees the files as they are at that moment.
 
-    There are ``scores``, ``flagged``, ``audit``, ``near``, ``runs`` and ``reviews`` with the contract's columns,
-    ``model_id`` and ``batch_id`` among them; and ``batches`` with only these two, a row for each published batch.
-    ``flagged``, ``audit`` and ``near`` are rows of the published run, with maps and thumbnails. ``reviews`` are those
-    that stand; ``decisions`` are all that were ever written, also what was taken back and what took it back.
+    There are ``scores``, ``flagged``, ``audit``, ``near``, ``regions``, ``runs`` and ``reviews`` with the contract's
+    columns, including ``model_id`` and ``batch_id``; and ``batches`` with only these two, a row for each published
+    batch. ``flagged``, ``audit`` and ``near`` are rows of the published run, with maps and thumbnails. ``reviews`` are
+    the decisions that stand; ``decisions`` are all that were ever written, including withdrawn ones and withdrawals.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._lock = threading.Lock()
         self._root = str(workspace.root)
-        #: Each with what it was like.
+        #: Each damaged file, with a mark that changes when it is replaced.
         self._damaged: dict[str, str] = {}
         folder = tempfile.mkdtemp(prefix="nelbo-dashboard-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -134,7 +139,7 @@ class Tables:
         schemas = _PUBLISHED | {name: kind.schema for name, kind in KINDS.items()}
         for name, schema in schemas.items():
             write_table(schema.empty_table(), Path(self._empty[name]), schema)
-        #: What is taken of the files of each of `KINDS`: somebody else's columns and types end no page.
+        #: How the files of each of `KINDS` are read: columns and types of other programs cannot break a page.
         self._taken = {}
         for name, kind in KINDS.items():
             self._connection.execute(f"CREATE TABLE {name}_ AS FROM {_READING[name]}", [[self._empty[name]]])
@@ -144,12 +149,12 @@ class Tables:
             self._taken[name] = f"FROM (SELECT {known} FROM {_READING[name]}) WHERE {whole}"
 
     def query(self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batches] = _ALL) -> pd.DataFrame:
-        """The rows of a query; for few rows, as all of them come into memory.
+        """The rows of a query, all in memory, so only for few rows.
 
         Args:
             sql: begins with SELECT or FROM, and has ``?`` for values. A WITH goes into a subquery.
             parameters: the values.
-            batches: those that all but runs and reviews are narrowed to: no other file is opened.
+            batches: the batches whose files are opened; runs and reviews are not narrowed.
 
         Files that cannot be read are left out; `damaged` names them.
 
@@ -161,7 +166,7 @@ class Tables:
     def records(
         self, sql: str, parameters: Sequence[Any] = (), batches: Sequence[Batches] = _ALL
     ) -> list[dict[str, Any]]:
-        """The same, each row by its columns' names, None where a value is null."""
+        """The rows of a query as dictionaries, None where a value is null; for the arguments see `query`."""
 
         def listed(found: duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
             return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
@@ -174,12 +179,12 @@ class Tables:
         return int(found["n"])
 
     def some(self, selection: Selection, n: int, page: int) -> list[dict[str, Any]]:
-        """A page, from 1, of n rows of a selection."""
+        """One page of `n` rows of a selection; pages count from 1."""
         sql = f"SELECT {selection.columns} {selection.source} ORDER BY {selection.order} LIMIT ? OFFSET ?"
         return self.records(sql, [*selection.values, n, (page - 1) * n], selection.batches)
 
     def write(self, selection: Selection, write: Callable[[pa.RecordBatchReader], T]) -> T:
-        """Give all rows of a selection to a function, some at a time; called anew where files change meanwhile."""
+        """Give all rows of a selection to a function, some at a time; called again if files change meanwhile."""
         sql = f"SELECT {selection.columns} {selection.source} ORDER BY {selection.order}"
         return self._read(lambda found: write(found.to_arrow_reader(_ROWS)), sql, selection.values, selection.batches)
 
@@ -197,21 +202,21 @@ class Tables:
                 tables, files = self._tables(sql, batches)
                 return take(self._connection.cursor().sql(tables + sql, params=[*files, *parameters]))
             except (duckdb.Error, OSError):
-                # A file was replaced or went between two looks at it; DuckDB has many words for that.
+                # A file was replaced or went between two reads; DuckDB has many errors for that.
                 if left <= 0 and not self._set_aside(sql, batches):
                     raise
 
     def damaged(self) -> list[str]:
-        """Files below the workspace that could not be read, and are as they were then."""
+        """Files in the workspace that could not be read and have not changed since."""
         with self._lock:
             known = list(self._damaged.items())
         return sorted(file.removeprefix(self._root).strip("/") for file, mark in known if self._mark(file) == mark)
 
     def _set_aside(self, sql: str, batches: Sequence[Batches]) -> int:
-        """Look for damaged files among those of a query, each alone and to its end; how many there are now."""
+        """Read each file of a query completely to find damaged ones, and return their number."""
         named = {_GATHERED.get(name, name) for name in _TABLES if re.search(rf"\b{name}\b", sql)} & set(_READING)
-        # Rows with pictures are matched with those of `scores`.
-        named |= {"scores"} if named & {*PICTURED} else set()
+        # Files beside the scores are matched with the rows of `scores`.
+        named |= {"scores"} if named & {*BESIDE} else set()
         found = {}
         for name in sorted(named):
             for file in self._list(name, batches if name in _PUBLISHED else _ALL):
@@ -230,7 +235,7 @@ class Tables:
         return True
 
     def _mark(self, file: str) -> str | None:
-        """What changes when a file is replaced; None if it is gone."""
+        """A mark that changes when a file is replaced; None if it is gone."""
         root = self.workspace.root
         try:
             if isinstance(root, Path):
@@ -241,20 +246,20 @@ class Tables:
             return None
 
     def _tables(self, sql: str, batches: Sequence[Batches]) -> tuple[str, list[list[str]]]:
-        """What goes before a query, for the tables that it names: their definitions, and the files for their ``?``."""
+        """The definitions of the tables that a query names, to put before it, and the files for their ``?``."""
         named = [name for name in _TABLES if re.search(rf"\b{name}\b", sql)]
         files = []
         for name in named:
             if name in _GATHERED:
                 self._append(_GATHERED[name])
             else:
-                kinds = ("scores", name) if name in PICTURED else ("scores",)
+                kinds = ("scores", name) if name in BESIDE else ("scores",)
                 files += [[self._empty[kind], *self._list(kind, batches)] for kind in kinds]
         definitions = ", ".join(f"{name} AS NOT MATERIALIZED ({_TABLES[name]})" for name in named)
         return f"WITH {definitions} " if named else "", files
 
     def _append(self, name: str) -> None:
-        """Read the files that are new, and forget those that are gone: the others are in memory as they are."""
+        """Read new files into memory, and forget those that are gone."""
         with self._lock:
             cursor = self._connection.cursor()
             known = {file for (file,) in cursor.execute(f"SELECT DISTINCT filename FROM {name}_").fetchall()}
@@ -265,14 +270,14 @@ class Tables:
                 cursor.execute(f"DELETE FROM {name}_ WHERE list_contains(?, filename)", [list(gone)])
 
     def _list(self, kind: str, batches: Sequence[Batches] = _ALL) -> list[str]:
-        """Files of a kind, or those of some batches, but what is known to be damaged."""
+        """Files of a kind in some batches, without those that are known to be damaged."""
         found = [catalog.find(self.workspace, kind, model_id=model, batch_id=batch)["path"] for model, batch in batches]
         files = [f"{self._root.rstrip('/')}/{path}" for paths in found for path in paths.to_pylist()]
         return [file for file in files if file not in self._damaged or self._mark(file) != self._damaged[file]]
 
 
 def _connect(workspace: Workspace, folder: str) -> duckdb.DuckDBPyConnection:
-    """A database in memory that reads this workspace and a folder, and nothing else: no other file, no network."""
+    """A database in memory that can read this workspace and a folder, but no other file and no network."""
     connection = duckdb.connect(
         config={
             "threads": min(2, cpu_count()),

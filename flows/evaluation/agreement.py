@@ -18,9 +18,9 @@ _KEYS = ["relative_path", "image_id"]
 class Against(NamedTuple):
     """How two calibrations fare where the truth is known.
 
-    n_normal, n_anomalous: the images; n_left_out: others with a known truth, which one of the two was made from.
-    false_alarms, misses: as shares of these; None without such images.
-    auroc: None with fewer than two of a kind.
+    n_normal, n_anomalous: images that are compared; n_left_out: labelled images that one of the two was made from.
+    false_alarms, misses: shares of the normal, and of the anomalous images; None without such images.
+    auroc: None with fewer than two normal or two anomalous images.
     """
 
     n_normal: int
@@ -53,7 +53,7 @@ def _judged(workspace: Workspace, batch_id: str, calibration: Calibration, side:
 
 
 def verdict_counts(rows: pa.Table) -> dict[str, VerdictCounts]:
-    """How many images have each pair of verdicts: of each verdict of a, those of b.
+    """How many images have each pair of verdicts: for each verdict of a, the counts of b's verdicts.
 
     >>> rows = pa.table({"verdict_a": ["normal", "normal"], "verdict_b": ["normal", "anomalous"]})
     >>> verdict_counts(rows)["normal"]
@@ -65,24 +65,24 @@ def verdict_counts(rows: pa.Table) -> dict[str, VerdictCounts]:
 
 
 def differing(rows: pa.Table) -> pa.Table:
-    """The rows with two verdicts."""
+    """The rows on which the two verdicts differ."""
     return rows.filter(pc.not_equal(rows["verdict_a"], rows["verdict_b"]))
 
 
 def flagged_shares(rows: pa.Table) -> PairedTest | None:
-    """How much each flags, anomalous or for review; None without rows."""
+    """The share of images that each flags, anomalous or for review; None without rows."""
     flags = (rows[f"verdict_{side}"].to_numpy() != "normal" for side in "ab")
     return mcnemar_test(*flags) if rows.num_rows else None
 
 
 def against_truth(rows: pa.Table, workspace: Workspace, a: Calibration, b: Calibration) -> Against | None:
-    """Compare the two where ``label`` says what is true; None where it says nothing.
+    """Compare the two on images whose ``label`` is known; None if there are none.
 
-    Nothing is judged on what made it: images that one of the two models was trained on, or that had a part in one
-    of the calibrations, are left out. The verdict "anomalous" is an alarm, "review" is none.
+    Images that one of the two models was trained on, or that took part in one of the calibrations, are left out. The
+    verdict "anomalous" is an alarm, "review" is not.
 
     Raises:
-        UsageError: a model is damaged or gone, so that nobody knows what it was trained on.
+        UsageError: a model is damaged or gone, so its training images are not known.
     """
     known = rows.filter(pc.greater_equal(rows["label"], 0))
     if not known.num_rows:
@@ -107,5 +107,5 @@ def against_truth(rows: pa.Table, workspace: Workspace, a: Calibration, b: Calib
 
 
 def with_truth(rows: pa.Table, truth: dict[str, int]) -> pa.Table:
-    """The same rows with the labels of `truth`, which knows images by the hash of their contents."""
+    """The same rows with labels from `truth`, whose keys are hashes of the images' contents."""
     return with_column(rows, "label", [truth.get(image_id, -1) for image_id in rows["image_id"].to_pylist()])

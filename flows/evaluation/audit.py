@@ -1,4 +1,4 @@
-"""How many defects a model misses: by people's decisions on what it flagged, and on the audit samples of the rest."""
+"""How many defects a model misses, by people's decisions on flagged images and on audit samples of the others."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -13,11 +13,12 @@ from nelbo.data import MissingError, read_table
 from nelbo.detectors import Interval, missed_defects
 from nelbo.flows.numbers import images, number, percent
 from nelbo.flows.workspace import catalog, pointers
+from nelbo.flows.workspace.calibrations.calibration import last_precision
 from nelbo.flows.workspace.flagged import read_audit
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import labels_of, latest_reviews
 
-#: Batches that are looked back on.
+#: How many of the last batches are looked at.
 LAST_BATCHES = 30
 
 #: Why a batch does not count, as a word and in a sentence.
@@ -31,9 +32,9 @@ LEFT_OUT = {
 class Audit(NamedTuple):
     """What is known of the defects that a model missed, at one threshold, in its last batches.
 
-    model_id, calibration_id: whose verdicts.
-    n_batches: batches that count; n_left_out: those that do not, by `LEFT_OUT`.
-    n_scored, n_unflagged: images of the batches that count; those that were not flagged.
+    model_id, calibration_id: the model and calibration whose verdicts count.
+    n_batches: batches that count; n_left_out: batches that do not, by the reasons in `LEFT_OUT`.
+    n_scored, n_unflagged: images of the batches that count, and those of them that were not flagged.
     n_audited: images of their audit samples.
     n_caught: defects among flagged images; n_missed_found: defects among the audited ones.
     missed: defects that were not flagged; None where nothing is known.
@@ -56,19 +57,19 @@ class Audit(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """All of it for people."""
+        """A summary in words."""
         return f"{self._known()} {self._left_out()}".strip()
 
     def _known(self) -> str:
         if self.missed is None:
             return (
-                "How many defects are missed is unknown. Decide on all flagged images of a batch, and on all of its "
-                "audit sample, which were not flagged."
+                "How many defects are missed is unknown. Decide on all flagged images of a batch, and on all images of "
+                "its audit sample, which were not flagged."
             )
         n, were = self.n_missed_found, "was" if self.n_audited == 1 else "were"
-        drawn = f"{images(self.n_audited)} that {were} not flagged and drawn at random"
+        drawn = f"{images(self.n_audited)} that {were} drawn at random from the unflagged ones"
         has = f"{number(n) if n else 'none'} {'have' if n > 1 else 'has'} a defect"
-        text = f"Of {drawn} from {_batches(self.n_batches)}, {has}"
+        text = f"Of {drawn} in {_batches(self.n_batches)}, {has}"
         if self.miss_rate is None:
             return f"{text}, nor has a flagged image: at most {_count(self.missed.high)} are missed (95 %)."
         missed, every = number(round(self.missed.value)), _count(self.n_caught + self.missed.value)
@@ -85,7 +86,7 @@ class Audit(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    """A batch that counts; the names are those of `Audit`."""
+    """The numbers of a batch that counts, named as in `Audit`."""
 
     n_scored: int
     n_unflagged: int
@@ -103,18 +104,20 @@ def audit(
 ) -> Audit | None:
     """What people's decisions say of the defects that a model misses.
 
-    A batch counts where all its flagged images and all of its audit sample are decided on. People look at the worst
-    first, and at images that another model flagged: those that they decided on are no random sample.
+    A batch counts if people have decided on all its flagged images and all of its audit sample. They look at the worst
+    images first, and at images that another model flagged, so a part of the decisions is no random sample.
 
     Args:
-        calibration_id: whose verdicts count; by default those of the model's current calibration.
-        n_batches: so many of the model's last ones are looked at, those with other verdicts among them.
-        reviews: all rows of ``REVIEWS_SCHEMA`` there are; None reads the files.
+        calibration_id: the calibration whose verdicts count; by default the model's current one.
+        n_batches: how many of the model's last batches are looked at, including those of other calibrations.
+        reviews: all existing rows of ``REVIEWS_SCHEMA``; None reads the files.
 
     Returns:
         None where the model has no calibration.
     """
-    calibration_id = calibration_id or pointers.current_calibration(workspace, model_id)
+    calibration_id = calibration_id or pointers.current_calibration(
+        workspace, model_id, last_precision(workspace, model_id)
+    )
     if calibration_id is None:
         return None
     labels = labels_of(latest_reviews(workspace, reviews))
@@ -132,11 +135,11 @@ def audit(
 def _of_batch(
     workspace: Workspace, model_id: str, batch_id: str, calibration_id: str, labels: Mapping[str, int]
 ) -> _Counted | str | None:
-    """What is known of one batch, or why it does not count; None where its verdicts are of another calibration."""
+    """The numbers of one batch, or why it does not count; None if its verdicts are of another calibration."""
     try:
         rows = read_table(workspace.scores(model_id, batch_id), ["image_id", "verdict", "calibration_id"])
     except MissingError:
-        # Pruned meanwhile.
+        # The batch was pruned meanwhile.
         return None
     if rows["calibration_id"].unique().to_pylist() != [calibration_id]:
         return None
@@ -164,14 +167,14 @@ def _summed(model_id: str, calibration_id: str, counted: list[_Counted], left_ou
     numbers = np.array(counted, np.int64).reshape(-1, len(_Counted._fields))
     total = _Counted(*(int(n) for n in numbers.sum(axis=0)))
     missed = miss_rate = defect_rate = None
-    # Where all was flagged nothing can be missed.
+    # Where every image was flagged, nothing can be missed.
     drawn = numbers[numbers[:, _Counted._fields.index("n_unflagged")] > 0]
     if len(drawn):
         columns = dict(zip(_Counted._fields, drawn.T, strict=True))
         missed = missed_defects(columns["n_unflagged"], columns["n_audited"], columns["n_missed_found"])
     if missed is not None:
         defect_rate = Interval(*((total.n_caught + n) / total.n_scored for n in missed))
-        # It grows with the number that is missed, and so do its ends.
+        # The rate grows with the number of missed defects, so its ends follow from those of the number.
         if total.n_caught + missed.value > 0:
             miss_rate = Interval(*(n / (total.n_caught + n) for n in missed))
     return Audit(
@@ -185,7 +188,7 @@ def _batches(n: int) -> str:
 
 
 def _count(n: float) -> str:
-    """So many defects, rounded."""
+    """A number of defects in words, rounded."""
     return f"{number(round(n))} defect{'' if round(n) == 1 else 's'}"
 
 

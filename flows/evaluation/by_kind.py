@@ -1,4 +1,4 @@
-"""How well the verdicts and maps of a batch find each kind of defect: a row a kind and measure."""
+"""How well a batch's verdicts and maps find each kind of defect: one row for each kind and measure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ from nelbo.detectors import Interval, evaluate
 from nelbo.detectors.metrics.localised import PixelCounts, Region, share_found
 from nelbo.flows.numbers import interval
 
-#: Sizes of regions, in pixels of the masks: from each to below the next.
+#: Lower ends of the ranges of regions' areas, in pixels of the masks.
 AREAS_PX = (1, 100, 1000, 10_000)
 
-#: More kinds are names of parts or days, and not of defects.
+#: If there are more kinds, the names are probably of parts or days, not of defects.
 MOST_KINDS = 50
 
-#: What each measure is called, and how its interval is found, in the order in which they are shown.
+#: The name of each measure and the method of its interval, in the order in which they are shown.
 MEASURES = {
     "auroc": ("AUROC", "newcombe_delong"),
     "average_precision": ("average precision", "wilson_bootstrap"),
@@ -30,15 +30,15 @@ MEASURES = {
     "region_recall": ("regions found", "wilson_clustered"),
 }
 
-#: AUPRO's ends.
+#: Upper limits of AUPRO.
 _LIMITS = {"aupro_30": 0.3, "aupro_05": 0.05}
 
 
 class Counted(NamedTuple):
-    """Images whose maps were held against masks.
+    """Images whose maps were compared with masks.
 
     counts: of their pixels.
-    kinds: (n_images,) of each, None of a normal one, and an empty text of a defect of no named kind.
+    kinds: (n_images,) the kind of each image: None if it is normal, empty if its kind of defect has no name.
     """
 
     counts: PixelCounts
@@ -46,12 +46,12 @@ class Counted(NamedTuple):
 
 
 def measures_of_images(rows: pa.Table, kinds: Sequence[str | None], fpr: float | None) -> list[dict[str, Any]]:
-    """Rows of ``EVALUATION_SCHEMA``: of all defects, and of each kind against all normal images.
+    """Rows of ``EVALUATION_SCHEMA``: for all defects, and for each kind against all normal images.
 
     Args:
         rows: scored images with labels 0 and 1.
-        kinds: of each image; it does not matter what of a normal one.
-        fpr: the promised false-positive rate; None where none was promised.
+        kinds: of each image; those of normal images are not used.
+        fpr: the promised false-alarm rate; None where none was promised.
     """
     labels, scores = rows["label"].to_numpy(), rows["anomaly_score"].to_numpy()
     words = None if rows["verdict"].null_count else np.array(rows["verdict"].to_pylist(), object)
@@ -67,7 +67,7 @@ def measures_of_images(rows: pa.Table, kinds: Sequence[str | None], fpr: float |
 
 
 def measures_of_pixels(counted: Counted) -> list[dict[str, Any]]:
-    """The same of pixels and regions; of all regions by their size, too."""
+    """Rows of ``EVALUATION_SCHEMA`` for pixels and regions; for all defects together also by the regions' size."""
     counts, normal = counted.counts, [row for row, kind in enumerate(counted.kinds) if kind is None]
     level, found = counts.level(), []
     for kind in (None, *_named(counted.kinds, np.ones(len(counted.kinds), bool))):
@@ -82,7 +82,7 @@ def measures_of_pixels(counted: Counted) -> list[dict[str, Any]]:
         ]
         own = set(defective)
         regions = [region for region in counts.regions if region.image in own]
-        # Without a normal pixel there is no level, and nothing can be said to be found.
+        # Without a normal pixel there is no level, so no region counts as found.
         if level is not None and regions:
             found.append(_of_regions(kind, regions, level, len(normal), len(defective)))
     if level is not None:
@@ -108,7 +108,7 @@ def _by_size(regions: Sequence[Region], level: float, n_normal: int, n_anomalous
 
 
 def as_table(rows: Sequence[Mapping[str, Any]], text: Callable[[Interval], str] = interval) -> list[list[str]]:
-    """A head and a line a kind, of all defects first, for people; a dash where something is not known."""
+    """A header and a line for each kind, all defects first, as texts; a dash where a value is not known."""
     whole = [row for row in rows if row["area_from_px"] is None]
     measures = [name for name in MEASURES if any(row["measure"] == name for row in whole)]
     lines = [["kind", "images", *(MEASURES[name][0] for name in measures)]] if measures else []
@@ -121,7 +121,7 @@ def as_table(rows: Sequence[Mapping[str, Any]], text: Callable[[Interval], str] 
 
 
 def by_size(rows: Sequence[Mapping[str, Any]], text: Callable[[Interval], str] = interval) -> list[list[str]]:
-    """A head and a line a size of regions, likewise; nothing where masks were not given."""
+    """A header and a line for each size of regions, as texts; empty without masks."""
     sized = [row for row in rows if row["area_from_px"] is not None]
     lines = [["pixels of a region", "regions", "found"]] if sized else []
     for row in sized:
@@ -132,7 +132,7 @@ def by_size(rows: Sequence[Mapping[str, Any]], text: Callable[[Interval], str] =
 
 
 def _named(kinds: Sequence[str | None], among: np.ndarray) -> list[str]:
-    """The names of kinds of some images, where they say something."""
+    """The names of the kinds among some images; none if there is only one, or more than `MOST_KINDS`."""
     names = sorted({kind for kind, is_one in zip(kinds, among, strict=True) if is_one and kind})
     return names if 1 < len(names) <= MOST_KINDS else []
 

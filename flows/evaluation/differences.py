@@ -1,4 +1,4 @@
-"""What differs between a batch and the normal images that it is judged by: by name, in plain words."""
+"""In what a batch differs from the normal images of its calibration, by name and in plain words."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: What is said of images whose number is lower, or higher, than usual.
+#: Words for images whose number is lower, and higher, than usual.
 _SAID = {
     "brightness": ("the images are darker than", "the images are brighter than"),
     "contrast": ("the images have less contrast than", "the images have more contrast than"),
@@ -17,7 +17,7 @@ _SAID = {
     "part_y": ("the parts lie farther up than in", "the parts lie farther down than in"),
     "part_degrees": ("the parts are turned another way than in", "the parts are turned another way than in"),
 }
-#: What may have changed, where the parts have not.
+#: What may have changed other than the parts.
 _MAY_BE = {
     "brightness": "the light",
     "contrast": "the light",
@@ -25,11 +25,11 @@ _MAY_BE = {
     "size": "the size of the files",
     **dict.fromkeys(("part_area", "part_x", "part_y", "part_degrees"), "the camera's place"),
 }
-#: Twice as bright, an image has twice the contrast and the sharpness.
+#: Numbers that are proportional to the light: an image twice as bright has twice the contrast and sharpness.
 _OF_LIGHT = ("contrast", "sharpness")
-#: Nine of ten normal images lie between.
+#: Quantiles between which nine of ten normal images lie.
 _USUAL = (0.05, 0.95)
-#: What the light of two sets of images is not known better than.
+#: Relative uncertainty of the light of two sets of images.
 _ABOUT = 0.1
 
 Look = Mapping[str, np.ndarray]
@@ -43,14 +43,14 @@ class Difference(NamedTuple):
 
 
 def differences(names: Collection[str], batch: Look, reference: Look) -> list[Difference]:
-    """What to say of the numbers in which a batch differs, the farthest off first.
+    """Sentences on the numbers in which a batch differs, the largest difference first.
 
-    Contrast and sharpness that rise or fall only as much as the light does are not named beside it.
+    Contrast and sharpness are left out where the difference in brightness explains theirs.
 
     Args:
         names: of the numbers that differ beyond chance.
-        batch: name -> (m,) numbers of its images, NaN where there is none; of sizes also ``width_px``, ``height_px``.
-        reference: the same of n normal images.
+        batch: name -> (m,) numbers of its images, NaN where unknown; for "size" also ``width_px``, ``height_px``.
+        reference: the same for n normal images.
 
     >>> normal = np.linspace(0.42, 0.5, 101)
     >>> differences(["brightness"], {"brightness": 0.7 * normal}, {"brightness": normal})[0].sentence
@@ -63,10 +63,10 @@ def differences(names: Collection[str], batch: Look, reference: Look) -> list[Di
 
 
 def warning(differs: Sequence[Mapping[str, str]]) -> str | None:
-    """What has to be said before any verdict; None where nothing differs.
+    """The warning to show before any verdict; None where nothing differs.
 
     Args:
-        differs: differences, as `Difference._asdict` has them.
+        differs: differences, as `Difference._asdict` returns them.
 
     >>> print(warning([{"name": "brightness", "sentence": "the images are darker than the normal ones"}]))
     The images are darker than the normal ones. What is flagged may be the light and not the parts.
@@ -100,18 +100,18 @@ def _most(look: Look) -> str:
 
 
 def _shift(batch: np.ndarray, reference: np.ndarray) -> float:
-    """The median of a batch over that of normal images."""
+    """The median of a batch, divided by that of normal images."""
     usual = float(np.nanmedian(reference))
     return float(np.nanmedian(batch)) / usual if usual else 1.0
 
 
 def _explained(light: float, batch: np.ndarray, reference: np.ndarray) -> bool:
-    """Whether in the usual light a batch would lie about where normal images do."""
+    """Whether in the usual light the median of a batch would lie about where normal images do."""
     low, high = np.nanquantile(reference, _USUAL) * (1 - _ABOUT, 1 + _ABOUT)
     return light != 1 and bool(low <= float(np.nanmedian(batch)) / max(light, 1e-6) <= high)
 
 
 def _off(batch: np.ndarray, reference: np.ndarray) -> float:
-    """Distance of the medians, in the spread of the middle half of the normal images."""
+    """Distance of the medians, in interquartile ranges of the normal images."""
     low, middle, high = np.nanquantile(reference, [0.25, 0.5, 0.75])
     return abs(float(np.nanmedian(batch)) - middle) / max(float(high - low), 1e-9)

@@ -1,4 +1,4 @@
-"""Drift of a batch: what it is compared with, and how the verdict is kept beside its scores."""
+"""Drift of a batch: what it is compared with, and how the result is kept with its scores."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from nelbo.detectors import detect_drift
 from nelbo.flows.evaluation.differences import differences
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.workspace import catalog
-from nelbo.flows.workspace.calibrations.calibration import Calibration, rows_of, scored_rows
+from nelbo.flows.workspace.calibrations.calibration import Calibration, rows_of, scored_in, scored_rows
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import with_column
 
@@ -23,24 +23,24 @@ log = logging.getLogger(__name__)
 
 _KEY = "nelbo.drift"
 
-#: What images look like, by which a batch is compared with the normal ones.
+#: Numbers of what images look like, by which a batch is compared with normal ones.
 _LOOKS = (*QUALITY, "size")
 
 
 def find_drift(
     rows: pa.Table, calibration: Calibration, workspace: Workspace, batch_id: str, options: ScoreOptions
 ) -> dict[str, Any]:
-    """A batch against its calibration, the batches before it, and the look of the images behind the calibration.
+    """Compare a batch with its calibration, with earlier batches, and with the look of the calibration's images.
 
-    Of several variants each is compared with its own, for a batch may hold other shares of them: that is no drift.
+    Each variant is compared with its own normal images: other shares of the variants in a batch are not drift.
 
     Args:
-        rows: of the scored images: ``anomaly_score``, ``QUALITY``, ``variant``, size, and ``image_id`` or what sorts
-            like it.
+        rows: of the scored images: ``anomaly_score``, ``QUALITY``, ``variant``, size, and ``image_id`` or a number
+            that sorts like it.
 
     Returns:
-        ``alarm``; ``alpha``; ``differs``, a name and a sentence for each look that differs; ``findings``, a sentence
-        for each other test that fired; ``tests``, all of them.
+        ``alarm``; ``alpha``; ``differs``, a name and a sentence for each number of the look that differs; ``findings``,
+        a sentence for each other test that fired; ``tests``, all of them.
     """
     rows = _without_order(rows)
     earlier = _earlier(calibration, workspace, batch_id, options.drift_batches)
@@ -48,7 +48,7 @@ def find_drift(
     names: list[str | None] = [
         name for name in calibration.normal_scores_of if pc.any(pc.equal(rows["variant"], name)).as_py()
     ]
-    # Together the variants raise a false alarm as rarely as one would.
+    # So all variants together raise a false alarm as rarely as one would.
     alpha = options.drift_alpha / max(1, len(names))
     promised = calibration.threshold.value if calibration.threshold.fpr is not None else None
     findings: list[str] = []
@@ -82,7 +82,7 @@ def find_drift(
 
 
 def _of(rows: pa.Table, variant: str | None) -> pa.Table:
-    """The rows of a variant; all of them where there is one."""
+    """The rows of a variant; all rows if it is None."""
     return rows if variant is None else rows.filter(pc.equal(rows["variant"], variant))
 
 
@@ -98,21 +98,21 @@ def drift_facts(found: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def write_drift(found: Mapping[str, Any] | None) -> dict[str, str]:
-    """As metadata of the file of scores."""
+    """The finding as metadata of the file of scores."""
     return {} if found is None else {_KEY: json.dumps(found)}
 
 
 def read_drift(table: pa.Table) -> dict[str, Any] | None:
-    """From the metadata of the file of scores; None where the batch was scored without a calibration."""
+    """The finding in the metadata of the file of scores; None if the batch was scored without a calibration."""
     text = (table.schema.metadata or {}).get(_KEY.encode())
     return None if text is None else json.loads(text)
 
 
 def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limit: int) -> list[pa.Table]:
-    """Scored rows of the batches published last under the same model, the oldest first.
+    """Scored rows of the batches that the same fit of the model published last, the oldest first.
 
-    Only of those since the calibration was made, which says what is normal now; and without those that raised the
-    alarm, or one odd batch would raise it for all that follow.
+    Only batches since the calibration was made count, because it says what is normal now. Batches with drift are left
+    out, or one odd batch would raise the alarm for all that follow.
     """
     since = datetime.fromisoformat(calibration.made_at_utc).timestamp()
     found = catalog.published(workspace, model_id=calibration.model_id)
@@ -122,9 +122,11 @@ def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limi
         if len(batches) == limit:
             break
         try:
+            if scored_in(workspace.root / path) != calibration.precision:
+                continue
             rows = scored_rows(workspace.root / path)
         except InputError as error:
-            log.warning("drift is looked for without one of the earlier batches: %s", error)
+            log.warning("drift detection leaves out one of the earlier batches: %s", error)
             continue
         drift = read_drift(rows)
         if drift is None or not drift["alarm"]:
@@ -133,18 +135,18 @@ def _earlier(calibration: Calibration, workspace: Workspace, batch_id: str, limi
 
 
 def _without_order(rows: pa.Table) -> pa.Table:
-    """Rows in an order that says nothing: by path, all defects of a batch may come last, which is no drift."""
+    """Rows in an arbitrary order: sorted by path, all defects of a batch may come last, which would look like drift."""
     return rows.sort_by("image_id")
 
 
 def _reference(calibration: Calibration, workspace: Workspace) -> pa.Table | None:
-    """The normal images behind the calibration, with their look: its manifest, which training's is for a start.
+    """The manifest rows of the calibration's normal images, with their look; at first this is training's manifest.
 
-    Of several variants only those that the calibration itself is of, whose variants are known.
+    With several variants only the images whose scores the calibration holds, because their variants are known.
     """
     path = workspace.manifest(calibration.batch_id)
     if not path.exists():
-        log.warning("%s is not here: brightness, contrast, sharpness and size are not compared with it", path)
+        log.warning("%s does not exist: brightness, contrast, sharpness and size are not compared with it", path)
         return None
     table = read_table(path)
     table = table.filter(pc.and_(pc.not_equal(table["label"], 1), pc.is_null(table["reason"])))
@@ -157,7 +159,7 @@ def _reference(calibration: Calibration, workspace: Workspace) -> pa.Table | Non
 
 
 def _look(table: pa.Table) -> dict[str, np.ndarray]:
-    """Simple statistics of images; NaN where one was not decoded."""
+    """Simple statistics of images, each (n,); NaN for an image that was not decoded."""
     names = (*QUALITY, "width_px", "height_px")
     look = {name: np.asarray(table[name].to_numpy(), np.float64) for name in names}
     return {**look, "size": np.sqrt(look["width_px"] * look["height_px"])}

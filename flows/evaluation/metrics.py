@@ -17,11 +17,11 @@ from nelbo.flows.workspace.models import unseen_in_training
 def evaluate_batch(
     table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
 ) -> tuple[Evaluation | None, int]:
-    """Metrics of a batch's labelled rows, and how many of these are left out, see `judged_rows`."""
+    """Metrics of a batch's labelled rows, and how many of these are left out; see `judged_rows`."""
     fresh, n_left_out = judged_rows(table, calibration, workspace, model_id)
     if not fresh.num_rows:
         return None, n_left_out
-    words = None if fresh["verdict"].null_count else fresh["verdict"].to_pylist()
+    words = None if fresh["verdict"].null_count else fresh["verdict"].cast(pa.string()).to_numpy()
     fpr = None if calibration is None else calibration.threshold.fpr
     return evaluate(fresh["label"].to_numpy(), fresh["anomaly_score"].to_numpy(), words, fpr), n_left_out
 
@@ -29,10 +29,7 @@ def evaluate_batch(
 def judged_rows(
     table: pa.Table, calibration: Calibration | None, workspace: Workspace, model_id: str
 ) -> tuple[pa.Table, int]:
-    """A batch's labelled rows, and how many had a part in the training or the calibration.
-
-    Nothing is judged on what made it: those rows are left out.
-    """
+    """A batch's labelled rows, without those that took part in training or calibration; and how many those are."""
     known = table.filter(pc.and_(pc.greater_equal(table["label"], 0), pc.is_valid(table["anomaly_score"])))
     if not known.num_rows:
         return known, 0
@@ -43,12 +40,12 @@ def judged_rows(
 
 
 def as_json(value: Any) -> Any:
-    """As JSON holds it, named tuples as objects."""
+    """The value as JSON holds it, with named tuples as objects."""
     return {name: as_json(inner) for name, inner in value._asdict().items()} if hasattr(value, "_asdict") else value
 
 
 def real_figures(judged: Mapping[str, Any] | None) -> str | None:
-    """What labelled images say of a model, for where simulated defects stand behind them; None without any.
+    """A sentence on what labelled images say of a model; it precedes what simulated defects say. None without any.
 
     Args:
         judged: an `Evaluation` as JSON.
@@ -65,7 +62,7 @@ def real_figures(judged: Mapping[str, Any] | None) -> str | None:
 
 
 class Metric(NamedTuple):
-    """One measure as text: its name, its value, its 95 % interval, and how that was found or what to know of it."""
+    """One measure as text: its name, its value, its 95 % interval, and the interval's method or a remark."""
 
     name: str
     value: str
@@ -74,14 +71,14 @@ class Metric(NamedTuple):
 
 
 def describe_evaluation(evaluation: Evaluation) -> list[Metric]:
-    """The measures that there are, in words and numbers."""
+    """The measures that are known, in words and numbers."""
     three = partial(fixed, decimals=3)
     constant = evaluation.f1_all_anomalous
     beside = "" if constant is None else f"; calling every image anomalous gives {three(constant)}"
     measured = (
         ("realised false-alarm rate", evaluation.realised_fpr, percent, "exact binomial"),
         ("share of the anomalous found", evaluation.recall, percent, "exact binomial"),
-        ("share found at the rate asked for on these normal images", evaluation.recall_at_fpr, percent, "bootstrap"),
+        ("share found at the requested rate on these normal images", evaluation.recall_at_fpr, percent, "bootstrap"),
         ("F1", evaluation.f1, three, f"exact ends of recall and false-alarm rate{beside}"),
         ("AUROC", evaluation.auroc, three, "Newcombe, widened by DeLong"),
         (

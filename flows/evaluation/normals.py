@@ -1,4 +1,4 @@
-"""What would spoil learning from normal images, in plain words: looked for before the model and after it."""
+"""Findings, in plain words, on normal images that would spoil training: looked for before and after training."""
 
 import math
 from collections import Counter
@@ -15,23 +15,24 @@ from nelbo.flows.numbers import images, number, percent
 from nelbo.flows.workspace.layout import some
 from nelbo.vae_core import LearningCurve
 
-#: Names of files that a finding shows.
+#: Most file names that a finding shows.
 _SHOWN = 3
-#: A side may differ by this share: what cropping by hand does, and hardly more than what a part's place does.
+#: Sides may differ by this share: manual cropping does that, and it matters hardly more than where the part lies.
 _SAME_SIZE = 0.05
-#: Shares of pixels, and of images, from which values that are cut off are worth a word: twice as many images as have
-#: such a share by chance, see `nelbo.data.cut_off`.
+#: Shares of an image's pixels, and of the images, above which clipped values are reported: twice as many images as
+#: have such a share by chance, see `nelbo.data.cut_off`.
 _CUT_OFF, _CUT_OFF_IMAGES = 0.05, 0.1
-#: Images whose values are looked at.
+#: Most images that are checked for clipped values.
 _LOOKED_AT = 2000
-#: Spreads of the middle half below it: "far out" (Tukey 1977). Of normally distributed numbers 1 in 800,000 lies there.
+#: Interquartile ranges below the lower quartile: "far out" (Tukey 1977), where 1 in 800,000 normal deviates lies.
 _FAR_OUT = 3.0
-#: Images that may not be normal, shown to people.
+#: How many images that may not be normal are shown to people.
 N_STRANGE = 10
-#: What twice as many images would bring, over what normal images differ by among themselves. Of solar cells 200 are
-#: above it, 400 at it, 800 below it; what was found of real defects rose up to 200 and hardly after (docs/data.md).
+#: Gain of twice as many images, divided by the spread of normal images, above which more images help. With solar
+#: cells 200 images lie above it, 400 at it and 800 below; the share of real defects found rose up to 200 images and
+#: hardly beyond (docs/how-to/data.md).
 _STILL_IMPROVING = 0.25
-#: Pixels of the shorter side beyond which tiles are proposed, and their size.
+#: Tiles are proposed if the shorter side has more pixels than this; size of the tiles.
 _LARGE, _TILE = 1024, 256
 
 
@@ -39,9 +40,9 @@ _LARGE, _TILE = 1024, 256
 class Finding:
     """Something about normal images that people should know before they trust a model of them.
 
-    name: what kind it is.
-    sentence: for people, with the remedy; names in it come from anybody.
-    n: images that it is about.
+    name: the kind of finding.
+    sentence: for people, with the remedy; it holds file names, which are untrusted text.
+    n: number of images that it is about.
     files: the first, or worst, of them.
     """
 
@@ -56,8 +57,8 @@ class Finding:
         return {"name": self.name, "sentence": self.sentence, "n": self.n, **named}
 
 
-#: What becomes of near-duplicates: groups of their own; independent images, as there are too few groups; or what others
-#: say they are.
+#: How near-duplicates are treated: as groups; as independent images, because there are too few groups; or as file names
+#: or options say.
 AlikeAre = Literal["together", "too few", "apart"]
 
 
@@ -81,7 +82,7 @@ class _Tally:
 
 
 def unusable(tables: Iterable[pa.Table]) -> list[Finding]:
-    """Files that cannot be used, of a manifest's rows.
+    """A finding on the files in a manifest's rows that cannot be used.
 
     >>> table = pa.table({"relative_path": ["a.png", "b.png"], "reason": [None, "truncated"]})
     >>> unusable([table])[0].sentence
@@ -102,10 +103,10 @@ def unusable(tables: Iterable[pa.Table]) -> list[Finding]:
 
 
 def of_alike(numbers: Sequence[int], paths: Sequence[str], parts: Sequence[str], alike_are: AlikeAre) -> list[Finding]:
-    """Near-duplicates: ``alike``; and ``leaks``, those whose like is in another part of a split.
+    """Findings on near-duplicates: ``alike``; and ``leaks``, on pairs that lie in different parts of a split.
 
     Args:
-        numbers: (n,) of each image's group, see `data.near_duplicates`.
+        numbers: (n,) number of each image's group, see `data.near_duplicates`.
         paths, parts: (n,) of each image.
 
     >>> [finding.name for finding in of_alike([0, 0, 1], ["a", "b", "c"], ["train", "validation", "train"], "apart")]
@@ -117,15 +118,15 @@ def of_alike(numbers: Sequence[int], paths: Sequence[str], parts: Sequence[str],
         return []
     pair = tuple(paths[row] for row in alike if numbers[row] == numbers[alike[0]])[:2]
     text = (
-        f"{number(len(alike))} of {images(len(numbers))} look like others of them (first: {', '.join(pair)}): views of "
-        f"one part, or copies. They make {number(len(sizes))} groups"
+        f"{number(len(alike))} of {images(len(numbers))} look like others among them (first: {', '.join(pair)}): views "
+        f"of one part, or copies. They make {number(len(sizes))} groups"
     )
     text += {
         "together": ", each kept on one side of every split; the promise counts groups. If they are independent, say "
         "so with group_alike=false.",
-        "too few": ", too few to keep some apart, so they are taken for independent: on other parts than these, false "
-        "alarms will be more than promised. Add images of other parts.",
-        "apart": ", and are taken for what their names, or group_alike=false, say.",
+        "too few": ", too few to hold some out, so they count as independent images: on parts other than these, expect "
+        "more false alarms than promised. Add images of other parts.",
+        "apart": ", but they stay in the groups that their names, or group_alike=false, give.",
     }[alike_are]
     found = [Finding("alike", text, len(alike), pair)]
     leaks = [row for row in alike if parts[first[numbers[row]]] != parts[row]]
@@ -133,20 +134,20 @@ def of_alike(numbers: Sequence[int], paths: Sequence[str], parts: Sequence[str],
         pair = (paths[first[numbers[leaks[0]]]], paths[leaks[0]])
         text = (
             f"{images(len(leaks))} {'looks' if len(leaks) == 1 else 'look'} like others in another part (first: "
-            f"{', '.join(pair)}). What is promised on copies of what was trained on is promised too much: leave them "
-            "out, or name their groups (--group-by)."
+            f"{', '.join(pair)}). A promise made on copies of training images promises too much: leave them out, or "
+            "name their groups (--group-by)."
         )
         found.append(Finding("leaks", text, len(leaks), pair))
     return found
 
 
 def of_files(tables: Iterable[pa.Table], *, whole: bool = True, coloured: bool = True) -> list[Finding]:
-    """Images of several sizes, or stored in several ways: ``sizes`` and ``modes``; unusable files are passed over.
+    """Findings on images of several sizes, or stored in several ways: ``sizes`` and ``modes``; without unusable files.
 
     Args:
         tables: rows of a manifest.
-        whole: the whole images are brought to one size; parts that are found in them are measured by themselves.
-        coloured: those that are stored in colour may have some.
+        whole: whether whole images are resized to one size, rather than parts that are found in them.
+        coloured: whether images that are stored in colour may have any.
     """
     sizes, modes = _Tally(), _Tally()
     for table in tables:
@@ -175,8 +176,8 @@ def _of_sizes(sizes: _Tally) -> list[Finding]:
     else:
         low, high = (size(sizes.counts, key=lambda sides: sides[0] * sides[1]) for size in (min, max))
         said = f"{images(n)} are of {number(len(sizes.counts))} sizes, from {_by(low)} to {_by(high)} pixels"
-    spoils = "All are brought to one size, so what they show looks larger, or is stretched, in some"
-    return [Finding("sizes", f"{said}. {spoils}: crop them alike, train apart, or leave them out.", n_others, files)]
+    spoils = "All are resized to one size, so some look larger or stretched: crop them alike, train separate models"
+    return [Finding("sizes", f"{said}. {spoils}, or leave them out.", n_others, files)]
 
 
 def _alike(size: Any, usual: Any) -> bool:
@@ -195,7 +196,7 @@ def _of_modes(modes: _Tally) -> list[Finding]:
     files = modes.files(mode for mode, _ in others)
     kinds = ", ".join(f"{number(count)} {mode}" for mode, count in others)
     said = f"{number(n_others)} of {images(n)} are stored in another way ({kinds}; most {usual}; first: {files[0]})"
-    remedy = "They may come from another camera: store all alike, train apart, or leave them out."
+    remedy = "They may come from another camera: store all alike, train separate models, or leave them out."
     return [Finding("modes", f"{said}. {remedy}", n_others, files)]
 
 
@@ -211,10 +212,10 @@ def _stored(mode: str, coloured: bool) -> str:
 
 
 def of_resolution(table: pa.Table) -> list[Finding]:
-    """Images so much larger than what a model sees that small defects are gone: ``tile``, with what tiles cost.
+    """A finding on images so much larger than a model's input that small defects vanish: ``tile``, with tiles' cost.
 
     Args:
-        table: rows of a manifest, each content once.
+        table: rows of a manifest, one for each content.
 
     >>> table = pa.table({"width_px": [4096] * 2, "height_px": [3000] * 2, "reason": pa.nulls(2)})
     >>> of_resolution(table)[0].sentence.partition(": ")[0]
@@ -230,18 +231,18 @@ def of_resolution(table: pa.Table) -> list[Finding]:
     n_tiles = math.prod(1 + math.ceil((side - _TILE) / step) for side in (width, height))
     said = (
         f"Images are about {number(width)} x {number(height)} pixels and are seen at {_TILE}: defects of a few pixels "
-        f"are gone. tile={_TILE} sees them at their own resolution, in {number(n_tiles)} tiles an image, each for the "
-        "time that an image takes now."
+        f"are gone. tile={_TILE} sees them at their own resolution, in {number(n_tiles)} tiles an image, each of which "
+        "takes the time of an image now."
     )
     return [Finding("tile", said, usable.num_rows)]
 
 
 def of_pixels(pixels: CachedPixels, table: pa.Table) -> list[Finding]:
-    """Values that are cut off, and blur: ``cut_off`` and ``blur``.
+    """Findings on clipped values and on blur: ``cut_off`` and ``blur``.
 
     Args:
         pixels: (n, h, w, c) as the model takes them.
-        table: (n) their rows of a manifest, with ``QUALITY``.
+        table: their n rows of a manifest, with ``QUALITY``.
     """
     paths = table["relative_path"].to_pylist()
     return _of_cut_off(pixels, paths) + _of_blur(table["sharpness"].to_numpy(), table["contrast"].to_numpy(), paths)
@@ -249,7 +250,7 @@ def of_pixels(pixels: CachedPixels, table: pa.Table) -> list[Finding]:
 
 def _of_cut_off(pixels: CachedPixels, paths: Sequence[str]) -> list[Finding]:
     rows = np.unique(np.linspace(0, len(pixels) - 1, _LOOKED_AT).astype(int))
-    # One at a time: all of them may be more than there is memory.
+    # One at a time: together they may not fit in memory.
     shares = np.array([cut_off(pixels[[row]])[0] for row in rows])
     worst = np.argsort(-shares, kind="stable")[: int((shares > _CUT_OFF).sum())]
     if not len(worst) or len(worst) < _CUT_OFF_IMAGES * len(rows):
@@ -259,12 +260,12 @@ def _of_cut_off(pixels: CachedPixels, paths: Sequence[str]) -> list[Finding]:
         f"In {number(len(worst))} of {images(len(rows))} more than {percent(_CUT_OFF)} of the pixels are cut off at "
         f"black or white (worst: {files[0]})"
     )
-    spoils = "What happens there no model can see: expose so that all of the part is between, or take more bits."
+    spoils = "No model can see what happens there: expose so that the whole part lies between, or use more bits."
     return [Finding("cut_off", f"{said}. {spoils}", len(worst), files)]
 
 
 def _of_blur(sharpness: np.ndarray, contrast: np.ndarray, paths: Sequence[str]) -> list[Finding]:
-    """Images far less sharp than the rest: a darker one is less sharp, too, so it goes by sharpness over contrast."""
+    """Images far less sharp than the rest, by sharpness over contrast, because darker images are less sharp, too."""
     detail = np.log(np.maximum(sharpness, 1e-6) / np.maximum(contrast, 1e-6))
     low, high = np.quantile(detail, [0.25, 0.75])
     order = np.argsort(detail, kind="stable")
@@ -274,16 +275,16 @@ def _of_blur(sharpness: np.ndarray, contrast: np.ndarray, paths: Sequence[str]) 
     files = tuple(paths[row] for row in blurred[:_SHOWN])
     verb = "is" if len(blurred) == 1 else "are"
     said = f"{images(len(blurred))} of {number(len(paths))} {verb} far less sharp than the rest (worst: {files[0]})"
-    remedy = "If that is no way for an image to be normal, leave them out."
+    remedy = "If normal images are not like that, leave them out."
     return [Finding("blur", f"{said}. {remedy}", len(blurred), files)]
 
 
 def of_kinds(kinds: np.ndarray | None, n_variants: int, paths: Sequence[str]) -> list[Finding]:
-    """Several kinds of images that seem mixed: ``kinds``.
+    """A finding on several kinds of images that seem mixed: ``kinds``.
 
     Args:
-        kinds: (n,) number of each image's, 0 for the commonest; None where nobody looked.
-        n_variants: models that there are, of a kind each or of several.
+        kinds: (n,) number of each image's kind, 0 for the commonest; None if kinds were not looked for.
+        n_variants: number of models, each of one kind or of several.
         paths: (n,) of the images.
     """
     counts = [] if kinds is None else np.bincount(kinds).tolist()
@@ -294,12 +295,12 @@ def of_kinds(kinds: np.ndarray | None, n_variants: int, paths: Sequence[str]) ->
     said = f"{number(len(counts))} kinds of images seem mixed: {sizes} (of the rarest: {some(rarest)})"
     each = len(counts) == n_variants
     done = "Each has a model of its own" if each else "Not all of them have a model of their own"
-    remedy = "say yourself which there are (--variant-by), train them apart, or leave out what does not belong"
+    remedy = "name the variants (--variant-by), train separate models, or leave out what does not belong"
     return [Finding("kinds", f"{said}. {done}: {remedy}.", sum(counts[1:]), tuple(rarest))]
 
 
 def of_curve(curve: LearningCurve | None) -> list[Finding]:
-    """Too few images, where twice as many would still bring much: ``too_few``."""
+    """A finding on too few images, if twice as many would still help much: ``too_few``."""
     if curve is None or not improving(curve):
         return []
     *fewer, most = map(number, curve.n_images)
@@ -312,7 +313,7 @@ def of_curve(curve: LearningCurve | None) -> list[Finding]:
 
 
 def improving(curve: LearningCurve) -> bool:
-    """Whether twice as many images would bring what is not hidden by how normal images differ."""
+    """Whether the gain of twice as many images is not negligible beside the spread of normal images."""
     return _share(curve) > _STILL_IMPROVING
 
 
@@ -332,7 +333,7 @@ def describe_curve(curve: LearningCurve) -> dict[str, Any]:
 
 
 def strangest(scores: np.ndarray, paths: Sequence[str]) -> tuple[np.ndarray, Finding]:
-    """Rows of the images that a model which has not seen them finds the strangest, and the question to people.
+    """Rows of the images that a model which has not seen them finds strangest, and a finding that asks about them.
 
     >>> strangest(np.array([1.0, 3.0, 2.0]), ["a", "b", "c"])[0].tolist()
     [1, 2, 0]

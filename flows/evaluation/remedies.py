@@ -1,16 +1,16 @@
-"""What may help a model that cannot see, by what it was made of; the best first. Nothing is tried."""
+"""Settings that may help a blind model, by its configuration and training, the best first; none is tried out."""
 
 from collections.abc import Mapping
 from typing import Any
 
-#: The backbone that has learnt from photographs.
+#: The backbone that was trained on photographs.
 PRETRAINED = "efficientnet_lite0"
-#: Sides are multiples of this.
+#: Sides of images are multiples of this.
 _UNIT_PX = 32
 
 
 def remedies(config: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
-    """Settings to change, as people say them.
+    """Settings to change, in words.
 
     Args:
         config, training: of a model's ``model.json``.
@@ -28,7 +28,7 @@ pixels)', 'more normal images (it has learnt from 120)']
         found.append("the weights of ImageNet (without backbone_weights)")
     if config["channels"] == 1 and training.get("may_have_colour"):
         found.append("colour (channels=3)")
-    # Bundles of before 2026-12 do not say how large the files were.
+    # Bundles from before 2026-12 do not say how large the files were.
     width, height = training.get("median_size_px") or (0, 0)
     shorter = min(config["height"], config["width"])
     if min(width, height) > shorter:

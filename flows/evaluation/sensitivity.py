@@ -1,4 +1,4 @@
-"""What a model sees of simulated defects, at the threshold that it has now."""
+"""How well a model sees simulated defects, at its current threshold."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from nelbo.data import SIMULATED_SCHEMA, InputError, read_table
 from nelbo.data.defects.painting import OF_ITSELF
 from nelbo.detectors import Interval, Sensitivity, sensitivity
+from nelbo.detectors.interval import WIDTH
 from nelbo.detectors.metrics.gate import LEVEL, Finding
 from nelbo.detectors.metrics.sensitivity import CHANCE
 from nelbo.flows.numbers import interval
@@ -25,10 +26,10 @@ from nelbo.flows.workspace.models import describe_model
 
 log = logging.getLogger(__name__)
 
-#: Of two models that differ by less in AUROC, simulated defects do not say which sees more of real ones.
+#: If the AUROCs of two models differ by less, simulated defects do not tell which sees real ones better.
 MARGIN = 0.05
 
-#: What kinds are called in sentences.
+#: Names of the kinds in sentences.
 KINDS = {
     "scratch": "scratches",
     "spot": "spots",
@@ -41,13 +42,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model sees of simulated defects.
+    """How well a model sees simulated defects.
 
-    n_images: normal images that they were painted on.
-    whole: of all defects; pooled: of those made from the image itself, which tell a blind model best.
-    kinds, sizes, contrasts: of those of each kind, length in pixels of the original, and contrast.
+    n_images: normal images that defects were painted on.
+    whole: for all defects; pooled: for those made from the image itself, which reveal a blind model best.
+    kinds, sizes, contrasts: for the defects of each kind, length in pixels of the original, and contrast.
     false_alarms: share of normal images that may be flagged; None where no rate is promised.
-    judged: metrics on labelled images that did not choose the threshold: they say more than all this. None without any.
+    judged: metrics on labelled images that did not choose the threshold, which say more than all this; or None.
     """
 
     n_images: int
@@ -61,12 +62,12 @@ class Seen:
 
     @property
     def blind(self) -> bool:
-        """Whether the model is no better than chance on what tells a blind one best."""
+        """Whether the model is no better than chance on the defects that reveal a blind model best."""
         return self.pooled.is_blind(self.false_alarms)
 
     @property
     def cannot_see(self) -> str | None:
-        """In words that a blind model is blind, and to what; None of one that is not."""
+        """A sentence that the model is blind, and to which defects; None if it is not blind."""
         if not self.blind:
             return None
         sizes = " to ".join(f"{size:g}" for size in sorted({min(self.sizes), max(self.sizes)}))
@@ -81,7 +82,7 @@ class Seen:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is printed."""
+        """The fields as they are printed."""
         return {
             **({"judged": self.judged} if self.judged else {}),
             "blind": self.blind,
@@ -95,12 +96,12 @@ class Seen:
 
 
 def seen(workspace: Workspace, model_id: str, calibration: Calibration | None = None) -> Seen | None:
-    """What a model sees of the defects that were painted last; None where none were, or the model is gone.
+    """How well a model sees the defects that were painted last; None where none were, or the model is gone.
 
-    What is damaged takes nothing from what is asked for beside: ``verify`` tells of calibrations, a warning of rows.
+    Damaged files raise no error here: ``verify`` reports damaged calibrations, a warning reports damaged rows.
 
     Args:
-        calibration: whose threshold counts; by default the model's current one, if it has any.
+        calibration: the one whose threshold counts; by default the model's current one, if it has any.
     """
     path = workspace.simulated(model_id)
     if not path.exists():
@@ -110,7 +111,9 @@ def seen(workspace: Workspace, model_id: str, calibration: Calibration | None = 
     except InputError as error:
         log.warning("%s", error)
         return None
-    if calibration is None:
+    if calibration is None or calibration.fit_id is not None:
+        # The bundle's fit scored the rows, so only a calibration of that fit applies.
+        calibration = None
         with suppress(UsageError):
             calibration = calibration_of(workspace, model_id)
     if calibration is not None:
@@ -122,12 +125,12 @@ def seen(workspace: Workspace, model_id: str, calibration: Calibration | None = 
     try:
         return seen_of(rows, statistic, calibration)
     except (ValueError, LookupError, TypeError) as error:
-        log.warning("%s holds other rows than nelbo writes (%s): what the model sees is not known", path, error)
+        log.warning("%s holds rows that nelbo does not write (%s): the model's sensitivity is not known", path, error)
         return None
 
 
 def seen_of(rows: pa.Table, statistic: Statistic, calibration: Calibration | None) -> Seen:
-    """The same of rows of ``SIMULATED_SCHEMA``, by a statistic; nothing is found without a calibration's threshold."""
+    """What rows of ``SIMULATED_SCHEMA`` say by a statistic; without a calibration no defect counts as found or not."""
     scores = statistic.scores(rows)
     flagged = None if calibration is None else calibration.verdicts(scores) == "anomalous"
     painted = np.asarray(pc.is_valid(rows["kind"]))
@@ -154,8 +157,8 @@ def seen_of(rows: pa.Table, statistic: Statistic, calibration: Calibration | Non
 def sees_no_less(candidate: Seen | None, serving: Seen | None) -> Finding:
     """The gate's rule "sensitivity": whether a new model sees simulated defects as well as the one that serves.
 
-    It fails where it sees less by more than ``MARGIN``, one-sided at ``LEVEL``: simulated defects do not tell models
-    apart that are closer.
+    It fails if the new model's AUROC is lower by more than ``MARGIN``, one-sided at ``LEVEL``: simulated defects cannot
+    tell closer models apart.
     """
     if candidate is None or serving is None:
         return Finding("sensitivity", None, "no defects were painted for one of the two models")
@@ -167,7 +170,7 @@ def sees_no_less(candidate: Seen | None, serving: Seen | None) -> Finding:
 
 
 def best_of(tried: Sequence[Seen | None]) -> int:
-    """Which of several models to keep: the first, unless another sees more beyond noise."""
+    """The index of the model to keep: 0, unless another model is better beyond noise."""
     if tried[0] is None:
         return 0
     first, chance = tried[0].whole.auroc, LEVEL / max(1, len(tried) - 1)
@@ -177,25 +180,25 @@ def best_of(tried: Sequence[Seen | None]) -> int:
 
 
 def p_value_of_less(one: Interval, other: Interval, margin: float = 0.0) -> float:
-    """How likely an AUROC comes out this far below another by chance, if it is lower by no more than a margin.
+    """The probability that an AUROC lies this far below another by chance, if it is truly lower by at most `margin`.
 
-    Both are of different images, with intervals of 95 %.
+    The two AUROCs are of different images, with 95 % intervals.
 
     >>> round(p_value_of_less(Interval(0.7, 0.65, 0.75), Interval(0.8, 0.75, 0.85)), 4)
     0.0028
     """
-    errors = [(area.high - area.low) / (2 * norm.ppf(0.975)) for area in (one, other)]
-    return float(norm.cdf((one.value - other.value + margin) / max(float(np.hypot(*errors)), 1e-9)))
+    here, there = ((area.high - area.low) / (2 * WIDTH) for area in (one, other))
+    return float(ndtr((one.value - other.value + margin) / max(float(np.hypot(here, there)), 1e-9)))
 
 
 def _images(image_ids: list[str], painted: np.ndarray) -> np.ndarray:
-    """(n,) of each row, which of the images as they were it is of."""
+    """(n,) for each row, the number of the unpainted image that it shows."""
     place = {image_ids[row]: number for number, row in enumerate(np.flatnonzero(~painted))}
     return np.array([place[image_id] for image_id in image_ids])
 
 
 def _present(column: np.ndarray) -> list[Any]:
-    """Its values, in their order, or that of first use where they are words."""
+    """The distinct values of a column: words in order of first use, numbers sorted."""
     values = list(dict.fromkeys(value for value in column if value is not None))
     return values if values and isinstance(values[0], str) else sorted(values)
 

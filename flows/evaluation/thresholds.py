@@ -1,4 +1,4 @@
-"""Thresholds of a calibration: from normal images by the rate that is asked for, or from labels."""
+"""Thresholds of a calibration: from normal images for a requested rate, or from labels."""
 
 import logging
 from collections import Counter
@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from nelbo.data import MAP_PEAK
 from nelbo.detectors import CalibrationError, Threshold, check_size, n_needed, trim, variant_levels
 from nelbo.flows.options.settings import CalibrationSettings, LabelSettings
 from nelbo.flows.workspace.calibrations.calibration import part_rows
+from nelbo.flows.workspace.calibrations.level import RegionLevel
 from nelbo.flows.workspace.calibrations.statistic import Statistic
 from nelbo.flows.workspace.errors import UsageError
 
@@ -21,12 +23,12 @@ def threshold_of_normals(
 ) -> tuple[Statistic, Threshold]:
     """The threshold that keeps the promise, and the statistic with a level for each variant.
 
-    One threshold then flags of each variant as many normal images as promised.
+    With these levels one threshold flags the promised share of each variant's normal images.
 
     Args:
         rows: of normal images, with the columns of ``MEASURED``.
-        cross: whether models of other images have measured them.
-        in_groups: whether each is the one that was drawn of a group.
+        cross: whether the images were measured by cross-fitting.
+        in_groups: whether each row was drawn from its group.
     """
 
     def found(scores: np.ndarray) -> Threshold:
@@ -45,22 +47,45 @@ def threshold_of_normals(
     if rows["variant"].null_count:
         return statistic, common
     variants, least = np.array(rows["variant"].to_pylist()), calibration_needs(options)
-    _warn_of_few(variants, least)
+    if statistic.name != MAP_PEAK:
+        # The warning is given for anomaly scores, and not repeated for maps.
+        _warn_of_few(variants, least)
     levels = variant_levels(scores, variants, common.value, lambda own: found(own).value, least)
     if not levels:
         return statistic, common
     statistic = replace(statistic, levels={str(name): level for name, level in levels.items()})
     threshold = found(statistic.scores(rows))
-    # Ranks of all together may come out one lower than those of each variant.
+    # Ranks over all variants together may come out one lower than those of each variant.
     review = threshold.review if threshold.review is not None and threshold.review < common.value else None
     return statistic, replace(threshold, value=common.value, review=review)
 
 
+def level_of_normals(
+    rows: pa.Table, options: CalibrationSettings, cross: bool, in_groups: bool = False
+) -> RegionLevel | str:
+    """The level that the largest value of a normal image's map exceeds as seldom as promised; or why it is not known.
+
+    It is found as the threshold is. Nothing on a map exceeds its largest value, so a normal image shows a region no
+    more often.
+
+    Args:
+        rows, cross, in_groups: see `threshold_of_normals`; the rows have the column ``MAP_PEAK`` without nulls.
+    """
+    if not rows.num_rows:
+        return "no maps of normal images are known: calibrate again on normal images, with an engine that makes maps"
+    asked = options.model_copy(update={"review_fpr": None})
+    try:
+        statistic, threshold = threshold_of_normals(rows, Statistic(MAP_PEAK), asked, cross, in_groups)
+    except CalibrationError as error:
+        return f"the maps of too few normal images are known: {error}".rstrip(".")
+    return RegionLevel(threshold, statistic.levels)
+
+
 def threshold_of_labels(rows: pa.Table, statistic: Statistic, labels: LabelSettings) -> Threshold:
-    """The threshold that the images for calibration choose.
+    """The threshold that the labelled images for calibration choose.
 
     Raises:
-        UsageError: they cannot; how many there are of each kind.
+        UsageError: they cannot choose one; the message counts the images of each kind.
     """
     chosen = part_rows(rows, "calibration")
     try:
@@ -93,7 +118,7 @@ def _warn_of_few(variants: np.ndarray, least: int) -> None:
 
 
 def calibration_needs(options: CalibrationSettings) -> int:
-    """Calibration images that the promise needs, with those that are trimmed.
+    """The number of calibration images that the promise needs, including those that are trimmed.
 
     >>> calibration_needs(CalibrationSettings()), calibration_needs(CalibrationSettings(contamination=0.1))
     (19, 22)
@@ -105,10 +130,10 @@ def calibration_needs(options: CalibrationSettings) -> int:
 
 
 def check_calibration_size(n: int, options: CalibrationSettings) -> None:
-    """Refuse n calibration images if they are too few.
+    """Check that n calibration images are enough.
 
     Raises:
-        CalibrationError: how many are needed, and for what.
+        CalibrationError: they are too few; the message says how many are needed, and for what.
     """
     if not options.contamination:
         check_size(n, options.fpr, options.confidence)

@@ -1,5 +1,6 @@
-"""What is true of a batch's images: by a table, the batch's own labels, the folders that they lie in, or masks."""
+"""The true labels of a batch's images: from a table, the batch's own labels, their folders, or masks."""
 
+import logging
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple
@@ -9,13 +10,16 @@ from numpy.typing import NDArray
 
 from nelbo.data import InputError, list_source
 from nelbo.data.sources.layouts import PART_FOLDERS
+from nelbo.flows.workspace.layout import some
 
-#: Folders of normal images, which are no kind of defect.
+log = logging.getLogger(__name__)
+
+#: Names of folders of normal images.
 _NORMAL = {"good", "normal"}
 
 
 class Truth(NamedTuple):
-    """labels: (n,) 0 normal, 1 anomalous, -1 unknown; said_by: what says so, in words."""
+    """labels: (n,) 0 normal, 1 anomalous, -1 unknown; said_by: their source, in words."""
 
     labels: NDArray[np.int8]
     said_by: str
@@ -29,17 +33,19 @@ def truth_of(
     table: str | None,
     start: str | None,
 ) -> Truth:
-    """What is true of images, by the first of these that says anything; of others, one that has a mask is anomalous.
+    """The true labels of images, from `table`, else `own`, else their folders.
+
+    An image that this source does not label is anomalous if it has a mask.
 
     Args:
         paths: below `root`, where the batch's images lie.
         own: the batch's own labels.
-        has_mask: of each, whether there is a mask.
-        table: a manifest with labels, which then stands alone; None without any.
-        start: what its paths start from; by default its own folder.
+        has_mask: whether each image has a mask.
+        table: a manifest with labels; None uses the other sources.
+        start: the folder that the table's paths start from; by default its own folder.
 
     Raises:
-        InputError: the table cannot be read, or has no label of any of the images.
+        InputError: the table cannot be read, or has no label for any of the images.
     """
     if table is not None:
         labels, said_by = _labels_in(table, start, paths, root), "the labels given"
@@ -57,19 +63,24 @@ def _labels_in(table: str, start: str | None, paths: Sequence[str], root: str) -
     listing = list_source(table, start)
     listed = {entry.entry.path: entry.label for entry in listing.entries}
     whole = {f"{listing.root}/{path}": label for path, label in listed.items()}
-    # A table may have moved since: then its paths are those of the batch.
+    # The table may have been moved; then its relative paths are compared with those of the batch.
     by_path = any(f"{root}/{path}" in whole for path in paths)
     labels = [whole.get(f"{root}/{path}", -1) if by_path else listed.get(path, -1) for path in paths]
     if max(labels, default=-1) < 0:
         raise InputError(
-            f"{table} has no label of any of the batch's {len(paths)} images (first: {root}/{paths[0]}). "
+            f"{table} has no label for any of the batch's {len(paths)} images (first: {root}/{paths[0]}). "
             "Its paths start from its own folder; name another with --root."
         )
+    here = {f"{root}/{path}" if by_path else path for path in paths}
+    start = f"{listing.root}/" if by_path else ""
+    others = [path for path, label in listed.items() if label >= 0 and f"{start}{path}" not in here]
+    if others:
+        log.warning("%s labels files that are not in the batch: %d (%s).", table, len(others), some(others))
     return np.array(labels, np.int8)
 
 
 def labels_by_folder(paths: Sequence[str]) -> NDArray[np.int8]:
-    """(n,) 0 of images in a folder ``good`` or ``normal``, 1 of those in others beside it; -1 where nothing says it.
+    """(n,) labels: 0 for images in a folder ``good`` or ``normal``, 1 for those in other folders; else -1.
 
     >>> labels_by_folder(["test/good/1.png", "test/crack/1.png", "2.png"]).tolist()
     [0, 1, -1]
@@ -84,7 +95,7 @@ def labels_by_folder(paths: Sequence[str]) -> NDArray[np.int8]:
 
 
 def kinds_of(paths: Sequence[str]) -> list[str | None]:
-    """The kind of each anomalous image: its first folder that not all of them lie in; None of one in no folder.
+    """The kind of each anomalous image: its first folder that is not common to all; None for an image in no folder.
 
     >>> kinds_of(["test/crack/1.png", "test/hole/deep/1.png", "2.png"])
     ['crack', 'hole', None]

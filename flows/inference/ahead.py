@@ -1,4 +1,4 @@
-"""Work that is done one step ahead of its use, on a thread of its own."""
+"""Work done one step ahead of its use, on a thread of its own."""
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,16 +11,16 @@ _END = object()
 
 
 def ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
-    """The same items; the next one is made on another thread while one is used, and no more than that.
+    """Yield the same items; while one is used, another thread makes the next one, but none beyond it.
 
-    An error of the maker is raised where its item would be taken. However it ends, the maker is closed once it has
-    ended what it is at.
+    An error in the generator `items` is raised where its item would be taken. However the iteration ends, `items` is
+    closed once it has finished the item it is working on.
 
     >>> list(ahead(n * n for n in range(4)))
     [0, 1, 4, 9]
     """
-    # A generator cannot be closed while a thread is in it. The executor's own wait is not enough: told to end while
-    # its thread starts, it has not noted the thread yet.
+    # A generator cannot be closed while a thread runs it. The executor's own wait is not enough: if it is shut down
+    # while its thread starts, it has not registered the thread yet.
     in_use = Lock()
 
     def make() -> object:

@@ -1,35 +1,34 @@
-"""Maps of many images held against masks: where a map lies on its picture, and what is counted of both."""
+"""Maps of many images compared with their masks: counts of pixels."""
 
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from typing import IO, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.data import File, ImageError, Part, Preprocessing, iter_masks
-from nelbo.data.part.part import crop_matrix
 from nelbo.detectors.metrics.localised import PixelCounts
 from nelbo.flows.inference.pipeline import map_files
+from nelbo.flows.inference.regions.placing import placed
 from nelbo.flows.options.settings import DecodingSettings
 from nelbo.vae_core import Scorable
 
-#: Pixels of an image that are looked at, at most: of more, squares of some side stand for their pixels.
+#: Most pixels of an image that are compared: in a larger image each square of pixels counts as one.
 _MOST_PX = 4_000_000
 
-#: Values that the steps of curves are made of, at most.
+#: Most values that the steps of the curves are computed from.
 _MOST_VALUES = 2_000_000
 
-#: How far the shapes of an image and of its mask may differ: they were rounded to whole pixels.
+#: How far the logarithms of the aspect ratios of an image and its mask may differ: sides are rounded to whole pixels.
 _OFF = 0.02
 
 
 class Pictured(NamedTuple):
-    """An image that masks say something of.
+    """An image whose defects are known, from a mask or because it is normal.
 
-    file: the image; mask: its mask, None of a normal one without any.
+    file: the image; mask: its mask, None for a normal image without one.
     is_normal: by its label.
     width_px, height_px: of the image as it is stored.
     """
@@ -42,11 +41,11 @@ class Pictured(NamedTuple):
 
 
 class Localised(NamedTuple):
-    """What maps and masks gave.
+    """What comparing maps with masks gave.
 
-    counts: of the images that could be compared.
-    rows: which of the images given each of those is.
-    left_out: why others could not, by their place among the images given.
+    counts: pixels of the images that could be compared.
+    rows: the indices of these images among those given.
+    left_out: why the others could not be compared, by index.
     """
 
     counts: PixelCounts
@@ -57,7 +56,7 @@ class Localised(NamedTuple):
 def localise(model: Scorable, images: Sequence[Pictured], decoding: DecodingSettings) -> Localised:
     """Compute the maps of images and count their pixels, at the masks' own resolution.
 
-    Little is in memory: maps lie in a file, on their own grids, and one image is enlarged at a time.
+    This takes little memory: maps lie in a file, on their own grids, and are enlarged one at a time.
     """
     with tempfile.TemporaryFile(prefix="nelbo-") as aside:
         found = _mapped(model, [image.file for image in images], decoding, aside)
@@ -88,7 +87,7 @@ def localise(model: Scorable, images: Sequence[Pictured], decoding: DecodingSett
 
 
 class _Seen(NamedTuple):
-    """What maps in a file are of: see `Mapped`, of which this is all that is in memory; shapes: of each map."""
+    """What stays in memory when maps lie in a file: the other fields of `Mapped`, and shapes: of each map."""
 
     reasons: list[str | None]
     parts: list[Part | None]
@@ -97,7 +96,7 @@ class _Seen(NamedTuple):
 
 
 def _mapped(model: Scorable, files: Sequence[File], decoding: DecodingSettings, aside: IO[bytes]) -> _Seen:
-    """Write the maps of files to another one, float32."""
+    """Write the maps of files to the file `aside`, as float32."""
     seen = _Seen([], [], [], [])
     with closing(map_files(model, files, decoding)) as batches:
         for batch in batches:
@@ -105,56 +104,24 @@ def _mapped(model: Scorable, files: Sequence[File], decoding: DecodingSettings, 
             seen.parts.extend(batch.parts)
             seen.aspects.extend(batch.aspects.tolist())
             seen.shapes.extend([batch.levels.shape[1:]] * len(batch.levels))
-            aside.write(np.ascontiguousarray(batch.levels, np.float32).tobytes())
+            # Where the model does not look, all is usual. A quantile of values with NaN would be NaN.
+            aside.write(np.nan_to_num(batch.levels.astype(np.float32, copy=False), nan=0.0).tobytes())
     aside.flush()
     return seen
 
 
 def _levels(aside: IO[bytes], shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
-    """The maps in a file, read as they are looked at."""
+    """The maps in a file, read when they are accessed."""
     values = np.memmap(aside, np.float32, "r")
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
     return [values[end - np.prod(shape) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)]
 
 
-def placed(
-    level: NDArray[np.float32], shape: tuple[int, int], part: Part | None, preprocessing: Preprocessing
-) -> NDArray[np.float32]:
-    """A map on its picture: bilinear between the middles of its cells, the nearest one beyond them.
-
-    Where the model looks at a part alone, all is usual around it.
-
-    Args:
-        level: (gh, gw) on the map's own grid.
-        shape: (height, width) of the upright picture.
-        part: what was found in it, where the model looks for parts.
-
-    >>> placed(np.float32([[0, 1]]), (1, 4), None, Preprocessing(1, 2))[0].tolist()
-    [0.0, 0.25, 0.75, 1.0]
-    """
-    height, width = shape
-    border = cv2.BORDER_REPLICATE
-    if part is not None and preprocessing.frame is not None:
-        border = cv2.BORDER_CONSTANT
-        size = (preprocessing.height, preprocessing.width)
-        # From the picture to the crop; both count from the middles of their first pixels.
-        matrix = cv2.invertAffineTransform(crop_matrix(part, preprocessing.frame, size, shape))
-    else:
-        left, upper, right, lower = preprocessing.part_filled(width, height)
-        across, down = (right - left) / width, (lower - upper) / height
-        matrix = np.array([[across, 0, left + across / 2 - 0.5], [0, down, upper + down / 2 - 0.5]])
-    across, down = level.shape[1] / preprocessing.width, level.shape[0] / preprocessing.height
-    on_grid = matrix * np.array([[across], [down]])
-    on_grid[:, 2] += [across / 2 - 0.5, down / 2 - 0.5]
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(level, on_grid, (width, height), flags=flags, borderMode=border)
-
-
 def _blank(image: Pictured, aspect: float) -> NDArray[np.bool_]:
-    """No defect anywhere; upright, as far as the decoder has said how it lies."""
+    """A mask without a defect; turned as the image is, judging by the aspect ratio that the decoder saw."""
     stored, turned = (abs(np.log(aspect / shape)) for shape in _shapes(image))
     sides = image.height_px, image.width_px
-    # What the model saw has another shape where it is no whole picture.
+    # A model that sees only an area of the picture sees another aspect ratio.
     return np.zeros(sides[::-1] if turned < min(stored, _OFF) else sides, bool)
 
 
@@ -165,17 +132,17 @@ def _unusable(mask: NDArray[np.bool_], image: Pictured) -> str | None:
     if off > _OFF:
         return f"its mask is {width} x {height} pixels, the image {image.width_px} x {image.height_px}: another shape"
     if image.is_normal:
-        return "it is labelled normal, and its mask shows a defect" if mask.any() else None
+        return "it is labelled normal, but its mask shows a defect" if mask.any() else None
     return None if mask.any() else "its mask is black"
 
 
 def _shapes(image: Pictured) -> tuple[float, float]:
-    """Width over height, as it is stored and turned by a right angle."""
+    """Width over height of an image, as it is stored and turned by a right angle."""
     return image.width_px / image.height_px, image.height_px / image.width_px
 
 
 def _fewer(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-    """The mask by squares, of which one is defective if any pixel of it is; and their side."""
+    """The mask reduced to squares of pixels, and their side; a square is defective if any of its pixels is."""
     factor = int(np.ceil((mask.size / _MOST_PX) ** 0.5))
     if factor == 1:
         return mask, 1
@@ -186,6 +153,6 @@ def _fewer(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
 
 
 def _some(levels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Values of all maps, evenly."""
+    """Values drawn evenly from all maps, about `_MOST_VALUES` at most."""
     step = max(1, -(-sum(level.size for level in levels) // _MOST_VALUES))
     return np.concatenate([level.ravel()[number % step :: step] for number, level in enumerate(levels)])

@@ -1,4 +1,4 @@
-"""Models, read for use: a process compiles each once, in however many workspaces it lies."""
+"""Loading of models: a process compiles each model only once, however many workspaces hold it."""
 
 import contextlib
 import importlib
@@ -31,14 +31,14 @@ _loading = threading.Lock()
 
 _BUNDLE = ("model.json", "weights.safetensors", COMMIT)
 _RESTORE = "Restore it from a copy, or delete it and train again."
-#: How often an engine is read that is replaced while it is.
+#: Most attempts to read an engine that is replaced meanwhile.
 _READS = 5
 
 
 def load_model(workspace: Workspace, model_id: str, engine: str = "keras") -> Scorable:
     """A model of the workspace for one engine, verified; one object for all threads of the process.
 
-    Where the engine was exported, its reference images get the scores that they had, or it is an EngineError.
+    An exported engine must give its reference images the scores that they had at export; else this is an EngineError.
     """
     made = workspace.engine(model_id, engine)
     checksums = made / COMMIT
@@ -48,7 +48,7 @@ def load_model(workspace: Workspace, model_id: str, engine: str = "keras") -> Sc
 
 @dataclass(frozen=True)
 class _Verified:
-    """A model for an engine whose files have been checked: equal to all that have the same contents."""
+    """A model for an engine, its files checked: equal to any other with the same contents."""
 
     model_id: str
     engine: str
@@ -59,7 +59,7 @@ class _Verified:
 
 @lru_cache(maxsize=4)
 def _load(bundle: Place, made: Place, checksums: bytes) -> Scorable:
-    # An engine may be made again under the same name, with other checksums.
+    # `checksums` belong to the cache's key: an engine may be made again under the same name.
     engine = made.name
     with progress("loading the model"):
         exported = read_engine(made) if engine != "keras" or checksums else None
@@ -71,7 +71,7 @@ def _load(bundle: Place, made: Place, checksums: bytes) -> Scorable:
 
 @lru_cache(maxsize=4)
 def _compiled(verified: _Verified) -> Scorable:
-    """What scores: made once for all workspaces that hold the same."""
+    """What computes scores: compiled once for all workspaces that hold the same model."""
     exported = verified.exported
     if exported is not None and verified.engine != "keras":
         exported.check(exported)
@@ -80,14 +80,14 @@ def _compiled(verified: _Verified) -> Scorable:
     if exported is not None:
         model = replace(model, batch_size=exported.batch_size)
         exported.check(model)
-    # Compiles now, as a part of start-up: scoring no images runs one padded batch.
+    # This compiles the model now, at start-up: scoring no images runs one padded batch.
     config = model.config
     vae_core.score(model, np.empty((0, config.height, config.width, config.channels), np.float32), maps=False)
     return model
 
 
 def read_bundle(folder: Place) -> "vae_core.Model":
-    """A model, every file of it checked."""
+    """The model in a folder, every file of it checked."""
     import_keras()
     with _on_disk(folder, _BUNDLE) as local:
         model = vae_core.load_bundle(local)
@@ -96,22 +96,22 @@ def read_bundle(folder: Place) -> "vae_core.Model":
 
 
 def _check_preprocessing(folder: Place, model: Scorable) -> None:
-    """See that files become what the network takes: another size or colour would be found midway, or never."""
+    """Check that files become what the network takes: a wrong size or colour would be noticed midway, or never."""
     try:
         made = Preprocessing(**model.preprocessing)
     except (TypeError, ValueError) as error:
-        raise vae_core.BundleError(f"{folder}: its preprocessing is none of nelbo's ({error}). {_RESTORE}") from error
+        raise vae_core.BundleError(f"{folder}: nelbo does not know its preprocessing ({error}). {_RESTORE}") from error
     config = model.config
     found, expected = ((of.height, of.width, of.channels) for of in (made, config))
     if found != expected:
         raise vae_core.BundleError(
-            f"{folder}: images are prepared as {found} (height, width, channels), and the network takes {expected}. "
+            f"{folder}: images are prepared as {found} (height, width, channels), but the network takes {expected}. "
             f"{_RESTORE}"
         )
 
 
 def _check_same(exported: "vae_core.Exported", model: Mapping[str, Any]) -> None:
-    """See that an engine is of the model in whose folder it lies, as that is now."""
+    """Check that an engine was made of the model in whose folder it lies, as the model is now."""
     if (exported.config, dict(exported.preprocessing)) != (
         VAEConfig.from_dict(model["config"]),
         model["preprocessing"],
@@ -129,14 +129,17 @@ def _verified(bundle: Place) -> dict[str, Any]:
 
 
 def verify_engine(workspace: Workspace, model_id: str, engine: str) -> None:
-    """Check an engine's files, and that it is of this model; nothing is compiled."""
+    """Check an engine's files, and that it was made of this model; nothing is compiled."""
     _check_same(read_engine(workspace.engine(model_id, engine)), _verified(workspace.models / model_id))
 
 
 def read_engine(folder: Place) -> "vae_core.Exported":
-    """What was exported of a model, every file of it checked; read again where it was replaced meanwhile."""
+    """An exported engine, every file of it checked; read again if it is replaced meanwhile."""
     engine, model_id = folder.name, folder.parent.name
     again = f"nelbo export --model {model_id} --engine {engine}"
+    if engine == vae_core.INT8:
+        # This engine is fitted in training, not exported.
+        again = f"nelbo train --precision {engine}"
     for left in reversed(range(_READS)):
         try:
             before = (folder / COMMIT).read_bytes()
@@ -161,7 +164,7 @@ def read_engine(folder: Place) -> "vae_core.Exported":
 
 @contextlib.contextmanager
 def _on_disk(folder: Place, names: Sequence[str]) -> Iterator[Path]:
-    """The folder itself, or those of its files, fetched from an object store to a private one."""
+    """The folder itself, or a temporary folder with these files of it, fetched from an object store."""
     if isinstance(folder, Path):
         yield folder
         return
@@ -169,7 +172,7 @@ def _on_disk(folder: Place, names: Sequence[str]) -> Iterator[Path]:
         local = Path(aside) / folder.name
         local.mkdir()
         for name in names:
-            # The check says what is missing.
+            # The check that follows says which files are missing.
             with contextlib.suppress(FileNotFoundError):
                 folder.fs.get_file((folder / name).path, str(local / name))
         try:
@@ -179,7 +182,7 @@ def _on_disk(folder: Place, names: Sequence[str]) -> Iterator[Path]:
 
 
 def keep_bundle(model: "vae_core.Model", workspace: Workspace, facts: dict[str, Any]) -> str:
-    """Publish a model's folder, whole; an equal one that is there already is verified and kept. Its id."""
+    """Publish a model's folder as a whole, and return its id; an equal one that exists is verified and kept."""
     if isinstance(workspace.models, Path):
         return vae_core.save_bundle(model, workspace.models, facts, workspace.local_staging)
     with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
@@ -192,12 +195,12 @@ def keep_bundle(model: "vae_core.Model", workspace: Workspace, facts: dict[str, 
 
 
 def import_keras() -> None:
-    """Import Keras and its backend, without the lines that TensorFlow's C++ prints on stderr at its start.
+    """Import Keras and its backend, without the lines that TensorFlow's C++ code prints on stderr at its start.
 
     Raises:
         UsageError: the backend is not installed.
     """
-    # Held back once, by one thread: file descriptor 2 belongs to all of them.
+    # Only one thread may hold stderr back: file descriptor 2 belongs to all of them.
     with _importing:
         if "keras" in sys.modules:
             return
@@ -213,11 +216,11 @@ def import_keras() -> None:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Hold back what is written to file descriptor 2; it is shown after all if the block fails."""
+    """Hold back what is written to file descriptor 2; show it if the block fails."""
     try:
         kept = os.dup(2)
     except OSError:
-        # There is no stderr to keep quiet.
+        # The process has no stderr.
         yield
         return
     with tempfile.TemporaryFile() as held:

@@ -1,23 +1,24 @@
-"""How far the work is: on a terminal, where somebody watches the whole command; as a bar below a notebook's cell; else
-not at all."""
+"""Progress of the work: on a terminal, by the watcher of the command; in a notebook, as a bar below the cell; else not
+at all."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Protocol
 
 Advance = Callable[[int], None]
 
 
 class Watcher(Protocol):
-    """Follows a command through its stages, which lie within each other."""
+    """Follows a command through its stages, which may be nested."""
 
     def begin(self, title: str, total: int | None) -> None:
-        """A stage begins; of how many things, where that is known."""
+        """A stage begins; `total` is the number of its items, where that is known."""
 
     def advance(self, n: int) -> None:
-        """So many more are done of the innermost stage."""
+        """Another `n` items of the innermost stage are done."""
 
     def end(self) -> None:
         """The innermost stage ends."""
@@ -25,14 +26,14 @@ class Watcher(Protocol):
 
 _watcher: Watcher | None = None
 
-#: What moves on the piece of work that is at hand.
+#: Advances the current piece of work.
 _piece: ContextVar[Advance] = ContextVar("piece", default=lambda _n: None)
 
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """All stages in this block, of any thread, are told to a watcher."""
-    # A process has one terminal.
+    """Report all stages in this block, of any thread, to a watcher."""
+    # Global to the process, because a process has one terminal.
     global _watcher
     before, _watcher = _watcher, watcher
     try:
@@ -43,12 +44,12 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, total: int | None = None, then: str | None = None) -> Iterator[Advance]:
-    """A stage while the block runs; yields the function that moves it on by n.
+    """A stage while the block runs; yields the function that advances it by n items.
 
     Args:
         title: what is done, such as "decoding".
-        total: of how many things; None where that is not known.
-        then: what the block goes on with once they are done, which takes a while.
+        total: number of items; None where that is not known.
+        then: title of a second stage, which begins once all items are done, and takes a while.
     """
     if _watcher is not None:
         yield from _watched(_watcher, title, total, then)
@@ -83,7 +84,7 @@ def _watched(watcher: Watcher, title: str, total: int | None, then: str | None) 
 
 @contextmanager
 def piece(advance: Advance, size: int) -> Iterator[None]:
-    """A piece of the work of a stage: moves it on by `size`, of which `moved` may say some before the block ends."""
+    """A piece of a stage's work: advances the stage by `size` in all; `moved` may report part of it earlier."""
     left = size
 
     def some(n: int) -> None:
@@ -101,10 +102,13 @@ def piece(advance: Advance, size: int) -> Iterator[None]:
 
 
 def moved(n: int) -> None:
-    """So much of the piece of work at hand is done; where nobody has cut any, nothing."""
+    """Report that `n` items of the current piece of work are done; outside of a `piece` this does nothing."""
     _piece.get()(n)
 
 
 def _has_reader() -> bool:
+    if "ipykernel" in sys.modules:
+        # Without ipywidgets, which draws the bars, Rich would warn each time.
+        return find_spec("ipywidgets") is not None
     # A process may be started without a stderr.
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    return sys.stderr is not None and sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""Pieces of an unfinished batch, named by what determines their rows: what is finished is not scored again."""
+"""Pieces of an unfinished batch, named by what determines their rows: a finished one is not scored again."""
 
 import hashlib
 import json
@@ -16,14 +16,16 @@ from nelbo.flows.workspace.runs import code_version
 #: Columns of the manifest that a shard's rows depend on.
 _CONTENT = ("relative_path", "image_id", "size_bytes", "label", "width_px", "height_px", "reason")
 
-#: Pieces of work that a batch is cut into at most, by where it is done: many for the workers of a cluster, few where
-#: each only interrupts decoding and scoring. Each is a task run: half a second on Dask, 20 kB of Prefect's database.
+#: Most pieces of work that a batch is cut into, by runner: many for the workers of a cluster, few where each only
+#: interrupts decoding and scoring. Each is a task run: half a second on Dask, 20 kB in Prefect's database.
 MAX_CHUNKS = {"local": 20, "dask": 100}
+#: Fewest images in a piece, by runner: each piece starts a pipeline, whose network waits for the first batch.
+LEAST_IMAGES = {"local": 2048, "dask": 1}
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a batch is scored with, and as."""
+    """The model and calibration that score a batch, and the run that does it."""
 
     batch_id: str
     model_id: str
@@ -37,7 +39,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of rows of a manifest, scored as one piece of work; `key` is a hash of all that its scores depend on."""
+    """Consecutive rows of a manifest, scored as one piece of work; `key` hashes all that their scores depend on."""
 
     target: Target
     options: ScoreOptions
@@ -52,7 +54,7 @@ class Shard:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its file is there and sound, and every file in it had its turn, and time enough."""
+        """Whether its file exists and is sound, and no image in it had changed or run out of time."""
         try:
             reasons = read_table(self.path)["reason"]
         except InputError:
@@ -76,14 +78,16 @@ def plan_shards(options: ScoreOptions, target: Target, n: int) -> list[Shard]:
 
 
 def chunks(shards: Sequence[Shard], runner: str) -> list[tuple[Shard, ...]]:
-    """The shards in a few runs of them, in order: what is done as one piece of work."""
-    size = max(1, -(-len(shards) // MAX_CHUNKS[runner]))
+    """The shards in a few consecutive groups, each of which is one piece of work."""
+    n_images = sum(shard.size for shard in shards)
+    n_chunks = max(1, min(MAX_CHUNKS[runner], n_images // LEAST_IMAGES[runner]))
+    size = max(1, -(-len(shards) // n_chunks))
     return [tuple(shards[start : start + size]) for start in range(0, len(shards), size)]
 
 
 def _key(rows: pa.Table, start: int, options: ScoreOptions, target: Target) -> str:
     decoding = options.model_dump(mode="json", include=set(DecodingSettings.model_fields) - {"workers"})
-    # The calibration says which images are flagged, and the audit which others are drawn, of which more is kept.
+    # A shard keeps more of images that the calibration flags or the audit draws.
     made_with = [target.model_id, target.calibration_id, options.engine, options.audit, options.audit_seed]
     origin = [code_version(), SCHEMA_VERSION, *made_with, decoding, start]
     content = json.dumps([origin, rows.to_pydict()], sort_keys=True)

@@ -1,4 +1,4 @@
-"""How fast engines are on this machine: as measured when they were made, or once where they are used."""
+"""How fast engines are on this machine: measured when they were made, or at their first use on another machine."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def _said(speeds: Mapping[str, float]) -> str:
 
 
 def _kept(workspace: Workspace, model_id: str, engine: str, here: str, checksums: str) -> dict[str, float] | None:
-    """What was measured on this machine for just this engine."""
+    """The speeds measured on this machine for exactly this engine; None without any."""
     with suppress(KeyError, TypeError, ValueError):
         kept = _read(workspace, model_id)[f"{engine} on {here}"]
         speeds = {name: float(kept["images_per_s"][name]) for name in (engine, "keras")}
@@ -72,12 +72,12 @@ def _read(workspace: Workspace, model_id: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _measured(workspace: Workspace, model_id: str, engine: str, here: str, checksums: str) -> dict[str, float]:
-    """Measured now, and kept for this machine, where the workspace can be written to."""
+    """Speeds measured now, and kept for this machine where the workspace can be written to."""
     exported = load_model(workspace, model_id, engine)
     try:
         keras = load_model(workspace, model_id)
     except UNUSABLE as error:
-        log.warning("engine %s is taken without comparing it with keras, which cannot score here: %s", engine, error)
+        log.warning("engine %s is used without a comparison with keras, which cannot score here: %s", engine, error)
         return {engine: 1.0, "keras": 0.0}
     pixels = read_engine(workspace.engine(model_id, engine)).pixels
     speeds = vae_core.images_per_s({"keras": keras, engine: exported}, pixels)

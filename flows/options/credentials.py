@@ -1,4 +1,4 @@
-"""Credentials, which come from the environment of stores alone."""
+"""Keeps credentials out of options: object stores take theirs from the environment alone."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def refuse_credentials(values: Any) -> None:
     """Refuse credentials in the URLs among options.
 
     Raises:
-        UsageError: an option holds some; the message repeats none.
+        UsageError: an option holds credentials; the message does not repeat them.
     """
     try:
         check_urls(values)

@@ -15,12 +15,12 @@ _METAVARS = {int: "INTEGER", float: "NUMBER"}
 
 @dataclass(frozen=True)
 class Flag:
-    """Marks a field that the command line has an option for; one without is a setting alone, see `sources`.
+    """Marks a field that has an option on the command line; a field without it is only a setting, see `sources`.
 
-    metavar: what stands for its value in the help; by default its type.
-    name: of the option; by default ``--`` and the field's name, with dashes.
-    positional: an argument, without a name.
-    hidden: accepted, and left out of the help.
+    metavar: placeholder of the value in the help; by default its type.
+    name: name of the option; by default ``--`` and the field's name, with dashes.
+    positional: whether it is an argument without a name.
+    hidden: whether it is accepted but left out of the help.
     """
 
     metavar: str | None = None
@@ -31,7 +31,7 @@ class Flag:
 
 Value = TypeVar("Value")
 
-#: The same as a type: of a plain option.
+#: Type of a field with a plain option.
 Flagged = Annotated[Value, Flag()]
 
 
@@ -45,7 +45,7 @@ class Option:
 
     @property
     def name(self) -> str:
-        """How it is said: ``--min-age``, or ``DIR``."""
+        """Its name on the command line: ``--min-age``, or ``DIR``."""
         if self.flag.positional:
             return self.metavar
         return self.flag.name or f"--{self.field.replace('_', '-')}"
@@ -57,12 +57,12 @@ class Option:
 
     @property
     def negation(self) -> str | None:
-        """The name that says no, of a switch that is not off by default."""
+        """The ``--no-`` form of a switch that is not off by default; None for other options."""
         return f"--no-{self.name.removeprefix('--')}" if self.is_switch and self.info.default is not False else None
 
     @property
     def metavar(self) -> str:
-        """What stands for the value."""
+        """The placeholder of the value."""
         if self.flag.metavar:
             return self.flag.metavar
         (kind, *_) = self._types
@@ -70,9 +70,9 @@ class Option:
 
     @property
     def default(self) -> str:
-        """What it is where it is not said; empty where its description says that."""
+        """The default, as text; empty where the description states it."""
         value = self.info.get_default()
-        if value in (None, False, (), PydanticUndefined):
+        if value is False or value in (None, (), PydanticUndefined):
             return ""
         if value is True:
             return self.name
@@ -88,7 +88,7 @@ class Option:
 
 
 def options_of(kind: type[BaseModel]) -> list[Option]:
-    """What the command line has of an options model: what must be given first, then what no other command has."""
+    """The command-line options of a model: required ones first, then those that the model declares itself."""
     own = inspect.get_annotations(kind)
     found = [
         Option(name, info, flag)
@@ -100,9 +100,9 @@ def options_of(kind: type[BaseModel]) -> list[Option]:
 
 
 def setting_of(kind: type[BaseModel], name: str) -> tuple[str, str]:
-    """A field that is a setting alone: what ``--set`` says for what it is by default, and its description.
+    """A field that is only a setting: ``name=value`` with its default, as ``--set`` takes it, and its description.
 
-    Where nothing is the default, the kind of value stands for it.
+    If there is no default, the type stands for the value.
     """
     option = Option(name, kind.model_fields[name], Flag())
     value = option.info.get_default()

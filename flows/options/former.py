@@ -1,4 +1,4 @@
-"""Settings of version 0.1 that are gone: accepted wherever settings come from, for one version, and passed over."""
+"""Settings of version 0.1 that are gone: for one version they are accepted from every source, and ignored."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ FORMER = ("joint", "joint_statistics")
 
 
 def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that there still are; those that were given and are gone are warned of, once in a process.
+    """The settings that still exist; a warning, one per process, names those that were given but are gone.
 
     >>> without_former({"fpr": 0.01, "joint": None})
     {'fpr': 0.01}
@@ -29,15 +29,15 @@ def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
 @cache
 def _warn(given: str) -> None:
     log.warning(
-        "gone since 0.2 and without effect: %s. The statistic joint of features takes the place of rules; leave it out",
+        "gone since 0.2 and without effect: %s. The statistic joint of features replaces such rules; leave it out",
         given,
     )
 
 
 def without_former_lines(text: str) -> str:
-    """The text of a TOML file without the settings that are gone; all else, comments too, stays as it is.
+    """The text of a TOML file without the settings that are gone; everything else, comments included, stays unchanged.
 
-    What a statement's lines are is not guessed: without them the file must say the same of everything else.
+    Which lines a statement spans is not guessed: the text without them must parse to all other settings, unchanged.
 
     >>> without_former_lines('# ours\\nfpr = 0.01  # agreed\\njoint_statistics = [\\n  "peak",\\n]\\n')
     '# ours\\nfpr = 0.01  # agreed\\n'
@@ -51,8 +51,8 @@ def without_former_lines(text: str) -> str:
 
 
 def _without_statement(text: str, name: str, rest: Mapping[str, Any]) -> str:
-    """The text without the lines that set `name`: the fewest without which it says `rest`."""
-    # Unlike TOML, Python ends lines at many characters.
+    """The text without the lines that set `name`: the fewest whose removal leaves the settings `rest`."""
+    # TOML ends lines at \n alone; `str.splitlines` also does at many other characters.
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     for first, line in enumerate(lines):
         if re.match(rf"""\s*["']?{name}["']?\s*=""", line):
@@ -61,4 +61,4 @@ def _without_statement(text: str, name: str, rest: Mapping[str, Any]) -> str:
                 with suppress(tomllib.TOMLDecodeError):
                     if tomllib.loads(kept) == rest:
                         return kept
-    raise UsageError(f"{name} is not set in a way that can be taken out. Take it out by hand.")
+    raise UsageError(f"{name} is set in a way that cannot be removed automatically. Delete it from the file.")

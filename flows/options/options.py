@@ -1,11 +1,11 @@
-"""Options of the commands: one model for each, put together from groups of settings.
+"""Options of the commands: one model for each, composed of groups of settings.
 
-The fields are the parameters of the command's flow, but for those with ``exclude``, which the command line alone has.
+The fields are the parameters of the command's flow, except those with ``exclude``, which only the command line has.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from nelbo.flows.options.credentials import refuse_credentials
 from nelbo.flows.options.flags import Flag, Flagged
@@ -19,46 +19,48 @@ from nelbo.flows.options.settings import (
     LabelSettings,
     RecipeSettings,
     ScoringSettings,
+    Settings,
     SimulationSettings,
+    WatchSettings,
 )
-from nelbo.flows.options.types import AgeText, EngineName, PathText, Text, duration_s, names
+from nelbo.flows.options.types import AgeText, EngineName, MadeFor, PathText, Text, duration_s, names
 from nelbo.flows.workspace.errors import UsageError
 
-#: Images that need not be given.
+#: An optional folder.
 Folder = Annotated[PathText | None, Flag("DIR")]
 
 
-class Options(BaseModel):
-    """What each command takes; the whole of it for those that list, check or join what a workspace holds."""
+class Options(Settings):
+    """What every command takes; commands that list, check or join what a workspace holds take nothing else."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     workspace: Annotated[PathText, Flag("PATH")] = Field(
-        "./workspace", description="Folder or URL of all that nelbo writes."
+        "./workspace", description="Folder or URL for everything that nelbo writes."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _without_credentials(cls, values: Any) -> Any:
-        """First of all, wherever the values come from: what follows may log, store or send them."""
+        """Refuse credentials first, wherever the values come from: later code may log, store or send them."""
         refuse_credentials(values)
         return without_former(values) if isinstance(values, dict) else values
 
 
 class SourceOptions(Options, DecodingSettings):
-    """What commands take that read images."""
+    """What commands that read images take."""
 
-    root: Folder = Field(None, description="Folder that a manifest's paths start from; by default its own.")
+    root: Folder = Field(None, description="Folder that a manifest's paths are relative to; by default its own.")
 
 
 class ModelOptions(Options):
-    """What commands take that ask about a model."""
+    """What commands that use a model take."""
 
     model: Flagged[Text] = Field("latest", description="Model id, or its beginning; or latest.")
 
 
 class BatchOptions(SourceOptions):
-    """What commands take that work on a batch of images."""
+    """What commands that work on a batch of images take."""
 
     images: Annotated[PathText, Flag("DIR", positional=True)] = Field(
         description="Folder, CSV or Parquet manifest, or one image."
@@ -74,12 +76,12 @@ class TrainOptions(SourceOptions, RecipeSettings):
     """What ``train`` takes."""
 
     normal: Annotated[PathText, Flag("DIR")] = Field(description="Normal images: folder or manifest.")
-    promote: Flagged[bool] = Field(True, description="Make it the model that latest means.")
+    promote: Flagged[bool] = Field(True, description="Make it the model that latest refers to.")
     gate: Folder = Field(None, description="Promote it only if it is no worse on these held-out images.")
     candidates: Annotated[tuple[Text, ...], BeforeValidator(names), Flag("NAMES", name="--try")] = Field(
         (),
-        description="Train each of these presets or backbones, and keep the first unless another sees simulated "
-        "defects better, beyond noise: features,filters,conv_1x1x16.",
+        description="Train each of these presets or backbones, such as features,filters,conv_1x1x16, and keep the "
+        "first unless another detects simulated defects better, beyond noise.",
     )
 
     @model_validator(mode="after")
@@ -93,35 +95,35 @@ class TrainOptions(SourceOptions, RecipeSettings):
 
 
 class CalibrateOptions(ModelOptions, SourceOptions, GroupSettings, CalibrationSettings, LabelSettings):
-    """What ``calibrate`` takes: normals and a rate, labels and an objective, or one that is there."""
+    """What ``calibrate`` takes: normal images and a rate, labels and an objective, or an existing calibration."""
 
     normal: Folder = Field(None, description="Normal images: folder or manifest.")
     labels: Annotated[PathText | None, Flag("CSV|reviews")] = Field(
         None, description="Manifest with labels 0 and 1, or reviewers' decisions."
     )
-    use: Annotated[Text | None, Flag("ID")] = Field(None, description="Go back to a calibration, or take a candidate.")
-    statistic: Flagged[Text | None] = Field(None, description="Another statistic than the model's.")
-    compare: Flagged[bool] = Field(False, exclude=True, description="Show all calibrations on one batch, change none.")
+    use: Annotated[Text | None, Flag("ID")] = Field(None, description="Go back to a calibration, or adopt a candidate.")
+    statistic: Flagged[Text | None] = Field(None, description="A statistic other than the model's.")
+    compare: Flagged[bool] = Field(False, exclude=True, description="Compare all calibrations on a batch; change none.")
     batch: Flagged[Text | None] = Field(
-        None, exclude=True, description="With compare: batch id, or its beginning; by default the last one's."
+        None, exclude=True, description="With compare: batch id, or its beginning; by default the one scored last."
     )
-    joint: Annotated[Any, Flag(hidden=True)] = Field(None, exclude=True, description="Of 0.1; gone, without effect.")
+    joint: Annotated[Any, Flag(hidden=True)] = Field(None, exclude=True, description="Gone since 0.2, without effect.")
 
 
 class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings):
     """What ``score`` takes."""
 
-    new: Flagged[bool] = Field(False, description="Only what no earlier batch of that folder holds.")
+    new: Flagged[bool] = Field(False, description="Score only files that no earlier batch of that folder holds.")
     min_age_s: Annotated[float, Flag("SECONDS", name="--min-age")] = Field(
-        10.0, ge=0, le=86_400, description="With new: files changed more recently than that wait."
+        10.0, ge=0, le=86_400, description="With new: files changed more recently than this wait for a later run."
     )
     calibration: Flagged[Text | None] = Field(
         None, description="Calibration id, or its beginning; by default the current one."
     )
-    uncalibrated: Flagged[bool] = Field(False, description="Numbers only, no verdicts.")
-    fail_on_anomaly: Flagged[bool] = Field(False, exclude=True, description="Exit with 3 if any is found.")
+    uncalibrated: Flagged[bool] = Field(False, description="Scores only, no verdicts.")
+    fail_on_anomaly: Flagged[bool] = Field(False, exclude=True, description="Exit with 3 if an image is anomalous.")
     csv: Annotated[PathText | None, Flag("FILE")] = Field(
-        None, exclude=True, description="Write the rows to a CSV file, too; with new, with a column batch_id."
+        None, exclude=True, description="Write the rows to a CSV file, too; with new, it has a column batch_id."
     )
 
     @model_validator(mode="after")
@@ -136,6 +138,22 @@ class ScoreOptions(ModelOptions, BatchOptions, ScoringSettings, ClusterSettings)
         return self
 
 
+class WatchOptions(ModelOptions, DecodingSettings, ScoringSettings, WatchSettings):
+    """What ``watch`` takes."""
+
+    images: Annotated[PathText, Flag("DIR", positional=True)] = Field(description="Folder that images land in.")
+    calibration: Flagged[Text | None] = Field(
+        None, description="Calibration id, or its beginning; by default the current one."
+    )
+    uncalibrated: Flagged[bool] = Field(False, description="Scores only, no verdicts.")
+
+    @property
+    def scoring(self) -> ScoreOptions:
+        """The options for scoring what lands in the folder."""
+        shared = self.model_dump(exclude=set(WatchSettings.model_fields))
+        return ScoreOptions(**shared, new=True)
+
+
 class ReportOptions(Options, DecodingSettings):
     """What ``report`` takes."""
 
@@ -143,7 +161,9 @@ class ReportOptions(Options, DecodingSettings):
     model: Flagged[Text | None] = Field(
         None, description="Model id, or its beginning; by default the one that scored it last."
     )
-    fdr: float | None = Field(None, gt=0, lt=1, description="False discovery rate of the list that is counted.")
+    fdr: float | None = Field(
+        None, gt=0, lt=1, description="Count the images that may be listed at this false discovery rate."
+    )
 
 
 class EvaluateOptions(Options, DecodingSettings):
@@ -154,18 +174,31 @@ class EvaluateOptions(Options, DecodingSettings):
         None, description="Model id, or its beginning; by default the one that scored it last."
     )
     labels: Annotated[PathText | None, Flag("CSV")] = Field(
-        None, description="Manifest with labels 0 and 1; by default the batch's own, or what its folders are called."
+        None, description="Manifest with labels 0 and 1; by default the batch's own labels, or its folders' names."
     )
-    masks: Folder = Field(None, description="Masks that show where defects are, called as the images.")
-    root: Folder = Field(None, description="Folder that the labels' paths start from; by default their own.")
+    masks: Folder = Field(None, description="Masks that show where defects are, named like the images.")
+    root: Folder = Field(None, description="Folder that the labels' paths are relative to; by default their own.")
     engine: Flagged[Literal["auto", EngineName]] = Field("auto", description="With masks: what computes the maps.")
+
+
+class MasksOptions(Options):
+    """What ``masks`` takes."""
+
+    batch: Flagged[Text | None] = Field(None, description="Batch id, or its beginning; by default the one scored last.")
+    model: Flagged[Text | None] = Field(
+        None, description="Model id, or its beginning; by default the one that scored it last."
+    )
+    format: Flagged[Literal["png", "coco", "csv"]] = Field(
+        "png", description="A mask of each flagged image, COCO annotations, or a table of regions."
+    )
+    out: Folder = Field(None, description="New folder to write into; by default masks- followed by the batch id.")
 
 
 class ExportOptions(ModelOptions, SourceOptions):
     """What ``export`` takes."""
 
-    engine: Flagged[EngineName] = Field(description="What it is made ready for; keras, to check it each time.")
-    normal: Folder = Field(None, description="Images to compare with Keras on; by default the calibration's.")
+    engine: Flagged[MadeFor] = Field(description="What to export for; keras adds only a check at the start of runs.")
+    normal: Folder = Field(None, description="Images on which to compare with Keras; by default the calibration's.")
     tolerance: Flagged[float] = Field(
         1e-5, gt=0, le=0.01, description="Largest difference relative to |distortion| + rate."
     )
@@ -174,16 +207,16 @@ class ExportOptions(ModelOptions, SourceOptions):
 class SensitivityOptions(ModelOptions, SourceOptions, SimulationSettings):
     """What ``sensitivity`` takes."""
 
-    on: Folder = Field(None, description="Normal images to paint on; without it, what was found last is shown.")
-    seed: Flagged[int] = Field(0, ge=0, lt=2**31, description="Of what is painted where.")
+    on: Folder = Field(None, description="Normal images to paint on; without it, the last result is shown.")
+    seed: Flagged[int] = Field(0, ge=0, lt=2**31, description="Seed for what is painted where.")
 
 
 class PruneOptions(Options):
     """What ``prune`` takes."""
 
-    older_than: Annotated[AgeText, Flag("AGE")] = Field(description="Such as 90d, 12h or 4w.")
-    apply: Flagged[bool] = Field(False, description="Delete; without it, only say what would be.")
-    models: Flagged[bool] = Field(False, description="Models and calibrations that nothing uses, too.")
+    older_than: Annotated[AgeText, Flag("AGE")] = Field(description="Least age, such as 90d, 12h or 4w.")
+    apply: Flagged[bool] = Field(False, description="Delete; without it, only list what would be deleted.")
+    models: Flagged[bool] = Field(False, description="Delete models and calibrations that nothing uses, too.")
 
     @property
     def older_than_s(self) -> int:
@@ -194,8 +227,8 @@ class PruneOptions(Options):
 class UpgradeOptions(Options):
     """What ``upgrade`` takes."""
 
-    apply: Flagged[bool] = Field(False, description="Change it; without it, only say what would be changed.")
-    config: PathText | None = Field(None, description="The file of settings that --config names.")
+    apply: Flagged[bool] = Field(False, description="Make the changes; without it, only list them.")
+    config: PathText | None = Field(None, description="The settings file that --config names.")
 
 
 class CompactOptions(Options):
@@ -206,29 +239,29 @@ class DashboardOptions(Options):
     """What ``dashboard`` takes."""
 
     host: Flagged[Text] = Field(
-        "127.0.0.1", description="Address to listen on; any but this machine's needs a password."
+        "127.0.0.1", description="Address to listen on; any but a loopback address needs a password."
     )
     port: Flagged[int] = Field(8501, ge=1, le=65535, description="Port to listen on.")
 
 
 class LineOptions(Options, AllSettings):
-    """What commands take that set up scheduled runs: a line's places, and settings for the flows that have them."""
+    """What commands that set up scheduled runs take: a line's folders, and settings for the flows that have them."""
 
     images: Folder = Field(None, description="Landing folder of new images.")
     normal: Folder = Field(None, description="Normal images to learn from.")
-    gate: Folder = Field(None, description="Held-out images on which a new model must do no worse.")
+    gate: Folder = Field(None, description="Held-out images on which a new model must be no worse.")
     line: Flagged[str | None] = Field(
-        None, description="In all names on the server; by default the workspace's folder."
+        None, description="The line's name, part of all names on the server; by default the workspace's folder."
     )
     keep: Annotated[AgeText | None, Flag("AGE")] = Field(
-        None, description="Delete each month what is older; by default nothing."
+        None, description="Each month, delete what is older; by default nothing."
     )
 
 
 class ServeOptions(LineOptions):
     """What ``serve`` takes."""
 
-    limit: Flagged[int] = Field(2, ge=1, description="Runs at the same time.")
+    limit: Flagged[int] = Field(2, ge=1, description="Largest number of runs at the same time.")
 
 
 class DeployOptions(LineOptions):
@@ -238,8 +271,8 @@ class DeployOptions(LineOptions):
 
 
 class DemoOptions(Options, RecipeSettings):
-    """What ``demo`` takes: those of training, but for the images."""
+    """What ``demo`` takes: the options of training, except the images."""
 
     prefect: Flagged[bool | None] = Field(
-        None, description="Run through Prefect or directly; by default, if an API is configured."
+        None, description="Run through Prefect or directly; by default through Prefect if an API is configured."
     )

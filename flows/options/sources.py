@@ -20,15 +20,15 @@ from nelbo.flows.workspace.errors import UsageError
 
 ENV_PREFIX = "NELBO_"
 
-#: The dashboard's password: a secret, so it is in the environment alone and no setting.
+#: The dashboard's password: it is a secret, and therefore comes from the environment alone and is not a setting.
 PASSWORD = "NELBO_DASHBOARD_PASSWORD"  # noqa: S105 - its name
 
 
 class Settings(Options, AllSettings):
-    """All that a configuration file, the environment or ``--set`` may say."""
+    """Everything that a configuration file, the environment or ``--set`` may set."""
 
 
-#: Those that are gone are accepted, too.
+#: Settings that are gone are accepted, too.
 _KNOWN = {*Settings.model_fields, *FORMER}
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -41,18 +41,18 @@ def make_options(
     assignments: Sequence[str] = (),
     flags: Mapping[str, str] = MappingProxyType({}),
 ) -> AnyOptions:
-    """Options of one command: file < environment < ``--set`` < what was given on the command line.
+    """Options of one command: file < environment < ``--set`` < command line; the later one wins.
 
     Args:
         kind: the options model of the command.
         given: options given on the command line; None means not given.
         config: a TOML file, or None.
         assignments: texts "key=value".
-        flags: what given options are called in errors; by default as in Python.
+        flags: names of given options in errors; by default as in Python.
 
     Raises:
-        UsageError: an unknown key or a bad value. Variables of the environment that are no settings are passed over:
-            others set them, too.
+        UsageError: an unknown key or a bad value. Environment variables that are not settings are ignored, because
+            other programs set such variables, too.
     """
     given = {key: value for key, value in given.items() if value is not None}
     refuse_credentials([*assignments, given])
@@ -63,7 +63,7 @@ def make_options(
     called = variables | {key: key for key in said}
     settings = check_options(Settings, content | environment | said, called)
     common = {key: getattr(settings, key) for key in settings.model_fields_set & set(kind.model_fields)}
-    # Of the commands one works on the file itself.
+    # One command, `upgrade`, works on the file itself.
     common |= {"config": str(config)} if config is not None and "config" in kind.model_fields else {}
     return check_options(kind, common | given, called | {key: flags.get(key, key) for key in given})
 
@@ -71,16 +71,16 @@ def make_options(
 def check_options(
     kind: type[AnyOptions], values: Mapping[str, Any], called: Mapping[str, str] = MappingProxyType({})
 ) -> AnyOptions:
-    """The options model made of `values`, or a UsageError that names the first bad one, by what it is called."""
+    """The options model made of `values`, or a UsageError about the first bad one, with its name from `called`."""
     try:
         return kind(**values)
     except ValidationError as error:
-        # Not from it: it repeats what it was given.
+        # `from None`: pydantic's error repeats the values.
         raise UsageError(_message(error, called)) from None
 
 
 def setting_of(variable: str) -> str | None:
-    """The setting that a variable of the environment is of, in capitals or not; None if it is none.
+    """The setting that an environment variable sets, in upper or lower case; None if it sets none.
 
     >>> setting_of("NELBO_FPR"), setting_of("NELBO_PORT")
     ('fpr', None)
@@ -90,7 +90,7 @@ def setting_of(variable: str) -> str | None:
 
 
 def strange_variables() -> list[str]:
-    """Variables of the environment that begin as settings do and are none, such as Kubernetes' of a Service nelbo."""
+    """Environment variables that begin like settings but are none: Kubernetes sets some for a Service named nelbo."""
     ours = (name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != PASSWORD)
     return sorted(name for name in ours if setting_of(name) is None)
 
@@ -100,11 +100,11 @@ def _read_toml(config: Path) -> dict[str, Any]:
         raise UsageError(f"--config {config}: no such file. Give a TOML file, or leave it out.")
     try:
         content = config.read_bytes()
-        # What Windows calls Unicode.
+        # Windows calls this encoding "Unicode".
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
             raise UsageError(f"--config {config} is UTF-16, and TOML is UTF-8. Save it as UTF-8.")
         return tomllib.loads(content.decode("utf-8-sig"))
-    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"--config {config} is not readable TOML ({error}). Mend it, or leave it out.") from error
 
 
@@ -131,4 +131,4 @@ def _assignment(text: str) -> tuple[str, str]:
 def _unknown(key: str) -> str:
     close = get_close_matches(key, Settings.model_fields)
     perhaps = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"unknown key {key!r}.{perhaps} Known are {', '.join(sorted(Settings.model_fields))}."
+    return f"unknown key {key!r}.{perhaps} Known keys: {', '.join(sorted(Settings.model_fields))}."

@@ -11,40 +11,41 @@ from nelbo.data.sources.urls import HARMLESS
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.home import expand_home
 
-#: What suits the images, or another setting.
+#: Chosen to suit the images, or another setting.
 AUTO: Final = "auto"
 ON: Final = "on"
 OFF: Final = "off"
 
 
 def rows(value: Any) -> Any:
-    """A matrix, or the text of one in JSON."""
+    """The matrix in a JSON text; other values unchanged."""
     return json.loads(value) if isinstance(value, str) else value
 
 
 def names(value: Any) -> Any:
-    """A list, or its names with commas between them; an empty text is no name."""
+    """The names in a text with commas between them, without empty ones; other values unchanged."""
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 def names_or_auto(value: Any) -> Any:
-    """The same, or None for "auto"."""
+    """None for "auto"; otherwise as `names`."""
     return None if value == AUTO else names(value)
 
 
 def numbers(value: Any) -> Any:
-    """A list, or its numbers with commas between them; one number is a list, too."""
+    """A list of one for a single number; otherwise as `names`."""
     return [value] if isinstance(value, int | float) else names(value)
 
 
-#: What a model can be exported for, and scored with.
-EngineName = Literal["keras", "openvino", "onnx"]
+#: Engines that a model can be exported for; and those that can score, among them int8, a second fit made in training.
+MadeFor = Literal["keras", "openvino", "onnx"]
+EngineName = Literal[MadeFor, "int8"]
 
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 
 def duration_s(text: str, name: str = "age") -> int:
-    """Seconds of a number of hours, days or weeks; the name is that of the option.
+    """A text of hours, days or weeks in seconds; `name` is the option's, for the error.
 
     >>> duration_s("90d"), duration_s("12h")
     (7776000, 43200)
@@ -79,7 +80,7 @@ def _age(text: str, info: ValidationInfo) -> str:
     return text
 
 
-#: How old something is, in words of `duration_s`.
+#: An age, as `duration_s` reads it.
 AgeText = Annotated[Text, AfterValidator(_age)]
 
 
@@ -103,5 +104,5 @@ def _path_rule(text: str, info: ValidationInfo) -> str:
 #: Where a Dask scheduler listens.
 SchedulerAddress = Annotated[Text, AfterValidator(_scheduler_address)]
 
-#: What paths of images have in common: ``folder``, or a regular expression.
+#: The part of a path that names an image's group or variant: ``folder``, or a regular expression.
 PathRule = Annotated[Text, AfterValidator(_path_rule)]

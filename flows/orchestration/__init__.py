@@ -1,6 +1,6 @@
 """Prefect and Dask around the commands: the flows, their deployments, and where a command runs.
 
-The flows are loaded when asked for, because Prefect takes a second to import.
+The flows are loaded on first access, because Prefect takes a second to import.
 """
 
 from typing import Any

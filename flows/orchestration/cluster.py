@@ -1,4 +1,4 @@
-"""Shards on the workers of a Dask cluster that is there: what is checked first, and how the work goes to them.
+"""Scores shards on the workers of a running Dask cluster: checks the cluster first, then sends the work there.
 
 Workers get paths, ids and options, never images or credentials: they read and write the workspace themselves.
 """
@@ -27,20 +27,24 @@ from nelbo.flows.workspace.layout import Workspace
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-#: Seconds for a scheduler to answer.
+#: Seconds that a scheduler has to answer.
 _ANSWER_S = 10
 
-#: Seconds without a finished task after which somebody looks whether there are workers; after two such looks in
-#: vain it is over.
+#: Seconds without a finished task after which the workers are counted; the run fails if two counts in a row find none.
 _LOOK_S = 30
 
-#: What has to be of the same version here, on the scheduler and on the workers: scores depend on it, or what is sent.
+#: Packages whose version must be the same here, on the scheduler and on the workers: scores or messages depend on them.
 _PACKAGES = ["nelbo", "pandas", "pyarrow", "numpy", "prefect", "distributed"]
 
-#: The same, of the engine that scores; one of two packages holds TensorFlow.
-_OF_ENGINES = {"keras": ["keras", "tensorflow tensorflow-cpu"], "openvino": ["openvino"], "onnx": ["onnxruntime"]}
+#: Engine -> packages for which the same holds; TensorFlow comes in one of two packages.
+_OF_ENGINES = {
+    "keras": ["keras", "tensorflow tensorflow-cpu"],
+    "openvino": ["openvino"],
+    "onnx": ["onnxruntime"],
+    "int8": ["openvino"],
+}
 
-#: Files among which one is looked for that can be read here, to ask the workers for it.
+#: Files to try until one can be read here; the workers must be able to read that one, too.
 _FIRST = 10
 
 AsTask = Callable[[Callable[..., Any]], Any]
@@ -52,10 +56,10 @@ def carry_out(
     here: Runner,
     as_task: AsTask | None = None,
 ) -> dict[str, Any]:
-    """Run a composition, after what killed ones have left; where a Dask cluster is named, what it maps goes there.
+    """Finish what killed commands have left, then run a composition; mapped steps go to a Dask cluster that is named.
 
     Args:
-        here: runs all the rest.
+        here: runs everything else.
         as_task: makes a Prefect task of a step, inside a flow; None maps plain functions.
 
     Raises:
@@ -65,9 +69,9 @@ def carry_out(
     if not isinstance(options, ScoreOptions) or options.dask_address is None:
         return composition(options, here)
     address = options.dask_address
-    # No model is said before anything is written or anybody is asked.
+    # A missing model is reported before anything is written or the cluster is asked.
     catalog.find_model(workspace, options.model)
-    # Workers have a current folder of their own.
+    # Make the path absolute, because workers have current folders of their own.
     options = options.model_copy(update={"workspace": str(workspace.root)})
     with _connect(address, in_flow=as_task is not None) as client:
         _check(client, options)
@@ -75,9 +79,9 @@ def carry_out(
 
 
 class Cluster:
-    """Steps here, and what is mapped on the workers of a Dask cluster.
+    """Runs single steps here, and mapped steps on the workers of a Dask cluster.
 
-    A task whose worker dies runs again on another one: steps that are mapped may run twice.
+    A task whose worker dies runs again on another one: mapped steps may run twice.
     """
 
     def __init__(self, client: "Client", here: Runner, as_task: AsTask | None = None) -> None:
@@ -86,11 +90,11 @@ class Cluster:
         self._as_task = as_task
 
     def __getattr__(self, name: str) -> Any:
-        """All else that a runner does, here."""
+        """Everything else that a runner does happens here."""
         return getattr(self._here, name)
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
-        """One task for each item; the first failure is raised, and what has not begun then is left."""
+        """Run one task for each item; the first failure is raised, and tasks that have not begun are cancelled."""
         import distributed
         from distributed.comm import CommClosedError
 
@@ -121,7 +125,7 @@ class Cluster:
                 self._client.cancel(futures)
 
     def _finished(self, futures: list["Future"]) -> Iterator["Future"]:
-        """The futures as they finish, unless nobody is left to work."""
+        """The futures as they finish; RuntimeError if no worker is left."""
         import distributed
 
         waiting, in_vain = set(futures), 0
@@ -133,7 +137,7 @@ class Cluster:
                 in_vain = 0 if _workers(self._client) else in_vain + 1
                 if in_vain == 2:
                     raise RuntimeError(
-                        f"all workers of the Dask scheduler at {self._client.scheduler.address} have gone. Start some."
+                        f"all workers of the Dask scheduler at {self._client.scheduler.address} are gone. Start some."
                     ) from None
                 continue
             yield from done
@@ -148,18 +152,18 @@ def _connect(address: str, in_flow: bool) -> Iterator["Client"]:
         raise UsageError(
             f"runner=dask needs {error.name}, which is not installed. Get it with: pip install 'nelbo[cluster]'"
         ) from error
-    # What there is to say of a connection is said in the errors here.
+    # The errors raised here say what there is to say about a connection.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    # The first of these sends Prefect tasks, too, and with them the flow run that they belong to.
+    # PrefectDaskClient can also send Prefect tasks, along with the flow run that they belong to.
     kind = PrefectDaskClient if in_flow else distributed.Client
     try:
         asyncio.run(_knock(address))
         with warnings.catch_warnings():
-            # Of other versions: looked into below.
+            # `_check` compares the versions.
             warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
             client = kind(address, timeout=_ANSWER_S, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        # The last two: without certificates for tls://, and with a protocol of another version.
+        # The last two occur without certificates for tls://, and with a protocol of another version.
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
             f"no Dask scheduler answers at {address} ({why}). "
@@ -170,7 +174,7 @@ def _connect(address: str, in_flow: bool) -> Iterator["Client"]:
 
 
 async def _knock(address: str) -> None:
-    """Shake hands with a scheduler; the client itself waits for ever where a port is open and nobody speaks Dask."""
+    """Shake hands with a scheduler; the client itself would wait for ever at an open port that does not speak Dask."""
     from distributed import Security
     from distributed.comm import connect
 
@@ -180,10 +184,10 @@ async def _knock(address: str) -> None:
 
 
 def _check(client: "Client", options: ScoreOptions) -> None:
-    """See that the workers can do the work, before any of it is done.
+    """Check that the workers can do the work, before any of it is done.
 
     Raises:
-        UsageError: there are none, something is not installed alike, or one does not see the workspace or the images.
+        UsageError: there are no workers, versions differ, or a worker does not see the workspace or the images.
     """
     address = client.scheduler.address
     workers = _workers(client)
@@ -216,7 +220,7 @@ def _check(client: "Client", options: ScoreOptions) -> None:
 
 
 def _workers(client: "Client") -> dict[str, Any]:
-    """The workers that do the work, by address: those with the resource GPU where there are any, or else all."""
+    """The workers that do the work, by address: those with the resource GPU if there are any, otherwise all."""
     workers: dict[str, Any] = client.scheduler_info()["workers"]
     with_gpu = {address: facts for address, facts in workers.items() if "GPU" in facts["resources"]}
     return with_gpu or workers
@@ -225,14 +229,14 @@ def _workers(client: "Client") -> dict[str, Any]:
 def _ask(
     client: "Client", workers: Mapping[str, Any], question: Callable[..., Any], *args: Any
 ) -> Iterator[tuple[str, Any]]:
-    """A name for each worker, and its answer."""
+    """The name and the answer of each worker."""
     answers = client.run(question, *args, workers=list(workers), on_error="return")
     for address, answer in answers.items():
         name = f"the Dask worker at {address}"
         if isinstance(answer, OSError):
             raise answer
         if isinstance(answer, Exception):
-            # The scheduler passes on what a worker cannot import as a text.
+            # The scheduler passes on a worker's failed import as text.
             raise _not_installed(name, answer) from answer
         yield name, answer
 
@@ -245,12 +249,13 @@ def _compare(where: str, found: Mapping[str, str], options: ScoreOptions) -> Non
     for name, wanted in _versions(options.engine).items():
         if found[name] != wanted:
             raise UsageError(
-                f"{where} has {name} {found[name]}, and here is {wanted}. Install the same versions on all machines."
+                f"{where} has {name} {found[name]}, but here it is {wanted}. Install the same versions on all machines."
             )
 
 
 def _versions(engine: str) -> dict[str, str]:
-    packages = _PACKAGES + [one for name, needed in _OF_ENGINES.items() if engine in (name, "auto") for one in needed]
+    needed = [one for name, some in _OF_ENGINES.items() if engine in (name, "auto") for one in some]
+    packages = list(dict.fromkeys([*_PACKAGES, *needed]))
     found = {names.split()[0]: _version(names.split()) for names in packages}
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **found}
 
@@ -263,7 +268,7 @@ def _version(candidates: Sequence[str]) -> str:
 
 
 def _sees(name: str) -> bool | str:
-    """Whether a place is there, or why that cannot be said."""
+    """Whether a place exists, or why that is unknown."""
     try:
         return bool(open_place(name).exists()) or ""
     except ImportError as error:

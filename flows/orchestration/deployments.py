@@ -34,7 +34,7 @@ from nelbo.flows.workspace.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-#: Parameters that name places on disks, in whatever folder a run starts.
+#: Parameters that are paths, which must mean the same in whatever folder a run starts.
 _PLACES = ("images", "normal", "gate", "workspace")
 
 
@@ -56,7 +56,7 @@ def _of_line(entry: Mapping[str, Any], line: str) -> str:
 
 
 def _deployment(entry: Mapping[str, Any], line: str, parameters: dict[str, Any]) -> RunnerDeployment:
-    """As Prefect takes it, for a line with its parameters; events start it that are about the line's workspace."""
+    """A line's deployment with these parameters, for Prefect; only events about the line's workspace start it."""
     return RunnerDeployment.from_entrypoint(
         entry["entrypoint"],
         name=f"{line}-{entry['name']}",
@@ -79,14 +79,14 @@ def _deployment(entry: Mapping[str, Any], line: str, parameters: dict[str, Any])
 
 
 def plan(options: LineOptions) -> tuple[list[RunnerDeployment], dict[str, str]]:
-    """What is to be registered, and the names of those that are left out with what they lack.
+    """The deployments to register; and the names of those that are left out, with the option that each lacks.
 
     Args:
-        options: of a line; each goes to the flows that have it. Paths become absolute, for runs start in folders of
-            their own.
+        options: a line's options; each goes to the flows that have it. Paths become absolute, because runs start in
+            folders of their own.
 
     Raises:
-        UsageError: a name or a setting is not what is expected.
+        UsageError: a name or a setting is invalid.
     """
     workspace = same_everywhere(options.workspace)
     line = line_name(options.line, workspace)
@@ -101,27 +101,27 @@ def plan(options: LineOptions) -> tuple[list[RunnerDeployment], dict[str, str]]:
             continue
         own = {name: value for name, value in parameters.items() if name not in _PLACES}
         if flow == "prune":
-            # Asked for, so it is also done.
+            # --keep asks for it: the schedule is active.
             own["older_than"] = options.keep
             entry["schedules"] = [one | {"active": True} for one in entry["schedules"]]
         kind = COMMANDS[flow].options
         taken = {name: value for name, value in given.items() if name in kind.model_fields}
         checked = check_options(kind, taken | own).model_dump(mode="json", exclude_unset=True)
         if flow == "train" and options.gate is None:
-            # Nobody looks on: without a gate the serving model stays.
+            # Nobody supervises these runs: without a gate, the model in use stays.
             checked["promote"] = False
         found.append(_deployment(entry, line, checked | {"workspace": workspace}))
     return found, left_out
 
 
 def prepare(options: LineOptions, pool: str | None = None) -> list[RunnerDeployment]:
-    """A line's deployments for the places that are named; what is left out, and what else is there, is said.
+    """A line's deployments for the folders that are named; logs what is left out, and what else is on the server.
 
     Args:
-        pool: where their runs are to go.
+        pool: the work pool for their runs.
 
     Raises:
-        UsageError: one of them is on the server already, and of another workspace or pool.
+        UsageError: one of them is on the server already, for another workspace or pool.
     """
     deployments, left_out = plan(options)
     for name, option in left_out.items():
@@ -142,7 +142,7 @@ def prepare(options: LineOptions, pool: str | None = None) -> list[RunnerDeploym
 
 
 def register(deployments: Sequence[RunnerDeployment], pool: str) -> list[dict[str, Any]]:
-    """Create or update the deployments of a line for the workers of a pool; a row for each.
+    """Create or update the deployments of a line for the workers of a pool; returns a row for each.
 
     Raises:
         UsageError: there is no such pool; then none is registered.
@@ -162,7 +162,7 @@ def register(deployments: Sequence[RunnerDeployment], pool: str) -> list[dict[st
 
 
 def describe(deployment: RunnerDeployment) -> dict[str, Any]:
-    """What it is called, and when it runs."""
+    """The name of a deployment, and when it runs."""
     when = [schedule.schedule.cron for schedule in deployment.schedules or ()]  # type: ignore[union-attr]
     when += [event for trigger in deployment.triggers for event in sorted(trigger.expect)]  # type: ignore[union-attr]
     return {"deployment": f"{deployment.flow_name}/{deployment.name}", "when": ", ".join(when)}

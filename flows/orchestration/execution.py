@@ -1,8 +1,9 @@
-"""One command, through Prefect where an API is configured and directly where none is; and what needs Prefect."""
+"""Runs commands, through Prefect if an API is configured and directly if not; and commands that need Prefect."""
 
 import os
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from nelbo.flows.workspace.errors import UsageError, without_credentials
 
 
 def execute(name: str, options: Options, prefect: bool | None = None) -> dict[str, Any]:
-    """Run the composition of a command; what it prints.
+    """Run the composition of a command; returns what the command prints.
 
     Args:
-        name: of a command that is a flow.
-        options: of that command.
-        prefect: True or False decide; None looks whether an API is configured. A hidden server is never started.
+        name: the name of a command that is a flow.
+        options: its options.
+        prefect: whether to use Prefect; None uses it if an API is configured. A hidden server is never started.
     """
     if prefect is None:
         prefect = prefect_api() is not None
@@ -33,7 +34,7 @@ def execute(name: str, options: Options, prefect: bool | None = None) -> dict[st
 
 
 def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
-    """Say what will be served, then serve it from this process until it is told to stop; schedules pause then."""
+    """Yield what will be served, then serve it from this process until it is told to stop; schedules pause then."""
     check_api()
     import prefect
 
@@ -45,7 +46,7 @@ def serve(options: ServeOptions) -> Iterator[dict[str, Any]]:
 
 
 def deploy(options: DeployOptions) -> dict[str, Any]:
-    """Register the deployments; a row for each."""
+    """Register the deployments; returns a row for each."""
     check_api()
     from nelbo.flows.orchestration.deployments import prepare, register
 
@@ -72,14 +73,27 @@ def _prefect_api() -> str | None:
 
 
 def _may_be_configured() -> bool:
-    """Whether there is anything that Prefect reads settings from; to ask Prefect itself takes two seconds."""
+    """Whether there is anything from which Prefect reads settings; asking Prefect itself takes two seconds."""
     # Not Path.home(), which raises where there is none.
-    files = (".env", "prefect.toml", "pyproject.toml", os.path.expanduser("~/.prefect/profiles.toml"))  # noqa: PTH111
+    profiles = os.path.expanduser("~/.prefect/profiles.toml")  # noqa: PTH111
     return (
         "prefect" in sys.modules
         or any(name.upper().startswith("PREFECT_") and name not in QUIET for name in os.environ)
-        or any(Path(file).exists() for file in files)
+        or any(Path(file).exists() for file in ("prefect.toml", profiles))
+        # Other programs keep settings in these files, too.
+        or _holds(Path(".env"), lambda text: "prefect_" in text.lower())
+        or _holds(Path("pyproject.toml"), lambda text: "prefect" in tomllib.loads(text).get("tool", {}))
     )
+
+
+def _holds(file: Path, asked: Callable[[str], bool]) -> bool:
+    try:
+        return asked(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, TypeError, ValueError):
+        # Prefect says what is wrong with it.
+        return True
 
 
 def check_api() -> None:
@@ -107,7 +121,7 @@ def check_api() -> None:
 
 
 def _check_password() -> None:
-    # Health is told to everybody.
+    # The health check needs no password.
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 

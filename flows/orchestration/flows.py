@@ -37,14 +37,14 @@ from nelbo.flows.orchestration.lines import WORKSPACE, same_everywhere
 from nelbo.flows.runner import Item, Result
 from nelbo.flows.workspace.errors import NotYetError, bad_input, is_transient
 
-#: Times that a step is tried again when storage fails, the first after about this many seconds.
+#: Retries of a step when storage fails, and about how many seconds to wait before the first.
 _RETRIES, _RETRY_S = 3, 2
-#: Updates of the progress of a run: each is a call to the server.
+#: Progress updates of a run: each is a call to the server.
 _UPDATES = 20
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Input that is the caller's to mend is said in a line; where in the code it was noticed helps nobody."""
+    """Drop the traceback of bad input, which the caller must correct: where the code noticed it helps nobody."""
     if record.exc_info and isinstance(record.exc_info[1], bad_input()):
         record.exc_info = None
     return True
@@ -55,14 +55,14 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 
 
 class PrefectRunner:
-    """Steps as Prefect tasks; to be used inside a flow."""
+    """Runs steps as Prefect tasks; for use inside a flow."""
 
     def call(self, step: Callable[..., Result], *args: Any) -> Result:
-        """One task run."""
+        """Run a step as one task."""
         return cast(Result, _task(step)(*args))
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
-        """One task run for each item; all are waited for, and the first failure is raised."""
+        """Run one task for each item and wait for all of them; then the first failure is raised."""
         made = _task(step)
         name = made.name.replace("_", " ")
         futures = [
@@ -80,7 +80,7 @@ class PrefectRunner:
         return [future.result() for future in futures]
 
     def show(self, key: str, content: str | list[dict[str, Any]]) -> None:
-        """An artifact of the flow run."""
+        """Create an artifact of the flow run."""
         if not isinstance(content, str):
             create_table_artifact(content, key=key)
         elif content.startswith("data:image/"):
@@ -89,13 +89,13 @@ class PrefectRunner:
             create_markdown_artifact(content, key=key)
 
     def rename(self, name: str) -> None:
-        """The name of the flow run."""
+        """Rename the flow run."""
         context = FlowRunContext.get()
         if context is not None and context.flow_run is not None:
             get_client(sync_client=True).set_flow_run_name(context.flow_run.id, name)
 
     def announce(self, event: str, subject: str, **facts: Any) -> None:
-        """A Prefect event about a batch or a model; its resource says of which workspace."""
+        """Emit a Prefect event about a batch or a model; its resource names the workspace."""
         resource = {
             "prefect.resource.id": f"nelbo.{subject}",
             "prefect.resource.name": subject,
@@ -118,7 +118,7 @@ def _task(step: Callable[..., Any]) -> Task[..., Any]:
 
 
 def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed step is worth another try; what is wrong with input, code or numbers stays wrong."""
+    """Whether a failed step is worth another try; errors in input, code or numbers would occur again."""
     try:
         state.result()
     except Exception as error:
@@ -127,7 +127,7 @@ def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 
 
 def _progress(total: int) -> Callable[[int], None]:
-    """Make a progress artifact; the function that moves it on by n images."""
+    """Create a progress artifact; returns a function that advances it by n images."""
     artifact = cast(UUID, create_progress_artifact(0.0, key="progress", description=f"{total:,} images"))
     done = shown = 0
 
@@ -142,7 +142,7 @@ def _progress(total: int) -> Callable[[int], None]:
 
 
 class _Handler(APILogHandler):
-    """What nelbo says while a flow runs, beside the run in Prefect's UI; outside of one there is nowhere to show it."""
+    """Shows nelbo's log records with the run in Prefect's UI; outside a run there is nowhere to show them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if FlowRunContext.get() or TaskRunContext.get():
@@ -178,12 +178,12 @@ class _Flow(Flow[..., dict[str, Any]]):
     """Refuses credentials before Prefect sees them: it stores the parameters of a run, and logs those it refuses."""
 
     def __call__(self, *args: Any, **parameters: Any) -> Any:
-        """Run it."""
+        """Run the flow."""
         refuse_credentials([args, parameters])
         return super().__call__(*args, **without_former(parameters))
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The same with their types; of a deployment's runs, too."""
+        """The parameters with their types; a deployment's runs come through here, too."""
         refuse_credentials(parameters)
         return super().validate_parameters(without_former(parameters))
 
@@ -202,13 +202,13 @@ def _make_flow(command: Command) -> Flow[..., dict[str, Any]]:
             annotation=info.rebuild_annotation(),
         )
         for field, info in command.options.model_fields.items()
-        # What the command line alone has.
+        # Fields with `exclude` belong to the command line alone.
         if not info.exclude
     ]
     run.__signature__ = inspect.Signature(signature, return_annotation=dict)  # type: ignore[attr-defined]
     run.__name__ = run.__qualname__ = command.name
     run.__doc__ = command.help
-    # One piece of work at a time: each decodes, computes and writes at once, and two would want twice the decoders.
+    # One task at a time: each already decodes, computes and writes in parallel, and two would need twice the decoders.
     runner = cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=1))
     return _Flow(cast(Any, run), name=command.name, task_runner=runner, persist_result=False)
 

@@ -1,4 +1,4 @@
-"""Lines on a Prefect server that several share: each has a workspace, deployments of its own, and events of its own."""
+"""Lines that share a Prefect server: each has a workspace, deployments and events of its own."""
 
 import re
 import shlex
@@ -15,21 +15,21 @@ from prefect.client.schemas.responses import DeploymentResponse
 from nelbo.data import is_url
 from nelbo.flows.workspace.errors import UsageError
 
-#: Label of the resource of each event: the workspace that it is about. It starts that line's deployments only.
+#: Label of an event's resource that names its workspace. An event starts only the deployments of that line.
 WORKSPACE = "nelbo.workspace"
-#: Before a line's name, the tag of its deployments, and so of their runs.
+#: Prefix of the tag with a line's name, which its deployments and their runs carry.
 LINE = "line:"
 
-#: What the entrypoints of nelbo 0.1 begin with: its code had that name.
+#: Beginning of the entrypoints of nelbo 0.1, whose code had that name.
 _FORMER = "flows.orchestration."
-#: Deployments that Prefect's server names at a time.
+#: Deployments that Prefect's server lists at a time.
 _PAGE = 200
 _LONGEST = 60
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 
 
 def line_name(given: str | None, workspace: str) -> str:
-    """The name that was given, or one made of the workspace's folder.
+    """The name that was given, or one made from the name of the workspace's folder.
 
     Raises:
         UsageError: it cannot be part of a deployment's name.
@@ -67,21 +67,21 @@ def find_deployments(flows: Collection[str]) -> dict[str, DeploymentResponse]:
 
 
 def former(found: Mapping[str, DeploymentResponse]) -> dict[str, DeploymentResponse]:
-    """Those of them that name code as nelbo 0.1 called it, so that their runs fail."""
+    """The deployments that name the code as in nelbo 0.1, and whose runs therefore fail."""
     return {name: one for name, one in found.items() if (one.entrypoint or "").startswith(_FORMER)}
 
 
 def of_workspace(found: Mapping[str, DeploymentResponse], workspace: str) -> dict[str, DeploymentResponse]:
-    """Those of them that work on a workspace."""
+    """The deployments that work on a workspace."""
     return {name: one for name, one in found.items() if _is_same(str(one.parameters.get("workspace")), workspace)}
 
 
 def update_former(one: DeploymentResponse, parameters: Mapping[str, Any], schema: dict[str, Any]) -> None:
-    """Let a deployment of nelbo 0.1 name the code as it is called now; its times, pool and triggers stay.
+    """Change a deployment of nelbo 0.1 to the current name of the code; its times, pool and triggers stay.
 
     Args:
-        parameters: that its runs have from now on.
-        schema: of the flow's parameters, which the server holds runs to.
+        parameters: parameters of its runs from now on.
+        schema: schema of the flow's parameters, which the server checks runs against.
     """
     entrypoint = f"nelbo.{one.entrypoint}"
     update = DeploymentUpdate(entrypoint=entrypoint, parameters=dict(parameters), parameter_openapi_schema=schema)
@@ -97,9 +97,9 @@ def say_former(found: Mapping[str, DeploymentResponse]) -> list[str]:
     said = []
     for command, names in names_of.items():
         text = f"{', '.join(names)}: deployed by nelbo 0.1, whose code had another name, so runs fail. "
-        text += f"Deploy again, with the folders and settings of then: {command}"
+        text += f"Deploy again, with the same folders and settings: {command}"
         deletions = [f"prefect deployment delete {name}" for name in names if line_of(found[name].tags) is None]
-        # Whatever is deployed again has a line's name, and so replaces nothing that has none.
+        # A deployment made again has a line's name, and does not replace one without.
         said.append(" && ".join([text, *deletions]))
     return said
 
@@ -120,9 +120,9 @@ def check_ours(found: dict[str, DeploymentResponse], workspace: str, pool: str |
     """Refuse to take over another line's deployments.
 
     Args:
-        found: what is on the server under the names of this line.
-        workspace: of this line.
-        pool: where its runs are to go; None if there is none.
+        found: deployments on the server under the names of this line.
+        workspace: the workspace of this line.
+        pool: the work pool for its runs; None if there is none.
 
     Raises:
         UsageError: one of them works on another workspace, or in another pool.
@@ -136,17 +136,17 @@ def check_ours(found: dict[str, DeploymentResponse], workspace: str, pool: str |
         else:
             continue
         raise UsageError(
-            f"{name} is on this server already and {taken}. Give this line another name with --line, or, if it is to "
+            f"{name} is already on this server and {taken}. Give this line another name with --line, or, if it is to "
             f"replace that one, delete that first: prefect deployment delete {name}"
         )
 
 
 def say_what_stays(unnamed: Iterable[tuple[str, DeploymentResponse]], ours: Iterable[str]) -> list[str]:
-    """Sentences on deployments that nobody asked for and that nobody deletes by himself.
+    """Sentences about deployments that are not wanted now, and that nothing deletes.
 
     Args:
-        unnamed: those without a line's name, with their names.
-        ours: names of those of this line.
+        unnamed: deployments without a line's name, after their names.
+        ours: names of deployments of this line.
     """
     remedy = "If nobody needs it, delete it with: prefect deployment delete"
     without = [

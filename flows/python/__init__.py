@@ -1,1 +1,1 @@
-"""The front door of Python: a workspace, its models, batches and scorers, with pandas inside; see `nelbo`."""
+"""The Python interface: a workspace, its models, batches and scorers, with tables in pandas; see `nelbo`."""

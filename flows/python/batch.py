@@ -13,16 +13,16 @@ from nelbo.data import FLAGGED_SCHEMA, Place, read_scores, read_unchanged
 from nelbo.flows.report.normals import Normals, read_normals
 from nelbo.flows.report.pictures import SIDE_PX, pictures
 from nelbo.flows.report.sheet import sheet
-from nelbo.flows.workspace.flagged import iter_flagged, read_audit, strangest
+from nelbo.flows.workspace.flagged import iter_flagged, read_audit, read_regions, strangest
 from nelbo.flows.workspace.layout import Workspace
 
-#: The room around pictures, and a line below them and its letters, in pixels; and lines.
+#: The gap between pictures, the height of a line of text and the width of a letter, in pixels; the number of lines.
 _GAP_PX, _LINE_PX, _LETTER_PX, _LINES = 8, 16, 6, 6
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model said of a batch of images; the tables are read when they are asked for."""
+    """A model's results on a batch of images; each table is read on access."""
 
     batch_id: str
     model_id: str
@@ -30,7 +30,7 @@ class Batch:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """A row for each file: its numbers, its verdict, and why it has none; see docs/data_contract.md."""
+        """A row for each file: its numbers, its verdict or why it has none; see docs/reference/data_contract.md."""
         return read_scores(self.workspace.scores(self.model_id, self.batch_id)).to_pandas()
 
     @property
@@ -44,22 +44,27 @@ class Batch:
         return read_unchanged(read).sort_by([("anomaly_score", "descending")]).to_pandas()
 
     @property
+    def regions(self) -> pd.DataFrame:
+        """A row for each region of the flagged images: rectangle, area, peak and mask, in pixels of the original."""
+        return read_unchanged(lambda: read_regions(self.workspace, self.model_id, self.batch_id)).to_pandas()
+
+    @property
     def audit(self) -> pd.DataFrame:
-        """Rows that were not flagged and drawn at random, with their maps and thumbnails, in the order of the draw."""
+        """Rows drawn at random from those not flagged, with their maps and thumbnails, in the order of the draw."""
         return read_unchanged(lambda: read_audit(self.workspace, self.model_id, self.batch_id)).to_pandas()
 
     @property
     def report(self) -> Place:
-        """The page of the batch, as of the model that it was last scored with."""
+        """The page of the batch, by the model that scored it last."""
         return self.workspace.report(self.batch_id)
 
     def show(self, n: int = 12) -> Image.Image:
         """The worst flagged images, each beside its map and the nearest normal image, above why it was flagged.
 
-        Lines are around where it is unusual. It is one picture, which a notebook displays.
+        Outlines mark what is unusual. All are in one picture, which a notebook displays.
 
         Args:
-            n: images at most.
+            n: largest number of images.
         """
         rows, _ = read_unchanged(lambda: strangest(iter_flagged(self.workspace, self.model_id, self.batch_id), n))
         normals = read_normals(self.workspace, self.model_id)

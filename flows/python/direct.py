@@ -1,4 +1,4 @@
-"""Commands carried out in this process, with their options as keywords."""
+"""Runs commands in this process, with their options as keywords."""
 
 import os
 from typing import Any
@@ -11,11 +11,11 @@ from nelbo.flows.workspace.journal import opened
 
 
 def carry_out(name: str, /, **given: Any) -> dict[str, Any]:
-    """What a command prints, after what killed ones have left.
+    """Finish what killed commands have left, then run a command; returns what it prints.
 
     Args:
-        name: of the command.
-        given: its options; paths may be of pathlib.
+        name: the command's name.
+        given: its options; a path may be a `pathlib.Path`.
 
     Raises:
         UsageError: an unknown option, or a bad value.
@@ -23,11 +23,11 @@ def carry_out(name: str, /, **given: Any) -> dict[str, Any]:
     command = COMMANDS[name]
     options = check_options(command.options, {option: as_text(value) for option, value in given.items()})
     if getattr(options, "runner", "local") != "local":
-        raise UsageError("runner: from Python, images are scored in this process. For others: nelbo score --runner")
+        raise UsageError("runner: Python scores images in this process. For other runners use: nelbo score --runner")
     opened(options.workspace)
     return dict(command.call(options, Direct()))
 
 
 def as_text(value: Any) -> Any:
-    """A path as options take it; anything else as it is."""
+    """A path as text, which options take; other values unchanged."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value

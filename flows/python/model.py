@@ -17,14 +17,14 @@ from nelbo.flows.workspace.layout import Workspace
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, and the calibration that its verdicts are made with now."""
+    """A trained model, and the calibration that now decides its verdicts."""
 
     model_id: str
     workspace: Workspace = field(repr=False)
 
     @property
     def calibration(self) -> Calibration | None:
-        """The current one: threshold, promise, scores of normal images; None of a model without."""
+        """The current calibration: threshold, promise, scores of normal images; None if the model has none."""
         return calibration_of(self.workspace, self.model_id)
 
     @property
@@ -34,12 +34,12 @@ class Model:
 
     @property
     def card(self) -> str:
-        """What it was made of and how, what it is worth and what it does not see, in Markdown."""
+        """The model card in Markdown: what it was made of and how, what it is worth and what it does not see."""
         return read_card(self.workspace, self.model_id)
 
     @property
     def sensitivity(self) -> dict[str, Any] | None:
-        """What it sees of simulated defects, as ``nelbo sensitivity --json`` has it; None where none were painted."""
+        """What it sees of simulated defects, as in ``nelbo sensitivity --json``; None if none were painted."""
         sees = seen(self.workspace, self.model_id)
         return None if sees is None else sees.to_dict()
 
@@ -47,14 +47,14 @@ class Model:
         return self.card
 
     def calibrate(self, normal: str | Path | None = None, **options: Any) -> "Model":
-        """Find another threshold, as ``nelbo calibrate`` does; the weights stay as they are.
+        """Set another threshold, as ``nelbo calibrate`` does; the weights do not change.
 
         Args:
             normal: normal images; by default those behind the current calibration, which must be where they were.
-            options: of the command: ``fpr``, ``review_fpr``, ``labels`` and ``objective``, ``use`` ...
+            options: options of the command: ``fpr``, ``review_fpr``, ``labels`` and ``objective``, ``use`` ...
 
         Returns:
-            The same model, with the new threshold; a warning says why where that stays a candidate.
+            The same model, with the new threshold; if that stays a candidate, a warning says why.
 
         Raises:
             ValueError: an unknown option, a bad value, or images that are too few or cannot be used.
@@ -68,7 +68,7 @@ class Model:
         return self
 
     def _images_behind(self, folder: Path) -> dict[str, Any]:
-        """Options that name the images of the current calibration: a table of them, and what its paths start from."""
+        """Options that name the images of the current calibration: a table of them, and the root of its paths."""
         if self.calibration is None:
             return {}
         manifest = read_manifest(self.workspace, self.calibration.batch_id)

@@ -17,8 +17,8 @@ from nelbo.flows.workspace.errors import NotYetError, UsageError
 class Workspace:
     """A folder, or a URL, of models and of the batches that they have scored.
 
-    Methods are the commands of the same name, and run in this process: no server is asked or started, and settings of
-    the command line (``nelbo.toml``, ``NELBO_*``) are not read. Their options are keywords with the same names.
+    Each method runs the command of the same name in this process: it asks and starts no server, and does not read the
+    settings of the command line (``nelbo.toml``, ``NELBO_*``). Options are keywords with the same names.
 
     >>> import tempfile
     >>> import numpy as np
@@ -53,8 +53,11 @@ class Workspace:
         """Learn from normal images, and calibrate on some that are held back, as ``nelbo train --normal`` does.
 
         Args:
-            normal: images; a folder, an archive, a table, a pattern, or the URL of one.
-            options: of the command, such as ``fpr``, ``image_size``, ``epochs``; see docs/settings.md.
+            normal: normal images: a folder, an archive, a table, a pattern, or the URL of one.
+            options: the command's options, such as ``fpr``, ``image_size``, ``epochs``; see docs/reference/settings.md.
+
+        Returns:
+            The new model, which is the workspace's latest.
 
         Raises:
             ValueError: an unknown option, a bad value, or images that are too few or cannot be used.
@@ -63,14 +66,17 @@ class Workspace:
         return Model(result["model_id"], self._layout)
 
     def score(self, images: str | Path, **options: Any) -> Batch:
-        """Give every file of a batch its row, and write the page, as ``nelbo score`` does.
+        """Score every file of a batch, and write the batch's page, as ``nelbo score`` does.
 
         Args:
-            images: as in `train`.
-            options: of the command, such as ``model``, ``batch_id``, ``new``.
+            images: a folder, an archive, a table, a pattern, or the URL of one.
+            options: the command's options, such as ``model``, ``batch_id``, ``new``.
+
+        Returns:
+            The model's results on the batch.
 
         Raises:
-            NotYetError: there is no model; or ``new`` is asked for, and nothing is new. A ValueError.
+            NotYetError: there is no model; or ``new`` is set, and nothing is new. It is a ValueError.
             ValueError: an unknown option, or a bad value.
         """
         result = carry_out("score", images=images, workspace=self._place, **options)
@@ -93,15 +99,30 @@ class Workspace:
 
     @property
     def batches(self) -> pd.DataFrame:
-        """A row for each scored batch, the newest last: its model, how many images there are and of which verdict."""
+        """A row for each scored batch, the newest last: its model, and its number of images, in all and by verdict."""
         return catalog.batches(self._layout).to_pandas()
 
     def model(self, model_id: str = "latest") -> Model:
-        """A model that is there."""
+        """An existing model.
+
+        Args:
+            model_id: a model id, or its beginning; by default the latest.
+
+        Raises:
+            ValueError: there is no such model.
+        """
         return Model(catalog.find_model(self._layout, model_id), self._layout)
 
     def batch(self, batch_id: str | None = None) -> Batch:
-        """A batch as it was scored last; by default the one that was."""
+        """A batch, as it was scored last.
+
+        Args:
+            batch_id: a batch id, or its beginning; by default the batch that was scored last.
+
+        Raises:
+            NotYetError: no batch is scored yet. It is a ValueError.
+            UsageError: there is no such batch. It is a ValueError.
+        """
         batch_id = batch_id and catalog.find_scored(self._layout, "batch", batch_id)
         rows = catalog.published(self._layout, batch_id=batch_id).to_pylist()
         if rows:
@@ -112,5 +133,20 @@ class Workspace:
 
 
 def load(place: str | Path = "./workspace", model_id: str = "latest") -> Model:
-    """A model of a workspace; by default the one last promoted."""
+    """A model of a workspace; by default the one last promoted.
+
+    Args:
+        place: a path or URL.
+        model_id: as in `Workspace.model`.
+
+    Raises:
+        ValueError: there is no such workspace or model.
+
+    >>> import tempfile
+    >>> try:
+    ...     load(tempfile.mkdtemp())
+    ... except ValueError as error:
+    ...     print(str(error).split()[-4:])
+    ['nelbo', 'train', '--normal', 'DIR']
+    """
     return Workspace(place).model(model_id)

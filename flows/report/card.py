@@ -1,4 +1,4 @@
-"""A model's card: a page in Markdown for people, with the curves of its training beside it."""
+"""A model's card: a page in Markdown for people, with the training curves beside it."""
 
 import json
 import re
@@ -21,9 +21,10 @@ from nelbo.flows.options.settings import TrainingSettings
 from nelbo.flows.report.curves import render_curves
 from nelbo.flows.report.rendering import template
 from nelbo.flows.report.simulated import write_simulated
+from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
-from nelbo.vae_core.config import PROBABILITIES
+from nelbo.vae_core.config import INT8, PROBABILITIES
 
 #: What each likelihood assumes.
 LIKELIHOODS = {
@@ -31,11 +32,11 @@ LIKELIHOODS = {
     "gaussian_learned_sigma": "Each value is the decoder's mean plus Gaussian noise of one standard deviation, "
     "which is learnt and the same for all values.",
     "gaussian_pixel_sigma": "Each value is the decoder's mean plus Gaussian noise whose standard deviation the "
-    "decoder gives too, value by value.",
+    "decoder gives, too, for each value.",
     "discretised_logistic": "Each value is one of the 256 levels of an 8-bit image, drawn from a logistic "
     "distribution around the decoder's mean with one learnt scale.",
-    "continuous_bernoulli": "Each value lies between 0 and 1, and the decoder's one number for it says both where "
-    "and how certainly.",
+    "continuous_bernoulli": "Each value lies between 0 and 1, and one number of the decoder says both where it lies "
+    "and how certain that is.",
     "bernoulli": "Each value is 0 or 1, and the decoder gives the probability of a 1.",
 }
 
@@ -45,7 +46,7 @@ PRESETS = {
     "resnet": "residual blocks, 16 latents for each 16 x 16 pixels",
     "features": "features of a frozen backbone, whitened position by position, and 16 latents for all of them",
 }
-#: Of the preset features, what models them; the head deep is the preset's own.
+#: What models the features of the preset "features"; the text of the preset describes the head "deep".
 HEADS = {
     "linear": "for each place a linear VAE of {n_latents} latents: it knows how the features of a frozen backbone "
     "usually are there, and the {n_latents} directions in which they vary on normal images. It explains an image as "
@@ -57,7 +58,7 @@ HEADS = {
 }
 SUBJECTS = {
     "aligned": "parts lie alike, so each place varies in its own way",
-    "free": "parts lie anyhow, so all places vary in the same way",
+    "free": "parts lie in any position, so all places vary in the same way",
 }
 STATISTICS = {
     "nelbo": "the negative ELBO of the whole image",
@@ -71,7 +72,7 @@ _COLUMNS = {"nelbo": 1, "distortion": 1, "rate": 1, "sigma": 4, "val_nelbo": 1}
 
 
 def write_card(workspace: Workspace, model_id: str) -> Place:
-    """Write a model's card and curves from its ``model.json`` and its history; the path of the card."""
+    """Write a model's card and curves from its ``model.json`` and its history, and return the card's path."""
     target = workspace.card(model_id)
     curves = target.with_suffix(".svg")
     sees = seen(workspace, model_id)
@@ -85,7 +86,7 @@ def write_card(workspace: Workspace, model_id: str) -> Place:
     }
     pictures = {name: place.name for name, place in beside.items() if place.exists()}
     card = _read(workspace, model_id, {"curves": curves.name, **pictures}, sees)
-    # The picture first: a card never shows a broken link.
+    # The curves come first, so that a card never shows a broken link.
     for file, text in ((curves, render_curves(read_table(workspace.history(model_id)))), (target, card)):
         with atomic_path(file, workspace.staging) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
@@ -102,7 +103,8 @@ def _read(workspace: Workspace, model_id: str, pictures: Mapping[str, str], sees
     history = read_table(workspace.history(model_id))
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        return render_card(description, history, pictures, sees)
+        second = pointers.current_calibration(workspace, model_id, INT8)
+        return render_card(description, history, pictures, sees, second)
     except (OSError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise UsageError(
             f"{path} does not say what a card needs ({error!r}). Restore it from a copy, or train again."
@@ -114,15 +116,17 @@ def render_card(
     history: pa.Table,
     pictures: Mapping[str, str] = MappingProxyType({}),
     sees: Seen | None = None,
+    second: str | None = None,
 ) -> str:
-    """The card as Markdown; texts of the user are escaped.
+    """The card as Markdown; the user's texts are escaped.
 
     Args:
         description: the content of ``model.json``.
         history: of the training, one row an epoch.
-        pictures: addresses of those that there are: ``curves``, found ``parts``, images of each of the ``variants``,
-            normal images that are the ``strangest``, and defects that were ``simulated``.
-        sees: what it sees of simulated defects; None where none were painted.
+        pictures: addresses of the pictures that exist: ``curves``, found ``parts``, images of each of the
+            ``variants``, the ``strangest`` normal images, and ``simulated`` defects.
+        sees: how well the model sees simulated defects; None where none were painted.
+        second: the calibration of the model's second fit; None where there is none.
     """
     training, config = description["training"], description["config"]
     train_config = training["train_config"]
@@ -131,11 +135,12 @@ def render_card(
     context = {
         "model_id": check_id(description["model_id"]),
         "pictures": pictures,
+        "second": second,
         "sees": sees,
         "real": None if sees is None else real_figures(sees.judged),
         "sees_rows": [] if sees is None else _sees(sees),
         "remedies": remedies(config, training) if sees is not None and sees.blind else [],
-        # Models of before there were any do not say.
+        # Models from before there were variants do not name any.
         "variants": training.get("variants", {}),
         "findings": [one for one in training.get("data", []) if one["name"] != "strange"],
         "strange": next((one["files"] for one in training.get("data", []) if one["name"] == "strange"), []),
@@ -149,15 +154,15 @@ def render_card(
         # Models of version 0.1 name no head.
         "network": HEADS.get(config.get("head"), PRESETS[config["preset"]]).format(n_latents=config.get("n_latents")),
         "head": config.get("head"),
-        # Bundles of before there were any say nothing of tiles.
+        # Bundles from before there were tiles lack the field.
         "tiled": config.get("tile_overlap") is not None,
         "solved": config.get("head") in ("linear", "linear_image"),
         "subject": SUBJECTS.get(config.get("subject")),
         "likelihood": LIKELIHOODS[config["likelihood"]],
         "is_density": config["likelihood"] not in PROBABILITIES,
-        # Bundles of before there were any do not name one.
+        # Bundles from before there were backbones do not name one.
         "backbone": config.get("backbone"),
-        # Models of version 0.1 and of features keep the weights of a step.
+        # Models of version 0.1 and of features keep the weights of a single step.
         "averaged": config.get("pixel_mean") is not None,
         "statistic": STATISTICS[config["statistic"]],
         "changed": changed,
@@ -169,16 +174,16 @@ def render_card(
         "gap": _gap(history, training["best_epoch"]),
         "n_values": config["height"] * config["width"] * config["channels"],
     }
-    # HTML's escaping would not be enough: everything that is printed goes through `escape_markdown`.
+    # Escaping HTML would not be enough: everything printed goes through `escape_markdown`.
     return template("card.md.j2", autoescape=False, finalize=escape_markdown).render(context)
 
 
-#: What means something in Markdown, HTML or a template language, wherever it stands or at the start of a line.
+#: Marks with a meaning in Markdown, HTML or a template language, anywhere or at the start of a line.
 _MARKS = re.compile(r"[]\"#$&*<=>@[\\^`{|}~]|:(?=/)|(?<=www)\.|^[:+-]|^\d+[.)](?= |$)", re.IGNORECASE)
 
 
 def escape_markdown(value: object) -> str:
-    r"""Text on one line of Markdown that shows it as it is and starts nothing, at the start of a line too.
+    r"""One line of Markdown that shows a text literally, even at the start of a line.
 
     >>> print(escape_markdown("# a_b\n<c>"))
     &#35; a\_b &#60;c&#62;
@@ -186,7 +191,7 @@ def escape_markdown(value: object) -> str:
     line = " ".join(str(value).split())
     # Control characters, marks that turn the writing direction, halves of surrogate pairs.
     line = "".join(character if character.isprintable() else "\ufffd" for character in line)
-    # References to characters are never structure, in any dialect; a backslash reads better where it is sure.
+    # Character references are never structure, in any dialect; a backslash is easier to read where it is safe.
     escaped = _MARKS.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), line)
     return escaped.replace("_", r"\_")
 
@@ -197,7 +202,7 @@ def _n_repeats(training: Mapping[str, Any]) -> int:
 
 
 def _sees(sees: Seen) -> list[tuple[str, Sensitivity]]:
-    """What is seen of simulated defects, by what they are."""
+    """How well each group of simulated defects is seen, with the group's name."""
     return [
         *((KINDS[kind], one) for kind, one in sees.kinds.items()),
         *((f"{size:g} pixels long", one) for size, one in sees.sizes.items()),

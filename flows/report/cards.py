@@ -1,4 +1,4 @@
-"""Images as the page shows them: pictures that hold themselves, beside the row that says the rest."""
+"""Images as the page shows them: embedded pictures, with the row of numbers of each image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from nelbo.flows.report.normals import Normals
 from nelbo.flows.report.outlines import svg_path
 from nelbo.flows.report.pictures import SIDE_PX, data_url, heatmap_of, jpeg_url, original_of, outline_of
 
-#: What all pictures of a page take at most; in base64 they are a third larger, and a page should stay below 5 MB.
+#: Most bytes of all pictures on a page: in base64 they are a third larger, and a page should stay below 5 MB.
 _PAGE_BYTES = 3_000_000
-#: Of an image: itself, its heatmap, and the nearest normal image.
+#: Pictures of an image: itself, its heatmap, and the nearest normal image.
 _PICTURES = 3
-#: Images that stand first, and how much more than another each of them may take.
+#: Number of images that come first, and how many times as many bytes as another each of them may take.
 N_FIRST, _TIMES = 12, 4
 _NOTHING = dict.fromkeys(FLAGGED_SCHEMA.names)
 
@@ -24,11 +24,11 @@ _NOTHING = dict.fromkeys(FLAGGED_SCHEMA.names)
 class Card(NamedTuple):
     """An image on the page.
 
-    row: of ``flagged``; of an image that no pictures were kept of, with nothing but what its scores say.
+    row: of ``flagged``; for an image without stored pictures it holds only the columns of its scores.
     original, heatmap, nearest: data URLs; empty where there is no such picture.
     shape: width over height of all three.
-    outline: lines around where it is unusual, the ``d`` of an SVG path in thousandths of width and height.
-    nearest_path: of the nearest normal image.
+    outline: lines around unusual places, as the ``d`` of an SVG path in thousandths of width and height.
+    nearest_path: path of the nearest normal image.
     """
 
     row: Mapping[str, Any]
@@ -43,8 +43,8 @@ class Card(NamedTuple):
 class Section(NamedTuple):
     """Images that belong together.
 
-    name: of its place on the page.
-    n: how many there are; not all of them need be shown.
+    name: anchor of the section on the page.
+    n: number of images; not all of them need be shown.
     """
 
     name: str
@@ -55,21 +55,21 @@ class Section(NamedTuple):
 
 
 def sections(table: pa.Table, flagged: pa.Table, n_flagged: int, kept: pa.Table, normals: Normals) -> list[Section]:
-    """What to look at: the flagged, the nearly flagged, and what labels say was missed, or flagged for nothing.
+    """The sections of the page: flagged and nearly flagged images, and by the labels missed ones and false alarms.
 
     Args:
         table: rows of scores.
-        flagged: the strangest rows of ``flagged``, of `n_flagged`.
-        kept: rows of others that pictures were kept of.
+        flagged: the strangest of the `n_flagged` rows of ``flagged``.
+        kept: rows of other images whose pictures were kept.
     """
-    normal = table.filter(pc.equal(table["verdict"], "normal")).sort_by([("anomaly_score", "descending")])
+    normal = table.filter(pc.equal(table["verdict"], "normal"))
     missed, false = normal.filter(pc.equal(normal["label"], 1)), _false_alarms(table)
-    near = normal.slice(0, N_FIRST)
+    near = _strangest(normal)
     found = [
         ("flagged", "The most unusual first", "", n_flagged, flagged),
         ("near", "Nearly flagged", "The highest scores that are not flagged.", near.num_rows, near),
-        ("missed", "Missed", "Labelled anomalous, and not flagged.", missed.num_rows, missed.slice(0, N_FIRST)),
-        ("false", "False alarms", "Labelled normal, and flagged.", false.num_rows, false.slice(0, N_FIRST)),
+        ("missed", "Missed", "Labelled anomalous, but not flagged.", missed.num_rows, _strangest(missed)),
+        ("false", "False alarms", "Labelled normal, but flagged.", false.num_rows, _strangest(false)),
     ]
     pictured = {row["relative_path"]: row for rows in (kept, flagged) for row in rows.to_pylist()}
     groups = [[pictured.get(row["relative_path"], row) for row in rows.to_pylist()] for *_, rows in found]
@@ -80,14 +80,19 @@ def sections(table: pa.Table, flagged: pa.Table, n_flagged: int, kept: pa.Table,
 
 
 def _false_alarms(table: pa.Table) -> pa.Table:
-    """All that is flagged and labelled normal, the strangest first."""
+    """The rows that are flagged and labelled normal."""
     is_flagged = pc.is_in(table["verdict"], pa.array(["anomalous", "review"]))
-    false = table.filter(pc.and_(is_flagged, pc.equal(table["label"], 0)))
-    return false.sort_by([("anomaly_score", "descending")])
+    return table.filter(pc.and_(is_flagged, pc.equal(table["label"], 0)))
+
+
+def _strangest(rows: pa.Table) -> pa.Table:
+    """The rows with the highest scores; of a million rows only the scores are sorted."""
+    order = pc.sort_indices(rows["anomaly_score"], sort_keys=[("", "descending")])
+    return rows.take(order[:N_FIRST])
 
 
 def _cards(groups: Sequence[Sequence[Mapping[str, Any]]], normals: Normals) -> list[list[Card]]:
-    """Rows with their pictures, which share what a page may take; the first of the first group have more of it.
+    """Cards of the rows, whose pictures share the bytes of a page; the first of the first group get more of them.
 
     Args:
         groups: rows of ``flagged``, in the order in which they are shown.
@@ -123,6 +128,6 @@ def card(known: Mapping[str, Any], normals: Normals, n_bytes: int) -> Card:
 def _original_url(row: Mapping[str, Any], original: Image.Image | None, n_bytes: int) -> str:
     if original is None:
         return ""
-    # As it is, where it is small: nothing is lost by packing it again.
+    # A small thumbnail is embedded unchanged, so that compressing it again loses nothing.
     as_it_is = len(row["thumbnail"]) <= n_bytes
     return data_url("image/jpeg", row["thumbnail"]) if as_it_is else jpeg_url(original, n_bytes)

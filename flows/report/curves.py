@@ -1,4 +1,4 @@
-"""The curves of a training as SVG."""
+"""Training curves as SVG."""
 
 import math
 from typing import Any, NamedTuple
@@ -28,22 +28,22 @@ class Axis(NamedTuple):
     def at(self, values: Any) -> Any:
         """SVG coordinates."""
         share = (np.asarray(values) - self.low) / (self.high - self.low)
-        # Far outside the picture it does not matter where, but browsers calculate in few digits.
+        # Far outside the picture the exact place does not matter, but browsers calculate with few digits.
         return np.clip(self.start + share * (self.end - self.start), -5000, 5000)
 
     def ticks(self, about: int, least: float = 0.0) -> list[tuple[float, str]]:
-        """Coordinate and text of some round values, at least `least` apart."""
+        """Coordinates and texts of `about` so many round values, at least `least` apart."""
         rough = max((self.high - self.low) / about, least)
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= 0.999 * rough)
         decimals = max(0, -math.floor(math.log10(1.001 * step)))
         values = np.arange(math.ceil(self.low / step), math.floor(self.high / step) + 1) * step
-        # Adding 0 makes 0 of -0.
+        # Adding 0 turns -0 into 0.
         return [(float(self.at(value)), fixed(value + 0.0, decimals)) for value in values]
 
 
 def render_curves(history: pa.Table) -> str:
-    """The nelbo of training and validation images by epoch, as an SVG that stands alone.
+    """The nelbo of training and validation images by epoch, as a self-contained SVG.
 
     Args:
         history: of the training, one row an epoch.
@@ -67,12 +67,12 @@ def render_curves(history: pa.Table) -> str:
 
 
 def _nats_range(nats: "pd.Series[float]", n: int) -> tuple[float, float]:
-    """What the axis shows: the best and nearly all later values, not the first epochs and rare failures."""
+    """The range of the axis: it shows the best and nearly all later values, not the first epochs or rare failures."""
     if nats.empty:
         return 0.0, 1.0
     late = nats[nats.index > 0.2 * n]
     low = float(nats.min())
-    # A value that is there: of up to 20 the largest, so that a short training shows all its later epochs.
+    # A value of the data: among up to 20 the largest, so that a short training shows all its later epochs.
     high = float((nats if late.empty else late).quantile(0.95, interpolation="higher"))
     if high - low <= 1e-6 * max(1.0, abs(low)):
         margin = max(1.0, 1e-3 * abs(low))
@@ -81,7 +81,7 @@ def _nats_range(nats: "pd.Series[float]", n: int) -> tuple[float, float]:
 
 
 def _best(nats: "pd.Series[float]", x: Axis, y: Axis) -> dict[str, Any]:
-    """Where the validation nelbo is least, the first time."""
+    """The first epoch with the least validation nelbo, as a mark in the picture."""
     epoch, least = nats.idxmin(), nats.min()
     return {"x": x.at(epoch), "y": y.at(least), "text": f"best: epoch {epoch}, {fixed(least, 1)} nats"}
 

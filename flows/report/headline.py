@@ -1,4 +1,4 @@
-"""What a batch comes to: how much was flagged, what people know of it, and whether that is more than chance."""
+"""The summary of a batch: how much was flagged, what people know of it, and whether that is more than chance."""
 
 import math
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from nelbo.detectors import APPROXIMATE, Threshold
 from nelbo.flows.numbers import percent
 
-#: Rarer than this by chance is called more than chance; what is between is not called chance, either; and what is more
-#: common than the last is what chance gives.
+#: Probabilities by chance: up to the first a count is more than chance; up to the second it can hardly be chance; up to
+#: the third it can be chance; above it, chance gives as much.
 _RARE, _UNUSUAL, _LIKELY = 0.01, 0.05, 0.5
 _RAREST = 1e-6
 
@@ -51,7 +51,7 @@ def headline(counts: Mapping[str, int], threshold: Threshold | None) -> str:
 
 
 class Known(NamedTuple):
-    """What people know of a batch: in sentences, and whether they know of any defect."""
+    """What people know of a batch, in sentences, and whether they know of any defect."""
 
     said: list[str]
     defects: bool
@@ -61,7 +61,7 @@ def known_of(scores: pa.Table, reviewed: Mapping[str, int]) -> Known:
     """What labels and reviews say of the images that were scored.
 
     Args:
-        scores: rows of scores; `KNOWN_BY` are looked at.
+        scores: rows of scores, with the columns `KNOWN_BY`.
         reviewed: content hash of each image that people decided on -> 0 or 1.
 
     >>> row = {"anomaly_score": 9.0, "verdict": "anomalous", "label": -1}
@@ -79,12 +79,12 @@ def known_of(scores: pa.Table, reviewed: Mapping[str, int]) -> Known:
 
 
 def known(labels: ArrayLike, flagged: ArrayLike, by: str = "labelled") -> str:
-    """What people know of a batch beside what was flagged of it; empty where they know of no image.
+    """A sentence that compares what people know of a batch with what was flagged; empty where they know no image.
 
     Args:
         labels: (n,) 1 anomalous, 0 normal, -1 unknown.
-        flagged: (n,) whether each was.
-        by: how it is known.
+        flagged: (n,) whether each image was flagged.
+        by: how the labels are known.
 
     >>> known([1, 1, 1, 0, 0, -1], [True, True, False, False, False, True])
     '3 of 5 labelled images are anomalous: 2 of these were flagged, and none of 2 normal ones.'
@@ -110,14 +110,15 @@ def known(labels: ArrayLike, flagged: ArrayLike, by: str = "labelled") -> str:
 def chance(
     counts: Mapping[str, int], threshold: Threshold | None, *, blind: bool = False, defects: bool = False
 ) -> str:
-    """Whether as many images are called anomalous by chance: of their number alone, and of no image.
+    """A sentence on whether chance explains the number of anomalous images; it says nothing of a single image.
 
-    Empty where no rate is promised, and where nothing was called anomalous. That there are no more means nothing of a
-    model that is blind, and is not said.
+    It is empty where no rate is promised, or nothing was called anomalous. For a blind model a count that is no more
+    than chance means nothing, so then it is empty, too.
 
     Args:
         counts: ``scored`` and ``anomalous``.
-        defects: whether people know of any: chance explains none of these.
+        blind: whether the model is blind to simulated defects.
+        defects: whether people know of any defects, which chance does not explain.
 
     >>> threshold = Threshold.from_normals(range(1, 1000), fpr=0.01)
     >>> print(chance({"scored": 2624, "anomalous": 80}, threshold))
@@ -156,7 +157,7 @@ def _were(n: int) -> str:
 
 
 def _some(n: int, m: int) -> str:
-    """So many of m in words where it is none or all of them."""
+    """The number n out of m, as "none" or "all" where that fits."""
     return "none" if not n else "all" if n == m else f"{n:,}"
 
 

@@ -17,7 +17,7 @@ def colours(levels: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def enlarged(levels: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Places on the scale at the size of a picture, (width, height), linearly in between."""
+    """Places on the scale, interpolated linearly to the `size` of a picture, (width, height)."""
     picture = Image.fromarray(np.asarray(levels, np.float32))
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 

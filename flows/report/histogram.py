@@ -14,18 +14,18 @@ N_BINS = 60
 
 
 class Scale(NamedTuple):
-    """The axis of scores: from the lowest to where the worst would leave no room for the others."""
+    """The axis of scores, from the lowest to an end that leaves room for the usual ones."""
 
     low: float
     high: float
 
     @classmethod
     def around(cls, low: float, most: float, threshold: float | None) -> "Scale":
-        """Where normal ends and anomalous begins fills the plot, however far the worst images lie.
+        """A scale on which the scores around the threshold fill the plot, however far the worst images lie.
 
         Args:
             low: the lowest score.
-            most: what nearly all scores are below; it counts where there is no threshold.
+            most: a score above nearly all others; it is the upper end where there is no threshold.
             threshold: None without one.
         """
         high = most if threshold is None else low + 2.5 * (threshold - low)
@@ -46,9 +46,9 @@ class Scale(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Laid out in SVG units.
+    """A histogram laid out in SVG units.
 
-    bars: of the batch, each with its left and upper end and what it stands for.
+    bars: of the batch, each with its left and upper end and its description.
     outline: of the calibration scores; empty without any.
     """
 

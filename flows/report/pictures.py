@@ -1,4 +1,4 @@
-"""Pictures of flagged images, drawn from their rows alone: neither the image nor the model need be there any more."""
+"""Pictures of flagged images, drawn from their rows alone; neither image nor model need exist any more."""
 
 import base64
 import io
@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nelbo.data import PICTURED_SCHEMA
 from nelbo.flows.inference.maps import jpeg
 from nelbo.flows.report.heatmap import colours, enlarged
 from nelbo.flows.report.outlines import Polygon, drawn, outline
 
-#: Columns that it is drawn from.
-LOOKED_AT = ("map", "map_low", "map_high", "thumbnail", "heatmap_png")
-#: Longer side of a picture: smaller ones are enlarged, and larger ones than the largest model takes are not nelbo's.
+#: Columns that pictures are drawn from.
+LOOKED_AT = (*PICTURED_SCHEMA.names, "heatmap_png")
+#: Longer side of a picture: a smaller one is enlarged; one above the largest model's input was not written by nelbo.
 SIDE_PX, MOST_PX = 192, 1024
 _QUALITIES = (75, 60, 40, 20, 10)
 
 
 class Pictures(NamedTuple):
-    """A flagged image, the same with lines around where it is unusual, and its map; None where the row has no such.
+    """A flagged image, the same with lines around its unusual places, and its map; None for what the row lacks.
 
-    Rows that were written before version 6 of the schema hold a heatmap alone.
+    Rows that were written before version 6 of the schema hold only a heatmap.
     """
 
     original: Image.Image | None
@@ -32,11 +33,11 @@ class Pictures(NamedTuple):
 
 
 def pictures(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Pictures:
-    """Draw a row of ``flagged``; what in it is damaged, or was not written by nelbo, counts as not there.
+    """Draw a row of ``flagged``; damaged values, and those that nelbo did not write, count as missing.
 
     Args:
         row: with its columns ``LOOKED_AT``, as Arrow, pandas or DuckDB give them.
-        side_px: longer side at most.
+        side_px: most pixels of the longer side.
 
     >>> row = {"map": [[1.0, 3.0]], "map_low": 1.0, "map_high": 3.0, "thumbnail": None, "heatmap_png": None}
     >>> shown = pictures(row)
@@ -50,13 +51,20 @@ def pictures(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Pictures:
 
 
 def outline_of(row: Mapping[Any, Any]) -> list[Polygon]:
-    """Lines around where a row of ``flagged`` is unusual, as `outline` gives them; none where it holds no map."""
+    """Lines around the unusual places of a row of ``flagged``, see `outline`; none where it holds no map.
+
+    If the row holds the regions' level, they surround its regions; rows from before version 9 of the schema do not.
+    """
     levels = _levels(row)
-    return [] if levels is None else outline(levels)
+    if levels is None:
+        return []
+    said = (row.get(name) for name in ("map_low", "map_high", "map_level"))
+    low, high, level = (np.nan if one is None else float(one) for one in said)
+    return outline(levels, None if np.isnan(level) else (level - low) / (high - low if high > low else 1.0))
 
 
 def original_of(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Image.Image | None:
-    """The image that a row holds a thumbnail of, as `pictures` has it."""
+    """The image in a row's thumbnail, sized as in `pictures`."""
     picture = opened(row["thumbnail"], "JPEG")
     return picture and picture.resize(_shown_size(picture.size, side_px))
 
@@ -64,20 +72,22 @@ def original_of(row: Mapping[Any, Any], side_px: int = MOST_PX) -> Image.Image |
 def heatmap_of(
     row: Mapping[Any, Any], size: tuple[int, int] | None = None, side_px: int = MOST_PX
 ) -> Image.Image | None:
-    """The map that a row holds in colours, as `pictures` has it.
+    """A row's map in colours, sized as in `pictures`.
 
     Args:
-        size: width and height; by default as far as it is enlarged by itself.
+        size: width and height; by default those of the map, enlarged as a picture is.
     """
     levels = _levels(row)
     if levels is not None:
+        # Where the model does not look, nothing is unusual.
+        levels = np.nan_to_num(levels, nan=0.0)
         return Image.fromarray(colours(enlarged(levels.clip(0, 1), size or _shown_size(levels.shape[::-1], side_px))))
     former = None if _is_there(row["map"]) else opened(row["heatmap_png"], "PNG")
     return former and former.convert("RGB").resize(_shown_size(former.size, side_px), Image.Resampling.BILINEAR)
 
 
 def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
-    """(gh, gw) places on the colour scale, beyond 1 too; a place without a number is at its top. None without a map."""
+    """(gh, gw) places on the colour scale, which may exceed 1; None without a map."""
     if not _is_there(row["map"]):
         return None
     low, high = np.array([row["map_low"], row["map_high"]], float)
@@ -85,16 +95,16 @@ def _levels(row: Mapping[Any, Any]) -> NDArray[np.floating] | None:
     size = (len(rows), *{len(values) for values in rows})
     if len(size) != 2 or not 0 < min(size) <= max(size) <= MOST_PX or not np.isfinite(high - low):
         return None
-    return np.nan_to_num((np.stack(rows) - low) / (high - low if high > low else 1.0), nan=1.0)
+    return np.asarray((np.stack(rows) - low) / (high - low if high > low else 1.0))
 
 
 def opened(content: Any, kind: str) -> Image.Image | None:
-    """A small picture of that format; None where there is none, or another."""
+    """A small picture in the format `kind`; None if it is missing, damaged, too large or in another format."""
     if not _is_there(content):
         return None
     try:
         picture = Image.open(io.BytesIO(content), formats=[kind])
-        # Before it is unpacked.
+        # Checked before the picture is decoded.
         if max(picture.size) > MOST_PX:
             return None
         picture.load()
@@ -104,7 +114,7 @@ def opened(content: Any, kind: str) -> Image.Image | None:
 
 
 def _is_there(value: Any) -> bool:
-    """Whether it is not null: pandas says NaN for that, too."""
+    """Whether a value is not null; pandas stores nulls as NaN, too."""
     return value is not None and not isinstance(value, float)
 
 
@@ -115,7 +125,7 @@ def _shown_size(size: tuple[int, ...], most_px: int) -> tuple[int, int]:
 
 
 def jpeg_url(shown: Image.Image, n_bytes: int) -> str:
-    """A picture as a JPEG of the best of a few qualities that keeps it within so many bytes."""
+    """A data URL of a picture as JPEG, in the best of a few qualities that keeps within `n_bytes`."""
     for quality in _QUALITIES:
         content = jpeg(shown, quality)
         if len(content) <= n_bytes:
@@ -124,7 +134,7 @@ def jpeg_url(shown: Image.Image, n_bytes: int) -> str:
 
 
 def data_url(kind: str, content: bytes) -> str:
-    """A URL that holds what it stands for.
+    """A URL that embeds its content.
 
     >>> data_url("text/plain", b"hello")
     'data:text/plain;base64,aGVsbG8='

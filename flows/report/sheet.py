@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 COLUMNS = 3
-#: Of one picture beside a card, and between two.
+#: Width of a picture beside a card, and of the gap between two.
 WIDTH_PX, GAP_PX = 260, 6
 
 

@@ -14,7 +14,7 @@ from nelbo.flows.report.sheet import COLUMNS, GAP_PX, WIDTH_PX, sheet
 from nelbo.flows.workspace.calibrations.calibration import calibration_of
 from nelbo.flows.workspace.layout import Workspace
 
-#: Rows of pictures of what is found, and of what is missed.
+#: Rows of pictures of found defects, and of missed ones.
 _ROWS = 2
 _RING = (255, 160, 64)
 #: Pixels between a defect and its ring.
@@ -22,7 +22,7 @@ _ROOM_PX = 6
 
 
 def write_simulated(workspace: Workspace, model_id: str) -> None:
-    """Put them beside the model's card, if there is a threshold; `seen` must be able to read the model's rows."""
+    """Write them beside the model's card, if it has a threshold; `seen` must be able to read the model's rows."""
     calibration = calibration_of(workspace, model_id)
     if calibration is None:
         return
@@ -41,13 +41,13 @@ def write_simulated(workspace: Workspace, model_id: str) -> None:
 
 
 def _spread(rows: np.ndarray) -> np.ndarray:
-    """Some of them, from the first to the last kind."""
+    """A few of the rows, evenly spread from the first to the last kind."""
     n = min(len(rows), _ROWS * COLUMNS)
     return rows[np.linspace(0, len(rows) - 1, n).astype(int)] if n else rows
 
 
 def _ringed(row: dict[str, Any], word: str, picture: Image.Image) -> Image.Image:
-    """The picture, with a ring around the defect and what becomes of it."""
+    """The picture with a ring around the defect, and the word."""
     picture = picture.convert("RGB").resize((WIDTH_PX, round(WIDTH_PX * picture.height / picture.width)))
     x, y = row["x"] * picture.width, row["y"] * picture.height
     radius = _ROOM_PX + row["length"] * picture.width / 2

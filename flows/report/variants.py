@@ -1,4 +1,4 @@
-"""Variants of the product in words and numbers: of an image, and of a batch."""
+"""Variants of the product in words and numbers, for an image and for a batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import pyarrow as pa
 
 
 def named(row: Mapping[str, Any]) -> str | None:
-    """What a row of scores says of its variant; None where the model has one for all.
+    """What a row of scores says of its variant; None for a model without variants.
 
     >>> named({"variant": "left", "variant_z": 0.0}), named({"variant": "left", "variant_z": 7.1})
     ('variant left', 'no known variant (the nearest is left)')

@@ -1,1 +1,1 @@
-"""What each command does, a verb a module."""
+"""What each command does; each module is named by a verb."""

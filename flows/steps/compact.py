@@ -1,7 +1,7 @@
-"""Steps and composition of ``compact``: the rows of many small files in one; and how such files are read.
+"""Steps and composition of ``compact``: join the rows of many small files in one.
 
-A file is deleted only when each of its rows stands in another one that is complete, so no row is ever missing. Its
-name comes from its rows: two that compact at once cannot overwrite or lose what the other one wrote.
+A file is deleted only when each of its rows stands in another complete file: no row is ever missing. The joined file's
+name comes from its rows: two commands that compact at once cannot overwrite or lose what the other one wrote.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def compact_workspace(options: CompactOptions, runner: Runner) -> dict[str, Any]:
-    """Join the rows of each month's runs, and all reviews, into one file each; what the command prints."""
+    """Join the rows of each month's runs, and all reviews, into one file each; returns what the command prints."""
     groups = list_groups(Workspace.at(options.workspace))
     n_rows = {group: runner.call(compact_group, options, group) for group in sorted(groups)}
     return {
@@ -33,7 +33,7 @@ def compact_workspace(options: CompactOptions, runner: Runner) -> dict[str, Any]
 
 
 def list_groups(workspace: Workspace) -> dict[str, list[Place]]:
-    """Folder and beginning of a joined file's name -> the files with its rows, where there is more than one."""
+    """Folder and beginning of a joined file's name -> the files with its rows, if there is more than one."""
     groups: dict[str, list[Place]] = defaultdict(list)
     for place in catalog.places(workspace, "runs"):
         if run := RUN_FILE.fullmatch(place.name):
@@ -45,7 +45,7 @@ def list_groups(workspace: Workspace) -> dict[str, list[Place]]:
 
 
 def compact_group(options: CompactOptions, group: str) -> int:
-    """Join the rows of one group of files; how many there are.
+    """Join the rows of one group of files; returns the number of rows.
 
     Between the two steps a row stands in two files, with the same id; it never stands in none.
     """
@@ -53,7 +53,7 @@ def compact_group(options: CompactOptions, group: str) -> int:
     kind = KINDS[group.partition("/")[0]]
     tables = {}
     for place in list_groups(workspace).get(group, []):
-        # Another one that compacts was faster.
+        # Another command that compacts was faster.
         with suppress(MissingError):
             if (table := read_rows_of(place, kind)) is not None:
                 tables[place] = table
@@ -63,7 +63,7 @@ def compact_group(options: CompactOptions, group: str) -> int:
     digest = hashlib.sha256("\n".join(rows[kind.key].to_pylist()).encode()).hexdigest()[:16]
     target = workspace.root / f"{group}-{digest}.parquet"
     write_table(rows, target, kind.schema, staging=workspace.staging)
-    # What a reader gets, not what was meant to be written.
+    # Compare what a reader gets, not what was meant to be written.
     if not read_table(target).equals(rows):
         raise OSError(f"{target} does not hold what was written to it; nothing is deleted")
     for place in tables:

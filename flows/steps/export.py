@@ -1,4 +1,4 @@
-"""Steps and composition of ``export``: a model made ready for an engine, if its scores and verdicts stay the same."""
+"""Steps and composition of ``export``: export a model for an engine, if its scores and verdicts stay the same."""
 
 import logging
 from dataclasses import replace
@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 N_REFERENCES, _N_PAINTED = 32, 8
 #: Images of a cross-fitted calibration that engines are compared on.
 _N_CROSSED = 64
-#: The same of models that see an image in hundreds of tiles.
+#: The same for models that see an image in hundreds of tiles.
 _N_TILED = 8
 #: Painted images that engines are compared on.
 _N_COMPARED = 32
 
 
 def export_model(options: ExportOptions, runner: Runner) -> dict[str, Any]:
-    """Make a model ready for an engine; what the command prints."""
+    """Export a model for an engine; returns what the command prints."""
     run = Run("export", options)
     workspace = Workspace.at(options.workspace).prepare()
     model_id = catalog.find_model(workspace, options.model)
@@ -61,7 +61,7 @@ def export_model(options: ExportOptions, runner: Runner) -> dict[str, Any]:
 
 
 def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, Any]:
-    """Compile, compare with Keras on all calibration images and on painted ones, publish; what there is to say of it.
+    """Compile, compare with Keras on all calibration images and on painted ones, and publish; returns facts about it.
 
     Raises:
         EngineError: a number differs by more than the tolerance, is the same for all images, or a verdict changes.
@@ -95,7 +95,7 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
     found = _with(measure(scored_by, manifest, options, f"scoring with {engine}"), scored_by, strange)
     difference = _check_scores(found, expected, exported)
     n_changed = 0 if calibration is None else _check_verdicts(found, expected, calibration, exported)
-    _publish(exported, workspace, run)
+    publish_engine(exported, workspace, run)
     return {
         "engine": engine,
         "engine_version": exported.made_with,
@@ -116,9 +116,10 @@ def export_engine(options: ExportOptions, model_id: str, run: Run) -> dict[str, 
 def _images(
     workspace: Workspace, model_id: str, calibration: Calibration | None, options: ExportOptions, most: int
 ) -> tuple[Manifest, pa.Table | None]:
-    """What engines are compared on: the images named, or those behind the calibration; each content once.
+    """The images to compare engines on: those named, or those behind the calibration; each content once.
 
-    And what Keras said of these when the calibration was made; None where it did not. Of a crossed one at most so many.
+    And what Keras measured on them when the calibration was made; None if it did not. Of a cross-fitted calibration,
+    at most `most` images.
     """
     if options.normal is not None:
         manifest = scan_source(options.normal, options, find=normal_in).manifest()
@@ -128,7 +129,7 @@ def _images(
     manifest, said = read_manifest(workspace, calibration.batch_id), rows_of(workspace, calibration)
     table = each_once(only(manifest.table, said))
     if calibration.threshold.cross:
-        # Their scores are of other models. All of them would take as long as fitting did, and some show as much.
+        # Their scores come from other models. Scoring all would take as long as fitting, and some show as much.
         return replace(manifest, table=table.take(_spread(len(table), most))), None
     return replace(manifest, table=table), said
 
@@ -143,18 +144,18 @@ def _pixels(model: vae_core.Scorable, manifest: Manifest, scored: pa.Table, opti
 
 
 def _references(normal: np.ndarray, strange: np.ndarray) -> np.ndarray:
-    """What is kept with an engine: images of the calibration, and painted ones."""
+    """The images that an engine keeps: some of the calibration, and painted ones."""
     some = strange[_spread(len(strange), _N_PAINTED)]
     return np.concatenate([normal[_spread(len(normal), N_REFERENCES - len(some))], some])
 
 
 def _spread(n: int, most: int) -> np.ndarray:
-    """Places from the first of n to the last, evenly."""
+    """At most `most` places from the first of n to the last, evenly spaced."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(int)
 
 
 def _with(rows: pa.Table, model: vae_core.Scorable, pixels: np.ndarray) -> pa.Table:
-    """The measures of scored files, and below them those of further images."""
+    """The measures of scored files, followed by those of further images."""
     further = pa.table(columns_of(vae_core.score(model, pixels, maps=False), model))
     return pa.concat_tables([rows.select(MEASURED), further.select(MEASURED)])
 
@@ -165,24 +166,24 @@ def _n_above(expected: pa.Table, calibration: Calibration | None) -> int | None:
         return None
     n = int((calibration.statistic.scores(expected) > calibration.threshold.value).sum())
     if not n:
-        log.warning("no image that engines are compared on lies above the threshold, painted ones neither")
+        log.warning("none of the images that engines are compared on lies above the threshold, not even a painted one")
     return n
 
 
 def _check_scores(found: pa.Table, expected: pa.Table, exported: vae_core.Exported) -> float:
-    """The largest difference, as a share of its number's scale."""
+    """The largest difference, relative to the scale of its measure."""
     ours, theirs = _scores(found, exported), _scores(expected, exported)
     still = vae_core.unmoved(ours, theirs, exported.subtracted)
     if still:
-        raise exported.refused(f"is refused: it says the same of all {len(theirs.nelbo)} images in {', '.join(still)}")
+        raise exported.refused(f"is refused: it gives all {len(theirs.nelbo)} images the same {', '.join(still)}")
     shares = vae_core.differences(ours, theirs, exported.subtracted)
     worst = np.max(list(shares.values()), axis=0)
     n_off = int((~(worst <= exported.tolerance)).sum())
     if n_off:
         names = [name for name, share in shares.items() if not share.max() <= exported.tolerance]
         raise exported.refused(
-            f"is refused: of {len(worst)} images {n_off} are more than {exported.tolerance:.0e} of its scale off what "
-            f"Keras says in {', '.join(names)}, up to {worst.max():.1e}. Allow more with --tolerance, if that is sound"
+            f"is refused: of {len(worst)} images {n_off} differ from Keras by more than {exported.tolerance:.0e} of "
+            f"the scale in {', '.join(names)}, up to {worst.max():.1e}. Allow more with --tolerance, if that is sound"
         )
     return float(worst.max())
 
@@ -200,10 +201,10 @@ def _scores(table: pa.Table, exported: vae_core.Exported) -> vae_core.Score:
 
 
 def _check_verdicts(found: pa.Table, expected: pa.Table, calibration: Calibration, exported: vae_core.Exported) -> int:
-    """How many verdicts change, all of them of scores that lie on a threshold, as far as the tolerance can tell.
+    """How many verdicts change; all of them belong to scores that lie on a threshold, within the tolerance.
 
-    Of one statistic, no difference is above the tolerance here. Several that a rule of 0.1 joins are logarithms of
-    probabilities, and may be off by ten times the tolerance.
+    For a single statistic, no difference is above the tolerance here. Statistics that a rule of 0.1 joins are
+    logarithms of probabilities, and may differ by ten times the tolerance.
     """
     ours, theirs = calibration.statistic.scores(expected), calibration.statistic.scores(found)
     changed = calibration.verdicts(ours) != calibration.verdicts(theirs)
@@ -220,14 +221,14 @@ def _check_verdicts(found: pa.Table, expected: pa.Table, calibration: Calibratio
         wrong = changed & (distance > vae_core.LOST * exported.tolerance * np.maximum(1, np.abs(ours)))
     if wrong.any():
         raise exported.refused(
-            f"is refused: it changes the verdicts on {wrong.sum()} of {len(ours)} images whose scores are further from "
+            f"is refused: it changes the verdicts on {wrong.sum()} of {len(ours)} images whose scores are farther from "
             "the threshold than the tolerance"
         )
     return int(changed.sum())
 
 
-def _publish(exported: vae_core.Exported, workspace: Workspace, run: Run) -> None:
-    """Put an engine in its place, instead of one that was there; what a kill leaves lies in the staging folder."""
+def publish_engine(exported: vae_core.Exported, workspace: Workspace, run: Run) -> None:
+    """Put an engine in its place, replacing a previous one; what a kill leaves lies in the staging folder."""
     unfinished = workspace.local_staging / f"{run.run_id}-{exported.engine}"
     vae_core.save_exported(exported, unfinished)
     publish_folder(unfinished, workspace.engine(exported.model_id, exported.engine))

@@ -1,4 +1,4 @@
-"""The step of ``train`` that takes time: decode once, fit, keep the model and what there is to know about it."""
+"""The step of ``train`` that takes time: decode once, fit, and keep the model with what is known about it."""
 
 import contextlib
 import json
@@ -32,6 +32,7 @@ from nelbo.data import (
     write_table,
 )
 from nelbo.data import n_groups as n_groups_of
+from nelbo.data.area.looking import outside
 from nelbo.detectors import images_of_variant
 from nelbo.flows.evaluation import normals as looks
 from nelbo.flows.evaluation.normals import Finding
@@ -60,6 +61,7 @@ from nelbo.flows.steps.parts import (
     with_alike,
     with_parts,
 )
+from nelbo.flows.steps.precision.fitting import check_precision, fit_second
 from nelbo.flows.steps.sensitivity import keep as keep_simulated
 from nelbo.flows.steps.settle import Settled
 from nelbo.flows.workspace.calibrations.statistic import Statistic
@@ -69,23 +71,25 @@ from nelbo.flows.workspace.models import SEEN_DIGITS
 from nelbo.flows.workspace.runs import Run, code_version
 from nelbo.flows.workspace.tables import with_column
 from nelbo.vae_core.pixels import to_unit
+from nelbo.vae_core.seen import places_of
 
 log = logging.getLogger(__name__)
 
 PARTS = ("train", "validation", "calibration")
-#: Those that a linear head is fitted on.
+#: Parts that a linear head is fitted on.
 _FITTED = ("train", "validation")
 
-#: Images looked at, at a time.
+#: Images examined at a time.
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, the sizes of its parts, and how many groups its images make.
+    """A trained model, the sizes of its parts, and how many groups its images form.
 
-    crossed: whether images that it was trained on set the threshold, see `unseen_rows`; all of them count then.
-    findings: what people should know of its images.
+    crossed: whether images that it was trained on set the threshold, see `unseen_rows`; then all of them count.
+    findings: what people should know about its images.
+    has_second: whether a fit in 8 bits lies beside it.
     """
 
     model_id: str
@@ -96,17 +100,18 @@ class Fitted:
     n_near_duplicates: int = 0
     crossed: bool = False
     findings: tuple[Finding, ...] = ()
+    has_second: bool = False
 
 
 @dataclass(frozen=True)
 class Normals:
     """Decoded normal images, in parts.
 
-    pixels: of all usable images.
-    table: their rows of the manifest, with what each is for as its ``split``.
-    found: of each what is found of the part that is looked for; None where none is.
-    alike: what is to be said of near-duplicates among them.
-    crossed: whether all of them set the threshold, too.
+    pixels: the pixels of all usable images.
+    table: their rows of the manifest, with the use of each as its ``split``.
+    found: the part found in each image; None where none is looked for.
+    alike: findings on near-duplicates among them.
+    crossed: whether all of them also set the threshold.
     """
 
     pixels: CachedPixels
@@ -120,7 +125,7 @@ class Normals:
         return np.flatnonzero(pc.is_in(self.table["split"], pa.array(parts)))
 
     def texts(self, column: str, rows: np.ndarray) -> list[Any]:
-        """What some rows have in a column."""
+        """The values of some rows in a column."""
         return self.table[column].take(pa.array(rows)).to_pylist()
 
     @property
@@ -132,7 +137,7 @@ class Normals:
 def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     """Decode, split, train and save the model; readability and split go back into the manifest.
 
-    Killed and run again with the same options, it goes on after the last finished epoch.
+    If it is killed and run again with the same options, it continues after the last finished epoch.
     """
     options = settled.options
     workspace = Workspace.at(options.workspace)
@@ -161,6 +166,7 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
     if normals.crossed:
         _keep_unseen(training.unseen, normals, training.model, unseen_rows(options, batch_id))
     model_id = keep_bundle(training.model, workspace, facts)
+    has_second = _fit_again(training, normals, options, batch_id, model_id, run)
     _keep_beside(training, normals, strangest, options, model_id, run)
     counts = {f"n_{part}": n for part, n in normals.counts.items()}
     if normals.crossed:
@@ -173,32 +179,43 @@ def fit(settled: Settled, batch_id: str, run: Run) -> Fitted:
         n_near_duplicates=n_alike,
         crossed=normals.crossed,
         findings=tuple(findings),
+        has_second=has_second,
     )
+
+
+def _fit_again(training: Any, normals: Normals, options: TrainOptions, batch_id: str, model_id: str, run: Run) -> bool:
+    """Make the second fit if the options ask for it, and keep what sets its threshold; returns whether it was made."""
+    rows = normals.rows(*_FITTED)
+    given = (normals.pixels.take(rows), train_config(options), _folds(normals, options))
+    unseen = fit_second(training, *given, options, model_id, unfinished(options, batch_id), run)
+    if unseen is not None and normals.crossed:
+        _keep_unseen(unseen, normals, training.model, unseen_rows(options, batch_id, vae_core.INT8))
+    return unseen is not None
 
 
 def _keep_beside(
     training: Any, normals: Normals, strangest: np.ndarray, options: TrainOptions, model_id: str, run: Run
 ) -> None:
-    """Put beside a model what it sees of simulated defects, how its images look, its history, and pictures."""
+    """Keep beside a model what it sees of simulated defects, how its images look, its history, and pictures."""
     workspace = Workspace.at(options.workspace)
     window = _window(training, normals)
     simulated = _simulate(training, normals, options, window)
     if simulated is not None:
         keep_simulated(simulated, workspace, model_id, run)
     _keep_normals(training, normals, options.seed, workspace, model_id, run, window)
-    # The same model made another way is described as it was made first, as its bundle is.
+    # If the same model is made again in another way, history and bundle keep describing the first time.
     if not workspace.history(model_id).exists():
         _write_history(training.history, workspace.history(model_id), workspace, run)
     if options.frame is not None:
         write_found_parts(workspace, model_id, normals.pixels, normals.found, window)
     if training.model.config.variants:
         fitted_on = normals.pixels.take(normals.rows(*_FITTED))
-        write_variants(workspace, model_id, fitted_on, training.unseen.variant, window)
-    write_strangest(workspace, model_id, normals.pixels.take(strangest), window)
+        write_variants(workspace, model_id, fitted_on, training.unseen.variant, window, options.area)
+    write_strangest(workspace, model_id, normals.pixels.take(strangest), window, options.area)
 
 
 def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:
-    """What the headers of the files show."""
+    """Findings from the headers of the files."""
     table = each_once(manifest.table)
     is_whole = options.frame is None and options.tile is None
     findings = looks.of_files([table], whole=is_whole, coloured=options.n_channels > 1)
@@ -206,14 +223,14 @@ def _of_listed(manifest: Manifest, options: TrainOptions) -> list[Finding]:
 
 
 def _of_trained(training: Any, normals: Normals) -> list[Finding]:
-    """What a model's features and its learning curve show."""
+    """Findings from a model's features and its learning curve."""
     paths = normals.texts("relative_path", normals.rows(*_FITTED))
     n_variants = len(training.model.config.variants) or 1
     return [*looks.of_kinds(training.kinds, n_variants, paths), *looks.of_curve(training.curve)]
 
 
 def _strangest(training: Any, normals: Normals) -> tuple[np.ndarray, Finding]:
-    """Rows of the images that look the least normal to a model that has not seen them, and the question to people."""
+    """Rows of the images that look least normal to a model that has not seen them, and the question to ask people."""
     model, rows = training.model, normals.rows(*_FITTED)
     scored = [(rows, training.unseen)]
     if training.unseen is None:
@@ -235,7 +252,7 @@ def _measured(score: Any, normals: Normals, rows: np.ndarray, model: Any) -> dic
 
 
 def _sizes(training: Any) -> dict[str, int]:
-    """How many of the images fitted on are of each variant; empty where there is one."""
+    """How many of the fitted images belong to each variant; empty if there is only one."""
     names = training.model.config.variants
     if not names:
         return {}
@@ -246,7 +263,7 @@ def _sizes(training: Any) -> dict[str, int]:
 
 
 def _of_files(table: pa.Table) -> dict[str, Any]:
-    """What the images' files say that the model may not see."""
+    """Facts about the images' files that the model may not see."""
     usable = each_once(table)
     return {
         "median_size_px": [round(float(np.median(usable[name].to_numpy()))) for name in ("width_px", "height_px")],
@@ -255,15 +272,15 @@ def _of_files(table: pa.Table) -> dict[str, Any]:
 
 
 def _simulate(training: Any, normals: Normals, options: TrainOptions, window: Window | None) -> pa.Table | None:
-    """What the model says of simulated defects on images that it has not seen; None where it has seen all."""
+    """The model's scores of simulated defects on images that it has not seen; None if it has seen all images."""
     if options.tile is not None:
-        log.info("not tried on simulated defects: those are painted on whole images, and this model sees tiles")
+        log.info("not yet tried on simulated defects. To do so, give other normal images: nelbo sensitivity --on DIR")
         return None
     model, rows = training.model, normals.rows("calibration")
     if not len(rows):
         if training.of_others is None:
             return None
-        # Of the model that is kept all images are known; one without a fold of them sees as well.
+        # The kept model knows all images; a model fitted without one fold sees as well as it does.
         model, rows = training.of_others, normals.rows(*_FITTED)[training.apart]
     unseen = Unseen(
         normals.pixels.take(rows),
@@ -275,7 +292,7 @@ def _simulate(training: Any, normals: Normals, options: TrainOptions, window: Wi
 
 
 def _window(training: Any, normals: Normals) -> Window | None:
-    """What pictures of the model show."""
+    """The range of values that pictures of the model show."""
     rows = normals.rows(*_FITTED)
     preprocessing = Preprocessing(**training.model.preprocessing)
     return learn_window(normals.pixels.take(rows), normals.texts("mode", rows), preprocessing)
@@ -290,19 +307,20 @@ def _keep_normals(
     run: Run,
     window: Window | None,
 ) -> None:
-    """What flagged images are compared with: how the images fitted on look, and some of them."""
+    """Keep what flagged images are compared with: how the fitted images look, and some of these images."""
     rows = normals.rows(*_FITTED)
     pixels, table = normals.pixels.take(rows), normals.table.take(pa.array(rows))
     names = training.model.config.variants
     variants = [names[int(number)] for number in training.unseen.variant] if names else [None] * len(rows)
     keep_looks(learn_looks(pixels, variants, seed), workspace, model_id, run)
-    keep_normals(pixels, table, seed, workspace, model_id, run, window)
+    area = Preprocessing(**training.model.preprocessing).area
+    keep_normals(pixels, table, seed, workspace, model_id, run, window, area)
 
 
 def unfinished(options: TrainOptions, batch_id: str) -> Path:
-    """Folder of what a training needs to go on: its checkpoint, and its decoded images unless they are kept.
+    """Folder of what a training needs to continue: its checkpoint, and its decoded images unless these are kept.
 
-    It is the same for the same images, network, preprocessing and training.
+    It is the same for the same images, network, preprocessing and training settings.
     """
     parts = (model_config(options), train_config(options), make_preprocessing(options))
     content = [batch_id, *(part.to_dict() for part in parts)]
@@ -310,20 +328,20 @@ def unfinished(options: TrainOptions, batch_id: str) -> Path:
 
 
 def kept(options: TrainOptions, batch_id: str) -> str:
-    """What of an unfinished training the same command does not do again; empty where that is nothing."""
+    """The work of an unfinished training that the same command does not repeat; empty if there is none."""
     folder = unfinished(options, batch_id)
     parts = {"cache": "the decoded images", "checkpoint.safetensors": "the epochs that are over"}
     found = [what for name, what in parts.items() if (folder / name).exists()]
     return f"{' and '.join(found)} are kept" if found else ""
 
 
-def unseen_rows(options: TrainOptions, batch_id: str) -> Path:
-    """The file of what models of other images say of each image that a cross-fitted model was trained on."""
-    return unfinished(options, batch_id) / "unseen.parquet"
+def unseen_rows(options: TrainOptions, batch_id: str, precision: str = vae_core.FLOAT32) -> Path:
+    """The file with the cross-fitted scores of each image that a model was trained on."""
+    return unfinished(options, batch_id) / f"unseen-{precision}.parquet"
 
 
 def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
-    """Write rows as calibration has them of images that it scores itself."""
+    """Write cross-fitted scores in the rows that calibration makes of images that it scores itself."""
     rows = normals.rows(*_FITTED)
     table = normals.table.select(["relative_path", "image_id", "label", "split", "group"]).take(pa.array(rows))
     table = with_column(table, "label", [0] * len(rows))
@@ -336,14 +354,14 @@ def _keep_unseen(unseen: Any, normals: Normals, model: Any, path: Path) -> None:
 
 def clean_up(options: TrainOptions, batch_id: str) -> None:
     """Remove what only an unfinished training needs."""
-    # The same training may have run twice at once, and the other one was faster.
+    # The same training may run twice at once, and the other one may be faster.
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(unfinished(options, batch_id))
 
 
 def _decode(manifest: Manifest, options: TrainOptions, batch_id: str) -> Cache:
     files = manifest.files
-    # A duplicate would only weigh more, and a file without usable header has no pixels.
+    # Duplicates would only add weight, and files without a usable header have no pixels.
     wanted = [files[row] for row in first_of_each(manifest.table).values()]
     preprocessing = make_preprocessing(options)
     mine = unfinished(options, batch_id)
@@ -365,9 +383,9 @@ def _decode(manifest: Manifest, options: TrainOptions, batch_id: str) -> Cache:
 
 
 def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Manifest, Normals]:
-    """The manifest with reasons and parts, and the decoded images with theirs."""
+    """The manifest with reasons and parts, and the decoded images with their parts."""
     first = first_of_each(manifest.table)
-    # A file that has changed by now is not the one that was parted.
+    # A file that has changed by now is not the one that was listed.
     found = ("unreadable" if reason == CHANGED else reason for reason in cache.reasons)
     unreadable = {image_id: reason for image_id, reason in zip(first, found, strict=True) if reason}
     usable = [image_id for image_id in first if image_id not in unreadable]
@@ -389,7 +407,7 @@ def _part(manifest: Manifest, cache: Cache, options: TrainOptions) -> tuple[Mani
 def _in_groups(
     table: pa.Table, usable: list[str], alike: list[int], options: TrainOptions, solved: bool
 ) -> tuple[pa.Table, looks.AlikeAre]:
-    """The rows with near-duplicates in groups, unless groups are named, or too few are found."""
+    """The rows with near-duplicates in groups, unless groups are named or too few are found."""
     n_found = len(set(alike))
     if not options.group_alike or n_found == len(alike) or table["group"].null_count < len(table):
         return table, "apart"
@@ -410,7 +428,7 @@ def _looks(usable: list[str], cache: Cache) -> pa.Table:
 
 
 def _train(manifest: Manifest, normals: Normals, options: TrainOptions, checkpoint: Path) -> Any:
-    """Solve a linear head, which needs no images to be stopped by; or train another network."""
+    """Solve a linear head, which needs no validation images; or train another network."""
     config, settings = model_config(options), train_config(options)
     rows = normals.rows(*_FITTED) if config.is_linear else normals.rows("train")
     if config.is_tiled:
@@ -446,7 +464,7 @@ def _train(manifest: Manifest, normals: Normals, options: TrainOptions, checkpoi
 
 
 def _callbacks(n_pretext: int, advance: Callable[[int], None]) -> dict[str, Any]:
-    """What moves the progress bar on after each epoch, the backbone's first."""
+    """Callbacks that advance the progress bar after each epoch; the backbone's epochs come first."""
     import keras
 
     done = 0
@@ -454,7 +472,7 @@ def _callbacks(n_pretext: int, advance: Callable[[int], None]) -> dict[str, Any]
     def ended(first: int) -> Any:
         def epoch_ended(epoch: int, _logs: Any) -> None:
             nonlocal done
-            # A training that goes on begins further up.
+            # A training that continues begins at a later epoch.
             advance(first + epoch + 1 - done)
             done = first + epoch + 1
 
@@ -464,16 +482,17 @@ def _callbacks(n_pretext: int, advance: Callable[[int], None]) -> dict[str, Any]
 
 
 def _for_solving(normals: Normals, options: TrainOptions) -> dict[str, Any]:
-    """Folds that keep groups together, and what is known of variants."""
+    """Folds that keep groups together, and what is known about variants."""
     rows = normals.rows(*_FITTED)
     names = normals.texts("variant", rows)
-    # These are found only afterwards: so many that there are enough to set the threshold of each.
+    # Variants that are not named are found in the fit; each must have enough images to set its threshold.
     held_out = 0 if normals.crossed else normals.counts["calibration"]
     return {
         "folds": _folds(normals, options),
-        # Not those where the number is asked for.
+        # With variants=1, the images' names of variants do not count.
         "variants": None if options.variants == 1 or None in names else names,
         "images_of_variant": images_of_variant(calibration_needs(options), len(rows), held_out),
+        "outside": outside(options.area),
     }
 
 
@@ -485,7 +504,7 @@ def _folds(normals: Normals, options: TrainOptions) -> Any:
 
 
 def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOptions, batch_id: str) -> dict[str, Any]:
-    """What is kept in the bundle about its making."""
+    """The facts about a training that its bundle keeps."""
     import keras
 
     curve = training.history["val_nelbo"]
@@ -503,25 +522,25 @@ def _facts(training: Any, normals: Normals, manifest: Manifest, options: TrainOp
         "backend": keras.backend.backend(),
         "code_version": code_version(),
         "trained_at_utc": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        # A later calibration leaves these out, wherever the model is taken.
+        # A later calibration leaves these images out, wherever the model is copied.
         "seen": sorted(image_id[:SEEN_DIGITS] for image_id in normals.texts("image_id", normals.rows(*_FITTED))),
     }
 
 
 def model_config(options: TrainOptions) -> Any:
-    """The network's configuration; a UsageError says what does not go together."""
+    """The network's configuration; a UsageError names settings that do not go together."""
     if options.likelihood == "bernoulli" and options.binarize is None:
         raise UsageError(
             "likelihood=bernoulli is for binarised images, and binarize is not set. "
             "Set binarize=0.5, or take likelihood=continuous_bernoulli."
         )
     if options.tile is not None and options.variant_by is not None:
-        raise UsageError(f"variant_by does not go with tile={options.tile}: leave one out, or train variants apart.")
+        raise UsageError(f"variant_by does not go with tile={options.tile}: leave one out, or train each separately.")
     height, width = options.input_size
-    # Which variants there are, the images say.
+    # The images decide which variants there are.
     names = {field.name for field in fields(vae_core.VAEConfig)} - {"channels", "variants"}
     try:
-        return vae_core.VAEConfig(
+        config = vae_core.VAEConfig(
             height=height,
             width=width,
             channels=options.n_channels,
@@ -530,10 +549,23 @@ def model_config(options: TrainOptions) -> Any:
         )
     except ValueError as error:
         raise UsageError(f"{error}.") from error
+    if options.ignore is not None and not config.is_linear:
+        raise UsageError(
+            f"ignore={options.ignore} goes with the heads linear and linear_image, which can leave places out, not "
+            f"with {config.head or config.preset}. Set preset=features, or leave ignore out."
+        )
+    if options.ignore is not None and options.rotations > 1:
+        raise UsageError(f"rotations={options.rotations} turns what is ignored, too: leave rotations or ignore out.")
+    if config.is_linear and not config.is_tiled:
+        try:
+            places_of(config, outside(options.area))
+        except ValueError as error:
+            raise UsageError(f"ignore: {error}.") from error
+    return config
 
 
 def train_config(options: TrainOptions) -> Any:
-    """How the network is trained; a UsageError says what does not go together."""
+    """How the network is trained; a UsageError names settings that do not go together."""
     names = set(TrainingSettings.model_fields) - {"keep_cache"}
     weights = options.backbone_weights
     if weights is not None and not Path(weights).is_file():
@@ -543,6 +575,7 @@ def train_config(options: TrainOptions) -> Any:
         config = vae_core.TrainConfig(**options.model_dump(include=names))
         vae_core.check_together(model_config(options), config)
         vae_core.check_devices(config)
+        check_precision(config.precision, model_config(options))
         return config
     except ValueError as error:
         raise UsageError(f"{error}.") from error
@@ -561,11 +594,12 @@ def make_preprocessing(options: TrainOptions) -> Preprocessing:
         options.float_ends,
         options.frame,
         None if options.tile is None else options.scale,
+        area=options.area,
     )
 
 
 def _cache_id(manifest: Manifest, options: TrainOptions) -> str:
-    """Equal for the same contents decoded the same way."""
+    """An id that is equal for the same contents decoded in the same way."""
     content = [list(first_of_each(manifest.table)), make_preprocessing(options).to_dict(), asdict(options.limits)]
     return content_id("p", json.dumps(content))
 

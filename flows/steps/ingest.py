@@ -47,10 +47,10 @@ from nelbo.flows.workspace.tables import with_column
 
 log = logging.getLogger(__name__)
 
-#: Rows of a manifest that are in memory at a time.
+#: Rows of a manifest in memory at a time.
 ROWS = 4096
 
-#: Newest manifests among which one of the same root is looked for.
+#: Number of newest manifests among which one of the same root is sought.
 _EARLIER = 100
 
 LISTED = "nelbo.listed_ns"
@@ -59,11 +59,11 @@ _UNLISTED = "nelbo.n_folders_unlisted"
 
 @dataclass(frozen=True)
 class Batch:
-    """A frozen batch: its manifest is written and does not change under the steps that follow.
+    """A frozen batch: its manifest is written and does not change during the following steps.
 
-    n_known: files that are as they were in an earlier manifest, and were not read again.
+    n_known: files that have not changed since an earlier manifest, and were not read again.
     n_duplicates: files with the contents of another.
-    n_folders_unlisted: folders that could not be listed; what is in them is not of the batch.
+    n_folders_unlisted: folders that could not be listed; their files are not in the batch.
     """
 
     batch_id: str
@@ -77,7 +77,7 @@ class Batch:
 
 
 def ingest_batch(options: IngestOptions, runner: Runner) -> dict[str, Any]:
-    """Write the manifest of a folder, without scoring; what the command prints."""
+    """Write the manifest of a folder, without scoring; returns what the command prints."""
     run = Run("ingest", options)
     batch = runner.call(freeze_batch, options, run, True)
     workspace = Workspace.at(options.workspace)
@@ -103,14 +103,14 @@ def freeze_batch(options: IngestOptions | ScoreOptions, run: Run, decode: bool =
     """Ingest ``options.images`` and publish the manifest; the batch's id comes from its contents unless given.
 
     Args:
-        decode: look at the pixels too, for their quality and for damage that the header does not show; scoring does
-            so later anyway.
+        decode: whether to read the pixels, too, for their quality and for damage that the header does not show;
+            scoring reads them later anyway.
     """
     if options.batch_id is not None:
         check_id(options.batch_id)
     scan = scan_source(options.images, options, find=labels_in)
     with tempfile.TemporaryDirectory(prefix="nelbo-") as aside:
-        # Duplicates, and the batch's id, are known when all files are.
+        # Duplicates, and the batch's id, are known only when all files are.
         rough = Path(aside) / "manifest.parquet"
         with table_writer(rough, MANIFEST_SCHEMA) as writer:
             for table in scan:
@@ -128,13 +128,21 @@ def keep_batch(
     """Publish the manifest of all or some of the files that were listed.
 
     Args:
-        scan: gone through.
-        contents: noted of the rows; the batch's id comes from it unless one is given.
-        tables: the rows, with their duplicates.
+        scan: a scan that is completed.
+        contents: contents of the rows, from which the batch's id comes unless one is given.
+        tables: the rows, with duplicates marked.
     """
-    workspace = Workspace.at(options.workspace).prepare()
     batch_id = options.batch_id or content_id("b", contents.hash)
     metadata = manifest_metadata(scan.listing.root, run, scan.started_ns, scan.n_folders_unlisted)
+    n_unusable, n_duplicates = write_manifest(Workspace.at(options.workspace).prepare(), batch_id, tables, metadata)
+    counts = (n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates, scan.n_folders_unlisted)
+    return Batch(batch_id, len(contents), *counts)
+
+
+def write_manifest(
+    workspace: Workspace, batch_id: str, tables: Iterable[pa.Table], metadata: dict[str, str]
+) -> tuple[int, int]:
+    """Publish a manifest whose rows come some at a time; returns how many are unusable, and how many are copies."""
     n_unusable = n_duplicates = 0
     place = workspace.manifest(batch_id)
     with workspace.using(batch_id), table_writer(place, MANIFEST_SCHEMA, metadata, workspace.staging) as writer:
@@ -142,12 +150,11 @@ def keep_batch(
             n_unusable += len(table) - table["reason"].null_count
             n_duplicates += len(table) - table["duplicate_of"].null_count
             writer.write(table)
-    counts = (n_unusable, scan.n_skipped, scan.n_waiting, scan.n_known, n_duplicates, scan.n_folders_unlisted)
-    return Batch(batch_id, len(contents), *counts)
+    return n_unusable, n_duplicates
 
 
 def said(findings: list[Finding]) -> list[Finding]:
-    """The same findings, each a line in the log now."""
+    """Log each finding in a line; returns the findings."""
     for finding in findings:
         log.warning("%s", finding.sentence)
     return findings
@@ -160,12 +167,12 @@ def scan_source(
     min_age_s: float = 0,
     find: Callable[[str, Path | None], Layout | None] | None = None,
 ) -> Scan:
-    """What an option names, ready to be gone through. A workspace that lies in the folder is no part of it.
+    """A scan of what an option names, ready to be iterated. It skips a workspace that lies in the folder.
 
     Args:
-        known: what is not read again; by default the newest manifest of the same root.
-        min_age_s: younger files wait.
-        find: what the names of folders say, `data.labels_in` or `data.normal_in`; None takes them for names.
+        known: files that are not read again if unchanged; by default those of the newest manifest of the same root.
+        min_age_s: files changed more recently wait.
+        find: reads the names of folders, `data.labels_in` or `data.normal_in`; None gives them no meaning.
     """
     workspace = Workspace.at(options.workspace)
     skip = workspace.root if isinstance(workspace.root, Path) else None
@@ -182,12 +189,13 @@ def scan_source(
 
 
 def _layout(source: str, skip: Path | None, find: Callable[[str, Path | None], Layout | None]) -> Layout | None:
-    """What the folders of a source say, told as well; None where they say nothing, or not clearly."""
+    """What the names of a source's folders mean, which is also logged; None if nothing, or nothing clear."""
     try:
         layout = find(source, skip)
     except AmbiguousError as error:
         log.warning(
-            "%s: %s. So folders are not taken as labels, and all images below are read. Name the folder that is meant.",
+            "%s: %s. Folders are therefore not taken as labels, and all images below are read. Name the folder you "
+            "mean.",
             source,
             error,
         )
@@ -203,7 +211,7 @@ def _layout(source: str, skip: Path | None, find: Callable[[str, Path | None], L
 
 
 def content_id(letter: str, *content: object) -> str:
-    """An id that the same content always gets, such as the hash of files and settings; the letter tells kinds apart."""
+    """An id that is always the same for the same content, such as files and settings; the letter tells kinds apart."""
     return letter + hashlib.sha256("\0".join(map(str, content)).encode()).hexdigest()[:16]
 
 
@@ -218,7 +226,7 @@ def read_manifest(workspace: Workspace, batch_id: str) -> Manifest:
 
 
 def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, run: Run) -> None:
-    """Write a manifest to its place; where there are groups, it says how many."""
+    """Write a manifest to its place; its metadata has the number of groups, if there are any."""
     metadata = manifest_metadata(manifest.root, run, manifest.listed_ns, manifest.n_folders_unlisted)
     if (n_groups := count_groups(manifest.table)) is not None:
         metadata["nelbo.n_groups"] = str(n_groups)
@@ -227,7 +235,7 @@ def publish_manifest(manifest: Manifest, workspace: Workspace, batch_id: str, ru
 
 
 def manifest_metadata(root: str, run: Run, listed_ns: int, n_folders_unlisted: int) -> dict[str, str]:
-    """What a manifest, or a ledger, says of itself."""
+    """The metadata of a manifest or a ledger."""
     return {**run.metadata, "nelbo.root": root, LISTED: str(listed_ns), _UNLISTED: str(n_folders_unlisted)}
 
 
@@ -238,7 +246,7 @@ def folders_unlisted(workspace: Workspace, batch_id: str) -> int:
 
 def _known(workspace: Workspace, root: str) -> Known | None:
     """The newest manifest or ledger of the same root, whatever it was made for."""
-    # The ledger knows all files of a landing folder; the manifests of its batches, which are older, a few each.
+    # The ledger knows all files of a landing folder; each manifest of its batches, which are older, knows only a few.
     ledger = catalog.find(workspace, "ledgers", ledger=workspace.ledger(root).stem)
     found = pa.concat_tables(table.select(["path"]) for table in (ledger, catalog.find(workspace, "manifests")))
     newest = catalog.with_times(workspace, found).sort_by([("modified", "descending")])
@@ -246,7 +254,7 @@ def _known(workspace: Workspace, root: str) -> Known | None:
         try:
             said = read_metadata(workspace.root / path)
         except InputError:
-            # Damaged, or of a later version: its files are read again.
+            # The manifest is damaged, or of a later version: its files are read again.
             continue
         if said.get("nelbo.root") == root and said.get(LISTED, "").isdigit():
             return Known(iter_rows(workspace.root / path, ROWS), int(said[LISTED]))
@@ -254,13 +262,13 @@ def _known(workspace: Workspace, root: str) -> Known | None:
 
 
 def _looked_at(table: pa.Table, root: str, options: IngestOptions | ScoreOptions) -> pa.Table:
-    """The same rows with what decoding says of those that are sound so far."""
+    """The rows, with the result of decoding the images that were usable so far."""
     rows = np.flatnonzero(np.asarray(pc.is_null(table["reason"])))
     files = Manifest(table, root).files
     images = read_images([files[row] for row in rows], Preprocessing(), limits=options.limits, workers=options.workers)
     reasons = table["reason"].to_pylist()
     for row, reason in zip(rows, images.reasons, strict=True):
-        # One that has changed has another row in the next batch; of this one it is only known that it is gone.
+        # A file that has changed gets another row in the next batch; here, its old contents are only known to be gone.
         reasons[row] = "unreadable" if reason == CHANGED else reason
     sound = rows[[reason is None for reason in images.reasons]]
     table = with_column(table, "reason", reasons)

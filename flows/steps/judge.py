@@ -30,12 +30,12 @@ from nelbo.flows.workspace.tables import only, without
 
 @dataclass(frozen=True)
 class Gated:
-    """What the gate said of a candidate.
+    """What the gate found about a candidate.
 
     findings: a sentence for each rule; failed: those that keep the candidate out.
     serving_id: the model it was compared with; None if there was none.
     n_normal, n_anomalous: held-out images that both models scored.
-    n_left_out: how many others there were, by the reason.
+    n_left_out: how many others there were, by reason.
     """
 
     passed: bool
@@ -47,32 +47,32 @@ class Gated:
     n_left_out: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is printed: what failed stands among the findings."""
+        """The object that is printed; failed rules are among the findings."""
         return {name: value for name, value in asdict(self).items() if name != "failed"}
 
     def to_markdown(self) -> str:
-        """For people to look at."""
+        """The findings as Markdown, for people."""
         heading = f"# {'Passed' if self.passed else 'Not passed'}"
         return "\n".join([heading, "", *(f"- {finding}" for finding in self.findings)])
 
 
 def freeze_gate(options: TrainOptions, batch_id: str, run: Run) -> str:
-    """Ingest the held-out images, see that they can decide anything, and publish their manifest; its id.
+    """Ingest the held-out images, check that they can decide, and publish their manifest; returns its id.
 
-    All that can be known before an hour of training is checked here.
+    Everything that can be known before an hour of training is checked here.
 
     Args:
-        batch_id: of the normal images that are about to be trained on.
+        batch_id: the manifest of the normal images to train on.
     """
     source = str(options.gate)
-    # What a manifest's paths start from says nothing of a folder.
+    # The root belongs to a manifest's paths, and not to a folder.
     root = options.root if source.lower().endswith((".csv", ".parquet")) else None
     manifest = scan_source(source, options.model_copy(update={"root": root}), find=labels_in).manifest()
     check_labels(source, manifest.table)
     workspace = Workspace.at(options.workspace)
     serving_id = _serving(workspace)
     if serving_id is not None:
-        # A damaged one is found now, too.
+        # Find a damaged model now, too.
         load_model(workspace, serving_id)
         normals = _to_train_on(options, read_manifest(workspace, batch_id))
         _held_out(source, manifest, workspace, (serving_id,), normals)
@@ -94,7 +94,7 @@ def judge_candidate(options: TrainOptions, gate_id: str, model_id: str) -> Gated
     new, old = (
         measure(load_model(workspace, name), held_out, options, f"scoring held-out images with {name}") for name in both
     )
-    # An image that one of the two cannot score compares nothing. Each content is there once: both are in one order.
+    # Compare only images that both can score. Each content occurs once: both tables are in the same order.
     new, old = only(new, old), only(old, new)
     left_out["unusable"] += len(held_out) - len(new)
     _check_enough(str(options.gate), new, left_out)
@@ -109,13 +109,13 @@ def judge_candidate(options: TrainOptions, gate_id: str, model_id: str) -> Gated
 
 
 def _serving(workspace: Workspace) -> str | None:
-    """The model that ``latest`` means, if it means any."""
+    """The model that ``latest`` refers to, if any."""
     name = pointers.promoted(workspace)
     return None if name is None else catalog.find_model(workspace, name)
 
 
 def _to_train_on(options: TrainOptions, normals: Manifest) -> pa.Table:
-    """The images that the candidate will be made of, the calibration's included."""
+    """The images that the candidate will be made from, including those of the calibration."""
     usable = list(first_of_each(normals.table))
     if "calibration" not in assign_parts(normals.table, usable, options).values():
         raise UsageError(
@@ -129,7 +129,7 @@ def _to_train_on(options: TrainOptions, normals: Manifest) -> pa.Table:
 def _held_out(
     source: str, manifest: Manifest, workspace: Workspace, model_ids: Iterable[str], to_train_on: pa.Table | None = None
 ) -> tuple[Manifest, dict[str, int]]:
-    """The usable rows, each content once, that had no part in the models; and how many are left out, by the reason.
+    """The usable rows, each content once, that the models have not used; and how many are left out, by reason.
 
     Raises:
         UsageError: too few are left.
@@ -155,19 +155,19 @@ def _check_enough(source: str, table: pa.Table, left_out: Mapping[str, int]) -> 
     if n_normal < MIN_NORMAL:
         raise UsageError(
             f"{source} leaves {n_normal} normal images to judge a new model on, and at least {MIN_NORMAL} are needed. "
-            f"Of the others, {left_out['trained_on']} are for training or were trained or stopped on, "
+            f"Of the others, {left_out['trained_on']} are for training or were used to train or stop a model, "
             f"{left_out['calibrated_on']} are in a calibration, {left_out['unusable']} are copies or cannot be used. "
             "Give normal images that neither model has seen."
         )
 
 
 def _labels(table: pa.Table) -> np.ndarray:
-    """(n,) 1 where an image is labelled anomalous, else 0."""
+    """(n,) 1 if an image is labelled anomalous, otherwise 0."""
     return (np.asarray(table["label"]) == 1).astype(np.int64)
 
 
 def _judged(workspace: Workspace, model_id: str, rows: pa.Table) -> Judged:
-    """A model's scores by its current calibration; by its own statistic if it has none."""
+    """A model's scores by its current calibration's statistic; by the model's own if it has no calibration."""
     calibration = calibration_of(workspace, model_id)
     if calibration is None:
         return Judged(Statistic(load_model(workspace, model_id).config.statistic).scores(rows), None)

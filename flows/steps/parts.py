@@ -1,4 +1,4 @@
-"""Training images in parts that share no content and no group: train, validation, calibration."""
+"""Splits training images into parts that share no content and no group: train, validation, calibration."""
 
 import logging
 from collections import Counter
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 MIN_NORMALS = 20
 
-#: Fewer are too few to keep some of them apart: one group more or less in a part would change everything.
+#: Fewest groups of which some can be kept apart: with fewer, one group more or less in a part would change everything.
 MIN_GROUPS = 5
 
 _PARTS = ("train", "validation", "calibration")
-#: Of a content hash, in the name of a group of near-duplicates.
+#: Digits of a content hash in the name of a group of near-duplicates.
 _NAME_DIGITS = 12
 
 
 def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
-    """The rows with the groups that their paths say; where no rule is given, with those that they have.
+    """The rows with the groups that a rule finds in their paths; without a rule, with the groups that they have.
 
     Raises:
         InputError: the rule takes too long.
@@ -50,7 +50,7 @@ def with_groups(source: str, table: pa.Table, group_by: str | None) -> pa.Table:
 
 
 def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Table:
-    """The rows with the variants that their paths say; where no rule is given, with those that they have.
+    """The rows with the variants that a rule finds in their paths; without a rule, with the variants that they have.
 
     Raises:
         InputError: the rule takes too long, or some usable images have a variant and others have none.
@@ -62,20 +62,20 @@ def with_variants(source: str, table: pa.Table, variant_by: str | None) -> pa.Ta
     if 0 < len(unnamed) < len(usable) or (variant_by is not None and len(unnamed)):
         raise InputError(
             f"{source}: {len(unnamed)} of {len(usable)} usable images have no variant (first: "
-            f"{unnamed['relative_path'][0]}). Name one for each, in the column 'variant' or by a rule that finds it in "
-            "every path (--variant-by), or for none."
+            f"{unnamed['relative_path'][0]}). Name one for every image, in the column 'variant' or by a rule that "
+            "finds it in every path (--variant-by), or for none."
         )
     return table
 
 
 def _named_by_paths(source: str, table: pa.Table, column: str, rule: str) -> pa.Table:
     if table[column].null_count < len(table):
-        log.warning("%s: its column '%s' is passed over, as %s_by=%s is given", source, column, column, rule)
+        log.warning("%s: its column '%s' is ignored, because %s_by=%s is given", source, column, column, rule)
     return with_column(table, column, names_in_paths(table["relative_path"].to_pylist(), rule, f"{column}_by"))
 
 
 def without_test(table: pa.Table) -> pa.Table:
-    """The rows that are not for testing, and none of the same content or group either."""
+    """The rows that are not for testing, and share no content or group with rows that are."""
     for_test = pc.equal(pc.fill_null(table["split"], ""), "test")
     whole = with_united_groups(table)
     for name in ("image_id", "group"):
@@ -85,7 +85,7 @@ def without_test(table: pa.Table) -> pa.Table:
 
 
 def check_parts(source: str, table: pa.Table) -> None:
-    """The same content, or group, in two parts would let a threshold be judged on what the model has seen."""
+    """Refuse the same content or group in two parts: a threshold would be judged on images that the model has seen."""
     whole = with_united_groups(table)
     parts = [split and f"in part {split!r}" for split in whole["split"].to_pylist()]
     _check_one(source, whole, "image_id", parts, "the same image")
@@ -93,7 +93,7 @@ def check_parts(source: str, table: pa.Table) -> None:
 
 
 def check_normal(source: str, table: pa.Table, remedy: str) -> None:
-    """Images that are labelled anomalous cannot say what is normal."""
+    """Refuse images that are labelled anomalous, which cannot show what is normal."""
     anomalous = table.filter(pc.equal(table["label"], 1))
     if anomalous.num_rows:
         raise InputError(
@@ -103,13 +103,13 @@ def check_normal(source: str, table: pa.Table, remedy: str) -> None:
 
 
 def check_labels(source: str, table: pa.Table) -> None:
-    """The same content with two labels would judge either way; one without a label counts as normal."""
+    """Refuse the same content with two labels, which would judge either way; an image without a label is normal."""
     kinds = ["labelled anomalous" if label == 1 else "taken for normal" for label in table["label"].to_pylist()]
     _check_one(source, table, "image_id", kinds, "the same image")
 
 
 def _check_one(source: str, table: pa.Table, key: str, said: Sequence[str | None], other: str) -> None:
-    """See that all rows with one key have one thing said of them; None is nothing."""
+    """Check that all rows with the same key say the same; None says nothing."""
     first: dict[str, str] = {}
     for path, name, word in zip(table["relative_path"].to_pylist(), table[key].to_pylist(), said, strict=True):
         if name and word and first.setdefault(name, word) != word:
@@ -119,13 +119,13 @@ def _check_one(source: str, table: pa.Table, key: str, said: Sequence[str | None
 
 
 def count_groups(table: pa.Table) -> int | None:
-    """How many groups the usable images make; None where no row has one."""
+    """How many groups the usable images form; None if no row has one."""
     usable = each_once(with_united_groups(table))
     return n_groups(usable["image_id"].to_pylist(), usable["group"].to_pylist())
 
 
 def check_enough(source: str, n_distinct: int, n_listed: int) -> None:
-    """Too few images are an error."""
+    """Refuse too few images."""
     if n_distinct < MIN_NORMALS:
         raise InputError(
             f"{source} holds {n_distinct} different usable normal images among {n_listed} files, "
@@ -140,12 +140,12 @@ def first_of_each(table: pa.Table) -> dict[str, int]:
 
 
 def each_once(table: pa.Table) -> pa.Table:
-    """The usable rows, each content once."""
+    """The usable rows, one for each content."""
     return table.take(pa.array(first_of_each(table).values(), pa.int64()))
 
 
 def n_draws(image_ids: Sequence[str], groups: Sequence[str | None]) -> int:
-    """How many independent images there are: images of one group are one.
+    """How many independent images there are: the images of one group count as one.
 
     >>> n_draws(["x", "y", "z"], ["a", "a", None]), n_draws(["x", "y"], [None, None])
     (2, 2)
@@ -159,7 +159,8 @@ def with_alike(table: pa.Table, image_ids: Sequence[str], numbers: Sequence[int]
 
     Args:
         table: rows of a manifest without groups.
-        image_ids, numbers: of each image what group it is in, as `data.near_duplicates` says; an image alone has none.
+        image_ids, numbers: images and the numbers of their groups, from `data.near_duplicates`; a group of one image
+            gets no name.
     """
     first = dict(zip(reversed(numbers), reversed(image_ids), strict=True))
     sizes = Counter(numbers)
@@ -172,25 +173,25 @@ def with_alike(table: pa.Table, image_ids: Sequence[str], numbers: Sequence[int]
 
 
 def is_enough(n_found: int, options: TrainOptions, solved: bool) -> bool:
-    """Whether so many groups are enough to keep some apart, and to set the threshold that is asked for."""
+    """Whether so many groups are enough to keep some apart, and to set the threshold that the options ask for."""
     crossed = solved and options.calibrate_on != "held_out" and options.confidence is None
     return n_found >= max(MIN_GROUPS, calibration_needs(options) * (1 if crossed else 2))
 
 
 def crosses(table: pa.Table, n_found: int, options: TrainOptions, solved: bool) -> bool:
-    """Whether images that are trained on set the threshold, by scores of models that have not seen them.
+    """Whether the training images also set the threshold, by scores of models that have not seen them.
 
     Args:
-        n_found: independent images, see `n_draws`.
-        solved: whether the network is; only then are there such scores.
+        n_found: number of independent images, see `n_draws`.
+        solved: whether the network is solved; only then are there such scores.
 
     Raises:
-        UsageError: that is asked for of a network that is trained.
+        UsageError: the options ask for it, and the network is trained.
     """
     if options.calibrate_on == "cross" and not solved:
         raise UsageError(
-            "calibrate_on=cross is of the heads linear and linear_image, which are solved in seconds, and this network "
-            "is trained once. Leave it out."
+            "calibrate_on=cross goes with the heads linear and linear_image, which are solved in seconds; this "
+            "network is trained, and only once. Leave it out."
         )
     if options.calibrate_on != AUTO or not solved or options.confidence is not None:
         return options.calibrate_on == "cross"
@@ -200,15 +201,15 @@ def crosses(table: pa.Table, n_found: int, options: TrainOptions, solved: bool) 
 
 
 def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions, solved: bool = False) -> dict[str, str]:
-    """Content hash -> part, of the contents that are usable.
+    """Content hash -> part, for the usable contents.
 
-    A network that is solved needs no validation images, and with cross-fitting no others for calibration.
+    A network that is solved needs no validation images, and with cross-fitting no separate ones for calibration.
 
-    Validation and calibration images that the manifest names are kept, and images of their groups with them; a part
-    that it does not name is drawn by content from the others, in whole groups.
+    Validation and calibration images that the manifest names keep their parts, along with the images of their groups;
+    a part that it does not name is drawn by content from the others, in whole groups.
 
     Raises:
-        InputError: the parts named leave too few images for another, or there are too few groups, or too large ones.
+        InputError: the named parts leave too few images for another, or there are too few groups, or too large ones.
     """
     whole = with_united_groups(table)
     rows = list(zip(*(whole[name].to_pylist() for name in ("image_id", "group", "split")), strict=True))
@@ -217,7 +218,7 @@ def assign_parts(table: pa.Table, usable: list[str], options: TrainOptions, solv
     if found is not None and found < MIN_GROUPS:
         raise InputError(
             f"{options.normal}: {len(usable)} usable images make {found} groups, and training needs at least "
-            f"{MIN_GROUPS}: groups stay whole, and each part takes some. Add images of other groups, name smaller ones "
+            f"{MIN_GROUPS}: groups stay whole, and each part needs some. Add images of other groups, name smaller ones "
             "(--group-by, or the column 'group' of a manifest), or leave the groups out if the images are independent."
         )
     named = {image_id: part for image_id, _, part in rows if part}
@@ -254,7 +255,7 @@ def _check_sizes(part_of: dict[str, str], group_of: dict[str, str | None], optio
 
 
 def _draw(free: list[str], groups: list[str | None], have: set[str], options: TrainOptions) -> list[str]:
-    """The parts of images that none is named for."""
+    """The parts of images for which no part is named."""
     least = calibration_needs(options)
     sizes = part_sizes(len(free), least, have)
     # Calibration takes half at most, and the promise counts groups.
@@ -270,17 +271,17 @@ def _draw(free: list[str], groups: list[str | None], have: set[str], options: Tr
 
 
 def halved(image_ids: Sequence[str], groups: Sequence[str | None], labels: Sequence[int]) -> list[str]:
-    """What labelled images are for: of either kind half choose a threshold, and the others judge it.
+    """The use of labelled images: half of each kind choose a threshold, and the other half judge it.
 
     Args:
-        groups: of groups that share a content one; see `with_united_groups`.
-        labels: 0 or 1 of each.
+        groups: the group of each; groups that share a content are united, see `with_united_groups`.
+        labels: 0 or 1 for each.
 
     Returns:
-        "calibration" or "test" of each; images of one group are in one half, also where they are of both kinds.
+        "calibration" or "test" for each; images of one group are in one half, even if they are of both kinds.
 
     Raises:
-        InputError: so few groups that of one kind there are none in a half.
+        InputError: there are so few groups that a half has no image of one kind.
 
     >>> halved(["a", "b", "c", "d"], [None, None, "p", "q"], [0, 0, 1, 1])
     ['test', 'calibration', 'calibration', 'test']
@@ -307,10 +308,10 @@ def halved(image_ids: Sequence[str], groups: Sequence[str | None], labels: Seque
 
 
 def with_halves(rows: pa.Table) -> pa.Table:
-    """Labelled images with what each is for, as whoever made the table says, else by `halved`."""
+    """Labelled images with the use of each: as the table says, otherwise by `halved`."""
     ids, groups, labels, named = (rows[name].to_pylist() for name in ("image_id", "group", "label", "split"))
     if "test" in named or "calibration" in named:
-        # Named by whoever made the table; what is in neither part, nor of a group that is, is for testing.
+        # The table names parts: an image that is not in "calibration", nor in a group that is, is for testing.
         choosing = {group for group, part in zip(groups, named, strict=True) if group and part == "calibration"}
         parts = [
             "calibration" if part == "calibration" or group in choosing else "test"

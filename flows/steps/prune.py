@@ -1,4 +1,4 @@
-"""Steps and composition of ``prune``: what is old and unused in a workspace, and its removal."""
+"""Steps and composition of ``prune``: find what is old and unused in a workspace, and remove it."""
 
 import logging
 import time
@@ -15,20 +15,20 @@ from nelbo.flows.runner import Runner
 from nelbo.flows.steps.land import unfinished_batches
 from nelbo.flows.workspace import catalog, pointers
 from nelbo.flows.workspace.calibrations.calibration import FILES
-from nelbo.flows.workspace.flagged import PICTURED
+from nelbo.flows.workspace.flagged import BESIDE
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.tables import MONTH_FILE, RUN_FILE
-from nelbo.vae_core import ENGINES, exported_files
+from nelbo.vae_core import ALL_ENGINES, exported_files
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Old:
-    """Something that may go.
+    """Something that may be deleted.
 
-    paths: files, or one folder with all that is in it, below the workspace; in the order of their deletion.
-    on_disk: it lies in the workspace's folder on this machine.
+    paths: files, or one folder with all its contents, below the workspace; in the order of their deletion.
+    on_disk: whether it lies in the workspace's folder on this machine.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Old:
 
 
 def prune_workspace(options: PruneOptions, runner: Runner) -> dict[str, Any]:
-    """Remove what is old and unused, or only say what that is; what the command prints."""
+    """Remove what is old and unused, or only list it; returns what the command prints."""
     before = time.time() - options.older_than_s
     old = runner.call(find_old, options, before)
     if options.apply:
@@ -63,7 +63,7 @@ def prune_workspace(options: PruneOptions, runner: Runner) -> dict[str, Any]:
 
 
 def find_old(options: PruneOptions, before: float) -> list[Old]:
-    """What may go, in the order of deletion: what readers see as the commit of a batch comes first.
+    """What may be deleted, in the order of deletion: scores, which readers take for the commit of a batch, come first.
 
     Args:
         before: seconds since 1970; what was changed later stays.
@@ -75,7 +75,7 @@ def find_old(options: PruneOptions, before: float) -> list[Old]:
     kept_batches = {name.partition("/")[2] for name in kept}
     candidates = [
         *old_scores,
-        *(item for kind in (*PICTURED, "evaluations") for item in _listed(workspace, kind) if item.name not in kept),
+        *(item for kind in (*BESIDE, "evaluations") for item in _listed(workspace, kind) if item.name not in kept),
         *(item for item in _listed(workspace, "reports") if item.name not in kept_batches),
         *_manifests(workspace, kept_batches, before),
         *(item for item in _listed(workspace, "runs") if _whole_run_file(item, before)),
@@ -86,7 +86,7 @@ def find_old(options: PruneOptions, before: float) -> list[Old]:
 
 
 def remove_old(options: PruneOptions, old: list[Old], before: float) -> None:
-    """Delete what was found, unless it was changed since; killed midway, the same command does the rest."""
+    """Delete what was found, unless it has changed since; after a kill, the same command does the rest."""
     workspace = Workspace.at(options.workspace)
     for item in old:
         root: Place = workspace.local if item.on_disk else workspace.root
@@ -99,11 +99,11 @@ def remove_old(options: PruneOptions, old: list[Old], before: float) -> None:
 
 @contextmanager
 def _hold(workspace: Workspace, item: Old) -> Iterator[bool]:
-    """Let nobody replace, or begin to use, what is looked at a last time and deleted; false if it is in use."""
+    """Keep others from replacing an item or beginning to use it, while it is deleted; yields False if it is in use."""
     if item.kind == "manifests":
         with workspace.unused(item.name) as is_free:
             yield is_free
-    elif item.kind in ("scores", *PICTURED):
+    elif item.kind in ("scores", *BESIDE):
         with workspace.lock():
             yield True
     else:
@@ -118,7 +118,7 @@ def _remove(root: Place, path: str, before: float) -> None:
         if catalog.newest_inside(place)[0] < before:
             remove_folder(place)
     else:
-        # Gone already: another prune was faster.
+        # Another prune may have been faster.
         with suppress(FileNotFoundError):
             if modified(place) < before:
                 place.unlink()
@@ -127,12 +127,12 @@ def _remove(root: Place, path: str, before: float) -> None:
 
 
 def _remove_empty(root: Place, folder: Path) -> None:
-    """Folders that hold nothing any more, up to the workspace's own ones."""
+    """Remove folders that have become empty, up to the workspace's own folders."""
     while folder.parent != root and folder != root:
         try:
             folder.rmdir()
         except OSError:
-            # Something else is in it, or it is gone.
+            # The folder holds something else, or is gone.
             return
         folder = folder.parent
 
@@ -145,7 +145,7 @@ def _listed(workspace: Workspace, kind: str) -> Iterator[Old]:
 
 
 def _manifests(workspace: Workspace, kept_batches: set[str], before: float) -> Iterator[Old]:
-    """Those that no scored batch, calibration or model goes back to, no unfinished batch, and no command at work."""
+    """Manifests that no scored batch, calibration, model, unfinished batch or running command uses."""
     used = kept_batches | catalog.sources(workspace) | set(unfinished_batches(workspace))
     used |= {item.name.rpartition(".")[2] for item in _leftovers(workspace) if item.modified >= before}
     for item in _listed(workspace, "manifests"):
@@ -165,7 +165,7 @@ def _whole_run_file(item: Old, before: float) -> bool:
 
 
 def _leftovers(workspace: Workspace) -> Iterator[Old]:
-    """What unfinished jobs left behind, and decoded images; a job that is at work has written lately."""
+    """What unfinished jobs left behind, and decoded images; a job at work has written recently."""
     for root, path in catalog.leftovers(workspace):
         kind, _, name = path.partition("/")
         when, size_bytes = catalog.newest_inside(root / path)
@@ -174,12 +174,17 @@ def _leftovers(workspace: Workspace) -> Iterator[Old]:
 
 def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
     """Models that are neither latest nor behind a kept batch, and calibrations that no kept model or batch uses."""
-    used = {name.partition("/")[0] for name in kept} | {pointers.promoted(workspace)}
-    # The file that is deleted last: what was half deleted has it, too.
+    watched = catalog.behind_kept_batches(workspace)
+    used = {name.partition("/")[0] for name in kept} | {pointers.promoted(workspace)} | watched
+    # This file is deleted last: a model that is half deleted still has it.
     found = catalog.find(workspace, "model.json")["model_id"].to_pylist()
     going = [model_id for model_id in found if model_id not in used]
     staying = [model_id for model_id in catalog.model_ids(workspace) if model_id not in going]
-    in_use = {pointers.current_calibration(workspace, model_id) for model_id in staying}
+    in_use = watched | {
+        pointers.current_calibration(workspace, model_id, precision)
+        for model_id in staying
+        for precision in pointers.PRECISIONS
+    }
     for name in kept:
         model_id, _, batch_id = name.partition("/")
         in_use |= set(
@@ -192,7 +197,7 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
     for model_id in going:
         paths = [
             f"models/{model_id}/{COMMIT}",
-            *(f"engines/{model_id}/{name}/{file}" for name in ENGINES for file in _files_of_engine(name)),
+            *(f"engines/{model_id}/{name}/{file}" for name in ALL_ENGINES for file in _files_of_engine(name)),
             f"engines/{model_id}/speeds.json",
             *(f"{kind}/{model_id}.parquet" for kind in ("history", "sensitivity", "looks", "normals")),
             *(f"cards/{model_id}{end}" for end in (".md", ".svg")),
@@ -204,7 +209,7 @@ def _models(workspace: Workspace, kept: set[str]) -> Iterator[Old]:
 
 
 def _whole(workspace: Workspace, kind: str, name: str, paths: Sequence[str]) -> Iterator[Old]:
-    """What is there of a thing that readers find by its checksums, which go first."""
+    """The existing files of something that readers find by its checksums, which are deleted first."""
     found = [path for path in paths if catalog.is_plain(workspace.root, path) and (workspace.root / path).is_file()]
     if found:
         times, sizes = zip(*(catalog.newest_inside(workspace.root / path) for path in found), strict=True)
@@ -213,5 +218,5 @@ def _whole(workspace: Workspace, kind: str, name: str, paths: Sequence[str]) -> 
 
 def _files_of_engine(name: str) -> Iterator[str]:
     yield from reversed(exported_files(name))
-    # Of 0.1, where maps had a graph of their own.
-    yield from (file.replace("scores", "maps") for file in ENGINES[name].files)
+    # Files of version 0.1, where maps had a graph of their own.
+    yield from (file.replace("scores", "maps") for file in ALL_ENGINES[name].files)

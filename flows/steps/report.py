@@ -20,8 +20,9 @@ from nelbo.flows.evaluation.drift import read_drift
 from nelbo.flows.evaluation.evaluations import read_evaluation
 from nelbo.flows.evaluation.metrics import as_json, describe_evaluation, evaluate_batch, real_figures
 from nelbo.flows.evaluation.sensitivity import seen
+from nelbo.flows.inference.area.known import area_of_model
 from nelbo.flows.inference.maps import parse_window
-from nelbo.flows.options.options import EvaluateOptions, ReportOptions, ScoreOptions
+from nelbo.flows.options.options import EvaluateOptions, MasksOptions, ReportOptions, ScoreOptions
 from nelbo.flows.report import variants
 from nelbo.flows.report.card import escape_markdown, read_card
 from nelbo.flows.report.cards import N_FIRST, sections
@@ -53,7 +54,7 @@ log = logging.getLogger(__name__)
 
 SHOWN_FLAGGED = 200
 SHOWN_NOT_SCORED = 200
-#: Columns of scores that a page is made of: of a large batch the others are most.
+#: Columns of scores that the page needs; the others make up most of a large batch.
 _COLUMNS = (
     "relative_path",
     "image_id",
@@ -73,12 +74,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Reported:
-    """Where the page is, and what else shows it.
+    """Where the page is, and what it shows.
 
-    metrics: None where the batch has no labels.
-    cannot_see: what has to be said of a model that is blind; None of others.
+    metrics: None if the batch has no labels.
+    cannot_see: a warning that the model is blind; None if it is not.
     summary: the page's numbers as Markdown.
-    histogram: a data URL of the plot on it; empty where nothing was scored.
+    histogram: a data URL of the page's plot; empty if nothing was scored.
     """
 
     path: str
@@ -89,7 +90,7 @@ class Reported:
 
 
 def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
-    """Write the page of a scored batch again; what the command prints."""
+    """Write the page of a scored batch again; returns what the command prints."""
     run = Run("report", options)
     workspace = Workspace.at(options.workspace)
     write_missing_pages(options, runner)
@@ -102,8 +103,8 @@ def report_batch(options: ReportOptions, runner: Runner) -> dict[str, Any]:
     return ids | {"report": reported.path} | ({"metrics": reported.metrics} if reported.metrics else {})
 
 
-def asked(workspace: Workspace, options: ReportOptions | EvaluateOptions) -> tuple[str, str]:
-    """The batch and the model asked for; of what is not said, the one that was scored, or scored with, last."""
+def asked(workspace: Workspace, options: ReportOptions | EvaluateOptions | MasksOptions) -> tuple[str, str]:
+    """The batch and the model that the options name; by default the last batch scored, and the model that scored it."""
     batch_id = options.batch and catalog.find_scored(workspace, "batch", options.batch)
     if options.model == "latest":
         model_id: str | None = catalog.find_model(workspace, options.model)
@@ -137,6 +138,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
         "batch_id": batch_id,
         "model_id": model_id,
         "scale": data_url("image/png", png(Image.fromarray(colours(np.linspace(0, 1, 128)[None, :])))),
+        "hatched": area_of_model(workspace, model_id) is not None,
         "sections": sections(*rows, read_normals(workspace, model_id)),
         "n_first": N_FIRST,
         "window": parse_window({name.decode(): text.decode() for name, text in table.schema.metadata.items()}),
@@ -160,7 +162,7 @@ def write_report(options: ReportOptions | ScoreOptions, batch_id: str, model_id:
 
 
 def write_missing_pages(options: ReportOptions | ScoreOptions, runner: Runner) -> None:
-    """The pages of batches that were published by a run that was killed before it wrote them."""
+    """Write the pages of batches whose run published them and was killed before it wrote the page."""
     workspace = Workspace.at(options.workspace)
     for row in journal.published(workspace):
         batch_id, model_id = row["batch_id"], row["model_id"]
@@ -169,13 +171,13 @@ def write_missing_pages(options: ReportOptions | ScoreOptions, runner: Runner) -
             if not page.exists() or modified(page) < modified(workspace.scores(model_id, batch_id)):
                 runner.call(write_report, options, batch_id, model_id)
         except bad_input() as error:
-            # It takes nothing from what is asked for now.
+            # The missing page must not stop the present command.
             log.warning("batch %s of a killed run stays without its page: %s", batch_id, error)
         journal.close(workspace, row["run_id"])
 
 
 def show_reported(reported: Reported, paths: Mapping[str, str], runner: Runner) -> None:
-    """The page's numbers and its plot where people see the run, with links to the files."""
+    """Show the page's numbers and its plot where people see the run, with links to the files."""
     links = [
         f"* {name}: [{path}]({Path(path).absolute().as_uri() if '://' not in path else path})"
         for name, path in paths.items()
@@ -188,7 +190,7 @@ def show_reported(reported: Reported, paths: Mapping[str, str], runner: Runner) 
 def _numbers(
     table: pa.Table, workspace: Workspace, model_id: str, options: ReportOptions | ScoreOptions
 ) -> dict[str, Any]:
-    """What there is to say of a batch, on its page and beside the run."""
+    """The numbers and sentences on a batch, for its page and beside the run."""
     calibration_id = table["calibration_id"][0].as_py()
     calibration = read_calibration(workspace, calibration_id) if calibration_id else None
     threshold = calibration.threshold if calibration else None
@@ -213,7 +215,7 @@ def _numbers(
         "discoveries": _discoveries(table, options.fdr),
         "fdr": options.fdr,
         "drift": drift,
-        # Batches of before it was looked for have none.
+        # Batches of earlier versions have no drift.
         "differs": warning(drift.get("differs", [])) if drift else None,
         "histogram": _histogram(table, calibration),
         "plot": (WIDTH, HEIGHT),
@@ -236,7 +238,7 @@ def _counts(table: pa.Table) -> dict[str, int]:
 
 
 def _discoveries(table: pa.Table, fdr: float | None) -> list[str] | None:
-    """Paths of the images that may be listed at that rate, the strangest first."""
+    """Paths of the images that may be listed at this false discovery rate, the strangest first."""
     if fdr is None or table["q_value"].null_count == table.num_rows:
         return None
     rows = table.filter(pc.less_equal(table["q_value"], fdr)).sort_by([("anomaly_score", "descending")])
@@ -254,7 +256,7 @@ def _histogram(table: pa.Table, calibration: Calibration | None) -> Histogram | 
 
 
 def _histogram_url(numbers: dict[str, Any]) -> str:
-    """The plot by itself, with the colours that the page else gives it."""
+    """The plot by itself, with the colours that the page would otherwise give it."""
     if numbers["histogram"] is None:
         return ""
     plot = template("histogram.svg.j2").render(numbers | {"alone": True})
@@ -264,10 +266,10 @@ def _histogram_url(numbers: dict[str, Any]) -> str:
 class _Rows(NamedTuple):
     """Rows of a batch, all by one run.
 
-    scores: all of them.
-    flagged: the strangest flagged ones.
-    n_flagged: how many there are.
-    kept: what scoring kept pictures of, too: the nearly flagged, and the audit sample.
+    scores: all rows.
+    flagged: the strangest flagged rows.
+    n_flagged: the number of all flagged rows.
+    kept: other rows with pictures: the nearly flagged ones, and the audit sample.
     """
 
     scores: pa.Table
@@ -288,7 +290,7 @@ def _read(workspace: Workspace, model_id: str, batch_id: str) -> _Rows:
 
 
 def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:
-    """What there is to say of the model; little where it is no longer there."""
+    """What the page says about the model; little if the model no longer exists."""
     try:
         described = describe_model(workspace, model_id)
     except bad_input() as error:
@@ -301,7 +303,7 @@ def _model(workspace: Workspace, model_id: str) -> dict[str, Any]:
 
 
 def _model_card(workspace: Workspace, model_id: str) -> Markup:
-    """The model's card with its curves; why there is none, where what it is made from has gone."""
+    """The model's card with its curves; or why there is none, if a file that it is made from is gone."""
     try:
         curves = data_url("image/svg+xml", render_curves(read_table(workspace.history(model_id))).encode())
         return markdown(read_card(workspace, model_id, {"curves": curves}), level=3)

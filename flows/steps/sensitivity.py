@@ -1,16 +1,18 @@
-"""Steps of ``sensitivity``: normal images in, what a model sees of defects painted on them out."""
+"""Steps of ``sensitivity``: paint defects on normal images, and find out which of them a model sees."""
 
 import logging
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 
 from nelbo import vae_core
-from nelbo.data import SIMULATED_SCHEMA, Manifest, Preprocessing, normal_in, read_images, write_table
+from nelbo.data import SIMULATED_SCHEMA, Manifest, Preprocessing, iter_wholes, normal_in, read_images, write_table
 from nelbo.flows.evaluation.sensitivity import seen
 from nelbo.flows.inference.maps import Window, read_window
 from nelbo.flows.inference.models import read_bundle
 from nelbo.flows.inference.painting.simulation import MOST_IMAGES, Unseen, simulate
+from nelbo.flows.inference.painting.tiles import n_images, simulate_tiles
 from nelbo.flows.inference.pipeline import size_z
 from nelbo.flows.options.options import SensitivityOptions
 from nelbo.flows.report.card import write_card
@@ -25,12 +27,12 @@ from nelbo.flows.workspace.runs import Run
 
 log = logging.getLogger(__name__)
 
-#: Fewer normal images say too little.
+#: Fewest normal images that tell enough.
 _LEAST_IMAGES = 10
 
 
 def find_sensitivity(options: SensitivityOptions, runner: Runner) -> dict[str, Any]:
-    """Paint defects on normal images, or show what was found when that was done last; what the command prints."""
+    """Paint defects on normal images, or look up the last result; returns what the command prints."""
     run = Run("sensitivity", options)
     workspace = Workspace.at(options.workspace)
     model_id = catalog.find_model(workspace, options.model)
@@ -50,42 +52,63 @@ def find_sensitivity(options: SensitivityOptions, runner: Runner) -> dict[str, A
 
 
 def paint_and_score(options: SensitivityOptions, model_id: str, run: Run) -> int:
-    """Keep what a model says of defects on images that it was not trained on; how many images there were."""
+    """Keep a model's scores of defects on images that it was not trained on; returns the number of images."""
     workspace = Workspace.at(options.workspace).prepare()
     model = read_bundle(workspace.models / model_id)
-    if model.tiles is not None:
-        raise UsageError(
-            f"model {model_id} sees tiles, and simulated defects are painted on whole images. Try it on real ones: "
-            "nelbo evaluate"
-        )
     manifest = scan_source(str(options.on), options, find=normal_in).manifest()
     check_normal(str(options.on), manifest.table, "Leave them out.")
     table = each_once(manifest.table)
     table = unseen_in_training(table, workspace, model_id)
-    table = table.slice(0, MOST_IMAGES)
     window = read_window(workspace, model_id)
-    unseen = _decoded(Manifest(table, manifest.root), Preprocessing(**model.preprocessing), options, window)
-    n_images = unseen.table.num_rows
-    if n_images < _LEAST_IMAGES:
+    paint_on = _on_wholes if model.tiles is None else _on_tiles
+    try:
+        rows = paint_on(model, Manifest(table, manifest.root), options, window)
+    except _TooFewError as error:
         raise UsageError(
-            f"{options.on} holds {n_images} usable normal images that model {model_id} was not trained "
+            f"{options.on} holds {error} usable normal images that model {model_id} was not trained "
             f"on, and {_LEAST_IMAGES} are needed. Add normal images."
-        )
-    rows = simulate(model, vae_core.fast_scorer(model), unseen, options.defect_px, options.seed)
+        ) from None
     keep(rows, workspace, model_id, run)
     write_card(workspace, model_id)
-    return n_images
+    return rows["kind"].null_count
+
+
+class _TooFewError(ValueError):
+    """There are only so many images, which are too few."""
 
 
 def keep(rows: pa.Table, workspace: Workspace, model_id: str, run: Run) -> None:
-    """Put what a model says of simulated defects where it is looked for."""
+    """Write a model's scores of simulated defects to their place in the workspace."""
     write_table(rows, workspace.simulated(model_id), SIMULATED_SCHEMA, run.metadata, workspace.staging)
 
 
-def _decoded(
-    manifest: Manifest, preprocessing: Preprocessing, options: SensitivityOptions, window: Window | None
-) -> Unseen:
-    images = read_images(manifest.files, preprocessing, limits=options.limits, workers=options.workers)
-    readable = [reason is None for reason in images.reasons]
-    table = manifest.table.filter(pa.array(readable, pa.bool_()))
-    return Unseen(images.pixels, table, size_z(images.parts), window)
+def _on_wholes(
+    model: "vae_core.Model", manifest: Manifest, options: SensitivityOptions, window: Window | None
+) -> pa.Table:
+    table = manifest.table.slice(0, MOST_IMAGES)
+    files = Manifest(table, manifest.root).files
+    preprocessing = Preprocessing(**model.preprocessing)
+    images = read_images(files, preprocessing, limits=options.limits, workers=options.workers)
+    readable = pa.array([reason is None for reason in images.reasons], pa.bool_())
+    unseen = Unseen(images.pixels, table.filter(readable), size_z(images.parts), window)
+    _check_enough(unseen.table.num_rows)
+    return simulate(model, vae_core.fast_scorer(model), unseen, options.defect_px, options.seed)
+
+
+def _on_tiles(
+    model: "vae_core.Model", manifest: Manifest, options: SensitivityOptions, window: Window | None
+) -> pa.Table:
+    # Check this before minutes of work on tiles.
+    _check_enough(manifest.table.num_rows)
+    table = manifest.table.slice(0, n_images(model, manifest.table))
+    files = Manifest(table, manifest.root).files
+    preprocessing = Preprocessing(**model.preprocessing)
+    with closing(iter_wholes(files, preprocessing, limits=options.limits, workers=options.workers)) as images:
+        rows = simulate_tiles(model, images, table, options.defect_px, options.seed, window)
+    _check_enough(rows["kind"].null_count)
+    return rows
+
+
+def _check_enough(n: int) -> None:
+    if n < _LEAST_IMAGES:
+        raise _TooFewError(n)

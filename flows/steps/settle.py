@@ -1,4 +1,4 @@
-"""What settings on ``auto`` become: the training images decide, in one look before anything that depends on them."""
+"""Settles settings that are ``auto``: the training images decide, before anything that depends on these settings."""
 
 import logging
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nelbo.data import File, Frame, Manifest, first_coloured, float_range, is_float, look_for_parts, may_have_colour
+from nelbo.data.area.area import Area
+from nelbo.flows.inference.area.reading import area_of, read_mask
 from nelbo.flows.inference.progress import progress
 from nelbo.flows.options.options import TrainOptions
 from nelbo.flows.options.types import AUTO, OFF, ON
@@ -21,25 +23,25 @@ log = logging.getLogger(__name__)
 class Settled:
     """Options with no setting left open.
 
-    why: what the images show, of each setting that they decided.
+    why: setting -> what the images show, for each setting that they decided.
     """
 
     options: TrainOptions
     why: dict[str, str] = field(default_factory=dict)
 
 
-#: What a setting becomes, and why; None where the images say nothing of it.
+#: What a setting becomes, and why; None if the images do not decide it.
 _Found = tuple[Any, str | None]
 
 
 def settle(options: TrainOptions, batch_id: str) -> Settled:
-    """Look at the training images for what `options` leave open.
+    """Look at the training images to decide what `options` leave open.
 
-    The same images decide alike, so a training that was killed goes on with the same settings.
+    The same images give the same decisions: a training that was killed continues with the same settings.
     """
-    if options.tile is not None:
-        # Parts are looked for to bring whole images to lie alike.
-        options = options.located(None)
+    if options.tile is not None or options.ignore is not None or options.crop is not None:
+        # Locating parts aligns whole images, and goes with none of these.
+        options = options.located(None).looking_at(_area(options, batch_id))
     left_open = [name for name in _FIND if getattr(options, name) == AUTO]
     if not left_open and options.locate == OFF:
         return Settled(options)
@@ -58,8 +60,17 @@ def settle(options: TrainOptions, batch_id: str) -> Settled:
     return Settled(settled.located(frame), reasons | {"locate": why})
 
 
+def _area(options: TrainOptions, batch_id: str) -> Area | None:
+    """The area of each image that is looked at; None for the whole image."""
+    if options.ignore is None and options.crop is None:
+        return None
+    manifest = read_manifest(Workspace.at(options.workspace), batch_id)
+    rows = list(first_of_each(manifest.table).values())
+    return area_of(options.crop, read_mask(options.ignore, options), manifest, rows, options)
+
+
 def _channels(manifest: Manifest, options: TrainOptions) -> _Found:
-    """Three where an image has colour: one is enough, and the others after it are not decoded."""
+    """Three if an image has colour: the first such image is enough, and the rest are not decoded."""
     perhaps = _files(manifest, may_have_colour)
     with progress("looking for colour", len(perhaps)) as advance:
         found = first_coloured(perhaps, limits=options.limits, workers=options.workers, advance=advance)
@@ -70,7 +81,7 @@ def _channels(manifest: Manifest, options: TrainOptions) -> _Found:
 
 
 def _float_range(manifest: Manifest, options: TrainOptions) -> _Found:
-    """What brings all images in floats to [0, 1], so that all are read alike and a bright one stays brighter."""
+    """The range that maps all images in floats to [0, 1]: all are read alike, and a bright one stays brighter."""
     floats = [] if options.value_range else _files(manifest, is_float)
     found = float_range(floats, limits=options.limits, workers=options.workers)
     if found is None:
@@ -80,10 +91,10 @@ def _float_range(manifest: Manifest, options: TrainOptions) -> _Found:
 
 
 def _frame(manifest: Manifest, options: TrainOptions) -> tuple[Frame | None, str]:
-    """What brings parts to lie alike, where they are to be looked for; and what the images show of them.
+    """The frame that aligns parts, or None if they are not to be located; and what the images show.
 
     Raises:
-        UsageError: parts are to be looked for, and the images show none.
+        UsageError: parts are to be located, and the images show none.
     """
     # OpenCV takes a tenth of a second to load.
     from nelbo.data.part.framing import choose_frame, some_of
@@ -101,10 +112,10 @@ def _frame(manifest: Manifest, options: TrainOptions) -> tuple[Frame | None, str
 
 
 def _files(manifest: Manifest, may_matter: Callable[[str], bool]) -> list[File]:
-    """Each usable content once, by its stored mode."""
+    """The files, one for each usable content, whose stored mode may matter."""
     modes, files = manifest.table["mode"].to_pylist(), manifest.files
     return [files[row] for row in first_of_each(manifest.table).values() if may_matter(modes[row])]
 
 
-#: Settings that may be left open, and who finds out.
+#: Settings that may be left open, and the functions that decide them.
 _FIND: dict[str, Callable[[Manifest, TrainOptions], _Found]] = {"channels": _channels, "float_range": _float_range}

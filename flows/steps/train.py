@@ -1,4 +1,4 @@
-"""Steps and composition of ``train``: normals in, a model with a calibrated threshold out."""
+"""Steps and composition of ``train``: normal images in, a model with a calibrated threshold out."""
 
 import logging
 from dataclasses import asdict, replace
@@ -10,6 +10,7 @@ from nelbo.data import normal_in, read_table
 from nelbo.flows.evaluation.remedies import remedies
 from nelbo.flows.evaluation.sensitivity import best_of, seen
 from nelbo.flows.evaluation.thresholds import calibration_needs
+from nelbo.flows.inference.area.reading import read_mask
 from nelbo.flows.inference.signals import keeping
 from nelbo.flows.options.options import ExportOptions, TrainOptions
 from nelbo.flows.options.settings import DecodingSettings
@@ -31,6 +32,7 @@ from nelbo.flows.steps.parts import (
     with_variants,
     without_test,
 )
+from nelbo.flows.steps.precision.choosing import Chosen, choose_precision, drop_second
 from nelbo.flows.steps.settle import Settled, settle
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, describe, read_calibration, standing
@@ -38,16 +40,16 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.runs import Run
-from nelbo.vae_core.config import BACKBONES, PRESETS
+from nelbo.vae_core.config import BACKBONES, INT8, PRESETS
 
 log = logging.getLogger(__name__)
 
-#: How files become pixels.
+#: Settings that say how files become pixels.
 _DECODED_BY = {"image_size", "channels", "fit", "binarize", "value_range", "locate"}
 
 
 def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
-    """Ingest, split, train, calibrate, promote if a gate lets it pass; what the command prints."""
+    """Ingest, split, train, calibrate, and promote if a gate allows it; returns what the command prints."""
     if options.candidates:
         return _train_each(options, runner)
     run = Run("train", options)
@@ -64,9 +66,9 @@ def train_model(options: TrainOptions, runner: Runner) -> dict[str, Any]:
 def _train_frozen(
     options: TrainOptions, batch_id: str, gate_id: str | None, runner: Runner, run: Run
 ) -> dict[str, Any]:
-    """All steps after those that freeze images.
+    """Run all steps after those that freeze images.
 
-    Killed at any of them, the same command goes on where this one was: the checkpoint of the training goes last.
+    After a kill at any of them, the same command continues there: the checkpoint of the training is removed last.
     """
     settled = runner.call(settle, options, batch_id)
     _say_preset(options, model_config(settled.options))
@@ -104,7 +106,8 @@ def _train_settled(settled: Settled, batch_id: str, gate_id: str | None, runner:
             calibration_needs(options),
             "images" if fitted.n_groups is None else "groups of images",
         )
-    # What it finds of simulated defects, the threshold says.
+    chosen = _choose(options, fitted, calibration, batch_id, runner, run)
+    # The threshold determines which simulated defects are found.
     write_card(workspace, fitted.model_id)
     runner.show("model-card", read_card(workspace, fitted.model_id))
     sees = seen(workspace, fitted.model_id)
@@ -116,15 +119,38 @@ def _train_settled(settled: Settled, batch_id: str, gate_id: str | None, runner:
     gated = None if gate_id is None else _judge(options, gate_id, fitted.model_id, runner)
     result = _record(run, workspace, batch_id, fitted, calibration)
     verdict = _promoted(options, gated, fitted.model_id, calibration, runner)
-    # Only now: killed before this, the same command has nothing to train again.
+    # Clean up only now: after an earlier kill, the same command need not train again.
     runner.call(clean_up, options, batch_id)
     network = {"channels": config.channels} | ({"settled": settled.why} if settled.why else {})
     sensitivity = {"sensitivity": None if sees is None else sees.to_dict()}
-    return result | network | sensitivity | verdict | ({"engines": made} if made else {})
+    precision = {} if chosen is None else {"precision": chosen.to_dict()}
+    return result | network | sensitivity | verdict | precision | ({"engines": made} if made else {})
+
+
+def _choose(
+    options: TrainOptions,
+    fitted: Fitted,
+    calibration: Calibration | None,
+    batch_id: str,
+    runner: Runner,
+    run: Run,
+) -> Chosen | None:
+    """Calibrate the second fit on the same images, and decide whether to use it; None if there is no second fit."""
+    if not fitted.has_second:
+        # An earlier training of the same model may have left one.
+        drop_second(Workspace.at(options.workspace), fitted.model_id)
+        return None
+    ids = None
+    if calibration is not None:
+        unseen = str(unseen_rows(options, batch_id, INT8)) if fitted.crossed else None
+        # This calibration becomes current once the second fit is chosen.
+        second = runner.call(calibrate_model, options, fitted.model_id, batch_id, run, unseen, INT8, False)
+        ids = (calibration.calibration_id, second.calibration_id)
+    return runner.call(choose_precision, options, fitted.model_id, ids)
 
 
 def _say_preset(asked: TrainOptions, config: vae_core.VAEConfig) -> None:
-    """Which preset a size brings, where somebody asked for a size and not for a preset."""
+    """Log which preset follows from a size, if the options set a size and no preset."""
     if asked.image_size != TrainOptions.model_fields["image_size"].default and asked.preset == AUTO:
         log.info(
             "image_size=%dx%d brings the preset %s%s; preset=... asks for another",
@@ -135,7 +161,7 @@ def _say_preset(asked: TrainOptions, config: vae_core.VAEConfig) -> None:
 
 
 def _train_each(options: TrainOptions, runner: Runner) -> dict[str, Any]:
-    """Train several models, keep one, and promote that if the gate lets it pass."""
+    """Train several models, keep one, and promote it if the gate allows."""
     each = [_as_named(options, name) for name in options.candidates]
     made = [train_model(one, runner) for one in each]
     workspace = Workspace.at(options.workspace)
@@ -156,7 +182,7 @@ def _train_each(options: TrainOptions, runner: Runner) -> dict[str, Any]:
 
 
 def _as_named(options: TrainOptions, name: str) -> TrainOptions:
-    """The same for one preset or backbone, which is not promoted yet."""
+    """The options for one preset or backbone, without promotion."""
     if name in PRESETS:
         network = {"preset": name, "backbone": None}
     elif name in BACKBONES:
@@ -174,9 +200,9 @@ def _made_of(workspace: Workspace, model_id: str) -> dict[str, Any]:
 
 
 def _export(options: TrainOptions, fitted: Fitted, runner: Runner, run: Run) -> list[str]:
-    """Make it ready for the engines that it is to be scored with, before it can become the latest; their names."""
+    """Export the model for its engines, before it can become the latest; returns the engines' names."""
     common = {"workspace", *DecodingSettings.model_fields}
-    # Compared on what calibrated it, or else on all that it was made from.
+    # Engines are compared on the calibration's images, or without a calibration on all that it was made from.
     images = set() if fitted.n_calibration else {"normal", "root"}
     engines = vae_core.usual_engines(model_config(options)) if options.engines is None else options.engines
     for engine in engines:
@@ -196,7 +222,7 @@ def _judge(options: TrainOptions, gate_id: str, model_id: str, runner: Runner) -
 def _promoted(
     options: TrainOptions, gated: Gated | None, model_id: str, calibration: Calibration | None, runner: Runner
 ) -> dict[str, Any]:
-    """Promote a model where that is asked for and no gate speaks against it; what there is to print of it."""
+    """Promote a model if the options ask for it and no gate objects; returns what to print about it."""
     promoted = options.promote and (gated is None or gated.passed)
     if promoted:
         _promote(Workspace.at(options.workspace), model_id, calibration, runner)
@@ -204,7 +230,7 @@ def _promoted(
 
 
 def _promote(workspace: Workspace, model_id: str, calibration: Calibration | None, runner: Runner) -> None:
-    """Make it the model that ``latest`` means, and say so if that is news."""
+    """Make it the model that ``latest`` refers to, and announce a change."""
     before = pointers.promoted(workspace)
     pointers.promote(workspace, model_id)
     if model_id != before:
@@ -221,20 +247,20 @@ def _promote(workspace: Workspace, model_id: str, calibration: Calibration | Non
 def _record(
     run: Run, workspace: Workspace, batch_id: str, fitted: Fitted, calibration: Calibration | None
 ) -> dict[str, Any]:
-    """Publish the run's row; what there is to print of the model."""
+    """Publish the run's row; returns what to print about the model."""
     n_images = fitted.n_train + fitted.n_validation + fitted.n_calibration
     n_unlisted = folders_unlisted(workspace, batch_id)
     said = describe(calibration) if calibration else dict.fromkeys(("calibration_id", "fpr", "threshold", "promise"))
     ids = {"model_id": fitted.model_id, "calibration_id": said["calibration_id"]}
     run.record(workspace, batch_id=batch_id, n_images=n_images, n_folders_unlisted=n_unlisted, fpr=said["fpr"], **ids)
-    # The first one of a model is current; the same model trained again may have had another since.
+    # A model's first calibration is current; if the same model is trained again, another one may be.
     stands = standing(calibration, pointers.current_calibration(workspace, fitted.model_id)) if calibration else {}
     counts = {name: value for name, value in asdict(fitted).items() if name.startswith("n_")}
     return {
         **ids,
         "batch_id": batch_id,
         "run_id": run.run_id,
-        # The promise may count fewer than the images that are held out.
+        # The promise may count fewer images than are held out.
         **counts,
         **said,
         **stands,
@@ -246,10 +272,11 @@ def _record(
 
 
 def freeze_normals(options: TrainOptions, run: Run) -> str:
-    """Ingest the normal images, check that they can be trained on, and publish their manifest; its id."""
-    # Before an hour of hashing and decoding, not after it.
+    """Ingest the normal images, check that they can be trained on, and publish their manifest; returns its id."""
+    # Check the settings before an hour of hashing and decoding, not after it.
     solved = model_config(options).is_linear
     train_config(options)
+    mask = read_mask(options.ignore, options)
     manifest = scan_source(options.normal, options, find=normal_in).manifest()
     table = with_groups(options.normal, manifest.table, options.group_by)
     check_parts(options.normal, table)
@@ -260,9 +287,10 @@ def freeze_normals(options: TrainOptions, run: Run) -> str:
     assign_parts(table, usable, options, solved)
     workspace = Workspace.at(options.workspace).prepare()
     kept = replace(manifest, table=table)
-    # Another seed, rate or limit parts the same files differently, and near-duplicates are found as images are decoded.
+    # Another seed, rate or limit splits the same files differently, and near-duplicates depend on the decoding.
     how = (options.calibrate_on,) if solved else ()
     alike = (options.model_dump(include=_DECODED_BY),) if options.group_alike else ()
-    batch_id = content_id("t", kept.content_hash(), options.seed, options.fpr, options.limits, *how, *alike)
+    area = () if mask is None and options.crop is None else (mask, options.crop)
+    batch_id = content_id("t", kept.content_hash(), options.seed, options.fpr, options.limits, *how, *alike, *area)
     publish_manifest(kept, workspace, batch_id, run)
     return batch_id

@@ -1,1 +1,1 @@
-"""What lies in a workspace: its layout, and all that is read from it or written to it."""
+"""The workspace: its layout, and everything that is read from it or written to it."""

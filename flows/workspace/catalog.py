@@ -1,7 +1,7 @@
-"""What a workspace holds: nothing else lists its folders.
+"""What a workspace holds; only this module lists its folders.
 
-Links, files of somebody else and names that are no ids are none of ours. Ids and times come from paths, and counts from
-what runs wrote down: verdicts are read only where that is gone.
+It ignores links, files that nelbo did not write, and names that are not ids. Ids and times come from paths, and counts
+from the rows of runs: verdicts are read only where a run's row is gone.
 """
 
 import glob
@@ -23,7 +23,7 @@ from nelbo.data import InputError, MissingError, Place, modified, read_table
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.ids import meant
-from nelbo.flows.workspace.layout import ID, PATHS, Workspace, check_id, is_id, some
+from nelbo.flows.workspace.layout import ID, KEPT_ABOUT, KEPT_ROWS, PATHS, Workspace, check_id, is_id, some
 from nelbo.flows.workspace.models import describe_model
 from nelbo.flows.workspace.tables import KINDS, distinct, read_rows_of
 
@@ -45,7 +45,7 @@ _BATCHES = pa.schema(
 
 
 def models(workspace: Workspace) -> pa.Table:
-    """Each model: id, sizes, whether it is latest, its current calibration."""
+    """A row for each model: id, sizes, whether it is the latest, its current calibration."""
     latest, current, rows = pointers.promoted(workspace), pointers.calibrations(workspace), []
     for model_id in model_ids(workspace):
         description = describe_model(workspace, model_id)
@@ -66,11 +66,14 @@ def models(workspace: Workspace) -> pa.Table:
 
 
 def calibrations(workspace: Workspace) -> pa.Table:
-    """Each calibration: its model, whether it is current, and the manifest of the images behind it; the oldest first.
+    """A row for each calibration, the oldest first: its model, whether it is current, and its images' manifest.
 
-    Of a damaged one, which is for ``verify`` to report, only the id is known.
+    For a damaged calibration, which ``verify`` reports, only the id is known.
     """
-    current, rows = set(pointers.calibrations(workspace).values()), []
+    current = {
+        name for precision in pointers.PRECISIONS for name in pointers.calibrations(workspace, precision).values()
+    }
+    rows = []
     for calibration_id in calibration_ids(workspace):
         own = {"calibration_id": calibration_id, "current": calibration_id in current}
         rows.append(own | _described(workspace, calibration_id))
@@ -88,18 +91,18 @@ def _described(workspace: Workspace, calibration_id: str) -> dict[str, str]:
 
 
 def batches(workspace: Workspace) -> pa.Table:
-    """Each scored batch under each model: counts and when; the newest last."""
+    """A row for each scored batch and model, the newest last: counts, and when it was scored."""
     counted = {row["run_id"]: row for row in all_rows(workspace, "runs").select(["run_id", *_COUNTS]).to_pylist()}
     rows = []
     for row in find(workspace, "scores").to_pylist():
-        # Otherwise it has just been pruned.
+        # A batch may be pruned meanwhile.
         with suppress(MissingError):
             rows.append(row | _counts(workspace.root / row["path"], counted))
     return pa.Table.from_pylist(rows, _BATCHES).sort_by("scored_at_utc")
 
 
 def _counts(scores: Place, counted: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What there is to say of a batch, by the run that published it; by its verdicts where that run has no row."""
+    """Counts and time of a batch, from the run that published it; from its verdicts if that run has no row."""
     times = read_table(scores, ["scored_at_utc"])
     run = counted.get((times.schema.metadata or {}).get(b"nelbo.run_id", b"").decode(), {})
     counts = {name: run.get(name) for name in _COUNTS}
@@ -113,16 +116,16 @@ def _counts(scores: Place, counted: dict[str, dict[str, Any]]) -> dict[str, Any]
 
 
 def published(workspace: Workspace, **ids: str | None) -> pa.Table:
-    """The scores of batches as `find` gives them, the batch that was published last at the end."""
+    """The scores of batches as `find` returns them, the batch that was published last at the end."""
     return with_times(workspace, find(workspace, "scores", **ids)).sort_by("modified")
 
 
 def all_rows(workspace: Workspace, kind: str, beginning: str = "") -> pa.Table:
-    """All rows of ``runs`` or ``reviews``, in order of time; or those of files whose names begin so."""
+    """All rows of ``runs`` or ``reviews`` in order of time; or only those in files whose names have this beginning."""
     try:
         tables = [read_rows_of(place, KINDS[kind]) for place in places(workspace, kind, beginning)]
     except MissingError:
-        # Compacted meanwhile: its rows stand in another file now.
+        # A file was compacted meanwhile: its rows stand in another file now.
         return all_rows(workspace, kind, beginning)
     return distinct((table for table in tables if table is not None), KINDS[kind])
 
@@ -135,17 +138,17 @@ def sources(workspace: Workspace) -> set[str]:
 
 
 def model_ids(workspace: Workspace) -> list[str]:
-    """Models in the workspace."""
+    """Ids of the models in the workspace."""
     return sorted(find(workspace, "models")["model_id"].to_pylist())
 
 
 def calibration_ids(workspace: Workspace) -> list[str]:
-    """Calibrations in the workspace, of all models."""
+    """Ids of the calibrations in the workspace, of all models."""
     return sorted(name for name in find(workspace, "calibrations")["calibration_id"].to_pylist() if name[0] == "c")
 
 
 def engines(workspace: Workspace, model_id: str) -> list[str]:
-    """Engines that a model was made ready for."""
+    """Engines that a model was exported for."""
     return sorted(find(workspace, "engines", model_id=model_id)["engine"].to_pylist())
 
 
@@ -179,7 +182,7 @@ def find_calibration(workspace: Workspace, name: str) -> str:
 
 
 def find_scored(workspace: Workspace, kind: Literal["batch", "model"], name: str) -> str:
-    """The id of the scored batch, or of the model that scored some, that `name` means; itself where it means none.
+    """The id of the scored batch, or of the model that scored some, that `name` means; `name` itself if it means none.
 
     A model may have been pruned since it scored.
     """
@@ -191,16 +194,16 @@ def find_scored(workspace: Workspace, kind: Literal["batch", "model"], name: str
 
 
 def ids(workspace: Workspace) -> list[str]:
-    """All that can be named on the command line, in order: models, calibrations and scored batches."""
+    """Everything that can be named on the command line, in order: models, calibrations and scored batches."""
     batch_ids = find(workspace, "scores")["batch_id"].to_pylist()
     return sorted({*model_ids(workspace), *calibration_ids(workspace), *batch_ids})
 
 
 def find(workspace: Workspace, kind: str, **ids: str | None) -> pa.Table:
-    """What there is of a kind of `PATHS`, in order of ``path``, which is below the workspace.
+    """What the workspace has of a kind of `PATHS`, in order of ``path``, which is relative to the workspace.
 
     Args:
-        ids: those asked for, no folder of another one is opened; None stands for all.
+        ids: ids to look for; folders of other ids are not opened. None stands for all.
 
     Returns:
         A column for each id in the kind's path, ``path`` and ``size_bytes``.
@@ -217,12 +220,12 @@ def find(workspace: Workspace, kind: str, **ids: str | None) -> pa.Table:
 
 @cache
 def _expression(path: str) -> re.Pattern[str]:
-    """What matches a path of `PATHS`, its ids as groups."""
+    """An expression that matches a path of `PATHS`, with its ids as groups."""
     return re.compile(re.sub(r"\\{(\w+)\\}", rf"(?P<\1>{ID})", re.escape(path)))
 
 
 def _files(root: Place, pattern: str) -> Iterator[tuple[str, int]]:
-    """Regular files of a pattern that no link leads to: path below the root, and bytes."""
+    """Regular files that match a pattern without passing a link: path below the root, and bytes."""
     if isinstance(root, Path):
         yield from _files_on_disk(root, "", pattern.split("/"))
         return
@@ -234,9 +237,9 @@ def _files(root: Place, pattern: str) -> Iterator[tuple[str, int]]:
 
 def _files_on_disk(folder: Path, path: str, levels: list[str]) -> Iterator[tuple[str, int]]:
     level, *deeper = levels
-    # Asking for a name that is known is much faster than looking for it.
+    # Asking for a known name is much faster than searching for it.
     for place in folder.glob(level) if "*" in level else [folder / level]:
-        # Somebody else's folder may be closed.
+        # A folder of somebody else may be unreadable.
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             status = place.lstat()
             if deeper and S_ISDIR(status.st_mode):
@@ -246,13 +249,13 @@ def _files_on_disk(folder: Path, path: str, levels: list[str]) -> Iterator[tuple
 
 
 def places(workspace: Workspace, kind: str, beginning: str = "") -> list[Place]:
-    """The files of a kind whose names begin so."""
+    """The files of a kind whose names have this beginning."""
     found = [workspace.root / path for path in find(workspace, kind)["path"].to_pylist()]
     return [place for place in found if place.name.startswith(beginning)]
 
 
 def with_times(workspace: Workspace, found: pa.Table) -> pa.Table:
-    """The rows of `find` with ``modified``, in seconds since 1970, but those of what has gone meanwhile."""
+    """The rows of `find` with ``modified``, in seconds since 1970, without rows of files that are gone meanwhile."""
     rows = []
     for row in found.to_pylist():
         with suppress(FileNotFoundError):
@@ -261,21 +264,39 @@ def with_times(workspace: Workspace, found: pa.Table) -> pa.Table:
 
 
 def leftovers(workspace: Workspace) -> Iterator[tuple[Place, str]]:
-    """What unfinished jobs left behind, and decoded images, those of jobs at work among it: root, and path below it.
+    """What unfinished jobs left behind, and decoded images, including those of jobs at work: root, and path below it.
 
-    The root is the workspace's, or its folder on this machine. These names are anybody's.
+    The root is the workspace's, or its folder on this machine. The names are arbitrary. Rows that a watcher has printed
+    and not yet published are not leftovers, however old.
     """
     folders = [(workspace.root, "_staging"), (workspace.local, "checkpoints"), (workspace.local, "cache")]
     if workspace.local != workspace.root:
         folders.append((workspace.local, "_staging"))
     for root, folder in folders:
         inside = (root / folder).iterdir() if is_plain(root, folder) and (root / folder).is_dir() else ()
-        paths = sorted(f"{folder}/{place.name}" for place in inside)
+        paths = sorted(f"{folder}/{place.name}" for place in inside if not place.name.startswith(KEPT_ROWS))
         yield from ((root, path) for path in paths if is_plain(root, path))
 
 
+def kept_batches(workspace: Workspace, ledger: str) -> list[str]:
+    """Batches of a watched folder that are not published: its watcher still fills them, or ended before publishing."""
+    beginning = f"{KEPT_ROWS}{ledger}."
+    names = (place.name for place in workspace.local_staging.glob(f"{glob.escape(beginning)}*") if place.is_dir())
+    return sorted(name for name in (name.removeprefix(beginning) for name in names) if is_id(name))
+
+
+def behind_kept_batches(workspace: Workspace) -> set[str]:
+    """Ids of the models and calibrations of watched folders' unpublished batches, as far as they can be read."""
+    found = set()
+    for path in workspace.local_staging.glob(f"{KEPT_ROWS}*/{KEPT_ABOUT}"):
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            about = json.loads(path.read_text(encoding="utf-8"))
+            found |= {str(about["model_id"]), str(about["calibration_id"])}
+    return found
+
+
 def newest_inside(place: Place) -> tuple[float, int]:
-    """When anything in a folder (or the file itself) was last changed, and the bytes of it all."""
+    """When anything in a folder (or the file itself) was last changed, and its total bytes."""
     if isinstance(place, Path):
         inside = [place, *place.rglob("*")]
         status = [path.lstat() for path in inside if path.is_symlink() or path.exists()]
@@ -288,7 +309,7 @@ def newest_inside(place: Place) -> tuple[float, int]:
 
 
 def is_plain(root: Place, path: str) -> bool:
-    """Whether no part of the way is a link; object stores have none."""
+    """Whether no part of the path is a link; object stores have none."""
     if not isinstance(root, Path):
         return True
     steps = [root / path, *(root / path).parents]

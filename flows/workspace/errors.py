@@ -1,10 +1,10 @@
-"""What is the caller's to mend: exit code 2 and one line."""
+"""Errors that the caller can correct, which end a command with exit code 2 and one line; and which others may pass."""
 
 import errno
 import re
 import sys
 
-#: Of a disk that will not be otherwise in a minute.
+#: Errors of a disk that do not pass within a minute.
 _FINAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -13,11 +13,11 @@ class UsageError(ValueError):
 
 
 class NotYetError(UsageError):
-    """There is nothing to work with yet: no model, or no scored batch. A scheduled run says so and ends well."""
+    """There is nothing to work with yet: no model, or no scored batch. A scheduled run reports it and succeeds."""
 
 
 def bad_input() -> tuple[type[Exception], ...]:
-    """All errors of that kind. They are imported when one is at hand: the command line's help stays fast."""
+    """All errors that the caller can correct. They are imported only here, which keeps the command line's help fast."""
     from nelbo.data import InputError
     from nelbo.detectors import CalibrationError
     from nelbo.vae_core import BundleError, EngineError
@@ -26,7 +26,7 @@ def bad_input() -> tuple[type[Exception], ...]:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What disks and object stores raise; the packages of stores that are not loaded have raised nothing."""
+    """The errors of disks and object stores; a store's package that is not loaded cannot have raised any."""
     found: list[type[Exception]] = [OSError]
     for module, name in (
         ("botocore.exceptions", "BotoCoreError"),
@@ -40,7 +40,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether storage may answer if it is asked again: it was busy, slow or cut off, and did not say no."""
+    """Whether storage may answer if it is asked again: it was busy, slow or cut off, and did not refuse."""
     from nelbo.data import SpaceError
 
     said_no = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError, SpaceError)
@@ -48,14 +48,14 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, OSError) and error.errno in _FINAL:
         return False
-    # botocore's way to say what the store answered; 4xx is an answer, but for "slow down".
+    # botocore keeps the store's answer here; 4xx is a refusal, except for timeouts and "slow down".
     answer = getattr(error, "response", None)
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) if isinstance(answer, dict) else 500
     return status >= 500 or status in (408, 429)
 
 
 def without_credentials(text: str) -> str:
-    """A message without users, passwords and queries of the URLs in it: a store's address may hold some.
+    """A message without the users, passwords and queries of URLs in it, which a store's address may hold.
 
     >>> without_credentials("no answer: http://me:secret@host/bucket?token=abc")
     'no answer: http://host/bucket'

@@ -1,4 +1,4 @@
-"""Ids as people read and write them: their first characters, as many as tell them from all others."""
+"""Ids as people read and write them: as many first characters as distinguish them from all others."""
 
 import re
 from bisect import bisect_left
@@ -8,10 +8,10 @@ from itertools import takewhile
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import some
 
-#: Fewer are never shown: an id that is unique today need not be tomorrow.
+#: Fewest characters that are shown: a beginning that is unique today need not be so tomorrow.
 _LEAST = 8
 
-#: Ids that nelbo makes are hashes of contents; what somebody has named is not cut.
+#: Ids that nelbo makes are hashes of contents; names that somebody has given are not shortened.
 _HASHED = re.compile(r"[a-z][0-9a-f]{16}")
 
 
@@ -29,7 +29,7 @@ def shortened(name: str, known: Collection[str]) -> str:
         return name
     names = [*known]
     place = bisect_left(names, name)
-    # In order, those that share most stand beside it.
+    # In sorted order, the names that share most with it stand beside it.
     beside = [*names[max(0, place - 1) : place], *names[place : place + 2]]
     shared = [_n_shared(name, other) for other in beside if other != name]
     return name[: max(_LEAST, 1 + max(shared, default=0))]
@@ -40,10 +40,10 @@ def _n_shared(one: str, other: str) -> int:
 
 
 def meant(text: str, known: Collection[str], kind: str) -> str | None:
-    """The id that a text is, or that alone begins with it; None where none does.
+    """The id that equals a text, or the only one that begins with it; None if none does.
 
     Args:
-        kind: what has such ids, for the message.
+        kind: what the ids name, for the message.
 
     Raises:
         UsageError: several begin with it.
@@ -55,5 +55,5 @@ def meant(text: str, known: Collection[str], kind: str) -> str | None:
         return text
     found = sorted(name for name in set(known) if name.startswith(text))
     if len(found) > 1:
-        raise UsageError(f"{kind} {text!r} may be each of {some(found)}. Say more of its id.")
+        raise UsageError(f"{kind} {text!r} may be any of {some(found)}. Give more of its id.")
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""Locks on files and folders; the system frees them when their holder ends, however it ends."""
+"""Locks on files and folders; the system frees them when their holder ends, in whatever way."""
 
 import errno
 import fcntl
@@ -11,7 +11,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: What file systems say that have no locks, or none for folders: there nobody waits, as in an object store.
+#: Errors of file systems without locks, or without locks on folders: there nobody waits, as in an object store.
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -20,19 +20,19 @@ def locked(place: Path, shared: bool = False, wait: bool = True) -> Iterator[Non
     """Hold the lock of a file or folder for a block.
 
     Args:
-        place: made if it is not there: an empty file if its name ends in ``.lock``, else a folder.
-        shared: others may share it, and nobody has it alone.
-        wait: until it is free.
+        place: created if it does not exist: an empty file if its name ends in ``.lock``, otherwise a folder.
+        shared: whether others may share it; then nobody has it alone.
+        wait: whether to wait until it is free.
 
     Raises:
-        BlockingIOError: it was not to be waited for, and is not free.
+        BlockingIOError: it is not free, and `wait` is False.
     """
     operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
         descriptor = _open(place)
         try:
             _flock(descriptor, operation, place)
-            # Whoever had it before may have removed what it stands for.
+            # The previous holder may have removed the file or folder.
             if _is_at(descriptor, place):
                 yield
                 return
@@ -57,7 +57,7 @@ def _flock(descriptor: int, operation: int, place: Path) -> None:
 
 @cache
 def _say(place: str, why: str) -> None:
-    """Once for each place."""
+    """Warn one time for each place."""
     log.warning("%s cannot be locked (%s): let one command at a time write to this workspace", place, why)
 
 

@@ -1,4 +1,4 @@
-"""What is written down of models, read without loading one."""
+"""Descriptions of models, read without loading a model."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from nelbo.flows.workspace.tables import without
 
 log = logging.getLogger(__name__)
 
-#: Hex digits of an image's content hash by which a model remembers that it has seen it.
+#: Hex digits of an image's content hash by which a model remembers the images that it has seen.
 SEEN_DIGITS = 16
 
 
@@ -25,7 +25,7 @@ def describe_model(workspace: Workspace, model_id: str) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
         found = {name: description[name] for name in ("config", "preprocessing", "training")}
         if not all(isinstance(part, dict) for part in found.values()):
-            raise TypeError(f"{', '.join(found)} are no objects")
+            raise TypeError(f"{', '.join(found)} are not all objects")
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
@@ -38,13 +38,13 @@ def seen_in_training(workspace: Workspace, model_id: str) -> set[str]:
     there = (workspace.models / model_id / "model.json").exists()
     seen = describe_model(workspace, model_id)["training"].get("seen") if there else None
     if seen is None:
-        what = "does not say" if there else "is not in the workspace any more to say"
+        what = "does not say" if there else "is no longer in the workspace to say"
         log.warning("%s %s what it was trained on: overlap with those images is not checked", model_id, what)
     return set(seen or ())
 
 
 def unseen_in_training(table: pa.Table, workspace: Workspace, model_id: str) -> pa.Table:
-    """The rows of images that the model may be judged on: it was neither trained nor stopped on them."""
+    """The rows of images on which the model may be judged: it was neither trained nor stopped on them."""
     seen = pa.array(seen_in_training(workspace, model_id), pa.string())
     return table.filter(pc.invert(pc.is_in(pc.utf8_slice_codeunits(table["image_id"], 0, SEEN_DIGITS), seen)))
 
@@ -53,7 +53,7 @@ def check_unseen(what: str, table: pa.Table, workspace: Workspace, model_id: str
     """Refuse images that choose a threshold for a model that was trained on them.
 
     Raises:
-        InputError: how many of these images there are, the first, and the remedy.
+        InputError: there are such images; the message has their number, the first one, and the remedy.
     """
     seen = without(table, unseen_in_training(table, workspace, model_id))
     if seen.num_rows:

@@ -1,8 +1,7 @@
 """Reviews: what people decided on images. Each decision is written once and never changed.
 
-Whoever takes a decision back writes that down, too, with its id: it does not count any more, and what this person
-decided on the image before it does again. What counts *stands*; of several decisions that stand on an image the
-last one counts.
+A person who takes a decision back adds a row that names it: the decision no longer stands, and the person's previous
+one on the image stands again. Of several decisions that *stand* on an image, the last one counts.
 """
 
 import contextlib
@@ -35,16 +34,17 @@ from nelbo.flows.workspace.errors import NotYetError, UsageError
 from nelbo.flows.workspace.layout import Workspace, check_id
 from nelbo.flows.workspace.models import check_unseen
 from nelbo.flows.workspace.tables import JOINED_REVIEWS
+from nelbo.vae_core import FLOAT32, precision_of
 
 MAX_REVIEWER, MAX_NOTE, MAX_KIND = 100, 2_000, 100
 
 #: Verdicts of an image with a score.
 _SCORED = VERDICTS[:3]
 
-#: What stands until it is taken back.
+#: Decisions that stand until they are taken back.
 _DECIDED = pa.array([decision for decision in DECISIONS if decision != WITHDRAWN])
 
-#: Rows of scores that are in memory at a time.
+#: Rows of scores in memory at a time.
 _ROWS = 65_536
 
 
@@ -52,14 +52,14 @@ _ROWS = 65_536
 class Review:
     """A person's decision on one image.
 
-    image_id: SHA-256 of its bytes; relative_path, model_id, batch_id: whose row of scores was looked at.
-    calibration_id: whose verdict; None if there was none.
-    verdict: as it was then: "anomalous" or "review" of a flagged image, "normal" of one of the audit sample.
+    image_id: SHA-256 of its bytes; relative_path, model_id, batch_id: the row of scores that was looked at.
+    calibration_id: the calibration that gave the verdict; None if there was none.
+    verdict: as it was then: "anomalous" or "review" for a flagged image, "normal" for one of the audit sample.
     anomaly_score: as it was then.
     decision: "anomalous" or "normal"; "withdrawn" takes back one that this reviewer made on the image.
     reviewer: who decided.
     review_id: made when the form is shown, see `new_review_id`: a form that is sent twice is one review.
-    kind: of the defect, in the reviewer's words; only with "anomalous".
+    kind: the kind of the defect, in the reviewer's words; only with "anomalous".
     withdraws: the ``review_id`` that "withdrawn" takes back; by default that of the reviewer's last decision that
         stands on the image when it is recorded.
 
@@ -82,7 +82,7 @@ class Review:
     withdraws: str | None = None
 
     def __post_init__(self) -> None:
-        """See that it can be kept."""
+        """Check that it can be kept."""
         for identifier in (self.review_id, self.model_id, self.batch_id, self.calibration_id, self.withdraws):
             if identifier is not None:
                 check_id(identifier)
@@ -119,7 +119,7 @@ class Review:
 def _check_text(name: str, text: str, longest: int) -> None:
     if len(text) > longest:
         raise UsageError(f"{name} has {len(text):,} characters, {longest:,} at most are kept. Shorten it.")
-    # Control characters, and halves of characters that are no text in any file.
+    # Control characters, and lone surrogates, which no file can hold as text.
     if odd := next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")), None):
         raise UsageError(f"{name} holds the control character U+{ord(odd):04X}. Leave it out.")
 
@@ -133,10 +133,10 @@ def record_review(workspace: Workspace, review: Review) -> bool:
     """Keep a decision: one file, which appears whole or not at all and is never overwritten.
 
     Returns:
-        True if it was written now; False if a review of that id is there already, which stays as it is.
+        True if it was written now; False if a review of that id already exists, which stays as it is.
 
     Raises:
-        UsageError: it takes back a decision that is none of this reviewer's on the image.
+        UsageError: it takes back a decision that this reviewer did not make on the image.
 
     >>> import tempfile
     >>> workspace = Workspace.at(tempfile.mkdtemp())
@@ -147,14 +147,14 @@ def record_review(workspace: Workspace, review: Review) -> bool:
     >>> latest_reviews(workspace).select(["reviewer", "decision", "kind"]).to_pylist()
     [{'reviewer': 'Ann', 'decision': 'anomalous', 'kind': 'crack'}]
 
-    Taken back, it does not count any more, and what she decided before counts again:
+    A decision that is taken back no longer counts, and the previous one counts again:
 
     >>> for decision in ("normal", "withdrawn"):
     ...     new = record_review(workspace, Review(*row, decision, "Ann", "", new_review_id()))
     >>> latest_reviews(workspace)["decision"].to_pylist()
     ['anomalous']
     """
-    # One that was compacted has no file of its own any more.
+    # A review that was compacted has no file of its own any more.
     if review.review_id in catalog.all_rows(workspace, "reviews", JOINED_REVIEWS)["review_id"].to_pylist():
         return False
     if review.decision == WITHDRAWN:
@@ -170,7 +170,7 @@ def record_review(workspace: Workspace, review: Review) -> bool:
 
 
 def _taken_back(workspace: Workspace, review: Review) -> str | None:
-    """The id of what a withdrawal takes back; None where nothing stands."""
+    """The id of the decision that a withdrawal takes back; None if none stands."""
     rows = catalog.all_rows(workspace, "reviews")
     own = pc.and_(pc.equal(rows["image_id"], review.image_id), pc.equal(rows["reviewer"], review.reviewer))
     if review.withdraws is None:
@@ -184,10 +184,10 @@ def _taken_back(workspace: Workspace, review: Review) -> str | None:
 
 
 def latest_reviews(workspace: Workspace, reviews: pa.Table | None = None) -> pa.Table:
-    """The last decision that stands on each image, in order of time: where reviewers disagree, it counts.
+    """The last decision that stands on each image, in order of time; it counts where reviewers disagree.
 
     Args:
-        reviews: all rows of ``REVIEWS_SCHEMA`` there are, in any order; None reads the files.
+        reviews: all rows of ``REVIEWS_SCHEMA``, in any order; None reads the files.
     """
     return _latest(_standing(_all(workspace, reviews)), "image_id")
 
@@ -196,11 +196,11 @@ def disagreements(workspace: Workspace, reviews: pa.Table | None = None) -> pa.T
     """What different reviewers decided on the images on which they disagree.
 
     Args:
-        reviews: all rows of ``REVIEWS_SCHEMA`` there are, in any order; None reads the files.
+        reviews: all rows of ``REVIEWS_SCHEMA``, in any order; None reads the files.
 
     Returns:
-        Rows of ``REVIEWS_SCHEMA``, the last decision that stands of each reviewer on each such image: an image's rows
-        side by side, in order of time, and the images in order of their last decision.
+        Rows of ``REVIEWS_SCHEMA``: each reviewer's last decision that stands on each such image. An image's rows stand
+        together, in order of time, and the images are in order of their last decision.
 
     >>> import tempfile
     >>> workspace = Workspace.at(tempfile.mkdtemp())
@@ -221,7 +221,7 @@ def disagreements(workspace: Workspace, reviews: pa.Table | None = None) -> pa.T
 
 
 def _all(workspace: Workspace, reviews: pa.Table | None) -> pa.Table:
-    """The rows given, or those of the files, in order of time."""
+    """The given rows, or those of the files, in order of time."""
     if reviews is None:
         return catalog.all_rows(workspace, "reviews")
     rows = reviews.select(REVIEWS_SCHEMA.names).cast(REVIEWS_SCHEMA)
@@ -231,7 +231,7 @@ def _all(workspace: Workspace, reviews: pa.Table | None) -> pa.Table:
 def _standing(reviews: pa.Table) -> pa.Table:
     """The decisions that no withdrawal names, in the order of the rows.
 
-    A file that somebody else put there may hold any word: it is no decision.
+    A file that nelbo did not write may hold any word, which is not a decision.
     """
     taken_back = reviews.filter(pc.equal(reviews["decision"], WITHDRAWN))["withdraws"].combine_chunks()
     is_decision = pc.and_(
@@ -241,28 +241,28 @@ def _standing(reviews: pa.Table) -> pa.Table:
 
 
 def _latest(reviews: pa.Table, *keys: str) -> pa.Table:
-    """The last row of each, in the order of the rows."""
+    """The last row for each value of the keys, in the order of the rows."""
     columns = (reviews[name].to_pylist() for name in keys)
     last = {key: row for row, key in enumerate(zip(*columns, strict=True))}
     return reviews.take(pa.array(sorted(last.values()), pa.int64()))
 
 
 def labels_of(decided: pa.Table) -> dict[str, int]:
-    """Content hash of each image -> 0 or 1, as `latest_reviews` says."""
+    """Content hash of each image -> 0 or 1, from rows of `latest_reviews`."""
     columns = (decided[name].to_pylist() for name in ("image_id", "decision"))
     return {image_id: DECISIONS.index(decision) for image_id, decision in zip(*columns, strict=True)}
 
 
-def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
-    """Reviewed images that a model flagged, with what it made of them as its published batches say.
+def reviewed_rows(workspace: Workspace, model_id: str, precision: str = FLOAT32) -> tuple[pa.Table, int]:
+    """Reviewed images that a model flagged, with the measures of its fit in a precision, from published batches.
 
-    What only another model flagged is left out: nobody reviews images that are easily normal, so a few anomalies with
-    low scores would pull a threshold down to where nearly everything is flagged.
+    Images that only another model flagged are left out: nobody reviews images that are easily normal, and a few
+    anomalies with low scores would pull the threshold down to where nearly everything is flagged.
 
     Returns:
-        One row an image, in order of ``image_id``: the columns of ``CALIBRATION_SCHEMA`` but the score, ``label`` as
-        decided last, and ``group`` as their batches' manifests say. And how many reviewed images are left out: not
-        flagged by this model, or its scores are gone.
+        One row per image, in order of ``image_id``: the columns of ``CALIBRATION_SCHEMA`` except the score, ``label``
+        as decided last, and ``group`` from the batches' manifests. And the number of reviewed images that are left
+        out: this model did not flag them, or its scores are gone.
 
     Raises:
         NotYetError: there are no reviews.
@@ -274,10 +274,11 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
     if not decided.num_rows:
         raise NotYetError(f"workspace {workspace.root} has no reviews. Decide on flagged images in: nelbo dashboard")
     label_of = labels_of(decided)
-    # A batch may have been scored anew since, with a threshold that flags fewer. Of an audit sample none was flagged.
+    # A batch may have been scored again since, with a threshold that flags fewer. No image of an audit sample was
+    # flagged.
     flagged = pc.fill_null(pc.not_equal(reviews["verdict"], "normal"), True)
     shown = reviews.filter(pc.and_(flagged, pc.equal(reviews["model_id"], model_id)))["image_id"]
-    rows = _flagged(decided["image_id"].combine_chunks(), shown.combine_chunks(), workspace, model_id)
+    rows = _flagged(decided["image_id"].combine_chunks(), shown.combine_chunks(), workspace, model_id, precision)
     labels = [label_of[image_id] for image_id in rows["image_id"].to_pylist()]
     n_left_out = len(label_of) - len(labels)
     remedy = "Take a model that has not seen them (--model), or give the other images in a table (--labels CSV)."
@@ -292,27 +293,30 @@ def reviewed_rows(workspace: Workspace, model_id: str) -> tuple[pa.Table, int]:
     return rows.append_column("split", pa.nulls(rows.num_rows, pa.string())), n_left_out
 
 
-def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_id: str) -> pa.Table:
-    """Each of these images that the model flags, or flagged when it was shown, once, with its measures."""
+def _flagged(image_ids: pa.Array, shown: pa.Array, workspace: Workspace, model_id: str, precision: str) -> pa.Table:
+    """One row, with its measures, for each of these images that the model flags, or flagged when it was shown."""
     columns = ["relative_path", "image_id", *MEASURED]
     none = CALIBRATION_SCHEMA.empty_table().select(columns)
     found = [none.append_column("group", pa.array([], pa.string()))]
     for batch in catalog.find(workspace, "scores", model_id=model_id).to_pylist():
-        for rows in iter_rows(workspace.root / batch["path"], _ROWS, [*columns, "verdict"]):
+        for rows in iter_rows(workspace.root / batch["path"], _ROWS, [*columns, "verdict", "engine"]):
+            # One fit scored the whole batch.
+            if rows.num_rows and precision_of(rows["engine"][0].as_py()) != precision:
+                break
             rows = rows.filter(pc.and_(pc.is_in(rows["image_id"], image_ids), pc.is_valid(rows["nelbo_nats"])))
             raised = pc.is_in(rows["verdict"].cast(pa.string()), pa.array(["anomalous", "review"]))
             rows = rows.filter(pc.or_(raised, pc.is_in(rows["image_id"], shown)))
             if rows.num_rows:
-                # Words of scores are kept as a dictionary.
+                # Scores store words as dictionaries.
                 found.append(_with_groups(rows.select(columns).cast(none.schema), workspace, batch["batch_id"]))
     table = with_united_groups(pa.concat_tables(found))
-    # In several batches an image has the same score.
+    # An image has the same score in every batch.
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     return table.take(pa.array([row for _, row in sorted(row_of.items())], pa.int64()))
 
 
 def _with_groups(rows: pa.Table, workspace: Workspace, batch_id: str) -> pa.Table:
-    """The rows of a batch's scores with the groups that its manifest names, as long as it is there."""
+    """The rows of a batch's scores with the groups of its manifest, if the manifest still exists."""
     group_of: dict[str, str | None] = {}
     with contextlib.suppress(MissingError):
         manifest = read_table(workspace.manifest(batch_id), ["image_id", "group"])

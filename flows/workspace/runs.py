@@ -1,4 +1,4 @@
-"""One execution and the row that it leaves behind."""
+"""The run of a command, and the row that it leaves behind."""
 
 import hashlib
 import time
@@ -17,9 +17,9 @@ from nelbo.flows.workspace.layout import Workspace, new_run_id
 
 @dataclass(frozen=True)
 class Run:
-    """When, what, and with which options; `record` writes the row.
+    """Which command ran when, and with which options; `record` writes the row.
 
-    facts: columns of the row that are known already.
+    facts: columns of the row that are already known.
     """
 
     command: str
@@ -31,16 +31,16 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return time.perf_counter() - self.started
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What every Parquet file of this run says of its origin."""
+        """The origin of a Parquet file of this run, for its metadata."""
         return _metadata(self.row())
 
     def row(self, **facts: Any) -> dict[str, Any]:
-        """What ``runs`` says of it; facts are columns of ``RUNS_SCHEMA``."""
+        """The run's row in ``runs``; facts are columns of ``RUNS_SCHEMA``."""
         return dict.fromkeys(RUNS_SCHEMA.names) | {
             "run_id": self.run_id,
             "command": self.command,
@@ -58,7 +58,7 @@ class Run:
 
 
 def record_row(workspace: Workspace, row: dict[str, Any]) -> None:
-    """Publish the row of a run; written again it is the same file, so a run never has two."""
+    """Publish the row of a run; writing it again replaces the same file, so that a run never has two."""
     place = workspace.runs / f"{row['run_id']}.parquet"
     write_table(pa.Table.from_pylist([row], RUNS_SCHEMA), place, RUNS_SCHEMA, _metadata(row), workspace.staging)
 

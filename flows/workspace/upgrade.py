@@ -1,7 +1,7 @@
-"""What an older version left in a workspace, and how its tables get the columns that they have now.
+"""Finds what an older version left in a workspace, and gives its tables the columns of today.
 
-Models, calibrations and engines are named by what is in them and never change; tables are read in any version. So none
-of this must be done for nelbo. It is done for other readers, who find the same columns in every file then.
+Models, calibrations and engines are named by their contents and never change; nelbo reads tables of any version and
+needs no upgrade. It serves other readers, who then find the same columns in every file.
 """
 
 import json
@@ -19,6 +19,7 @@ import pyarrow as pa
 from nelbo.data import (
     FLAGGED_SCHEMA,
     MANIFEST_SCHEMA,
+    REGIONS_SCHEMA,
     REVIEWS_SCHEMA,
     RUNS_SCHEMA,
     SCHEMA_VERSION,
@@ -46,11 +47,13 @@ _SCHEMAS = {
     "scores": SCORES_SCHEMA,
     "flagged": FLAGGED_SCHEMA,
     "audit": FLAGGED_SCHEMA,
+    "near": FLAGGED_SCHEMA,
+    "regions": REGIONS_SCHEMA,
     "runs": RUNS_SCHEMA,
     "reviews": REVIEWS_SCHEMA,
 }
 
-#: What describes each folder that never changes, and the newest version of it.
+#: The description in each folder that never changes, and its newest version.
 _FORMATS = {
     "models": ("model.json", MODEL_FORMAT),
     "calibrations": ("calibration.json", WITH_LEVELS),
@@ -70,7 +73,7 @@ class OldTable(NamedTuple):
 
 
 def old_tables(workspace: Workspace) -> list[OldTable]:
-    """The tables that lack columns of today; what cannot be read is left to whoever needs it.
+    """The tables that lack columns of today; a table that cannot be read causes a warning.
 
     Raises:
         UsageError: something in the workspace is of a version that this nelbo does not know.
@@ -105,7 +108,7 @@ def _refuse_newer_folders(workspace: Workspace) -> None:
 
 
 def old_engines(workspace: Workspace) -> list[tuple[str, str]]:
-    """Model and name of each engine of version 0.1, which has no id to be checked by."""
+    """Model and name of each engine of version 0.1, which has no id to check it against."""
     found = catalog.find(workspace, "engines").to_pylist()
     versions = {
         (row["model_id"], row["engine"]): _format_version((workspace.root / row["path"]).parent / "engine.json")
@@ -115,7 +118,7 @@ def old_engines(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def _format_version(place: Place) -> int | None:
-    """As a description says; None where it is damaged, which is for ``verify`` to report."""
+    """The version in a description; None if the description is damaged, which ``verify`` reports."""
     try:
         version = json.loads(place.read_text(encoding="utf-8"))["format_version"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -124,9 +127,9 @@ def _format_version(place: Place) -> int | None:
 
 
 def upgrade_table(workspace: Workspace, old: OldTable) -> bool:
-    """Write a table anew with the columns of today, in its place and with its time of change; false if it is in use.
+    """Rewrite a table with the columns of today, keeping its place and modification time; False if it is in use.
 
-    The new file is read back before it takes the place of the old one, which is whole until then.
+    The new file is read back before it replaces the old one, which stays whole until then.
     """
     place = Path(str(workspace.root)) / old.path
     aside = workspace.local_staging / f".upgrade.{uuid.uuid4().hex}.parquet"
@@ -152,13 +155,13 @@ def upgrade_table(workspace: Workspace, old: OldTable) -> bool:
 
 
 def _are_equal(one: pa.Table, other: pa.Table) -> bool:
-    # The second, slower look takes NaN for NaN.
+    # The second, slower comparison treats NaN as equal to NaN.
     return bool(one.equals(other)) or repr(one.to_pylist()) == repr(other.to_pylist())
 
 
 @contextmanager
 def _held(workspace: Workspace, old: OldTable) -> Iterator[bool]:
-    """Let nobody else replace a table; false if somebody is at work on it."""
+    """Keep others from replacing a table; yields False if somebody is at work on it."""
     if old.kind == "manifests":
         batch_id = Path(old.path).parent.name.removeprefix("batch_id=")
         with workspace.unused(batch_id) as is_free:

@@ -1,4 +1,4 @@
-"""The benchmark of quality runs, and what it computes with is right. How well nelbo does is for people to read."""
+"""The benchmark of quality runs, and its computations are right; how well nelbo detects is for people to judge."""
 
 import doctest
 import math
@@ -13,11 +13,6 @@ from commands import ROOT, rows
 from PIL import Image
 
 from nelbo.detectors.interval import Interval
-
-
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
 
 
 @pytest.fixture
@@ -35,9 +30,9 @@ def results() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_quality() -> None:
+def test_the_benchmark_of_quality_runs() -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
-    # Of each sort one: those of heads are looked at below, and trained ones take long.
+    # One detector of each sort: heads have a test below, and trained detectors take long.
     few = ("nelbo, filters", "nelbo, conv_1x1x16", "darkest pixel", "1-NN on pixels", "size")
     found = rows("detection.quality", "--sets", "ELPV", "--detectors", *few)
     names = [row[0] for row in found]
@@ -48,7 +43,7 @@ def test_quality() -> None:
 
 
 @pytest.mark.slow
-def test_mistakes(tmp_path: Path) -> None:
+def test_the_benchmark_of_mistakes_runs(tmp_path: Path) -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
     found = rows("detection.mistakes", "--pictures", str(tmp_path))
     assert [row[0] for row in found] == ["all", "mono", "poly"]
@@ -58,7 +53,7 @@ def test_mistakes(tmp_path: Path) -> None:
     ]
 
 
-def test_examples(results: ModuleType, quality: ModuleType) -> None:
+def test_the_examples_in_docstrings_are_right(results: ModuleType, quality: ModuleType) -> None:
     assert doctest.testmod(results) == (0, 5)
     assert doctest.testmod(quality) == (0, 1)
 
@@ -69,12 +64,12 @@ def test_seeds_widen_an_interval(results: ModuleType) -> None:
     assert same == pytest.approx(results.over_seeds([one]))
     apart = results.over_seeds([one, Interval(0.9, 0.84, 0.94), Interval(0.7, 0.58, 0.8)])
     assert apart.high - apart.low > same.high - same.low
-    # Nothing is mistaken for anything, or all is.
+    # The extremes: every comparison is right, or every one is wrong.
     assert results.over_seeds([Interval(1.0, 1.0, 1.0)] * 2) == pytest.approx((1, 1, 1), abs=2e-4)
     assert results.over_seeds([Interval(0.0, 0.0, 0.0)]) == pytest.approx((0, 0, 0), abs=2e-4)
 
 
-def test_kinds_are_held_against_normal_images_of_theirs_or_of_all(quality: ModuleType) -> None:
+def test_kinds_are_compared_with_their_own_or_all_normal_images(quality: ModuleType) -> None:
     labels, groups = np.array([0, 0, 1, 1]), np.array(["mono", "poly", "mono", "poly"])
     data = quality.Dataset(*[np.zeros(0)] * 3, labels, groups)
     assert {name: rows.tolist() for name, rows in quality.kinds(data)} == {
@@ -84,12 +79,12 @@ def test_kinds_are_held_against_normal_images_of_theirs_or_of_all(quality: Modul
     }
     data = data._replace(groups=np.array(["normal", "normal", "crack", "fray"]))
     assert dict(quality.kinds(data))["crack"].tolist() == [True, True, True, False]
-    # One kind is all there is.
+    # There is only one kind.
     data = data._replace(groups=np.array(["normal", "normal", "crack", "crack"]))
     assert list(dict(quality.kinds(data))) == ["all"]
 
 
-def test_what_is_known_is_not_found_out_again(results: ModuleType, tmp_path: Path) -> None:
+def test_known_results_are_not_computed_again(results: ModuleType, tmp_path: Path) -> None:
     known = results.Results(tmp_path / "kept")
     asked: list[Path] = []
 
@@ -123,12 +118,12 @@ def test_classes_have_a_row_for_each_detector_that_saw_all(results: ModuleType) 
     assert only.endswith(" | 0.900 | 0.700 |")
 
 
-def test_the_published_tables_are_of_the_published_figures(results: ModuleType) -> None:
-    docs = ROOT / "docs"
+def test_the_published_tables_agree_with_the_published_figures(results: ModuleType) -> None:
+    docs = ROOT / "docs" / "evidence"
     published = (docs / "benchmarks.md").read_text(encoding="utf-8")
     figures = results.read_figures(docs / "quality.csv")
     of_classes = figures["set"].str.startswith("Fashion-MNIST")
-    # A comma parts the name of a set from what was learnt from in its place: learning curves.
+    # For learning curves, a comma separates the name of a set from what was learnt from instead.
     whole = figures[~of_classes & ~figures["set"].str.contains(",")]
     lines = [line for name, found in whole.groupby("set") for line in results.tables(name, found)]
     lines += results.classes_table(figures[of_classes]) if of_classes.any() else []
@@ -137,10 +132,10 @@ def test_the_published_tables_are_of_the_published_figures(results: ModuleType) 
     assert [row for row in rows if row not in published] == []
 
 
-def test_magnetic_tiles_are_parted_as_they_are_named(
+def test_magnetic_tiles_are_split_by_their_names(
     quality: ModuleType, tmp_path: Path, random: np.random.Generator
 ) -> None:
-    """A folder like the real one: named normals train, others and all defects are judged, with their masks."""
+    """In a folder like the real one, the named normals train; other normals and all defects are judged, with masks."""
     for folder in ("normal", "defect/crack", "masks/crack"):
         (tmp_path / folder).mkdir(parents=True)
     for name in "abcdefgh":
@@ -192,13 +187,13 @@ def test_mistakes_are_on_the_wrong_side_of_the_threshold(random: np.random.Gener
     assert mistakes.table(data, found)[2:] == ["| all | 3 of 5 | 60% |"]
     picture = np.asarray(mistakes.sheet(data, found, mistakes.missed(data, found)))
     assert picture.shape == (272, 2048, 3)
-    # Green is the outline of the mask; beyond the three pairs there is paper.
+    # The outline of the mask is green; the sheet is blank beyond the three pairs.
     assert ((picture == (0, 255, 0)).all(axis=2)).any()
     assert (picture[:, 1536:] == 255).all()
 
 
 @pytest.mark.slow
-def test_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_of_heads_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
     from benchmarks.detection import heads
 
@@ -213,13 +208,23 @@ def test_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "nearest neighbour of each place",
         "Gaussian of each place, 100 features",
     ]
-    # Curves, defects among the normals, one model of all and of variants, and rates.
+    # The other tables: learning curves, defects among the normals, one model or variants, and rates.
     assert [row[:2] for row in found[8:]] == [["ELPV", "filters"]] * 5
     assert [row[2] for row in found[10:12]] == ["1", "auto"]
     assert found[-1][2:4] == ["2", "5%"]
 
 
-def test_other_heads_against_libraries(random: np.random.Generator) -> None:
+@pytest.mark.slow
+def test_the_benchmark_of_precision_runs(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
+    found = rows("detection.precision", "--results", tmp_path, "--sets", "ELPV")
+    assert [row[:2] for row in found[:2]] == [["ELPV", "float32"], ["ELPV", "int8"]]
+    # Then come differences and speeds.
+    assert found[2][-1] in ("float32", "int8")
+    assert [row[0] for row in found[3:]] == ["float32", "int8"]
+
+
+def test_other_heads_equal_those_of_libraries(random: np.random.Generator) -> None:
     from scipy.spatial.distance import mahalanobis
     from sklearn.neighbors import NearestNeighbors
 
@@ -233,6 +238,6 @@ def test_other_heads_against_libraries(random: np.random.Generator) -> None:
     np.testing.assert_allclose(fits.gaussian_of_each_place(normals, test, 0), expected)
     views = np.repeat(["a", "b", "c", "d"], 5)
     rows_of_some = heads._some(views, 10, 0)
-    # Whole parts.
+    # Parts are taken whole.
     assert sorted(np.unique(views[rows_of_some], return_counts=True)[1]) == [5, 5]
     assert heads._some(views, 21, 0) is None

@@ -1,4 +1,4 @@
-"""Simulated beside real defects: who has seen what, what is counted, and that the published table is of its figures."""
+"""Simulated and real defects: what training sees, what is counted, and that the published table has its figures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +14,14 @@ SIDE = 64
 
 
 @pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT)
+def simulated() -> ModuleType:
     from benchmarks.detection import simulated
 
     return simulated
 
 
 def figures(simulated: ModuleType, models: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
-    """Real AUROC, and simulated ones of all defects and of pasted and blurred ones, by model."""
+    """By model: the AUROC on real defects, on all simulated ones, and on pasted and blurred ones."""
     kept = [(simulated.REAL, "all"), (simulated.SIMULATED, "all"), (simulated.SIMULATED, "pooled")]
     others = [(simulated.FOUND, "pooled", 0.5), (simulated.BLIND, "pooled", 0.0)]
     found = [
@@ -33,13 +32,13 @@ def figures(simulated: ModuleType, models: dict[str, tuple[float, float, float]]
     return pd.DataFrame(found).assign(low=lambda one: one["value"], high=lambda one: one["value"])
 
 
-def test_pairs_in_order_by_hand(simulated: ModuleType) -> None:
-    """Apart by more than .05 are a-b, a-c, a-d, b-d and c-d; b-c is not."""
+def test_pairs_in_order_are_counted(simulated: ModuleType) -> None:
+    """The pairs a-b, a-c, a-d, b-d and c-d differ by more than 0.05; b-c does not."""
     models = {"a": (0.95, 0.9, 0.6), "b": (0.8, 0.7, 0.7), "c": (0.76, 0.95, 0.6), "d": (0.5, 0.7, 0.65)}
     found = figures(simulated, models)
-    # c is simulated above a; b and d tie, which says nothing.
+    # By simulation c lies above a; b and d tie, which does not count.
     assert simulated.in_order(found, "all") == (3, 5)
-    # b and d are simulated above a, with which c ties, and d above c.
+    # By simulation b and d lie above a, c ties with a, and d lies above c.
     assert simulated.in_order(found, "pooled") == (1, 5)
     again = found.assign(set="T", value=found["value"].where(found["statistic"] == simulated.REAL, 1.0))
     lines = simulated.order_table(pd.concat([found, again]))
@@ -102,7 +101,7 @@ def test_defects_are_painted_on_images_that_no_part_of_training_saw(
 
 
 @pytest.mark.slow
-def test_simulated(tmp_path: Path) -> None:
+def test_the_benchmark_of_simulated_defects_runs(tmp_path: Path) -> None:
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
     asked = ("--sets", "ELPV", "--models", "filters", "random weights", "--results", tmp_path)
     found = rows("detection.simulated", *asked)
@@ -112,12 +111,12 @@ def test_simulated(tmp_path: Path) -> None:
     assert rows("detection.simulated", *asked) == found
 
 
-def test_the_published_table_is_of_the_published_figures(simulated: ModuleType) -> None:
+def test_the_published_table_agrees_with_the_published_figures(simulated: ModuleType) -> None:
     from benchmarks.detection.results import read_figures
 
     docs = ROOT / "docs"
-    published = (docs / "sensitivity.md").read_text(encoding="utf-8")
-    figures = read_figures(docs / "simulated.csv")
+    published = (docs / "explanation" / "sensitivity.md").read_text(encoding="utf-8")
+    figures = read_figures(docs / "evidence" / "simulated.csv")
     lines = [line for _, own in figures.groupby("set", sort=False) for line in simulated.table(own)]
     lines += simulated.order_table(figures)
     assert [line for line in lines if line not in published] == []

@@ -1,4 +1,4 @@
-"""Pixels that are decoded once and read many times are the same pixels."""
+"""The cache gives the same pixels as decoding."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ def random() -> np.random.Generator:
 
 @pytest.fixture
 def files(tmp_path: Path, random: np.random.Generator) -> list[Path]:
-    """Images of 8 bits, the third of which is none."""
+    """Files with images of 8 bits; the third file is no image."""
     made = [tmp_path / "images" / f"{i}.png" for i in range(N_FILES)]
     made[0].parent.mkdir()
     for file in made:
@@ -38,7 +38,7 @@ def files(tmp_path: Path, random: np.random.Generator) -> list[Path]:
 
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Two images at a time; the list gets the size of each chunk that is decoded."""
+    """Decode two images at a time; the list records the size of each decoded chunk."""
     sizes: list[int] = []
 
     def counted(files: list[Path], *args: object, **options: object) -> Images:
@@ -72,7 +72,7 @@ def test_sixteen_bits_are_rounded_to_the_nearest_level(tmp_path: Path, random: n
     cache = cache_images(files, GREY, tmp_path / "cache")
     assert cache.pixels.dtype == np.uint16
     expected = read_images(files, GREY).pixels.astype(np.float64)
-    # A hair more than half a level: float32 itself is that coarse near 1.
+    # Slightly more than half a level, because float32 is that coarse near 1.
     assert np.abs(cache.pixels[:] / 65_535 - expected).max() <= 1 / 131_070 + 2**-24
 
 
@@ -83,7 +83,7 @@ def test_sixteen_bits_of_the_same_size_lose_nothing(tmp_path: Path, random: np.r
 
 
 @pytest.mark.parametrize("at", [0, 3, N_FILES - 1])
-def test_one_deep_image_deepens_all(
+def test_one_deep_image_makes_the_whole_cache_deep(
     tmp_path: Path, files: list[Path], random: np.random.Generator, chunks: list[int], at: int
 ) -> None:
     deep(files[at], random)
@@ -103,12 +103,12 @@ def test_memory_is_bounded(tmp_path: Path, files: list[Path], chunks: list[int])
     assert chunks == [2, 2, 2, 1]
     assert done == [2, 2, 2, 1]
     chunks.clear()
-    # One of these alone is over the bound.
+    # A single one of these images exceeds the bound.
     cache_images(files, RGB, tmp_path / "rgb")
     assert chunks == [1] * N_FILES
 
 
-def test_what_is_read_is_what_an_array_gives(tmp_path: Path, files: list[Path]) -> None:
+def test_the_cache_is_indexed_like_an_array(tmp_path: Path, files: list[Path]) -> None:
     pixels = cache_images(files, GREY, tmp_path / "cache").pixels
     whole = pixels[:]
     assert len(pixels) == len(whole) == 6
@@ -122,7 +122,7 @@ def test_what_is_read_is_what_an_array_gives(tmp_path: Path, files: list[Path]) 
         pixels[[6]]
 
 
-def test_a_subset_reads_nothing(tmp_path: Path, files: list[Path]) -> None:
+def test_making_a_subset_reads_nothing(tmp_path: Path, files: list[Path]) -> None:
     pixels = cache_images(files, GREY, tmp_path / "cache").pixels
     whole = pixels[:]
     some = pixels.take([5, 1, 1, 0])
@@ -140,7 +140,7 @@ def test_a_subset_reads_nothing(tmp_path: Path, files: list[Path]) -> None:
         some[[4]]
 
 
-def test_threads_read_the_same(tmp_path: Path, files: list[Path], random: np.random.Generator) -> None:
+def test_threads_read_the_same_pixels(tmp_path: Path, files: list[Path], random: np.random.Generator) -> None:
     pixels = cache_images(files, GREY, tmp_path / "cache").pixels
     whole = pixels[:]
     draws = [random.integers(0, 6, 32) for _ in range(200)]
@@ -150,7 +150,7 @@ def test_threads_read_the_same(tmp_path: Path, files: list[Path], random: np.ran
 
 
 @pytest.mark.parametrize("n", [0, 3])
-def test_nothing_readable(tmp_path: Path, n: int) -> None:
+def test_files_without_a_readable_image_give_an_empty_cache(tmp_path: Path, n: int) -> None:
     files = [tmp_path / f"{i}.png" for i in range(n)]
     for _ in range(2):
         cache = cache_images(files, RGB, tmp_path / "cache")
@@ -159,12 +159,12 @@ def test_nothing_readable(tmp_path: Path, n: int) -> None:
         assert cache.reasons == ["unreadable"] * n
 
 
-def test_options_reach_the_decoder(tmp_path: Path, files: list[Path]) -> None:
+def test_limits_are_passed_to_the_decoder(tmp_path: Path, files: list[Path]) -> None:
     cache = cache_images(files, GREY, tmp_path / "cache", limits=Limits(pixels=599), workers=1)
     assert set(cache.reasons) == {"too_large", "not_an_image"}
 
 
-def test_a_cache_is_made_once(tmp_path: Path, files: list[Path]) -> None:
+def test_a_cache_is_made_one_time(tmp_path: Path, files: list[Path]) -> None:
     make = partial(cache_images, files, GREY, tmp_path / "out" / "cache", staging=tmp_path / "_staging")
     first = make()
     assert sorted(path.name for path in (tmp_path / "out" / "cache").iterdir()) == ["cache.json", "pixels.bin"]
@@ -177,7 +177,7 @@ def test_a_cache_is_made_once(tmp_path: Path, files: list[Path]) -> None:
     np.testing.assert_array_equal(again.pixels[:], first.pixels[:])
 
 
-def test_other_users_may_read_it(tmp_path: Path, files: list[Path]) -> None:
+def test_other_users_may_read_the_cache(tmp_path: Path, files: list[Path]) -> None:
     (tmp_path / "usual").mkdir()
     cache_images(files, GREY, tmp_path / "cache")
     assert (tmp_path / "cache").stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -221,7 +221,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_repaired(tmp_path: Path, files: list[Path], chunks: list[int], damage: str) -> None:
+def test_a_damaged_cache_is_repaired(tmp_path: Path, files: list[Path], chunks: list[int], damage: str) -> None:
     folder = tmp_path / "cache"
     whole = cache_images(files, GREY, folder).pixels[:]
     DAMAGES[damage](folder)
@@ -232,7 +232,7 @@ def test_damage_is_repaired(tmp_path: Path, files: list[Path], chunks: list[int]
         np.testing.assert_array_equal(cache.pixels[:], whole)
 
 
-def test_a_cache_of_something_else_is_made_anew(tmp_path: Path, files: list[Path], chunks: list[int]) -> None:
+def test_a_cache_of_other_files_is_remade(tmp_path: Path, files: list[Path], chunks: list[int]) -> None:
     folder = tmp_path / "cache"
     for number, preprocessing in ((7, GREY), (6, GREY), (6, RGB), (6, Preprocessing(12, 16))):
         chunks.clear()
@@ -253,7 +253,7 @@ def test_a_folder_of_other_things_is_left_alone(files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("last", [2, N_FILES])
-def test_a_crash_leaves_nothing(tmp_path: Path, files: list[Path], chunks: list[int], last: int) -> None:
+def test_a_crash_leaves_no_files(tmp_path: Path, files: list[Path], chunks: list[int], last: int) -> None:
     done = []
 
     def fail(n: int) -> None:
@@ -268,7 +268,7 @@ def test_a_crash_leaves_nothing(tmp_path: Path, files: list[Path], chunks: list[
     assert not list((tmp_path / "_staging").iterdir())
 
 
-def test_the_first_of_two_wins(tmp_path: Path, files: list[Path], chunks: list[int]) -> None:
+def test_the_first_of_two_writers_wins(tmp_path: Path, files: list[Path], chunks: list[int]) -> None:
     folder = tmp_path / "cache"
 
     def overtake(_: int) -> None:
@@ -293,7 +293,7 @@ def test_a_rename_that_fails_is_an_error(tmp_path: Path, files: list[Path], monk
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_a_full_disk_is_seen_first(
+def test_a_full_disk_is_an_error_before_decoding(
     tmp_path: Path, files: list[Path], chunks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = Preprocessing(4_000, 4_000, 3)
@@ -304,6 +304,6 @@ def test_a_full_disk_is_seen_first(
     assert not chunks
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=N_FILES * RGB.n_values))
     cache_images(files, RGB, tmp_path / "cache")
-    # What is there already needs no space.
+    # An existing cache needs no space.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     cache_images(files, RGB, tmp_path / "cache")

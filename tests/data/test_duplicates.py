@@ -1,4 +1,4 @@
-"""Pictures of one thing are found under other light and compression, and no two things are taken for one."""
+"""Pictures of one thing are matched despite other light and compression; pictures of two things are not."""
 
 import io
 from collections import Counter
@@ -24,13 +24,13 @@ def encoded_again(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def lit(image: np.ndarray, gain: float, random: np.random.Generator) -> np.ndarray:
-    """The same under a lamp that stands elsewhere, with the camera's noise."""
+    """The same picture with the lamp elsewhere, and with noise of the camera."""
     height, width = image.shape
     slope = np.linspace(0.8, 1.2, width)[None] * np.linspace(1.1, 0.9, height)[:, None]
     return np.clip(gain * slope * image + random.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
 
 
-def test_copies_are_found_and_others_are_not(random: np.random.Generator) -> None:
+def test_copies_are_found_and_other_images_are_not(random: np.random.Generator) -> None:
     images = [texture(random) for _ in range(40)]
     copies = [encoded_again(images[3], 80), images[7], encoded_again(images[3], 98)]
     assert near_duplicates(cached([*images, *copies])) == [*range(40), 3, 7, 3]
@@ -43,15 +43,15 @@ def test_views_under_other_light_are_found(random: np.random.Generator) -> None:
     assert found == [i // 4 for i in range(120)]
 
 
-def test_what_all_have_in_common_makes_none_alike(random: np.random.Generator) -> None:
-    """One product before one background, under light that changes: what differs is noise alone."""
+def test_a_common_background_makes_no_duplicates(random: np.random.Generator) -> None:
+    """One product on one background, under changing light: the images differ only in noise."""
     product = 0.6 * texture(random) + 40
     images = [lit(product, gain, random) for gain in random.uniform(0.7, 1.1, 60)]
     assert near_duplicates(cached(images)) == list(range(60))
 
 
 def test_kinds_of_a_product_are_no_duplicates(random: np.random.Generator) -> None:
-    """Two kinds, each with an outline of its own, and on each a faint texture that no two share."""
+    """Two kinds, each with its own outline; each image has a faint texture of its own."""
     bars = [128 + 60 * np.sign(np.sin(np.arange(64) / width))[:, None] * np.ones((64, 64)) for width in (3, 5)]
 
     def grain() -> np.ndarray:
@@ -62,8 +62,10 @@ def test_kinds_of_a_product_are_no_duplicates(random: np.random.Generator) -> No
     assert max(sizes.values()) == 1
 
 
-def test_chunks_and_types_do_not_matter(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sides that are no multiple of the small picture's, in 16 bits, in colour."""
+def test_chunks_types_and_sizes_change_no_duplicates(
+    random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for sides that are no multiple of the reduced picture's, for 16 bits, and for colour."""
     images = random.integers(0, 60_000, (25, 40, 37, 3), dtype=np.uint16)
     images[20:] = images[:5] + random.integers(0, 3_000, (5, 40, 37, 3), dtype=np.uint16)
     expected = [*range(20), *range(5)]
@@ -73,10 +75,10 @@ def test_chunks_and_types_do_not_matter(random: np.random.Generator, monkeypatch
     assert near_duplicates(CachedPixels((images // 257).astype(np.uint8), np.arange(25))) == expected
 
 
-def test_few_many_and_blank(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_many_and_blank_images_are_handled(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert near_duplicates(CachedPixels(np.empty((0, 8, 8, 1), np.uint8), np.arange(0))) == []
     assert near_duplicates(cached([texture(random)])) == [0]
-    # Nothing of their own is to be seen.
+    # Blank images show nothing to compare.
     assert near_duplicates(cached([np.full((32, 32), 7, np.uint8)] * 3)) == [0, 1, 2]
     image = texture(random)
     many = cached([*(texture(random) for _ in range(20)), image, image, image])

@@ -1,4 +1,4 @@
-"""Other contents under the same name, size and time are noticed, and nothing else is read again."""
+"""New contents with the same name, size and time are noticed, and no other file is read again."""
 
 import mmap
 import os
@@ -44,10 +44,10 @@ def moved_over(path: Path, other: Path) -> None:
 
 
 def copied_and_renamed(path: Path, other: Path) -> None:
-    """As rsync does."""
-    aside = path.with_name(f".{path.name}.X1y2Z3")
-    shutil.copy2(other, aside)
-    aside.replace(path)
+    """Replace a file as rsync does."""
+    temporary = path.with_name(f".{path.name}.X1y2Z3")
+    shutil.copy2(other, temporary)
+    temporary.replace(path)
 
 
 WAYS = [in_place, mapped, moved_over, copied_and_renamed]
@@ -59,13 +59,13 @@ def scan_of(folder: Path, *earlier: Any, **options: Any) -> Scan:
 
 @pytest.fixture
 def all_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test has written is old at once."""
+    """Files that a test has written count as old at once."""
     monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
 
 
 @pytest.mark.usefixtures("all_old")
 @pytest.mark.parametrize("way", WAYS)
-def test_other_contents_with_the_same_name_size_and_time_are_noticed(
+def test_new_contents_with_the_same_name_size_and_time_are_noticed(
     way: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
     folder = tmp_path / "in"
@@ -86,7 +86,7 @@ def test_other_contents_with_the_same_name_size_and_time_are_noticed(
 
 
 @pytest.mark.usefixtures("all_old")
-def test_a_file_replaced_between_listing_and_reading_is_known_as_what_was_read(tmp_path: Path) -> None:
+def test_a_file_replaced_between_listing_and_reading_is_recorded_as_read(tmp_path: Path) -> None:
     path, other = put(tmp_path / "a.bmp", 1), put(tmp_path / ".b.bmp", 200)
     first = scan_of(tmp_path)
     first.listing.__dict__["entries"] = iter(list(first.listing.entries))
@@ -100,7 +100,7 @@ def test_a_file_replaced_between_listing_and_reading_is_known_as_what_was_read(t
 
 
 def without(table: pa.Table, *names: str) -> pa.Table:
-    """The same rows, with nothing in some columns."""
+    """The same rows with nulls in some columns."""
     for name in names:
         nothing = pa.nulls(len(table), MANIFEST_SCHEMA.field(name).type)
         table = table.set_column(table.schema.get_field_index(name), name, nothing)
@@ -108,10 +108,10 @@ def without(table: pa.Table, *names: str) -> pa.Table:
 
 
 @pytest.mark.parametrize(("age", "n_known"), [(0, 0), (3600, 1)])
-def test_young_files_are_read_again_where_times_are_coarse(
+def test_young_files_are_read_again_if_times_are_coarse(
     age: int, n_known: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a file system that numbers no files, and keeps one time, in whole seconds."""
+    """As on a file system without inode numbers, with one time in whole seconds."""
     monkeypatch.setattr(Stamp, "of", lambda status: Stamp(status.st_size, status.st_mtime_ns))
     when = int(time.time()) - age
     put(tmp_path / "a.bmp", 1, when)
@@ -121,7 +121,7 @@ def test_young_files_are_read_again_where_times_are_coarse(
     second = scan_of(tmp_path, [without(table, "changed_ns", "inode")], first.started_ns)
     (again,) = second
     assert second.n_known == n_known
-    # An old file whose time was set back there is beyond what can be seen.
+    # There, a change to an old file whose time was set back cannot be noticed.
     assert (again["image_id"] == table["image_id"]) == bool(n_known)
 
 
@@ -135,7 +135,7 @@ def test_times_that_lie_ahead_or_are_missing_are_not_trusted(stamp: Stamp, monke
 
 @pytest.mark.usefixtures("all_old")
 def test_rows_of_an_older_version_are_read_again(tmp_path: Path) -> None:
-    """They do not say when a file was changed, nor its number."""
+    """They lack the time of change and the inode number."""
     put(tmp_path / "a.bmp", 1)
     first = scan_of(tmp_path)
     (table,) = first
@@ -144,7 +144,7 @@ def test_rows_of_an_older_version_are_read_again(tmp_path: Path) -> None:
 
 
 def test_rights_and_links_do_not_make_a_file_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither before the listing nor between that and reading."""
+    """Neither before the listing nor between listing and reading."""
     path = put(tmp_path / "a.bmp", 1)
     path.chmod(0o640)
     looked = nelbo.data.sources.manifest.look_into

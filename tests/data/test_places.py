@@ -1,4 +1,4 @@
-"""Folders that are published: whole for every reader and after every kill, also where one was there before."""
+"""A published folder is whole for every reader and after every kill, also if it replaces another."""
 
 import ctypes
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from nelbo.data import COMMIT, publish_folder
 
-#: Publishes a folder under the same name again and again; each version says the same number in all of its files.
+#: Publishes a folder under one name again and again; all files of a version hold its number.
 PUBLISHING = """
 import sys
 from itertools import count
@@ -52,7 +52,7 @@ def publishing(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("turns", [1, 20])
-def test_a_folder_published_again_is_never_gone_and_is_whole_after_a_kill(
+def test_a_republished_folder_always_exists_and_is_whole_after_a_kill(
     publishing: subprocess.Popen[str], tmp_path: Path, turns: int
 ) -> None:
     folder = tmp_path / "engines" / "onnx"
@@ -62,7 +62,7 @@ def test_a_folder_published_again_is_never_gone_and_is_whole_after_a_kill(
     deadline = time.monotonic() + 60
     while seen < turns:
         assert time.monotonic() < deadline
-        # By its name it is there at every moment; what is in it may be the next version's by the next line.
+        # The name exists at every moment, though another version may replace the folder before the next line.
         assert folder.is_dir()
         seen = int(publishing.stdout.readline())
     os.kill(publishing.pid, signal.SIGKILL)
@@ -72,10 +72,10 @@ def test_a_folder_published_again_is_never_gone_and_is_whole_after_a_kill(
 
 
 @pytest.mark.parametrize("without", [None, OSError, AttributeError])
-def test_a_folder_takes_the_place_of_another(
+def test_a_folder_replaces_another(
     tmp_path: Path, without: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the system cannot exchange two names."""
+    """Also if the system cannot exchange two names."""
     if without is not None:
 
         def refuse(*_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Readers see a whole file or none."""
+"""Readers see a whole file or no file."""
 
 import errno
 import json
@@ -52,7 +52,9 @@ def rows(n: int) -> list[dict[str, object]]:
         )
     )
 )
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, given_rows: list[dict[str, object]]) -> None:
+def test_written_rows_are_read_back(
+    tmp_path_factory: pytest.TempPathFactory, given_rows: list[dict[str, object]]
+) -> None:
     target = tmp_path_factory.mktemp("store") / "scores.parquet"
     empty = dict.fromkeys(SCORES_SCHEMA.names)
     table = pa.Table.from_pylist([empty | row for row in given_rows], schema=SCORES_SCHEMA)
@@ -60,7 +62,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, given
     assert read_scores(target).to_pylist() == table.to_pylist()
 
 
-def test_file_says_its_version_and_is_compressed(tmp_path: Path) -> None:
+def test_a_file_states_its_version_and_is_compressed(tmp_path: Path) -> None:
     target = tmp_path / "scores.parquet"
     write_scores(pa.Table.from_pylist(rows(3), schema=SCORES_SCHEMA), target, {"nelbo.run_id": "r1"})
     file = pq.ParquetFile(target)
@@ -102,7 +104,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_unfinished_files_can_lie_elsewhere(tmp_path: Path) -> None:
+def test_unfinished_files_can_be_staged_elsewhere(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "out" / "x", tmp_path / "_staging") as unfinished:
         assert unfinished.parent == tmp_path / "_staging"
         unfinished.write_text("whole")
@@ -110,7 +112,7 @@ def test_unfinished_files_can_lie_elsewhere(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "x").read_text() == "whole"
 
 
-def test_readers_refuse_what_they_do_not_know(tmp_path: Path) -> None:
+def test_missing_damaged_and_unversioned_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_table(tmp_path / "none.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
@@ -161,7 +163,7 @@ def refusing(number: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.ENOSYS])
-def test_a_file_system_that_refuses_to_sync_a_folder(
+def test_a_file_system_that_cannot_sync_folders_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     sync, synced = os.fsync, []
@@ -178,7 +180,7 @@ def test_a_file_system_that_refuses_to_sync_a_folder(
     assert len(synced) == 1
 
 
-def test_a_disk_that_fails_to_sync_is_no_such_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         write_json({"a": 1}, tmp_path / "a.json")
@@ -196,14 +198,14 @@ def test_a_file_system_without_hard_links_still_replaces_nothing(
     with pytest.raises(FileExistsError), atomic_path(target, exclusive=True) as unfinished:
         unfinished.write_text("second")
     assert target.read_text() == "first"
-    # What cannot be moved there leaves nothing that looks like a file.
+    # A failed move leaves nothing that looks like a file.
     monkeypatch.setattr(Path, "replace", refusing(errno.EIO))
     with pytest.raises(OSError, match="Input/output"), atomic_path(tmp_path / "b", exclusive=True) as unfinished:
         unfinished.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["once.txt"]
 
 
-def test_metadata_that_is_no_text_is_damage(tmp_path: Path) -> None:
+def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
     table = pa.table({"n": [1]}).replace_schema_metadata({b"nelbo.schema_version": b"\xff4"})
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(InputError, match="is not a readable Parquet file"):

@@ -1,4 +1,4 @@
-"""Files that older versions wrote are read as they would be written now."""
+"""Files of older versions are read as if they were written now."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ VERSION_6 = Path(__file__).parent / "version_6"
 @pytest.mark.parametrize(
     ("name", "schema"), [("scores", SCORES_SCHEMA), ("manifest", MANIFEST_SCHEMA), ("runs", RUNS_SCHEMA)]
 )
-def test_a_file_of_version_1_has_the_columns_of_today(name: str, schema: pa.Schema) -> None:
+def test_a_file_of_version_1_has_the_current_columns(name: str, schema: pa.Schema) -> None:
     path = OLD / f"{name}.parquet"
     assert pq.read_schema(path).metadata[b"nelbo.schema_version"] == b"1"
     assert len(pq.read_schema(path)) < len(schema)
@@ -40,10 +40,10 @@ def test_a_file_of_version_1_has_the_columns_of_today(name: str, schema: pa.Sche
     assert pa.concat_tables(iter_rows(path, 1)).equals(table)
 
 
-def test_what_stood_in_a_file_of_version_1() -> None:
+def test_a_file_of_version_1_keeps_its_values() -> None:
     scored, other = read_scores(OLD / "scores.parquet").to_pylist()
     assert (scored["relative_path"], scored["anomaly_score"], scored["verdict"]) == ("a.png", 1.5, "normal")
-    # What was thresholded then.
+    # The score that was compared with the threshold in that version.
     assert scored["peak"] == 1.5
     assert scored["scored_at_utc"] == datetime(2026, 10, 1, 12, tzinfo=UTC)
     assert (other["relative_path"], other["reason"], other["peak"]) == ("ü.txt", "not_an_image", None)
@@ -67,19 +67,19 @@ def test_old_and_new_batches_are_read_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "schema"), [("scores", SCORES_SCHEMA), ("flagged", FLAGGED_SCHEMA)])
-def test_files_of_version_6_do_not_say_why(name: str, schema: pa.Schema) -> None:
+def test_files_of_version_6_have_no_explanations(name: str, schema: pa.Schema) -> None:
     path = VERSION_6 / f"{name}.parquet"
     old = pq.read_table(path)
     assert old.schema.metadata[b"nelbo.schema_version"] == b"6"
     table = read_table(path)
     assert table.schema.equals(schema, check_metadata=False)
     assert table["why"].null_count == table.num_rows
-    # NaN is NaN, and lists are no arrays.
+    # Compare texts, in which NaN equals NaN.
     assert repr(table.select(old.column_names).to_pylist()) == repr(old.to_pylist())
 
 
 @pytest.mark.parametrize("version", [str(SCHEMA_VERSION + 1), "0", "-1", "one"])
-def test_a_version_that_is_not_known_is_refused(tmp_path: Path, version: str) -> None:
+def test_an_unknown_schema_version_is_refused(tmp_path: Path, version: str) -> None:
     table = pa.table({"a": [1]}).replace_schema_metadata({"nelbo.schema_version": version})
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(InputError, match=f"schema version {version}, this nelbo reads 1 to {SCHEMA_VERSION}"):

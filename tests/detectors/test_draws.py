@@ -1,4 +1,4 @@
-"""Promises on parts with several views: by simulation, over calibrations."""
+"""Promises on parts with several views, simulated over many calibrations."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from scipy.stats import norm
 from nelbo.detectors import Threshold, one_of_each
 
 N_PARTS, N_VIEWS, FPR = 40, 5, 0.05
-#: Of what a view adds to its part's score.
+#: Standard deviation of what a view adds to its part's score.
 SPREAD = 0.5
 
 
 def realised(threshold: float, per: str) -> float:
-    """The share of fresh parts' images above it, or of the parts with any above it."""
+    """The share of fresh parts' images above a threshold, or of parts with any image above it."""
     if per == "image":
         return float(norm.sf(threshold / np.hypot(1, SPREAD)))
     part = np.linspace(-6, 6, 2001)
@@ -21,7 +21,7 @@ def realised(threshold: float, per: str) -> float:
 
 
 def calibrations(per: str, random: np.random.Generator, n: int = 1000) -> np.ndarray:
-    """(n, 2) realised rate, and whether it lies in the stated band, of calibrations on other parts."""
+    """(n, 2) for calibrations on other parts: the realised rate, and whether it lies in the stated band."""
     groups = [part for part in range(N_PARTS) for _ in range(N_VIEWS)]
     rows = []
     for _ in range(n):
@@ -41,9 +41,9 @@ def calibrations(per: str, random: np.random.Generator, n: int = 1000) -> np.nda
 @pytest.mark.parametrize("per", ["image", "group"])
 def test_the_promise_is_kept_on_fresh_parts(per: str, random: np.random.Generator) -> None:
     rates, inside = calibrations(per, random).T
-    # 2/41 is the largest rate below 5 % that 40 draws can promise; the standard error is .001.
+    # 2/41 is the largest rate below 5 % that 40 draws can promise; the standard error is 0.001.
     assert rates.mean() == pytest.approx(2 / 41, abs=0.004)
-    # 95 % by the law, within three standard errors.
+    # 95 % by theory, within three standard errors.
     assert inside.mean() == pytest.approx(0.95, abs=0.021)
 
 
@@ -58,7 +58,7 @@ def test_rows_without_a_group_are_all_drawn() -> None:
     assert one_of_each([], []).tolist() == []
 
 
-def test_what_a_promise_per_group_says() -> None:
+def test_a_promise_per_group_counts_groups() -> None:
     said = Threshold.from_normals(range(40), FPR, per="image")
     assert said.describe() == "false-alarm rate promised: 5 %, between 0.6 and 13.2 % with 40 groups"
     assert said.to_dict()["per"] == "image"

@@ -11,6 +11,7 @@ from scipy.stats import betabinom, binomtest, ks_2samp, kstest, norm
 
 from nelbo.detectors import Drift, DriftTest, conformal_threshold, detect_drift, holm
 from nelbo.detectors.drift import SCORES_PER_BATCH, _log_wealth, _online_p_values
+from nelbo.detectors.smirnov import MOST_PAIRS, smirnov_p_value
 
 values = st.lists(st.integers(0, 4) | st.integers(-1000, 1000), min_size=1, max_size=40)
 STATISTICS = ("brightness", "contrast", "sharpness", "size")
@@ -25,22 +26,22 @@ def the(result: Drift, name: str) -> DriftTest:
 
 
 def levels(m: int, random: np.random.Generator) -> np.ndarray:
-    """A batch as normal as can be, in random order."""
+    """A perfectly normal batch, in random order."""
     return random.permutation(norm.ppf((np.arange(m) + 0.5) / m))
 
 
 # Holm
 
 
-def test_holm_by_hand() -> None:
+def test_holm_has_known_values() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
     assert holm([]).tolist() == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_holm_is_bonferroni_closed(p: list[float]) -> None:
-    """Marcus, Peritz and Gabriel 1976: the worst Bonferroni p-value of any set of hypotheses that it belongs to."""
+def test_holm_equals_the_closed_bonferroni_test(p: list[float]) -> None:
+    """Marcus, Peritz and Gabriel 1976: a p-value is the largest Bonferroni p-value of any set that holds it."""
     n = len(p)
     sets = [s for size in range(1, n + 1) for s in itertools.combinations(range(n), size)]
     worst = [max(min(1, len(s) * min(p[i] for i in s)) for s in sets if k in s) for k in range(n)]
@@ -48,16 +49,45 @@ def test_holm_is_bonferroni_closed(p: list[float]) -> None:
 
 
 @pytest.mark.parametrize("bad", [[-0.1], [1.1], [math.nan], [[0.1]], 0.1])
-def test_holm_refuses(bad: object) -> None:
+def test_holm_refuses_bad_p_values(bad: object) -> None:
     with pytest.raises(ValueError, match=r"expected a list of numbers in \[0, 1\]"):
         holm(bad)  # type: ignore[arg-type]
+
+
+# Two samples
+
+
+def test_smirnov_has_known_p_values() -> None:
+    """One score among nine: each place is equally likely. Two among three: 2 of the 10 orders separate the samples."""
+    nine = np.arange(1.0, 10.0)
+    found = [smirnov_p_value(np.array([score]), nine) for score in (0.0, 1.5, 4.5, 5.5, 9.5)]
+    np.testing.assert_allclose(found, [0.2, 0.4, 1.0, 1.0, 0.2])
+    two, three = np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])
+    np.testing.assert_allclose([smirnov_p_value(two, three), smirnov_p_value(three, two)], 0.2)
+
+
+@given(values, values)
+def test_smirnov_equals_scipys(one: list[float], other: list[float]) -> None:
+    """Also with ties; to the bit if the compiler fuses no operations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        expected = ks_2samp(one, other).pvalue
+    found = smirnov_p_value(np.asarray(one, float), np.asarray(other, float))
+    assert found == pytest.approx(expected, rel=1e-13, abs=0)
+
+
+def test_smirnov_equals_scipys_at_the_switch_of_methods(random: np.random.Generator) -> None:
+    n = 200
+    for m in (MOST_PAIRS // n, MOST_PAIRS // n + 1):
+        one, other = random.normal(0.3, size=m), random.normal(size=n)
+        assert smirnov_p_value(one, other) == pytest.approx(ks_2samp(one, other).pvalue, rel=1e-13, abs=0)
 
 
 # The martingale
 
 
-def test_wealth_by_hand() -> None:
-    """The first bet never pays, since the three thirds cancel. Then, in shares low + wait + high:
+def test_wealth_has_known_values() -> None:
+    """The first bet never pays, because the three thirds cancel. Then, in shares low + wait + high:
 
     p = 0.2:  1.3 / 3 + 1 / 3 + 0.7 / 3                                                = 1
     p = 0.1:  (0.429 + 0.01 / 3) 1.4 + (0.33 + 0.01 / 3) + (0.231 + 0.01 / 3) 0.6      = 1.0792
@@ -67,7 +97,7 @@ def test_wealth_by_hand() -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
-def test_rises_and_falls_count_alike(p: list[float]) -> None:
+def test_rises_and_falls_count_equally(p: list[float]) -> None:
     np.testing.assert_allclose(_log_wealth(np.array(p)), _log_wealth(1 - np.array(p)), atol=1e-12)
 
 
@@ -137,7 +167,7 @@ def test_the_alarm_keeps_its_promise_with_ties(random: np.random.Generator) -> N
     n_at_5_percent = int((np.array(least) <= 0.05).sum())
     assert binomtest(alarms, draws, 0.01, "greater").pvalue > 1e-3
     assert binomtest(n_at_5_percent, draws, 0.05, "greater").pvalue > 1e-3
-    # Not so careful that it would hardly be raised; at 1 % there are too few alarms to say more.
+    # The alarm is raised sometimes; at 1 % there are too few alarms to test its rate from below.
     assert alarms > 0
     assert n_at_5_percent >= 0.015 * draws
 
@@ -156,7 +186,7 @@ def test_the_number_flagged_keeps_its_promise_with_heavy_ties(n_kinds: int, rand
 # Drift
 
 
-def test_higher_scores(random: np.random.Generator) -> None:
+def test_higher_scores_raise_the_alarm(random: np.random.Generator) -> None:
     calibration = levels(200, random)
     result = detect_drift(levels(200, random) + 1, calibration, threshold=conformal_threshold(calibration, 0.05))
     assert result.alarm
@@ -166,14 +196,14 @@ def test_higher_scores(random: np.random.Generator) -> None:
     assert "within this batch, scores tended higher" in the(result, "martingale").finding
 
 
-def test_lower_scores(random: np.random.Generator) -> None:
+def test_lower_scores_raise_the_alarm(random: np.random.Generator) -> None:
     result = detect_drift(levels(200, random) - 1, levels(200, random))
     assert names(result.fired) == ["scores", "martingale"]
     assert "scores are lower" in the(result, "scores").finding
     assert "tended lower" in the(result, "martingale").finding
 
 
-def test_larger_spread(random: np.random.Generator) -> None:
+def test_a_larger_spread_raises_the_alarm(random: np.random.Generator) -> None:
     result = detect_drift(2 * levels(200, random), levels(400, random))
     assert "scores" in names(result.fired)
     assert the(result, "scores").finding == (
@@ -183,7 +213,7 @@ def test_larger_spread(random: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_slow_drift_that_no_batch_shows_alone(sign: int, random: np.random.Generator) -> None:
+def test_slow_drift_that_no_batch_shows_alone_raises_the_alarm(sign: int, random: np.random.Generator) -> None:
     calibration = levels(1000, random)
     batches = [levels(50, random) + sign * 0.4 * (i + 1) / 20 for i in range(20)]
     assert min(ks_2samp(batch, calibration).pvalue for batch in batches) > 0.02
@@ -197,7 +227,7 @@ def test_slow_drift_that_no_batch_shows_alone(sign: int, random: np.random.Gener
     )
 
 
-def test_darker_images(random: np.random.Generator) -> None:
+def test_darker_images_raise_the_alarm(random: np.random.Generator) -> None:
     bright = 0.5 + 0.05 * levels(200, random)
     batch = {"brightness": 0.9 * bright, "size": np.full(200, 64), "only here": bright}
     result = detect_drift(
@@ -233,7 +263,7 @@ def test_missing_statistics_are_dropped() -> None:
         ([0, 0], [0], "much as in the calibration: median 0 against 0"),
     ],
 )
-def test_findings_are_read_by_people(batch: list[float], reference: list[float], finding: str) -> None:
+def test_findings_have_readable_numbers(batch: list[float], reference: list[float], finding: str) -> None:
     assert the(detect_drift(batch, reference), "scores").finding == f"scores are {finding}"
 
 
@@ -241,7 +271,7 @@ def test_findings_are_read_by_people(batch: list[float], reference: list[float],
 
 
 @pytest.mark.parametrize("n_flagged", [0, 3, 10, 31, 200])
-def test_number_flagged_by_hand(n_flagged: int) -> None:
+def test_the_number_flagged_has_known_p_values(n_flagged: int) -> None:
     calibration = np.arange(1, 100)
     threshold = conformal_threshold(calibration, 0.05)
     batch = np.where(np.arange(200) < n_flagged, 95.5, 94.5)
@@ -256,7 +286,7 @@ def test_a_tie_is_not_flagged() -> None:
     assert "0 of 50 images" in the(detect_drift([95.0] * 50, range(1, 100), threshold=95.0), "flagged").finding
 
 
-def test_thresholds_beyond_all_calibration_scores() -> None:
+def test_thresholds_beyond_all_calibration_scores_give_valid_p_values() -> None:
     calibration = np.arange(1.0, 100)
     below, above = [the(detect_drift(calibration, calibration, threshold=t), "flagged").p_value for t in (0.0, 100.0)]
     assert below == above == 1
@@ -265,8 +295,8 @@ def test_thresholds_beyond_all_calibration_scores() -> None:
 
 
 @pytest.mark.parametrize("m", [1, 7, 60])
-def test_tails_add_up(m: int) -> None:
-    """Every number flagged has a p-value, and those at most a have probability at most a."""
+def test_p_values_of_the_number_flagged_are_valid(m: int) -> None:
+    """For every level, the numbers flagged whose p-value is at most the level have at most that probability."""
     calibration, law = np.arange(1, 100), betabinom(m, 5, 95)
     p = np.array(
         [
@@ -283,7 +313,7 @@ def test_tails_add_up(m: int) -> None:
 
 @settings(max_examples=50)
 @given(values, values, st.lists(values, max_size=3), st.randoms(use_true_random=False))
-def test_what_order_and_scale_do_not_change(
+def test_order_and_scale_change_no_test(
     batch: list[float], calibration: list[float], earlier: list[list[float]], shuffle: Any
 ) -> None:
     threshold = float(sorted(calibration)[len(calibration) // 2])
@@ -311,7 +341,7 @@ def test_what_order_and_scale_do_not_change(
     assert resorted == result
 
 
-def test_seeds_repeat_and_large_batches_are_thinned(random: np.random.Generator) -> None:
+def test_seeds_repeat_and_large_batches_are_sampled(random: np.random.Generator) -> None:
     batch, calibration = random.normal(size=5 * SCORES_PER_BATCH), random.normal(size=100)
     results = [detect_drift(batch, calibration, seed=seed) for seed in (1, 1, 2)]
     assert results[0] == results[1]
@@ -322,7 +352,7 @@ def test_seeds_repeat_and_large_batches_are_thinned(random: np.random.Generator)
     assert 0 < -math.log(one_sided.p_value) < huge, "256 bets, not 10,000"
 
 
-def test_sizes_where_scipy_would_warn_or_crawl(random: np.random.Generator) -> None:
+def test_large_sizes_are_fast_and_give_no_warning(random: np.random.Generator) -> None:
     for m, n in [(1, 1), (1, 20_000), (20_000, 3), (9_999, 10_000), (10_001, 9_973)]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -350,6 +380,6 @@ def test_an_empty_batch_has_not_drifted() -> None:
         ({"statistics": {"scores": [1]}, "reference": {"scores": [1]}}, r"statistics named \['scores'\].*Rename"),
     ],
 )
-def test_drift_refuses(arguments: dict[str, Any], message: str) -> None:
+def test_bad_arguments_of_drift_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         detect_drift(**{"scores": [1.0], "calibration_scores": [1.0], **arguments})

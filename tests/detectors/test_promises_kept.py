@@ -1,4 +1,4 @@
-"""What is promised is kept: on scores of real images that the model never saw, and on simulated ones."""
+"""Promises are kept, on scores of real images that the model never saw and on simulated scores."""
 
 import math
 from pathlib import Path
@@ -16,33 +16,33 @@ from nelbo.detectors.tail_rules import RULES, TWO_SIDED, TailRule
 #: Written by benchmarks/detection/elpv_scores.py.
 SAVED = Path(__file__).with_name("elpv_scores.parquet")
 
-#: What rules of version 0.1 joined by default.
+#: The statistics that rules of version 0.1 joined by default.
 MEMBERS = ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided", "worst_pixels")
 
 
 @pytest.fixture(scope="module")
 def elpv() -> dict[str, np.ndarray]:
-    """Statistics of solar cells that no part of the training saw, with labels."""
+    """Statistics and labels of solar cells that training never saw."""
     table = pq.read_table(SAVED)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return {name: x.astype(np.float64) if x.dtype == np.float32 else x for name, x in columns.items()}
 
 
 def check_law(alarms: np.ndarray, m: int, n: int, fpr: float, confidence: float | None = None) -> None:
-    """Counts of false alarms against the promise and its beta-binomial law: mean, spread, and the whole histogram.
+    """Compare counts of false alarms with the promised beta-binomial law: mean, spread and the whole histogram.
 
-    The rank j that the law follows from is found here by the definitions, not by the code that is tested.
+    The rank j behind the law is computed from its definition here, not by the code under test.
     """
     if confidence is None:
         j = math.floor(fpr * (n + 1))
     else:
-        # The rate is at most fpr where at least j of the n scores lie in the top share fpr.
+        # The rate is at most fpr if at least j of the n scores lie in the top share fpr.
         j = max(j for j in range(1, n + 1) if binom.sf(j - 1, n, fpr) >= confidence)
     law = betabinom(m, j, n + 1 - j)
     error = law.std() / math.sqrt(len(alarms))
     assert abs(alarms.mean() - law.mean()) < 3 * error
     assert alarms.mean() <= m * fpr + 3 * error
-    # Counts with an expectation under 10 are put together with their neighbours.
+    # Counts with an expectation below 10 are merged with their neighbours.
     expected, observed = [0.0], [0]
     for count in range(m + 1):
         expected[-1] += len(alarms) * law.pmf(count)
@@ -65,7 +65,7 @@ def test_false_alarms_on_real_normals_follow_the_law(
     confidence: float | None,
     random: np.random.Generator,
 ) -> None:
-    """500 random splits into calibration and judged images."""
+    """Over 500 random splits into calibration and judged images."""
     scores = elpv[statistic][elpv["label"] == 0]
     assert len(np.unique(scores)) > 0.99 * len(scores) > n + m
     alarms = []
@@ -79,7 +79,7 @@ def test_false_alarms_on_real_normals_follow_the_law(
 def test_joined_statistics_of_real_normals_follow_the_law(
     elpv: dict[str, np.ndarray], rule: str, random: np.random.Generator
 ) -> None:
-    """Whatever the dependence: tails from one part, threshold from a second, alarms in a third."""
+    """Whatever their dependence: tails come from one part, the threshold from a second, alarms from a third."""
     normal = {name: elpv[name][elpv["label"] == 0] for name in STATISTICS}
     n, m, fpr, alarms = 150, 300, 0.05, []
     for _ in range(500):
@@ -91,13 +91,13 @@ def test_joined_statistics_of_real_normals_follow_the_law(
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_real_defects_beyond_all_ranks_do_not_tie(
+def test_real_defects_beyond_all_ranks_are_distinguished(
     elpv: dict[str, np.ndarray], rule: str, random: np.random.Generator
 ) -> None:
-    """Against 100 reference images many defects have the last rank in every statistic; the tails tell them apart.
+    """With 100 reference images many defects have the last rank in every statistic; the tails distinguish them.
 
-    And AUROC does not fall for that, or by less than 0.001 (`docs/benchmarks.md`): paired differences over draws of the
-    reference images, with their standard error.
+    This does not lower AUROC, or by less than 0.001 (`docs/evidence/benchmarks.md`), by paired differences over draws
+    of the reference images, with their standard error.
     """
     normals, defects = np.flatnonzero(elpv["label"] == 0), np.flatnonzero(elpv["label"] == 1)
     differences, n_tied, n_distinct = [], 0, 0
@@ -111,7 +111,7 @@ def test_real_defects_beyond_all_ranks_do_not_tie(
         n_tied, n_distinct = n_tied + int(tied.sum()), n_distinct + len(np.unique(scores[tied]))
         labels = elpv["label"][judged]
         differences.append(roc_auc_score(labels, scores) - roc_auc_score(labels, by_rank))
-    # Scores were saved with 32 bits, so that two images may be equal in all statistics.
+    # Scores were stored with 32 bits, so two images may be equal in all statistics.
     assert n_distinct > 0.9 * n_tied > 300
     error = np.std(differences) / math.sqrt(len(differences))
     assert error < 0.001
@@ -119,7 +119,7 @@ def test_real_defects_beyond_all_ranks_do_not_tie(
 
 
 def joined_ranks(measures: dict[str, np.ndarray], reference: dict[str, np.ndarray], rule: str) -> np.ndarray:
-    """The rule on p-values that are ranks, as it would be without fitted tails."""
+    """The rule on p-values from ranks, as it would be without fitted tails."""
     p = []
     for member in MEMBERS:
         name = member.removesuffix(TWO_SIDED)
@@ -135,17 +135,21 @@ def joined_ranks(measures: dict[str, np.ndarray], reference: dict[str, np.ndarra
 
 
 @pytest.mark.parametrize(("n", "m", "fpr"), [(99, 60, 0.1), (152, 100, 0.05)])
-def test_false_alarms_over_10_000_simulated_splits(n: int, m: int, fpr: float, random: np.random.Generator) -> None:
+def test_false_alarms_over_10_000_simulated_splits_follow_the_law(
+    n: int, m: int, fpr: float, random: np.random.Generator
+) -> None:
     drawn = random.standard_t(3, size=(10_000, n + m))
     alarms = [(scores[n:] > conformal_threshold(scores[:n], fpr)).sum() for scores in drawn]
     check_law(np.array(alarms), m, n, fpr)
 
 
 @pytest.mark.parametrize(("fdr", "n_unclean"), [(0.05, 0), (0.2, 0), (0.2, 20)])
-def test_false_discoveries_with_a_tenth_of_anomalies(fdr: float, n_unclean: int, random: np.random.Generator) -> None:
+def test_the_false_discovery_rate_is_kept_with_a_tenth_of_anomalies(
+    fdr: float, n_unclean: int, random: np.random.Generator
+) -> None:
     """Benjamini-Hochberg on conformal p-values that share one calibration set (Bates et al. 2023, theorem 2).
 
-    Anomalies in that set, which nobody knows of, make p-values larger: fewer are listed, of which no more are false.
+    Unnoticed anomalies in that set make p-values larger: fewer images are listed, and no more of them are false.
     """
     n, m, n_anomalous, draws = 1000, 200, 20, 2000
     false_share, found = [], []
@@ -158,7 +162,7 @@ def test_false_discoveries_with_a_tenth_of_anomalies(fdr: float, n_unclean: int,
         found.append(listed[:n_anomalous].mean())
     margin = 3 * np.std(false_share) / math.sqrt(draws)
     assert np.mean(false_share) <= fdr * (1 - n_anomalous / m) + margin
-    # Not by listing nothing: of a clean set the rate is used up nearly, and most anomalies are found.
+    # It does list images: with a clean set the rate is nearly used up, and most anomalies are found.
     assert np.mean(false_share) > (0 if n_unclean else 0.5 * fdr)
     assert np.mean(found) > (0 if n_unclean else 0.6)
 
@@ -167,14 +171,14 @@ LOOK = ("brightness", "contrast", "sharpness")
 
 
 def look_at(elpv: dict[str, np.ndarray], rows: np.ndarray, factor: float = 1.0) -> dict[str, np.ndarray]:
-    """The three are proportional to the light; all cells are of one size."""
+    """Looks of cells with the light changed by a factor; all cells have one size."""
     return {**{name: factor * elpv[name][rows] for name in LOOK}, "size": np.full(len(rows), 300.0)}
 
 
 def test_real_batches_without_drift_raise_the_alarm_at_its_rate(
     elpv: dict[str, np.ndarray], random: np.random.Generator
 ) -> None:
-    """Random splits of normal cells into calibration, three earlier batches and one to judge."""
+    """Over random splits of normal cells into calibration, three earlier batches and one to judge."""
     normals, draws, n, m = np.flatnonzero(elpv["label"] == 0), 1000, 150, 150
     alarms, least = 0, []
     for seed in range(draws):
@@ -196,13 +200,13 @@ def test_real_batches_without_drift_raise_the_alarm_at_its_rate(
     n_at_5_percent = int((np.array(least) <= 0.05).sum())
     assert binomtest(alarms, draws, 0.01, alternative="greater").pvalue > 0.001
     assert binomtest(n_at_5_percent, draws, 0.05, alternative="greater").pvalue > 0.001
-    # Not so careful that it would hardly be raised; at 1 % there are too few alarms to say more.
+    # The alarm is raised sometimes; at 1 % there are too few alarms to test its rate from below.
     assert alarms > 0
     assert n_at_5_percent >= 0.01 * draws
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
-def test_a_tenth_of_the_light_more_or_less(
+def test_a_tenth_more_or_less_light_is_drift(
     elpv: dict[str, np.ndarray], factor: float, random: np.random.Generator
 ) -> None:
     normals = np.flatnonzero(elpv["label"] == 0)

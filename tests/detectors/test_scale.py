@@ -1,4 +1,4 @@
-"""The same values in another type have the same score, or are refused; never silently another."""
+"""The same values in another type have the same score or are refused; they never silently score differently."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +53,7 @@ def objects(X: Any) -> np.ndarray:  # noqa: N803
 
 
 def same_or_refused(score: Callable[[Any], np.ndarray], X: Any, expected: np.ndarray) -> bool:  # noqa: N803
-    """Whether it was refused; with the wrong scores the test fails."""
+    """Whether the values were refused; fails if they are scored differently."""
     try:
         found = score(X)
     except ValueError as error:
@@ -66,7 +66,7 @@ def same_or_refused(score: Callable[[Any], np.ndarray], X: Any, expected: np.nda
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """(40, 32, 32) uint8: larger than the input, so that resizing has a say."""
+    """(40, 32, 32) uint8 images, larger than the network's input, so that they are resized."""
     random = np.random.default_rng(5)
     return np.stack([texture(random) for _ in range(40)])
 
@@ -82,17 +82,17 @@ def on_rows(images: np.ndarray) -> NelboDetector:
 
 
 @FORMS
-def test_images_of_the_same_values_in_another_type(
+def test_images_of_the_same_values_in_another_type_score_the_same_or_are_refused(
     on_images: NelboDetector, images: np.ndarray, form: Callable[[np.ndarray], Any]
 ) -> None:
     new = images[:4]
     refused = same_or_refused(on_images.score_samples, form(new), on_images.score_samples(new))
-    # These could be pictures of 16 bits that are nearly black.
+    # These values could also be nearly black pictures of 16 bits.
     assert refused == (getattr(form(new), "dtype", None) in (np.uint16, np.dtype(">u2")))
 
 
 @FORMS
-def test_rows_of_the_same_values_in_another_type(
+def test_rows_of_the_same_values_in_another_type_score_the_same_or_are_refused(
     on_rows: NelboDetector, images: np.ndarray, form: Callable[[np.ndarray], Any]
 ) -> None:
     new = images[:4, ::2, ::2].reshape(4, -1)
@@ -101,7 +101,7 @@ def test_rows_of_the_same_values_in_another_type(
     assert refused == (getattr(form(new), "dtype", None) in (np.uint16, np.dtype(">u2")))
 
 
-def test_object_arrays_of_arrays(on_images: NelboDetector, images: np.ndarray) -> None:
+def test_object_arrays_of_arrays_score_the_same(on_images: NelboDetector, images: np.ndarray) -> None:
     expected = on_images.score_samples(images[:4])
     np.testing.assert_array_equal(on_images.score_samples(objects(images[:4])), expected)
     np.testing.assert_array_equal(on_images.score_samples(pd.Series(list(images[:4]))), expected)
@@ -109,7 +109,7 @@ def test_object_arrays_of_arrays(on_images: NelboDetector, images: np.ndarray) -
 
 
 def test_arrays_of_several_types_in_one_list_are_refused(on_images: NelboDetector, images: np.ndarray) -> None:
-    """NumPy would make one type of them, and other scales of all but one."""
+    """NumPy would convert them to one type, and so change the scale of all but one."""
     mixed = [images[0], images[1].astype(np.uint16) * 257, images[2] / 255]
     for X in (mixed, objects(mixed)):  # noqa: N806
         with pytest.raises(ValueError, match="X holds arrays of float64, uint16, uint8, which lie on different scales"):
@@ -118,8 +118,8 @@ def test_arrays_of_several_types_in_one_list_are_refused(on_images: NelboDetecto
         on_images.predict(objects([images[0], images[1][:20]]))
 
 
-def test_calibrate_reads_as_fit_did(on_images: NelboDetector, images: np.ndarray, tmp_path: Path) -> None:
-    """Also what it was trained on is known in another type."""
+def test_calibrate_reads_types_like_fit(on_images: NelboDetector, images: np.ndarray, tmp_path: Path) -> None:
+    """Training images are recognised in another type, too."""
     random = np.random.default_rng(6)
     fresh = np.stack([texture(random) for _ in range(20)])
     loaded = NelboDetector.load(on_images.save(tmp_path))
@@ -140,7 +140,7 @@ def test_the_scale_of_fit_is_kept(on_images: NelboDetector, images: np.ndarray, 
     np.testing.assert_array_equal(loaded.score_samples(images.astype(np.int32)), expected)
 
 
-def test_a_detector_of_0_1_takes_each_array_by_its_type(
+def test_a_detector_of_0_1_reads_each_array_by_its_type(
     on_images: NelboDetector, images: np.ndarray, tmp_path: Path
 ) -> None:
     import json
@@ -164,7 +164,7 @@ def test_a_detector_of_0_1_takes_each_array_by_its_type(
             old.score_samples(images.astype(float))
 
 
-def test_fitted_on_files(images: np.ndarray, tmp_path: Path) -> None:
+def test_after_a_fit_on_files_arrays_score_the_same(images: np.ndarray, tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.png" for number in range(len(images))]
     for file, image in zip(files, images, strict=True):
         Image.fromarray(image).save(file)
@@ -177,7 +177,7 @@ def test_fitted_on_files(images: np.ndarray, tmp_path: Path) -> None:
         detector.score_samples(images.astype(np.uint16))
 
 
-def test_fitted_on_rows_beyond_0_1_any_type_is_read_by_its_values(images: np.ndarray) -> None:
+def test_after_a_fit_on_rows_beyond_0_1_any_type_is_read_by_its_values(images: np.ndarray) -> None:
     rows = images[:, ::2, ::2].reshape(40, -1)
     detector = NelboDetector(epochs=1, fpr=0.2, random_state=0).fit(rows.tolist())
     expected = detector.score_samples(rows.tolist())
@@ -185,7 +185,7 @@ def test_fitted_on_rows_beyond_0_1_any_type_is_read_by_its_values(images: np.nda
         np.testing.assert_array_equal(detector.score_samples(rows.astype(kind)), expected)
 
 
-def test_fitted_on_bool(images: np.ndarray) -> None:
+def test_after_a_fit_on_bool_other_types_are_refused(images: np.ndarray) -> None:
     masks = images > 150
     detector = NelboDetector(image_size=16, epochs=1, fpr=0.2, random_state=0).fit(masks)
     expected = detector.score_samples(masks)
@@ -211,7 +211,7 @@ MASK = np.array([[[0, 1, 1]]])
         ("float64", MASK.astype(bool), [0, 1, 1]),
         ("int64", EIGHT / 255, [0, 0.2, 0.8]),
         (None, EIGHT.astype(np.uint16), [0, 51, 204]),
-        # The same picture on the scale of its own type: as levels where they are just these.
+        # The same picture on its own type's scale becomes levels if it matches them exactly.
         ("uint8", EIGHT / 255, [0, 51, 204]),
         ("uint8", (EIGHT / 255).astype(np.float32), [0, 51, 204]),
         ("uint8", (EIGHT / 255).astype(np.float16), [0, 51, 204]),
@@ -221,12 +221,12 @@ MASK = np.array([[[0, 1, 1]]])
         ("uint16", EIGHT / 255, [0, 51 * 257, 204 * 257]),
         ("float32", EIGHT.astype(np.uint8), [0, 0.2, 0.8]),
         ("bool", EIGHT.astype(np.uint16) * 257, [0, 0.2, 0.8]),
-        # Black is black.
+        # Black is black on any scale.
         ("uint8", np.zeros((1, 1, 3), np.uint16), [0, 0, 0]),
         ("uint16", np.zeros((1, 1, 3), np.uint8), [0, 0, 0]),
         ("uint8", np.zeros((1, 1, 3), bool), [0, 0, 0]),
         ("float64", np.zeros((1, 1, 3), np.uint8), [0, 0, 0]),
-        # Either.
+        # Either scale is possible.
         ("uint8", EIGHT.astype(np.uint16), 'X.astype("uint8") for the same values, X / 65535 for the others'),
         ("uint16", EIGHT.astype(np.uint8), 'X.astype("uint16") for the same values, X / 255 for the others'),
         (
@@ -236,7 +236,7 @@ MASK = np.array([[[0, 1, 1]]])
         ),
         ("uint8", MASK.astype(bool), "fit has seen uint8"),
         ("float64", MASK.astype(np.uint8), 'X.astype("float64") for the same values, X / 255 for the others'),
-        # Neither.
+        # Neither scale is possible.
         ("uint8", EIGHT + 0.5, "expected uint8, or whole numbers from 0 to 255, or numbers in [0, 1]"),
         ("uint8", EIGHT - 1, "X is int64 and lies in [-1, 203], and fit has seen uint8"),
         ("uint8", EIGHT * 2, "expected uint8"),
@@ -244,7 +244,7 @@ MASK = np.array([[[0, 1, 1]]])
         ("float64", EIGHT - 0.5, "expected [0, 1]"),
     ],
 )
-def test_the_rule(fitted: str | None, given: np.ndarray, expected: list[float] | str) -> None:
+def test_a_scale_reads_or_refuses_each_type(fitted: str | None, given: np.ndarray, expected: list[float] | str) -> None:
     scale = Scale(fitted)
     if isinstance(expected, str):
         with pytest.raises(ValueError, match="lie") as caught:
@@ -253,36 +253,36 @@ def test_the_rule(fitted: str | None, given: np.ndarray, expected: list[float] |
         return
     (image,) = scale.read(given)
     assert image.ravel().tolist() == pytest.approx(expected, abs=1e-7)
-    # What it is read as is on its own scale.
+    # The result is on the scale of its type.
     assert image.dtype in (np.uint8, np.uint16) or image.max() <= 1
 
 
-def test_how_an_image_is_read_does_not_depend_on_its_neighbours(random: np.random.Generator) -> None:
+def test_the_reading_of_an_image_does_not_depend_on_the_others(random: np.random.Generator) -> None:
     levels, finer = random.integers(0, 256, (1, 8, 8)) / 255, random.uniform(0, 1, (1, 8, 8))
     alone, beside = Scale("uint8").read(levels), Scale("uint8").read(np.concatenate([finer, levels]))
     assert [image.dtype for image in beside] == [np.float64, np.uint8]
     np.testing.assert_array_equal(beside[1], alone[0])
 
 
-def test_rows_in_0_1_are_clipped_and_other_scales_refused() -> None:
-    """Beyond [0, 1] the same values are clipped, so whole numbers could always be the same values."""
+def test_rows_in_0_1_are_clipped_and_other_scales_are_refused() -> None:
+    """Values beyond [0, 1] are clipped, so whole numbers could be on either scale, and are refused."""
     scale = Scale("float64")
     assert scale.read(np.array([[-1.0, 0.5, 7.0]]), clip=True)[0].tolist() == [0, 0.5, 1]
     with pytest.raises(ValueError, match=r"X is uint8 .* fit has seen float64"):
         scale.read(np.array([[0, 3]], np.uint8), clip=True)
 
 
-def test_big_endian_rows_are_learnt_as_those_of_this_machine() -> None:
+def test_big_endian_rows_are_read_like_native_ones() -> None:
     rows = np.array([[0, 300]], np.uint16)
     assert learn_rows(rows, None, 1) == learn_rows(rows.astype(">u2"), None, 1)
 
 
-def test_stacked_leaves_alone_what_is_no_list_of_arrays() -> None:
+def test_stacked_leaves_other_input_alone() -> None:
     for X in ([[1, 2]], ["a.png"], [], np.zeros(3), [np.float64(1)], pd.DataFrame({"a": [1]}), None):  # noqa: N806
         assert stacked(X) is X
 
 
-def test_channels_follow_the_colour_of_what_fit_sees(
+def test_channels_follow_the_colour_of_the_images_in_fit(
     on_images: NelboDetector, images: np.ndarray, tmp_path: Path
 ) -> None:
     assert on_images.model_.config.channels == 1
@@ -301,5 +301,5 @@ def test_channels_follow_the_colour_of_what_fit_sees(
         of_files = new.score_samples(files["coloured"])
     with pytest.warns(UserWarning, match="1 images have colour, and those given to fit were grey"):
         np.testing.assert_array_equal(new.score_samples(coloured), of_files)
-    # Whoever asks for grey knows.
+    # With channels=1 the user has asked for grey, so there is no warning.
     new.set_params(channels=1).score_samples(coloured)

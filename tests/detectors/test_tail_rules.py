@@ -21,20 +21,20 @@ def test_a_tail_never_rises_and_is_a_probability(reference: list[float], scores:
     assert (np.diff(log_p) <= 1e-12).all()
 
 
-def test_a_tail_goes_through_the_ranks(random: np.random.Generator) -> None:
+def test_a_tail_agrees_with_ranks_inside_the_reference(random: np.random.Generator) -> None:
     reference = random.normal(size=199)
     inner = np.sort(reference)[30:-30]
     at_least = [(reference >= score).sum() for score in inner]
     np.testing.assert_allclose(np.exp(Tail(reference).log_p(inner)), np.array(at_least) / 200)
 
 
-def test_a_tail_knows_an_exponential_law(random: np.random.Generator) -> None:
-    """Beyond all 5,000 reference scores, where ranks say nothing."""
+def test_a_tail_recovers_an_exponential_law(random: np.random.Generator) -> None:
+    """Also beyond all 5,000 reference scores, where ranks give no information."""
     tail = Tail(random.exponential(size=5000))
     np.testing.assert_allclose(tail.log_p([5.0, 10.0, 20.0, 200.0]), [-5, -10, -20, -200], rtol=0.1)
 
 
-def test_the_worst_do_not_tie(random: np.random.Generator) -> None:
+def test_extreme_scores_do_not_tie(random: np.random.Generator) -> None:
     reference = random.normal(size=100)
     beyond = np.array([10.0, 10.000001, 1e3, 1e6, 1e9])
     assert (np.diff(Tail(reference).log_p(beyond)) < 0).all()
@@ -45,7 +45,7 @@ def test_the_worst_do_not_tie(random: np.random.Generator) -> None:
         assert (np.diff(scores) > 0).all()
 
 
-def test_statistics_without_spread() -> None:
+def test_a_statistic_without_spread_has_finite_p_values() -> None:
     log_p = Tail([3.0] * 50).log_p([2.0, 3.0, 3.1])
     assert log_p[1] == pytest.approx(np.log(50 / 51))
     assert log_p[0] == 0
@@ -53,7 +53,7 @@ def test_statistics_without_spread() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_alone_a_statistic_keeps_its_order(rule: str, random: np.random.Generator) -> None:
+def test_a_rule_keeps_the_order_of_a_single_statistic(rule: str, random: np.random.Generator) -> None:
     labels = np.repeat([0, 1], 300)
     scores = random.normal(size=600) + 2 * labels
     joint = TailRule({"nelbo": random.normal(size=80)}, ["nelbo"], rule).scores({"nelbo": scores})
@@ -62,7 +62,7 @@ def test_alone_a_statistic_keeps_its_order(rule: str, random: np.random.Generato
 
 @pytest.mark.parametrize("rule", RULES)
 def test_continuous_tails_lose_nothing_to_ranks(rule: str, random: np.random.Generator) -> None:
-    """A normal image beyond all 60 reference scores ties with every defect by rank, and not by tail."""
+    """By rank a normal image beyond all 60 reference scores ties with every defect; by tail it does not."""
     labels = np.repeat([0, 1], 500)
     measures = {"nelbo": random.normal(size=1000) + 5 * labels, "rate": random.normal(size=1000)}
     reference = {name: random.normal(size=60) for name in ("nelbo", "rate")}
@@ -73,7 +73,7 @@ def test_continuous_tails_lose_nothing_to_ranks(rule: str, random: np.random.Gen
     assert roc_auc_score(labels, joint) > roc_auc_score(labels, by_rank[rule])
 
 
-def test_two_sides_see_what_is_too_easy(random: np.random.Generator) -> None:
+def test_two_sided_statistics_flag_unusually_low_values(random: np.random.Generator) -> None:
     reference = {"nelbo": random.normal(size=200)}
     one, two = (TailRule(reference, [name], "fisher") for name in ("nelbo", "nelbo_two_sided"))
     low, middle, high = {"nelbo": [-9.0]}, {"nelbo": [0.0]}, {"nelbo": [9.0]}
@@ -82,8 +82,8 @@ def test_two_sides_see_what_is_too_easy(random: np.random.Generator) -> None:
     assert two.scores(middle) < two.scores(high)
 
 
-def test_rules_by_hand() -> None:
-    """At the median p = 1/2, and two-sided 1; three quarters up it is 1/4."""
+def test_rules_have_known_values() -> None:
+    """At the median p is 1/2, two-sided 1; at the third quartile p is 1/4."""
     reference = {"a": np.arange(1.0, 100), "b": np.arange(1.0, 100)}
     measures = {"a": [75.0], "b": [50.0]}
     found = {rule: TailRule(reference, ["a", "b"], rule).scores(measures)[0] for rule in RULES}
@@ -93,15 +93,15 @@ def test_rules_by_hand() -> None:
     assert found["cauchy"] == pytest.approx(-np.log(cauchy.sf(0.5)))
 
 
-def test_cauchy_goes_on_where_floats_end() -> None:
+def test_the_cauchy_rule_works_beyond_the_range_of_floats() -> None:
     joint = TailRule({"a": np.arange(100.0), "b": np.arange(100.0)}, ["a", "b"], "cauchy")
     scores = joint.scores({"a": np.linspace(99, 2000, 4000), "b": np.full(4000, 50.0)})
     assert (np.diff(scores) > 0).all()
-    # One far tail among two: its log p, and log 2 for looking twice.
+    # With one extreme tail of two, the score is its log p, and log 2 for two tests.
     assert scores[-1] == pytest.approx(-(Tail(np.arange(100.0)).log_p([2000.0])[0] + np.log(2)))
 
 
-def test_refusals() -> None:
+def test_bad_arguments_are_refused() -> None:
     reference = {"nelbo": np.arange(30.0), "rate": np.arange(30.0)}
     with pytest.raises(KeyError, match="sum"):
         TailRule(reference, ["nelbo"], "sum")

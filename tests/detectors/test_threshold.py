@@ -13,7 +13,7 @@ scores = st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]) | st.floats(-1e6, 1e6), 
 rates = st.floats(0.001, 0.999) | st.sampled_from([0.01, 0.05, 0.1, 0.29, 0.43, 0.57, 1 / 3])
 
 
-def test_by_hand() -> None:
+def test_conformal_thresholds_have_known_values() -> None:
     assert conformal_threshold(range(1, 100), 0.05) == 95
     assert conformal_threshold(range(1, 20), 0.05) == 19
     with pytest.raises(CalibrationError) as caught:
@@ -23,13 +23,13 @@ def test_by_hand() -> None:
     )
 
 
-def test_the_message_without_any_image() -> None:
+def test_the_error_without_any_image_asks_for_images() -> None:
     with pytest.raises(CalibrationError, match=r"got 0\. Add normal images\.$"):
         conformal_threshold([], 0.05)
 
 
 @given(rates)
-def test_needed_is_the_least_that_works(fpr: float) -> None:
+def test_the_number_needed_is_the_least_that_works(fpr: float) -> None:
     n = n_needed(fpr)
     assert math.isfinite(conformal_threshold(np.arange(n), fpr))
     if n > 1:
@@ -45,13 +45,13 @@ def test_threshold_never_rises_with_fpr(calibration: list[float], one: float, ot
 
 
 @pytest.mark.parametrize("bad", [0, 1, -0.1, 5, math.nan, 1e-320])
-def test_fpr_is_a_rate(bad: float) -> None:
+def test_an_fpr_that_is_no_rate_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="between 1e-09 and 1"):
         conformal_threshold(range(100), bad)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_scores_are_finite(bad: float) -> None:
+def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="1 of 100 scores are NaN or infinite"):
         conformal_threshold([*range(99), bad], 0.05)
 
@@ -73,11 +73,11 @@ def test_the_promise_in_words() -> None:
     assert labelled.describe().endswith("none, because the threshold was chosen from labels (f1)")
 
 
-def test_cross_fitted_scores_promise_nothing_surely() -> None:
-    """1,131 images at 5 %: floor(1132 * .05) = 56 lie above, so the law is Beta(56, 1076)."""
+def test_cross_fitted_scores_give_an_approximate_rate() -> None:
+    """With 1,131 images at 5 %, floor(1132 * 0.05) = 56 lie above, so the law is Beta(56, 1076)."""
     values = np.arange(1131.0)
     cross, held_out = (Threshold.from_normals(values, 0.05, cross=cross) for cross in (True, False))
-    # The ceil(1132 * .95) = 1076-th smallest.
+    # The threshold is the ceil(1132 * 0.95) = 1076-th smallest score.
     assert (cross.value, cross.objective, cross.n_calibration) == (1075.0, "conformal", 1131)
     assert replace(cross, cross=False) == held_out
     assert cross.describe() == (
@@ -93,14 +93,14 @@ def test_cross_fitted_scores_promise_nothing_surely() -> None:
         "false-alarm rate aimed at: 5 %, about 2.4 to 8.4 % with 199 images; for review another 10 % of normal images, "
         "about 6.2 to 14.5 % (approximate: cross-fitted, no guarantee)"
     )
-    # Where no rate is aimed at there is none to call approximate.
+    # Without a rate to aim at, none is called approximate.
     trimmed = Threshold.from_normals(range(200), 0.05, contamination=0.02, cross=True)
     assert not trimmed.approximate
     assert trimmed.describe() == replace(trimmed, cross=False).describe()
 
 
-def test_cross_fitted_scores_take_no_confidence() -> None:
-    says = r"confidence=0.9 with cross-fitted scores: expected none.* Calibrate on held-out images"
+def test_cross_fitted_scores_refuse_a_confidence() -> None:
+    says = r"confidence=0.9 with cross-fitted scores: expected None.* Calibrate on held-out images"
     with pytest.raises(ValueError, match=says):
         Threshold.from_normals(range(100), 0.05, confidence=0.9, cross=True)
 
@@ -114,7 +114,7 @@ def test_thresholds_of_earlier_versions_are_of_held_out_images() -> None:
 
 
 @given(scores, rates, rates)
-def test_review_lies_between(calibration: list[float], one: float, other: float) -> None:
+def test_the_review_threshold_lies_below_the_other(calibration: list[float], one: float, other: float) -> None:
     fpr, review_fpr = sorted([one, other])
     if len(calibration) < n_needed(fpr) or fpr == review_fpr:
         return
@@ -125,8 +125,8 @@ def test_review_lies_between(calibration: list[float], one: float, other: float)
     np.testing.assert_array_equal(words == "review", (p > fpr) & (p <= review_fpr))
 
 
-def test_share_sent_to_people(random: np.random.Generator) -> None:
-    """By simulation: the share of normal images between the two thresholds, over calibration sets."""
+def test_the_share_for_review_is_as_simulated(random: np.random.Generator) -> None:
+    """Compared with a simulation of the share of normal images between the two thresholds, over calibration sets."""
     shares = []
     for calibration in random.random((4000, 99)):
         threshold = Threshold.from_normals(calibration, 0.05, review_fpr=0.2)
@@ -147,7 +147,7 @@ def test_two_rates_of_one_rank_leave_nothing_to_review() -> None:
 
 
 @pytest.mark.parametrize("bad", [0.05, 0.01, 1.0, math.nan])
-def test_review_rate_is_above_the_other(bad: float) -> None:
+def test_a_review_rate_below_the_fpr_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match=r"above fpr=0\.05"):
         Threshold.from_normals(range(100), 0.05, review_fpr=bad)
 
@@ -165,21 +165,21 @@ def test_a_contaminated_set_promises_nothing(random: np.random.Generator) -> Non
 
 
 @given(scores, st.floats(0, 0.99))
-def test_trimming_takes_the_highest(values: list[float], share: float) -> None:
+def test_trimming_removes_the_highest_scores(values: list[float], share: float) -> None:
     kept = trim(values, share)
     assert len(values) - len(kept) == math.ceil(round(share * len(values), 9))
     np.testing.assert_array_equal(kept, sorted(values)[: len(kept)])
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1, math.nan])
-def test_contamination_is_a_share(bad: float) -> None:
+def test_a_contamination_that_is_no_share_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match=f"contamination={bad}"):
         trim([1.0], bad)
 
 
 @pytest.mark.parametrize("confidence", [None, 0.9])
-def test_chance_counts_the_noise_of_the_calibration(confidence: float | None, random: np.random.Generator) -> None:
-    """Oracle: how often as many of 60 fresh scores are above the threshold, over thousands of calibrations."""
+def test_chance_includes_the_noise_of_the_calibration(confidence: float | None, random: np.random.Generator) -> None:
+    """Compared with how often as many of 60 fresh scores exceed the threshold, over thousands of calibrations."""
     draws, n, m = 20_000, 59, 60
     values = random.random((draws, n + m))
     threshold = Threshold.from_normals(values[0, :n], fpr=0.05, confidence=confidence)

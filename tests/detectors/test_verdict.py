@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.stats import false_discovery_control
 
 from nelbo.detectors import conformal_threshold, decision_function, n_needed, p_values, q_values, verdicts
 
@@ -18,7 +19,7 @@ def test_p_values_are_counted(batch: list[float], calibration: list[float]) -> N
 
 @given(st.lists(st.floats(1e-6, 1), max_size=30))
 def test_q_values_are_benjamini_hochberg(p: list[float]) -> None:
-    """The step-up definition: the least over all larger p of p n / rank."""
+    """By the step-up definition: the least p n / rank over all p at least as large."""
     order = np.argsort(p)
     expected = np.empty(len(p))
     least = 1.0
@@ -28,11 +29,24 @@ def test_q_values_are_benjamini_hochberg(p: list[float]) -> None:
     np.testing.assert_allclose(q_values(p), expected)
 
 
+def test_q_values_equal_scipys(random: np.random.Generator) -> None:
+    """They are equal to the bit, with and without ties."""
+    for p in (random.random(500), random.random(500).round(2), np.ones(1)):
+        np.testing.assert_array_equal(q_values(p), false_discovery_control(p))
+    assert q_values([]).tolist() == []
+
+
+@pytest.mark.parametrize("bad", [[-0.1], [1.1], [np.nan]])
+def test_q_values_refuse_bad_p_values(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"expected numbers in \[0, 1\]"):
+        q_values(bad)
+
+
 def test_a_tie_is_normal() -> None:
     assert verdicts([1.0, np.nextafter(1.0, 2)], 1.0).tolist() == ["normal", "anomalous"]
 
 
-def test_what_is_not_a_number_has_no_verdict() -> None:
+def test_scores_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         verdicts([np.nan], 1.0)
     with pytest.raises(ValueError, match="threshold=nan"):
@@ -49,8 +63,10 @@ extreme = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 3)
 
 
 @given(st.lists(extreme, max_size=20), st.lists(extreme, min_size=1, max_size=60), st.floats(1e-3, 0.999))
-def test_two_families_of_signs_one_verdict(batch: list[float], calibration: list[float], fpr: float) -> None:
-    """Anomalous is: above the threshold, below 0 for scikit-learn, and a p-value of at most fpr."""
+def test_scores_decisions_and_p_values_give_one_verdict(
+    batch: list[float], calibration: list[float], fpr: float
+) -> None:
+    """An anomalous score is above the threshold, below 0 for scikit-learn, and has a p-value of at most fpr."""
     assume(len(calibration) >= n_needed(fpr))
     threshold = conformal_threshold(calibration, fpr)
     just_above = [] if threshold == np.finfo(np.float64).max else [np.nextafter(threshold, np.inf)]

@@ -1,4 +1,4 @@
-"""Visitors of a dashboard: a real browser on a real server, and one without scripts that asks the app itself."""
+"""Visitors to a dashboard: a real browser on a real server, and one without scripts that calls the app directly."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from nelbo.flows.workspace.layout import Workspace
 
 CHROMIUM = shutil.which("chromium")
 _NELBO = Path(sys.executable).with_name("nelbo")
-#: Elements without an end.
+#: Elements without an end tag.
 _VOID = {"base", "br", "circle", "col", "hr", "img", "input", "line", "link", "meta", "path", "rect"}
 
 
@@ -46,7 +46,7 @@ def chromium() -> Iterator[Any]:
 class Server:
     """``nelbo dashboard`` over a workspace, in a process of its own; its log is in the folder.
 
-    before: what goes before the command; more: options behind it.
+    before: what goes before the command; more: options that follow it.
     """
 
     workspace: Path | str
@@ -108,7 +108,7 @@ def dashboard(
 class Watched:
     """A page of a browser, and what went wrong on it: errors, warnings, dialogs and requests that failed.
 
-    is_forgiving: whether requests may fail, as those do whose server is killed.
+    is_forgiving: whether requests may fail, as they do when their server is killed.
     """
 
     page: Any
@@ -129,14 +129,14 @@ class Watched:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until htmx has drawn what is on its way."""
+        """Wait until htmx has drawn every pending response."""
         self.page.wait_for_function(
             """() => document.readyState === 'complete'
             && !document.querySelector('.htmx-request, .htmx-swapping, .htmx-settling')"""
         )
 
     def findings(self) -> list[str]:
-        """What axe-core finds that is serious or critical."""
+        """The violations that axe-core calls serious or critical."""
         from axe_playwright_python.sync_playwright import Axe
 
         found = Axe().run(self.page).response["violations"]
@@ -148,12 +148,12 @@ class Watched:
         ]
 
     def _failed(self, request: Any) -> None:
-        # What is still on its way when a page is left is given up.
+        # The browser aborts requests that are still pending when it leaves a page.
         if request.failure != "net::ERR_ABORTED" and not self.is_forgiving:
             self.problems.append(f"{request.failure}: {request.url[:80]}")
 
     def _console(self, message: Any) -> None:
-        # The door answers with 401, and a browser says so.
+        # The login page answers with status 401, and the browser logs that.
         is_failure = self.is_forgiving and "Failed to load resource" in message.text
         if message.type in ("error", "warning") and not is_failure and "status of 401" not in message.text:
             self.problems.append(message.text)
@@ -163,14 +163,14 @@ class Watched:
 
 
 class Pages:
-    """The app of a dashboard over a workspace, asked in this process; every page is looked over as it is opened."""
+    """A dashboard's app over a workspace, called in this process; every page is checked as it is opened."""
 
     def __init__(self, workspace: Workspace, password: str | None = None) -> None:
         self.workspace = workspace
         self.app = make_app(workspace, password, ("testserver",))
 
     def ask(self, method: str, address: str, **options: Any) -> httpx.Response:
-        """The answer to a request."""
+        """The response to a request."""
 
         async def answer() -> httpx.Response:
             transport = httpx.ASGITransport(self.app)
@@ -180,7 +180,7 @@ class Pages:
         return asyncio.run(answer())
 
     def get(self, place: str, status: int = 200, **query: Any) -> httpx.Response:
-        """What is at a place."""
+        """The response to a GET request, whose status is checked."""
         answer = self.ask("GET", f"{place}?{urlencode(query, doseq=True)}" if query else place)
         assert answer.status_code == status, answer.text[:2000]
         policy = answer.headers["content-security-policy"]
@@ -189,7 +189,7 @@ class Pages:
         return answer
 
     def open(self, place: str, status: int = 200, **query: Any) -> Element:
-        """A page, or a part of one, with nothing on it that a name could have put there."""
+        """A page, or a part of one; fails if it holds anything that a file name could have injected."""
         answer = self.get(place, status, **query)
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert "Traceback" not in answer.text
@@ -206,7 +206,7 @@ class Pages:
 
 
 def text(element: Element) -> str:
-    """What stands in it, one space between words."""
+    """The text of an element, with one space between words."""
     return " ".join("".join(_words(element)).split())
 
 
@@ -223,13 +223,13 @@ def _words(element: Element) -> Iterator[str]:
 
 
 def found(root: Element, path: str) -> Element:
-    """The one element there."""
+    """The one element at a path."""
     (one,) = root.findall(path)
     return one
 
 
 def parsed(html: str) -> Element:
-    """The elements of a page or a part of one, each of which is closed."""
+    """The elements of a page or a part of one; fails if any is left open."""
     builder = _Builder()
     builder.feed(html)
     builder.close()
@@ -238,7 +238,7 @@ def parsed(html: str) -> Element:
 
 
 class _Builder(HTMLParser):
-    """Elements of HTML as of XML, for their paths."""
+    """Builds an XML tree from HTML, so that paths find elements."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Commands on small tasks: nelbo's, and those of benchmarks."""
+"""Commands on small tasks: nelbo's own, and those of the benchmarks."""
 
 import importlib
 import io
@@ -20,7 +20,7 @@ _known: dict[str, Any] = {}
 
 
 def train_once(train: Callable[..., Any], *images: Any, preprocessing: Any, names: Any = None, **_: Any) -> Any:
-    """As `vae_core.train`, but a process trains one network for the same settings, whatever the images."""
+    """Like `vae_core.train`, but each process trains only one network for the same settings, whatever the images."""
     *pixels, config, settings = images
     key = json.dumps([config.to_dict(), settings.to_dict(), preprocessing])
     if key not in _known:
@@ -29,17 +29,17 @@ def train_once(train: Callable[..., Any], *images: Any, preprocessing: Any, name
 
 
 def train(normal: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
-    """What ``train`` answers, which JSON can hold."""
+    """The result of ``train``, which must be serialisable as JSON."""
     return _answer("train", TrainOptions(normal=str(normal), workspace=str(workspace), **options))
 
 
 def score(images: Path | str, workspace: Path, **options: Any) -> dict[str, Any]:
-    """What ``score`` answers, which JSON can hold."""
+    """The result of ``score``, which must be serialisable as JSON."""
     return _answer("score", ScoreOptions(images=str(images), workspace=str(workspace), **options))
 
 
 def calibrate(workspace: Path, **options: Any) -> dict[str, Any]:
-    """What ``calibrate`` answers, which JSON can hold."""
+    """The result of ``calibrate``, which must be serialisable as JSON."""
     return _answer("calibrate", CalibrateOptions(workspace=str(workspace), **options))
 
 
@@ -50,7 +50,7 @@ def _answer(name: str, options: Any) -> dict[str, Any]:
 
 
 def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
-    """Exit code 2, nothing on stdout, one line that says all of `parts`."""
+    """Check for exit code 2, nothing on stdout, and one line on stderr that holds all of `parts`."""
     code, out, err = answer
     assert (code, out) == (2, ""), err
     (line,) = err.strip().splitlines()
@@ -60,18 +60,17 @@ def assert_refused(answer: tuple[int, str, str], *parts: str) -> None:
 
 
 def rows(module: str, *arguments: object) -> list[list[str]]:
-    """The cells of all rows that a small run of a module of benchmarks prints, headings left out."""
+    """The cells of all rows, without headings, that a smoke run of a benchmark module prints."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.syspath_prepend(ROOT)
         patch.setattr("sys.argv", [module, "--smoke", *map(str, arguments)])
         importlib.import_module(f"benchmarks.{module}").main()
     return _cells(printed.getvalue())
 
 
-def rows_of_process(module: str) -> list[list[str]]:
-    """The same of one that leaves its own process changed."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--smoke"]
+def rows_of_process(module: str, *arguments: object) -> list[list[str]]:
+    """Like `rows`, in a process of its own, for a module that changes global state."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--smoke", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return _cells(done.stdout)

@@ -1,4 +1,4 @@
-"""Dask schedulers and workers on this machine for tests, in processes of their own that others cannot reach."""
+"""Dask schedulers and workers on this machine for tests, in processes that other machines cannot reach."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from servers import free_port, wait_for
 
 
 class DaskCluster:
-    """A scheduler on a free port of the loopback, and workers that can be added and killed."""
+    """A scheduler on a free port of the loopback interface, and workers that can be added and killed."""
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
@@ -42,12 +42,12 @@ class DaskCluster:
         wait_for(lambda: len(self.workers()) < before, "the end of a worker")
 
     def workers(self) -> dict[str, Any]:
-        """What the scheduler says of its workers."""
+        """What the scheduler knows of its workers."""
         with self.client() as client:
             return dict(client.scheduler_info()["workers"])
 
     def client(self) -> Any:
-        """A client of the test's own."""
+        """A client for the test."""
         from distributed import Client
 
         return Client(self.address, timeout=30, set_as_default=False)
@@ -60,7 +60,7 @@ class DaskCluster:
     def close(self) -> None:
         """End all processes."""
         for process in reversed(self._processes):
-            # A nanny ends its worker when it is asked to, and not when it is killed.
+            # A nanny ends its worker on SIGTERM, but not when it is killed.
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
             try:
@@ -98,5 +98,5 @@ def double(number: int) -> int:
 
 
 def nothing(number: int) -> int:
-    """A step that costs nothing."""
+    """A step that does nothing."""
     return number

@@ -1,4 +1,4 @@
-"""Faults made on purpose: folders that cannot be listed, also by root, and engines made anew with other facts."""
+"""Deliberate faults: folders that cannot be listed, even by root, and engines rewritten with other facts."""
 
 import errno
 import os
@@ -13,11 +13,11 @@ import pytest
 
 
 def shut(monkeypatch: pytest.MonkeyPatch, *names: str, error: OSError | None = None) -> None:
-    """From now on folders of these names cannot be listed: for lack of rights, or with another error."""
+    """From now on, listing a folder with one of these names fails with a permission error, or with `error`."""
     scandir = os.scandir
 
     def listed(path: Any = ".") -> Any:
-        # A number is a descriptor of whoever removes or copies folders.
+        # A number is a file descriptor, from code that removes or copies folders.
         if not isinstance(path, int) and Path(path).name in names:
             raise error or PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
@@ -26,7 +26,7 @@ def shut(monkeypatch: pytest.MonkeyPatch, *names: str, error: OSError | None = N
 
 
 def remake(workspace: Path, engine: str, **changes: Any) -> None:
-    """An engine of the latest model with other facts or graphs, and the id that they give it."""
+    """Rewrite an engine of the latest model with other facts or graphs, under the id that follows from them."""
     from nelbo import vae_core
     from nelbo.flows.inference.models import read_engine
     from nelbo.flows.workspace import catalog
@@ -39,16 +39,41 @@ def remake(workspace: Path, engine: str, **changes: Any) -> None:
     vae_core.save_exported(replace(made, **changes), folder)
 
 
-def with_zeros(engine: str, files: Mapping[str, bytes], output: str, aside: Path) -> dict[str, bytes]:
+def with_zeros(engine: str, files: Mapping[str, bytes], output: str, scratch: Path) -> dict[str, bytes]:
     """An engine's files with an output of its graph multiplied by zero.
 
     Args:
         engine: "onnx" or "openvino".
-        aside: an empty folder.
+        scratch: an empty folder.
     """
     if engine == "onnx":
         return {name: _onnx(content, output) for name, content in files.items()}
-    return _openvino(files, output, aside)
+    return multiplied(files, output, 0, scratch)
+
+
+def add_second_fit(workspace: Path, scratch: Path) -> None:
+    """A second fit beside the latest model, made of its engine for OpenVINO: each peak is twice as high.
+
+    Args:
+        scratch: an empty folder.
+    """
+    from nelbo import vae_core
+    from nelbo.flows.inference.models import read_engine
+    from nelbo.flows.workspace import catalog
+    from nelbo.flows.workspace.layout import Workspace
+    from nelbo.vae_core.scoring import score_batches
+
+    place = Workspace(workspace)
+    model_id = catalog.find_model(place, "latest")
+    made = read_engine(place.engine(model_id, "openvino"))
+    files = multiplied(made.files, "peak", 2, scratch)
+    # Recorded as the fastest engine, however busy this machine was.
+    speeds = {"keras": 1.0, "int8": 99.0}
+    second = replace(made, engine="int8", files=files, images_per_s=speeds, tolerance=0.01, features=())
+    expected, seen = score_batches(second.graph(), made.pixels, seen=True)
+    vae_core.save_exported(
+        replace(second, expected=expected, features=tuple(seen)), place.engine(model_id, second.engine)
+    )
 
 
 def _onnx(content: bytes, output: str) -> bytes:
@@ -65,7 +90,8 @@ def _onnx(content: bytes, output: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _openvino(files: Mapping[str, bytes], output: str, aside: Path) -> dict[str, bytes]:
+def multiplied(files: Mapping[str, bytes], output: str, by: float, scratch: Path) -> dict[str, bytes]:
+    """The files of an OpenVINO graph with one output multiplied by a factor."""
     import openvino
 
     model = openvino.Core().read_model(files["scores.xml"], files["scores.bin"])
@@ -73,8 +99,8 @@ def _openvino(files: Mapping[str, bytes], output: str, aside: Path) -> dict[str,
         source = result.input(0).get_source_output()
         if output in source.get_names():
             source.set_names(set())
-            zeros = openvino.opset13.multiply(source, openvino.opset13.constant(np.float32(0)))
-            zeros.output(0).set_names({output})
-            result.input(0).replace_source_output(zeros.output(0))
-    openvino.save_model(model, aside / "scores.xml", compress_to_fp16=False)
-    return {name: (aside / name).read_bytes() for name in files}
+            other = openvino.opset13.multiply(source, openvino.opset13.constant(np.float32(by)))
+            other.output(0).set_names({output})
+            result.input(0).replace_source_output(other.output(0))
+    openvino.save_model(model, scratch / "scores.xml", compress_to_fp16=False)
+    return {name: (scratch / name).read_bytes() for name in files}

@@ -1,4 +1,4 @@
-"""Calibrations as version 0.1 made them with a rule that joins statistics; nothing makes new ones."""
+"""Calibrations with a rule that joins statistics, as version 0.1 made them; current code makes no new ones."""
 
 import json
 
@@ -17,7 +17,7 @@ MEMBERS = ("peak", "nelbo_two_sided", "rate_two_sided", "z_mean_norm_two_sided",
 
 
 def join(workspace: Workspace, calibration_id: str, rule: str) -> Calibration:
-    """A calibration on normal images made anew with a rule, half of them for its tails; the model's current one."""
+    """Remake a calibration on normal images with a rule that fits its tails on half of them; make it current."""
     folder = workspace.calibrations / calibration_id
     content = json.loads((folder / "calibration.json").read_text())
     made = {name: content.pop(name) for name in ("made_at_utc", "code_version", "format_version", "calibration_id")}

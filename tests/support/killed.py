@@ -1,7 +1,7 @@
-"""Scores a batch over and over in forks of this process, and kills them; run by tests of exactly once and of landing.
+"""Scores a batch in forks of this process and kills them; the tests of exactly-once and of landing run it.
 
-Everything is real but the network: files are listed, hashed, decided on and published; scores are made of the
-contents' hash. A fork is killed with SIGKILL at the n-th time that it opens, moves or removes a file of the workspace.
+Everything but the network is real: files are listed, hashed, decided on and published; scores come from the hash of
+the contents. A fork is killed with SIGKILL the n-th time that it opens, moves or removes a file of the workspace.
 """
 
 import hashlib
@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,14 +28,26 @@ import nelbo.flows.cli.main
 import nelbo.flows.inference.publishing
 import nelbo.flows.steps.report
 import nelbo.flows.steps.score
-from nelbo.data import MEASURES, QUALITY, InputError, read_metadata, read_table
+import nelbo.flows.watching.scoring
+from nelbo.data import (
+    MAP_PEAK,
+    MEASURES,
+    PICTURED_SCHEMA,
+    QUALITY,
+    InputError,
+    Preprocessing,
+    read_metadata,
+    read_table,
+)
 from nelbo.data.sources.reading import read_checked
 from nelbo.data.sources.roots import open_root
 from nelbo.flows.inference.pipeline import SCORED_SCHEMA
-from nelbo.flows.options.options import ScoreOptions
+from nelbo.flows.options.options import ScoreOptions, WatchOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps.report import Reported
-from nelbo.flows.workspace.flagged import PICTURED
+from nelbo.flows.watching import watch as watching
+from nelbo.flows.watching.folder import WatchedFolder
+from nelbo.flows.workspace.flagged import BESIDE
 from nelbo.flows.workspace.layout import Workspace
 
 SHARD = 5
@@ -41,7 +55,7 @@ _EVENTS = {"open", "os.link", "os.rename", "os.remove", "os.rmdir", "shutil.rmtr
 
 
 def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any, *_: Any) -> Generator[pa.Table, None, None]:
-    """Numbers made of the hash, some of them far above any threshold; leaves a line for each file."""
+    """Scores made from each file's hash, some of them far above any threshold; logs a line for each file."""
     files = list(files)
     checked = [read_checked(open_root(file.root), file.path, file.image_id, 1 << 30)[0] for file in files]
     reasons = [facts.get("reason") for facts in checked]
@@ -55,14 +69,18 @@ def stub_scores(_model: Any, files: Iterable[Any], _decoding: Any, *_: Any) -> G
         ("size_z", "variant_z", "part", "variant", "why"), nulls
     )
     columns |= {"reason": pa.array(reasons, pa.string()), "drops_colour": pa.array([False] * len(files))}
-    columns |= {"map": nulls, "map_low": nulls, "map_high": nulls}
+    columns |= dict.fromkeys(PICTURED_SCHEMA.names, nulls)
+    region = {"x_px": 0, "y_px": 1, "width_px": 2, "height_px": 1, "area_px": 2, "peak": 9.0, "mask": "012"}
+    columns |= {MAP_PEAK: numbers, "regions": [[region, region] if value > 0.8 else None for value in values]}
     columns |= {"thumbnail": pa.array([b"JPEG"] * len(files), pa.binary())}
     yield pa.table(columns).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
 
 
 def stubs() -> list[tuple[Any, str, Any]]:
     """What stands in for the network: module, name, value."""
-    model = SimpleNamespace(config=SimpleNamespace(statistic="peak", likelihood="stub"))
+    config = SimpleNamespace(statistic="peak", likelihood="stub")
+    preprocessing = Preprocessing(16, 16).to_dict()
+    model = SimpleNamespace(config=config, map_scales=np.ones((1, 2)), fit_id=None, preprocessing=preprocessing)
 
     def write_report(options: Any, batch_id: str, _model_id: str) -> Reported:
         page = Workspace.at(options.workspace).report(batch_id)
@@ -77,6 +95,9 @@ def stubs() -> list[tuple[Any, str, Any]]:
         (nelbo.flows.steps.score, "score_files", stub_scores),
         (nelbo.flows.steps.score, "write_report", write_report),
         (nelbo.flows.steps.report, "write_report", write_report),
+        (nelbo.flows.watching.scoring, "load_model", lambda *_: model),
+        (nelbo.flows.watching.scoring, "choose_engine", lambda *_: "keras"),
+        (nelbo.flows.watching.scoring, "score_files", stub_scores),
     ]
 
 
@@ -85,8 +106,28 @@ def score(workspace: Path, images: Path, new: bool = False) -> None:
     execute("score", options, prefect=False)
 
 
+def watch_until_done(workspace: Path, folder: Path, **settings: Any) -> list[dict[str, Any]]:
+    """What a watcher reports; it is asked to end once the folder is listed and no file waits.
+
+    Without a signal, which would be the whole process's: a worker of pytest may be it.
+    """
+    options = {"settle_ms": 0, "batch_images": SHARD, "workers": 1} | settings
+    complete, end = WatchedFolder.complete, threading.Event()
+
+    def last(folder: WatchedFolder, n: int) -> Any:
+        found = complete(folder, n)
+        if not found and folder.is_listed and not folder.waits:
+            end.set()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WatchedFolder, "complete", last)
+        patch.setattr(watching, "asked_to_end", lambda: nullcontext(end))
+        return [*watching.watch(WatchOptions(images=str(folder), workspace=str(workspace), **options))]
+
+
 def in_fork(work: Callable[[], None]) -> int:
-    """Its exit code, or minus the signal that ended it."""
+    """Do the work in a fork; its exit code, or minus the signal that ended it."""
     return ended(fork(work))
 
 
@@ -96,7 +137,7 @@ def ended(child: int) -> int:
 
 
 def fork(work: Callable[[], None]) -> int:
-    """A process that does this and nothing else."""
+    """The id of a new process that does this work and nothing else."""
     child = os.fork()
     if not child:
         code = 1
@@ -111,7 +152,7 @@ def fork(work: Callable[[], None]) -> int:
 
 
 def die_at(n: int, workspace: Path) -> Callable[[], int]:
-    """Kill this process at the n-th event in the workspace; returns what counts the events."""
+    """Kill this process at the n-th event in the workspace; returns a function that counts the events."""
     seen = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -151,15 +192,16 @@ def count_events(workspace: Path, images: Path, new: bool = False) -> int:
 
 def rows(workspace: Path, kind: str = "scores") -> list[dict[str, Any]]:
     (path,) = workspace.glob(f"{kind}/*/*/{kind}.parquet")
-    table = read_table(path).drop_columns(["run_id", "scored_at_utc"])
-    # As JSON holds them.
+    table = read_table(path)
+    table = table.drop_columns([name for name in ("run_id", "scored_at_utc") if name in table.column_names])
+    # Values as JSON holds them.
     return [
         {**row, **({"thumbnail": len(row["thumbnail"])} if "thumbnail" in row else {})} for row in table.to_pylist()
     ]
 
 
 def n_finished(workspace: Path) -> int:
-    """Files in shards that lie whole in the staging folder."""
+    """The number of files in complete shards in the staging folder."""
     found = 0
     for path in workspace.glob("_staging/shards.*/*.parquet"):
         try:
@@ -196,7 +238,7 @@ def killed(workspace: Path, images: Path, n: int, before: bool) -> dict[str, Any
         "again": again,
         "scored_again": n_scored(),
         "rows": rows(workspace),
-        **{kind: rows(workspace, kind) for kind in PICTURED},
+        **{kind: rows(workspace, kind) for kind in BESIDE},
         "left": sorted(path.name for path in (workspace / "_staging").rglob("*") if path.is_file()),
     }
 
@@ -228,42 +270,45 @@ def list_batches(workspace: Path) -> None:
 
 
 def run_ids(workspace: Path) -> list[str]:
-    """Of the rows of scoring runs, as often as they are there."""
+    """The run ids in the rows of scoring runs, with repeats."""
     tables = [read_table(path, ["run_id", "command"]) for path in sorted(workspace.glob("runs/*.parquet"))]
     return [row["run_id"] for table in tables for row in table.to_pylist() if row["command"] == "score"]
 
 
 def pictured_runs(workspace: Path) -> list[str]:
-    """Runs of the rows of the files of flagged rows and audit samples."""
-    paths = [path for kind in PICTURED for path in workspace.glob(f"{kind}/*/*/{kind}.parquet")]
+    """Run ids in the rows of the files that are written beside the scores."""
+    paths = [path for kind in BESIDE for path in workspace.glob(f"{kind}/*/*/{kind}.parquet")]
     return sorted({run_id for path in paths for run_id in read_table(path)["run_id"].to_pylist()})
 
 
 def matching(workspace: Path) -> list[int]:
-    """How many flagged rows the published run has by its scores, and in the file of flagged rows."""
+    """The number of flagged rows of the published run, by its scores, its flagged file and its regions file."""
     paths = list(workspace.glob("scores/*/*/scores.parquet"))
     if not paths:
-        return [0, 0]
+        return [0, 0, 0]
     scores = read_table(paths[0], ["verdict", "run_id"]).to_pylist()
-    (path,) = workspace.glob("flagged/*/*/flagged.parquet")
-    flagged = [run_id for run_id in read_table(path)["run_id"].to_pylist() if run_id == scores[0]["run_id"]]
-    return [sum(row["verdict"] == "anomalous" for row in scores), len(flagged)]
+    counts = [sum(row["verdict"] == "anomalous" for row in scores)]
+    for kind in ("flagged", "regions"):
+        (path,) = workspace.glob(f"{kind}/*/*/{kind}.parquet")
+        rows = read_table(path, ["relative_path", "run_id"]).to_pylist()
+        counts.append(len({row["relative_path"] for row in rows if row["run_id"] == scores[0]["run_id"]}))
+    return counts
 
 
 def race(workspace: Path, images: Path) -> dict[str, Any]:
     """Two runs at once."""
     codes = two_at_once(lambda: score(workspace, images))
-    return {"codes": codes, "rows": rows(workspace), **{kind: rows(workspace, kind) for kind in PICTURED}}
+    return {"codes": codes, "rows": rows(workspace), **{kind: rows(workspace, kind) for kind in BESIDE}}
 
 
 def two_at_once(work: Callable[[], None]) -> list[int]:
-    """Their exit codes."""
+    """Do the work in two forks at the same time; their exit codes."""
     children = [fork(work) for _ in range(2)]
     return [ended(child) for child in children]
 
 
 def landed(folder: Path, what: str) -> None:
-    """Files that have just come into a folder, or changed in it, and are not young any more."""
+    """Write files into a folder, and change one there, with dates old enough for them to be taken."""
     for i in range(7):
         path = folder / f"{what}{i}.png"
         Image.new("L", (8, 8), 30 * i).save(path)
@@ -285,7 +330,7 @@ def batches(workspace: Path) -> dict[str, list[list[str]]]:
 
 
 def landing(workspace: Path, folder: Path, n: int | None) -> dict[str, Any]:
-    """A folder that one run has been over, then one that is killed at its n-th event (None: two at once), and more."""
+    """A folder scored by one run, by one that is killed at its n-th event (None: two at once), then by two more."""
     folder.mkdir()
     landed(folder, "early")
     assert in_fork(lambda: score(workspace, folder, True)) == 0
@@ -302,6 +347,40 @@ def landing(workspace: Path, folder: Path, n: int | None) -> dict[str, Any]:
     return {"codes": codes, "seen": seen, "again": again, "expected": expected, "batches": batches(workspace)}
 
 
+def watched(workspace: Path, folder: Path, n: int | None) -> dict[str, Any]:
+    """A folder whose watcher is killed at its n-th event (None: never), and that is then watched twice more.
+
+    Files are taken one at a time, so that a kill can lose the work on one.
+    """
+    folder.mkdir()
+    for what in ("early", "then", "later"):
+        landed(folder, what)
+    (folder / "notes.txt").write_text("no image")
+    nelbo.flows.watching.watch.AT_ONCE = 1
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        count = die_at(-1 if n is None else n, workspace)
+        watch_until_done(workspace, folder)
+        os.write(writer, str(count()).encode())
+
+    codes = [in_fork(work)]
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        events = int(answer.read() or 0)
+    seen = batches(workspace)
+    codes += [in_fork(lambda: watch_until_done(workspace, folder)) for _ in range(2)]
+    return {
+        "codes": codes,
+        "events": events,
+        "seen": seen,
+        "n_scored": n_scored(),
+        "expected": contents(folder),
+        "batches": batches(workspace),
+        "kept": [path.name for path in workspace.glob("_staging/watch.*")],
+    }
+
+
 def contents(folder: Path) -> list[list[str]]:
     return [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(folder.iterdir())]
 
@@ -315,7 +394,7 @@ def count_landing(workspace: Path, folder: Path) -> int:
 
 
 def full_disk(workspace: Path, images: Path, limit: int) -> dict[str, Any]:
-    """A run whose files may not be longer than that, then one on a disk with room."""
+    """A run whose files may not be longer than `limit` bytes, then one on a disk with room."""
     assert in_fork(lambda: score(workspace, images)) == 0
     old = rows(workspace)
 
@@ -329,36 +408,41 @@ def full_disk(workspace: Path, images: Path, limit: int) -> dict[str, Any]:
     return {"code": code, "old": old, "left": left, "again": again, "rows": rows(workspace)}
 
 
-def drive(model: Path, images: Path, aside: Path, *what: object) -> tuple[Any, str]:
-    """What this program finds, in a process that loads no network and can fork, and what its forks say of errors."""
-    command = [sys.executable, __file__, str(model), str(images), str(aside), *map(str, what)]
+def drive(model: Path, images: Path, scratch: Path, *what: object) -> tuple[Any, str]:
+    """What this program finds, in a process that loads no network and can fork, and the errors of its forks."""
+    command = [sys.executable, __file__, str(model), str(images), str(scratch), *map(str, what)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
 
 def main() -> None:
-    model, images, aside = (Path(argument) for argument in sys.argv[1:4])
+    model, images, scratch = (Path(argument) for argument in sys.argv[1:4])
     for module, name, value in stubs():
         setattr(module, name, value)
-    os.environ["SCORED"] = str(aside / "scored.txt")
+    os.environ["SCORED"] = str(scratch / "scored.txt")
 
     def fresh(name: str) -> Path:
-        return Path(shutil.copytree(model, aside / name))
+        return Path(shutil.copytree(model, scratch / name))
 
+    # As tests/conftest.py does it: forks are killed, but no power is cut.
+    os.fsync = os.fstat  # type: ignore[assignment]
     what, numbers = sys.argv[4], [int(word) for word in sys.argv[5:]]
     if what == "count":
-        found: Any = {"events": count_events(fresh("count"), images), "rows": rows(aside / "count")}
-        found |= {kind: rows(aside / "count", kind) for kind in PICTURED}
+        found: Any = {"events": count_events(fresh("count"), images), "rows": rows(scratch / "count")}
+        found |= {kind: rows(scratch / "count", kind) for kind in BESIDE}
     elif what == "kill":
         found = [killed(fresh(f"kill{i}"), images, n, i % 2 == 1) for i, n in enumerate(numbers)]
     elif what == "commit":
         found = [from_the_commit_on(fresh(f"commit{i}"), images, n, i % 2 == 1) for i, n in enumerate(numbers)]
     elif what == "count_landing":
-        found = count_landing(fresh("count"), aside / "counted")
+        found = count_landing(fresh("count"), scratch / "counted")
     elif what == "land":
-        # 0 is no kill, but two at once.
-        found = [landing(fresh(f"land{i}"), aside / f"in{i}", n or None) for i, n in enumerate(numbers)]
+        # 0 means no kill, but two runs at once.
+        found = [landing(fresh(f"land{i}"), scratch / f"in{i}", n or None) for i, n in enumerate(numbers)]
+    elif what == "watch":
+        # 0 means no kill.
+        found = [watched(fresh(f"watch{i}"), scratch / f"watched{i}", n or None) for i, n in enumerate(numbers)]
     elif what == "race":
         found = [race(fresh(f"race{i}"), images) for i in numbers]
     else:

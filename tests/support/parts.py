@@ -1,4 +1,4 @@
-"""Pictures of parts before a plain background, at any place and angle: rendered, so that the pose is known."""
+"""Pictures of parts on a plain background, at any place and angle; they are rendered, so the pose is known."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ class Scene:
     """How parts are photographed; lengths are shares of the picture's width.
 
     light, dark: levels of part and background, by colour channel.
-    shadow, slope, noise: depth of a soft shadow; how much the light falls off over the picture; standard deviation.
+    shadow, slope, noise: depth of a soft shadow; how much light falls off across the picture; standard deviation.
     at_edge: parts may reach over the edge.
     """
 
@@ -77,7 +77,7 @@ def picture(scene: Scene, pose: Pose, random: np.random.Generator, defect: str |
 
 
 def _blurred_shadow(depth: np.ndarray, size: float) -> np.ndarray:
-    """To one side of the part."""
+    """The depth of a soft shadow on one side of the part."""
     from scipy.ndimage import gaussian_filter, shift
 
     return np.asarray(gaussian_filter(shift((depth > 0).astype(np.float64), (0.05 * size, 0.07 * size)), 0.04 * size))

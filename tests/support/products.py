@@ -1,16 +1,16 @@
-"""Pictures of products that a folder may mix: stripes, dots and a wedge, each a little elsewhere and with grain."""
+"""Pictures of products that a folder may mix: stripes, dots and a wedge, each a little displaced and with grain."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-#: Of a picture, in pixels.
+#: Side of a picture, in pixels.
 SIDE = 64
 
 
 def product(kind: str, random: np.random.Generator, spot: bool = False) -> np.ndarray:
-    """(64, 64, 1) a picture in [0, 1] of "stripes", "dots" or a "wedge", or with a bright spot on it."""
+    """(64, 64, 1) picture in [0, 1] of "stripes", "dots" or a "wedge", with a bright spot on request."""
     y, x = np.mgrid[:SIDE, :SIDE] + random.normal(0, 0.4, (2, 1, 1))
     shape = {
         "stripes": 0.5 + 0.2 * np.sin(2 * np.pi * x / 16),
@@ -25,7 +25,7 @@ def product(kind: str, random: np.random.Generator, spot: bool = False) -> np.nd
 
 
 def write_products(folder: Path, kind: str, n: int, seed: int, spot: bool = False) -> Path:
-    """So many PNG files of a product."""
+    """Write `n` PNG files of a product; the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     for i in range(n):

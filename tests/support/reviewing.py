@@ -1,6 +1,6 @@
-"""Reviews made here; run by ``test_reviews.py`` as a program, it records and joins them in forks of itself.
+"""Synthetic reviews; as a program, run by ``test_reviews.py``, it records and joins them in forks of itself.
 
-A fork is killed with SIGKILL at the n-th time that it opens, links, moves or removes a file of the workspace.
+A fork is killed with SIGKILL the n-th time that it opens, links, moves or removes a file of the workspace.
 """
 
 import json
@@ -23,7 +23,7 @@ from nelbo.flows.workspace.reviews import Review, record_review
 
 
 def review(number: int, **changes: Any) -> Review:
-    """A rejected flag; the number makes the image and the form."""
+    """A review that rejects a flag; the number determines the image and the form."""
     fields = {
         "image_id": f"{number:064x}",
         "relative_path": f"a/{number}.png",
@@ -41,7 +41,7 @@ def review(number: int, **changes: Any) -> Review:
 
 
 def visible(workspace: Workspace) -> list[str]:
-    """As any reader finds them; half a file is an error."""
+    """The reviews that a reader finds; half a file is an error."""
     return sorted(name for path in workspace.reviews.glob("*") for name in read_table(path)["review_id"].to_pylist())
 
 
@@ -53,11 +53,11 @@ def compact(workspace: Workspace) -> None:
     compact_workspace(CompactOptions(workspace=str(workspace.root)), Direct())
 
 
-def killed_everywhere(aside: Path, work: Callable[[Workspace], None]) -> list[dict[str, Any]]:
-    """What was seen after a kill at each event of the work, and after the same again; the last one is not killed."""
+def killed_everywhere(scratch: Path, work: Callable[[Workspace], None]) -> list[dict[str, Any]]:
+    """What is visible after a kill at each event of the work, and after a repeat; the last run is not killed."""
     found: list[dict[str, Any]] = []
     for n in count(1):
-        workspace = Workspace(aside / f"{work.__name__}{n}")
+        workspace = Workspace(scratch / f"{work.__name__}{n}")
         for number in range(3):
             record_review(workspace, review(number))
 
@@ -81,10 +81,10 @@ def killed_everywhere(aside: Path, work: Callable[[Workspace], None]) -> list[di
     raise AssertionError
 
 
-def race(aside: Path) -> dict[str, Any]:
-    """Two processes that send the same forms: how many each of them was told that it wrote."""
-    workspace = Workspace(aside / "race")
-    told = aside / "told.txt"
+def race(scratch: Path) -> dict[str, Any]:
+    """Two processes send the same forms: how many reviews each was told that it wrote."""
+    workspace = Workspace(scratch / "race")
+    told = scratch / "told.txt"
     start = multiprocessing.get_context("fork").Barrier(2)
 
     def work() -> None:
@@ -98,11 +98,11 @@ def race(aside: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    aside = Path(sys.argv[1])
+    scratch = Path(sys.argv[1])
     found = {
-        "record": killed_everywhere(aside, record),
-        "compact": killed_everywhere(aside, compact),
-        "race": race(aside),
+        "record": killed_everywhere(scratch, record),
+        "compact": killed_everywhere(scratch, compact),
+        "race": race(scratch),
     }
     sys.stdout.write(json.dumps(found))
 

@@ -1,4 +1,4 @@
-"""Workspaces of scored batches, made of random numbers by nelbo's own writers, without TensorFlow."""
+"""Workspaces of scored batches: nelbo's own writers fill them with random numbers, without TensorFlow."""
 
 import hashlib
 import itertools
@@ -18,6 +18,8 @@ from nelbo.data import (
     CALIBRATION_SCHEMA,
     FLAGGED_SCHEMA,
     JOINT_PARTS,
+    MAP_PEAK,
+    REGIONS_SCHEMA,
     SCORES_SCHEMA,
     CachedPixels,
     Preprocessing,
@@ -30,15 +32,19 @@ from nelbo.flows.evaluation.drift import drift_facts, write_drift
 from nelbo.flows.inference.kept.audit import drawn
 from nelbo.flows.inference.kept.near import nearest
 from nelbo.flows.inference.maps import pictured
+from nelbo.flows.inference.regions.regions import each_region, regions_of
 from nelbo.flows.options.options import CalibrateOptions, ScoreOptions, TrainOptions
 from nelbo.flows.report.normals import keep_normals
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import Calibration, read_calibration, write_calibration
+from nelbo.flows.workspace.calibrations.level import RegionLevel
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
 MODEL = "m5c0fed000000000"
 WHY = "One spot at the top left (20 % from the left, 21 % from the top, 12 x 13 % in size) stands out."
+#: Nats that a map must exceed inside regions.
+MAP_LEVEL = 4.0
 START = datetime(2026, 10, 1, 6, tzinfo=UTC)
 #: Names of files that HTML, Markdown, scripts, spreadsheets or addresses may take for something else.
 ATTACKS = (
@@ -69,12 +75,12 @@ def add_calibration(
     at: datetime = START,
     seed: int = 0,
 ) -> Calibration:
-    """A calibration on n normal images, made the model's current one."""
+    """Add a calibration on n normal images, and make it the model's current one."""
     rows = _images([f"normal/{i:06d}.png" for i in range(n)])
     rows |= _measures(np.random.default_rng(seed), np.zeros(n))
     rows |= {"label": pa.array([0] * n, pa.int8()), "split": pa.array(["calibration"] * n)}
     rows["variant"] = pa.nulls(n, pa.string())
-    rows["anomaly_score"] = rows["peak"]
+    rows["anomaly_score"] = rows[MAP_PEAK] = rows["peak"]
     how: dict[str, Any] = {"review_fpr": review_fpr, "contamination": contamination, "cross": cross}
     threshold = Threshold.from_normals(rows["peak"], fpr, **how)
     content = {
@@ -85,6 +91,7 @@ def add_calibration(
         "threshold": threshold.to_dict(),
         "heatmap_top": 2 * float(np.quantile(rows["peak"], 0.95)),
         "judged": None,
+        "region_level": RegionLevel(threshold).to_dict(),
     }
     run = Run("calibrate", CalibrateOptions(normal="normal"), started_at_utc=at)
     table = pa.table(rows).select(CALIBRATION_SCHEMA.names)
@@ -112,16 +119,16 @@ def add_batch(
     audit: int = 0,
     near: int = 0,
 ) -> pa.Table:
-    """Publish a batch with its run; the rows of its scores.
+    """Publish a batch with its run; returns the rows of its scores.
 
     Args:
-        paths: of its images, below `root`.
-        calibration: decides; None leaves the rows without verdicts.
+        paths: of the images, below `root`.
+        calibration: what the verdicts come from; None leaves the rows without verdicts.
         anomalous: share of the images with a defect, or which of them have one.
-        not_scored: the same of files that have no score.
+        not_scored: share of the files without a score, or which of them have none.
         shift: of all scores, in standard deviations of normal ones.
-        labelled: whether the rows say what is true.
-        audit: rows of its audit sample; near: of what was nearly flagged.
+        labelled: whether the rows have true labels.
+        audit: number of rows in the audit sample; near: of images that were nearly flagged.
     """
     random = np.random.default_rng(seed)
     n = len(paths)
@@ -160,6 +167,8 @@ def add_batch(
         pictured = _with_pictures(rows_of_kind, root)
         place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
         write_table(pictured, place, FLAGGED_SCHEMA, metadata, workspace.staging)
+    found = _regions(_with_pictures(kept["flagged"], root), root)
+    write_table(found, workspace.regions(model_id, batch_id), REGIONS_SCHEMA, metadata, workspace.staging)
     write_scores(table, workspace.scores(model_id, batch_id), metadata, workspace.staging)
     verdicts = table["verdict"].cast(pa.string()).to_pylist()
     run.record(
@@ -181,7 +190,7 @@ def add_batch(
 
 
 def add_normals(workspace: Workspace, model_id: str = MODEL, greys: Sequence[int] = (40, 128, 220)) -> None:
-    """Training images of a model: each of one grey."""
+    """Write training images of a model, each of one grey."""
     pixels = np.array(greys, np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 1), np.uint8)
     table = pa.table(_images([f"normal/{grey}.png" for grey in greys]))
     run = Run("train", TrainOptions(normal="normal"))
@@ -189,7 +198,7 @@ def add_normals(workspace: Workspace, model_id: str = MODEL, greys: Sequence[int
 
 
 def make_three(folder: Path) -> Workspace:
-    """Three batches, the last with drift and with names that are attacks; one without verdicts, one without scores."""
+    """Three batches: the last has drift and names that are attacks; one has no verdicts, one has no scores."""
     workspace = Workspace.at(str(folder))
     calibration = add_calibration(workspace)
     for i in range(3):
@@ -202,10 +211,10 @@ def make_three(folder: Path) -> Workspace:
 
 
 def make_two_models(folder: Path) -> Workspace:
-    """Batches of real files: of a model that is gone but for its description, with two calibrations, and of another.
+    """Batches of real files by two models; of the first, which has two calibrations, only the description is left.
 
-    ``shift`` has labels; ``repeat`` and, without verdicts, ``raw`` have the same files. The other model, with one
-    calibration, has scored ``single`` and ``repeat``, too. The last file has an attack for a name.
+    ``shift`` has labels; ``repeat`` and ``raw`` have the same files, ``raw`` without verdicts. The other model has one
+    calibration, and has scored ``single`` and ``repeat``. The name of the last file is an attack.
     """
     root = folder / "images"
     paths = [*write_images(root, 24, seed=1), *write_images(root / "b", 16, seed=2, blot=True)]
@@ -232,7 +241,7 @@ def make_two_models(folder: Path) -> Workspace:
 
 
 def address_of(row: Mapping[Any, Any], batch_id: str = "shift", model_id: str = MODEL) -> dict[str, str]:
-    """What the address of an image's page asks for."""
+    """The query parameters of the address of an image's page."""
     return {"model": model_id, "batch": batch_id, "image": row["image_id"], "path": row["relative_path"]}
 
 
@@ -241,13 +250,13 @@ def spoilt(content: bytes, how: str) -> bytes:
     if how == "cut":
         return content[: len(content) // 2]
     if how == "a page":
-        # The file opens, and breaks when it is read.
+        # The file opens, but fails when it is read.
         return content[:4] + bytes(byte ^ 0xFF for byte in content[4:200]) + content[200:]
     return b"" if how == "empty" else b"garbage" * 99
 
 
 def publish_for_ever(folder: str) -> None:
-    """Publish three batches again and again, until the process ends."""
+    """Publish three batches over and over, until the process ends."""
     workspace = Workspace.at(folder)
     calibration = add_calibration(workspace)
     for turn in itertools.count():
@@ -259,7 +268,7 @@ def _choice(random: np.random.Generator, share: float | Sequence[bool], n: int) 
 
 
 def _images(paths: Sequence[str], root: Path = Path("/nowhere")) -> dict[str, Any]:
-    """Paths with the hashes of their files; those that are not there have another one."""
+    """Paths with the hashes of their files; a path without a file has a made-up hash."""
     files = [root / path for path in paths]
     ids = [
         hashlib.sha256(file.read_bytes() if file.is_file() else path.encode()).hexdigest()
@@ -269,7 +278,7 @@ def _images(paths: Sequence[str], root: Path = Path("/nowhere")) -> dict[str, An
 
 
 def _measures(random: np.random.Generator, strangeness: np.ndarray) -> dict[str, np.ndarray]:
-    """(n,) columns that go together as those of real images do, each higher where an image is stranger."""
+    """(n,) columns that correlate as they do for real images, each higher where an image is stranger."""
     n = len(strangeness)
     peak = 2 + random.gamma(4, 0.6, n) + strangeness
     rate = random.gamma(30, 1, n) + 2 * strangeness
@@ -283,13 +292,13 @@ def _measures(random: np.random.Generator, strangeness: np.ndarray) -> dict[str,
         "z_log_var_sum": -2 * rate,
         "worst_pixels_nats": distortion / 50 + 200,
         "peak": peak,
-        # Of a model of pixels, which looks for no part and has one variant.
+        # As for a model of pixels, which locates no part and has one variant.
         **dict.fromkeys((*JOINT_PARTS, "size_z", "variant_z"), np.full(n, np.nan)),
     }
 
 
 def _decide(measures: pa.Table, lost: np.ndarray, calibration: Calibration | None) -> dict[str, pa.Array]:
-    """Verdicts as the calibration makes them of the images with a score."""
+    """The calibration's verdicts on the images with a score."""
     n = measures.num_rows
     decided: dict[str, np.ndarray] = {name: np.full(n, np.nan) for name in ("threshold", "p_value", "q_value")}
     decided["anomaly_score"] = np.where(lost, np.nan, measures["peak"].to_numpy())
@@ -306,7 +315,7 @@ def _decide(measures: pa.Table, lost: np.ndarray, calibration: Calibration | Non
 
 
 def _drift(table: pa.Table, calibration: Calibration | None) -> dict[str, Any] | None:
-    """As `nelbo.flows.evaluation.drift.find_drift` has it, of the scores alone."""
+    """Like `nelbo.flows.evaluation.drift.find_drift`, but from the scores alone."""
     if calibration is None:
         return None
     scores = table["anomaly_score"].drop_null().to_numpy()
@@ -324,18 +333,36 @@ def _with_pictures(rows: pa.Table, root: Path) -> pa.Table:
     return rows.append_column("heatmap_png", pa.nulls(rows.num_rows, pa.binary()))
 
 
-def _looked_at(paths: Sequence[str], root: Path) -> pa.Table:
-    """A map for each picture of where it is dark, as a blot is. A file that is not there counts as black."""
+def _pixels(paths: Sequence[str], root: Path) -> np.ndarray:
+    """(n, 64, 64, 1) pixels in [0, 1]; a missing file counts as black."""
     pixels = np.zeros((len(paths), 64, 64, 1), np.float32)
     for values, path in zip(pixels, paths, strict=True):
         if (root / path).is_file():
             values[..., 0] = np.asarray(Image.open(root / path).convert("L").resize((64, 64))) / 255
-    maps = np.maximum(0, 110 / 255 - pixels[..., 0]) * 42
-    return pictured(pixels, np.ones(len(paths)), maps, np.tile((0.0, 12.0), (len(paths), 1)))
+    return pixels
+
+
+def _looked_at(paths: Sequence[str], root: Path) -> pa.Table:
+    """For each picture, a map that is high where the picture is dark, as a blot is."""
+    pixels = _pixels(paths, root)
+    ends, levels = np.tile((0.0, 12.0), (len(paths), 1)), np.full(len(paths), MAP_LEVEL)
+    return pictured(pixels, np.ones(len(paths)), _maps(pixels), ends, None, levels, [(64, 64)] * len(paths))
+
+
+def _maps(pixels: np.ndarray) -> np.ndarray:
+    return np.maximum(0, 110 / 255 - pixels[..., 0]) * 42
+
+
+def _regions(rows: pa.Table, root: Path) -> pa.Table:
+    """The regions of flagged rows."""
+    n = rows.num_rows
+    units = _maps(_pixels(rows["relative_path"].to_pylist(), root)).astype(np.float32)
+    found = regions_of(units, np.full(n, MAP_LEVEL), [(64, 64)] * n, [None] * n, Preprocessing(64, 64))
+    return each_region(rows.append_column("regions", found))
 
 
 def stub_workspace(root: Path, fpr: float = 0.05) -> Workspace:
-    """A workspace whose model is a stub that is the latest, with a calibration."""
+    """A workspace whose latest model is a stub, with a calibration."""
     workspace = Workspace(root)
     model = root / "models" / MODEL
     write_json({"config": {}, "preprocessing": {}, "training": {"batch_id": "t0", "seen": []}}, model / "model.json")

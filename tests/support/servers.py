@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120, every: float = 0.1) -> Any:
-    """What the condition gives once it is true."""
+    """The value of the condition once it is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120, ever
 
 
 def state(pid: int) -> str:
-    """One letter, as Linux says it of a process; empty where there is none."""
+    """The letter by which Linux gives the state of a process; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def state(pid: int) -> str:
 
 @dataclass
 class Prefect:
-    """A ``prefect server``, and what is run against it."""
+    """A ``prefect server``, and the commands and workers that use it."""
 
     folder: Path
     database: str | None = None
@@ -60,7 +60,7 @@ class Prefect:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of clients and workers."""
+        """The environment of clients and workers."""
         quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
         own = {"PREFECT_HOME": str(self.folder / "home"), "PREFECT_API_URL": self.api}
         secret = {"PREFECT_API_AUTH_STRING": self.password} if self.password else {}
@@ -85,7 +85,7 @@ class Prefect:
         wait_for(self._answers, f"the server, see {self.folder / 'server.log'}", 300)
 
     def prepare(self) -> None:
-        """Give it its database, unless it has one: to make it takes a new server ten seconds."""
+        """Copy a database into place, unless there is one: a new server takes ten seconds to make its own."""
         database = self.folder / "home" / "prefect.db"
         database.parent.mkdir(parents=True, exist_ok=True)
         if not database.exists():
@@ -93,7 +93,7 @@ class Prefect:
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        """This process as its client."""
+        """Make this process a client of the server."""
         from prefect import settings
         from prefect.events.worker import EventsWorker
         from prefect.logging.handlers import APILogWorker
@@ -108,7 +108,7 @@ class Prefect:
             try:
                 yield
             finally:
-                # Their threads would speak with this server for ever; of logs there may be none.
+                # Their threads would talk to this server for ever; there may be no thread for logs.
                 with suppress(RuntimeError):
                     APILogWorker.instance().drain()
                 EventsWorker.drain_all()
@@ -117,9 +117,9 @@ class Prefect:
         end(self.process)
 
     def clean_up(self) -> None:
-        """End every process of this environment, flows that their workers have left behind among them."""
+        """End every process of this environment, including flows that their workers left behind."""
         for pid in self._processes():
-            # Gone meanwhile.
+            # It has ended meanwhile.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -128,16 +128,16 @@ class Prefect:
         return any(self._processes(b"PREFECT__FLOW_RUN_ID="))
 
     def _processes(self, mark: bytes = b"") -> Iterator[int]:
-        """Ids of the processes of this environment, with a mark in their environments."""
+        """Ids of the processes of this environment whose variables contain `mark`."""
         for process in Path("/proc").glob("[0-9]*"):
-            # Not ours, or gone.
+            # The process is another user's, or has ended.
             with suppress(OSError):
                 environment = (process / "environ").read_bytes()
                 if f"PREFECT_HOME={self.folder / 'home'}".encode() in environment and mark in environment:
                     yield int(process.name)
 
     def command(self, *line: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of this environment, ``nelbo`` or ``prefect``, to its end."""
+        """Run a command in this environment, ``nelbo`` or ``prefect``, to its end."""
         done = subprocess.run(
             [str(part) for part in line],
             env=self.environment | environment,
@@ -150,7 +150,7 @@ class Prefect:
         return done
 
     def worker(self, pool: str) -> subprocess.Popen[bytes]:
-        """A worker of a pool; the caller ends it."""
+        """Start a worker of a pool; the caller ends it."""
         settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
         with (self.folder / "worker.log").open("ab") as log:
             return subprocess.Popen(
@@ -163,14 +163,14 @@ class Prefect:
             )
 
     def ask(self, path: str, **body: Any) -> Any:
-        """The answer of the API to a filter, or to whatever takes a POST."""
+        """The API's answer to a POST request, such as a filter."""
         return self.call("POST", path, body).raise_for_status().json()
 
     def get(self, path: str) -> Any:
         return self.call("GET", path).raise_for_status().json()
 
     def call(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """An answer; SQLite, busy with something else, is asked again, as Prefect's own client does."""
+        """An answer of the API; repeats the request while SQLite is busy, as Prefect's own client does."""
         for left in reversed(range(30)):
             try:
                 answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30, auth=self._auth)
@@ -192,7 +192,7 @@ class Prefect:
         return sorted(found, key=lambda run: run["created"])
 
     def delete_deployments(self) -> None:
-        """Leave a server to the next test as this one found it."""
+        """Delete what the test added, so that the next test finds the server as this one did."""
         for kind, name in (("deployments", "id"), ("work_pools", "name")):
             for one in self.ask(f"{kind}/filter"):
                 self.call("DELETE", f"{kind}/{one[name]}")
@@ -237,7 +237,7 @@ class Prefect:
 
 
 def empty_database() -> Path:
-    """Prefect's, of SQLite: made once for this environment, and kept in it."""
+    """An empty SQLite database of Prefect's: made once for this environment, and kept in it."""
     kept = Path(sys.prefix) / f"prefect-{version('prefect')}.db"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir=sys.prefix) as home:
@@ -271,25 +271,25 @@ def prefect_server(folder: Path, **options: Any) -> Iterator[Prefect]:
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """The address, as Prefect takes it, of a fresh PostgreSQL that listens on loopback only."""
+    """The address, in Prefect's form, of a fresh PostgreSQL server that listens on loopback only."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     programs = found[-1].parent if found else Path(shutil.which("initdb") or "initdb").parent
-    # It refuses to run as root, and another user may not enter the folders of pytest.
+    # PostgreSQL refuses to run as root, and another user may not enter pytest's folders.
     user = "postgres" if os.getuid() == 0 else None
     port = free_port()
 
-    with tempfile.TemporaryDirectory(prefix="nelbo-postgresql-") as aside:
+    with tempfile.TemporaryDirectory(prefix="nelbo-postgresql-") as scratch:
         if user:
-            shutil.chown(aside, user)
-        data = f"{aside}/data"
+            shutil.chown(scratch, user)
+        data = f"{scratch}/data"
 
         def call(program: str, *arguments: str) -> None:
             command = [programs / program, "-D", data, *arguments]
-            subprocess.run(command, check=True, user=user, cwd=aside, stdout=subprocess.DEVNULL)
+            subprocess.run(command, check=True, user=user, cwd=scratch, stdout=subprocess.DEVNULL)
 
         call("initdb", "-U", "nelbo", "--auth=trust", "--no-sync")
         options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync=off"
-        call("pg_ctl", "-w", "-l", f"{aside}/log", "-o", options, "start")
+        call("pg_ctl", "-w", "-l", f"{scratch}/log", "-o", options, "start")
         try:
             yield f"postgresql+asyncpg://nelbo@127.0.0.1:{port}/postgres"
         finally:

@@ -1,4 +1,4 @@
-"""Images made here: normal ones share a texture, anomalous ones carry a dark blot."""
+"""Synthetic images: normal ones share a texture, anomalous ones have a dark blot."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ def texture(random: np.random.Generator, *, blot: bool = False) -> np.ndarray:
 
 
 def write_images(folder: Path, n: int, seed: int, *, blot: bool = False) -> list[Path]:
-    """n PNG files in a folder."""
+    """Write n PNG files into a folder; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     paths = [folder / f"{'blot' if blot else 'tile'}_{seed}_{i:03d}.png" for i in range(n)]
@@ -37,14 +37,14 @@ def write_list(path: Path, columns: str, rows: Iterable[Sequence[object]]) -> Pa
 
 
 def write_plain(path: Path, value: int = 7) -> Path:
-    """A small PNG of one value; its folder is made if need be."""
+    """Write a small PNG of one value; make its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (20, 10), value).save(path, "PNG")
     return path
 
 
 def encoded(value: int, kind: str = "PNG") -> bytes:
-    """A small picture of one value; those of BMP are all equally long."""
+    """The bytes of a small picture of one value; as BMP, all have the same length."""
     buffer = io.BytesIO()
     Image.new("L", (20, 10), value).save(buffer, kind)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The importance-weighted bound, against a model whose log likelihood is known: probabilistic PCA."""
+"""The importance-weighted bound, tested on a model with a known log likelihood: probabilistic PCA."""
 
 import math
 from unittest import mock
@@ -17,7 +17,7 @@ SIDE, LATENTS, SIGMA = 16, 16, 0.2
 
 
 class LinearVAE:
-    """A network whose decoder is linear in z, so that p(x) is a Gaussian; its encoder's posterior may be wrong.
+    """A network whose decoder is linear in z, so p(x) is a Gaussian; the posterior of its encoder may be wrong.
 
     W has orthogonal columns, hence the exact posterior is diagonal: mean (x - b) W / (w + sigma^2), variance
     sigma^2 / (w + sigma^2), with w the columns' squared lengths. Source: Tipping and Bishop 1999, equations 3 to 8.
@@ -66,7 +66,7 @@ class LinearVAE:
 
 @pytest.fixture
 def allow_any_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Gaussian's images leave [0, 1]."""
+    """Samples of a Gaussian lie outside [0, 1], too."""
     monkeypatch.setattr("nelbo.vae_core.bound.check_pixels", lambda *_: None)
 
 
@@ -85,7 +85,7 @@ def test_wrong_posterior_rises_with_k_and_converges_within_its_error(random: np.
     linear = LinearVAE(random, wrong=0.1)
     x = linear.draw(random, 16)
     log_p = linear.log_p(x)
-    # Means over repeats with other draws, which all images share.
+    # Means over repeats, each with other draws that all images share.
     repeats = {1: 200, 4: 100, 16: 50, 64: 25}
     means = [
         np.mean([importance_weighted_bound(linear.model, x, k, seed=seed).value for seed in range(n)])
@@ -94,7 +94,7 @@ def test_wrong_posterior_rises_with_k_and_converges_within_its_error(random: np.
     assert (np.diff(means) > 0).all(), means
     assert log_p.mean() - means[0] > 0.3
     bound = importance_weighted_bound(linear.model, x, 5000)
-    # Nearly all images lie within three of their own standard errors of the truth, and those are small.
+    # Nearly all images lie within three of their standard errors of the truth, and these errors are small.
     off = np.abs(bound.value - log_p)
     assert (off < 3 * bound.standard_error + 2e-3).mean() > 0.9
     assert bound.standard_error.max() < 0.2
@@ -117,13 +117,13 @@ def test_bound_of_a_trained_model_is_above_its_elbo(model: Model, random: np.ran
     bound = importance_weighted_bound(model, pixels, 300)
     assert (bound.value > elbo - 0.5).all()
     assert bound.value.mean() > elbo.mean()
-    # One draw is an estimate of the elbo itself.
+    # A single draw estimates the ELBO itself.
     singles = [importance_weighted_bound(model, pixels, 1, seed=seed).value for seed in range(40)]
     error = np.std(singles, axis=0) / math.sqrt(40)
     assert (np.abs(np.mean(singles, axis=0) - elbo) < 5 * error + 0.5).all()
 
 
-def test_an_image_does_not_depend_on_its_neighbours(model: Model, random: np.random.Generator) -> None:
+def test_a_bound_does_not_depend_on_the_other_images(model: Model, random: np.random.Generator) -> None:
     pixels = stripes(random, 6)
     whole = importance_weighted_bound(model, pixels, 20)
     alone = importance_weighted_bound(model, pixels[4:5], 20)
@@ -137,7 +137,7 @@ def test_one_draw_has_no_standard_error(model: Model, random: np.random.Generato
     assert np.isnan(bound.standard_error).all()
 
 
-def test_bad_input(model: Model) -> None:
+def test_bad_arguments_of_the_bound_are_refused(model: Model) -> None:
     with pytest.raises(ValueError, match="n_samples=0"):
         importance_weighted_bound(model, np.zeros((1, 24, 20, 1), np.float32), 0)
     with pytest.raises(ValueError, match="takes"):

@@ -1,4 +1,4 @@
-"""A bundle is data: it comes back to the bit, and any changed byte is seen."""
+"""A bundle is data: it is restored to the bit, and any changed byte is detected."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def bundle(model: Model, tmp_path: Path) -> Path:
     return tmp_path / save_bundle(model, tmp_path, {"batch_id": "t1"})
 
 
-def test_round_trip(model: Model, bundle: Path, random: np.random.Generator) -> None:
+def test_a_bundle_restores_the_model(model: Model, bundle: Path, random: np.random.Generator) -> None:
     loaded = load_bundle(bundle)
     pixels = stripes(random, 9)
     before, after = score(model, pixels), score(loaded, pixels)
@@ -29,7 +29,7 @@ def test_round_trip(model: Model, bundle: Path, random: np.random.Generator) -> 
     assert verify_bundle(bundle)["training"] == {"batch_id": "t1"}
 
 
-def test_files_and_names(bundle: Path) -> None:
+def test_a_bundle_holds_three_files_under_its_id(bundle: Path) -> None:
     assert sorted(path.name for path in bundle.iterdir()) == ["checksums.json", "model.json", "weights.safetensors"]
     assert bundle.name[0] == "m"
     description = json.loads((bundle / "model.json").read_text())
@@ -37,7 +37,7 @@ def test_files_and_names(bundle: Path) -> None:
     assert list(bundle.parent.iterdir()) == [bundle]
 
 
-def test_id_names_the_content(model: Model, bundle: Path, tmp_path: Path) -> None:
+def test_the_id_follows_from_the_contents(model: Model, bundle: Path, tmp_path: Path) -> None:
     again = save_bundle(model, tmp_path / "other", {"batch_id": "t2"})
     assert again == bundle.name
     assert save_bundle(model, bundle.parent) == bundle.name
@@ -57,14 +57,14 @@ def test_every_flipped_byte_is_seen(bundle: Path, name: str, place: float) -> No
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "checksums.json"])
-def test_a_missing_file(bundle: Path, name: str) -> None:
+def test_a_bundle_with_a_missing_file_is_refused(bundle: Path, name: str) -> None:
     (bundle / name).unlink()
     with pytest.raises(BundleError, match="not a whole bundle"):
         verify_bundle(bundle)
 
 
 def rewrite(bundle: Path, **changes: object) -> None:
-    """Change model.json and make the checksums fit, as an attacker or a newer version would."""
+    """Change model.json with matching checksums, as an attacker or a newer version would."""
     import hashlib
 
     description = json.loads((bundle / "model.json").read_text()) | changes
@@ -74,20 +74,20 @@ def rewrite(bundle: Path, **changes: object) -> None:
     (bundle / "checksums.json").write_text(json.dumps(sums))
 
 
-def test_another_version_is_refused(bundle: Path) -> None:
+def test_a_bundle_of_another_format_version_is_refused(bundle: Path) -> None:
     rewrite(bundle, format_version=2)
     with pytest.raises(BundleError, match="format version 2, this nelbo reads 1"):
         verify_bundle(bundle)
 
 
-def test_a_config_that_is_not_the_content_is_refused(bundle: Path) -> None:
+def test_a_config_that_contradicts_the_weights_is_refused(bundle: Path) -> None:
     rewrite(bundle, preprocessing={"height": 1})
     with pytest.raises(BundleError, match="holds model"):
         verify_bundle(bundle)
 
 
 def save_again(bundle: Path, tensors: dict[str, Any], **changes: object) -> Path:
-    """A bundle with other contents whose checksums and id fit them, as another program might write it."""
+    """A bundle with other contents and matching checksums and id, as another program might write it."""
     description = json.loads((bundle / "model.json").read_text()) | changes
     weights = save(tensors)
     content = {name: description[name] for name in ("config", "preprocessing")}
@@ -108,22 +108,20 @@ def save_again(bundle: Path, tensors: dict[str, Any], **changes: object) -> Path
         (lambda weights: {"further": weights}, "further"),
     ],
 )
-def test_a_bundle_whose_weights_make_no_model_is_refused_though_its_id_fits(
-    bundle: Path, change: Any, message: str
-) -> None:
+def test_a_bundle_with_impossible_weights_and_a_matching_id_is_refused(bundle: Path, change: Any, message: str) -> None:
     tensors = load_file(bundle / "weights.safetensors")
     load_bundle(save_again(bundle, tensors, training={}))
     with pytest.raises(BundleError, match=message):
         load_bundle(save_again(bundle, tensors | change(tensors["usual_mean"])))
 
 
-def test_a_bundle_that_prepares_images_otherwise_than_its_network_takes_them(bundle: Path) -> None:
+def test_a_bundle_whose_preprocessing_contradicts_its_network_is_refused(bundle: Path) -> None:
     tensors = load_file(bundle / "weights.safetensors")
     with pytest.raises(BundleError, match="prepared with channels 3, and the network takes 1"):
         verify_bundle(save_again(bundle, tensors, preprocessing={"channels": 3}))
 
 
-def test_a_bundle_that_says_another_id_is_refused(bundle: Path) -> None:
+def test_a_bundle_that_states_another_id_is_refused(bundle: Path) -> None:
     rewrite(bundle, model_id="m1")
     with pytest.raises(BundleError, match=rf"holds model {bundle.name} and says that it is m1"):
         verify_bundle(bundle)

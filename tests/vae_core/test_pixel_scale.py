@@ -1,4 +1,4 @@
-"""The network sees pixels centred and scaled, and gives its mean and sigma in the same units."""
+"""The network sees centred and scaled pixels, and gives its mean and sigma in the same units."""
 
 import hashlib
 import json
@@ -28,15 +28,15 @@ def test_mean_and_std_of_whole_numbers_in_pieces(random: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian_learned_sigma", "gaussian_pixel_sigma"])
-def test_darker_and_flatter_copies_train_alike(likelihood: str, random: np.random.Generator) -> None:
-    """A density in other units: each value's nats move by the log of the unit, and nothing else happens."""
+def test_darker_and_flatter_copies_train_in_the_same_way(likelihood: str, random: np.random.Generator) -> None:
+    """In other units the density changes only by the log of the unit, in nats for each value."""
     pixels, config = stripes(random, 40), VAEConfig(**SIDES, likelihood=likelihood)
     flat = 0.1 + 0.5 * pixels
     plain, moved = (train(one[:30], one[30:], config, SETTINGS).history for one in (pixels, flat))
     shift = 24 * 20 * math.log(0.5)
     np.testing.assert_allclose(np.array(moved["val_nelbo"]) - shift, plain["val_nelbo"], rtol=1e-2, atol=1)
     np.testing.assert_allclose(np.array(moved["val_sigma"]) / 0.5, plain["val_sigma"], rtol=2e-2)
-    # It rises a hundredfold in these epochs, and roundings with it.
+    # The rate rises a hundredfold in these epochs, and so do rounding errors.
     np.testing.assert_allclose(moved["val_rate"], plain["val_rate"], rtol=0.2)
 
 
@@ -45,7 +45,7 @@ def test_sigma_starts_at_the_scale(likelihood: str) -> None:
     network = VAE(VAEConfig(**SIDES, likelihood=likelihood, pixel_mean=0.4, pixel_std=0.2))
     parts = network({"pixels": np.full((2, 24, 20, 1), 0.4, np.float32), "eps": np.zeros((2, 1, 1, 16), np.float32)})
     np.testing.assert_allclose(parts["sigma"], 0.2, rtol=0.02)
-    # An image at the centre is nothing to the encoder, and the centre is what nothing decodes to.
+    # An image at the centre is zero to the encoder, and the decoder's zero means the centre.
     nothing = np.zeros((1, 24, 20, network.likelihood.n_parameters), np.float32)
     np.testing.assert_array_equal(np.asarray(network.encoder(np.full((1, 24, 20, 1), 0.4, np.float32))[0]).round(5), 0)
     np.testing.assert_allclose(network.likelihood.mean(nothing), 0.4, rtol=1e-6)
@@ -71,7 +71,7 @@ def test_constant_images_have_a_scale() -> None:
         ({"pixel_mean": 0.5, "pixel_std": 0.2, "preset": "features", "height": 64, "width": 64}, "whitens"),
     ],
 )
-def test_scales_that_are_none(bad: dict[str, float], message: str) -> None:
+def test_impossible_scales_are_refused(bad: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VAEConfig(**SIDES | bad)
 
@@ -87,7 +87,7 @@ def test_scales_that_are_none(bad: dict[str, float], message: str) -> None:
     ],
 )
 def test_bundles_of_version_0_1_score_as_before(likelihood: str, nelbo: list[float], tmp_path: Path) -> None:
-    """They know of no scale; the numbers are version 0.1's, of weights drawn by NumPy."""
+    """They have no scale; the numbers are those of version 0.1 for weights drawn by NumPy."""
     config, ones = VAEConfig(height=16, width=16, likelihood=likelihood), np.ones((16, 16), np.float32)
     network, random = VAE(config), np.random.default_rng(0)
     for variable in network.trainable_variables:
@@ -99,7 +99,7 @@ def test_bundles_of_version_0_1_score_as_before(likelihood: str, nelbo: list[flo
 
 
 def without_scale(folder: Path) -> Path:
-    """The same bundle as version 0.1 wrote it."""
+    """The same bundle in the format of version 0.1."""
     description = json.loads((folder / "model.json").read_text())
     assert [description["config"].pop(name) for name in ("pixel_mean", "pixel_std")] == [None, None]
     weights = (folder / "weights.safetensors").read_bytes()

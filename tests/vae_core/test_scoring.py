@@ -1,4 +1,4 @@
-"""Scores add up, repeat to the bit, and do not depend on their neighbours."""
+"""Scores add up, repeat to the bit, and do not depend on other images of a batch."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def test_parts_add_up(model: Model, random: np.random.Generator) -> None:
 
 
 def test_distortion_is_the_likelihood_averaged_over_draws(model: Model, random: np.random.Generator) -> None:
-    """The long way round: encoder, decoder and the public likelihood, draw by draw."""
+    """Computed step by step: encoder, decoder and the public likelihood, draw by draw."""
     pixels = stripes(random, 5)
     z_mean, z_log_var = (np.asarray(part) for part in model.network.encoder(pixels))
     log_sigma = np.asarray(model.network.likelihood.log_scale)
@@ -42,7 +42,7 @@ def test_distortion_is_the_likelihood_averaged_over_draws(model: Model, random: 
 
 def test_local_z_is_standardised_then_smoothed(model: Model, random: np.random.Generator) -> None:
     result = score(model, stripes(random, 4))
-    # One position for the whole image: every pixel carries an equal share of the rate.
+    # With one position for the whole image, every pixel has an equal share of the rate.
     local = result.anomaly_map + result.rate[:, None, None] / (24 * 20)
     expected = uniform_filter((local - model.usual_mean) / model.usual_std, (0, 5, 5), mode="reflect")
     np.testing.assert_allclose(result.local_z, expected, atol=1e-3)
@@ -54,7 +54,7 @@ def test_worst_pixels_are_the_top_tenth(model: Model, random: np.random.Generato
     np.testing.assert_allclose(result.worst_pixels, expected, rtol=1e-5)
 
 
-def test_scores_repeat_to_the_bit_whatever_the_neighbours(model: Model, random: np.random.Generator) -> None:
+def test_scores_repeat_to_the_bit_in_any_batch(model: Model, random: np.random.Generator) -> None:
     n = 2 * default_batch_size(model.config) + 7
     pixels = stripes(random, n)
     whole = score(model, pixels, maps=False)
@@ -98,7 +98,7 @@ def test_the_spread_over_noise_falls_with_the_root_of_the_draws(model: Model, ra
     assert spread(16) < 0.5 * spread(1)
 
 
-def test_statistic_nelbo(model: Model, random: np.random.Generator) -> None:
+def test_the_statistic_nelbo_is_the_score(model: Model, random: np.random.Generator) -> None:
     config = replace(model.config, statistic="nelbo")
     network = VAE(config)
     network.set_weights(model.network.get_weights())
@@ -107,11 +107,11 @@ def test_statistic_nelbo(model: Model, random: np.random.Generator) -> None:
     assert (result.anomaly_score != result.peak).all()
 
 
-def test_no_images_no_scores(model: Model) -> None:
+def test_no_images_give_no_scores(model: Model) -> None:
     assert score(model, np.zeros((0, 24, 20, 1), np.float32)).nelbo.shape == (0,)
 
 
-def test_bad_pixels(model: Model) -> None:
+def test_bad_pixels_and_noise_are_refused(model: Model) -> None:
     with pytest.raises(ValueError, match=r"takes \(n, 24, 20, 1\)"):
         score(model, np.zeros((2, 20, 24, 1), np.float32))
     with pytest.raises(ValueError, match="are NaN"):
@@ -129,12 +129,12 @@ def test_an_infinite_score_is_an_error(model: Model, random: np.random.Generator
         score(model, stripes(random, 1), eps=np.full((1, 1, 1, 16), np.inf))
 
 
-def test_usual_spread_of_few_images_is_drawn_to_the_mean(model: Model, random: np.random.Generator) -> None:
+def test_the_usual_spread_of_few_images_is_shrunk_to_the_mean(model: Model, random: np.random.Generator) -> None:
     pixels = stripes(random, 300)
     mean, std, _ = usual_of(model.network, model.eps, pixels)
     few = usual_of(model.network, model.eps, pixels[:2]).std
     assert (std > 0).all()
-    # Two images alone would give some pixels next to no spread.
+    # Two images alone would give some pixels almost no spread.
     assert few.min() > 0.3 * few.mean()
     local = score(model, pixels)
     expected = (local.anomaly_map + local.rate[:, None, None] / 480).astype(float)

@@ -1,7 +1,8 @@
-"""How far two scores of the same images are apart: what one tolerance, a share, is compared with.
+"""How far two scores of the same images are apart: shares, which are compared with one tolerance.
 
-Each number has a scale of its own, because it is rounded with what it was made from. A part of a score (one latent,
-one pixel) may be off by a larger share than the sum that it is in: it may lose a digit more, `LOST`.
+Each number has a scale of its own, because its rounding error depends on the numbers that it was made from. A part of a
+score (one latent, one pixel) may be off by a larger share than the sum that it is in: it may lose one more digit,
+`LOST`.
 """
 
 import numpy as np
@@ -11,9 +12,9 @@ from nelbo.vae_core.scoring import JOINT, VARIANT, Score
 
 #: Largest difference from Keras's scores that an engine may have.
 TOLERANCE = 1e-5
-#: How many times the share that a sum may be off its parts may be.
+#: Parts may be off by this many times the share that their sum may be off.
 LOST = 10
-#: Sides of the grid that a map is averaged on where it is kept to be compared with.
+#: Sides of the grid on which a map is averaged that is kept for comparison.
 GRID = 16
 #: What every score has, and all that is compared: parts of ``joint``, the variant and the map where there are any.
 NUMBERS = ("anomaly_score", "nelbo", "distortion", "rate", "z_mean_norm", "z_log_var_sum", "worst_pixels", "peak")
@@ -23,7 +24,7 @@ Shares = NDArray[np.float64]
 
 
 def differences(found: Score, expected: Score, subtracted: float) -> dict[str, Shares]:
-    """Of each number that is expected, image by image, the difference as a share of its scale.
+    """The difference of each expected number as a share of its scale, image by image.
 
     The scales, where m and s are the model's usual mean and standard deviation of a pixel's nelbo:
 
@@ -63,14 +64,29 @@ def differences(found: Score, expected: Score, subtracted: float) -> dict[str, S
 
 
 def difference(found: Score, expected: Score, subtracted: float) -> float:
-    """The largest of all `differences`; NaN where there is one."""
+    """The largest of all `differences`; NaN if any is NaN.
+
+    Args:
+        found: an engine's scores.
+        expected: those of Keras.
+        subtracted: as in `differences`.
+
+    >>> expected = Score(*[np.arange(1.0, 4.0)] * 8)
+    >>> difference(expected._replace(nelbo=np.full(3, np.nan)), expected, subtracted=4.0)
+    nan
+    """
     return float(np.max([share.max() for share in differences(found, expected, subtracted).values()]))
 
 
 def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
-    """Names of the numbers that are the same for all images, or for some no number, and are not so where expected.
+    """Names of the numbers that are the same for all images, or NaN or infinite for some, but are expected to vary.
 
-    However much an engine may be off: one that says the same of every image measures nothing.
+    However far off an engine may be: one that gives every image the same number measures nothing.
+
+    Args:
+        found: an engine's scores.
+        expected: those of Keras.
+        subtracted: as in `differences`.
 
     >>> expected = Score(*[np.arange(3.0)] * 8)
     >>> unmoved(expected._replace(peak=np.zeros(3)), expected, subtracted=4.0)
@@ -88,11 +104,11 @@ def unmoved(found: Score, expected: Score, subtracted: float) -> list[str]:
 
 
 def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
-    """(n,) of each number that there is."""
+    """(n,) scale of each number that is there."""
     rate = expected.rate.astype(np.float64)
     distortion, worst = (values.astype(np.float64) for values in (expected.distortion, expected.worst_pixels))
     nats = np.abs(worst) + np.abs(distortion - worst) + rate
-    # What is thresholded is one of the others, or the sum of the parts of joint.
+    # The number that is thresholded is one of the others, or the sum of the parts of joint.
     thresholded = next(
         (name for name in ("peak", "nelbo") if np.array_equal(expected.anomaly_score, getattr(expected, name))),
         "peak" if expected.peak_z is None else "joint",
@@ -121,7 +137,7 @@ def _scales(expected: Score, subtracted: float) -> dict[str, Shares]:
 
 
 def coarse(score: Score) -> Score:
-    """The same with its map averaged on a grid of 16 x 16 fields at most: little enough to be kept."""
+    """The score with its map averaged on a grid of at most 16 x 16 fields, which is small enough to keep."""
     if score.local_nelbo is None:
         return score
     fields = score.local_nelbo.astype(np.float64)

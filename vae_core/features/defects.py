@@ -104,7 +104,7 @@ def _crack(size: Size, random: np.random.Generator) -> Mask:
 
 
 def _blot(size: Size, random: np.random.Generator) -> Mask:
-    """What stands out of clouds, near one place."""
+    """What stands out from clouds, near one place."""
     clouds = _clouds(size, int(random.integers(3, 9)), random)
     level = np.quantile(clouds, random.uniform(0.9, 0.985))
     along, across = _turned(size, random)
@@ -125,7 +125,7 @@ def _patch(image: Images, other: Images, shape: Mask, random: np.random.Generato
 
 
 def _lighter(image: Images, other: Images, shape: Mask, random: np.random.Generator) -> Images:  # noqa: ARG001
-    """Or darker."""
+    """The image, lighter or darker."""
     return image + np.float32(random.choice([-1, 1]) * _between(0.08, 0.6, random))
 
 

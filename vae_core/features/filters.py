@@ -31,11 +31,11 @@ _SIDE = 10
 _STEP = 2
 #: Amplitude below which an energy says nothing: a tenth of a level of 8 bits, about what averaging leaves of rounding.
 _FLOOR = 0.1 / 255
-#: Added to the mean of grey before its log is taken: it is not to be endless for black.
+#: Added to the mean of grey before its log is taken, so that black does not become minus infinity.
 _DARK = 0.01
 #: The deepest scale of a smaller image could not be mirrored.
 _SMALLEST_PX = 64
-#: Of grey; red less green; yellow less blue. An equal sum of all channels leaves nothing of the last two.
+#: Weights of grey; of red less green; of yellow less blue. Channels that are equal leave nothing of the last two.
 _OPPONENTS = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.5, 0.5, -1.0))
 
 
@@ -44,7 +44,7 @@ def filter_features(pixels: Tensor) -> Tensor:
 
     For each plane (grey; of colour images also red less green, and yellow less blue): natural logs of 4 x 6 energies,
     scale by scale from fine to coarse, orientations in steps of 30 degrees from stripes that stand upright; then the
-    plane's mean, of grey the log of it, so that more light adds the same to all features of grey. An energy is the
+    plane's mean, for grey its log, so that more light adds the same to all features of grey. An energy is the
     fourth root of the mean fourth power within the position, in units of a stripe's amplitude: a defect that fills a
     tenth of the position counts for more than in a plain mean.
 
@@ -87,7 +87,7 @@ def _maps(pixels: Tensor, channels: int) -> list[Tensor]:
 
 
 def _planes(pixels: Tensor, channels: int) -> list[Tensor]:
-    """Grey as it is; of colours `_OPPONENTS`, (n, h, w, 1) each."""
+    """Grey as it is; for images in colour the `_OPPONENTS`, (n, h, w, 1) each."""
     if channels == 1:
         return [pixels]
     kernel = np.asarray(_OPPONENTS, np.float32).T[None, None]
@@ -96,7 +96,7 @@ def _planes(pixels: Tensor, channels: int) -> list[Tensor]:
 
 
 def _fixed(kernel: NDArray[np.float32], strides: int, name: str) -> layers.Layer:
-    """A convolution that is not trained; its weights are kept with a model, so that other formulae leave it alone."""
+    """A convolution that is not trained; its weights are kept with a model, which later formulas then do not change."""
     return layers.Conv2D(
         kernel.shape[-1],
         kernel.shape[:2],
@@ -109,7 +109,7 @@ def _fixed(kernel: NDArray[np.float32], strides: int, name: str) -> layers.Layer
 
 
 def _mirrored(x: Tensor) -> Tensor:
-    """With as much around it as the filters need; zeros would be an edge around every image."""
+    """The image with a mirrored margin as wide as the filters need; zeros would make an edge around every image."""
     beyond = _SIDE // 2 - 1
     return ops.pad(x, ((0, 0), (beyond, beyond), (beyond, beyond), (0, 0)), mode="reflect")
 
@@ -118,7 +118,7 @@ def _log_energies(responses: Tensor, cell: int) -> Tensor:
     """(n, h, w, 2 orientations), even filters first -> (n, h / cell, w / cell, orientations)."""
     squares = ops.square(responses)
     energies = squares[..., :ORIENTATIONS] + squares[..., ORIENTATIONS:]
-    # Of squares: amplitudes would need a root of zero, and its slope has no bound.
+    # The mean is of squares: amplitudes would need a root, whose slope at zero has no bound.
     return ops.log(layers.AveragePooling2D(cell)(ops.square(energies)) + _FLOOR**4) / 4
 
 
@@ -130,7 +130,7 @@ def _bank() -> NDArray[np.float32]:
     envelope /= envelope.sum()
     angles = [math.pi * k / ORIENTATIONS for k in range(ORIENTATIONS)]
     phases = [2 * math.pi / _WAVELENGTH * (across * math.cos(a) + down * math.sin(a)) for a in angles]
-    # What is left of a constant image is taken off again.
+    # Subtract what the filter leaves of a constant image.
     even = [2 * envelope * (np.cos(phase) - (envelope * np.cos(phase)).sum()) for phase in phases]
     odd = [2 * envelope * np.sin(phase) for phase in phases]
     return np.stack([*even, *odd], axis=-1)[:, :, None].astype(np.float32)

@@ -1,6 +1,6 @@
 """Training a backbone on normal images alone: it learns to find simulated defects and to tell mirror images apart.
 
-What it has to know for that, the texture of what is normal and how it is oriented, is what its feature maps say.
+For that it must know the texture of normal images and its orientation, which its feature maps then describe.
 """
 
 import logging
@@ -24,12 +24,12 @@ from nelbo.vae_core.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-#: Batches that count as one epoch: after each one the state is written down.
+#: Batches that count as one epoch: after each epoch the state is saved.
 STEPS_AN_EPOCH = 100
 BATCH_SIZE = 32
 #: Pixels along a side of what one prediction of a defect covers.
 _STRIDE_PX = 8
-#: Share of those pixels above which a defect is there.
+#: Share of those pixels above which a defect counts as there.
 _COVERED = 0.08
 #: Shares of the crops with a defect, and of those turned or mirrored at random.
 _DEFECTS, _TURNED = 0.75, 0.7
@@ -42,10 +42,10 @@ _LEARNING_RATE, _WEIGHT_DECAY = 2e-3, 1e-4
 class Crops(keras.utils.PyDataset):
     """Crops with simulated defects, in one of eight orientations; an epoch is some batches.
 
-    A crop is a square of half to the whole of the image's shorter side, brought to half of it: the size at which the
-    backbone sees whole images afterwards, and up to twice that.
+    A crop is a square of half to the whole of the image's shorter side, resized to half of that side: things appear at
+    the size at which the backbone sees whole images afterwards, and up to twice that.
 
-    What is random comes from the seed, the epoch and the batch's number alone.
+    Random choices depend on the seed, the epoch and the batch's number only.
 
     Args:
         pixels: normal images.
@@ -87,7 +87,7 @@ class Crops(keras.utils.PyDataset):
 
 
 class _Epochs(keras.callbacks.Callback):
-    """Tells the crops their epoch, and the log how far it is."""
+    """Tells the crops their epoch, and logs the progress."""
 
     def __init__(self, crops: Crops, n_epochs: int, rows: list[dict[str, float]]) -> None:
         super().__init__()
@@ -118,18 +118,18 @@ def give_weights(
     checkpoint: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
-    """Train a backbone that learns from the normal images, or load the weights of another; filters have theirs.
+    """Train a backbone that learns from the normal images, or load the weights of another; filters need neither.
 
     Args:
-        backbone: of `nelbo.vae_core.features.backbones.build_backbone`; it is changed in place.
+        backbone: from `nelbo.vae_core.features.backbones.build_backbone`; it is changed in place.
         pixels: (n, h, w, c), normal images.
         config: of the network.
         train_config: `pretext_steps` and `seed` are read, or `backbone_weights`.
-        checkpoint: of the training, a file written after every epoch, from which an interrupted one goes on.
-        callbacks: of the training, further ones of Keras.
+        checkpoint: a file written after every epoch, from which an interrupted training goes on.
+        callbacks: further callbacks of Keras for the training.
 
     Raises:
-        BackboneError: the weights are not there, or not its own.
+        BackboneError: the weights are missing, or of another network.
         FloatingPointError: the loss became NaN or infinite.
 
     Source: Schlueter et al. 2022, "Natural synthetic anomalies" (defects to be found, of the images themselves);
@@ -158,7 +158,16 @@ def give_weights(
 
 
 def n_pretext_epochs(config: VAEConfig, train_config: TrainConfig) -> int:
-    """Epochs of the training of the backbone that come before those of the VAE; 0 where none is trained."""
+    """Epochs of the training of the backbone that come before those of the VAE; 0 where none is trained.
+
+    Args:
+        config: the network.
+        train_config: the training.
+
+    >>> from nelbo.vae_core import TrainConfig, VAEConfig
+    >>> n_pretext_epochs(VAEConfig(backbone="filters"), TrainConfig())
+    0
+    """
     return -(-train_config.pretext_steps // STEPS_AN_EPOCH) if config.backbone == SELF_TRAINED else 0
 
 
@@ -185,7 +194,7 @@ def _network(side: int, channels: int, n_steps: int, seed: int) -> keras.Model:
     network = keras.Model(crops, {"defect": defect, "orientation": orientation})
     schedule = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, n_steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=_WEIGHT_DECAY)
-    # TensorFlow traces a step twice that makes variables.
+    # TensorFlow would trace a step twice that creates variables.
     optimizer.build(network.trainable_variables)
     network.compile(
         optimizer,
@@ -201,7 +210,7 @@ def _network(side: int, channels: int, n_steps: int, seed: int) -> keras.Model:
 
 
 def _enlarged(x: Tensor, side: int) -> Tensor:
-    """(n, side, side, c): linearly in between; halving an odd side has rounded up, so what is beyond is cut off."""
+    """(n, side, side, c), interpolated linearly; halving an odd side has rounded up, and the surplus is cut off."""
     times = -(-side // x.shape[1])
     if times == 1:
         return x

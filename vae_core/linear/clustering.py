@@ -1,4 +1,4 @@
-"""Variants of a product among normal images, found: clusters of their places that are real."""
+"""Finds variants of a product among normal images: clusters of their places that are real."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from nelbo.vae_core.config import AUTO
 from nelbo.vae_core.linear.variants import N_COMPONENTS, Places, Variants
 from nelbo.vae_core.usual import median_and_spread
 
-#: More are found only where somebody says how many.
+#: More are found only if the user says how many.
 MOST = 8
-#: Adjusted Rand index (Hubert and Arabie 1985) of the clusterings of two halves of the images, at least: by chance 0.
+#: Least adjusted Rand index (Hubert and Arabie 1985) of the clusterings of two halves of the images; 0 by chance.
 AGREEMENT = 0.95
-#: Images halfway between two centres, over those around the centre that has fewer. One cloud cut in two has 1 or more.
+#: Most images halfway between two centres, over those around the centre with fewer. One cloud cut in two has 1 or more.
 VALLEY = 0.25
 
-#: Images that each needs, whatever its promise asks for: fewer are learnt from better together with others.
+#: Images that each variant needs, whatever its promise needs: with fewer, a model together with others is better.
 LEARNT_FROM = 50
 #: Images for each component: fewer say nothing of the directions in which places vary.
 _IMAGES_EACH = 5
@@ -33,14 +33,14 @@ def find_variants(
 ) -> NDArray[np.int64]:
     """The variant of each normal image, 0 for the largest; all 0 where there is one.
 
-    Left to the images, the largest number is taken at which the variants are real: halves of the images, folds kept
-    whole, give the same ones; hardly an image lies between two; and each has enough images.
+    With "auto", it is the largest number at which the variants are real: halves of the images, folds kept whole, give
+    the same ones; hardly an image lies between two; and each has enough images.
 
     Args:
         means: (n, c) features, means over positions.
         asked: how many, or "auto".
         folds: (n,) the fold of each image.
-        least: images that each variant needs, where they are left to the images.
+        least: images that each variant needs, with "auto".
 
     >>> random = np.random.default_rng(0)
     >>> means = random.normal(size=(150, 4)) + 9 * (np.arange(150) % 3 == 0)[:, None]
@@ -71,7 +71,7 @@ def find_variants(
 def learn_places(
     means: NDArray[np.floating[Any]], variants: NDArray[np.int64], folds: ArrayLike
 ) -> tuple[Variants, Places]:
-    """Where variants lie, and how far beyond the usual distance each normal image lies, as others see it.
+    """Where variants lie, and how far beyond the usual distance each normal image lies, judged by others.
 
     Args:
         means: (n, c) features, means over positions.
@@ -95,7 +95,7 @@ def learn_places(
 
 
 def _places(means: NDArray[np.floating[Any]], variants: NDArray[np.int64]) -> tuple[Places, Places]:
-    """Projection and centres; not whitened, for a defect would outweigh all in directions that hardly vary."""
+    """Projection and centres; not whitened, because a defect would outweigh all else in directions that hardly vary."""
     projection = _principal(means).components_.T
     centres = [means[variants == one].mean(axis=0, dtype=np.float64) for one in range(variants.max() + 1)]
     return projection, np.stack(centres) @ projection

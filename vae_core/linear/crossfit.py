@@ -1,7 +1,7 @@
 """Linear VAEs fitted on folds: every normal image is seen as a new one would be.
 
-Each fold of the images is scored by a model of the others. That says which kind of model fits, what is usual where,
-and what images score that the model has not seen; the model that is kept is of all images.
+Each fold of the images is scored by a model of the others. This shows which kind of model fits, what is usual at each
+place, and what images score that the model has not seen; the model that is kept is of all images.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ Rows = NDArray[np.floating[Any]]
 class Unseen(NamedTuple):
     """What models say of images that they have not seen, in the images' order.
 
-    distortion_map, rate_map: (n, gh, gw) nats a position.
+    distortion_map, rate_map: (n, gh, gw) nats for each position.
     z_mean_norm, z_log_var_sum: (n,), see `vae_core.Score`.
     """
 
@@ -53,10 +53,10 @@ class Unseen(NamedTuple):
 class Fit(NamedTuple):
     """Linear VAEs of all images, one for each variant.
 
-    solutions: of each variant's images; all have as many latents.
+    solutions: one for each variant's images, all with the same number of latents.
     subject: which covariances they have; None for one of the whole image.
     unseen: what models of the other folds say of each image.
-    of_others: the same without the images of one fold; apart: (k,) those images, which it has not seen.
+    of_others: the same without the images of one fold; apart: (k,) those images, which they have not seen.
     """
 
     solutions: tuple[Solution, ...]
@@ -67,7 +67,7 @@ class Fit(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """One kind of model: of all images, and what those of the other folds say; and that of all folds but the first."""
+    """One kind of model: of all images; what models of other folds say; and the model of all folds but the first."""
 
     solution: Solution
     unseen: Unseen
@@ -75,7 +75,7 @@ class _Tried(NamedTuple):
 
 
 def default_folds(n: int) -> NDArray[np.int64]:
-    """(n,) fold of each image: one after the other."""
+    """(n,) fold of each image: images take the folds in turn."""
     return np.arange(n) % min(N_FOLDS, n)
 
 
@@ -86,10 +86,10 @@ def fit_folds(
     folds: ArrayLike,
     variants: NDArray[np.int64] | None = None,
 ) -> Fit:
-    """Fit a linear VAE on features of normal images, and say of each image what models of the others say.
+    """Fit a linear VAE on features of normal images, and score each image by models of the others.
 
     Args:
-        rows: (n, p, c) features; (r n, p, c) where each image was turned r times, all of them as they are first.
+        rows: (n, p, c) features; (r n, p, c) where each image was turned r times, with all unturned images first.
         shape: (gh, gw, c), gh gw = p.
         config: head and subject; where the latter is None, the images choose.
         folds: (n,) the fold of each image; at least two.
@@ -99,7 +99,7 @@ def fit_folds(
     own = np.zeros(len(numbers), np.int64) if variants is None else variants
     of_rows = np.tile(own, len(rows) // len(own))
     images = [np.flatnonzero(own == variant) for variant in np.unique(own)]
-    # One of all is not copied.
+    # A single variant is not copied.
     each = [rows] if len(images) == 1 else (rows[of_rows == variant] for variant in np.unique(own))
     fits = [_fit_one(some, shape, config, numbers[mine]) for some, mine in zip(each, images, strict=True)]
     best = min(fits[0], key=lambda subject: sum(fit[subject].unseen.nelbo for fit in fits))
@@ -123,7 +123,7 @@ def _fit_one(
     turned = np.tile(numbers, len(rows) // len(numbers))
     if len(parts) < 2:
         raise ValueError(f"folds: expected at least 2, got {len(parts)}. Give images of more than one group")
-    # Views of an image are unseen where it is.
+    # The turned views of an image are left out with it.
     others = [moments.without(Moments.of(rows[turned == fold])) for fold in names]
     if config.head == LINEAR_IMAGE:
         ridge, unseen, first = _best_ridge(rows, shape, parts, turned, others)
@@ -148,7 +148,7 @@ def _best_ridge(
     solutions: list[Solution] = []
     for part, moments in zip(parts, others, strict=True):
         solution = solve_image(rows[turned != turned[part[0]]], moments)
-        # Of the first one more is asked for; one of the whole image is large.
+        # Only the first is needed later, and a solution of the whole image is large.
         solutions = solutions or [solution]
         values = whiten(rows[part], solution.centre, solution.whitening)
         for ridge in RIDGES:

@@ -6,10 +6,10 @@ import numpy as np
 
 
 class LearningCurve(NamedTuple):
-    """Models of more and more of the normal images, asked about the same ones that none of them has seen.
+    """Models of more and more of the normal images, scored on the same images, which none of them has seen.
 
     n_images: that each was fitted on, about twice as many as the one before.
-    nats: mean nelbo a feature of the unseen images under each; lower = they are known better.
+    nats: mean nelbo for each feature of the unseen images under each model; lower = it knows them better.
     spread: standard deviation of that nelbo between the unseen images, under the last model.
     """
 

@@ -1,4 +1,4 @@
-"""What more images would bring: models of fewer of them, asked about images that none of them has seen."""
+"""What more images would bring: models of fewer images score images that none of them has seen."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from nelbo.vae_core.linear.curve import LearningCurve
 from nelbo.vae_core.linear.moments import MIN_IMAGES, Moments, Solution, solve_image, solve_positions, whiten
 from nelbo.vae_core.linear.vae import blocks_of
 
-#: Unseen images that are asked about, at most: their differences are known to a hundredth of their spread.
+#: The most unseen images that are scored: their differences are known to a hundredth of their spread.
 _ASKED = 100
-#: Folds that models are fitted on; the one that is asked about is none of them.
+#: Numbers of folds that models are fitted on; the fold that they score is not among these.
 _FITTED = (1, 2, 4)
 
 
@@ -26,11 +26,11 @@ def learning_curve(
     variants: NDArray[np.int64],
     fit: Fit,
 ) -> LearningCurve | None:
-    """Models of one, two and four folds, asked about a fifth one; None where there are too few folds or images.
+    """Models of one, two and four folds, scored on a fifth one; None where there are too few folds or images.
 
     Args:
         rows, shape, config, folds, variants: what was fitted on, see `nelbo.vae_core.linear.crossfit.fit_folds`.
-        fit: what came of it; its models of four folds are the last of the curve.
+        fit: the result; its models of four folds are the last of the curve.
     """
     turned_folds, turned_variants = (np.tile(one, len(rows) // len(folds)) for one in (folds, variants))
     n_images, nats = np.zeros(len(_FITTED), np.int64), []
@@ -49,7 +49,7 @@ def learning_curve(
                 some = rows[(turned_variants == variant) & np.isin(turned_folds, names[1 : 1 + n_folds])]
                 found.append(_best(rows[asked], shape, config, _solutions(some, config)))
             else:
-                found.append(_a_feature(fit.unseen.nelbo_of(asked), whole, rows.shape))
+                found.append(_nats_per_feature(fit.unseen.nelbo_of(asked), whole, rows.shape))
         n_images += counts
         nats.append(found)
     each = np.concatenate(nats, axis=1)
@@ -62,24 +62,24 @@ def _solutions(rows: Rows, config: VAEConfig) -> list[Solution]:
     if config.head == LINEAR_IMAGE:
         solution = solve_image(rows, moments)
         return [solution.with_ridge(ridge) for ridge in RIDGES]
-    # Products of a position each are too small for several threads.
+    # The products, one for each position, are too small for several threads.
     with threadpool_limits(1, "blas"):
         return [solve_positions(moments, shared=config.subject == FREE)]
 
 
 def _best(rows: Rows, shape: tuple[int, int, int], config: VAEConfig, solutions: list[Solution]) -> NDArray[np.float64]:
-    """(n,) nats a feature of images under the solution that gives them the least."""
+    """(n,) nats per feature of images under the solution that gives them the least."""
     blocks = blocks_of(config.head, config.subject)
     found = []
     for solution in solutions:
         values = whiten(rows, solution.centre, solution.whitening)
         unseen = seen_by(values, shape, solution, blocks)
-        found.append(_a_feature(unseen.nelbo_of(slice(None)), solution, rows.shape))
+        found.append(_nats_per_feature(unseen.nelbo_of(slice(None)), solution, rows.shape))
     return min(found, key=np.mean)
 
 
-def _a_feature(nelbo: NDArray[np.float64], solution: Solution, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Nats of whitened features, which each solution whitens in its own way, as those of the features themselves."""
+def _nats_per_feature(nelbo: NDArray[np.float64], solution: Solution, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Nats per feature, undoing the whitening, which differs between solutions."""
     *_, n_positions, n_channels = shape
     log_volume = n_positions * np.log(np.diag(solution.whitening)).sum()
     return (nelbo - log_volume) / (n_positions * n_channels)

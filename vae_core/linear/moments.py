@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
-#: Latents of a position, or of the whole image. Held-out likelihood is no guide to it: it takes 30 or fewer, which see
-#: less (docs/experiments.md).
+#: Latents of a position, or of the whole image. Held-out likelihood is no guide to this number: it prefers 30 or fewer,
+#: which find less (docs/evidence/experiments.md).
 N_LATENTS = 128
 #: Weight of a position's own covariance beside the mean of all positions'.
 OWN = 0.7
@@ -28,7 +28,7 @@ OWN = 0.7
 RIDGE = 0.01
 #: Fewer images say nothing of a covariance.
 MIN_IMAGES = 10
-#: Of features that hardly change: whatever new images have in their place, its square is a number of 32 bits.
+#: For features that hardly change: whatever new images have in their place, its square is a number of 32 bits.
 _LEAST_VARIANCE, _LEAST_NOISE = 1e-8, 1e-4
 #: Images at a time: whitened, and summed up.
 _CHUNK, _SUMMED = 64, 256
@@ -45,18 +45,18 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, rows: NDArray[np.floating[Any]]) -> "Moments":
-        """Of (n, p, c) features, some images at a time."""
+        """The moments of (n, p, c) features, taken some images at a time."""
         _, n_positions, n_channels = rows.shape
         values, products = np.zeros((n_positions, n_channels)), np.zeros((n_positions, n_channels, n_channels))
         for start in range(0, len(rows), _SUMMED):
-            # Copied position by position: products of what lies scattered take four times as long.
+            # Copied position by position: products of scattered numbers take four times as long.
             chunk = np.ascontiguousarray(rows[start : start + _SUMMED].transpose(1, 0, 2), np.float64)
             values += chunk.sum(axis=1)
             products += np.matmul(chunk.transpose(0, 2, 1), chunk)
         return cls(len(rows), values, products)
 
     def without(self, others: "Moments") -> "Moments":
-        """Of the images that are not among others."""
+        """The moments of the images that are not among others."""
         return Moments(self.n - others.n, self.values - others.values, self.products - others.products)
 
     @property
@@ -93,7 +93,7 @@ class Solution(NamedTuple):
         return self._replace(variances=self.variances + ridge, noise=self.noise + ridge)
 
     def with_latents(self, n_latents: int) -> "Solution":
-        """The same with further latents, which say nothing: directions of 0, without variance beside the noise."""
+        """The same with further latents, which say nothing: directions of 0, without variance beyond the noise."""
         more = n_latents - self.variances.shape[-1]
         return self._replace(
             directions=np.pad(self.directions, ((0, 0), (0, 0), (0, more))),
@@ -106,7 +106,7 @@ def solve_positions(moments: Moments, *, shared: bool, n_latents: int = N_LATENT
 
     Args:
         moments: of (n, p, c) features.
-        shared: one covariance for all positions: parts that lie anyhow have no place.
+        shared: one covariance for all positions, since parts that lie in any way have no place of their own.
         n_latents: at most c - 1 of them are used.
 
     >>> rows = np.random.default_rng(0).normal(size=(500, 2, 3)) * [3.0, 2.0, 1.0]
@@ -122,8 +122,43 @@ def solve_positions(moments: Moments, *, shared: bool, n_latents: int = N_LATENT
     return _solved(moments.mean, whitening, blocks, n_latents)
 
 
+class PooledSums(NamedTuple):
+    """Sums over n images: of their features at each position, (p, c), and of the products at all of them, (c, c).
+
+    counted: (p,) the positions whose products these are; None is all.
+    """
+
+    n: int
+    values: Array
+    products: Array
+    counted: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, chunks: Iterable[NDArray[np.floating[Any]]], counted: NDArray[np.bool_] | None = None) -> "PooledSums":
+        """The sums of (k, p, c) features, taken some images at a time."""
+        n, values, products = 0, np.zeros(()), np.zeros(())
+        for chunk in chunks:
+            numbers = np.asarray(chunk, np.float64)
+            some = numbers if counted is None else numbers[:, counted]
+            flat = some.reshape(-1, some.shape[-1])
+            n, values, products = n + len(numbers), values + numbers.sum(axis=0), products + flat.T @ flat
+        return cls(n, values, products, counted)
+
+    @classmethod
+    def summed(cls, some: Iterable["PooledSums"]) -> "PooledSums":
+        """The total of several sums."""
+        ns, values, products, counted = zip(*some, strict=True)
+        return cls(sum(ns), np.sum(values, axis=0), np.sum(products, axis=0), counted[0])
+
+    def solution(self, n_latents: int = N_LATENTS) -> Solution:
+        """The linear VAE of these images: a mean for each position, one covariance about those that count."""
+        mean = self.values / self.n
+        about = mean if self.counted is None else mean[self.counted]
+        return solve_pooled(mean, (self.products / self.n - about.T @ about) / len(about), n_latents)
+
+
 def solve_shared(chunks: Iterable[NDArray[np.floating[Any]]], n_latents: int = N_LATENTS) -> Solution:
-    """The same as `solve_positions` with one covariance, of so many positions that each can have none.
+    """The same as `solve_positions` with one covariance, for so many positions that each cannot have its own.
 
     Args:
         chunks: (k, p, c) features of some images at a time.
@@ -133,17 +168,11 @@ def solve_shared(chunks: Iterable[NDArray[np.floating[Any]]], n_latents: int = N
     >>> bool(np.allclose(one.variances, other.variances))
     True
     """
-    n, values, products = 0, np.zeros(()), np.zeros(())
-    for chunk in chunks:
-        numbers = np.asarray(chunk, np.float64)
-        flat = numbers.reshape(-1, numbers.shape[-1])
-        n, values, products = n + len(numbers), values + numbers.sum(axis=0), products + flat.T @ flat
-    mean = values / n
-    return solve_pooled(mean, (products / n - mean.T @ mean) / len(mean), n_latents)
+    return PooledSums.of(chunks).solution(n_latents)
 
 
 def solve_pooled(mean: Array, covariance: Array, n_latents: int = N_LATENTS) -> Solution:
-    """The same of what is known of them: (p, c) means and one (c, c) covariance about them."""
+    """The same from (p, c) means and one (c, c) covariance about them."""
     whitening = whitening_of(covariance)
     return _solved(mean, whitening, (whitening @ covariance @ whitening.T)[None], n_latents)
 
@@ -154,7 +183,7 @@ def _solved(mean: Array, whitening: Array, covariances: Array, n_latents: int) -
     q = min(n_latents, n_channels - 1)
     # Ascending.
     values, vectors = np.linalg.eigh(covariances)
-    # Of few images the other directions have no variance at all: a new image would be endlessly far off.
+    # With few images the other directions have no variance at all: a new image would be infinitely far off.
     least = np.maximum(RIDGE * values.mean(axis=1), _LEAST_NOISE)
     noise = np.maximum(values[:, : n_channels - q].mean(axis=1), least)
     variances = np.maximum(values[:, : n_channels - q - 1 : -1], noise[:, None])
@@ -179,7 +208,7 @@ def solve_image(rows: NDArray[np.floating[Any]], moments: Moments, n_latents: in
     values, vectors = np.linalg.eigh(products)
     values, vectors = values[: n - q - 1 : -1], vectors[:, : n - q - 1 : -1]
     noise = max(0.0, np.trace(products) - values.sum()) / (n_features - q)
-    # Directions without variance would be no directions.
+    # Directions without variance are undefined.
     kept = values > 1e-9 * values[0]
     values, vectors = values[kept], vectors[:, kept]
     directions = (whitened.T @ vectors.astype(np.float32)) / np.sqrt(n * values)
@@ -197,7 +226,7 @@ def whitening_of(covariance: Array) -> Array:
     # Features that never change have no variance to share.
     added = max(RIDGE * np.trace(covariance) / n, _LEAST_VARIANCE)
     lower = np.linalg.cholesky(covariance + added * np.eye(n))
-    return np.asarray(solve_triangular(lower, np.eye(n), lower=True))
+    return np.asarray(scipy.linalg.solve_triangular(lower, np.eye(n), lower=True))
 
 
 def whiten(rows: NDArray[np.floating[Any]], centre: Array, whitening: Array) -> NDArray[np.float32]:

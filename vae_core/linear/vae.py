@@ -13,7 +13,7 @@ from nelbo.vae_core.linear.variants import ALLOWED_Z, N_COMPONENTS, Variants, nu
 from nelbo.vae_core.network.likelihoods import Tensor, gaussian_log_density
 from nelbo.vae_core.network.objective import kl_divergence, kl_per_latent
 
-#: Of weights that a solution gives, and no training.
+#: Arguments of weights that come from a solution, and not from training.
 _ASSIGNED: Any = {"initializer": "zeros", "trainable": False}
 
 
@@ -158,7 +158,7 @@ class LinearVAE(keras.Model):
         """Mean and log variance of the latents, each (n, p or 1, q)."""
         noise = self.noise[:, None]
         gain = ops.sqrt(ops.maximum(self.variances - noise, 0.0))
-        # One product a block: (p, n, c) x (p, c, q).
+        # One product for each block: (p, n, c) x (p, c, q).
         along = ops.transpose(ops.matmul(ops.transpose(rows, (1, 0, 2)), self.directions), (1, 0, 2))
         z_mean = along * (gain / self.variances)
         return z_mean, ops.zeros_like(z_mean) + ops.log(noise / self.variances)
@@ -171,7 +171,7 @@ class LinearVAE(keras.Model):
 
 
 class Nearest(keras.Model):
-    """(n, gh, gw, c) features -> (n,) the variant that each image is nearest to, and how far beyond its normal images.
+    """(n, gh, gw, c) features -> (n,) the nearest variant of each image, and how far beyond its normal images it lies.
 
     Args:
         n_channels: c.
@@ -191,16 +191,16 @@ class Nearest(keras.Model):
         distances = ops.sqrt(ops.sum(ops.square(places[:, None] - self.centres), axis=-1))
         logarithms = ops.log(ops.maximum(distances, float(np.finfo(np.float32).tiny)))
         beyond = ops.maximum((logarithms - self.usual[:, 0]) / self.usual[:, 1] - ALLOWED_Z, 0.0)
-        # Keras's argmin asks for the bits of a number, which OpenVINO does not hand out.
+        # Keras's argmin needs the bits of a number, which OpenVINO does not give.
         nearest = ops.cast(distances <= ops.min(distances, axis=1, keepdims=True), "float32")
-        # Of two that are as near, the first.
+        # Of two that are equally near, the first.
         first = nearest * ops.cast(ops.cumsum(nearest, axis=1) < 1.5, "float32")
         numbers = ops.arange(distances.shape[1], dtype="float32")
         return ops.sum(first * numbers, axis=1), ops.sum(first * beyond, axis=1)
 
     def assign(self, variants: Variants) -> None:
         """Take the values of what was learnt."""
-        # Of few images there are fewer components.
+        # Few images have fewer components.
         more = ((0, 0), (0, N_COMPONENTS - variants.centres.shape[1]))
         self.projection.assign(np.pad(variants.projection, more))
         self.centres.assign(np.pad(variants.centres, more))
@@ -208,7 +208,7 @@ class Nearest(keras.Model):
 
 
 class LinearHead(keras.Model):
-    """Linear VAEs of whitened features, one for each variant; an image is seen by that of the nearest.
+    """Linear VAEs of whitened features, one for each variant; that of the nearest variant judges an image.
 
     Args:
         shape: (gh, gw, c) of the features.
@@ -226,7 +226,7 @@ class LinearHead(keras.Model):
         self.built = True
 
     def assign(self, solutions: Sequence[Solution], variants: Variants | None) -> None:
-        """Take what was learnt of each variant, and where they lie; None where there is one."""
+        """Take what was learnt of each variant, and where they lie; None where there is only one."""
         for whitening, network, solution in zip(self.whitenings, self.networks, solutions, strict=True):
             whitening.assign(solution)
             network.assign(solution)
@@ -261,7 +261,7 @@ class LinearHead(keras.Model):
 
 
 def chosen(values: Sequence[Tensor], variant: Tensor) -> Tensor:
-    """What its own variant says of each image.
+    """For each image, the values of its own variant.
 
     Args:
         values: of each variant, (n, ...).

@@ -1,7 +1,7 @@
 """Where variants of a product lie among features.
 
-Every image has a place: the mean of its features over all positions, seen along the principal components of the normal
-images. It is of the variant whose centre is the nearest.
+Every image has a place: the mean of its features over all positions, projected on the principal components of the
+normal images. It belongs to the variant whose centre is the nearest.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nelbo.vae_core.linear.moments import MIN_IMAGES
 
-#: Principal components that places are seen along, at most.
+#: The most principal components that places are projected on.
 N_COMPONENTS = 20
 #: Deviations from the usual distance to the centre that are not counted.
 ALLOWED_Z = 3.0
@@ -38,7 +38,7 @@ class Variants(NamedTuple):
         return np.asarray(np.linalg.norm(places[:, None] - self.centres, axis=-1))
 
     def beyond(self, distances: Places, variants: NDArray[np.int64]) -> Places:
-        """(n,) deviations that images are farther from their variant than its normal images, without `ALLOWED_Z`."""
+        """(n,) deviations by which images are farther from their variant than normal ones, beyond `ALLOWED_Z`."""
         median, spread = self.usual[variants].T
         logarithms = np.log(np.maximum(distances, np.finfo(np.float32).tiny))
         return np.maximum(0, (logarithms - median) / spread - ALLOWED_Z)
@@ -72,7 +72,7 @@ def check_variants(variants: NDArray[np.int64], names: Sequence[str], folds: Arr
 
 
 def numbered_names(name: str, n: int) -> list[str]:
-    """The name, and with numbers for more of the same.
+    """The name, and numbered names for more of the same.
 
     >>> numbered_names("whitening", 2)
     ['whitening', 'whitening_2']

@@ -16,7 +16,7 @@ LATENTS = {"conv_1x1x16": 16, "conv_spatial": 8, "resnet": 16, "features": 16}
 _HALVINGS = {"conv_spatial": 3, "resnet": 4}
 #: Channels of the features of any backbone.
 N_FEATURES = 192
-#: The prior's is 0. An image unlike any other may get one so large that its rate were infinite.
+#: Largest log variance; the prior's is 0. An image unlike any other might get one so large that its rate is infinite.
 _MAX_LOG_VAR = 20.0
 _FILTERS = (32, 64, 128, 128)
 _KERNEL = 4
@@ -26,7 +26,7 @@ _GROUPS = 8
 
 #: Presets whose latents are of the whole image.
 _WHOLE = ("conv_1x1x16", "features")
-#: Of the network between features and latents.
+#: Filters and kernel of the network between features and latents.
 _FEATURE_FILTERS = 32
 _FEATURE_KERNEL = 4
 
@@ -42,7 +42,7 @@ def latent_shape(config: VAEConfig) -> tuple[int, int, int]:
 
 
 def value_shape(config: VAEConfig) -> tuple[int, int, int]:
-    """(h, w, c) of what the likelihood is of: the pixels, or a map of features."""
+    """(h, w, c) of the values that the likelihood is of: the pixels, or a map of features."""
     if config.is_pixels:
         return config.height, config.width, config.channels
     return config.height // config.stride_px, config.width // config.stride_px, N_FEATURES
@@ -128,7 +128,7 @@ def _posterior(x: Tensor, part: "_Part", kernel: int | tuple[int, int], padding:
 
 
 def _feature_decoder(z: Tensor, part: "_Part", n_outputs: int) -> keras.Model:
-    """Coarse positions from z, made finer twice. It begins with 0 for everything: a Gaussian a position."""
+    """Coarse positions from z, made finer twice. Untrained, it gives 0 everywhere: one Gaussian for each position."""
     height, width, _ = value_shape(part.config)
     coarse = (math.ceil(height / _FEATURE_KERNEL), math.ceil(width / _FEATURE_KERNEL))
     x = layers.Conv2DTranspose(
@@ -158,7 +158,7 @@ class _Part:
         self.weights: Callable[[], keras.initializers.Initializer] = initial_weights(seed).__next__
 
     def conv(self, x: Tensor, filters: int, kernel: int, name: str, strides: int = 1) -> Tensor:
-        """A convolution that keeps the size, or divides it; with a nonlinearity but for residual blocks."""
+        """A convolution that keeps the size, or divides it; with a nonlinearity except in residual blocks."""
         return layers.Conv2D(
             filters,
             kernel,

@@ -16,7 +16,7 @@ from nelbo.vae_core.network.likelihoods import (
     gaussian_log_density,
 )
 
-#: Adam moves a weight by about the learning rate a step, too slow for one that has to fall from 1 to 0.03 on a
+#: Adam moves a weight by about the learning rate in each step, too slow for one that has to fall from 1 to 0.03 on a
 #: natural-log scale; the weight is log sigma over this gain.
 GAIN = 10.0
 
@@ -24,10 +24,11 @@ GAIN = 10.0
 class Sampling(keras.layers.Layer):
     """z = z_mean + exp(z_log_var / 2) * eps, with fresh standard normal eps for each image and latent.
 
-    Source: Kingma and Welling 2014, section 2.4 (the reparameterisation).
-
     Args:
         seed: of the noise; None draws one.
+        kwargs: of a Keras layer, such as its name.
+
+    Source: Kingma and Welling 2014, section 2.4 (the reparameterisation).
 
     >>> import numpy as np
     >>> z = Sampling(seed=0)([np.zeros((2, 1)), np.zeros((2, 1))])
@@ -41,7 +42,11 @@ class Sampling(keras.layers.Layer):
         self.noise = keras.random.SeedGenerator(seed)
 
     def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
-        """(n, ...) draws from the posterior of each image."""
+        """(n, ...) draws from the posterior of each image.
+
+        Args:
+            inputs: (n, ...) means and logarithms of variances.
+        """
         z_mean, z_log_var = inputs
         eps = keras.random.normal(ops.shape(z_mean), dtype=z_mean.dtype, seed=self.noise)
         return reparameterise(z_mean, z_log_var, eps)
@@ -56,7 +61,7 @@ class Likelihood(keras.layers.Layer):
     """p(x given z) as a layer: from [pixels, parameters] to nats a value.
 
     n_parameters: outputs that the decoder gives for each value.
-    has_sigma: whether there is a standard deviation to speak of.
+    has_sigma: whether it has a standard deviation.
     """
 
     n_parameters = 1
@@ -82,7 +87,7 @@ class _Located(Likelihood):
 
     Args:
         centre, unit: the decoder's outputs are distances from `centre`, counted in `unit`.
-        start: natural log of the standard deviation that an untrained one has.
+        start: natural log of the standard deviation before training.
     """
 
     has_sigma = True
@@ -210,7 +215,7 @@ class ContinuousBernoulli(Likelihood):
         return continuous_bernoulli_log_density(*inputs)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Not the sigmoid: that is the paper's lambda."""
+        """The mean, which is not the sigmoid: that is the paper's lambda."""
         return continuous_bernoulli_mean(parameters)
 
 
@@ -245,7 +250,7 @@ def make_likelihood(config: VAEConfig) -> Likelihood:
     if not config.is_pixels:
         # Whitened features have a standard deviation of 1.
         return GaussianFeatureSigma() if name == "gaussian_pixel_sigma" else _LOCATED[name](start=0.0)
-    # What an untrained decoder is wrong by; 0.37 in models of version 0.1.
+    # The error of an untrained decoder; 0.37 in models of version 0.1.
     start = -1.0 if config.pixel_std is None else math.log(config.pixel_std)
     return _LOCATED[name](centre, unit, start)
 

@@ -1,9 +1,9 @@
 """Log likelihoods p(x given z) of image values, in nats; each is a pure function of pixels and parameters.
 
-``*_log_density`` keeps every value apart, (n, h, w, c), and `sum_per_image` makes an image's log likelihood of it.
+``*_log_density`` keeps every value apart, (n, h, w, c), and `sum_per_image` adds them up to an image's log likelihood.
 Gaussian and continuous Bernoulli are densities over [0, 1], which may exceed 1, so their logs may be positive;
 discretised logistic and Bernoulli are probabilities, whose logs are 0 at most. Numbers of different likelihoods cannot
-be compared: the name belongs beside each.
+be compared: name the likelihood with each.
 """
 
 import math
@@ -20,7 +20,7 @@ _SMALL = 0.1
 
 
 def expm1(x: Tensor) -> Tensor:
-    """exp(x) - 1 with all its digits near 0; on TensorFlow of operations that every engine has: ONNX knows no expm1.
+    """exp(x) - 1 with all its digits near 0; on TensorFlow made of operations that every engine has: ONNX has no expm1.
 
         exp(x) - 1 = tanh(x / 2) (exp(x) + 1)
 
@@ -29,7 +29,7 @@ def expm1(x: Tensor) -> Tensor:
     True
     """
     if keras.backend.backend() != "tensorflow":
-        # Nothing is exported from there, and tanh of XLA on a CPU has the digits of 32 bits in 64.
+        # Nothing is exported from other backends, and XLA's tanh on a CPU has only the digits of 32 bits in 64.
         return ops.expm1(x)
     return ops.tanh(0.5 * x) * (ops.exp(x) + 1)
 
@@ -67,7 +67,7 @@ def gaussian_log_likelihood(pixels: Tensor, mean: Tensor, log_sigma: Tensor) -> 
         (n,) nats: a log *density* over [0, 1]-valued pixels, so it may be positive.
 
     Raises:
-        ValueError: `pixels` and `mean` differ in shape (broadcasting would give a wrong number in silence).
+        ValueError: `pixels` and `mean` differ in shape (broadcasting would silently give a wrong number).
 
     >>> import numpy as np
     >>> x = np.zeros((2, 1, 2, 1))
@@ -160,7 +160,7 @@ def bernoulli_log_density(pixels: Tensor, logits: Tensor) -> Tensor:
     """Log probability of each value 0 or 1 under a Bernoulli distribution: x logit - softplus(logit).
 
     Args:
-        pixels: (n, h, w, c), each 0 or 1; for values between, this is no likelihood.
+        pixels: (n, h, w, c), each 0 or 1; for values between, this is not a likelihood.
         logits: (n, h, w, c).
 
     Returns:

@@ -29,10 +29,10 @@ class VAE(keras.Model):
         keep_freed_memory()
         self.config = config
         self.objective = objective or TrainConfig()
-        #: Of one image, or of one map of features.
+        #: Shape of one image, or of one map of features.
         self.value_shape = value_shape(config)
         self.likelihood = make_likelihood(config)
-        precision = self.objective.precision
+        precision = self.objective.arithmetic
         self.encoder = build_encoder(config, seed, precision)
         self.decoder = build_decoder(config, self.value_shape[-1] * self.likelihood.n_parameters, seed, precision)
         self.sampling = Sampling(seed, name="sampling")
@@ -76,7 +76,7 @@ class VAE(keras.Model):
             "rate_per_channel": ops.sum(rates, axis=(1, 2)),
         }
         if self.likelihood.has_sigma:
-            # A mean over the values of an image, to be looked at; it is in no objective.
+            # A mean over the values of an image, for people to look at; it is in no objective.
             parts["sigma"] = ops.mean(self.likelihood.sigma(parameters) + ops.zeros_like(pixels), axis=(1, 2, 3))
         return parts
 
@@ -91,7 +91,7 @@ class VAE(keras.Model):
         """Scalar: mean of `losses_per_image` over the images of the batch.
 
         ``x["weight"]``, (n,), is each image's share in that mean; it is fed with the batch, so that the parts of a
-        batch on several devices add up to the loss of the whole, padding aside.
+        batch on several devices add up to the loss of the whole, without the padding.
         """
         shares = x["weight"] if isinstance(x, dict) and "weight" in x else None
         if shares is None:
@@ -104,12 +104,12 @@ class VAE(keras.Model):
         for name, tracker in self.trackers.items():
             if name in parts:
                 tracker.update_state(parts[name], sample_weight=images)
-        # How far the first loss that is not finite lay from the epoch's start: all later ones are not, either.
+        # How far from the epoch's start the first non-finite loss was: all later ones are not finite, either.
         self.trackers["finite"].update_state(ops.cast(ops.isfinite(loss), "float32"))
         return loss
 
     def losses_per_image(self, parts: dict[str, Tensor]) -> Tensor:
-        """(n,) what training minimises the mean of: distortion + weight x rate, and the penalty on the weights."""
+        """(n,) losses whose mean training minimises: distortion + weight x rate, and the penalty on the weights."""
         rate = parts["rate"]
         if self.objective.free_bits:
             rate = ops.sum(ops.maximum(parts["rate_per_channel"], self.objective.free_bits), axis=1)

@@ -22,14 +22,16 @@ from nelbo.vae_core.features.pretext import give_weights
 from nelbo.vae_core.linear.moments import MIN_IMAGES, Solution, solve_pooled
 from nelbo.vae_core.linear.vae import LinearHead, blocks_of
 from nelbo.vae_core.model import Model, draw_eps
-from nelbo.vae_core.scoring import Score
+from nelbo.vae_core.scoring import Score, map_peaks
+from nelbo.vae_core.seen import Outside
 from nelbo.vae_core.tiles.grid import Cut, Grid
 from nelbo.vae_core.tiles.head import Head, Said
+from nelbo.vae_core.tiles.scoring import map_of
 from nelbo.vae_core.tiles.whole import Positions, WholeMap, learn_whole, local_nats, scores, stitch, unit_of
 
-#: Tiles whose covariance is summed up: more say the same.
+#: The most tiles whose covariance is summed up: more change nothing.
 MOST_TILES = 20_000
-#: Bytes of the means that aligned tiles have of their own; a bundle stays under 100 MB.
+#: The most bytes of the means that aligned tiles have of their own: a bundle stays under 100 MB.
 LARGEST_MEANS = 80 << 20
 _UNALIGNED = (
     "subject=aligned needs training images of one size, and few enough tiles: these are taken as free, all places alike"
@@ -39,31 +41,33 @@ _CHUNK = 64
 
 
 class TileMoments(NamedTuple):
-    """Sums over n tiles: of their features at each position, (p, c), and of the products at all, (c, c)."""
+    """Sums over tiles, (p,) at each position: of their features there, (p, c), and of the products at all, (c, c)."""
 
-    n: int
+    n: NDArray[np.int64]
     values: NDArray[np.float64]
     products: NDArray[np.float64]
 
     @classmethod
     def summed(cls, some: Iterable["TileMoments"]) -> "TileMoments":
-        """Of all tiles of some."""
-        ns, values, products = zip(*some, strict=True)
-        return cls(sum(ns), np.sum(values, axis=0), np.sum(products, axis=0))
+        """The moments of all tiles together."""
+        return cls(*(np.sum(sums, axis=0) for sums in zip(*some, strict=True)))
 
-    def with_tiles(self, tiles: NDArray[np.floating[Any]]) -> "TileMoments":
-        """Of (t, p, c) features, too."""
+    def with_tiles(self, tiles: NDArray[np.floating[Any]], seen: NDArray[np.bool_]) -> "TileMoments":
+        """The moments with (t, p, c) features of more tiles, of those (t, p) positions that count."""
         n, total, products = self
         for start in range(0, len(tiles), _CHUNK):
-            values = np.asarray(tiles[start : start + _CHUNK], np.float64)
+            some = slice(start, start + _CHUNK)
+            values = np.where(seen[some][..., None], tiles[some], np.float64(0))
             flat = values.reshape(-1, values.shape[-1])
-            n, total, products = n + len(values), total + values.sum(axis=0), products + flat.T @ flat
+            n, total, products = n + seen[some].sum(axis=0), total + values.sum(axis=0), products + flat.T @ flat
         return TileMoments(n, total, products)
 
     def solution(self) -> Solution:
         """The linear VAE of these tiles: a mean for each position, one covariance about them."""
-        mean = self.values / self.n
-        return solve_pooled(mean, (self.products / self.n - mean.T @ mean) / len(mean))
+        n = self.n[:, None]
+        # A position that no training image shows gets the mean of the others: an image of another size may show it.
+        mean = np.where(n > 0, self.values / np.maximum(n, 1), self.values.sum(axis=0) / n.sum())
+        return solve_pooled(mean, (self.products - (n * mean).T @ mean) / n.sum())
 
 
 class SolvedTiles(NamedTuple):
@@ -97,20 +101,22 @@ def solve_tiles(
     preprocessing: Mapping[str, Any],
     folds: Sequence[int],
     aside: Path,
+    outside: Outside | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> SolvedTiles:
     """Fit a linear head on the tiles of normal images.
 
     Args:
-        wholes: images at their own resolution, see `nelbo.vae_core.tiles.scoring.score_tiles`; looked at once, in turn.
+        wholes: images at their own resolution, see `nelbo.vae_core.tiles.scoring.score_tiles`; read once, in turn.
         config, train_config: of the network and its training.
-        preprocessing: kept with the model; where tiles are aligned, with the size that all images are brought to.
+        preprocessing: kept with the model; where tiles are aligned, with the size that all images are resized to.
         folds: the fold of each image.
-        aside: a folder for the features, 0.11 MB a tile.
+        aside: a folder for the features, 0.08 MB for each tile.
+        outside: share of each part of the images that is ignored; tiles that are ignored as a whole are not computed.
         advance: called with the number of images whose features have been computed since the last call.
 
     Raises:
-        BackboneError: the backbone's weights are not there, or not its own.
+        BackboneError: the backbone's weights are missing, or of another network.
         OSError: the disk is too small for the features of all images.
         ValueError: too few images, or too few folds.
     """
@@ -124,7 +130,7 @@ def solve_tiles(
         raise ValueError("folds: expected at least 2, got 1. Give images of more than one group")
     features = Features(config)
     give_weights(features.backbone, np.empty((0, config.height, config.width, config.channels)), config, train_config)
-    images, path = _look_at(features, wholes, len(numbers), aside / "features.bin", advance)
+    images, path = _look_at(features, wholes, len(numbers), aside / "features.bin", outside, advance)
     rows = np.memmap(path, np.float32, "r").reshape(-1, *features.value_shape)
     fitted = _Images(rows, images, numbers, train_config.seed)
     can_align = fitted.have_one_grid and rows[: len(images[0].grid)].nbytes <= LARGEST_MEANS
@@ -134,7 +140,8 @@ def solve_tiles(
     warnings = [] if config.subject in (None, subject) else [_UNALIGNED]
     if subject == ALIGNED:
         preprocessing = {**preprocessing, "tile_image": list(images[0].shape)}
-    model, unseen = _model(features, tried[subject], images, replace(config, subject=subject), preprocessing)
+    config = replace(config, subject=subject)
+    model, unseen = _model(features, tried[subject], images, config, preprocessing, outside)
     return SolvedTiles(model, unseen, float(unseen.nelbo.mean()), time.perf_counter() - started, warnings)
 
 
@@ -154,9 +161,9 @@ class _Images:
 
     Args:
         rows: (t, g, g, c) of all tiles.
-        images: where each one's are.
-        folds: (n,) of each.
-        seed: of the tiles whose covariance is summed up: in images of one size the same ones.
+        images: where the tiles of each image are.
+        folds: (n,) of each image.
+        seed: of the choice of tiles whose covariance is summed up: in images of one size the same ones.
     """
 
     def __init__(self, rows: NDArray[np.float32], images: list[_Image], folds: NDArray[Any], seed: int) -> None:
@@ -164,38 +171,45 @@ class _Images:
         self.have_one_grid = len({one.shape for one in images}) == 1
         _, height, width, channels = rows.shape
         each = max(1, -(-MOST_TILES // len(images)))
-        none = TileMoments(0, np.zeros((height * width, channels)), np.zeros((channels, channels)))
+        n_positions = height * width
+        sums = np.zeros((n_positions, channels)), np.zeros((channels, channels))
+        none = TileMoments(np.zeros(n_positions, np.int64), *sums)
         self.moments = dict.fromkeys(folds.tolist(), none)
         for number, fold in enumerate(folds.tolist()):
             self.some = _some(len(images[number].grid), each, seed if self.have_one_grid else seed + number)
-            self.moments[fold] = self.moments[fold].with_tiles(self.of(number)[self.some])
+            self.moments[fold] = self.moments[fold].with_tiles(self.of(number)[self.some], self.seen(number)[self.some])
 
     def of(self, number: int) -> NDArray[np.float32]:
-        """(t, p, c) of an image."""
+        """(t, p, c) features of an image."""
         image = self.images[number]
         found = self.rows[image.start : image.start + len(image.grid)]
         return np.asarray(found).reshape(len(found), -1, found.shape[-1])
 
+    def seen(self, number: int) -> NDArray[np.bool_]:
+        """(t, p) which positions of an image count."""
+        found = self.images[number].grid.seen
+        return found.reshape(len(found), -1)
+
     def free(self) -> _Tried:
-        """Tiles that share all, but for a mean for each position."""
+        """A model of tiles that share all: a mean for each position, and a covariance."""
         return self._tried(lambda fold: self._without(fold).solution())
 
     def aligned(self) -> _Tried:
-        """Tiles that have means of their own, and share a covariance about them."""
+        """A model of tiles that have means of their own, and share a covariance about them."""
         sums = {fold: self._summed(fold) for fold in self.moments}
 
         def solution(fold: Any) -> Solution:
             others, n = self._without(fold), int((self.folds != fold).sum())
             others_sums = np.stack([one for other, one in sums.items() if other != fold])
             means = others_sums.sum(axis=0, dtype=np.float64) / n
-            about = means[self.some].reshape(-1, means.shape[-1])
+            about = means[self.some][self.seen(0)[self.some]]
             covariance = (others.products - n * about.T @ about) / ((n - 1) * len(about))
             return solve_pooled(means, covariance)
 
         return self._tried(solution)
 
     def _summed(self, fold: int) -> NDArray[np.float32]:
-        """(t, p, c) sums over the images of a fold; their features have 32 bits, too."""
+        """(t, p, c) sums over the images of a fold, in 32 bits like their features."""
         total = np.zeros((len(self.images[0].grid), *self.moments[fold].values.shape))
         for number in np.flatnonzero(self.folds == fold).tolist():
             total += self.of(number)
@@ -213,9 +227,10 @@ class _Images:
             for number in np.flatnonzero(self.folds == fold).tolist():
                 features = self.of(number)
                 found = head(features.reshape(len(features), *self.rows.shape[1:]))
-                nats += float((found.distortion + found.rate - stretched).sum(dtype=np.float64))
+                counted = (found.distortion + found.rate - stretched)[self.images[number].grid.seen]
+                nats += float(counted.sum(dtype=np.float64))
                 said[number] = found
-        # No image is of no fold.
+        # No image has the fold None: this is the model of all.
         return _Tried(solution(None), [said[number] for number in range(len(self.images))], nats)
 
 
@@ -225,16 +240,19 @@ def _model(
     images: list[_Image],
     config: VAEConfig,
     preprocessing: Mapping[str, Any],
+    outside: Outside | None,
 ) -> tuple[Model, Score]:
     """The model of all images, and what models of others say of each."""
     solution, said, _ = tried
     config = replace(config, n_latents=solution.variances.shape[-1])
-    positions = Positions.learnt([local_nats(one, config.of) for one in said])
+    positions = Positions.learnt([local_nats(one, config.of) for one in said], [one.grid.seen for one in images])
     stitched = [stitch(one, image.grid, positions, config.of) for one, image in zip(said, images, strict=True)]
     aligned = config.subject == ALIGNED
     side = config.smoothing_px // config.stride_px
     usual, parts = learn_whole([one.z for one in stitched], side, by_place=aligned)
     network = LinearHead(features.value_shape, config.n_latents or 0, blocks_of(config.head, FREE))
+    scales = unit_of(stitched, parts.peak)
+    map_peak = np.concatenate([map_peaks(map_of(one)[None], scales) for one in stitched])
     shared = solution.centre.mean(axis=0) if aligned else solution.centre
     network.assign([solution._replace(centre=shared)], None)
     model = Model(
@@ -246,13 +264,18 @@ def _model(
         dict(preprocessing),
         representation=features,
         usual_statistics=usual.statistics,
-        tiles=WholeMap.of(positions, usual, unit_of(stitched, parts.peak), solution if aligned else None),
+        tiles=WholeMap.of(positions, usual, scales, solution if aligned else None, outside),
     )
-    return model, scores(stitched, parts, config.statistic)
+    return model, scores(stitched, parts, config.statistic)._replace(map_peak=map_peak)
 
 
 def _look_at(
-    features: Features, wholes: Iterable[NDArray[Any]], n: int, path: Path, advance: Callable[[int], None]
+    features: Features,
+    wholes: Iterable[NDArray[Any]],
+    n: int,
+    path: Path,
+    outside: Outside | None,
+    advance: Callable[[int], None],
 ) -> tuple[list[_Image], Path]:
     """The features of all tiles of all n images, in a file."""
     config, pixels = features.config, features.backbone.input
@@ -260,7 +283,7 @@ def _look_at(
     images, done = [], 0
     with path.open("wb") as file:
         for whole in wholes:
-            grid = Grid.of(whole.shape, config.height, config.tile_overlap or 0)
+            grid = Grid(whole.shape, config.height, config.tile_overlap or 0, outside)
             for (some,) in extractor(Cut(whole, grid, config.height, config.channels)):
                 file.write(np.ascontiguousarray(some, np.float32).data)
             images.append(_Image(done, grid, whole.shape[:2]))
@@ -283,5 +306,5 @@ def _check_space(needed: int, folder: Path) -> None:
 
 
 def _some(n: int, most: int, seed: int) -> NDArray[np.int64]:
-    """At most so many of n tiles, drawn at random."""
+    """At most `most` of n tiles, drawn at random."""
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nelbo.vae_core.config import LINEAR_STRIDE_PX
 from nelbo.vae_core.pixels import to_unit
+from nelbo.vae_core.seen import Outside, seen_in
 
 
 class Axis(NamedTuple):
@@ -27,12 +28,12 @@ class Axis(NamedTuple):
 
 @lru_cache(maxsize=64)
 def axis(length: int, tile: int, overlap: int) -> Axis:
-    """Tiles along a side of so many pixels.
+    """Tiles along a side of `length` pixels.
 
     Args:
         length: at least a tile.
         tile: pixels of one, a multiple of what a position covers.
-        overlap: pixels that neighbours share at least.
+        overlap: the fewest pixels that neighbours share.
 
     Raises:
         ValueError: a side shorter than a tile.
@@ -52,25 +53,37 @@ def axis(length: int, tile: int, overlap: int) -> Axis:
     return Axis(origins, shared / shared.sum(axis=1, keepdims=True))
 
 
-class Grid(NamedTuple):
-    """The tiles of one image: those of the first row first."""
+class Grid:
+    """The tiles of one image: those of the first row first, without those that are ignored.
 
-    rows: Axis
-    columns: Axis
+    Args:
+        shape: (height, width, ...) of the image in pixels.
+        tile, overlap: see `axis`.
+        outside: share of each part of the image that is ignored, see `nelbo.vae_core.seen`; None sees all.
 
-    @classmethod
-    def of(cls, shape: tuple[int, ...], tile: int, overlap: int) -> "Grid":
-        """Of an image of (height, width, ...) pixels."""
-        return cls(axis(shape[0], tile, overlap), axis(shape[1], tile, overlap))
+    Raises:
+        ValueError: a side shorter than a tile, or all is ignored.
+    """
+
+    def __init__(self, shape: tuple[int, ...], tile: int, overlap: int, outside: Outside | None = None) -> None:
+        self.rows, self.columns = axis(shape[0], tile, overlap), axis(shape[1], tile, overlap)
+        laid = [(top, left) for top in self.rows.origins for left in self.columns.origins]
+        side = tile // LINEAR_STRIDE_PX
+        #: (t, g, g) which positions count, of all tiles that are there.
+        self.seen = np.ones((len(laid), side, side), bool)
+        if outside is not None:
+            rows, columns = _ends(self.rows.origins, tile, shape[0]), _ends(self.columns.origins, tile, shape[1])
+            self.seen = self._cut(seen_in(outside, rows, columns))
+        self._kept: NDArray[np.bool_] = np.asarray(self.seen.any(axis=(1, 2)))
+        self.seen = self.seen[self._kept]
+        if not len(self.seen):
+            raise ValueError("all of an image is ignored. Leave some of it to be seen")
+        #: The upper left pixel of each tile: its row and its column.
+        self.origins = [one for one, is_kept in zip(laid, self._kept, strict=True) if is_kept]
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self.rows.origins) * len(self.columns.origins)
-
-    @property
-    def origins(self) -> list[tuple[int, int]]:
-        """The upper left pixel of each tile: its row and its column."""
-        return [(top, left) for top in self.rows.origins for left in self.columns.origins]
+        """How many tiles there are."""
+        return len(self.origins)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,25 +91,55 @@ class Grid(NamedTuple):
         return len(self.rows.cells), len(self.columns.cells)
 
     def stitched(self, maps: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """What tiles say at their positions, (t, g, g), as one map of the image, (gh, gw)."""
+        """What tiles say at their positions, (t, g, g), as one map of the image, (gh, gw); NaN where none counts."""
+        if self.seen.all() and self._kept.all():
+            return self._laid(maps)
+        with np.errstate(invalid="ignore"):
+            return self._laid(np.where(self.seen, maps, 0)) / self._laid(self.seen)
+
+    def _laid(self, maps: NDArray[Any]) -> NDArray[np.float64]:
+        """Sums over what lies in each cell, by area; tiles that are left out count as 0."""
         t, side = len(self.rows.origins), maps.shape[-1]
-        laid = maps.reshape(t, -1, side, side).transpose(0, 2, 1, 3).reshape(t * side, -1)
-        return np.asarray(self.rows.cells @ laid.astype(np.float64) @ self.columns.cells.T)
+        everywhere = np.zeros((len(self._kept), side, side))
+        everywhere[self._kept] = maps
+        laid = everywhere.reshape(t, -1, side, side).transpose(0, 2, 1, 3).reshape(t * side, -1)
+        return np.asarray(self.rows.cells @ laid @ self.columns.cells.T)
+
+    def _cut(self, laid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(t, g, g) positions of all tiles, cut from a plane in which the tiles lie side by side."""
+        t = len(self.rows.origins)
+        side = len(laid) // t
+        return laid.reshape(t, side, -1, side).transpose(0, 2, 1, 3).reshape(-1, side, side)
+
+
+def _ends(origins: tuple[int, ...], tile: int, length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the positions of all tiles begin and end, in shares of a side of `length` pixels."""
+    starts = np.add.outer(origins, np.arange(0, tile, LINEAR_STRIDE_PX)).ravel()
+    return starts / length, (starts + LINEAR_STRIDE_PX) / length
 
 
 class Cut:
     """The tiles of an image, cut as they are read: (t, tile, tile, c) float32 in [0, 1].
 
     Args:
-        levels: (rows, columns), or with 3 channels behind; floats in [0, 1], or whole numbers over their type's range.
+        levels: (rows, columns) or (rows, columns, 3); floats in [0, 1], or whole numbers over their type's range.
         grid: of the image.
         tile: pixels of a side.
-        channels: that they have, 1 or 3; an image without colours has the same in all.
+        channels: of the tiles, 1 or 3; an image without colours has the same values in all.
+        numbers: of the tiles that are cut; None cuts all.
     """
 
-    def __init__(self, levels: NDArray[Any], grid: Grid, tile: int, channels: int) -> None:
-        self._levels, self._origins = levels, grid.origins
-        self.shape, self.dtype = (len(grid), tile, tile, channels), np.dtype(np.float32)
+    def __init__(
+        self,
+        levels: NDArray[Any],
+        grid: Grid,
+        tile: int,
+        channels: int,
+        numbers: NDArray[np.integer[Any]] | None = None,
+    ) -> None:
+        self._levels = levels
+        self._origins = grid.origins if numbers is None else [grid.origins[number] for number in numbers]
+        self.shape, self.dtype = (len(self._origins), tile, tile, channels), np.dtype(np.float32)
 
     def __len__(self) -> int:
         return len(self._origins)

@@ -1,4 +1,4 @@
-"""What a linear VAE of all positions says of features, in NumPy: of tiles in training, and of aligned ones in scoring.
+"""What a linear VAE of all positions says of features, in NumPy: for tiles in training, and aligned ones in scoring.
 
 It is `nelbo.vae_core.linear.vae.LinearVAE` with the blocks "shared", in closed form: for whitened features
 u = A (f - m), directions U, variances l and noise s
@@ -22,13 +22,20 @@ class Said(NamedTuple):
     """What a model says of tiles.
 
     distortion, rate: (t, g, g) nats at each position.
-    z_squared, z_log_var: sums over all latents of all tiles, of the squared posterior means and the log variances.
+    z_squared, z_log_var: (t,) sums over all latents, of the squared posterior means and the log variances.
     """
 
     distortion: NDArray[np.float32]
     rate: NDArray[np.float32]
-    z_squared: float
-    z_log_var: float
+    z_squared: NDArray[np.float64]
+    z_log_var: NDArray[np.float64]
+
+    def with_tiles(self, numbers: NDArray[np.integer[Any]], others: "Said") -> "Said":
+        """The same with other numbers for some tiles."""
+        found: list[NDArray[Any]] = [one.copy() for one in self]
+        for mine, other in zip(found, others, strict=True):
+            mine[numbers] = other
+        return Said(*found)
 
 
 class Head:
@@ -48,18 +55,18 @@ class Head:
             np.ascontiguousarray(values, np.float32) for values in (one.centre, one.whitening.T, one.directions[0])
         )
 
-    def __call__(self, features: NDArray[np.floating[Any]]) -> Said:
-        """Of (t, g, g, c) features of all tiles of an image."""
-        starts = range(0, len(features), _CHUNK)
-        some = [self._said(features[start : start + _CHUNK], start) for start in starts]
-        distortion, rate, z_squared, z_log_var = zip(*some, strict=True)
-        return Said(np.concatenate(distortion), np.concatenate(rate), sum(z_squared), sum(z_log_var))
+    def __call__(self, features: NDArray[np.floating[Any]], numbers: NDArray[np.integer[Any]] | None = None) -> Said:
+        """What is said of the (t, g, g, c) features of all tiles of an image, or of the tiles with these numbers."""
+        numbers = np.arange(len(features)) if numbers is None else numbers
+        chunks = [slice(start, start + _CHUNK) for start in range(0, len(features), _CHUNK)]
+        some = [self._said(features[chunk], numbers[chunk]) for chunk in chunks]
+        return Said(*(np.concatenate(said) for said in zip(*some, strict=True)))
 
-    def _said(self, features: NDArray[np.floating[Any]], first: int) -> Said:
+    def _said(self, features: NDArray[np.floating[Any]], numbers: NDArray[np.integer[Any]]) -> Said:
         centre, whitening, directions = self._folded
         t, height, width, channels = features.shape
-        centred = features.reshape(t, -1, channels) - (centre if centre.ndim == 2 else centre[first : first + t])
-        # One product a tile, so that a tile has the same nats at each place of a batch.
+        centred = features.reshape(t, -1, channels) - (centre if centre.ndim == 2 else centre[numbers])
+        # One product for each tile, so that a tile has the same nats at each place of a batch.
         u = np.matmul(centred.astype(np.float32), whitening)
         squares = np.square(np.matmul(u, directions))
         (variances,), (noise,) = self.solution.variances, self.solution.noise
@@ -76,6 +83,6 @@ class Head:
         return Said(
             (nelbo - rate).astype(np.float32).reshape(on_grid),
             rate.astype(np.float32).reshape(on_grid),
-            float(z.sum(dtype=np.float64)),
-            float(log_shares) * t * height * width,
+            z.sum(axis=1, dtype=np.float64),
+            np.full(t, float(log_shares) * height * width),
         )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nelbo.vae_core.network.likelihoods import Tensor
 
-#: Share of the average that a step leaves, once there have been many: an average over some fifty steps.
+#: Share of the average that a step keeps, once there have been many: an average over some fifty steps.
 MOMENTUM = 0.98
 #: Early on the average is over the last tenth of the steps: a short training does not keep what it began with.
 _SHARE = 10

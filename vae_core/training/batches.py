@@ -18,7 +18,7 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         pixels: the images.
-        config: of the network: the shape of the noise.
+        config: of the network, for the shape of the noise.
         train_config: batch size, devices, seed and what may be done to an image.
         validation: the same batches in each epoch, of images as they are.
     """
@@ -34,7 +34,7 @@ class Batches(keras.utils.PyDataset):
         self.start(0)
 
     def start(self, epoch: int) -> None:
-        """Say which epoch the batches are of, before it begins."""
+        """Set the epoch that the batches belong to, before it begins."""
         self.epoch = epoch
         n = len(self.pixels)
         self.order = np.arange(n) if self.validation else self._random(0).permutation(n)
@@ -44,7 +44,7 @@ class Batches(keras.utils.PyDataset):
         return -(-len(self.pixels) // self.train_config.batch_size)
 
     def rows(self, index: int) -> np.ndarray:
-        """Row numbers of the images in a batch of the epoch; ascending, for a disk reads them so."""
+        """Row numbers of the images in a batch of the epoch; ascending, because disks read in this order."""
         size = self.train_config.batch_size
         return np.sort(self.order[index * size : (index + 1) * size])
 

@@ -26,8 +26,8 @@ class Checkpoint(keras.callbacks.Callback):
         path: the file; its folder is made.
         facts: what two trainings must have in common for one to go on where the other stopped; the
             backend and its version are added.
-        early_stopping: whose state is kept too, if there is one; it comes before this one in the list of callbacks.
-        rows: the history, one row a finished epoch; extended by another callback before this one.
+        early_stopping: its state is kept, too, if there is one; it comes before this one in the list of callbacks.
+        rows: the history, one row for each finished epoch; extended by another callback before this one.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.stopping: dict[str, Any] = {}
 
     def restore(self, network: keras.Model) -> None:
-        """Put the last finished epoch back into a compiled network; a file that does not fit it is passed over.
+        """Put the last finished epoch back into a compiled network; a file that does not fit it is ignored.
 
-        The optimizer has its variables already.
+        The optimizer must have its variables already.
         """
         targets = {"weights": network.weights, "optimizer": network.optimizer.variables}
         if self.early_stopping is not None:
@@ -56,7 +56,7 @@ class Checkpoint(keras.callbacks.Callback):
                 state = json.loads(file.metadata()["state"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if state["facts"] != self.facts:
-                raise ValueError("it is of another training")
+                raise ValueError("it belongs to another training")
             groups = {name: _group(arrays, name) for name in targets}
             for name, variables in targets.items():
                 if [array.shape for array in groups[name]] != [tuple(variable.shape) for variable in variables]:
@@ -65,7 +65,7 @@ class Checkpoint(keras.callbacks.Callback):
         except FileNotFoundError:
             return
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is of no use (%s): training starts anew", self.path, error)
+            log.warning("%s cannot be used (%s): training starts anew", self.path, error)
             return
         for name in ("weights", "optimizer"):
             for variable, value in zip(targets[name], groups[name], strict=True):
@@ -76,12 +76,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     @property
     def has_stopped(self) -> bool:
-        """Whether the training that is gone on from had run out of patience already."""
+        """Whether the restored training had already run out of patience."""
         stopping = self.early_stopping
         return stopping is not None and bool(self.stopping) and self.stopping["wait"] >= stopping.patience
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
-        """Early stopping has just forgotten what it knew."""
+        """Restore the state of early stopping, which has just reset it."""
         for name, value in self.stopping.items():
             setattr(self.early_stopping, name, value)
 

@@ -13,7 +13,7 @@ from nelbo.vae_core.scoring import Array, default_batch_size
 COLLAPSED_RATE = 0.1
 #: A standard deviation this close to its floor would be smaller if it could.
 NEAR_FLOOR = 1.5
-#: Share of the values near the floor that is worth a word.
+#: Share of the values near the floor that is worth a warning.
 FLOOR_SHARE = 0.01
 
 
@@ -33,7 +33,7 @@ def diagnose(network: VAE, normals: Array) -> list[str]:
         # A probability cannot be made large by a small sigma: only densities have a floor that matters.
         if likelihood.has_sigma and network.config.is_density:
             near_floor.append(_share_near_floor(likelihood.sigma(network.decoder(z_mean))))
-    # Means over images, to be judged by; they are in no objective.
+    # Means over images, to judge the network by; they are in no objective.
     rate, share = float(np.mean(rates)), float(np.mean(near_floor or [0]))
     warnings = []
     if rate < COLLAPSED_RATE:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.vae_core.config import SIGMA_FLOOR, TrainConfig, VAEConfig, check_together
-from nelbo.vae_core.device import check_devices, data_parallel, jit_compile, make_deterministic
+from nelbo.vae_core.device import check_devices, compute_in_float32, data_parallel, jit_compile, make_deterministic
 from nelbo.vae_core.features.representation import Values, fit_representation
 from nelbo.vae_core.linear.curve import LearningCurve
 from nelbo.vae_core.linear.solving import Solved, solve
@@ -22,6 +22,7 @@ from nelbo.vae_core.model import Model, draw_eps, usual_of
 from nelbo.vae_core.network.vae import VAE
 from nelbo.vae_core.pixels import PixelRows, fingerprint, mean_and_std, supported, to_unit
 from nelbo.vae_core.scoring import Score, check_finite, default_batch_size, refuse_unsupported
+from nelbo.vae_core.seen import Outside, check_outside, places_of
 from nelbo.vae_core.tiles.fitting import SolvedTiles, solve_tiles
 from nelbo.vae_core.training.averaging import Averages, AveragingAdam
 from nelbo.vae_core.training.batches import Batches
@@ -30,8 +31,8 @@ from nelbo.vae_core.training.diagnosis import diagnose
 
 #: Held-out images that a trained network is examined on.
 _EXAMINED = 64
-#: Of Adam, for pixels: a sudden gradient moves a weight by at most (1 - beta_1) / sqrt(1 - beta_2) learning rates, here
-#: by one, with Keras's 0.999 by three. What that changed: docs/experiments.md.
+#: Adam's beta_2 for pixels: a sudden gradient moves a weight by at most (1 - beta_1) / sqrt(1 - beta_2) learning rates,
+#: here by one, with Keras's 0.999 by three. docs/evidence/experiments.md says what that changed.
 _BETA_2 = 0.99
 
 
@@ -43,10 +44,10 @@ class Training(NamedTuple):
         has one), means over the training images, and the same with ``val_``; ``learning_rate``, ``rate_weight``,
         ``images_per_s`` and ``seconds``.
     warnings: sentences for people; see `nelbo.vae_core.training.diagnosis`.
-    unseen: of a linear head, what models of other images score each image that was given; None of others.
-    of_others: of a linear head, a model that has not seen some of these images; apart: (k,) their rows.
-    curve: of a linear head, what more images bring; None where there are too few to say.
-    kinds: of a linear head that looks for variants, (n,) number of each image's kind, 0 for the commonest: also of
+    unseen: for a linear head, the scores of each image that was given by models of others; None for other heads.
+    of_others: for a linear head, a model that has not seen some of these images; apart: (k,) their rows.
+    curve: for a linear head, what more images bring; None where there are too few to say.
+    kinds: for a linear head that looks for variants, (n,) number of each image's kind, 0 for the commonest, including
         kinds too rare to have a model of their own.
     """
 
@@ -61,12 +62,12 @@ class Training(NamedTuple):
 
 
 class Epochs(keras.callbacks.Callback):
-    """What changes from epoch to epoch, and the history of it.
+    """Sets what changes from epoch to epoch, and writes the history.
 
     Args:
-        batches: told which epoch they are of.
+        batches: told which epoch they belong to.
         names: of the training images, for errors.
-        rows: the history, one row an epoch; extended here.
+        rows: the history, one row for each epoch; extended here.
     """
 
     def __init__(self, batches: Batches, names: Sequence[str] | None, rows: list[dict[str, float]]) -> None:
@@ -85,14 +86,14 @@ class Epochs(keras.callbacks.Callback):
         self.seconds, self.started = 0.0, time.perf_counter()
 
     def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Validation is not counted in images a second."""
+        """Stop the clock: validation does not count in images per second."""
         self.seconds = time.perf_counter() - self.started
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Extend the history, or say which images made the loss NaN."""
+        """Extend the history, or raise an error that names the images that made the loss NaN."""
         finite = logs.pop("finite")
         logs.pop("val_finite")
-        # Keras's own mean of the loss is one over batches of unequal sizes.
+        # Keras's own mean of the loss is over batches, whose sizes differ.
         logs |= {f"{kind}loss": logs.pop(f"{kind}objective") for kind in ("", "val_")}
         if finite < 1 or not np.isfinite(list(logs.values())).all():
             raise FloatingPointError(self._failure(epoch, finite))
@@ -145,6 +146,7 @@ def train(
     folds: Sequence[int] | None = None,
     variants: Sequence[str] | None = None,
     images_of_variant: int = 19,
+    outside: Outside | None = None,
     checkpoint: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     backbone_callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -153,32 +155,38 @@ def train(
     """Fit a VAE on normal images and learn what is usual for each place.
 
     A linear head is solved on all images that are given, and what is usual is learnt by cross-fitting: each image is
-    seen by a model of images of other folds. Other networks are trained on `pixels` until `validation` no longer gains.
+    scored by a model of images of other folds. Other networks are trained on `pixels` until the scores of `validation`
+    no longer improve.
 
     Args:
         pixels: (n, h, w, c), normal images: float in [0, 1], or uint8 or uint16 over their whole range. Only the
             images of a few batches are read at a time, so a memory map may be larger than memory.
         validation: (m, h, w, c), other normal images: they stop the training, and give the usual local
             negative ELBO. A linear head needs none. Neither set may hold an image that a threshold is calibrated on,
-            unless that goes by what `Training.unseen` says of it.
-        config: the network; by default 256 x 256 grey, and of features.
+            unless the calibration uses `Training.unseen`.
+        config: the network; by default for features of 256 x 256 grey pixels.
         train_config: epochs, batches, seed.
         preprocessing: kept with the model, as it is.
         names: of the training images, for errors; by default their row numbers.
-        folds: of a linear head, (n + m,) the fold of each image, pixels first; images that are not independent, such as
-            views of one part, belong in one. By default one image after the other goes into the next of five.
-        variants: of a linear head, (n + m,) the name of each image's variant of the product, where that is known; each
+        folds: for a linear head, (n + m,) the fold of each image, pixels first; images that are not independent, such
+            as views of one part, belong in one. By default the images take five folds in turn.
+        variants: for a linear head, (n + m,) the name of each image's variant of the product, if that is known; each
             gets a model of its own. By default `TrainConfig.variants` says how many there are.
-        images_of_variant: that each needs where the images decide how many there are; by default what a false-alarm
-            rate of 5 % can be promised with.
-        checkpoint: a file written after every epoch. Where it is there already, and of the same training, training
+        images_of_variant: images that each variant needs, if the images decide how many variants there are; by default
+            as many as a promised false-alarm rate of 5 % needs.
+        outside: for a linear head, (rows, columns) share of each part of the picture that is ignored, 0 to 1:
+            places that are mostly ignored affect nothing. Their content should be the same in all images.
+        checkpoint: a file written after every epoch. If it exists, and belongs to the same training, training
             goes on after its last finished epoch and ends as if it had never stopped.
         callbacks: further Keras callbacks; a linear head has no epochs to call them in.
-        backbone_callbacks: the same, of the training of the backbone ``self_trained``.
+        backbone_callbacks: the same, for the training of the backbone ``self_trained``.
         advance: called by a linear head with the number of images whose features it has computed since the last call.
 
+    Returns:
+        The model, the history of its training, warnings, and what it says of images that it has not seen.
+
     Raises:
-        BackboneError: the backbone's weights are not there, or not its own; a ValueError too.
+        BackboneError: the backbone's weights are missing, or of another network; a ValueError too.
         ValueError: an empty set, a shape that is not the network's, or more devices than there are.
         PixelsError: values that the likelihood is not defined for; a ValueError too.
         FloatingPointError: the loss became NaN or infinite; the message names the images of the batch.
@@ -192,10 +200,12 @@ def train(
     config, train_config = config or VAEConfig(), train_config or TrainConfig()
     check_together(config, train_config)
     check_devices(train_config)
+    compute_in_float32()
     if train_config.deterministic:
         make_deterministic()
     if checkpoint is not None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    _check_outside(config, outside)
     sets = {"pixels": pixels} | ({} if validation is None else {"validation": validation})
     for name, images in sets.items():
         _check_images(name, images, config, names if name == "pixels" else None)
@@ -213,6 +223,7 @@ def train(
                 variants=variants,
                 images_of_variant=images_of_variant,
                 aside=Path(aside),
+                outside=outside,
                 checkpoint=kept,
                 advance=advance,
                 backbone_callbacks=backbone_callbacks,
@@ -229,7 +240,9 @@ def train(
                 solved.kinds,
             )
         if validation is None:
-            raise ValueError(f"validation: the {config.head or config.preset} network needs images to be stopped by")
+            raise ValueError(
+                f"validation: the {config.head or config.preset} network needs images that decide when training stops"
+            )
         representation, values = None, Values(pixels, validation)
         if not config.is_pixels:
             representation, values = fit_representation(
@@ -266,23 +279,26 @@ def train_tiles(
     *,
     preprocessing: Mapping[str, Any],
     folds: Sequence[int],
+    outside: Outside | None = None,
     folder: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Training:
-    """The same of images that are seen in tiles, each at its own resolution: solved, and cross-fitted image by image.
+    """The same as `train` for images seen in tiles at their own resolution: solved, and cross-fitted image by image.
 
     Args:
-        wholes: normal images, see `vae_core.score_tiles`; taken one after the other, once.
+        wholes: normal images, each (rows, columns) or (rows, columns, channels), see `vae_core.score_tiles`; taken one
+            after the other, once.
         config: with `tile_overlap`.
         train_config: of the training.
         preprocessing: kept with the model, as it is.
         folds: the fold of each image; its tiles are in no other.
-        folder: for what is unfinished: the features, 0.1 MB a tile. By default the system's for temporary files.
+        outside: (rows, columns) share of each part of the pictures that is ignored, as in `train`.
+        folder: for what is unfinished: the features, 0.1 MB for each tile. By default the system's for temporary files.
         advance: called with the number of images whose features have been computed since the last call.
 
     Raises:
-        BackboneError: the backbone's weights are not there, or not its own; a ValueError too.
-        ValueError: settings that do not go together, too few images, or one smaller than a tile.
+        BackboneError: the backbone's weights are missing, or of another network; a ValueError too.
+        ValueError: settings that do not fit together, too few images, or one smaller than a tile.
         FloatingPointError: an image has scores that are NaN or infinite.
 
     >>> from nelbo.vae_core import VAEConfig, train_tiles
@@ -294,14 +310,35 @@ def train_tiles(
     """
     train_config = train_config or TrainConfig()
     check_together(config, train_config)
+    _check_outside(config, outside)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as aside:
         solved = solve_tiles(
-            wholes, config, train_config, preprocessing=preprocessing, folds=folds, aside=Path(aside), advance=advance
+            wholes,
+            config,
+            train_config,
+            preprocessing=preprocessing,
+            folds=folds,
+            outside=outside,
+            aside=Path(aside),
+            advance=advance,
         )
     check_finite("anomaly_score", solved.unseen.anomaly_score)
     return Training(solved.model, solved_history(solved), solved.warnings, solved.unseen)
+
+
+def _check_outside(config: VAEConfig, outside: Outside | None) -> None:
+    """Raise a ValueError for an ignored area that this network cannot leave out, or that leaves it nothing."""
+    if outside is None:
+        return
+    if not config.is_linear:
+        raise ValueError(
+            f"{config.head or config.preset}: only linear heads can leave places out. Take one, or ignore nothing"
+        )
+    check_outside(outside)
+    if not config.is_tiled:
+        places_of(config, outside)
 
 
 def solved_history(solved: Solved | SolvedTiles) -> dict[str, list[float]]:
@@ -310,7 +347,7 @@ def solved_history(solved: Solved | SolvedTiles) -> dict[str, list[float]]:
     row = {
         "loss": solved.nelbo,
         "nelbo": solved.nelbo,
-        # Means over the images, to be looked at.
+        # Means over the images, for people to look at.
         **{f"val_{name}": float(getattr(unseen, name).mean()) for name in ("nelbo", "distortion", "rate")},
         "seconds": solved.seconds,
         "images_per_s": len(unseen.nelbo) / solved.seconds,
@@ -319,7 +356,7 @@ def solved_history(solved: Solved | SolvedTiles) -> dict[str, list[float]]:
 
 
 def _scaled(config: VAEConfig, pixels: PixelRows) -> VAEConfig:
-    """The configuration with the mean and standard deviation of the pixels, where the network is of pixels."""
+    """The configuration with the mean and standard deviation of the pixels, if the network models pixels."""
     if not config.is_pixels or config.pixel_mean is not None:
         return config
     mean, std = mean_and_std(pixels, default_batch_size(config))
@@ -329,18 +366,18 @@ def _scaled(config: VAEConfig, pixels: PixelRows) -> VAEConfig:
 
 def _make_network(config: VAEConfig, train_config: TrainConfig) -> VAE:
     network = VAE(config, train_config.seed, train_config)
-    # The losses of whitened features hardly jump: docs/experiments.md.
+    # The losses of whitened features hardly jump: docs/evidence/experiments.md.
     adam = partial(AveragingAdam, beta_2=_BETA_2) if config.is_pixels else keras.optimizers.Adam
     optimizer = adam(
         float(train_config.learning_rate),
         weight_decay=train_config.weight_decay or None,
         global_clipnorm=train_config.clip_norm,
     )
-    # Biases, scales and norms are pulled to 0 by nothing.
+    # Weight decay leaves biases, scales and norms alone.
     optimizer.exclude_from_weight_decay(
         var_list=[variable for variable in network.trainable_variables if len(variable.shape) < 2]
     )
-    # TensorFlow traces a step twice that makes variables.
+    # TensorFlow would trace a step twice that creates variables.
     optimizer.build(network.trainable_variables)
     network.compile(optimizer, jit_compile=jit_compile())
     return network
@@ -368,7 +405,7 @@ def _fit(
     checkpoint: Path | None,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> list[dict[str, float]]:
-    """Fit until patience ends and leave the best weights in the network; the history, one row an epoch."""
+    """Fit until patience ends and leave the best weights in the network; the history, one row for each epoch."""
     settings = batches.train_config
     rows: list[dict[str, float]] = []
     early_stopping = keras.callbacks.EarlyStopping(

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Try it out in a folder within, which is removed.
+    """The type, free space and abilities of a folder's file system, tried out in a temporary folder inside.
 
     >>> sorted(describe(Path(tempfile.mkdtemp())))
     ['case_sensitive', 'free_bytes', 'hard_links', 'locks', 'syncs_folders', 'type']
@@ -39,9 +40,18 @@ def kind(folder: Path) -> str:
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "unknown"
-    mounts = {fields[1].replace("\\040", " "): fields[2] for fields in map(str.split, lines)}
+    mounts = {_unescaped(fields[1]): fields[2] for fields in map(str.split, lines)}
     path = folder.resolve()
     return next((mounts[str(place)] for place in (path, *path.parents) if str(place) in mounts), "unknown")
+
+
+def _unescaped(path: str) -> str:
+    """A path of the table of mounts, which writes blanks, line ends and backslashes as octal numbers.
+
+    >>> _unescaped(r"/mnt/a\\040b")
+    '/mnt/a b'
+    """
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 def _can(attempt: Callable[..., object], *args: Any) -> bool:

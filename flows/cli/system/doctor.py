@@ -25,7 +25,7 @@ from nelbo.flows.workspace.home import is_stand_in
 from nelbo.flows.workspace.journal import opened
 from nelbo.flows.workspace.layout import Workspace, some
 from nelbo.flows.workspace.runs import code_version
-from nelbo.vae_core import ENGINES, is_installed
+from nelbo.vae_core import ENGINES, is_installed, lacking_for_int8
 
 _PACKAGES = (
     *("keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "onnxruntime", "tf2onnx"),
@@ -36,7 +36,7 @@ _PACKAGES = (
 #: Decoders of files that cameras and microscopes write; imagecodecs may be built without some.
 _CODECS = ("PNG", "DEFLATE", "LZW", "PACKBITS", "JPEG8", "JPEG2K", "ZSTD", "LZMA", "WEBP")
 
-#: Keras with a model, and a decoder with the largest image that is scored by default, twice, in bytes.
+#: Bytes for Keras with a model, and for a decoder with two copies of the largest image that is scored by default.
 _MAIN, _DECODER = 1 << 30, 1 << 29
 
 #: Bytes below which a disk is called full: archives are unpacked, engines are made there.
@@ -45,7 +45,7 @@ _SPACE = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found under a name, as JSON; ``lacks``: what is missing and the remedy, None if nothing is.
+    """What was found, as JSON, under a name; ``lacks``: what is missing and the remedy, None if nothing is.
 
     needed: without it nelbo does not run.
     """
@@ -73,8 +73,8 @@ def _findings(workspace: Workspace) -> Iterator[Finding]:
     yield Finding("packages", {name: _version(name) for name in _PACKAGES})
     yield from _engines()
     yield _codecs()
-    demo = importlib.util.find_spec("elpv_dataset") is not None
-    yield Finding("demo_images", demo, None if demo else "the demo's images: pip install 'nelbo[demo]'")
+    # Nothing but `nelbo demo` needs them, which says how to get them.
+    yield Finding("demo_images", importlib.util.find_spec("elpv_dataset") is not None)
     yield from _prefect()
     yield Finding("telemetry", _telemetry())
     yield from _workspace(workspace)
@@ -106,10 +106,9 @@ def _engines() -> Iterator[Finding]:
         yield Finding("backend", None, str(error), needed=True)
         yield Finding("devices", [])
     there = [name for name in ENGINES if (backend if name == "keras" else is_installed(name))]
-    absent = [name for name in ENGINES if name not in there and name != "keras"]
-    remedies = (f"pip install 'nelbo[{name}]'" for name in absent)
-    lacks = f"the engines {' and '.join(absent)}, which score faster: {', '.join(remedies)}" if absent else None
-    yield Finding("engines", there, lacks)
+    lacks = "an engine that scores faster than Keras: pip install 'nelbo[openvino]'"
+    yield Finding("engines", there, None if {*there} - {"keras"} else lacks)
+    yield Finding("int8", bool(backend) and lacking_for_int8() is None)
 
 
 def _codecs() -> Finding:
@@ -144,7 +143,7 @@ def _former_deployments() -> Finding:
 
 
 def _telemetry() -> dict[str, str]:
-    """What the libraries that would tell their makers something are set to."""
+    """The telemetry settings of libraries that report to their makers."""
     said_no = os.environ.get("DO_NOT_TRACK", "").lower() in ("1", "true")
     server = os.environ.get("PREFECT_SERVER_ANALYTICS_ENABLED", "true").lower() in ("0", "false")
     found = {"prefect": "off" if said_no or server else "on, in a server started from here"}
@@ -229,11 +228,13 @@ def memory_limit() -> int:
 def _encoding() -> Finding:
     found = {"files": sys.getfilesystemencoding(), "locale": locale.getencoding()}
     plain = any(name.lower().replace("-", "") != "utf8" for name in found.values())
-    lacks = "UTF-8: names with other letters may not be read. Set LANG=C.UTF-8, or PYTHONUTF8=1"
+    lacks = "UTF-8: files whose names are not ASCII may not be read. Set LANG=C.UTF-8, or PYTHONUTF8=1"
     return Finding("encoding", found, lacks if plain else None)
 
 
 def _variables() -> Finding:
     strange = strange_variables()
-    lacks = f"the settings {some(strange)}: there are none of these names. Unset them, or see docs/settings.md"
+    lacks = (
+        f"settings for {some(strange)}: there are none of these names. Unset them, or see docs/reference/settings.md"
+    )
     return Finding("unknown_variables", strange, lacks if strange else None)

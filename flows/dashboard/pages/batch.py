@@ -1,4 +1,4 @@
-"""The page "Batch": what is in a batch, and what another threshold would make of it."""
+"""The page "Batch": what is in a batch, and what another threshold would flag."""
 
 import math
 from collections import Counter
@@ -23,15 +23,15 @@ from nelbo.flows.report.pictures import LOOKED_AT
 
 router = APIRouter()
 
-#: Rows of the table of files on a page, and pictures.
+#: Rows of the table of files on a page, and number of pictures.
 _ROWS, _PICTURES = 25, 24
-#: Pictures that one page shows at most.
+#: Most pictures on one page.
 _MOST_PICTURES = 200
 
-#: Of rows that were scored without a calibration.
+#: Stands for the verdict of rows that were scored without a calibration.
 _NO_VERDICT = "without verdict"
 FLAGGED = ("anomalous", "review")
-#: In this order, as sentences say them.
+#: Verdicts in the order of the page, with their words.
 VERDICTS = {
     "anomalous": "anomalous",
     "review": "for review",
@@ -56,7 +56,7 @@ _COLUMNS = """
 
 
 class Files(BaseModel):
-    """What a visitor asks for of the files of a batch; the address keeps it."""
+    """The filters and order that a visitor has chosen for a batch's files; the address holds them."""
 
     model: str = ""
     batch: str = ""
@@ -73,11 +73,11 @@ class Files(BaseModel):
     @field_validator("p", mode="before")
     @classmethod
     def _none(cls, given: object) -> object:
-        """A field that is left empty is sent, too."""
+        """None for an empty field, which browsers send, too."""
         return None if given == "" else given
 
     def selection(self, batch: Batch) -> Selection:
-        """The rows of a batch that are asked for."""
+        """The rows of a batch that pass the filters."""
         asked: dict[str, list[Any]] = {
             "list_contains(?, coalesce(verdict, ?))": [self.verdict, _NO_VERDICT] if self.verdict else [],
             "reason = ?": [self.reason] if self.reason else [],
@@ -89,7 +89,7 @@ class Files(BaseModel):
         return Selection.where("FROM scores", asked, order, _COLUMNS, [batch])
 
     def query(self) -> dict[str, Any]:
-        """The same for an address, without what is asked for once."""
+        """The filters for an address, without the fields that do not carry over to other pages."""
         return self.model_dump(exclude={"chosen", "page", "shown"}) | {
             "order": "" if self.order == "score" else self.order
         }
@@ -138,13 +138,13 @@ def _calibration_of(tables: Tables, batch: Batch) -> str | None:
 
 
 def _counts(tables: Tables, batch: Batch) -> list[dict[str, Any]]:
-    """``n`` files by ``verdict``, ``reason`` and ``variant``."""
+    """The number ``n`` of files by ``verdict``, ``reason`` and ``variant``."""
     sql = "SELECT coalesce(verdict, ?) AS verdict, reason, variant, count(*) AS n FROM scores GROUP BY ALL ORDER BY ALL"
     return tables.records(sql, [_NO_VERDICT], [batch])
 
 
 def _by(rows: list[dict[str, Any]], column: str) -> dict[str, int]:
-    """Files by the values of a column."""
+    """The number of files for each value of a column."""
     found: Counter[str] = Counter()
     for row in rows:
         if row[column] is not None:
@@ -153,13 +153,13 @@ def _by(rows: list[dict[str, Any]], column: str) -> dict[str, int]:
 
 
 def _variants(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
-    """Each variant with its files, and those of them that are flagged."""
+    """Each variant with the number of its files, and of flagged ones."""
     n, flagged = _by(rows, "variant"), _by([row for row in rows if row["verdict"] in FLAGGED], "variant")
     return [(name, n[name], flagged.get(name, 0)) for name in sorted(n)]
 
 
 def _has_defects(tables: Tables, batch: Batch) -> bool:
-    """Whether people know of any among the images that were scored, by labels or reviews."""
+    """Whether people know of a defect among the scored images, by labels or reviews."""
     sql = """
         SELECT 1 FROM scores WHERE anomaly_score IS NOT NULL AND (label = 1 OR image_id IN (
             SELECT image_id FROM reviews GROUP BY image_id
@@ -170,7 +170,7 @@ def _has_defects(tables: Tables, batch: Batch) -> bool:
 
 
 def _said(rows: list[dict[str, Any]], judged: Known, defects: bool) -> list[str]:
-    """How much was flagged, and whether that is more than chance."""
+    """Sentences on how much was flagged, and whether that is more than chance."""
     found = _by(rows, "verdict")
     n = sum(found.values())
     counts = {name: found.get(name, 0) for name in ("anomalous", "review")}
@@ -184,11 +184,11 @@ def _said(rows: list[dict[str, Any]], judged: Known, defects: bool) -> list[str]
 
 
 def _drift(tables: Tables, batch: Batch) -> list[str]:
-    """What makes the batch as a whole unlike its calibration; empty where nothing does."""
+    """Sentences on how the batch as a whole is unlike its calibration; empty without drift."""
     try:
         drift = read_drift(read_table(tables.workspace.scores(*batch), ["label"]))
     except InputError:
-        # Pruned just now: the rest of the page says so.
+        # The batch was pruned just now; the rest of the page says so.
         return []
     if not drift or not drift["alarm"]:
         return []
@@ -198,7 +198,7 @@ def _drift(tables: Tables, batch: Batch) -> list[str]:
 
 def _pictures(tables: Tables, batch: Batch, n: int) -> list[tuple[Row, Thumbnail]]:
     """The most anomalous of the flagged images with their pictures."""
-    # By way of pandas lists of lists come as arrays, and these columns have no nulls that would be numbers.
+    # Pandas gives nested lists as arrays, and turns no null of these columns into a number.
     columns = ", ".join(("relative_path", "image_id", "model_id", "batch_id", "verdict", *LOOKED_AT))
     sql = f"SELECT {columns}, anomaly_score, p_value FROM flagged ORDER BY anomaly_score DESC, relative_path LIMIT ?"  # noqa: S608
     return [(row, thumbnail(row)) for row in tables.query(sql, [n], [batch]).to_dict("records")]

@@ -22,7 +22,7 @@ from nelbo.flows.evaluation.agreement import (
     with_truth,
 )
 from nelbo.flows.numbers import images, percent
-from nelbo.flows.workspace.calibrations.calibration import Calibration, calibrations_of
+from nelbo.flows.workspace.calibrations.calibration import Calibration, calibrations_of, scored_in
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import labels_of, latest_reviews
@@ -33,7 +33,7 @@ _ROWS = 25
 
 
 class Side(NamedTuple):
-    """A calibration that can be compared. promises: see `calibrations.known`."""
+    """A calibration to compare; promises: see `calibrations.Known`."""
 
     calibration_id: str
     name: str
@@ -78,11 +78,13 @@ def choices_of(tables: Tables, batch: Batch) -> list[Calibration]:
     model_id, batch_id = batch
     found = tables.records("SELECT DISTINCT model_id FROM batches WHERE batch_id = ? ORDER BY model_id", [batch_id])
     models = sorted((row["model_id"] for row in found), key=lambda other: other != model_id)
-    return [choice for one in models for choice in calibrations_of(tables.workspace, one)]
+    known = [choice for one in models for choice in calibrations_of(tables.workspace, one)]
+    precisions = {one: scored_in(tables.workspace.scores(one, batch_id)) for one in models}
+    return [choice for choice in known if choice.precision == precisions[choice.model_id]]
 
 
 def sides(choices: list[Calibration], a: str, b: str) -> tuple[Calibration | None, Calibration | None]:
-    """The two that are asked for, or else the first two; None where there are not two."""
+    """The two requested calibrations, or else the first two; None if there are fewer than two."""
     if len(choices) < 2:
         return None, None
     by_id = {choice.calibration_id: choice for choice in choices}
@@ -95,9 +97,9 @@ def _side(tables: Tables, choice: Calibration) -> Side:
 
 
 class Measures(NamedTuple):
-    """What each flags and, where the truth is known, who is right more often.
+    """What each calibration flags and, where the truth is known, which one is right more often.
 
-    rows: name, A, B, difference with its interval, p; said: what the truth is known from.
+    rows: name, A, B, difference with its interval, p; said: where the truth comes from.
     """
 
     rows: list[tuple[str, ...]]
@@ -109,7 +111,7 @@ def _measures(workspace: Workspace, rows: pa.Table, a: Calibration, b: Calibrati
         return None
     labels = "labels"
     if not pc.any(pc.greater_equal(rows["label"], 0)).as_py():
-        # What was decided last on each image is its label.
+        # The last decision on each image is its label.
         rows, labels = with_truth(rows, labels_of(latest_reviews(workspace))), "reviews"
     tests = {"flagged (anomalous or for review)": flagged_shares(rows)}
     said = (

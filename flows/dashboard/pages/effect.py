@@ -1,4 +1,4 @@
-"""What decisions would change: the threshold that they want, before anybody makes it. Nothing is written."""
+"""The threshold that the decisions so far would give, before anybody calibrates. Nothing is written."""
 
 from typing import NamedTuple
 
@@ -13,21 +13,22 @@ from nelbo.flows.evaluation.succession import Proposal, flags, objection
 from nelbo.flows.options.options import CalibrateOptions
 from nelbo.flows.steps.calibrate import proposed_by_reviews
 from nelbo.flows.workspace import pointers
-from nelbo.flows.workspace.calibrations.calibration import REVIEWS, scored_rows
-from nelbo.flows.workspace.errors import bad_input
+from nelbo.flows.workspace.calibrations.calibration import REVIEWS, scored_in, scored_rows
+from nelbo.flows.workspace.errors import UsageError, bad_input
 from nelbo.flows.workspace.layout import check_id
 
 router = APIRouter()
 
-#: Finds most defects for the fewest false alarms, if either counts as much.
+#: The objective that weighs the share of defects found and the false-alarm rate equally.
 OBJECTIVE = "youden"
 
 
 class Effect(NamedTuple):
-    """A threshold that decisions want, beside the current one.
+    """The threshold that decisions would give, beside the current one.
 
-    n_before, n_after: images of the batch that each calls anomalous.
-    why_not: what keeps it from becoming current; None if nothing does.
+    before, after: the current threshold, None without one, and the new one.
+    n_before, n_after: how many images of the batch each calls anomalous.
+    why_not: why the new one would not become current; None if it would.
     """
 
     before: float | None
@@ -41,7 +42,7 @@ class Effect(NamedTuple):
 @router.get("/review/effect")
 @drawn
 def effect(tables: Asked, model: str, batch: str) -> Response:
-    """What `calibrate --labels reviews` would make of the decisions so far, on a batch."""
+    """The effect on a batch of `calibrate --labels reviews` with the decisions so far."""
     found, why = None, ""
     try:
         root = str(tables.workspace.root)
@@ -54,8 +55,14 @@ def effect(tables: Asked, model: str, batch: str) -> Response:
 
 
 def _on(tables: Tables, proposal: Proposal, batch: Batch) -> Effect:
-    current = known(tables.workspace, batch[0], pointers.current_calibration(tables.workspace, batch[0])).calibration
-    rows = scored_rows(tables.workspace.scores(*batch))
+    current_id = pointers.current_calibration(tables.workspace, batch[0], proposal.precision)
+    current = known(tables.workspace, batch[0], current_id).calibration
+    if scored_in(path := tables.workspace.scores(*batch)) != proposal.precision:
+        raise UsageError(
+            f"batch {batch[1]} was scored by another fit of model {batch[0]} than the one whose threshold would move. "
+            "Choose a later batch."
+        )
+    rows = scored_rows(path)
     is_before = False if current is None else flags(rows, current.statistic, current.threshold)
     return Effect(
         None if current is None else current.threshold.value,

@@ -1,4 +1,4 @@
-"""Tables as files: all rows of what a page lists, as CSV or Parquet."""
+"""Tables as files: all rows that a page lists, as CSV or Parquet."""
 
 import tempfile
 from collections.abc import Callable
@@ -28,7 +28,7 @@ router = APIRouter()
 
 Kind = Literal["csv", "parquet"]
 
-#: Whole numbers stay what they are beside empty cells.
+#: Types that keep whole numbers whole in columns with empty cells.
 _WHOLE = {pa.int8(): pd.Int8Dtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}
 
 
@@ -52,25 +52,25 @@ def files(tables: Asked, kind: Kind, asked: Annotated[Files, Query()]) -> Respon
 
 @router.get("/found.{kind}")
 def images(tables: Asked, kind: Kind, text: str) -> Response:
-    """What a search finds."""
+    """The images that a search finds."""
     return _selected(tables, found(text.strip()), "found", kind)
 
 
 @router.get("/reviews.{kind}")
 def reviews(tables: Asked, kind: Kind) -> Response:
-    """Every decision, also what was taken back."""
+    """Every decision, including withdrawn ones."""
     return _selected(tables, Selection("FROM decisions", (), "reviewed_at_utc DESC, review_id"), "reviews", kind)
 
 
 @router.get("/disagreements.{kind}")
 def all_disagreements(tables: Asked, kind: Kind) -> Response:
-    """What different people decided on images on which they differ."""
+    """The decisions of different people on images on which they disagree."""
     return _selected(tables, DISAGREEMENTS, "disagreements", kind)
 
 
 @router.get("/history.{kind}")
 def all_times(tables: Asked, kind: Kind, path: str, image: str = "") -> Response:
-    """Each time that a file was scored."""
+    """A row for each time that a file was scored."""
     return _selected(tables, history(path, image), "history", kind)
 
 
@@ -91,7 +91,7 @@ def _selected(tables: Tables, selection: Selection, name: str, kind: Kind) -> Re
 
 
 def _download(give: Callable[[Callable[[pa.RecordBatchReader], None]], None], name: str, kind: Kind) -> Response:
-    """Rows as a file, which is made whole before anything of it is sent."""
+    """Rows as a file, which is written completely before it is sent."""
     with tempfile.NamedTemporaryFile(prefix="nelbo-export-", delete=False) as file:
         path = Path(file.name)
     try:
@@ -103,7 +103,7 @@ def _download(give: Callable[[Callable[[pa.RecordBatchReader], None]], None], na
 
 
 def _write_csv(path: Path, rows: pa.RecordBatchReader) -> None:
-    """Spreadsheets take it for UTF-8 by its first bytes, and no text in it for a formula."""
+    """Write CSV with a byte order mark, so that spreadsheets read UTF-8, and without formulas."""
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         without_formulas(rows.schema.empty_table().to_pandas()).to_csv(file, index=False)
         for some in rows:

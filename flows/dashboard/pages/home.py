@@ -23,15 +23,15 @@ router = APIRouter()
 #: How a batch compares with the band of chance.
 ABOVE, WITHIN, BELOW = "above the band", "within the band", "below the band"
 
-#: A row by its columns.
+#: A row of `_BATCHES`, by its columns.
 Batch = dict[str, Any]
 
-#: Cards, batches that a card draws, and rows of the table on a page.
+#: Most cards, most batches that a card draws, and rows of the table on a page.
 _CARDS, _DRAWN, _ROWS = 12, 60, 20
-#: Of batches that cards are made of.
+#: Number of the newest batches that cards are made of.
 _RECENT = 1000
 
-#: Published batches with what the run that scored them last wrote down; a killed one may have written nothing.
+#: Published batches with the row of the run that scored them last; a killed run may have written none.
 _BATCHES = """
     SELECT model_id, batch_id, started_at_utc AS scored, n_images, n_scored, n_not_scored, n_anomalous, n_review,
            n_anomalous / nullif(n_scored, 0) AS rate, images_per_s, drift,
@@ -53,7 +53,7 @@ class Card(NamedTuple):
     """A model in use.
 
     batch: its newest batch, a row of `_BATCHES`; ago: how long ago that was scored, None where no run says it.
-    compared: the same with what chance alone makes of it, None where no rate is promised, and how the two compare.
+    compared: that batch with the range that chance alone gives, None where no rate is promised, and how they compare.
     points: its recent batches, the newest last.
     flagged: the row of the most anomalous image that was flagged last, and its picture.
     """
@@ -91,7 +91,7 @@ def home(tables: Asked, at: Page = 1, text: str = "", model: str = "", drift: bo
 
 @router.get("/live")
 def live(tables: Asked, stamp_of_page: str = Query("", alias="stamp")) -> Response:
-    """Whether anything was published since a page was drawn: htmx is told to draw it anew."""
+    """Tell htmx to draw the page again if anything was published since it was drawn."""
     if stamp(tables) == stamp_of_page:
         return Response(status_code=204)
     return Response(headers={"HX-Trigger": "published"})
@@ -100,7 +100,7 @@ def live(tables: Asked, stamp_of_page: str = Query("", alias="stamp")) -> Respon
 @router.get("/missed")
 @drawn
 def missed(tables: Asked, model: str) -> Response:
-    """What decisions say of the defects that a model misses; a card asks for it when the rest of the page is there."""
+    """What decisions say of the defects that a model misses; a card requests it after the page has loaded."""
     return page("missed.html.j2", "", said=_missed(tables, model, stamp(tables)))
 
 
@@ -114,14 +114,14 @@ def _missed(tables: Tables, model_id: str, stamp_of_all: str) -> str | None:  # 
 
 
 def stamp(tables: Tables) -> str:
-    """What changes when a batch is published, a run ends or somebody decides."""
+    """A mark that changes when a batch is published, a run ends or somebody decides."""
     found = [catalog.find(tables.workspace, kind) for kind in ("scores", "runs", "reviews")]
     listed = "\n".join(f"{row['path']} {row['size_bytes']}" for table in found for row in table.to_pylist())
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
 def batches(text: str, model: str, drift: bool) -> Selection:
-    """The batches asked for, the newest first."""
+    """The batches that pass the filters, the newest first."""
     asked: dict[str, list[Any]] = {
         "contains(lower(batch_id), lower(?))": [text] if text else [],
         "starts_with(model_id, ?)": [model] if model else [],
@@ -156,7 +156,7 @@ def _card(tables: Tables, rows: list[Batch], *, is_latest: bool) -> Card:
 
 
 def _chance(tables: Tables, row: Batch) -> tuple[Interval | None, str]:
-    """What chance alone makes of a batch, None where no rate is promised; and how the batch compares, in words."""
+    """The range that chance alone gives, None where no rate is promised; and how the batch compares, in words."""
     calibration = known(tables.workspace, row["model_id"], row["calibration_id"]).calibration
     m, n_anomalous = row["n_scored"], row["n_anomalous"]
     alarms = _alarms(calibration.threshold, m) if calibration and m else None
@@ -173,7 +173,7 @@ def _alarms(threshold: Threshold, m: int) -> Interval | None:
 
 
 def _last_flagged(tables: Tables, rows: list[Batch]) -> Batch | None:
-    """The most anomalous image of the newest batch that has any flagged."""
+    """The most anomalous image of the newest batch with a flagged image."""
     some = [(row["model_id"], row["batch_id"]) for row in rows if row["n_anomalous"] + (row["n_review"] or 0) > 0]
     sql = "SELECT * FROM flagged ORDER BY anomaly_score DESC, relative_path LIMIT 1"
     return next(iter(tables.records(sql, [], some[:1])), None) if some else None

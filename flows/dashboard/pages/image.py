@@ -1,4 +1,4 @@
-"""The page "Image": one scored image, where it is unusual, and what it is compared with; and the page "Search"."""
+"""The page "Image": one scored image, where it is unusual, and images to compare it with; and the page "Search"."""
 
 import math
 from typing import Any
@@ -11,10 +11,11 @@ from fastapi import APIRouter, Response
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.dashboard.calibrations import known
 from nelbo.flows.dashboard.originals import Shown, original_of
-from nelbo.flows.dashboard.pictures import Original, as_url, looked, looked_at, window_of
+from nelbo.flows.dashboard.pictures import Original, as_url, looked, looked_at, regions_outline, window_of
 from nelbo.flows.dashboard.rendering import page
 from nelbo.flows.dashboard.routing import Asked, Page, drawn
 from nelbo.flows.dashboard.tables import Selection, Tables
+from nelbo.flows.inference.area.known import area_of_model
 from nelbo.flows.report.variants import named
 from nelbo.flows.workspace.calibrations.calibration import Calibration, normal_rows
 from nelbo.flows.workspace.layout import Workspace
@@ -26,7 +27,7 @@ _NEAREST_PX = 150
 _N_HISTORY = 200
 _ROWS = 25
 
-#: What people decided on an image, as far as it stands.
+#: People's decisions on an image that were not withdrawn.
 DECISIONS = "SELECT * FROM reviews WHERE image_id = ? ORDER BY reviewed_at_utc, review_id"
 
 
@@ -55,7 +56,7 @@ def image(tables: Asked, model: str = "", batch: str = "", image: str = "", path
 
 
 def asked(tables: Tables, model: str, batch: str, image: str, path: str) -> dict[str, Any] | None:
-    """The row that an address names; where several files have the same contents, the one with its path."""
+    """The row that an address names; if several files have the same contents, the one with this path."""
     if not image:
         return None
     sql = "SELECT * FROM scores WHERE image_id = ? ORDER BY relative_path = ? DESC, relative_path LIMIT 1"
@@ -65,18 +66,20 @@ def asked(tables: Tables, model: str, batch: str, image: str, path: str) -> dict
 @router.get("/image/original")
 @drawn
 def original(tables: Asked, model: str, batch: str, image: str, path: str) -> Response:
-    """The image from where it was scored, or why it is not shown: decoded when the rest of the page is there."""
+    """The image from where it was scored, or why it is not shown; the page requests it after it has loaded."""
     row = asked(tables, model, batch, image, path)
     shown: Shown = "No such image is in the workspace."
     if row is not None:
-        shown = original_of(tables.workspace.scores(model, batch), row)
-    return page("original.html.j2", "", shown=as_url(shown), path=path)
+        area = area_of_model(tables.workspace, model)
+        shown = original_of(tables.workspace.scores(model, batch), row, area=area)
+    outline = "" if row is None or isinstance(shown, str) else regions_outline(tables, row)
+    return page("original.html.j2", "", shown=as_url(shown, outline), path=path)
 
 
 @router.get("/image/normals")
 @drawn
 def normals(tables: Asked, model: str, batch: str, image: str, path: str) -> Response:
-    """What normal images with about this score look like."""
+    """Draw normal images of the calibration with about this score."""
     row = asked(tables, model, batch, image, path)
     calibration = None if row is None else known(tables.workspace, model, row["calibration_id"]).calibration
     if row is None or calibration is None or row["anomaly_score"] is None:
@@ -101,11 +104,12 @@ def _nearest(
     distance = np.abs(rows["anomaly_score"].to_numpy() - score)
     nearest = rows.take(pa.array(np.argsort(distance, kind="stable")[:_N_NEAREST]))
     manifest = workspace.manifest(calibration.batch_id)
-    return [(one, as_url(original_of(manifest, one, _NEAREST_PX))) for one in nearest.to_pylist()]
+    area = area_of_model(workspace, calibration.model_id)
+    return [(one, as_url(original_of(manifest, one, _NEAREST_PX, area))) for one in nearest.to_pylist()]
 
 
 def history(path: str, image: str) -> Selection:
-    """Each time that a file of this path was scored, and whether it had these contents then."""
+    """A row for each time that a file of this path was scored, and whether it had these contents then."""
     return Selection(
         """
         FROM (
@@ -122,7 +126,7 @@ def history(path: str, image: str) -> Selection:
 @router.get("/search")
 @drawn
 def search(tables: Asked, text: str = "", at: Page = 1) -> Response:
-    """Images by a part of their path, or by their content hash."""
+    """Find images by a part of their path, or by their content hash."""
     selection = found(text.strip())
     n = tables.count(selection) if text.strip() else 0
     return page(
@@ -138,7 +142,7 @@ def search(tables: Asked, text: str = "", at: Page = 1) -> Response:
 
 
 def found(text: str) -> Selection:
-    """Scored images with that in their path, or that content hash, the ones scored last first."""
+    """Scored images with this text in their path, or as their content hash, the last scored first."""
     return Selection(
         "FROM scores WHERE image_id IS NOT NULL AND (contains(lower(relative_path), lower(?)) OR image_id = lower(?))",
         (text, text),

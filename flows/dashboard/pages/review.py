@@ -20,12 +20,12 @@ from nelbo.flows.workspace.reviews import MAX_KIND, MAX_NOTE, MAX_REVIEWER, Revi
 
 router = APIRouter()
 
-#: Images of a queue, batches that a queue over all is made of, and decisions that are listed.
+#: Most images of a queue, most batches in the queue over all, and most decisions that are listed.
 _QUEUED, _BATCHES, _LISTED = 2_000, 50, 50
-#: Number keys.
+#: Kinds of defects that have a number key.
 _KINDS = 9
 
-#: The last decisions of different people on an image on which they differ; those decided on last come first.
+#: The last decision of each person on images on which they disagree; the images decided on last come first.
 DISAGREEMENTS = Selection(
     """
     FROM (
@@ -47,7 +47,7 @@ DISAGREEMENTS = Selection(
 class Item(NamedTuple):
     """An image of a queue.
 
-    why: one of the "worst", near the "threshold", of the audit "sample", or "chosen"; place: where its pictures are.
+    why: "worst", near the "threshold", of the audit "sample", or "chosen"; place: the address of its pictures.
     """
 
     image: str
@@ -72,9 +72,10 @@ def review(
     """Draw the page.
 
     Args:
-        image: the image to decide on first, also if it has been decided on.
-        of: the images of one batch, or of the newest ones.
-        by: whoever asks, to be shown also what only others have decided on; empty for what nobody has.
+        image: the image to decide on first, even if it has been decided on.
+        of: whether the queue holds the images of one batch, or of the newest batches.
+        by: the reviewer, for a queue that includes images which only others have decided on; empty for a queue of
+            images that nobody has decided on.
     """
     choice = choose(tables, model, batch, chosen)
     if choice.batch is None:
@@ -103,9 +104,9 @@ def review(
 
 
 def _queue(tables: Tables, batches: list[Batch], by: str) -> tuple[list[Item], int]:
-    """What is to be decided on: the worst first, then what is near the threshold, then the audit sample.
+    """The images to decide on, and how many have been decided on.
 
-    And how many images are decided.
+    The worst come first, then those near the threshold, then the audit sample.
     """
     sql = """
         SELECT * EXCLUDE (p_value, anomaly_score),
@@ -121,7 +122,7 @@ def _queue(tables: Tables, batches: list[Batch], by: str) -> tuple[list[Item], i
             UNION ALL BY NAME
             SELECT image_id, relative_path, model_id, batch_id, scored_at_utc, 'sample' AS why FROM audit
         )
-        -- An image of the sample is one of the sample, also where it is nearly flagged: else its draw was in vain.
+        -- A nearly flagged image that is in the audit sample is shown as one of the sample: else its draw were wasted.
         QUALIFY row_number() OVER (
             PARTITION BY image_id ORDER BY scored_at_utc DESC, why = 'threshold', relative_path
         ) = 1
@@ -156,7 +157,7 @@ def _decided(tables: Tables, batches: list[Batch]) -> list[dict[str, Any]]:
 @router.get("/review/image")
 @drawn
 def image(tables: Asked, model: str, batch: str, image: str, path: str, why: str = "") -> Response:
-    """An image to decide on: its pictures, why it was flagged, and what was decided before."""
+    """Draw an image to decide on: its pictures, why it was flagged, and earlier decisions."""
     row = asked(tables, model, batch, image, path)
     if row is None:
         return page("gone.html.j2", "", path=path)
@@ -175,7 +176,7 @@ def image(tables: Asked, model: str, batch: str, image: str, path: str, why: str
 
 
 class Decided(BaseModel):
-    """What the page sends: a decision of somebody on an image."""
+    """A decision on an image, as the page sends it."""
 
     review_id: str = Field(pattern=r"^v[0-9a-f]{32}$")
     model: str
@@ -191,10 +192,10 @@ class Decided(BaseModel):
 
 @router.post(REVIEWS)
 def decide(tables: Asked, decided: Decided) -> Response:
-    """Keep a decision. Sent again, it is kept once."""
+    """Keep a decision; one that is sent again is kept only once."""
     row = asked(tables, decided.model, decided.batch, decided.image, decided.path)
     if row is None or row["anomaly_score"] is None:
-        return JSONResponse({"said": "This image has no score any more: its batch was pruned, or scored anew."}, 409)
+        return JSONResponse({"said": "This image has no score any more: its batch was pruned, or scored again."}, 409)
     try:
         is_new = record_review(
             tables.workspace,

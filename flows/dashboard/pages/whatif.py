@@ -1,4 +1,4 @@
-"""The scores of a batch, and what another threshold would make of them. Nothing is written."""
+"""The scores of a batch, and what another threshold would flag. Nothing is written."""
 
 from typing import NamedTuple
 
@@ -21,9 +21,9 @@ _STEPS = 500
 class WhatIf(NamedTuple):
     """A threshold that is tried on a batch.
 
-    n, n_above: images with a score, and those above the tried one.
-    by_chance: how many of so many normal images would be above it; None without a calibration.
-    at: where the tried one is drawn, in the histogram's units.
+    n, n_above: number of images with a score, and of those above the tried threshold.
+    by_chance: how many of `n` normal images would be above it; None without a calibration.
+    at: where the tried threshold is drawn, in the histogram's units.
     """
 
     histogram: Histogram
@@ -54,7 +54,7 @@ def tried(tables: Asked, model: str, batch: str, threshold: float = Query(allow_
 def what_if(
     tables: Tables, batch: Batch, calibration: Calibration | None, threshold: float | None = None
 ) -> WhatIf | None:
-    """Try a threshold on a batch, its own where none is given; None where no file has a score."""
+    """Try a threshold on a batch, by default its own; None where no file has a score."""
     sql = "SELECT anomaly_score, threshold, statistic FROM scores WHERE anomaly_score IS NOT NULL"
     found = tables.query(sql, [], [batch])
     if found.empty:
@@ -85,7 +85,7 @@ def what_if(
 
 
 def false_alarms(normal_scores: np.ndarray, threshold: float, m: int) -> Interval:
-    """How many of m normal images a threshold calls anomalous: mean and 95 % of what chance makes of it.
+    """How many of m normal images a threshold calls anomalous: the mean and the 95 % range of chance.
 
     Args:
         normal_scores: (n,) of the calibration.

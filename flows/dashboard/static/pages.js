@@ -1,4 +1,4 @@
-// What all pages do: times in the visitor's zone, and choices that need no button.
+// For all pages: times in the visitor's time zone, and choices that need no button.
 "use strict";
 
 function tellTimes(root) {

@@ -1,7 +1,7 @@
 // The review queue: decisions by key, kept in the browser until the server has them.
 "use strict";
 
-const AHEAD = 5; // Images that are fetched before they are wanted.
+const AHEAD = 5; // Images that are fetched in advance.
 const ENDED = "your session has ended; load this page again and give the password, nothing is lost";
 const OUTBOX = "nelbo outbox", NAME = "nelbo reviewer"; // Kept through reloads, for all tabs of this browser.
 const queue = JSON.parse(document.getElementById("queue").textContent);
@@ -9,8 +9,8 @@ const page = document.getElementById("review"), place = document.getElementById(
 const note = document.getElementById("note"), who = document.getElementById("who");
 const kinds = JSON.parse(page.dataset.kinds);
 const fetched = new Map(); // Place of an image -> a promise of its HTML.
-const done = []; // What was decided or skipped here, the last at the end.
-let at = 0, shown = null, sending = false, unheard = ""; // Why what is waiting is not kept yet.
+const done = []; // What was decided or skipped here, the latest at the end.
+let at = 0, shown = null, sending = false, unheard = ""; // `unheard`: why waiting decisions are not kept yet.
 
 // Decisions
 
@@ -27,7 +27,7 @@ function drop(decision) {
   localStorage.setItem(OUTBOX, JSON.stringify(stored(OUTBOX, []).filter((one) => one.review_id !== decision.review_id)));
 }
 
-/** Send what is waiting, in its order; whatever the server does not keep is tried again. */
+/** Send waiting decisions in order; those that the server does not keep are sent again. */
 async function send() {
   if (sending) return;
   sending = true;
@@ -50,7 +50,7 @@ async function send() {
   sending = false;
 }
 
-/** Whether a decision is kept, was refused and why, or is to be sent again and why. */
+/** Post a decision: empty if it is kept, `refused` or `again` with the reason if it is not. */
 async function post(decision) {
   try {
     const answer = await fetch("/reviews", {
@@ -67,7 +67,7 @@ async function post(decision) {
   }
 }
 
-/** Say why a decision was not kept, and ask about the image again at the end. */
+/** Say why a decision was not kept, and put the image at the end of the queue again. */
 function refused(decision, why) {
   const list = document.getElementById("failed"), line = document.createElement("li");
   line.textContent = `Not kept: ${decision.path}, ${decision.decision}${decision.note ? `, “${decision.note}”` : ""}: ${why}`;
@@ -75,7 +75,7 @@ function refused(decision, why) {
   list.hidden = false;
   const place = done.findIndex((one) => one.decision?.review_id === decision.review_id);
   if (place >= 0) queue.push(queue[done.splice(place, 1)[0].i]);
-  // Nothing was left.
+  // The queue had ended.
   if (at === queue.length - 1 && shown === null) show(at);
 }
 
@@ -90,7 +90,7 @@ function tell() {
 
 // Images
 
-/** An image, or why it is not shown, which is tried again when it is wanted again. */
+/** An image, or why it is not shown; a failed one is fetched again when it is needed again. */
 function get(i) {
   const { place } = queue[i];
   if (!fetched.has(place)) fetched.set(place, drawn(place));
@@ -154,7 +154,7 @@ function newId() {
 }
 
 function decide(decision, kind = null) {
-  // What has no heading could not be shown.
+  // An item without a heading could not be shown.
   if (shown === null || !named() || !place.querySelector("h2")) return;
   const text = note.value.replace(/\p{Cc}/gu, " ").trim();
   note.setCustomValidity(
@@ -162,7 +162,7 @@ function decide(decision, kind = null) {
       ? `A kind has at most ${page.dataset.longestKind} letters.` : "",
   );
   if (!note.reportValidity()) return;
-  // A text that begins with # is a kind of its own.
+  // A text that begins with # names a new kind.
   if (decision === "anomalous" && text.startsWith("#")) {
     kind = text.slice(1).trim();
     if (kind && !kinds.includes(kind)) kinds.push(kind);
@@ -224,7 +224,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" || event.key === "Escape") note.blur();
     return;
   }
-  // A key that is held down was meant once.
+  // A key that is held down counts once.
   if (event.repeat || event.target.closest("input, select, textarea")) return;
   if (event.key === "n") {
     note.focus();

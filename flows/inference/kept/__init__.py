@@ -1,1 +1,1 @@
-"""Images that are kept to be looked at although they were not flagged: drawn at random, and nearly flagged."""
+"""Images that are kept for people to look at although they were not flagged: drawn at random, or nearly flagged."""

@@ -1,8 +1,8 @@
 """The audit sample: images of a batch that were not flagged, drawn at random for people to look at.
 
-Each file has a key, a hash of its path under the batch and a seed, which knows nothing of what the image shows. Of the
-images that were not flagged those with the k smallest keys are the sample: each k of them are as likely as any other,
-and whoever draws again, in other shards or another order, draws the same.
+Each file has a key: a hash of its path, the batch's id and a seed, which does not depend on what the image shows. The
+sample is the k images with the smallest keys among those that were not flagged: every set of k is equally likely, and
+drawing again, in other shards or another order, gives the same sample.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def audit_keys(paths: Iterable[str], batch_id: str, seed: int) -> NDArray[np.uint64]:
-    """(n,) key of each file of a batch, by its ``relative_path``.
+    """(n,) keys of a batch's files, given their ``relative_path``.
 
     >>> audit_keys(["a.png", "b.png"], "b1", seed=0).argsort().tolist()
     [0, 1]
@@ -26,14 +26,14 @@ def audit_keys(paths: Iterable[str], batch_id: str, seed: int) -> NDArray[np.uin
 
 
 class Draw:
-    """Which files of some shards are candidates: in each shard those that have, or had on the way, the k smallest keys.
+    """Which files of some shards are candidates: those whose key is among the k smallest of their shard so far.
 
-    Only when all of a batch is scored it is known which images are drawn, and then none is decoded again: what a
-    drawn one is looked at by is kept of each candidate, of k (1 + 1/2 + 1/3 + ...) in a shard, a term for each batch
+    Which images are drawn is known only when the whole batch is scored, and no image is decoded again then. So the
+    pictures of every candidate are kept: about k (1 + 1/2 + 1/3 + ...) in a shard, with a term for each group of files
     that goes through the model.
 
     Args:
-        keys: of the files of each shard, in the order in which they are scored.
+        keys: of the files of each shard, in scoring order.
         k: images in the sample.
 
     >>> draw = Draw([np.array([4, 2, 7]), np.array([9])], k=1)
@@ -47,8 +47,13 @@ class Draw:
         self._smallest = [np.empty(0, np.uint64)] * len(keys)
         self._k, self._done = k, 0
 
+    def add(self, keys: NDArray[np.integer]) -> None:
+        """Add further files to the last shard."""
+        self._keys = np.concatenate([self._keys, keys.astype(np.uint64)])
+        self._shards = np.append(self._shards, np.full(len(keys), len(self._smallest) - 1))
+
     def __call__(self, eligible: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(n,) which of the next n files are candidates, of those that may be drawn."""
+        """(n,) which of the next n files are candidates; only `eligible` ones may be drawn."""
         here = slice(self._done, self._done + len(eligible))
         self._done = here.stop
         keys, shards = self._keys[here], self._shards[here]
@@ -61,7 +66,7 @@ class Draw:
 
 
 def keep_none(eligible: NDArray[np.bool_], *_: object) -> NDArray[np.bool_]:
-    """A draw of nothing."""
+    """A draw that keeps no image."""
     return np.zeros(len(eligible), bool)
 
 
@@ -76,5 +81,5 @@ def drawn(candidates: pa.Table, batch_id: str, seed: int, k: int) -> pa.Table:
 
 
 def candidates_of(rows: pa.Table) -> pa.Table:
-    """Of a shard's rows, with their verdicts, those that may be drawn."""
+    """The rows of a shard that may be drawn, by their verdicts."""
     return rows.filter(pc.and_(pc.equal(rows["verdict"], "normal"), pc.is_valid(rows["thumbnail"])))

@@ -1,18 +1,18 @@
-"""What was nearly flagged: the images of a batch with the highest scores that are not flagged."""
+"""Nearly flagged images: those of a batch with the highest scores that are not flagged."""
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-#: Images of a batch.
+#: Nearly flagged images that are kept of a batch.
 N_NEAR = 12
 
 
 class Near:
-    """Which images are candidates: those with the k highest scores so far. Of equal ones the earlier is the higher.
+    """Which images are candidates: those with the k highest scores so far; of equal scores the earlier counts more.
 
-    Only when all of a batch is scored it is known which they are. An image that is one of the k highest of the batch is
-    one of those that came with it, too, however the batch is cut.
+    Which images are nearest is known only when the whole batch is scored. However the batch is cut, one of its k
+    highest is also one of the k highest at the time when it is scored.
 
     >>> near = Near(k=1)
     >>> near(np.array([True, True, False]), np.array([1.0, 3.0, 9.0]))
@@ -25,7 +25,7 @@ class Near:
         self._highest, self._k = np.empty(0), k
 
     def __call__(self, eligible: NDArray[np.bool_], scores: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """(n,) which of the next n files are candidates, of those that may be: scores of the others mean nothing."""
+        """(n,) which of the next n files are candidates; only `eligible` ones can be, and only their scores count."""
         n_before, own = len(self._highest), np.flatnonzero(eligible)
         merged = np.concatenate([self._highest, scores[own]])
         order = _highest_first(merged)[: self._k]

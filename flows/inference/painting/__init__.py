@@ -1,1 +1,1 @@
-"""Images that are painted on: with noise, and with simulated defects."""
+"""Images with noise or simulated defects painted on them."""

@@ -1,22 +1,22 @@
-"""Images that no model has learned: copies of normal ones with noise painted over them."""
+"""Images unlike any that a model has learnt: copies of normal ones with noise painted over them."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nelbo import vae_core
 
-#: Share of the height and of the width that is painted over, one after the other: from a spot to the whole image.
+#: Share of height and width that is painted over, in turn: from a spot to the whole image.
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _SEED = 0
 
 
 def painted(pixels: NDArray[np.float32], likelihood: str) -> NDArray[np.float32]:
-    """A copy of each image with black and white noise in a rectangle, which grows over four images to all of it.
+    """A copy of each image with black and white noise in a rectangle, which grows over four images to the whole image.
 
-    The values are 0 and 1, which every likelihood is defined for. The same images are painted alike each time.
+    The noise is 0 and 1, for which every likelihood is defined. The same images are painted alike each time.
 
     Args:
-        pixels: (n, h, w, c) in [0, 1], defined for the likelihood.
+        pixels: (n, h, w, c) in [0, 1], in the likelihood's support.
 
     >>> grey = np.full((4, 16, 16, 1), 0.5, np.float32)
     >>> (painted(grey, "gaussian_learned_sigma") != grey).sum(axis=(1, 2, 3)).tolist()

@@ -1,4 +1,4 @@
-"""Learning from images that are seen in tiles: each is decoded at its own resolution as its turn comes."""
+"""Training on images that are seen in tiles: each is decoded at its own resolution when its turn comes."""
 
 import logging
 from collections.abc import Generator, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 
 from nelbo import vae_core
 from nelbo.data import File, Preprocessing, iter_wholes
+from nelbo.data.area.looking import outside
 from nelbo.flows.inference.ahead import ahead
 from nelbo.flows.inference.progress import progress
 from nelbo.flows.options.settings import DecodingSettings
@@ -27,20 +28,25 @@ def learn_tiles(
     decoding: DecodingSettings,
     folder: Path,
 ) -> "vae_core.Training":
-    """Fit a model of tiles on files that could be decoded a moment ago.
+    """Fit a tile model on files that could be decoded a moment ago.
 
     Args:
         files: normal images; the next one is decoded while one is computed.
         config, train_config, preprocessing: of the model.
-        folds: of each file.
+        folds: fold of each file.
         decoding: limits and processes.
-        folder: for the features, which are deleted.
+        folder: for the features, which are deleted afterwards.
 
     Raises:
         UsageError: a file cannot be decoded any more, or the backbone's weights are not there.
     """
     log.info("features by %s, head %s, tiles of %d pixels", config.backbone, config.head, config.height)
-    made_by: dict[str, Any] = {"preprocessing": preprocessing.to_dict(), "folds": folds, "folder": folder}
+    made_by: dict[str, Any] = {
+        "preprocessing": preprocessing.to_dict(),
+        "folds": folds,
+        "outside": outside(preprocessing.area),
+        "folder": folder,
+    }
     with (
         progress("computing features", len(files), "fitting the model") as advance,
         closing(ahead(_wholes(files, preprocessing, decoding))) as wholes,

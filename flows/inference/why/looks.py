@@ -1,4 +1,4 @@
-"""What a model's training images look like, place by place and as a whole; it is kept beside the model."""
+"""What a model's training images look like, place by place and as a whole; kept beside the model."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from nelbo.vae_core.pixels import PixelRows, to_unit
 
 log = logging.getLogger(__name__)
 
-#: Images that are looked at: more say no more of means and ends.
+#: Most images that are looked at: more would hardly change means and quantiles.
 MOST_IMAGES = 2000
-#: Quantiles between which images usually lie; of up to 200 images their extremes.
+#: Quantiles between which images usually lie; for up to 200 images these are the extremes.
 _USUAL = (0.005, 0.995)
-#: Deviations are no smaller than these: what nobody sees is not worth telling.
+#: Least standard deviations: a difference that nobody sees is not worth telling.
 _LEAST_DEVIATION = {"brightness": 0.02, "detail": 0.05, "red_green": 0.01, "yellow_blue": 0.01}
 #: Images read at a time.
 _CHUNK = 64
@@ -34,9 +34,9 @@ Plane = NDArray[np.floating[Any]]
 class Looks:
     """What the training images of one variant look like.
 
-    n_images: that were looked at.
-    local: by the names of `data.looks.Look.local`, the mean and the deviation of each cell, each (gh, gw).
-    whole: by those of `data.looks.Look.whole`, between what numbers images usually lie.
+    n_images: number of images that were looked at.
+    local: by the names of `data.looks.Look.local`, the mean and the standard deviation of each cell, each (gh, gw).
+    whole: by the names of `data.looks.Look.whole`, the two numbers between which images usually lie.
     """
 
     n_images: int
@@ -44,7 +44,7 @@ class Looks:
     whole: Mapping[str, tuple[float, float]]
 
     def deviations(self, look: Look) -> dict[str, Plane]:
-        """(gh, gw) by how many standard deviations each cell of an image is off what is usual at that place."""
+        """(gh, gw) by how many standard deviations each cell of an image differs from the mean at its place."""
         return {
             name: (look.local[name] - mean) / deviation
             for name, (mean, deviation) in self.local.items()
@@ -53,7 +53,7 @@ class Looks:
 
 
 def learn_looks(pixels: CachedPixels, variants: Sequence[str | None], seed: int) -> dict[str | None, Looks]:
-    """What the images of each variant have in common; of a single image that cannot be said.
+    """What the images of each variant have in common; variants with a single image are left out.
 
     Args:
         pixels: n images as the model takes them.
@@ -93,10 +93,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def keep_looks(looks: Mapping[str | None, Looks], workspace: Workspace, model_id: str, run: Run) -> None:
-    """Put what the images of each variant look like beside the model.
+    """Write what the images of each variant look like beside the model.
 
     Args:
-        looks: by the variant's name; None where the model has one for all.
+        looks: by the variant's name; the name is None for a model without variants.
     """
     rows = [
         {
@@ -118,18 +118,18 @@ def _nested(plane: Plane | None) -> list[list[float]] | None:
 
 
 def read_looks(workspace: Workspace, model_id: str) -> Mapping[str | None, Looks]:
-    """What the training images of each variant look like; empty where that was not kept, or is damaged."""
+    """What the training images of each variant look like; empty where the file is missing or damaged."""
     path = workspace.looks(model_id)
     try:
         return _read(path, modified(path))
     except FileNotFoundError:
-        # Of a model of an earlier version.
+        # The model is of an earlier version.
         return {}
 
 
 @lru_cache(maxsize=16)
 def _read(path: Place, when: float) -> Mapping[str | None, Looks]:  # noqa: ARG001 - a key
-    """Once for all shards of a batch; of a damaged one it is said once, too."""
+    """Cached, so that a batch reads the file once for all shards, and a damaged file is warned of only once."""
     try:
         rows = read_table(path, LOOKS_SCHEMA.names).to_pylist()
         variants = dict.fromkeys(row["variant"] for row in rows)

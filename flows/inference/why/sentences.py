@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nelbo.data.area.area import WHOLE, Area
 from nelbo.data.part.frame import STATUSES
 from nelbo.flows.inference.why.evidence import TOLD, Evidence, Off, looked_into
 from nelbo.flows.inference.why.looks import Looks
@@ -14,7 +15,7 @@ from nelbo.flows.inference.why.spots import Spot
 from nelbo.flows.numbers import number
 from nelbo.flows.workspace.calibrations.calibration import Calibration
 
-#: What is said of an image that is off to the one or the other side.
+#: Words for an image below, and above, what is usual.
 _WORDS = {
     "brightness": ("darker", "brighter"),
     "red_green": ("of greener colour", "of redder colour"),
@@ -23,14 +24,14 @@ _WORDS = {
     "sharpness": ("less sharp", "sharper or noisier"),
 }
 _NAMES = {"brightness": "brightness", "red_green": "colour", "yellow_blue": "colour", "detail": "texture"}
-#: What of a picture, and not of the part in it, can be the cause of the one and the other.
+#: What in taking the picture, rather than in the part, can cause a value below, and above, what is usual.
 _CAUSES = {
     "brightness": ("exposure or lamp",) * 2,
     "red_green": ("lamp or white balance",) * 2,
     "yellow_blue": ("lamp or white balance",) * 2,
     "sharpness": ("focus or motion", "focus or noise"),
 }
-#: Deviations from which on a size or a variant is worth telling.
+#: A size or variant is told if it is at least so many deviations beyond what is usual.
 _LEAST_BEYOND = 1.0
 
 Plane = NDArray[np.floating[Any]]
@@ -42,21 +43,24 @@ def explain(
     units: Plane | None,
     calibration: Calibration,
     looks: Mapping[str | None, Looks],
+    area: Area | None = None,
 ) -> pa.Array:
     """(n,) why each of some flagged images was flagged.
 
     Args:
-        rows: what is known of them, with the columns ``MEASURED`` and ``part``.
+        rows: of these images, with the columns ``MEASURED`` and ``part``.
         pixels: (n, h, w, c) in [0, 1], as the model takes them.
         units: (n, gh, gw) maps of how unusual each place is, 0 is usual; None where there are none.
         calibration: that flagged them.
         looks: of each variant's training images, as far as they are known.
+        area: of each image that `pixels` and `looks` show; maps cover the whole image.
     """
+    box = WHOLE if area is None else area.box
     scores = calibration.statistic.scores(rows)
     whys = []
     for i, row in enumerate(rows.to_pylist()):
         variant = row["variant"]
-        seen = looked_into(pixels[i], None if units is None else units[i], looks.get(variant))
+        seen = looked_into(pixels[i], None if units is None else units[i], looks.get(variant), box)
         whys.append(sentence(_evidence(row, seen, scores[i], calibration.against(variant))))
     return pa.array(whys, pa.string())
 
@@ -75,7 +79,7 @@ def _evidence(row: Mapping[str, Any], seen: Mapping[str, Any], score: float, aga
 
 
 def sentence(found: Evidence) -> str:
-    """What stands in the column ``why``.
+    """The text of the column ``why``.
 
     >>> import textwrap
     >>> spot = Spot(np.eye(2), x=0.71, y=0.18, width=0.12, height=0.2, n_others=0)
@@ -89,7 +93,7 @@ def sentence(found: Evidence) -> str:
 
 
 def _beyond(found: Evidence) -> Iterator[str]:
-    """What of the score is no matter of places."""
+    """Reasons that have no place in the image: the part's size, the variant."""
     if found.size_z >= _LEAST_BEYOND:
         what = STATUSES.get(found.part or "", "a part")
         yield f"Found was {what}, by {_digits(found.size_z)} deviations beyond the usual sizes."
@@ -126,7 +130,7 @@ def _place(spot: Spot) -> str:
 
 
 def _looks(found: Evidence) -> str:
-    """How it looks there, or as a whole; empty where nothing is known of training images."""
+    """How the image looks there, or as a whole; empty where nothing is known of training images."""
     if found.is_whole and found.whole:
         return f"it is {_compared(found.whole)}"
     if not found.there:
@@ -149,7 +153,7 @@ def _compared(whole: Iterable[Off]) -> str:
 
 
 def _of_picture(found: Evidence) -> Iterator[str]:
-    """What is off of the picture as a whole, and whether that may be the cause."""
+    """What is unusual about the picture as a whole, and whether that may be the cause."""
     causes = dict.fromkeys(_CAUSES[off.name][off.value > off.high] for off in found.whole if off.name in _CAUSES)
     if found.whole and not found.is_whole:
         yield f"The picture as a whole is {_compared(found.whole)}."
@@ -165,7 +169,7 @@ def _rare(found: Evidence) -> str:
 
 
 def _digits(value: float) -> str:
-    """Two digits, three from ten on.
+    """Two significant digits; three from ten on.
 
     >>> _digits(8.31), _digits(0.0472), _digits(23.45), _digits(1234.5)
     ('8.3', '0.047', '23.4', '1,234')
@@ -174,6 +178,6 @@ def _digits(value: float) -> str:
 
 
 def _listed(words: Iterable[str]) -> str:
-    """With commas and a last "and"."""
+    """The words joined by commas, with "and" before the last."""
     *others, last = words
     return f"{', '.join(others)} and {last}" if others else last

@@ -1,1 +1,1 @@
-"""Calibrations: what is kept of each, its id, and the statistic that it thresholds."""
+"""Calibrations: what each of them keeps, its id, and the statistic that it thresholds."""

@@ -1,4 +1,4 @@
-"""Ids of calibrations: hashes of all that verdicts are made with, so that a changed or moved one is noticed."""
+"""Ids of calibrations: hashes of everything that decides verdicts, so that a changed or moved one is noticed."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from nelbo.flows.workspace.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-#: What the same calibration made twice may differ in, and the id itself.
+#: What may differ when the same calibration is made twice, and the id itself.
 _MADE = ("made_at_utc", "code_version", "format_version", "calibration_id")
 _HASHED_ROWS = 65_536
 
@@ -23,15 +23,15 @@ def calibration_id(content: Mapping[str, Any], rows: pa.Table) -> str:
     """The id of a calibration.
 
     Args:
-        content: what ``calibration.json`` says.
-        rows: of ``scores.parquet``, with the columns that are written there.
+        content: the content of ``calibration.json``.
+        rows: the rows of ``scores.parquet``, with the columns that are written there.
     """
     said = {name: value for name, value in content.items() if name not in _MADE}
     return "c" + hashlib.sha256(json.dumps([said, rows_digest(rows)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_calibration_id(folder: Place, content: Mapping[str, Any], remedy: str) -> None:
-    """See that a calibration is the one that its folder's name says, in every number.
+    """Check that a calibration is, in every number, the one that its folder's name says.
 
     Raises:
         UsageError: it is another one, or was changed.
@@ -51,10 +51,10 @@ def check_calibration_id(folder: Place, content: Mapping[str, Any], remedy: str)
 
 
 def _id_of_0_1(content: Mapping[str, Any], rows: pa.Table) -> str:
-    """As version 0.1 had it: of the rows as this version of Arrow would send them."""
+    """The id as version 0.1 made it: from the rows as the installed version of Arrow serialises them."""
     said = {name: value for name, value in content.items() if name not in _MADE}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    # In pieces of one size: how the table is chunked is no difference.
+    # Pieces of one size make the id independent of the table's chunks.
     for piece in rows.combine_chunks().to_batches(_HASHED_ROWS):
         digest.update(piece.serialize())
     return "c" + digest.hexdigest()[:16]
@@ -63,8 +63,8 @@ def _id_of_0_1(content: Mapping[str, Any], rows: pa.Table) -> str:
 @cache
 def _warn_unchecked(name: str, written_by: str) -> None:
     log.warning(
-        "calibration %s was made by nelbo 0.1 with %s, and another is installed: whether it was changed since cannot "
-        "be told. Calibrate again for an id that can be checked",
+        "calibration %s was made by nelbo 0.1 with %s, and another version is installed: whether it was changed "
+        "since cannot be told. Calibrate again for an id that can be checked",
         name,
         written_by,
     )

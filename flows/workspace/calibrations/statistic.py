@@ -1,4 +1,4 @@
-"""The anomaly score of an image: one of the model's statistics; in calibrations of 0.1 also several, by a rule."""
+"""The anomaly score: one of the model's statistics; in calibrations of 0.1 also several that a rule joins."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ from nelbo.detectors.tail_rules import TWO_SIDED, TailRule
 class Statistic:
     """What a threshold is compared with.
 
-    name: of ``STATISTICS``, or "joint"; or "joint_" and the rule.
-    rule: of version 0.1, with its reference scores; None for a single statistic.
-    levels: of variants, what is taken off their scores, so that one threshold flags of each as many normal images.
+    name: one of ``STATISTICS``, or "joint"; or "joint_" and the rule; or `MAP_PEAK`, which only regions use.
+    rule: a rule of version 0.1, with its reference scores; None for a single statistic.
+    levels: variant -> what is subtracted from its scores, so that one threshold flags the same share of each variant.
     """
 
     name: str
@@ -26,18 +26,18 @@ class Statistic:
 
     @classmethod
     def by_rule(cls, reference: pa.Table, statistics: Sequence[str], rule: str) -> "Statistic":
-        """Several statistics by a rule, against rows of normal images that serve nothing else."""
+        """Several statistics joined by a rule, whose reference is rows of normal images with no other use."""
         return cls(f"joint_{rule}", TailRule(_measures(reference, statistics), statistics, rule))
 
     def scores(self, table: pa.Table) -> np.ndarray:
         """(n,) anomaly scores of rows with the columns of ``MEASURED``.
 
-        To those in standard deviations is added how far the part's size is off, where parts are looked for, and how far
-        the image is from its variant, where there are several.
+        Statistics in standard deviations also get two terms: how far the part's size is off, if parts are looked for,
+        and how far the image is from its variant, if there are several.
         """
         if self.rule is not None:
             return self.rule.scores(_measures(table, self.rule.statistics))
-        columns = JOINT_PARTS if self.name == JOINT else (STATISTICS[self.name],)
+        columns = JOINT_PARTS if self.name == JOINT else (STATISTICS.get(self.name, self.name),)
         found = np.sum([table[column].to_numpy() for column in columns], axis=0)
         if self.name in IN_DEVIATIONS:
             found = found + sum(np.nan_to_num(table[name].to_numpy()) for name in ("size_z", "variant_z"))
@@ -45,6 +45,6 @@ class Statistic:
 
 
 def _measures(table: pa.Table, statistics: Sequence[str]) -> dict[str, np.ndarray]:
-    """What a rule asks for, and no more: tables of 0.1 have no other statistics."""
+    """The statistics that a rule needs, and no more: tables of 0.1 have no others."""
     names = [name.removesuffix(TWO_SIDED) for name in statistics]
     return {name: table[STATISTICS[name]].to_numpy() for name in names}

@@ -1,4 +1,4 @@
-"""What others send or pack has no end unless there is a bound."""
+"""Data that others send or pack is read only up to a bound."""
 
 import io
 import tarfile
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Endless(BaseHTTPRequestHandler):
-    """Bodies of several kinds; how many bytes were sent is noted."""
+    """A server of bodies of several kinds, which records how many bytes it has sent."""
 
     sent = 0
 
@@ -30,7 +30,7 @@ class Endless(BaseHTTPRequestHandler):
     def _head(self) -> None:
         self.send_response(404 if "none" in self.path else 200)
         if "lies" in self.path:
-            # What HEAD says of an endless body.
+            # The length that HEAD claims for an endless body.
             self.send_header("Content-Length", "100")
         self.end_headers()
 
@@ -51,12 +51,12 @@ class Endless(BaseHTTPRequestHandler):
             return
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    """The address of such a server."""
+    """The address of an `Endless` server."""
     pytest.importorskip("aiohttp")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     thread = threading.Thread(target=server.serve_forever)
@@ -72,7 +72,7 @@ def web() -> Iterator[str]:
 def test_a_body_without_a_length_is_read_up_to_max_bytes(name: str, web: str) -> None:
     with pytest.raises(InputError, match=r"only 1 other files \(1 too_large\)"):
         ingest(f"{web}/{name}", limits=Limits(size_bytes=3 * MIB))
-    # What the sockets hold comes on top.
+    # The buffers of sockets may hold more than was read.
     assert Endless.sent < 64 * MIB
 
 
@@ -82,13 +82,13 @@ def test_a_body_without_a_length_that_fits_is_an_image(web: str) -> None:
         open_root(web).read("none.png", MIB)
 
 
-def test_a_server_that_has_gone_costs_that_file(web: str) -> None:
+def test_a_server_that_does_not_answer_loses_only_that_file(web: str) -> None:
     root = open_root(web.replace("127.0.0.1", "127.0.0.2"))
     with pytest.raises(OSError, match=r"a\.png"):
         root.read("a.png", MIB)
 
 
-def test_a_store_that_knows_no_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_sizes_is_read_up_to_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = fsspec.filesystem("memory")
     files.pipe(f"/{tmp_path.name}/a.bin", bytes(3 * MIB))
     info = type(files).info
@@ -117,7 +117,7 @@ def attributed(size: int) -> tarfile.TarInfo:
 
 
 def holes(path: Path, n: int) -> str:
-    """A tar with a map of holes, as GNU tar writes it: two numbers each."""
+    """A tar with a GNU map of holes, two numbers for each hole."""
     numbers = b"%d\n" % n + b"1\n1\n" * n
     info = tarfile.TarInfo("a.png")
     info.pax_headers = {
@@ -142,7 +142,7 @@ HUGE: list[Callable[[Path], str]] = [
 
 
 @pytest.mark.parametrize("kind", range(len(HUGE)))
-def test_what_a_tar_says_of_a_member_is_bounded(kind: int, tmp_path: Path) -> None:
+def test_the_header_of_a_member_of_a_tar_is_bounded(kind: int, tmp_path: Path) -> None:
     source = HUGE[kind](tmp_path / "x.tar")
     tracemalloc.start()
     with pytest.raises(InputError, match="the name and the attributes of a member take more than 1,048,576 bytes"):
@@ -152,7 +152,7 @@ def test_what_a_tar_says_of_a_member_is_bounded(kind: int, tmp_path: Path) -> No
     assert peak < 8 * MIB
 
 
-def test_long_names_and_attributes_within_the_bound(tmp_path: Path) -> None:
+def test_long_names_and_attributes_within_the_bound_are_read(tmp_path: Path) -> None:
     source = tar(tmp_path / "x.tar", attributed(MIB // 2), tarfile.TarInfo("b" * 3000 + ".png"))
     assert [len(entry.path) for entry in open_root(source).walk()] == [5, 3004]
 
@@ -165,8 +165,8 @@ def test_the_members_of_a_tar_are_bounded(tmp_path: Path, monkeypatch: pytest.Mo
         open_root(tar(tmp_path / "b.tar", *members))
 
 
-def test_a_tar_that_is_damaged_in_the_middle_is_bad_input(tmp_path: Path) -> None:
-    """Python's own reader takes a damaged header for the end, and what follows for nothing."""
+def test_a_tar_that_is_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
+    """Python's own reader takes a damaged header for the end of the archive."""
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as archive:
         for i in range(3):
@@ -179,7 +179,7 @@ def test_a_tar_that_is_damaged_in_the_middle_is_bad_input(tmp_path: Path) -> Non
 
 
 def test_a_zip_with_backslashes_is_read_as_folders(tmp_path: Path) -> None:
-    """As some programs on Windows make it; and nothing in it leads out."""
+    """Some programs on Windows write them; no path leads out of the archive."""
     names = ["day\\a.png", "day\\deeper\\b.png", "day/c.png"]
     bad = ["..\\up.png", "day\\..\\..\\up.png", "C:\\x.png", "c:x.png", "\\\\server\\x.png", "\\x.png", "day\\.hidden"]
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:

@@ -1,4 +1,4 @@
-"""What counts as colour, and finding it in files without decoding more of them than are needed."""
+"""What counts as colour, and how files with colour are found without more decoding than needed."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ GREY = Preprocessing(16, 16)
 
 
 def noisy(random: np.random.Generator, side: int, noise: float) -> np.ndarray:
-    """(side, side, 3) uint8: a grey picture whose channels have noise of their own."""
+    """(side, side, 3) uint8 grey picture with independent noise in each channel."""
     grey = 128 + 60 * np.sin(np.arange(side) / 5)[:, None, None]
     return np.clip(grey + random.normal(0, noise, (side, side, 3)), 0, 255).astype(np.uint8)
 
@@ -27,7 +27,7 @@ def test_noise_in_the_channels_is_no_colour(side: int, random: np.random.Generat
 
 @pytest.mark.parametrize("quality", [20, 50, 75, 95])
 @pytest.mark.parametrize("side", [64, 200])
-def test_what_jpeg_makes_of_grey_is_no_colour(quality: int, side: int, random: np.random.Generator) -> None:
+def test_jpeg_artefacts_of_grey_are_no_colour(quality: int, side: int, random: np.random.Generator) -> None:
     buffer = io.BytesIO()
     Image.fromarray(noisy(random, side, 4)).save(buffer, "JPEG", quality=quality)
     assert not is_coloured(np.asarray(Image.open(buffer)))
@@ -93,7 +93,7 @@ def test_reading_says_which_images_lose_their_colour(tmp_path: Path) -> None:
     for name, values in (("deep_green", deep), ("deep_grey", deep[..., [0, 0, 0]])):
         tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="rgb")
     assert read_images(sorted(tmp_path.glob("*.tif")), GREY).drops_colour.tolist() == [True, False]
-    # Three channels drop nothing.
+    # With three channels no colour is lost.
     assert not read_images(files, Preprocessing(16, 16, 3)).drops_colour.any()
 
 

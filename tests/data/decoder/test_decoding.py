@@ -1,4 +1,4 @@
-"""Decoders crash, hang and get killed: each costs one image, and no other."""
+"""A decoder that crashes, hangs or is killed loses one image, and no other."""
 
 import hashlib
 import itertools
@@ -32,7 +32,7 @@ from nelbo.data.sources.files import File, Stamp
 
 GREY = Preprocessing(16, 16, 1)
 
-#: The real decoder, but contents that begin with a word do what it says, as a library with a fault would.
+#: The real decoder, but contents that begin with a certain word cause a fault, as a faulty library would.
 FAULTY = """
 import ctypes, os, runpy, sys
 sys.path.insert(0, {root!r})
@@ -45,7 +45,7 @@ def faulty(opened, **options):
     if word.startswith(b"crash"):
         ctypes.string_at(0)
     if word.startswith(b"hang"):
-        # Inside C, with the interpreter's lock held.
+        # Sleep inside C, holding the interpreter's lock.
         ctypes.PyDLL(None).sleep(60)
     if word.startswith(b"exit"):
         os._exit(0)
@@ -62,7 +62,7 @@ process.serve(0, process._confine())
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Decoders with faults in a process of this test's own; the folder of its files."""
+    """Replace decoders by faulty ones for this test; the folder of its files."""
     workers.close_all()
     script = FAULTY.format(root=str(Path(workers.__file__).parents[3]))
     monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", script))
@@ -85,7 +85,7 @@ def levels(files: list[Path], **options: int) -> tuple[list[int], list[str | Non
 
 
 @pytest.mark.parametrize("size", [1, 7, 32, 1000])
-def test_some_at_a_time_are_the_same_images(tmp_path: Path, size: int) -> None:
+def test_chunks_give_the_same_images(tmp_path: Path, size: int) -> None:
     files = [*pictures(tmp_path, 70), tmp_path / "none.png"]
     expected = read_images(files, GREY, workers=2)
     found = list(iter_images(iter(files), GREY, size, workers=2))
@@ -105,12 +105,12 @@ def test_files_are_taken_as_they_are_needed_and_a_few_ahead(tmp_path: Path) -> N
     images = iter_images(endless(), GREY, 10, workers=2)
     for _ in range(20):
         assert next(images).reasons == [None] * 10
-    # Two chunks for each decoder, beyond the one that is taken from.
+    # Two chunks ahead for each decoder, beyond the chunk in use.
     assert 200 < len(taken) <= 200 + 5 * CHUNK
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_crash_costs_that_image(faulty: Path, number: int) -> None:
+def test_a_crash_loses_only_that_image(faulty: Path, number: int) -> None:
     files = pictures(faulty, 40)
     bad = {3: b"crash", 4: b"exit", 5: b"memory", 20: b"crash", 39: b"crash"}
     for row, content in bad.items():
@@ -121,7 +121,7 @@ def test_a_crash_costs_that_image(faulty: Path, number: int) -> None:
     assert {row: reason for row, reason in enumerate(reasons) if reason} == expected
 
 
-def test_a_hang_costs_that_image(faulty: Path) -> None:
+def test_a_hang_loses_only_that_image(faulty: Path) -> None:
     files = pictures(faulty, 6)
     files[2].write_bytes(b"hang")
     files[5].write_bytes(b"hang")
@@ -133,7 +133,7 @@ def test_a_hang_costs_that_image(faulty: Path) -> None:
         read_image(files[2], GREY, Limits(seconds=1))
 
 
-def test_what_a_library_prints_is_no_answer(faulty: Path) -> None:
+def test_output_of_a_library_is_not_taken_for_an_answer(faulty: Path) -> None:
     files = pictures(faulty, 3)
     files[1].write_bytes(b"chatter")
     assert levels(files) == ([0, 2], [None, "not_an_image", None])
@@ -151,8 +151,20 @@ def test_a_worker_killed_between_images_is_replaced(tmp_path: Path) -> None:
         assert worker.pid != killed
 
 
+def test_a_decoder_that_was_started_ahead_is_used_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers.close_all()
+    workers.start_ahead().join()
+    with monkeypatch.context() as none:
+        # Make sure that no other decoder can be started.
+        none.setattr(workers, "COMMAND", (sys.executable, "-c", ""))
+        assert levels(pictures(tmp_path, 2), workers=1) == ([0, 1], [None, None])
+        workers.close_all()
+        workers.start_ahead().join()
+    assert levels(pictures(tmp_path, 2), workers=1) == ([0, 1], [None, None])
+
+
 def test_decoders_are_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes a decoder over with hostile bytes finds what Python needs, and no key or password."""
+    """An attacker who takes over a decoder finds only variables that Python needs, and no key or password."""
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "PREFECT_API_AUTH_STRING", "NELBO_DASHBOARD_PASSWORD", "ANY"):
         monkeypatch.setenv(name, "s3cr3t")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere/lib")
@@ -167,8 +179,8 @@ def test_decoders_are_given_no_secret(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(found) <= {*workers._INHERITED, *workers._KEEP, "OPENBLAS_NUM_THREADS"}
 
 
-def test_workers_killed_again_and_again_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each while it is at an image, after another that it has answered."""
+def test_repeatedly_killed_workers_lose_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker is killed while it decodes an image, after it has answered another."""
     files, answer, answers = pictures(tmp_path, 200), workers.Worker._answer, itertools.count(1)
     killed: list[int] = []
 
@@ -200,7 +212,7 @@ def test_threads_share_the_pool(tmp_path: Path) -> None:
 
 
 def test_a_fork_has_workers_of_its_own(tmp_path: Path) -> None:
-    """Both go on, and the parent's workers end with the parent though the child lives."""
+    """Both processes continue, and the parent's workers end with the parent even if the child lives."""
     script = f"""
 import os, sys
 from pathlib import Path
@@ -242,7 +254,7 @@ time.sleep(60)
         pids = json.loads(parent.stdout.readline())
         parent.kill()
     assert pids
-    # A zombie has ended; only nobody asked yet.
+    # A zombie has ended, too; its parent has not waited for it yet.
     wait_for(lambda: not {state(pid) for pid in pids} - {"", "Z"}, "decoders to end")
 
 
@@ -259,7 +271,7 @@ def test_a_decoder_that_is_killed_while_it_starts_is_started_again(
     workers.close_all()
 
 
-def test_a_decoder_that_cannot_start_is_no_fault_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workers.close_all()
     monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
     with pytest.raises(RuntimeError, match=r"the decoder does not start: .* ended with status 3"):
@@ -288,7 +300,7 @@ def test_a_changed_file_waits(tmp_path: Path) -> None:
     assert len(images.pixels) == 2
 
 
-def test_a_look_says_what_a_file_is(tmp_path: Path) -> None:
+def test_a_look_describes_the_file(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((7, 9), np.uint16)).save(tmp_path / "deep.png")
     (tmp_path / "page.html").write_text("<html>")
     names = ("deep.png", "page.html", "missing")
@@ -303,7 +315,7 @@ def test_a_look_says_what_a_file_is(tmp_path: Path) -> None:
     assert (large.image_id, large.reason) == (None, "too_large")
 
 
-def test_looking_takes_files_as_they_are_needed(tmp_path: Path) -> None:
+def test_looks_take_files_as_they_are_needed(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
     taken = itertools.count()
 

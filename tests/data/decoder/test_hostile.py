@@ -1,4 +1,4 @@
-"""Bad and odd files of every kind: generated here, and real ones where they are at hand."""
+"""Bad and odd files of every kind: generated ones, and a collection of real ones if it is available."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ NOISE = Image.fromarray(RNG.integers(0, 256, (40, 60, 3)).astype(np.uint8))
 
 
 def found_in(folder: Path) -> dict[str, str | None]:
-    """Reason of each row, at ingest or when it is decoded."""
+    """Path -> reason, found at ingest or during decoding."""
     manifest = ingest(folder)
     images = read_images(manifest.files, Preprocessing(32, 32))
     table = manifest.table
@@ -30,8 +30,8 @@ def found_in(folder: Path) -> dict[str, str | None]:
     return {path: before or after for path, before, after in rows}
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the collection of hostile files is not at hand")
-def test_every_row_of_the_collection() -> None:
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the collection of hostile files is not available")
+def test_each_file_of_the_collection_has_its_reason() -> None:
     with (SHARED / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     found = found_in(SHARED / "files")
@@ -67,7 +67,7 @@ def chunks_of(content: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def png(*extra: bytes, before: bytes = b"IDAT") -> bytes:
-    """A sound PNG with more chunks before one of its own."""
+    """A valid PNG with extra chunks before one of its own."""
     parts = [PngImagePlugin._MAGIC]
     for kind, data in chunks_of(encode(NOISE, "PNG")):
         parts += extra if kind == before else ()
@@ -82,7 +82,7 @@ def split_pixels() -> bytes:
 
 
 def too_few_rows(mode: str) -> bytes:
-    """Sound chunks, whose sound zlib stream ends after half of the pixels."""
+    """A PNG of valid chunks, whose valid zlib stream ends after half of the pixels."""
     header, pixels, end = (data for kind, data in chunks_of(encode(NOISE.convert(mode), "PNG")) if kind != b"PLTE")
     rows = zlib.decompress(pixels)
     palette = chunk(b"PLTE", bytes(range(256)) * 3) if mode == "P" else b""
@@ -188,8 +188,8 @@ def tiff_with_tag(tag: int, value: int) -> bytes:
     return encode(Image.new("L", (20, 20)), "TIFF", tiffinfo=tags)
 
 
-def test_generated_files(tmp_path: Path) -> None:
-    """One batch of all of them, as they would come."""
+def test_each_generated_file_has_its_reason(tmp_path: Path) -> None:
+    """All of them are in one batch, as in practice."""
     for name, (make, _) in CASES.items():
         (tmp_path / name).write_bytes(make())
     found = found_in(tmp_path)
@@ -198,7 +198,7 @@ def test_generated_files(tmp_path: Path) -> None:
     assert len(found) == len(CASES)
 
 
-def test_names_are_only_names(tmp_path: Path) -> None:
+def test_odd_names_are_read_like_others(tmp_path: Path) -> None:
     names = [
         "-rf.png",
         "a\nb.png",
@@ -218,13 +218,13 @@ def test_names_are_only_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="Pillow is built without AVIF")
-def test_avif(tmp_path: Path) -> None:
+def test_avif_is_decoded(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "x.avif")
     pixels = read_images([tmp_path / "x.avif"], RGB).pixels
     np.testing.assert_allclose(pixels[0, 8, 8], [1, 0, 0], atol=0.02)
 
 
-def test_limits_are_those_given(tmp_path: Path) -> None:
+def test_each_limit_applies_exactly(tmp_path: Path) -> None:
     NOISE.save(tmp_path / "x.png")
     for limits, reason in (
         (Limits(pixels=40 * 60), None),

@@ -1,4 +1,4 @@
-"""Every mode becomes the pixels that a person would see; what cannot, says why."""
+"""Every image mode becomes the pixels that a person would see, or gives a reason."""
 
 import io
 import json
@@ -20,7 +20,7 @@ def save(path: Path, picture: Image.Image, **options: object) -> Path:
     return path
 
 
-def test_exif_orientation(tmp_path: Path) -> None:
+def test_images_are_turned_upright_by_exif(tmp_path: Path) -> None:
     upright = np.zeros((20, 30), np.uint8)
     upright[:10, :15] = 255
     stored = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright), 8: np.rot90(upright, -1)}
@@ -49,7 +49,7 @@ def test_pad_keeps_the_aspect_ratio(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_binarize(tmp_path: Path, fit: str) -> None:
+def test_images_are_binarised_at_the_level(tmp_path: Path, fit: str) -> None:
     ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (32, 2))
     pictures = {
         "eight.png": Image.fromarray(ramp),
@@ -66,7 +66,7 @@ def test_binarize(tmp_path: Path, fit: str) -> None:
             np.testing.assert_array_equal(pixels, grey > 0.45, err_msg=name)
 
 
-def test_binarize_leaves_the_level_itself_dark(tmp_path: Path) -> None:
+def test_binarising_leaves_the_level_itself_dark(tmp_path: Path) -> None:
     for value, expected in ((50, 0), (51, 0), (52, 1)):
         file = save(tmp_path / "x.png", Image.new("L", (20, 20), value))
         # 51 / 255 in float32 lies above 0.2 in float64.
@@ -80,18 +80,18 @@ def test_preprocessing_survives_json() -> None:
     assert again == preprocessing
     assert again.to_dict() == preprocessing.to_dict()
     older = {"height": 8, "width": 9, "channels": 3, "fit": "pad"}
-    later = ("binarize", "value_range", "float_range", "frame", "tile_scale", "tile_image")
+    later = ("binarize", "value_range", "float_range", "frame", "tile_scale", "tile_image", "area")
     assert Preprocessing(**older).to_dict() == older | dict.fromkeys(later)
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, 1.5, 128, float("nan"), True])
-def test_binarize_refuses(level: float) -> None:
+def test_a_bad_level_for_binarising_is_refused(level: float) -> None:
     with pytest.raises(ValueError, match=f"binarize={level}: a number above 0 and below 1"):
         Preprocessing(binarize=level)
 
 
 @pytest.mark.parametrize("bad", [{"channels": 2}, {"fit": "crop"}, {"height": 0}])
-def test_preprocessing_refuses(bad: dict[str, int]) -> None:
+def test_bad_preprocessing_is_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad)).replace("height", "image size")):
         Preprocessing(**bad)
 
@@ -130,14 +130,14 @@ def stored(content: bytes, path: Path, preprocessing: Preprocessing = RGB) -> np
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
 )
-def test_colours_as_a_person_sees_them(
+def test_each_mode_shows_the_colours_that_a_person_sees(
     tmp_path: Path, kind: str, picture: Image.Image, options: dict[str, object], colour: tuple[int, int, int]
 ) -> None:
     pixels = stored(written(kind, picture, **options), tmp_path / "x")
     np.testing.assert_allclose(pixels * 255, np.broadcast_to(colour, (16, 16, 3)), atol=1.5)
 
 
-def test_sixteen_bits_with_a_transparent_value(tmp_path: Path) -> None:
+def test_sixteen_bits_with_a_transparent_value_are_decoded(tmp_path: Path) -> None:
     values = np.full((16, 16), 13_107, np.uint16)
     values[:8] = 40_000
     pixels = stored(written("PNG", Image.fromarray(values), transparency=40_000), tmp_path / "x", GREY)
@@ -154,7 +154,7 @@ def test_an_embedded_profile_is_not_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
-def test_the_first_of_several_frames(tmp_path: Path, kind: str) -> None:
+def test_the_first_of_several_frames_is_decoded(tmp_path: Path, kind: str) -> None:
     first, second = (Image.new("RGB", (20, 20), (value, value, value)) for value in (200, 10))
     options = {"lossless": True} if kind == "WEBP" else {}
     pixels = stored(written(kind, first, save_all=True, append_images=[second], **options), tmp_path / "x")
@@ -163,17 +163,17 @@ def test_the_first_of_several_frames(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (301, 200)])
-def test_a_plain_png_is_what_pillow_makes_of_it(mode: str, size: tuple[int, int]) -> None:
-    """Lossless, so that another decoder changes no score."""
+def test_a_plain_png_is_decoded_like_pillow(mode: str, size: tuple[int, int]) -> None:
+    """PNG is lossless, so another decoder changes no score."""
     content = written("PNG", scene(*size).convert(mode))
-    (decoded,), box = decode(content, Limits())
+    (decoded,), box, _ = decode(content, Limits())
     assert (decoded.mode, box) == (mode, None)
     with Image.open(io.BytesIO(content)) as opened:
         np.testing.assert_array_equal(np.asarray(decoded), np.asarray(opened))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 999])
-def test_an_orientation_that_there_is_not(tmp_path: Path, orientation: int) -> None:
+def test_an_unknown_orientation_is_ignored(tmp_path: Path, orientation: int) -> None:
     values = np.zeros((16, 16), np.uint8)
     values[:4] = 255
     exif = Image.Exif()
@@ -211,7 +211,7 @@ def test_deep_images_keep_their_range(
 
 
 def scene(width: int, height: int) -> Image.Image:
-    """Edges, a gradient and texture, in colour."""
+    """A picture in colour with edges, a gradient and texture."""
     y, x = np.mgrid[:height, :width]
     random = np.random.default_rng(0).normal(0, 6, (height, width))
     grey = 120 + 60 * (x > width / 3) - 50 * (y > height / 2) + 40 * np.sin(x / 37) + random
@@ -237,19 +237,19 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
     difference = np.abs(
         stored(content, tmp_path / "x", preprocessing) - stored(reference, tmp_path / "y", preprocessing)
     )
-    # In grey levels. The decoder's blocks are not those of the area filter, least of all where colours are subsampled.
+    # In grey levels; the decoder averages other blocks than the area filter, above all with subsampled colours.
     assert difference.mean() * 255 < 2
     assert difference.max() * 255 < 16
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_a_part_of_a_block_is_a_part_of_a_pixel(tmp_path: Path, fit: str) -> None:
-    """Beside the same image stretched over the whole pixels, which is how a decoder means it that knows no parts."""
-    # 3/8 of the last column and of the last row are in the image.
+def test_a_partial_block_is_a_partial_pixel(tmp_path: Path, fit: str) -> None:
+    """The result is nearer to the exact one than if the image were stretched over whole pixels."""
+    # The image covers 3/8 of the last column and of the last row of blocks.
     picture = scene(507, 131).convert("L")
     preprocessing = Preprocessing(8, 31, 1, fit)
     content = written("JPEG", picture, quality=95)
-    (reduced,), box = decode(content, Limits(), at_least=(62, 16))
+    (reduced,), box, _ = decode(content, Limits(), at_least=(62, 16))
     assert (reduced.size, box) == ((64, 17), (0, 0, 507 / 8, 131 / 8))
     found = stored(content, tmp_path / "x", preprocessing)
     exact = stored(written("PNG", picture), tmp_path / "y", preprocessing)
@@ -261,7 +261,7 @@ def test_a_part_of_a_block_is_a_part_of_a_pixel(tmp_path: Path, fit: str) -> Non
 def test_a_turned_jpeg_of_partial_blocks_is_decoded_as_it_is() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    (decoded,), box = decode(written("JPEG", scene(901, 504), exif=exif), Limits(), at_least=(32, 32))
+    (decoded,), box, _ = decode(written("JPEG", scene(901, 504), exif=exif), Limits(), at_least=(32, 32))
     assert (decoded.size, box) == ((504, 901), None)
 
 
@@ -273,7 +273,7 @@ def test_a_small_jpeg_is_decoded_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [(1, 1), (2, 1), (0, float("nan")), (0, float("inf"))])
-def test_value_range_refuses(bad: tuple[float, float]) -> None:
+def test_a_bad_value_range_is_refused(bad: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="value_range="):
         Preprocessing(value_range=bad)
 
@@ -289,7 +289,7 @@ WHOLES = {
 @pytest.mark.parametrize("name", WHOLES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("binarize", [None, 0.5])
-def test_a_whole_picture_is_what_a_model_of_its_size_sees(
+def test_a_whole_picture_equals_the_input_of_a_model_of_its_size(
     tmp_path: Path, name: str, channels: int, binarize: float | None
 ) -> None:
     file = save(tmp_path / name, Image.fromarray(WHOLES[name]))
@@ -298,9 +298,9 @@ def test_a_whole_picture_is_what_a_model_of_its_size_sees(
     ((levels,),) = (images.wholes for images in iter_wholes([file], tiled))
     assert levels.dtype == (np.uint16 if name.endswith("tif") else np.uint8)
     unit = levels / np.float32(np.iinfo(levels.dtype).max)
-    # Grey ones have one channel for all.
+    # Grey images have one channel in place of three.
     np.testing.assert_allclose(unit if unit.ndim == 3 else unit[..., None] + 0 * expected, expected, atol=1e-5)
-    # The overview is what it would be without tiles.
+    # The overview is the same as without tiles.
     (images,) = iter_wholes([file], tiled)
     assert np.array_equal(images.pixels[0], read_image(file, Preprocessing(32, 32, channels, binarize=binarize)))
     assert np.array_equal(image_of(WHOLES[name], tiled).wholes[0], levels)
@@ -318,21 +318,21 @@ def test_a_whole_picture_is_what_a_model_of_its_size_sees(
         ({"height": 128, "width": 128}, (128, 128)),
     ],
 )
-def test_a_whole_picture_is_a_tile_at_least(changed: dict[str, object], shape: tuple[int, int]) -> None:
+def test_a_whole_picture_is_at_least_one_tile(changed: dict[str, object], shape: tuple[int, int]) -> None:
     preprocessing = Preprocessing(**{"height": 32, "width": 32, "tile_scale": 1.0, **changed})  # type: ignore[arg-type]
     (levels,) = image_of(np.full((70, 90), 200, np.uint8), preprocessing).wholes
-    # Enlarged, and never padded.
+    # A smaller image is enlarged, never padded.
     assert (levels.shape, levels.min(), levels.max()) == (shape, 200, 200)
 
 
 @pytest.mark.parametrize("bad", [{"tile_scale": 0}, {"tile_scale": 5.0}, {"tile_scale": 1.0, "tile_image": (10, 90)}])
-def test_tiles_of_no_sense_are_refused(bad: dict[str, object]) -> None:
+def test_impossible_tiles_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="tile_"):
         Preprocessing(32, 32, **bad)  # type: ignore[arg-type]
 
 
-def test_a_large_photograph_is_whole_at_full_resolution(tmp_path: Path) -> None:
-    # A model without tiles gets a JPEG at an eighth of its size.
+def test_a_large_photograph_is_decoded_at_full_resolution_for_tiles(tmp_path: Path) -> None:
+    # A model without tiles decodes a JPEG at an eighth of its size.
     picture = Image.fromarray(np.kron(WHOLES["grey.png"], np.ones((8, 8), np.uint8)))
     file = save(tmp_path / "a.jpg", picture, quality=95)
     ((levels,),) = (images.wholes for images in iter_wholes([file], Preprocessing(32, 32, tile_scale=1.0)))

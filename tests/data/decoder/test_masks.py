@@ -1,4 +1,4 @@
-"""Masks as people store them: what they say is defective."""
+"""Masks in the forms in which people store them, and which pixels they mark as defective."""
 
 import io
 from collections.abc import Callable
@@ -16,7 +16,7 @@ DEFECT[1:3, 2:5] = True
 
 def palette(mask: np.ndarray) -> Image.Image:
     image = Image.fromarray(mask.astype(np.uint8) * 2, "P")
-    # Black, unused, and a dark red beside a light one: both are defects.
+    # Black, an unused entry, and a dark and a light red, both of which mean a defect.
     image.putpalette([0, 0, 0, 9, 9, 9, 64, 0, 0, 255, 255, 255])
     image.putpixel((2, 1), 3)
     return image
@@ -32,7 +32,7 @@ def half_transparent(mask: np.ndarray) -> Image.Image:
         lambda mask: Image.fromarray(mask),
         lambda mask: Image.fromarray(mask.astype(np.uint8) * 255),
         lambda mask: Image.fromarray(mask.astype(np.uint8) * 3),
-        # Edges that a picture program has softened.
+        # Edges softened by a picture program.
         lambda mask: Image.fromarray(np.where(mask, 200, 100).astype(np.uint8)),
         lambda mask: Image.fromarray(mask.astype(np.uint16) * 65535),
         lambda mask: Image.fromarray(mask.astype(np.uint16) * 255),
@@ -47,7 +47,7 @@ def test_a_mask_says_where_the_defect_is(stored: Callable[[np.ndarray], Image.Im
     assert np.array_equal(found, DEFECT)
 
 
-def test_black_is_nowhere_and_white_is_everywhere(tmp_path: Path) -> None:
+def test_a_black_mask_marks_nothing_and_a_white_one_everything(tmp_path: Path) -> None:
     for name, value in (("black", 0), ("white", 255)):
         Image.new("L", (9, 5), value).save(tmp_path / f"{name}.png")
     black, white = iter_masks([tmp_path / "black.png", tmp_path / "white.png"])
@@ -56,7 +56,7 @@ def test_black_is_nowhere_and_white_is_everywhere(tmp_path: Path) -> None:
     assert (black.shape, black.any(), white.all()) == ((5, 9), False, True)
 
 
-def test_what_is_no_mask_has_a_reason(tmp_path: Path) -> None:
+def test_a_file_that_is_no_mask_has_a_reason(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("L", (20, 20), 255).save(buffer, "PNG")
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:60])

@@ -1,4 +1,4 @@
-"""pandas, DuckDB, Polars and pyarrow read the outputs while a writer publishes: whole batches, each once."""
+"""pandas, DuckDB, Polars and pyarrow see whole batches, each one time, while a writer publishes."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def publish(batch, n):
             writer.write(pa.Table.from_pylist(rows[start : start + 500], SCORES_SCHEMA))
 """
 
-#: Batch b1 is always there; b2 is published over and over, with one number of rows or another.
+#: Batch b1 is always there; b2 is published over and over, with alternating numbers of rows.
 WRITER = (
     PUBLISH
     + """
@@ -70,7 +70,7 @@ def with_pyarrow(root: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of scores with a writer at work."""
+    """A folder of scores into which a process keeps writing."""
     folder = tmp_path_factory.mktemp("published")
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder / "scores"), str(folder / "_staging")])
     try:
@@ -95,7 +95,7 @@ def test_readers_see_whole_batches(published: Path, read: Callable[[Path], pd.Da
         try:
             frame = read(published)
         except (OSError, duckdb.Error, pl.exceptions.PolarsError, PanicException):
-            # The file was replaced between two looks of the reader at it: an error, never wrong rows.
+            # If the file is replaced between two reads, the reader raises an error, and never gives wrong rows.
             n_refused += 1
             continue
         n_read += 1
@@ -108,8 +108,8 @@ def test_readers_see_whole_batches(published: Path, read: Callable[[Path], pd.Da
     assert n_refused <= n_read / 10
 
 
-def test_statistics_let_readers_skip(tmp_path: Path) -> None:
-    """Each row group says the range of its numbers and texts."""
+def test_statistics_let_readers_skip_row_groups(tmp_path: Path) -> None:
+    """Each row group holds the range of its numbers and texts."""
     code = PUBLISH + 'publish("b3", 2000)'
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "scores"), str(tmp_path / "_staging")], check=True)
     (path,) = tmp_path.glob("scores/*/*/scores.parquet")

@@ -1,4 +1,4 @@
-"""Time in which nelbo stood still is not the images'; a decoder that hangs is stopped all the same."""
+"""Time in which nelbo was suspended does not count for an image; a decoder that hangs is stopped even so."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from servers import state, wait_for
 from nelbo.data import Limits, Preprocessing, read_images
 from nelbo.data.decoder import workers
 
-#: The real decoder, but what a file's name begins with happens before it is read.
+#: The real decoder, but the beginning of a file's name says what happens before the file is read.
 ODD = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
@@ -40,7 +40,7 @@ process.serve(0, process._confine())
 """
 SCRIPT = ODD.format(root=str(Path(workers.__file__).parents[3]))
 
-#: Reads all images of a folder, and says which process decodes them, and what became of them.
+#: Reads all images of a folder; prints the id of the decoding process, and the reason for each image.
 READER = """
 import json, sys
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_a_decoder_that_hangs_is_stopped(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("odd")
-def test_a_decoder_that_somebody_stopped_is_no_timeout(tmp_path: Path) -> None:
+def test_a_stopped_decoder_is_no_timeout(tmp_path: Path) -> None:
     files = put(tmp_path, "a.png", "stopped.png", "b.png")
 
     def go_on() -> None:
@@ -110,14 +110,14 @@ def reader(folder: Path, seconds: float) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def test_a_suspended_machine_costs_no_image(tmp_path: Path) -> None:
-    """All of nelbo stands still, twice, for more than an image may take."""
+def test_a_suspended_machine_loses_no_image(tmp_path: Path) -> None:
+    """All processes of nelbo are stopped twice, for longer than an image may take."""
     put(tmp_path, *(f"slow{i:02}.png" for i in range(12)))
     with reader(tmp_path, 1.5) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         for _ in range(2):
-            # At an image.
+            # The decoder is at work on an image.
             wait_for(lambda: state(pid) == "S" and _opened(pid), "a file to be decoded")
             os.killpg(process.pid, signal.SIGSTOP)
             wait_for(lambda: state(pid) == "T", "all to stop")
@@ -127,7 +127,7 @@ def test_a_suspended_machine_costs_no_image(tmp_path: Path) -> None:
 
 
 def _opened(pid: int) -> bool:
-    """Whether a decoder has begun with its questions: it sleeps, and not for want of one."""
+    """Whether a decoder is at work on a file: it sleeps, but not on the pipe that brings its requests."""
     wchan = Path(f"/proc/{pid}/wchan").read_text()
     return "pipe" not in wchan
 

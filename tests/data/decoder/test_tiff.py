@@ -1,4 +1,4 @@
-"""TIFFs of every layout give the pixels that were written, or say that they are not read; never others."""
+"""TIFFs of every layout give the pixels that were written or are refused; they never give other pixels."""
 
 import io
 import itertools
@@ -18,7 +18,7 @@ from nelbo.data.decoder.samples import Ranges
 from nelbo.data.sources.files import File
 
 HEIGHT, WIDTH = 21, 29
-#: Values in [0, 1] that no two pixels share, in four channels.
+#: Distinct values in [0, 1], in four channels.
 SCENE = np.random.default_rng(0).permutation(HEIGHT * WIDTH * 4).reshape(HEIGHT, WIDTH, 4) / (HEIGHT * WIDTH * 4 - 1)
 CHANNELS = {"minisblack": 1, "miniswhite": 1, "rgb": 3, "separated": 4}
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
@@ -32,7 +32,7 @@ def written(values: np.ndarray, **options: Any) -> bytes:
 
 
 def pixels_of(content: bytes, ranges: Ranges = Ranges()) -> np.ndarray:  # noqa: B008 - immutable
-    """(h, w) or (h, w, 3) in [0, 1]."""
+    """(h, w) or (h, w, 3) pixels in [0, 1]."""
     bands = [np.asarray(band) for band in decode(content, Limits(), ranges=ranges).bands]
     values = bands[0] if len(bands) == 1 else np.stack(bands, axis=-1)
     return values / 255 if values.dtype == np.uint8 else values
@@ -47,16 +47,16 @@ def reason_of(content: bytes) -> str | None:
 
 
 def stored(unit: np.ndarray, dtype: str) -> np.ndarray:
-    """[0, 1] over the type's range, of signed integers its positive half."""
+    """[0, 1] scaled to the type's range; for signed integers, to its positive half."""
     if dtype.startswith("f"):
         return unit.astype(dtype)
-    # The largest 64-bit integers have no float: the next one down has.
+    # The largest 64-bit integers have no exact float64, so take the next lower one.
     most = np.nextafter(np.iinfo(dtype).max, 0) if dtype.endswith("8") else np.iinfo(dtype).max
     return (unit * most).round().astype(dtype)
 
 
 def seen(values: np.ndarray, photometric: str, alpha: str | None) -> np.ndarray:
-    """What a person sees of stored values, by the words of the TIFF 6.0 specification."""
+    """What a person sees of stored values, by the TIFF 6.0 specification."""
     kind = values.dtype
     unit = values.astype(np.float64) / (1 if kind.kind == "f" else np.iinfo(kind).max)
     n = CHANNELS[photometric]
@@ -71,12 +71,12 @@ def seen(values: np.ndarray, photometric: str, alpha: str | None) -> np.ndarray:
 
 
 def combinations() -> Iterator[Any]:
-    """A few of each type with each other property, so that all pairs come together."""
+    """A few combinations of all properties, which include every pair of a type and another property."""
     random = np.random.default_rng(1)
     alphas = (None, "unassalpha", "assocalpha")
     for dtype, compression in itertools.product(TYPES, (None, *LOSSLESS)):
         for photometric, planar, order in itertools.product(CHANNELS, ("contig", "separate"), "<>"):
-            # LERC knows no other types, and has the byte order of the machine.
+            # LERC has no such types, and uses the byte order of the machine.
             written = compression != "lerc" or (order == "<" and dtype not in ("u8", "i8", "f2"))
             if random.random() < 0.5 or not written:
                 continue
@@ -113,7 +113,7 @@ def test_every_combination_gives_its_pixels_or_is_unsupported(
         extrasamples=[alpha] if alpha else None, rowsperstrip=None if tile else 8, **options,
     )  # fmt: skip
     if photometric == "separated" and dtype[0] != "u":
-        # Inks are counted, not measured.
+        # Separate inks are read as unsigned integers only.
         assert reason_of(content) == "unsupported"
         return
     found = pixels_of(content)
@@ -129,14 +129,14 @@ def test_packed_bits_reach_white(bits: int, order: str) -> None:
     values = (SCENE[..., 0] * (2**bits - 1)).round().astype("u1" if bits < 8 else "u2")
     content = written(values, photometric="minisblack", bitspersample=bits, byteorder=order)
     if order == ">" and bits > 8:
-        # Writers differ in which end comes first.
+        # Writers disagree on the order of the bits.
         assert reason_of(content) == "unsupported"
     else:
         np.testing.assert_allclose(pixels_of(content), values / (2**bits - 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_bilevel(order: str) -> None:
+def test_bilevel_images_are_decoded(order: str) -> None:
     values = SCENE[..., 0] > 0.5
     for photometric, expected in (("minisblack", values), ("miniswhite", ~values)):
         np.testing.assert_array_equal(pixels_of(written(values, photometric=photometric, byteorder=order)), expected)
@@ -149,12 +149,12 @@ def test_bilevel(order: str) -> None:
         *((compression, "u2", "<", True) for compression in ("png", "jpeg2000", "jpegxl", "jpegxr")),
         ("jpegxl", "f4", "<", True),
         ("jpeg", "u2", "<", False),
-        # These files are wrong in themselves: no reader gives the array that was written.
+        # These files are invalid: no reader restores the array that was written.
         ("jpeg2000", "u2", ">", False),
         ("jpeg2000", "u4", "<", False),
     ],
 )
-def test_codecs_of_images(compression: str, dtype: str, order: str, is_read: bool) -> None:
+def test_codecs_of_images_are_decoded_or_unsupported(compression: str, dtype: str, order: str, is_read: bool) -> None:
     smooth = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)) / (HEIGHT + WIDTH)
     values = stored(np.stack([smooth, smooth / 2, 1 - smooth], axis=-1), dtype)
     lossless = {"lossless": True} if compression in ("jpegxl", "webp") else None
@@ -167,7 +167,7 @@ def test_codecs_of_images(compression: str, dtype: str, order: str, is_read: boo
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd", "lzma"])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "F", "RGB", "RGBA", "CMYK", "YCbCr"])
-def test_what_libtiff_wrote_is_what_libtiff_reads(mode: str, compression: str | None) -> None:
+def test_files_of_libtiff_are_decoded_like_libtiff(mode: str, compression: str | None) -> None:
     random = np.random.default_rng(2)
     if mode in ("F", "I;16"):
         picture = Image.fromarray(stored(SCENE[..., 0], "f4" if mode == "F" else "u2"))
@@ -198,8 +198,8 @@ def test_what_libtiff_wrote_is_what_libtiff_reads(mode: str, compression: str | 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_deep_colours(orientation: int, tmp_path: Path) -> None:
-    """Beside what Pillow makes of the same orientation in 8 bits."""
+def test_the_orientation_of_deep_colours_is_applied(orientation: int, tmp_path: Path) -> None:
+    """Compared with Pillow's result for the same orientation in 8 bits."""
     eight = stored(SCENE[..., :3], "u1")
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -209,8 +209,8 @@ def test_orientation_of_deep_colours(orientation: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_colours_of_16_bits_keep_them(channels: int, tmp_path: Path) -> None:
-    """A step that 8 bits cannot hold, in TIFF, PNG and PPM."""
+def test_colours_of_16_bits_keep_their_precision(channels: int, tmp_path: Path) -> None:
+    """A step smaller than 8 bits can hold stays, in TIFF, PNG and PPM."""
     import imagecodecs
 
     colour = np.array([1_000, 30_000, 60_001], np.uint16)
@@ -233,7 +233,7 @@ def test_colours_of_16_bits_keep_them(channels: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "jpeg", "packbits"])
 @pytest.mark.parametrize("tile", [None, (16, 16)])
 def test_a_file_that_ends_early_is_truncated(compression: str | None, tile: tuple[int, int] | None) -> None:
-    """Cut anywhere: never a picture with a black rest."""
+    """Wherever it is cut, it never gives a picture with a black rest."""
     values = stored(SCENE[..., :3], "u1")
     content = written(values, photometric="rgb", compression=compression, tile=tile, rowsperstrip=None if tile else 8)
     assert reason_of(content) is None
@@ -242,7 +242,7 @@ def test_a_file_that_ends_early_is_truncated(compression: str | None, tile: tupl
 
 
 def test_a_strip_that_ends_early_is_truncated() -> None:
-    """The file is whole, and a strip holds less than its rows."""
+    """The file is complete, but a strip holds fewer pixels than its rows need."""
     for compression in (None, "zlib"):
         content = written(
             stored(SCENE[..., 0], "u1"), photometric="minisblack", compression=compression, rowsperstrip=7
@@ -256,8 +256,8 @@ def test_a_strip_that_ends_early_is_truncated() -> None:
         assert reason_of(bytes(short)) in ("truncated", "unreadable")
 
 
-def test_strips_that_are_missing_are_truncated() -> None:
-    """Sparse files leave out what is empty: no picture of a camera."""
+def test_missing_strips_are_truncated() -> None:
+    """Sparse files leave out empty strips, which no camera does."""
     content = bytearray(
         written(stored(SCENE[..., 0], "u1"), photometric="minisblack", compression="zlib", rowsperstrip=7)
     )
@@ -277,7 +277,7 @@ def test_strips_that_are_missing_are_truncated() -> None:
     ],
     ids=["complex", "two pictures in one", "CIE Lab", "raw mosaic", "volume"],
 )
-def test_what_is_no_picture_is_unsupported(values: np.ndarray, options: dict[str, Any]) -> None:
+def test_data_that_is_no_picture_is_unsupported(values: np.ndarray, options: dict[str, Any]) -> None:
     if options.get("volumetric"):
         values = np.stack([values] * 3)
     content = written(values, **options)
@@ -287,7 +287,7 @@ def test_what_is_no_picture_is_unsupported(values: np.ndarray, options: dict[str
 
 
 def test_a_damaged_tag_is_not_replaced_by_its_default() -> None:
-    """Without its bits a sample would have one."""
+    """Without its tag BitsPerSample, a sample would have one bit."""
     content = bytearray(written(stored(SCENE[..., :3], "u1"), photometric="rgb"))
     tag = tifffile.TiffFile(io.BytesIO(bytes(content))).pages.first.tags["BitsPerSample"]
     content[tag.offset + 2 : tag.offset + 4] = struct.pack("<H", 4099)
@@ -297,14 +297,14 @@ def test_a_damaged_tag_is_not_replaced_by_its_default() -> None:
 FLOATS = np.linspace(-50, 150, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
 
 
-def test_floats_go_by_the_range_of_the_model() -> None:
+def test_floats_are_scaled_by_the_range_of_the_model() -> None:
     content = written(FLOATS, photometric="minisblack")
     np.testing.assert_allclose(pixels_of(content), (FLOATS + 50) / 200, atol=1e-6)
     found = pixels_of(content, Ranges(floats=(0, 100)))
     np.testing.assert_allclose(found, np.clip(FLOATS / 100, 0, 1), atol=1e-6)
     within = written(FLOATS / 400 + 0.25, photometric="minisblack")
     np.testing.assert_allclose(pixels_of(within, Ranges(floats=(0, 1))), FLOATS / 400 + 0.25, atol=1e-6)
-    # Integers keep the range of their type, and an explicit range goes before both.
+    # Integers keep the range of their type; an explicit range overrides both.
     sixteen = written(np.full((4, 4), 13_107, np.uint16), photometric="minisblack")
     np.testing.assert_allclose(pixels_of(sixteen, Ranges(floats=(0, 100))), 0.2, atol=1e-6)
     np.testing.assert_allclose(
@@ -317,14 +317,14 @@ def test_colours_in_floats_share_one_range() -> None:
     np.testing.assert_allclose(pixels_of(written(values, photometric="rgb")), (values + 50) / 200, atol=1e-6)
 
 
-def test_extent_is_of_floats_only() -> None:
+def test_only_floats_have_an_extent() -> None:
     assert float_extent(written(FLOATS, photometric="minisblack"), Limits()) == (-50, 150)
     assert float_extent(written(np.full((4, 4), 7, np.uint16), photometric="minisblack"), Limits()) is None
     with pytest.raises(ImageError, match="infinite"):
         float_extent(written(np.full((4, 4), np.inf, np.float32), photometric="minisblack"), Limits())
 
 
-def test_one_range_for_all_floats(tmp_path: Path) -> None:
+def test_all_floats_share_one_range(tmp_path: Path) -> None:
     parts = {"low.tif": FLOATS - 100, "high.tif": FLOATS, "within.tif": FLOATS / 400 + 0.25, "eight.tif": FLOATS > 0}
     for name, values in parts.items():
         tifffile.imwrite(tmp_path / name, values, photometric="minisblack")

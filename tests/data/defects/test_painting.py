@@ -1,4 +1,4 @@
-"""Defects painted on normal images: where they are, how large, how strong."""
+"""Defects painted on normal images: their place, size and strength."""
 
 import numpy as np
 import pytest
@@ -16,23 +16,21 @@ def textured(random: np.random.Generator, shape: tuple[int, ...] = (96, 128, 3))
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [3.0, 12.0])
-def test_a_defect_changes_what_lies_around_it_and_nothing_else(
-    kind: str, size: float, random: np.random.Generator
-) -> None:
+def test_a_defect_changes_only_its_surroundings(kind: str, size: float, random: np.random.Generator) -> None:
     image = textured(random)
     contrast = None if kind in OF_ITSELF else 5.0
     painted = paint(image, Defect(kind, size, contrast), FULL, random)
     changed = np.argwhere((painted.pixels != image).any(axis=-1))
     assert len(changed)
     place = np.array([painted.y, painted.x]) * image.shape[:2]
-    # A blot is uneven, and fades.
+    # A blot has an uneven, soft edge, hence the margin.
     assert np.abs(changed + 0.5 - place).max() <= size + 2
     assert painted.pixels.dtype == np.float32
     assert painted.pixels.min() >= 0
     assert painted.pixels.max() <= 1
 
 
-def test_a_shift_of_colour_leaves_it_as_light_as_it_was(random: np.random.Generator) -> None:
+def test_a_shift_of_colour_keeps_the_brightness(random: np.random.Generator) -> None:
     image = np.full((64, 64, 3), 0.5, np.float32)
     painted = paint(image, Defect("colour", 10.0, 5.0), FULL, random).pixels
     np.testing.assert_allclose(painted.mean(axis=-1), 0.5, atol=1e-6)
@@ -40,17 +38,17 @@ def test_a_shift_of_colour_leaves_it_as_light_as_it_was(random: np.random.Genera
 
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
-def test_contrast_counts_in_deviations_of_what_is_around(contrast: float, random: np.random.Generator) -> None:
+def test_contrast_is_in_deviations_of_the_surroundings(contrast: float, random: np.random.Generator) -> None:
     image = textured(random, (128, 128, 1))
     changes = [
         np.abs(paint(image, Defect("spot", 12.0, contrast), FULL, random).pixels - image).max() for _ in range(20)
     ]
-    # What is clipped at black or white changes by less.
+    # Pixels clipped at black or white change by less.
     assert np.median(changes) == pytest.approx(contrast * 0.08, rel=0.15)
 
 
-def test_an_image_that_was_made_smaller_has_a_smaller_and_fainter_defect() -> None:
-    """A disc of 4 pixels in an image of which 8 x 8 become one: a pixel has a fifth of it, or four share that."""
+def test_a_reduced_image_has_a_smaller_and_fainter_defect() -> None:
+    """A disc 4 pixels wide, where 8 x 8 pixels become one: one pixel has a fifth of its contrast, or four share it."""
     grey = np.full((32, 32, 1), 0.5, np.float32)
     defect = Defect("spot", 4.0, 5.0)
     changes = [
@@ -99,22 +97,22 @@ def test_a_texture_has_no_subject(random: np.random.Generator) -> None:
     assert subject_of(textured(random)) is None
 
 
-def test_each_image_and_each_defect_is_used_as_often_as_others(random: np.random.Generator) -> None:
+def test_images_and_defects_are_used_equally_often(random: np.random.Generator) -> None:
     kinds = defects((4, 8), coloured=True)
     wanted = spread(30, kinds, 600, random)
     assert len(wanted) == 600
     images, defective = (list(column) for column in zip(*wanted, strict=True))
     assert np.ptp(np.bincount(images)) == 0
     assert np.ptp([defective.count(kind) for kind in kinds]) == 0
-    # Of few images no more is made than one of each.
+    # For few images no combination is used two times.
     assert len(spread(3, kinds, 600, random)) == 3 * len(kinds)
 
 
-def test_the_same_seed_paints_the_same() -> None:
+def test_the_same_seed_paints_the_same_defects() -> None:
     image = textured(np.random.default_rng(0))
     one, other = (paint(image, Defect("scratch", 9.0, 2.0), FULL, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
-def test_tiny_images_have_defects_of_a_pixel_at_least() -> None:
+def test_tiny_images_have_defects_of_at_least_one_pixel() -> None:
     assert usual_sizes([(8, 8)]) == (1.0, 1.0, 2.0)

@@ -1,4 +1,4 @@
-"""Parts that lie anyhow are found, turned upright and cropped alike; rendered ones, so that the pose is known."""
+"""Parts in any pose are found, turned upright and cropped in the same way; they are rendered, so the pose is known."""
 
 import io
 import json
@@ -26,7 +26,7 @@ SCENES = {shape: Scene(shape) for shape in SHAPES} | {
     "little contrast": Scene("screw", light=(0.35,), noise=0.02),
     "small": Scene("screw", length=0.15, width=640, height=480),
 }
-#: Turned by so many degrees they look the same; a washer, and what is like it, by any.
+#: Degrees after which a part looks the same; a washer looks the same at any angle.
 SYMMETRY = {"rod": 180, "cross": 90}
 N = 16
 
@@ -49,7 +49,7 @@ def test_a_part_is_found_where_it_lies(name: str, random: np.random.Generator) -
 
 
 @pytest.mark.parametrize("name", [name for name in SCENES if name != "washer"])
-def test_parts_are_turned_alike_within_two_degrees(name: str, random: np.random.Generator) -> None:
+def test_parts_are_turned_upright_within_two_degrees(name: str, random: np.random.Generator) -> None:
     poses, seen = pictures(SCENES[name], random)
     frame, _ = learn_frame(seen)
     assert frame is not None
@@ -65,7 +65,7 @@ def _part(seen: Seen, frame: Frame) -> object:
     return part_of_seen(seen, frame, seen.small.shape)
 
 
-def test_what_looks_the_same_from_all_sides_is_not_turned(random: np.random.Generator) -> None:
+def test_a_part_that_looks_the_same_at_any_angle_is_not_turned(random: np.random.Generator) -> None:
     _, seen = pictures(SCENES["washer"], random)
     frame, facts = learn_frame(seen)
     assert frame is not None
@@ -74,7 +74,7 @@ def test_what_looks_the_same_from_all_sides_is_not_turned(random: np.random.Gene
 
 
 @pytest.mark.parametrize("name", ["key", "dark on light", "colour", "shadow", "disc"])
-def test_crops_are_alike_and_a_mirror_image_is_not(name: str, random: np.random.Generator) -> None:
+def test_crops_look_alike_unless_a_part_is_mirrored(name: str, random: np.random.Generator) -> None:
     scene = replace(SCENES[name], width=640, height=480, noise=0.005)
     _, seen = pictures(scene, random)
     frame, _ = learn_frame(seen)
@@ -89,8 +89,8 @@ def test_crops_are_alike_and_a_mirror_image_is_not(name: str, random: np.random.
         assert np.abs(mirrored - crops[0]).mean() > 1.5 * max(apart)
 
 
-def test_a_place_in_the_crop_is_that_place_in_the_picture(random: np.random.Generator) -> None:
-    """A bright dot on the part, held against where the matrix says that it was; in a smaller copy, too."""
+def test_the_crop_matrix_maps_places_to_the_picture(random: np.random.Generator) -> None:
+    """A bright dot on the part lies where the matrix says, also in a smaller copy."""
     scene = Scene("key", width=640, height=480)
     _, seen = pictures(scene, random)
     frame, _ = learn_frame(seen)
@@ -98,7 +98,7 @@ def test_a_place_in_the_crop_is_that_place_in_the_picture(random: np.random.Gene
     size = frame.crop_size(256 * 256)
     for pose in [drawn(random, scene) for _ in range(5)]:
         values = picture(scene, pose, random)
-        # On the key's shaft, a fifth of its length to the right of the middle.
+        # The dot is on the key's shaft, a fifth of its length to the right of the middle.
         angle = np.deg2rad(pose.degrees)
         there = np.array([pose.x + 0.2 * 288 * np.cos(angle), pose.y - 0.2 * 288 * np.sin(angle)])
         cv2.circle(values, (round(there[0]), round(there[1])), 4, (1.0,), -1)
@@ -109,7 +109,7 @@ def test_a_place_in_the_crop_is_that_place_in_the_picture(random: np.random.Gene
             np.testing.assert_allclose(matrix @ [column, row, 1], factor * there, atol=4)
 
 
-def test_what_is_missing_several_or_of_another_size_says_so(random: np.random.Generator) -> None:
+def test_missing_several_or_misshaped_parts_have_a_status(random: np.random.Generator) -> None:
     scene = Scene("screw", length=0.3)
     _, seen = pictures(scene, random)
     frame, _ = learn_frame(seen)
@@ -119,7 +119,7 @@ def test_what_is_missing_several_or_of_another_size_says_so(random: np.random.Ge
     two = np.maximum(picture(scene, one, random), picture(scene, other, random))
     larger = picture(replace(scene, length=0.36), Pose(160, 120, 40), random)
     piece = picture(scene, one, random)
-    # What is left of a broken part.
+    # The remains of a broken part.
     piece[:, 80:] = nothing[:, 80:]
     usual = crop(picture(scene, other, random), frame, *frame.crop_size(64 * 64))[1]
     assert (usual.status, usual.size_z) == ("found", 0.0)
@@ -131,8 +131,8 @@ def test_what_is_missing_several_or_of_another_size_says_so(random: np.random.Ge
     assert (values.shape, part.status) == (frame.crop_size(64 * 64), "missing")
 
 
-def test_sizes_of_normal_parts_cost_no_verdicts(random: np.random.Generator) -> None:
-    """Every tenth reaches over the edge, and is normal."""
+def test_sizes_of_normal_parts_change_no_verdict(random: np.random.Generator) -> None:
+    """Every tenth part reaches over the edge, and is normal."""
     scene = Scene("screw", length=0.3)
     poses = [drawn(random, scene) for _ in range(40)]
     poses[::10] = [replace(pose, x=6.0) for pose in poses[::10]]
@@ -149,7 +149,9 @@ def test_sizes_of_normal_parts_cost_no_verdicts(random: np.random.Generator) -> 
     [Scene("screw", at_edge=True), Scene("screw", light=(0.252,), noise=0.03), Scene("disc", length=1.6)],
     ids=["at the edge", "nothing to see", "a mark on what fills the picture"],
 )
-def test_parts_are_not_looked_for_where_there_is_none_whole(scene: Scene, random: np.random.Generator) -> None:
+def test_parts_are_not_located_without_whole_parts_on_a_plain_background(
+    scene: Scene, random: np.random.Generator
+) -> None:
     seen = [
         look(picture(scene, Pose(160, 120, 30) if not scene.at_edge else drawn(random, scene), random))
         for _ in range(N)
@@ -159,7 +161,7 @@ def test_parts_are_not_looked_for_where_there_is_none_whole(scene: Scene, random
     assert why.startswith("not one rigid part before a plain background: ")
 
 
-def test_textures_and_things_of_all_sizes_are_not_one_rigid_part(random: np.random.Generator) -> None:
+def test_textures_and_objects_of_all_sizes_are_not_one_rigid_part(random: np.random.Generator) -> None:
     texture = [look(cv2.GaussianBlur(random.uniform(0, 1, (240, 320)).astype(np.float32), (0, 0), 4)) for _ in range(N)]
     assert choose_frame(texture, "auto")[0] is None
     sizes = [
@@ -168,13 +170,13 @@ def test_textures_and_things_of_all_sizes_are_not_one_rigid_part(random: np.rand
     frame, why = choose_frame(sizes, "auto")
     assert frame is None
     assert "area_varies is" in why
-    # Who knows better says so.
+    # The user can override the choice.
     assert choose_frame(sizes, "on")[0] is not None
     with pytest.raises(ValueError, match=r"locate=on: of 16 pictures .* Leave it out"):
         choose_frame([look(np.zeros((64, 64), np.uint8))] * N, "on")
 
 
-def test_each_fact_alone_keeps_parts_from_being_looked_for() -> None:
+def test_each_fact_alone_prevents_locating() -> None:
     good = Facts(50, 1.0, 0.0, 0.09, 0.14, 0.07, 0.03, 0.95, 40.0, 0.01, 0.1, 80.0)
     assert against(good) == []
     assert against(replace(good, moves=0.0)) == []
@@ -197,13 +199,13 @@ def test_each_fact_alone_keeps_parts_from_being_looked_for() -> None:
 
 @pytest.fixture(scope="module")
 def frame() -> Frame:
-    """It brings keys in colour to lie alike."""
+    """A frame learnt from keys in colour."""
     found, _ = learn_frame(pictures(SCENES["colour"], np.random.default_rng(42))[1])
     assert found is not None
     return found
 
 
-def test_preprocessing_with_a_frame_is_the_same_from_json(frame: Frame) -> None:
+def test_preprocessing_with_a_frame_survives_json(frame: Frame) -> None:
     height, width = frame.crop_size(64 * 96)
     made = Preprocessing(height, width, frame=frame)
     assert Preprocessing(**json.loads(json.dumps(made.to_dict()))) == made
@@ -228,16 +230,14 @@ def test_a_frame_of_a_hostile_bundle_is_refused(frame: Frame, changes: dict[str,
 
 
 def assert_same_part(found: Part | None, expected: Part) -> None:
-    """Processes may sum float32 in another order."""
+    """Compare two parts up to rounding, because processes may sum float32 in another order."""
     assert found is not None
     assert found.alike == pytest.approx(expected.alike, abs=1e-6)
     assert found._replace(alike=expected.alike) == expected
 
 
-def test_files_are_cropped_as_arrays_are_whatever_their_kind(
-    frame: Frame, tmp_path: Path, random: np.random.Generator
-) -> None:
-    """PNG of 8 bits; TIFF of 16; a JPEG, which may come smaller; and one that EXIF turns."""
+def test_files_of_any_kind_are_cropped_like_arrays(frame: Frame, tmp_path: Path, random: np.random.Generator) -> None:
+    """PNG of 8 bits, TIFF of 16 bits, a JPEG that may be decoded smaller, and one that EXIF turns."""
     scene = replace(SCENES["colour"], width=960, height=720)
     values = picture(scene, Pose(500, 350, 30), random)
     levels = np.rint(values * 255).astype(np.uint8)
@@ -250,7 +250,7 @@ def test_files_are_cropped_as_arrays_are_whatever_their_kind(
     Image.fromarray(levels).save(tmp_path / "a.png")
     Image.fromarray(levels).save(tmp_path / "b.jpg", quality=95)
     exif = Image.Exif()
-    # Stored on its side.
+    # Stored on its side, with an EXIF orientation.
     exif[0x0112] = 6
     Image.fromarray(np.rot90(levels).copy()).save(tmp_path / "c.jpg", quality=95, exif=exif)
     buffer = io.BytesIO()
@@ -270,12 +270,12 @@ def test_files_are_cropped_as_arrays_are_whatever_their_kind(
         assert (other.status, round(other.area, 1)) == ("found", round(part.area, 1))
         np.testing.assert_allclose([other.x, other.y], [part.x, part.y], atol=0.01)
     grey = read_images([tmp_path / "a.png"], replace(how, channels=1))
-    # Found in colour, shown in grey.
+    # The part is located in colour, but the crop is grey.
     assert_same_part(grey.parts[0], part)
     assert (grey.pixels.shape, grey.drops_colour.tolist()) == ((1, *size, 1), [True])
 
 
-def test_files_are_looked_into_as_arrays_are(tmp_path: Path, random: np.random.Generator) -> None:
+def test_files_are_measured_like_arrays(tmp_path: Path, random: np.random.Generator) -> None:
     scene = SCENES["key"]
     paths = []
     for i in range(4):
@@ -295,7 +295,7 @@ def test_files_are_looked_into_as_arrays_are(tmp_path: Path, random: np.random.G
 def test_any_picture_gives_a_crop(
     frame: Frame, height: int, width: int, channels: tuple[int, ...], random: np.random.Generator
 ) -> None:
-    """Noise, one level, dust and slopes, of any size: no warning, no error, and numbers throughout."""
+    """Noise, a single level, dust and slopes of any size give finite numbers without a warning or error."""
     shape = (height, width, *channels)
     slope = np.broadcast_to(np.linspace(0, 255, width).reshape(1, width, *([1] * len(channels))), shape)
     for values in (random.integers(0, 256, shape), np.zeros(shape), 255 * (random.random(shape) > 0.98), slope):

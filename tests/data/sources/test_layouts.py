@@ -1,4 +1,4 @@
-"""Folders that say what is normal, and those that might say one thing or another."""
+"""Folders whose names say what is normal, and folders whose names are ambiguous."""
 
 import zipfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from nelbo.data.sources.listing import list_source
 
 
 def lay(root: Path, *paths: str) -> str:
-    """Files, and folders where a path ends with a slash."""
+    """Make files, and folders for paths that end with a slash; the root."""
     for number, path in enumerate(paths):
         place = root / path
         if path.endswith("/"):
@@ -39,13 +39,13 @@ MASKS = ("masks", "Masks", "Ground_Truth")
     [
         (("good/", "crack/", "scratch/deep/"), Layout("", {"crack": 1, "good": 0, "scratch": 1})),
         (("Good/", "Crack/", "loose.png"), Layout("", {"Crack": 1, "Good": 0})),
-        # As MVTec's folder test, with its masks beside it.
+        # Like the folder test of MVTec AD, with its masks beside it.
         (("good/", "crack/", "ground_truth/crack/"), Layout("", {"crack": 1, "good": 0})),
         (MVTEC, Layout("test", {"crack": 1, "good": 0, "poke": 1})),
         (VISA, Layout("Data/Images", {"Anomaly": 1, "Normal": 0})),
         (("Images/Normal/", "Images/Anomaly/", "Masks/Anomaly/"), Layout("Images", {"Anomaly": 1, "Normal": 0})),
         (("Normal/", "Anomaly/"), Layout("", {"Anomaly": 1, "Normal": 0})),
-        # Nothing beside it says what a defect is.
+        # No folder beside it holds defects.
         (("good/",), None),
         (("good/", ".hidden/"), None),
         (("good/", "ground_truth/"), None),
@@ -60,7 +60,9 @@ MASKS = ("masks", "Masks", "Ground_Truth")
         ((), None),
     ],
 )
-def test_folders_to_judge(tmp_path: Path, paths: tuple[str, ...], expected: Layout | None) -> None:
+def test_folders_give_labels_to_images_to_judge(
+    tmp_path: Path, paths: tuple[str, ...], expected: Layout | None
+) -> None:
     assert labels_in(lay(tmp_path, *paths)) == expected
 
 
@@ -76,7 +78,9 @@ def test_folders_to_judge(tmp_path: Path, paths: tuple[str, ...], expected: Layo
         (("train/", "test/good/"), None),
     ],
 )
-def test_folders_to_learn_from(tmp_path: Path, paths: tuple[str, ...], expected: str | None) -> None:
+def test_folders_name_the_normal_images_to_learn_from(
+    tmp_path: Path, paths: tuple[str, ...], expected: str | None
+) -> None:
     found = normal_in(lay(tmp_path, *paths))
     assert (found and found.normal) == expected
 
@@ -93,7 +97,7 @@ def test_folders_to_learn_from(tmp_path: Path, paths: tuple[str, ...], expected:
         (("test/good/", "test/Test/"), "test/good/ lies beside test/Test/"),
     ],
 )
-def test_what_is_ambiguous_to_judge(tmp_path: Path, paths: tuple[str, ...], says: str) -> None:
+def test_ambiguous_folders_give_no_labels(tmp_path: Path, paths: tuple[str, ...], says: str) -> None:
     with pytest.raises(AmbiguousError, match=says):
         labels_in(lay(tmp_path, *paths))
 
@@ -106,12 +110,12 @@ def test_what_is_ambiguous_to_judge(tmp_path: Path, paths: tuple[str, ...], says
         (("train/good/", "train/a.jpeg"), "images lie beside train/good/"),
     ],
 )
-def test_what_is_ambiguous_to_learn_from(tmp_path: Path, paths: tuple[str, ...], says: str) -> None:
+def test_ambiguous_folders_name_no_normal_images(tmp_path: Path, paths: tuple[str, ...], says: str) -> None:
     with pytest.raises(AmbiguousError, match=says):
         normal_in(lay(tmp_path, *paths))
 
 
-def test_links_workspaces_and_other_sources_say_nothing(tmp_path: Path) -> None:
+def test_links_workspaces_and_other_sources_give_no_labels(tmp_path: Path) -> None:
     lay(tmp_path / "a", "good/", "workspace/")
     assert labels_in(str(tmp_path / "a"), skip=tmp_path / "a" / "workspace") is None
     lay(tmp_path / "b", "crack/")
@@ -120,7 +124,7 @@ def test_links_workspaces_and_other_sources_say_nothing(tmp_path: Path) -> None:
     lay(tmp_path / "c", "x/")
     (tmp_path / "c" / "test").symlink_to(lay(tmp_path / "d", "good/", "crack/"))
     assert labels_in(str(tmp_path / "c")) is None
-    # The folder that is asked for may be one.
+    # The source itself may be a link.
     (tmp_path / "link").symlink_to(tmp_path / "d")
     assert labels_in(str(tmp_path / "link")) is not None
     for source in (str(tmp_path / "none"), "memory://good", str(tmp_path / "d" / "*"), "a\0b"):
@@ -128,7 +132,7 @@ def test_links_workspaces_and_other_sources_say_nothing(tmp_path: Path) -> None:
         assert normal_in(source) is None
 
 
-def test_names_are_shown_as_they_can_be(tmp_path: Path) -> None:
+def test_names_that_are_not_text_are_shown_escaped(tmp_path: Path) -> None:
     lay(tmp_path, "good/", "crack/")
     (tmp_path / b"\xff\x1b".decode("utf-8", "surrogateescape")).mkdir()
     found = labels_in(str(tmp_path))
@@ -136,7 +140,7 @@ def test_names_are_shown_as_they_can_be(tmp_path: Path) -> None:
 
 
 def test_masks_beside_labelled_folders_are_no_images(tmp_path: Path) -> None:
-    """Whatever they are called: what is asked for is told by the names of its folders."""
+    """Whatever the masks are called; the names of the source's folders say which images count."""
     source = lay(tmp_path, "good/1.png", "crack/2.png", "Masks/crack/2.png", "masks.png", "crack/masks/3.png")
     layout = labels_in(source)
     assert layout is not None
@@ -150,9 +154,9 @@ def test_masks_beside_labelled_folders_are_no_images(tmp_path: Path) -> None:
 
 
 def test_masks_are_no_images(tmp_path: Path) -> None:
-    """Wherever MVTec or VisA lie below a folder, or in an archive."""
+    """Wherever MVTec AD or VisA lies below a folder, or in an archive."""
     lay(tmp_path / "in", *(f"bottle/{path}" for path in MVTEC), *(f"candle/{path}" for path in VISA))
-    # Of somebody else.
+    # Folders with similar names, but in another layout.
     lay(tmp_path / "in", "ground_truth/a.png", "Masks/a.png", "a_mask.png")
     kept = {
         *(f"bottle/{path}" for path in MVTEC if "_mask" not in path),
@@ -166,8 +170,8 @@ def test_masks_are_no_images(tmp_path: Path) -> None:
         for path in (tmp_path / "in").rglob("*.*"):
             archive.write(path, path.relative_to(tmp_path / "in"))
     assert set(ingest(tmp_path / "in.zip").table["relative_path"].to_pylist()) == kept
-    # Their case does not count.
+    # Upper and lower case are equal.
     lay(tmp_path / "other", "Ground_Truth/a_MASK.PNG", "masks/b_mask.png", "DATA/masks/c.png", "masks.png")
     assert ingest(tmp_path / "other").table["relative_path"].to_pylist() == ["masks.png"]
-    # Asked for by themselves they are.
+    # If the source is a folder of masks, they are images.
     assert len(ingest(tmp_path / "in" / "bottle" / "ground_truth" / "crack")) == 1

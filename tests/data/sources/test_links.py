@@ -1,4 +1,4 @@
-"""No link below the root is followed when a file is read, whatever was there when it was listed."""
+"""No link below the root is followed when a file is read, whatever was there during the listing."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ SMALL = Preprocessing(2, 2)
 
 
 def swap(folder: Path, target: Path) -> None:
-    """Put a link in the place of a folder."""
+    """Replace a folder by a link."""
     folder.rename(folder.with_name(f".{folder.name}"))
     folder.symlink_to(target)
 
@@ -35,7 +35,7 @@ def test_a_folder_swapped_for_a_link_after_the_listing_is_not_followed(
     scan = Scan(list_source(str(root)))
     scan.listing.__dict__["entries"] = iter(list(scan.listing.entries))
     swap(root / folder, secret if folder == "b/deeper" else secret.parent)
-    # Even the same contents: they are not the file's.
+    # Even if the contents are the same, it is not the listed file.
     (secret / "a.png").write_bytes((root / "a.png").read_bytes())
     assert read_images(listed, SMALL).reasons == [None, "changed"]
     assert read_images([File(str(root), "b/deeper/a.png")], SMALL).reasons == ["unreadable"]
@@ -45,7 +45,7 @@ def test_a_folder_swapped_for_a_link_after_the_listing_is_not_followed(
         Folder(root).look("b/deeper/a.png")
 
 
-def test_a_folder_of_a_table_swapped_for_a_link(tmp_path: Path, secret: Path) -> None:
+def test_a_folder_of_a_table_swapped_for_a_link_is_not_followed(tmp_path: Path, secret: Path) -> None:
     root = tmp_path / "in"
     write_plain(root / "b" / "a.png")
     (root / "list.csv").write_text("path\nb/a.png\n")
@@ -70,7 +70,7 @@ def test_paths_that_lead_out_are_not_opened(path: str, tmp_path: Path, secret: P
     assert read_images([File(str(tmp_path / "in"), path)], SMALL).reasons == ["unreadable"]
 
 
-def test_a_root_behind_a_link_and_a_folder_without_the_right_to_list_it(tmp_path: Path) -> None:
+def test_a_root_behind_a_link_and_an_unlistable_folder_can_be_read(tmp_path: Path) -> None:
     write_plain(tmp_path / "in" / "b" / "a.png")
     (tmp_path / "link").symlink_to("in")
     (tmp_path / "in" / "b").chmod(0o300)

@@ -1,4 +1,4 @@
-"""One row for each file, whatever lies in the folder."""
+"""A manifest has one row for each file, whatever lies in the folder."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from synthetic import write_plain
 from nelbo.data import InputError, ingest
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_a_folder_gives_a_row_for_each_file(tmp_path: Path) -> None:
     file = write_plain(tmp_path / "in" / "b" / "x.png")
     write_plain(tmp_path / "in" / "a.png", 1)
     (tmp_path / "in" / "notes.txt").write_text("hello")
@@ -30,7 +30,7 @@ def test_folder(tmp_path: Path) -> None:
     assert manifest.n_skipped == 5
 
 
-def test_a_second_look_is_identical_and_contents_name_the_batch(tmp_path: Path) -> None:
+def test_a_second_ingest_is_identical_and_contents_determine_the_hash(tmp_path: Path) -> None:
     for i in range(5):
         write_plain(tmp_path / "one" / f"{i}.png", i)
         write_plain(tmp_path / "two" / f"{i}.png", i)
@@ -42,7 +42,7 @@ def test_a_second_look_is_identical_and_contents_name_the_batch(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_manifest_file(tmp_path: Path, kind: str) -> None:
+def test_a_manifest_file_gives_a_row_for_each_path(tmp_path: Path, kind: str) -> None:
     write_plain(tmp_path / "a b, c.png")
     write_plain(tmp_path / "NA")
     table = pd.DataFrame(
@@ -64,27 +64,27 @@ def test_manifest_file(tmp_path: Path, kind: str) -> None:
     assert rows["NA"]["label"] == 0
 
 
-def test_the_folder_of_results_is_passed_over(tmp_path: Path) -> None:
+def test_the_folder_of_results_is_ignored(tmp_path: Path) -> None:
     write_plain(tmp_path / "x.png")
     write_plain(tmp_path / "workspace" / "y.png")
     manifest = ingest(tmp_path, skip=tmp_path / "workspace")
     assert (manifest.table["relative_path"].to_pylist(), manifest.n_skipped) == (["x.png"], 1)
 
 
-def test_a_link_asked_for_by_name_is_followed(tmp_path: Path) -> None:
+def test_a_link_given_by_name_is_followed(tmp_path: Path) -> None:
     write_plain(tmp_path / "x.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
     assert ingest(tmp_path / "link.png").table["relative_path"].to_pylist() == ["x.png"]
 
 
-def test_a_folder_that_cannot_be_written_down(tmp_path: Path) -> None:
+def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     write_plain(folder / "x.png")
     with pytest.raises(InputError, match="not UTF-8"):
         ingest(folder)
 
 
-def test_byte_order_mark(tmp_path: Path) -> None:
+def test_a_manifest_may_have_a_byte_order_mark(tmp_path: Path) -> None:
     write_plain(tmp_path / "x.png")
     (tmp_path / "list.csv").write_text("path\nx.png\n", encoding="utf-8-sig")
     assert len(ingest(tmp_path / "list.csv")) == 1
@@ -101,15 +101,15 @@ def test_byte_order_mark(tmp_path: Path) -> None:
         ("path\n/etc/passwd\n", "leave"),
         ("path\nout/secret.png\n", "leave"),
         ("path\nx.png\n./x.png\n", "are repeated"),
-        ("path,label\nx.png,2\n", "are no labels"),
-        ("path,split\nx.png,dev\n", "are no splits"),
+        ("path,label\nx.png,2\n", "are not labels"),
+        ("path,split\nx.png,dev\n", "are not splits"),
         ("path\n" + "".join(f"../{i}\n" for i in range(7)), "and 2 more"),
         ("path,label\nx.png,0,\n", "not a readable manifest"),
         ("", "not a readable manifest"),
         ("path\nlink/../out/f.png\n", "leave"),
     ],
 )
-def test_bad_manifests(tmp_path: Path, content: str, message: str) -> None:
+def test_bad_manifests_are_refused(tmp_path: Path, content: str, message: str) -> None:
     write_plain(tmp_path / "in" / "x.png")
     write_plain(tmp_path / "secret.png")
     (tmp_path / "in" / "out").symlink_to(tmp_path)
@@ -121,13 +121,13 @@ def test_bad_manifests(tmp_path: Path, content: str, message: str) -> None:
         ingest(tmp_path / "in" / "list.csv")
 
 
-def test_broken_parquet(tmp_path: Path) -> None:
+def test_a_broken_parquet_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match="not a readable manifest"):
         ingest(tmp_path / "list.parquet")
 
 
-def test_nothing_to_work_on(tmp_path: Path) -> None:
+def test_sources_without_usable_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         ingest(tmp_path / "none")
     (tmp_path / "empty").mkdir()

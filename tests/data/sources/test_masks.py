@@ -1,4 +1,4 @@
-"""Masks are found by the names of their images, and of nothing else."""
+"""Masks are matched to images by name only."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def named(folder: Path, *images: str) -> list[str | None]:
 
 
 @pytest.mark.parametrize("named_folder", ["", "ground_truth"])
-def test_as_mvtec_lies(named_folder: str, tmp_path: Path) -> None:
+def test_masks_of_mvtec_are_found(named_folder: str, tmp_path: Path) -> None:
     masks = "ground_truth/crack/000_mask.png", "ground_truth/hole/000_mask.png"
     laid(tmp_path, "test/crack/000.png", "test/good/000.png", "train/good/000.png", *masks)
     start = len(named_folder and "ground_truth/")
@@ -30,7 +30,7 @@ def test_as_mvtec_lies(named_folder: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["Data/Masks", "Data", ""])
-def test_as_visa_lies(start: str, tmp_path: Path) -> None:
+def test_masks_of_visa_are_found(start: str, tmp_path: Path) -> None:
     laid(tmp_path, "Data/Images/Anomaly/000.JPG", "Data/Images/Normal/000.JPG", "Data/Masks/Anomaly/000.png")
     images = ["Data/Images/Anomaly/000.JPG", "Anomaly/000.JPG", "Normal/000.JPG"]
     path = "Data/Masks/Anomaly/000.png".removeprefix(start).removeprefix("/")
@@ -38,14 +38,14 @@ def test_as_visa_lies(start: str, tmp_path: Path) -> None:
     assert named(tmp_path / start, images[1]) == [path]
 
 
-def test_the_same_path_with_another_ending_or_beside_the_image(tmp_path: Path) -> None:
+def test_masks_with_another_suffix_or_beside_their_image_are_found(tmp_path: Path) -> None:
     apart = laid(tmp_path / "a", "crack/1.png", "2.png")
     assert named(apart, "crack/1.jpg", "2.tif", "crack/3.jpg") == ["crack/1.png", "2.png", None]
     beside = laid(tmp_path / "b", "crack/1.png", "crack/1_mask.png", "good/1.png")
     assert named(beside, "crack/1.png", "good/1.png") == ["crack/1_mask.png", None]
 
 
-def test_unused_masks_are_told(tmp_path: Path) -> None:
+def test_unused_masks_are_listed(tmp_path: Path) -> None:
     found = find_masks(str(laid(tmp_path, "a.png", "b.png")), ["a.jpg"])
     assert found.unused == ["b.png"]
 
@@ -58,7 +58,7 @@ def test_hidden_files_and_links_are_no_masks(tmp_path: Path) -> None:
     assert named(tmp_path / "masks", "1.jpg", "2.jpg", "up/secret.jpg") == [None, "2.png", None]
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no masks"):
         find_masks(str(laid(tmp_path / "none", ".hidden")), ["a.jpg"])
     with pytest.raises(InputError, match="cannot be listed"):

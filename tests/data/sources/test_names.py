@@ -1,4 +1,4 @@
-"""Names are UTF-8 on the disk and in tables, whatever the locale; URLs of files are paths."""
+"""Names are UTF-8 on the disk and in tables, whatever the locale; a file URL is a path."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from synthetic import write_plain
 from nelbo.data import InputError, ingest, open_place
 from nelbo.data.sources.names import local_path, path_of, shown, text_of
 
-#: What a locale without UTF-8 is in a container, for cron, or over ssh.
+#: A locale without UTF-8, as in a container, for cron, or over ssh.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NAMES = ["sub für/日本.png", "ü.png"]
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(code: str, *arguments: object, **environment: str) -> str:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    # Bytes of the arguments, as a shell gives them.
+    # Arguments are bytes, as from a shell.
     done = subprocess.run(command, capture_output=True, check=False, env=os.environ | environment)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
@@ -46,8 +46,8 @@ for source in sys.argv[1:]:
 
 
 @pytest.mark.parametrize(("encoding", "environment"), [("ascii", ASCII), ("utf-8", {"LC_ALL": "C.UTF-8"})])
-def test_names_under_any_locale(encoding: str, environment: dict[str, str], folder: Path) -> None:
-    """Of a folder, a table, an archive and a pattern."""
+def test_names_are_read_as_utf_8_under_any_locale(encoding: str, environment: dict[str, str], folder: Path) -> None:
+    """Holds for names in a folder, a table, an archive and a pattern."""
     table, archive = folder / ".list.csv", folder.parent / "für.zip"
     table.write_text("path\n" + "\n".join(NAMES), encoding="utf-8")
     with zipfile.ZipFile(archive, "w") as zipped:
@@ -63,8 +63,8 @@ def test_names_under_any_locale(encoding: str, environment: dict[str, str], fold
     assert [found[1:] for found in others] == [[[[name, None] for name in NAMES], [None, None]]] * 3
 
 
-def test_latin_1(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python reads bytes of UTF-8 as other letters there; as a table has them they are the same."""
+def test_names_are_utf_8_under_a_latin_1_locale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under this locale Python decodes UTF-8 bytes as other letters, but tables hold the right ones."""
     monkeypatch.setattr(os, "fsencode", lambda text: os.fspath(text).encode("latin-1"))
     monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("latin-1"))
     assert text_of("Ã¼.png") == "ü.png"
@@ -89,11 +89,11 @@ def test_a_file_url_is_a_path_for_images_and_workspaces(host: str, tmp_path: Pat
 @pytest.mark.parametrize("url", ["file://server/share", "file://C:/images", "file://images", "FILE://server/a"])
 def test_a_file_url_of_another_machine_is_refused(url: str) -> None:
     for use in (ingest, open_place):
-        with pytest.raises(InputError, match="is of another machine, or not absolute"):
+        with pytest.raises(InputError, match="names another machine, or a path that is not absolute"):
             use(url)
 
 
-def test_what_is_no_file_url_stays_as_it_is() -> None:
+def test_other_urls_and_paths_stay_as_they_are() -> None:
     for name in ("a%20b", "file:x", "files://a", "s3://bucket/a%20b", "C:\\images"):
         assert local_path(name) == name
     assert local_path("file:/a%20b") == "/a b"

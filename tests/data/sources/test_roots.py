@@ -1,4 +1,4 @@
-"""Folders, archives and object stores are listed and read alike, and nothing in them leads out."""
+"""Folders, archives and object stores are listed and read in the same way, and no path leads out of them."""
 
 import gzip
 import io
@@ -99,7 +99,7 @@ def test_a_walk_is_in_the_order_of_the_paths(tmp_path_factory: pytest.TempPathFa
     assert found == sorted(file.as_posix() for file in everything if not any(p.startswith(".") for p in file.parts))
 
 
-def test_a_folder_deeper_than_recursion_goes(tmp_path: Path) -> None:
+def test_a_folder_deeper_than_the_recursion_limit_is_listed(tmp_path: Path) -> None:
     depth = sys.getrecursionlimit() + 50
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(depth):
@@ -111,12 +111,12 @@ def test_a_folder_deeper_than_recursion_goes(tmp_path: Path) -> None:
     try:
         assert [entry.path for entry in Folder(tmp_path).walk()] == ["d/" * depth + "x"]
     finally:
-        # Python's own rmtree is recursive.
+        # Python's rmtree is recursive, and would fail here.
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # noqa: S607
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_names_that_leave_an_archive_are_passed_over(kind: str, tmp_path: Path) -> None:
+def test_names_that_lead_out_of_an_archive_are_ignored(kind: str, tmp_path: Path) -> None:
     names = ["../up.png", "/etc/abs.png", "a/../../b.png", "a\\..\\c.png", "a//b.png", "good.png"]
     links = {"link.png": "/etc/passwd"} if kind == "tar" else {}
     root = open_root(archive(tmp_path / f"x.{kind}", dict.fromkeys(names, b"1"), links))
@@ -126,14 +126,14 @@ def test_names_that_leave_an_archive_are_passed_over(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
-def test_a_damaged_archive_is_bad_input(kind: str, tmp_path: Path) -> None:
+def test_a_damaged_archive_is_refused(kind: str, tmp_path: Path) -> None:
     path = Path(archive(tmp_path / f"x.{kind}", {"a.png": os.urandom(2000), "b.png": os.urandom(2000)}))
     path.write_bytes(path.read_bytes()[:1200])
     with pytest.raises(InputError, match="not a readable archive"):
         list(open_root(str(path)).walk())
 
 
-def test_a_damaged_member_costs_itself(tmp_path: Path) -> None:
+def test_a_damaged_member_loses_only_itself(tmp_path: Path) -> None:
     path = Path(archive(tmp_path / "x.zip", {"a.png": os.urandom(2000), "b.png": b"good"}))
     content = bytearray(path.read_bytes())
     content[200:210] = bytes(10)
@@ -160,7 +160,7 @@ def test_an_unpacked_archive_that_fills_the_disk_is_refused(tmp_path: Path, monk
         open_root(str(path))
 
 
-def test_an_archive_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
+def test_a_replaced_archive_is_opened_again(tmp_path: Path) -> None:
     path = archive(tmp_path / "x.zip", {"a.png": b"1"})
     assert open_root(path).read("a.png", 10).data == b"1"
     archive(tmp_path / "x.zip", {"a.png": b"2"})

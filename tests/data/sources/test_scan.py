@@ -1,4 +1,4 @@
-"""Ingest as a stream: what has not changed is not read again, and what is changing waits."""
+"""Ingest as a stream: unchanged files are not read again, and changing files wait."""
 
 import itertools
 import os
@@ -33,7 +33,7 @@ def write(folder: Path, files: dict[str, bytes], when_ns: int = HOUR_AGO) -> Pat
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Paths of the files that are looked into."""
+    """The paths of the files that are read."""
     paths: list[str] = []
     look_into = nelbo.data.sources.manifest.look_into
 
@@ -53,7 +53,7 @@ def again(folder: Path, first: Scan, tables: list[pa.Table]) -> Scan:
     return scan_of(folder, known=Known(tables, first.started_ns))
 
 
-def test_only_what_is_new_or_changed_is_read_again(
+def test_only_new_or_changed_files_are_read_again(
     tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
@@ -75,7 +75,7 @@ def test_only_what_is_new_or_changed_is_read_again(
 
 
 def test_a_file_written_as_it_was_listed_is_not_trusted(tmp_path: Path, read: list[str]) -> None:
-    """Its time may stay the same when it is written once more."""
+    """Its time may stay the same when it is written again."""
     now = time.time_ns()
     folder = write(tmp_path, {"a.png": encoded(1)}, now)
     first = scan_of(folder)
@@ -86,7 +86,7 @@ def test_a_file_written_as_it_was_listed_is_not_trusted(tmp_path: Path, read: li
     assert table["image_id"] != tables[0]["image_id"]
 
 
-def test_a_file_that_changes_between_two_looks_waits(tmp_path: Path) -> None:
+def test_a_file_that_changes_between_listing_and_reading_waits(tmp_path: Path) -> None:
     folder = write(tmp_path, {"a.png": encoded(1), "b.png": encoded(2), "c.png": encoded(3), "d.png": encoded(4)})
     scan = scan_of(folder)
     entries = list(scan.listing.entries)
@@ -99,7 +99,7 @@ def test_a_file_that_changes_between_two_looks_waits(tmp_path: Path) -> None:
     assert (scan.waiting, len(scan.contents)) == (["b.png", "c.png", "d.png"], 1)
 
 
-def test_young_files_wait_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_young_files_wait_on_request(tmp_path: Path) -> None:
     folder = write(tmp_path, {"old.png": encoded(1)})
     write(folder, {"young.png": encoded(2)}, time.time_ns() - 10**9)
     scan = scan_of(folder, min_age_s=60)
@@ -126,7 +126,7 @@ def test_a_file_written_long_after_the_listing_began_is_young(tmp_path: Path) ->
     assert scan.waiting == ["young.png"]
 
 
-def test_all_waiting_is_said(tmp_path: Path) -> None:
+def test_a_folder_of_waiting_files_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, {"young.png": encoded(2)}, time.time_ns())
     scan = scan_of(folder, min_age_s=60)
     assert list(scan) == []
@@ -156,8 +156,8 @@ def test_duplicates_name_the_first_of_them(tmp_path: Path, monkeypatch: pytest.M
     }
 
 
-def test_a_million_files_are_listed_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The listing never ends, and the first rows are there."""
+def test_files_are_listed_only_as_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing never ends, but the first rows come at once."""
     monkeypatch.setattr(nelbo.data.sources.manifest, "CHUNK_ROWS", 4)
     write(tmp_path, {"a.png": encoded(1)})
     asked = 0
@@ -221,7 +221,7 @@ def test_every_source_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
     "source",
     ["memory://nowhere/at/all", "s3://", "nothing://a", "memory://x/*.png", "/dev/null", "no/where", "a**b/*.png"],
 )
-def test_what_is_no_source_is_bad_input(source: str) -> None:
+def test_a_bad_source_is_refused(source: str) -> None:
     with pytest.raises(InputError):
         ingest(source)
 

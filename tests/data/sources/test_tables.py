@@ -1,4 +1,4 @@
-"""Tables that other programs write: nulls and types of every kind."""
+"""Tables written by other programs, with nulls and types of every kind."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def labels_of(source: Path) -> list[int]:
 @pytest.mark.parametrize(
     "dtype", ["Int8", "UInt16", "Float64", "float64", "category", "boolean", "string", "object", "int64[pyarrow]"]
 )
-def test_nullable_columns_of_pandas(dtype: str, folder: Path) -> None:
+def test_nullable_columns_of_pandas_are_read(dtype: str, folder: Path) -> None:
     words = {"boolean": [False, True, None, False], "string": ["0", "1", None, "0"]}.get(dtype, [0, 1, None, 0])
     table = pd.DataFrame({"path": pd.array(PATHS, "string"), "label": pd.Series(words, dtype=dtype)})
     table["split"] = pd.Categorical(["test", None, "train", "test"])
@@ -57,13 +57,13 @@ TYPES = {
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("path_type", [pa.string(), pa.large_string(), pa.binary()])
-def test_labels_of_any_type_of_arrow(kind: str, path_type: pa.DataType, folder: Path) -> None:
+def test_labels_of_any_type_of_arrow_are_read(kind: str, path_type: pa.DataType, folder: Path) -> None:
     table = pa.table({"path": pa.array(PATHS).cast(path_type), "label": TYPES[kind]})
     pq.write_table(table, folder / "list.parquet")
     assert labels_of(folder / "list.parquet") == LABELS
 
 
-def test_a_table_of_polars(folder: Path) -> None:
+def test_a_table_of_polars_is_read(folder: Path) -> None:
     pl.DataFrame({"path": PATHS, "label": [False, True, None, False]}).write_parquet(folder / "list.parquet")
     assert labels_of(folder / "list.parquet") == LABELS
 
@@ -77,16 +77,16 @@ def test_true_is_anomalous_in_csv_too(words: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [None, pd.NA, float("nan")])
-def test_a_path_that_is_null_is_bad_input(missing: object, folder: Path) -> None:
+def test_a_path_that_is_null_is_refused(missing: object, folder: Path) -> None:
     pd.DataFrame({"path": ["part_0.png", missing, "part_1.png", missing]}).to_parquet(folder / "list.parquet")
     with pytest.raises(InputError, match=r"2 rows have no path: 2, 4\. Fill in the column 'path'"):
         ingest(folder / "list.parquet")
 
 
 @pytest.mark.parametrize("label", [0.5, 2, "bad"])
-def test_what_is_no_label_is_bad_input(label: object, folder: Path) -> None:
+def test_a_bad_label_is_refused(label: object, folder: Path) -> None:
     pd.DataFrame({"path": ["part_0.png"], "label": [label]}).to_parquet(folder / "list.parquet")
-    with pytest.raises(InputError, match="1 values are no labels"):
+    with pytest.raises(InputError, match="1 values are not labels"):
         ingest(folder / "list.parquet")
 
 

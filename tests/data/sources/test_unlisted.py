@@ -1,4 +1,4 @@
-"""A folder that cannot be listed costs what is in it, and is named and counted."""
+"""A folder that cannot be listed loses only its own files, and is named and counted."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ GONE = FileNotFoundError(errno.ENOENT, "No such file or directory")
 
 
 @pytest.mark.parametrize("error", [None, GONE, OSError(errno.EIO, "Input/output error"), PermissionError("no")])
-def test_the_others_go_on(
+def test_the_other_folders_are_read(
     error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a.png", "b/c.png", "b/shut/d.png", "b/shut/e/f.png", "b/z.png", "y.png"):
@@ -35,10 +35,10 @@ def test_the_others_go_on(
     manifest = ingest(tmp_path)
     assert paths(manifest) == ["a.png", "b/c.png", "b/z.png", "y.png"]
     assert (manifest.n_folders_unlisted, manifest.n_skipped) == (1, 0)
-    assert f"{tmp_path}: folders that cannot be listed: b/shut. What is in them has no rows" in caplog.text
+    assert f"{tmp_path}: folders that cannot be listed: b/shut. Their files have no rows" in caplog.text
 
 
-def test_the_first_few_are_named(
+def test_the_first_few_unlistable_folders_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_plain(tmp_path / "a.png")
@@ -50,14 +50,14 @@ def test_the_first_few_are_named(
     assert "n00, n01, n02 and 12 more." in caplog.text
 
 
-def test_a_root_that_cannot_be_listed_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_plain(tmp_path / "in" / "a.png")
     shut(monkeypatch, "in")
     with pytest.raises(InputError, match=r"in cannot be listed \(Permission denied\)"):
         ingest(tmp_path / "in")
 
 
-def test_a_root_that_goes_meanwhile_is_bad_input(tmp_path: Path) -> None:
+def test_a_root_that_vanishes_meanwhile_is_refused(tmp_path: Path) -> None:
     write_plain(tmp_path / "in" / "a" / "a.png")
     write_plain(tmp_path / "in" / "b" / "b.png")
     entries = list_source(str(tmp_path / "in")).entries
@@ -67,7 +67,7 @@ def test_a_root_that_goes_meanwhile_is_bad_input(tmp_path: Path) -> None:
         list(entries)
 
 
-def test_nothing_but_shut_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_with_only_unlistable_folders_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shut").mkdir()
     shut(monkeypatch, "shut")
     with pytest.raises(
@@ -91,8 +91,8 @@ def test_a_pattern_counts_what_it_might_have_found(
     assert not any("shut" in path for path in paths(manifest))
 
 
-def test_a_path_that_is_too_long(tmp_path: Path) -> None:
-    """It cannot be opened under its whole name, and is there."""
+def test_a_path_that_is_too_long_is_listed(tmp_path: Path) -> None:
+    """It cannot be opened under its whole path, but it exists."""
     write_plain(tmp_path / "a.png")
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(20):
@@ -107,18 +107,20 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
         subprocess.run(["rm", "-rf", str(tmp_path / ("d" * 250))], check=True)  # noqa: S607
 
 
-def test_a_name_that_is_too_long_is_bad_input() -> None:
-    with pytest.raises(InputError, match="cannot be looked at"):
+def test_a_name_that_is_too_long_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot be accessed"):
         ingest("a" * 5000)
 
 
-#: Root may look into every folder unless it gives that up.
+#: Capabilities that root must drop, because they let it read every folder.
 _RIGHTS = "-dac_override,-dac_read_search"
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root sees every folder")
-def test_a_user_without_rights(tmp_path: Path) -> None:
-    """The folder lost+found of a disk; one whose names can be read, and no more; a file."""
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root can list every folder without setpriv"
+)
+def test_files_that_a_user_may_not_read_are_counted(tmp_path: Path) -> None:
+    """Among them are the folder lost+found of a disk, a folder of which only the names can be read, and a file."""
     for name in ("a.png", "lost+found/b.png", "names/c.png", "names/deeper/e.png", "d.png"):
         write_plain(tmp_path / name)
     (tmp_path / "lost+found").chmod(0)
@@ -137,9 +139,7 @@ print(json.dumps([found.n_folders_unlisted, [[x["relative_path"], x["reason"]] f
     assert "names/deeper" in done.stderr
 
 
-def test_what_is_wrong_with_this_process_is_no_fault_of_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_this_process_is_not_blamed_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_plain(tmp_path / "shut" / "a.png")
     shut(monkeypatch, "shut", error=OSError(errno.EMFILE, "Too many open files"))
     with pytest.raises(InputError, match="Too many open files"):

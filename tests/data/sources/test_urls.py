@@ -1,4 +1,4 @@
-"""Credentials in URLs are refused, whatever they are dressed up as; what is plain, or no URL, passes."""
+"""Credentials in URLs are refused in every disguise; plain URLs and other text are accepted."""
 
 import re
 from pathlib import Path
@@ -63,7 +63,7 @@ PLAIN = [
 @pytest.mark.parametrize("url", WITH_CREDENTIALS)
 def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     for refusing in (check_url, open_place, open_root, open_file_system, ingest):
-        # A name without :// is a local one where it is opened; what takes options looks closer.
+        # Functions that open a name take it for a local one without ://; the check of options is stricter.
         if refusing in (open_root, open_file_system) and "://" not in url:
             continue
         with pytest.raises(InputError, match="credentials come from the environment") as raised:
@@ -75,14 +75,14 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", PLAIN)
-def test_plain_urls_and_local_paths_pass(url: str) -> None:
+def test_plain_urls_and_local_paths_are_accepted(url: str) -> None:
     check_url(url)
     check_url(f"workspace={url}")
     assert re.search(HARMLESS, url)
 
 
 def test_the_pattern_for_schemas_refuses_the_same() -> None:
-    # Line breaks within a URL are seen by the check alone.
+    # Only the check finds line breaks within a URL.
     assert [url for url in WITH_CREDENTIALS if re.search(HARMLESS, url)] == ["s3:\n//AKID:s3cr3t@bucket/in"]
 
 
@@ -90,7 +90,7 @@ def test_the_pattern_for_schemas_refuses_the_same() -> None:
     "hostile", ["a" * 10**6, ":" * 10**6, "://" * 10**6, "s3://" + "%25" * 10**6, "x" * 10**6 + "://@"]
 )
 def test_the_check_is_linear_on_hostile_text(hostile: str) -> None:
-    """A quadratic one would not end before the test's time is over."""
+    """A quadratic check would exceed the test's time limit."""
     for text in (hostile, f"s3://b/{hostile}"):
         try:
             check_url(text)
@@ -111,7 +111,7 @@ def test_a_manifest_with_credentials_is_refused_and_not_repeated(
     assert SECRET not in str(raised.value)
 
 
-def test_a_local_manifest_may_have_any_name_in_it(tmp_path: Path) -> None:
+def test_a_local_manifest_may_hold_any_name(tmp_path: Path) -> None:
     names = ["a@b.png", "what?.png", "a#1;b.png"]
     for name in names:
         (tmp_path / name).write_bytes(b"\x89PNG")

@@ -29,7 +29,7 @@ from nelbo.detectors.estimator.inputs import as_paths, learn_rows
 from nelbo.detectors.estimator.record import parse
 from nelbo.vae_core import TrainConfig, VAEConfig, score
 
-#: A few epochs on a few images: the latents say nothing yet.
+#: After a few epochs on a few images the latents carry no information yet, which gives warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 N_NORMAL, N_FRESH, N_BLOT = 80, 60, 20
@@ -41,7 +41,7 @@ def small(**more: Any) -> NelboDetector:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """(160, 32, 32) uint8: those to fit on, fresh normal ones, and some with a blot."""
+    """(160, 32, 32) uint8: images to fit on, fresh normal ones, and some with a blot."""
     random = np.random.default_rng(8)
     kinds = [False] * (N_NORMAL + N_FRESH) + [True] * N_BLOT
     return np.stack([texture(random, blot=blot) for blot in kinds])
@@ -64,7 +64,7 @@ def blots(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def detector(normal: np.ndarray) -> NelboDetector:
-    """Fitted on normal images, before the others of this module train step by step."""
+    """Fitted on normal images with a compiled network, before the eager trainings of this module."""
     return NelboDetector(image_size=32, epochs=25, random_state=0).fit(normal)
 
 
@@ -77,7 +77,7 @@ def uncalibrated(normal: np.ndarray, eager: None) -> NelboDetector:  # noqa: ARG
 
 @pytest.fixture(scope="module")
 def quick(normal: np.ndarray, eager: None) -> NelboDetector:  # noqa: ARG001
-    """Fitted badly."""
+    """Fitted quickly, and therefore badly."""
     return small(fpr=0.1).fit(normal)
 
 
@@ -89,7 +89,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def on_rows(frame: pd.DataFrame, eager: None) -> NelboDetector:  # noqa: ARG001
-    """Fitted on a table, with parameters that JSON does not hold as they are."""
+    """Fitted on a table, with parameters that JSON cannot hold directly."""
     state = np.random.RandomState(0)
     return NelboDetector(fpr=np.float64(0.2), epochs=np.int64(1), random_state=state).fit(frame)
 
@@ -104,14 +104,16 @@ def paths(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[
     return files
 
 
-def test_it_finds_blots(detector: NelboDetector, fresh: np.ndarray, blots: np.ndarray) -> None:
+def test_the_estimator_finds_blots(detector: NelboDetector, fresh: np.ndarray, blots: np.ndarray) -> None:
     assert (detector.predict(blots) == -1).mean() > 0.9
     assert (detector.predict(fresh) == 1).mean() > 0.8
     assert len(detector.history_["val_nelbo"]) == 25
     assert len(detector.calibration_scores_) == 19
 
 
-def test_signs_and_shapes(detector: NelboDetector, fresh: np.ndarray, blots: np.ndarray) -> None:
+def test_scores_and_maps_have_the_signs_and_shapes_of_scikit_learn(
+    detector: NelboDetector, fresh: np.ndarray, blots: np.ndarray
+) -> None:
     both = np.concatenate([fresh, blots])
     scores, decisions = detector.score_samples(both), detector.decision_function(both)
     assert scores.dtype == decisions.dtype == np.float64
@@ -151,29 +153,29 @@ def test_the_same_image_in_every_form_has_the_same_score(
     np.testing.assert_array_equal(detector.score_samples(fresh[3:5]), expected[3:5])
 
 
-def test_fit_on_paths_is_fit_on_arrays(quick: NelboDetector, paths: list[Path], blots: np.ndarray) -> None:
-    """Other copies stay with their originals, and count once."""
+def test_fitting_on_paths_equals_fitting_on_arrays(quick: NelboDetector, paths: list[Path], blots: np.ndarray) -> None:
+    """Copies stay with their originals, and count one time."""
     more = [*paths[:N_NORMAL], *(str(path) for path in paths[:10])]
     by_path = clone(quick).fit(more)
     np.testing.assert_array_equal(by_path.decision_function(blots), quick.decision_function(paths[-N_BLOT:]))
     np.testing.assert_array_equal(by_path.calibration_scores_, quick.calibration_scores_)
 
 
-def test_another_random_state_another_result(quick: NelboDetector, normal: np.ndarray) -> None:
+def test_another_random_state_gives_another_result(quick: NelboDetector, normal: np.ndarray) -> None:
     one, same = (small(fpr=0.1, random_state=np.random.RandomState(1)).fit(normal) for _ in range(2))
     assert one.threshold_ == same.threshold_ != quick.threshold_
 
 
-def test_colours(normal: np.ndarray, blots: np.ndarray) -> None:
+def test_a_model_of_coloured_images_finds_grey_ones(normal: np.ndarray, blots: np.ndarray) -> None:
     coloured = np.stack([normal, normal, 255 - normal], axis=3)
     detector = small(fpr=0.2, epochs=4).fit(coloured)
     assert detector.model_.config.channels == 3
     assert detector.anomaly_map(coloured[:2]).shape == (2, 16, 16)
-    # Grey images have the wrong colour.
+    # Grey images are anomalous for a model of coloured ones.
     assert detector.decision_function(blots).mean() < detector.decision_function(coloured).mean()
 
 
-def test_rows(normal: np.ndarray, blots: np.ndarray) -> None:
+def test_rows_and_images_are_not_mixed(normal: np.ndarray, blots: np.ndarray) -> None:
     square, new = normal[:, ::2, ::2], blots[:, ::2, ::2]
     detector = NelboDetector(fpr=0.1, epochs=1, random_state=0).fit(square.reshape(N_NORMAL, 256))
     assert detector.n_features_in_ == 256
@@ -185,7 +187,7 @@ def test_rows(normal: np.ndarray, blots: np.ndarray) -> None:
     detector.set_params(image_size=16).fit(square)
     assert not hasattr(detector, "n_features_in_")
     np.testing.assert_array_equal(detector.decision_function(new), by_rows)
-    with pytest.raises(ValueError, match=r"fitted on images: .* is image\[None\]"):
+    with pytest.raises(ValueError, match=r"fitted on images: .* as image\[None\]"):
         detector.predict(new[0])
 
 
@@ -214,7 +216,7 @@ def test_the_range_of_rows_is_learnt_and_what_lies_beyond_is_clipped(
         (np.array([[-4.0, -4.0]]), None, 1, (1, 2, 1), (-6.0, -2.0)),
     ],
 )
-def test_rows_as_images(rows: Any, size: Any, channels: int, shape: Any, value_range: Any) -> None:
+def test_rows_are_laid_out_as_images(rows: Any, size: Any, channels: int, shape: Any, value_range: Any) -> None:
     learnt = learn_rows(rows, size, channels)
     assert (learnt.shape, learnt.value_range) == (shape, value_range)
     images = learnt.images(rows)
@@ -241,7 +243,7 @@ def test_rows_as_images(rows: Any, size: Any, channels: int, shape: Any, value_r
         (np.full((40, 256), 1e307) * np.linspace(0, 7, 40)[:, None], "too wide"),
     ],
 )
-def test_what_is_no_image(X: Any, message: str) -> None:  # noqa: N803
+def test_an_argument_that_is_no_image_is_refused(X: Any, message: str) -> None:  # noqa: N803
     with pytest.raises(ValueError, match=message):
         small().fit(X)
 
@@ -267,9 +269,13 @@ def test_a_broken_file_is_named(detector: NelboDetector, paths: list[Path], tmp_
         ({"random_state": -1}, "random_state|Seed must be between"),
         ({"train_config": {"epochs": 3}}, r"train_config=\['epochs'\]: .* parameters of their own"),
         ({"train_config": {"shift_px": 16}}, "shift_px=16"),
+        (
+            {"preset": "features", "backbone": "self_trained", "train_config": {"precision": "int8"}},
+            "precision='int8' .* a detector has one",
+        ),
     ],
 )
-def test_parameters_are_checked_in_fit(bad: dict[str, Any], message: str, normal: np.ndarray) -> None:
+def test_bad_parameters_are_refused_by_fit(bad: dict[str, Any], message: str, normal: np.ndarray) -> None:
     with pytest.raises(ValueError, match=message):
         small(**bad).fit(normal)
 
@@ -278,7 +284,7 @@ def test_defaults_are_those_of_the_command_line() -> None:
     params = NelboDetector().get_params()
     for config in (VAEConfig, TrainConfig):
         defaults = {field.name: field.default for field in fields(config)}
-        # The command line's channels are auto, too; a network takes a number.
+        # The command line's channels are auto, too, but a network needs a number.
         # The variants of a network are those that were found.
         shared = set(params) & set(defaults) - {"channels", *(["variants"] if config is VAEConfig else [])}
         assert len(shared) >= 5
@@ -287,7 +293,9 @@ def test_defaults_are_those_of_the_command_line() -> None:
     assert (params["resize"], params["binarize"]) == (Preprocessing().fit, Preprocessing().binarize)
 
 
-def test_three_states(detector: NelboDetector, uncalibrated: NelboDetector, fresh: np.ndarray) -> None:
+def test_unfitted_and_uncalibrated_detectors_refuse_what_they_lack(
+    detector: NelboDetector, uncalibrated: NelboDetector, fresh: np.ndarray
+) -> None:
     new = NelboDetector()
     for call in (new.predict, new.score_samples, new.elbo, new.anomaly_map, new.calibrate, new.p_values):
         with pytest.raises(NotFittedError, match="not fitted yet"):
@@ -303,7 +311,9 @@ def test_three_states(detector: NelboDetector, uncalibrated: NelboDetector, fres
     assert re.fullmatch(r"false-alarm rate promised: \S+ %, between .* and .* % with \d+ images", detector.promise_)
 
 
-def test_calibrate(uncalibrated: NelboDetector, normal: np.ndarray, fresh: np.ndarray) -> None:
+def test_calibrate_sets_a_threshold_on_unseen_images(
+    uncalibrated: NelboDetector, normal: np.ndarray, fresh: np.ndarray
+) -> None:
     detector = pickle.loads(pickle.dumps(uncalibrated))  # noqa: S301 - our own
     before = detector.score_samples(fresh)
     assert detector.calibrate(fresh) is detector
@@ -320,7 +330,9 @@ def test_calibrate(uncalibrated: NelboDetector, normal: np.ndarray, fresh: np.nd
     assert detector.fpr_ == 0.2
 
 
-def test_verbose_and_a_collapsed_training(normal: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verbose_fit_prints_epochs_and_a_collapse_gives_a_warning(
+    normal: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.warns(ConvergenceWarning, match="Posterior collapse"):
         small(fpr=0.1, epochs=6, train_config={"beta": 1e6}, verbose=1).fit(normal)
     lines = capsys.readouterr().out.splitlines()
@@ -328,14 +340,14 @@ def test_verbose_and_a_collapsed_training(normal: np.ndarray, capsys: pytest.Cap
     assert re.fullmatch(r"epoch 6 of 6: validation nelbo -?[\d.]+ nats", lines[5])
 
 
-def test_save_and_load(detector: NelboDetector, images: np.ndarray, tmp_path: Path) -> None:
+def test_a_detector_is_restored_from_its_folder(detector: NelboDetector, images: np.ndarray, tmp_path: Path) -> None:
     folder = detector.save(tmp_path / "kept")
     loaded = NelboDetector.load(str(folder))
     assert loaded.get_params() == detector.get_params()
     assert loaded.history_ == detector.history_
     for name in ("score_samples", "elbo", "decision_function", "predict", "p_values", "anomaly_map"):
         np.testing.assert_array_equal(getattr(loaded, name)(images), getattr(detector, name)(images))
-    # The same model with a new calibration may take its place; another model may not.
+    # The same model with a new calibration may replace it; another model may not.
     calibrated = loaded.calibrate(images[N_NORMAL : N_NORMAL + N_FRESH], fpr=0.3)
     calibrated.save(folder)
     assert NelboDetector.load(folder).fpr_ == 0.3
@@ -344,7 +356,7 @@ def test_save_and_load(detector: NelboDetector, images: np.ndarray, tmp_path: Pa
         NelboDetector.load(folder).calibrate(images)
 
 
-def test_save_and_load_without_calibration(
+def test_an_uncalibrated_detector_is_restored_from_its_folder(
     uncalibrated: NelboDetector, detector: NelboDetector, tmp_path: Path
 ) -> None:
     loaded = NelboDetector.load(uncalibrated.save(tmp_path))
@@ -357,7 +369,9 @@ def test_save_and_load_without_calibration(
     assert not (tmp_path / "new").exists()
 
 
-def test_save_and_load_rows(on_rows: NelboDetector, frame: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_detector_of_rows_is_restored_from_its_folder(
+    on_rows: NelboDetector, frame: pd.DataFrame, tmp_path: Path
+) -> None:
     loaded = NelboDetector.load(on_rows.save(tmp_path))
     np.testing.assert_array_equal(loaded.decision_function(frame), on_rows.decision_function(frame))
     assert loaded.n_features_in_ == 10
@@ -372,7 +386,7 @@ def kept(uncalibrated: NelboDetector, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def forged(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
-    """A changed content under a checksum that fits, as an attacker writes it."""
+    """Changed contents with a matching checksum, as an attacker would write them."""
     from nelbo.detectors.estimator.record import _digest
 
     def rewrite(text: bytes) -> bytes:
@@ -431,14 +445,14 @@ def test_a_missing_or_damaged_model_is_refused(kept: Path, tmp_path: Path) -> No
         NelboDetector.load(folder)
 
 
-def test_a_record_holds_no_more_than_it_says(kept: Path) -> None:
+def test_a_record_is_json_without_pickles(kept: Path) -> None:
     text = (kept / "detector.json").read_bytes()
     record = parse(text)
     assert json.dumps(record.to_dict(), sort_keys=True) == json.dumps(json.loads(text), sort_keys=True)
     assert not list(kept.rglob("*.pkl"))
 
 
-def test_pickle_and_clone(detector: NelboDetector, fresh: np.ndarray) -> None:
+def test_a_detector_can_be_pickled_and_cloned(detector: NelboDetector, fresh: np.ndarray) -> None:
     pickled = pickle.dumps(detector)
     assert b"keras" not in pickled
     again = pickle.loads(pickled)  # noqa: S301 - our own
@@ -450,8 +464,8 @@ def test_pickle_and_clone(detector: NelboDetector, fresh: np.ndarray) -> None:
     assert copy.set_params(epochs=3, fpr=0.1).get_params()["epochs"] == 3
 
 
-def test_grid_search_and_cross_validation(images: np.ndarray, paths: list[Path]) -> None:
-    """Trained on normal images, judged on others and on blots."""
+def test_a_detector_works_in_grid_search_and_cross_validation(images: np.ndarray, paths: list[Path]) -> None:
+    """Trained on normal images, judged on other normal images and on blots."""
     labels = np.where(np.arange(len(images)) < N_NORMAL + N_FRESH, 1, -1)
     judged = np.arange(N_NORMAL, len(images))
     split = [(np.arange(N_NORMAL), judged)]
@@ -465,7 +479,7 @@ def test_grid_search_and_cross_validation(images: np.ndarray, paths: list[Path])
     search.fit(images, labels)
     assert [params["statistic"] for params in search.cv_results_["params"]] == grid["statistic"]
     assert all(0.9 < auroc <= 1 for auroc in search.cv_results_["mean_test_auroc"])
-    # Standard deviations and nats: each was another detector.
+    # One detector scores in standard deviations, the other in nats.
     peak, nelbo = search.cv_results_["mean_test_score"]
     assert abs(peak - nelbo) > 1
 
@@ -491,17 +505,17 @@ def located(keys: np.ndarray) -> NelboDetector:
     return NelboDetector(image_size=96, preset="features", backbone="filters").fit(keys[:40])
 
 
-def test_parts_are_found_and_every_image_is_learnt_from(
+def test_parts_are_located_and_every_image_is_used_for_training(
     located: NelboDetector, keys: np.ndarray, tmp_path: Path
 ) -> None:
-    """A solved model crosses, where a fifth would be held back that is fewer than 200."""
+    """A linear model is cross-fitted if a fifth of the images, to be held out, would be fewer than 200."""
     how = Preprocessing(**located.model_.preprocessing)
     assert how.frame is not None
     assert (how.height, how.width) == how.frame.crop_size(96 * 96)
     assert len(located.calibration_scores_) == 40
     assert "approximate" in located.promise_
     assert located.predict(keys[40:]).mean() > 0.5
-    # Two keys, and none.
+    # An image with two keys, and one with none.
     two = np.maximum(keys[40:41], keys[41:42, :, ::-1])
     assert located.predict(np.concatenate([two, np.full_like(two, 64)])).tolist() == [-1, -1]
     again = NelboDetector.load(located.save(tmp_path / "detector"))
@@ -514,7 +528,7 @@ def test_parts_are_found_and_every_image_is_learnt_from(
     ("shape", "defect"),
     [("screw", "scratch"), ("disc", "scratch"), ("rod", "missing"), ("washer", "missing")],
 )
-def test_parts_that_are_found_are_judged_no_worse(shape: str, defect: str, random: np.random.Generator) -> None:
+def test_locating_parts_does_not_make_detection_worse(shape: str, defect: str, random: np.random.Generator) -> None:
     scene = Scene(shape, noise=0.02)
 
     def rendered(n: int, defect: str | None = None) -> np.ndarray:
@@ -527,18 +541,18 @@ def test_parts_that_are_found_are_judged_no_worse(shape: str, defect: str, rando
     for locate in ("off", "auto"):
         detector = NelboDetector(image_size=96, preset="features", backbone="filters", locate=locate).fit(normals)
         found[locate] = roc_auc_score(labels, -detector.score_samples(judged))
-    # Three standard errors of so few images.
+    # 0.2 is three standard errors for so few images.
     assert found["auto"] > found["off"] - 0.2
     assert found["auto"] > 0.7
 
 
-def test_what_holds_back_and_what_cannot_cross(keys: np.ndarray, normal: np.ndarray) -> None:
+def test_held_out_calibration_and_bad_ways_to_calibrate(keys: np.ndarray, normal: np.ndarray) -> None:
     settings: dict[str, Any] = {"image_size": 96, "preset": "features", "backbone": "filters"}
     held_out = NelboDetector(**settings, locate="off", calibrate_on="held_out").fit(keys)
     assert len(held_out.calibration_scores_) == 19
     assert "approximate" not in held_out.promise_
     assert Preprocessing(**held_out.model_.preprocessing).frame is None
-    with pytest.raises(ValueError, match="calibrate_on='cross' is of the linear heads"):
+    with pytest.raises(ValueError, match="calibrate_on='cross' is for the linear heads"):
         NelboDetector(image_size=16, calibrate_on="cross", epochs=1).fit(normal)
     with pytest.raises(ValueError, match="calibrate_on='twice': expected 'auto'"):
         NelboDetector(image_size=16, calibrate_on="twice", epochs=1).fit(normal)
@@ -546,7 +560,7 @@ def test_what_holds_back_and_what_cannot_cross(keys: np.ndarray, normal: np.ndar
         NelboDetector(image_size=16, locate="maybe", epochs=1).fit(normal)
 
 
-def test_as_paths() -> None:
+def test_paths_are_told_from_other_input() -> None:
     assert as_paths(np.array(["a.png"])) == [Path("a.png")]
     assert as_paths((Path("a.png"), "b.png")) == [Path("a.png"), Path("b.png")]
     for no_paths in ([[1.0]], np.zeros(3), np.array([["a"]]), [], [1, "a"], pd.DataFrame({"a": ["x"]})):
@@ -557,7 +571,7 @@ def test_as_paths() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("values", ["grey", "grey 16", "colour"])
 @pytest.mark.parametrize("binarize", [None, 0.5])
-def test_an_array_is_read_as_a_png_is(
+def test_an_array_is_prepared_like_a_png(
     fit: str, channels: int, values: str, binarize: float | None, random: np.random.Generator, tmp_path: Path
 ) -> None:
     shape, top = ((30, 41, 3) if values == "colour" else (30, 41)), (65_536 if values == "grey 16" else 256)
@@ -567,7 +581,7 @@ def test_an_array_is_read_as_a_png_is(
     (pixels,) = image_of(image, preprocessing).pixels
     np.testing.assert_array_equal(pixels, read_image(tmp_path / "x.png", preprocessing))
     if binarize is None:
-        # Without the rounding to 8 bits of each step.
+        # Arrays skip the rounding to 8 bits at each step.
         np.testing.assert_allclose(image_of(image / (top - 1), preprocessing).pixels[0], pixels, atol=1.5 / 255)
 
 
@@ -575,7 +589,7 @@ def test_an_array_is_read_as_a_png_is(
 def test_examples_of_the_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = Path(__file__).parents[3] / "docs" / "estimator.md"
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "estimator.md"
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
@@ -584,11 +598,13 @@ def test_examples_of_the_page_run(
     assert scope["detector"].p_values(scope["broken"]).max() <= 0.1
 
 
-# Many checks fit on too few samples for the default fpr: `docs/estimator.md`, which also says what is skipped.
+# Many checks fit on too few samples for the default fpr: `docs/how-to/estimator.md`, which also says what is skipped.
 @pytest.mark.slow
 @parametrize_with_checks([NelboDetector(fpr=0.5, epochs=1)])
 @pytest.mark.usefixtures("eager")
-def test_checks_of_scikit_learn(estimator: NelboDetector, check: Callable[[NelboDetector], None]) -> None:
+def test_the_estimator_passes_the_checks_of_scikit_learn(
+    estimator: NelboDetector, check: Callable[[NelboDetector], None]
+) -> None:
     check(estimator)
 
 
@@ -601,7 +617,7 @@ def test_variants_have_thresholds_of_their_own(random: np.random.Generator, tmp_
     own = score(detector.model_, normal[..., None], maps=False).variant
     for number in (0, 1):
         mine = detector.calibration_scores_[own == number]
-        # The second of fifty, as a threshold on them alone has it.
+        # The second highest of fifty, as with a threshold on this variant alone.
         assert (mine > detector.threshold_ + 1e-9).sum() == 1
     fresh = np.stack([product(kind, random, i < 20) for i, kind in enumerate(["stripes", "dots"] * 20)])[..., 0]
     np.testing.assert_array_equal(detector.predict(fresh) == -1, detector.p_values(fresh) <= 0.05)

@@ -16,35 +16,35 @@ rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=2, max
 
 
 def standard_errors(area: float, truth: float, n: int) -> float:
-    """How far an area lies from another one, in Hanley and McNeil's standard errors there; n images of each kind."""
+    """The distance of two areas in Hanley and McNeil's standard errors at the second one; n images of each kind."""
     q1, q2 = truth / (2 - truth), 2 * truth**2 / (1 + truth)
     variance = (truth * (1 - truth) + (n - 1) * (q1 - truth**2) + (n - 1) * (q2 - truth**2)) / n**2
     return abs(area - truth) / math.sqrt(variance)
 
 
-def test_the_ends_lie_two_standard_errors_away() -> None:
+def test_the_ends_lie_1_96_standard_errors_away() -> None:
     for n, area in ((10, 0.9), (50, 0.5), (20, 1.0)):
         found = area_interval(area, 1.0, n, n)
         assert standard_errors(area, found.low, n) == pytest.approx(1.959964)
         assert found.high == 1 if area == 1 else standard_errors(area, found.high, n) == pytest.approx(1.959964)
 
 
-def test_four_times_the_variance_lies_twice_as_far() -> None:
+def test_four_times_the_variance_doubles_the_distance() -> None:
     assert standard_errors(0.75, area_interval(0.75, 4.0, 10, 10).low, 10) == pytest.approx(2 * 1.959964)
 
 
-def test_it_widens_where_kinds_differ_in_more_than_their_place() -> None:
-    """Half of the anomalies above all normal images, half below: far more by chance than of one cloud."""
+def test_the_interval_widens_if_kinds_differ_in_more_than_location() -> None:
+    """Half of the anomalies score above all normal images, half below: that varies far more than a single cluster."""
     labels, scores = np.repeat([0, 1], 20), np.r_[np.arange(20), np.arange(10) + 100, np.arange(10) - 100]
     found, alike = auroc(labels, scores), area_interval(0.5, 1.0, 20, 20)
-    # DeLong's variance is that of the shares 0 and 1 of the anomalies: 1/4, by 19.
+    # DeLong's variance is that of the anomalies' shares, 0 and 1: 1/4 divided by 19.
     assert inflation(0.5, 0.25 / 19, 20, 20) == pytest.approx(0.25 / 19 / (0.25 * (1 + 19 * 2 / 3) / 400))
     assert found == pytest.approx(area_interval(0.5, 0.25 / 19 / (0.25 * (1 + 19 * 2 / 3) / 400), 20, 20))
     assert found.high - found.low > alike.high - alike.low
 
 
-def test_newcombe_s_own_example() -> None:
-    # Method 5 of his paper, 2006, by its formula with N* = (7 + 13) / 2: interval of 84.5 of 91 pairs.
+def test_the_interval_is_that_of_newcombes_example() -> None:
+    # Method 5 of his paper (2006) with N* = (7 + 13) / 2: the interval of 84.5 of 91 pairs.
     found = area_interval(84.5 / 91, 1.0, 7, 13)
 
     def root(truth: float) -> float:
@@ -69,8 +69,10 @@ def test_the_interval_holds_the_value_and_has_a_width(drawn: list[tuple[int, int
 @pytest.mark.parametrize(("n_normal", "n_anomalous"), [(10, 10), (50, 50), (200, 10)])
 @pytest.mark.parametrize("area", [0.7, 0.97])
 @pytest.mark.parametrize("spread", [1.0, 3.0])
-def test_it_covers_the_truth_as_often_as_it_says(n_normal: int, n_anomalous: int, area: float, spread: float) -> None:
-    """The long version: python -m benchmarks.coverage."""
+def test_the_interval_covers_the_truth_as_often_as_stated(
+    n_normal: int, n_anomalous: int, area: float, spread: float
+) -> None:
+    """The full measurement: python -m benchmarks.coverage."""
     random, labels = np.random.default_rng(1), np.repeat([0, 1], [n_normal, n_anomalous])
     shift = norm.ppf(area) * math.hypot(1, spread)
     covered = []
@@ -78,18 +80,18 @@ def test_it_covers_the_truth_as_often_as_it_says(n_normal: int, n_anomalous: int
         scores = random.normal(size=len(labels)) * np.where(labels, spread, 1) + shift * labels
         _, low, high = auroc(labels, scores)
         covered.append(low <= area <= high)
-    # Three standard errors of 600 draws beyond 93 and 99 %.
+    # Coverage is 93 to 99 %; 600 draws add three standard errors.
     assert 0.90 < np.mean(covered) <= 1
 
 
-def test_a_million_scores(random: np.random.Generator) -> None:
+def test_a_million_scores_are_fast(random: np.random.Generator) -> None:
     labels = random.random(1_000_000) < 0.01
     found = auroc(labels, random.normal(size=1_000_000) + labels)
     assert found.value == pytest.approx(norm.cdf(math.sqrt(0.5)), abs=0.01)
     assert found.high - found.low < 0.015
 
 
-def test_refusals() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="2 normal and 0 anomalous images, expected both kinds"):
         auroc([0, 0], [1, 2])
     with pytest.raises(ValueError, match="1 of 4 scores are NaN"):

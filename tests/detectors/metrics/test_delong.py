@@ -14,21 +14,21 @@ rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 5
 
 
 def components(labels: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
-    """By the definition, all pairs: (n_normal,) and (n_anomalous,)."""
+    """DeLong's components by their definition, over all pairs: (n_normal,) and (n_anomalous,)."""
     normal, anomalous = scores[labels == 0], scores[labels == 1]
     ordered = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
     return [ordered.mean(axis=0), ordered.mean(axis=1)]
 
 
 def variance(labels: np.ndarray, *models: np.ndarray, weights: tuple[float, ...]) -> float:
-    """Of a weighted sum of areas: L S L', with the covariance matrix S."""
+    """The variance of a weighted sum of areas: L S L', with the covariance matrix S."""
     parts = zip(*(components(labels, scores) for scores in models), strict=True)
     covariance = sum(np.atleast_2d(np.cov(part)) / len(part[0]) for part in parts)
     return float(np.array(weights) @ covariance @ np.array(weights))
 
 
 def two_models(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Equally good ones, that see much the same."""
+    """Labels and the scores of two equally good models that largely agree."""
     labels = np.repeat([0, 1], n)
     common = random.normal(size=2 * n)
     a, b = (labels + np.sqrt(0.6) * common + np.sqrt(0.4) * random.normal(size=2 * n) for _ in range(2))
@@ -36,7 +36,7 @@ def two_models(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndar
 
 
 @given(rows)
-def test_paired_test_is_what_all_pairs_give(drawn: list[tuple[int, int, int]]) -> None:
+def test_the_paired_test_equals_its_definition_over_all_pairs(drawn: list[tuple[int, int, int]]) -> None:
     labels, a, b = np.array(drawn).T
     error = math.sqrt(max(0.0, variance(labels, a, b, weights=(1.0, -1.0))))
     found = delong_test(labels, a, b)
@@ -55,7 +55,7 @@ def test_without_variance_the_difference_is_the_value() -> None:
     assert (same.p_value, tuple(same.difference)) == (1.0, (0.0, 0.0, 0.0))
 
 
-def test_paired_test_rejects_as_often_as_it_says() -> None:
+def test_the_paired_test_rejects_at_its_nominal_rate() -> None:
     random = np.random.default_rng(2)
     found = [delong_test(*two_models(random, 60)) for _ in range(1000)]
     p = np.array([one.p_value for one in found])
@@ -71,7 +71,7 @@ def test_pairing_finds_what_two_intervals_hide() -> None:
     assert found.p_value < 0.05
 
 
-def test_refusals() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="2 normal and 1 anomalous images, expected at least 2 of each"):
         delong_test([0, 0, 1], [1, 2, 3], [1, 2, 3])
     with pytest.raises(ValueError, match=r"labels of shape \(4,\) and scores of shape \(3,\)"):

@@ -1,4 +1,4 @@
-"""When a new threshold may replace the current one: enough images, and none that show it to be worse."""
+"""A new threshold may replace the current one with enough images, unless they show it to be worse."""
 
 from itertools import product
 
@@ -13,7 +13,7 @@ from nelbo.detectors.metrics.labelled import EQUAL_COSTS, OBJECTIVES, Counts, at
 
 
 def flags(n: int, *ranges: range) -> np.ndarray:
-    """(n,) True in the ranges."""
+    """(n,) flags that are True in the ranges."""
     found = np.zeros(n, bool)
     for some in ranges:
         found[list(some)] = True
@@ -37,10 +37,10 @@ def test_a_few_labels_are_not_enough(n_choosing: int, n_judging: int, says: str 
 def test_a_threshold_that_finds_nothing_is_blind() -> None:
     labels = [0] * 20 + [1] * 10
     assert blind(labels, flags(30)) == "it finds none of 10 anomalous images that did not choose it"
-    # False alarms are no finds.
+    # False alarms do not count as found anomalies.
     assert blind(labels, flags(30, range(20))) is not None
     assert blind(labels, flags(30, range(29, 30))) is None
-    # Of a few that are all missed nothing follows.
+    # Nothing follows from a few images that are all missed.
     assert blind([1] * 9, flags(9)) is None
     assert blind([], []) is None
 
@@ -50,8 +50,8 @@ def test_a_threshold_that_finds_nothing_is_blind() -> None:
     # 1/16; 1/32; (1 + 10 + 45) / 1024; (1 + 11 + 55) / 2048
     [(4, 0, None), (5, 0, 1 / 32), (8, 2, None), (9, 2, 67 / 2048), (0, 30, None)],
 )
-def test_worse_by_hand(only_new: int, only_current: int, p: float | None) -> None:
-    """40 images; each of the two is wrong on those that tell them apart, and on one more."""
+def test_worse_on_one_kind_has_known_p_values(only_new: int, only_current: int, p: float | None) -> None:
+    """With 40 images, each threshold is wrong on some alone, and both are wrong on one more."""
     new, old = flags(40, range(only_new), range(39, 40)), flags(40, range(9, 9 + only_current), range(39, 40))
     normal, anomalous = worse([0] * 40, new, old), worse([1] * 40, ~new, ~old)
     if p is None:
@@ -63,14 +63,14 @@ def test_worse_by_hand(only_new: int, only_current: int, p: float | None) -> Non
         f"it flags and {only_current} that only the current one does (p = {p:.3g})"
     )
     assert anomalous == normal.replace("normal", "anomalous").replace("flags", "misses")
-    # An objective says nothing of images of one kind.
+    # An objective means nothing for images of one kind.
     assert worse([0] * 40, new, old, "f1") == normal
 
 
-def test_much_worse_by_f1_is_worse() -> None:
-    """The fault: F1 from .79 to .11, misses from a third to 94 %: 31 more, and 2 false alarms fewer.
+def test_a_much_lower_f1_is_worse() -> None:
+    """Guards against a former fault: F1 fell from 0.79 to 0.11 with 31 more misses (94 %) and 2 fewer false alarms.
 
-    Of 2^33 ways to swap, the 4 with as few finds look as bad.
+    Of 2^33 ways to swap the verdicts, 4 look as bad.
     """
     labels = [0] * 50 + [1] * 50
     current, new = flags(100, range(2), range(50, 84)), flags(100, range(50, 53))
@@ -95,14 +95,14 @@ HIGHER, LOWER = flags(200, range(100, 140)), flags(200, range(35), range(100, 18
         ("f1", None, EQUAL_COSTS, True, False),
         # Youden: .5; .4, by 10 of 30 images (p = .049); .5
         ("youden", None, EQUAL_COSTS, True, False),
-        # A miss costs as much, twice as much, and half as much, as a false alarm: 50, 60, 50; 90, 120, 65; 30, 30, 42.5
+        # If a miss costs as much as a false alarm: 50, 60, 50; twice as much: 90, 120, 65; half as much: 30, 30, 42.5
         ("cost", None, EQUAL_COSTS, True, False),
         ("cost", None, ((0, 1), (2, 0)), True, False),
         ("cost", None, ((0, 1), (0.5, 0)), False, True),
-        # A rate of at most 5 %: only the higher one has it. At most 10 %: the current one has it, and finds more.
+        # At most 5 %: only the higher one keeps it. At most 10 %: the current one keeps it, too, and finds more.
         ("recall", 0.05, EQUAL_COSTS, False, True),
         ("recall", 0.1, EQUAL_COSTS, True, True),
-        # Neither has 80 %, the lower one comes nearer; both have 50 %.
+        # Neither reaches 80 %, but the lower one comes nearer; both reach 50 %.
         ("fpr", 0.8, EQUAL_COSTS, True, False),
         ("fpr", 0.5, EQUAL_COSTS, True, True),
         # Precision is 60/70 = .857; 1; 85/120 = .708
@@ -111,7 +111,7 @@ HIGHER, LOWER = flags(200, range(100, 140)), flags(200, range(35), range(100, 18
         (None, None, EQUAL_COSTS, True, True),
     ],
 )
-def test_a_trade_that_was_asked_for_is_not_worse(
+def test_a_trade_off_that_was_requested_is_not_worse(
     objective: str | None,
     target: float | None,
     costs: tuple[tuple[float, float], tuple[float, float]],
@@ -122,8 +122,8 @@ def test_a_trade_that_was_asked_for_is_not_worse(
     assert found == [higher_is_worse, lower_is_worse]
 
 
-def test_a_trade_has_an_end() -> None:
-    """Half of what the current threshold gets right has to stay, whatever was asked."""
+def test_a_trade_off_has_a_limit() -> None:
+    """A new threshold must keep half of what the current one gets right, whatever the objective."""
     for kept, is_worse in ((30, False), (29, True)):
         nearly_blind = flags(200, range(100, 100 + kept))
         assert (worse(LABELS, nearly_blind, CURRENT, "precision", 0.95) is not None) == is_worse
@@ -133,7 +133,7 @@ def test_a_trade_has_an_end() -> None:
 
 
 def all_swaps(labels: np.ndarray, new: np.ndarray, old: np.ndarray, objective: str, target: float | None) -> float:
-    """The p-value by its definition: each way to swap the two where they differ."""
+    """The p-value by its definition, over every way to swap the two verdicts where they differ."""
 
     def ahead(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
         counts = Counts(
@@ -155,7 +155,7 @@ def all_swaps(labels: np.ndarray, new: np.ndarray, old: np.ndarray, objective: s
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
-def test_all_swaps_are_counted(random: np.random.Generator, objective: str) -> None:
+def test_the_p_value_equals_its_definition_over_all_swaps(random: np.random.Generator, objective: str) -> None:
     target = 0.6 if OBJECTIVES[objective] else None
     for _ in range(4):
         labels = random.permutation(np.repeat([0, 1], 9))
@@ -165,8 +165,8 @@ def test_all_swaps_are_counted(random: np.random.Generator, objective: str) -> N
         assert objective_p_value(labels, new, old, objective, target) == pytest.approx(expected, abs=1e-9)
 
 
-def test_many_labels_take_no_time() -> None:
-    """20,000 images that tell the two apart make 10^8 cases, and nearly none of them ever happens."""
+def test_many_labels_are_fast() -> None:
+    """20,000 images on which the two differ make 10^8 cases, nearly all of which are too improbable to count."""
     labels = np.repeat([0, 1], 20_000)
     new = flags(40_000, range(5000), range(20_000, 34_900))
     old = flags(40_000, range(5000, 10_000), range(25_000, 40_000))
@@ -176,14 +176,14 @@ def test_many_labels_take_no_time() -> None:
 
 @pytest.mark.parametrize(("n_normal", "n_anomalous"), [(0, 6), (5, 5), (3, 12), (17, 8), (20, 20)])
 @pytest.mark.parametrize("objective", [None, "f1"])
-def test_an_equally_good_threshold_is_seldom_said_to_be_worse(
+def test_an_equally_good_threshold_is_rarely_called_worse(
     n_normal: int, n_anomalous: int, objective: str | None
 ) -> None:
-    """Each image that tells two equally good ones apart is as likely wrong by either: all cases, and their chances."""
+    """Where two equally good thresholds differ, either is as likely wrong: sums the probabilities of all cases."""
     chance = 0.0
     labels = np.repeat([0, 1], [n_normal + 10, n_anomalous + 10])
     for alarms, misses in product(range(n_normal + 1), range(n_anomalous + 1)):
-        # Of the ten others of a kind both get five right.
+        # Both are right on five of the ten other images of each kind.
         new = flags(len(labels), range(alarms), range(n_normal, n_normal + 5))
         old = flags(len(labels), range(alarms, n_normal + 5))
         first = n_normal + 10
@@ -196,12 +196,12 @@ def test_an_equally_good_threshold_is_seldom_said_to_be_worse(
         assert chance > LEVEL / 4
 
 
-def test_another_trade_that_is_as_good_is_seldom_worse(random: np.random.Generator) -> None:
-    """Thresholds on the same scores differ in one direction: as many misses more as there are fewer false alarms."""
+def test_an_equally_good_trade_off_is_rarely_called_worse(random: np.random.Generator) -> None:
+    """Two thresholds on the same scores differ in one direction: the higher trades false alarms for as many misses."""
     refused = 0
     for _ in range(400):
         scores = np.concatenate([random.normal(-1, 1, 60), random.normal(1, 1, 60)])
-        # By Youden's index equal: as far above the best threshold as below it.
+        # Their Youden index is equal: one is as far above the best threshold as the other is below.
         pair = [scores > value for value in random.permutation([-0.6, 0.6])]
         refused += worse(np.repeat([0, 1], 60), *pair, objective="youden") is not None
     assert refused <= 400 * LEVEL / 2 + 3 * np.sqrt(400 * LEVEL / 2)
@@ -215,20 +215,20 @@ def test_nothing_is_worse_than_itself(drawn: list[tuple[int, bool, bool]], objec
     labels, a, b = np.array(drawn, int).reshape(-1, 3).T
     target = 0.5 if OBJECTIVES[objective] else None
     assert worse(labels, a, a, objective, target) is None
-    # Nor by an objective are two worse than each other.
+    # Two thresholds are never both worse than each other by an objective.
     if len(set(labels)) == 2:
         assert sum(objective_p_value(labels, *pair, objective, target) <= LEVEL / 2 for pair in ((a, b), (b, a))) < 2
 
 
-def test_what_is_no_pair_of_verdicts_is_refused() -> None:
+def test_bad_labels_and_verdicts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got 2 labels, and verdicts on 2 and 1 images: expected as many"):
         worse([0, 1], [True, False], [True])
     with pytest.raises(ValueError, match=r"labels \[2\]: expected 0"):
         worse([2], [True], [True])
 
 
-def test_a_target_is_reached_or_missed_by_so_much() -> None:
-    """Three ways to judge 10 normal and 10 anomalous images: nothing flagged, one of each, everything."""
+def test_a_missed_target_is_measured() -> None:
+    """Three ways to judge 10 normal and 10 anomalous images: flag nothing, one of each, or everything."""
     counts = Counts(*np.array([[10.0, 9, 0], [0, 1, 10], [10, 9, 0], [0, 1, 10]]))
     missed, value = attained("precision", 0.75, EQUAL_COSTS, counts)
     assert missed.tolist() == [1.75, 0.25, 0.25]

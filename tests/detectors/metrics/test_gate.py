@@ -12,7 +12,7 @@ CHOSEN = Threshold(0.5, None, "f1", 50)
 
 
 def model(alarms_normal: list[int], alarms_anomalous: list[int] | None = None) -> Judged:
-    """A model whose alarms are given as 0 and 1, with a threshold that promises nothing."""
+    """A model with the given alarms, 0 or 1, and a threshold that promises nothing."""
     return Judged([*alarms_normal, *(alarms_anomalous or [])], CHOSEN)
 
 
@@ -25,12 +25,12 @@ def alarms(n: int, *on: int) -> list[int]:
     return [int(i in on) for i in range(n)]
 
 
-# Each rule by hand
+# Worked examples of each rule
 
 
 @pytest.mark.parametrize(("n_alarms", "passed"), [(0, True), (6, True), (7, False), (20, False)])
-def test_promise_by_hand(n_alarms: int, passed: bool) -> None:
-    """The threshold is the largest of 19: of 39 exchangeable scores, the n_alarms largest are all among the 20."""
+def test_the_promise_has_known_p_values(n_alarms: int, passed: bool) -> None:
+    """The threshold is the largest of 19 scores; of 39 exchangeable ones, the n_alarms largest are among the 20 new."""
     threshold = Threshold.from_normals(range(19), fpr=0.05)
     candidate = Judged([30.0] * n_alarms + [3.0] * (20 - n_alarms), threshold)
     found = the(gate([0] * 20, candidate, candidate), "promise")
@@ -41,7 +41,7 @@ def test_promise_by_hand(n_alarms: int, passed: bool) -> None:
 
 
 def test_the_promise_of_cross_fitted_scores_is_approximate() -> None:
-    """The rules are the same, and say of what kind the rate is."""
+    """The rules are the same, but their findings say that the rate is approximate."""
     scores = norm.ppf((np.arange(200) + 0.5) / 200)
     at = {
         (cross, fpr): Judged(scores, Threshold.from_normals(norm.ppf((np.arange(199) + 0.5) / 199), fpr, cross=cross))
@@ -67,13 +67,13 @@ def test_a_tie_with_the_threshold_is_no_alarm() -> None:
     ("only_new", "only_old", "p", "passed"),
     [(4, 0, 1 / 16, True), (5, 0, 1 / 32, False), (8, 2, 56 / 1024, True), (9, 2, 67 / 2048, False), (0, 9, 1, True)],
 )
-def test_mcnemar_by_hand(only_new: int, only_old: int, p: float, passed: bool) -> None:
+def test_mcnemars_test_has_known_p_values(only_new: int, only_old: int, p: float, passed: bool) -> None:
     new = alarms(30, *range(only_new), 29)
     old = alarms(30, *range(only_new, only_new + only_old), 29)
-    counts = f"{only_new + 1} of 30 normal images, with the serving model {only_old + 1}"
-    text = f"{counts}; with only one of the two {only_new} and {only_old} (p = {p:.3g})"
+    counts = f"{only_new + 1} of 30 normal images, {only_old + 1} with the serving model"
+    text = f"{counts}; {only_new} only with the candidate, {only_old} only with the serving model (p = {p:.3g})"
     assert the(gate([0] * 30, model(new), model(old)), "false alarms") == Finding("false alarms", passed, text)
-    # The same images as misses of anomalous ones.
+    # The same counts as misses of anomalous images.
     missed = [[1 - alarm for alarm in found] for found in (new, old)]
     result = gate([0] * 30 + [1] * 30, *(model([0] * 30, found) for found in missed))
     assert the(result, "misses") == Finding("misses", passed, text.replace("normal", "anomalous"))
@@ -85,7 +85,7 @@ def test_auroc_is_compared_one_sided() -> None:
     bad = [*good[:20], *good[5:10], *good[25:]]
     worse = the(gate(labels, Judged(bad, None), Judged(good, None)), "auroc")
     better = the(gate(labels, Judged(good, None), Judged(bad, None)), "auroc")
-    # 5 of 10 anomalous images lie on normal ones with 5 to 9 below them.
+    # 5 of 10 anomalous images tie with normal ones that have 5 to 9 others below them.
     area = 1 - np.mean([0.0] * 5 + [(20 - i - 0.5) / 20 for i in range(5, 10)])
     assert worse.text.startswith(f"{area:.3f} with the candidate, 1.000 with the serving model")
     assert (worse.passed, better.passed) == (False, True)
@@ -94,7 +94,7 @@ def test_auroc_is_compared_one_sided() -> None:
 # What does not apply
 
 
-def test_without_anomalous_images_a_blind_candidate_passes_and_the_gate_says_what_it_did_not_see() -> None:
+def test_without_anomalous_images_the_gate_says_that_it_cannot_see_blindness() -> None:
     serving = model(alarms(30, 3), [1] * 9)
     blind = model([0] * 30, [0] * 9)
     result = gate([0] * 30 + [1] * 9, blind, serving)
@@ -117,7 +117,7 @@ def test_a_threshold_from_labels_promises_nothing() -> None:
     assert "chosen from labels (f1)" in str(found)
 
 
-def test_models_without_a_threshold() -> None:
+def test_rules_without_a_threshold_fail_or_do_not_apply() -> None:
     labels = [0] * 20 + [1] * 10
     with_it = model([0] * 20, [1] * 10)
     without = Judged(with_it.scores, None)
@@ -134,18 +134,18 @@ def test_models_without_a_threshold() -> None:
     assert result.passed
 
 
-def test_a_candidate_that_does_as_it_promises_is_not_held_to_a_stricter_promise() -> None:
+def test_a_candidate_that_keeps_its_promise_is_not_held_to_a_stricter_one() -> None:
     scores = norm.ppf((np.arange(200) + 0.5) / 200)
     strict, loose = (Threshold.from_normals(norm.ppf((np.arange(199) + 0.5) / 199), fpr) for fpr in (0.01, 0.1))
     result = gate([0] * 200, Judged(scores, loose), Judged(scores, strict))
     assert result.passed
     assert str(the(result, "false alarms")).endswith("as promised")
-    # The same alarms without a promise are only more of them.
+    # Without a promise, the same alarms are judged by their number alone.
     unpromised = replace(loose, fpr=None, objective="f1")
     assert not gate([0] * 200, Judged(scores, unpromised), Judged(scores, strict)).passed
 
 
-def test_refusals() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="got 19 normal images, expected at least 20"):
         gate([0] * 19 + [1] * 30, model([0] * 19, [1] * 30), model([0] * 19, [1] * 30))
     with pytest.raises(ValueError, match=r"labels of shape \(20,\) and scores of shape \(21,\)"):
@@ -156,16 +156,16 @@ def test_refusals() -> None:
         gate([0] * 20, Judged([np.nan] + [0.0] * 19, CHOSEN), model([0] * 20))
 
 
-# By simulation
+# Simulations
 
 
 def failures(
     random: np.random.Generator, n: int, *, n_calibration: int | None, n_normal: int, n_anomalous: int, sight: float = 2
 ) -> dict[str, float]:
-    """Share of draws in which each rule stops a candidate with correlated scores.
+    """The share of draws in which each rule stops a candidate whose scores correlate with the serving model's.
 
-    n_calibration: images of each model's own calibration; None gives both the threshold that is true.
-    sight: standard deviations by which the candidate sees anomalies above normals; the serving model's is 2.
+    n_calibration: images in each model's own calibration; None gives both models their true thresholds.
+    sight: standard deviations by which anomalies score above normals with the candidate; the serving model has 2.
     """
     labels = np.repeat([0, 1], [n_normal, n_anomalous])
     counts = dict.fromkeys(("promise", "false alarms", "auroc", "misses", "any"), 0)
@@ -186,16 +186,16 @@ def failures(
     return {rule: count / n for rule, count in counts.items()}
 
 
-def test_an_equal_candidate_is_stopped_no_more_often_than_said(random: np.random.Generator) -> None:
+def test_an_equal_candidate_is_stopped_no_more_often_than_stated(random: np.random.Generator) -> None:
     rates = failures(random, 600, n_calibration=None, n_normal=300, n_anomalous=60)
-    # Three standard errors of 600 draws above the levels.
+    # The levels plus three standard errors of 600 draws.
     assert rates["promise"] <= 0.01 + 0.013
     for rule in ("false alarms", "auroc", "misses"):
         assert rates[rule] <= 0.05 + 0.027, rule
 
 
-def test_the_luck_of_calibration_is_no_false_alarm(random: np.random.Generator) -> None:
-    """McNemar's test alone would stop 3 of 10 equal candidates here, for their thresholds differ."""
+def test_the_luck_of_calibration_stops_no_candidate(random: np.random.Generator) -> None:
+    """McNemar's test alone would stop 3 of 10 equal candidates here, because their thresholds differ by chance."""
     rates = failures(random, 600, n_calibration=99, n_normal=500, n_anomalous=0)
     assert rates["promise"] <= 0.01 + 0.013
     assert rates["false alarms"] <= 0.05 + 0.027

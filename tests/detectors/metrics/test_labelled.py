@@ -15,7 +15,7 @@ TARGETS = {"f_beta": 2.0, "recall": 0.25, "fpr": 0.6, "precision": 0.5}
 
 
 def worth(labels: np.ndarray, flagged: np.ndarray, objective: str) -> float:
-    """The definitions, by scikit-learn or counted out; minus infinity where the target is missed."""
+    """The objective by its definition, from scikit-learn or by counting; minus infinity where the target is missed."""
     recall = float(recall_score(labels, flagged))
     false_rate = float(flagged[labels == 0].mean())
     target = TARGETS.get(objective, math.nan)
@@ -33,7 +33,7 @@ def worth(labels: np.ndarray, flagged: np.ndarray, objective: str) -> float:
 
 
 @given(st.data(), st.sampled_from(list(OBJECTIVES)))
-def test_the_best_there_is(data: st.DataObject, objective: str) -> None:
+def test_the_labelled_threshold_is_the_best_possible(data: st.DataObject, objective: str) -> None:
     n = data.draw(st.integers(2, 25))
     labels = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
     values = np.array(data.draw(st.lists(st.integers(0, 6) | st.floats(-5, 5), min_size=n, max_size=n)), float)
@@ -53,14 +53,14 @@ def test_the_best_there_is(data: st.DataObject, objective: str) -> None:
         return
     threshold = find()
     assert worth(labels, values > threshold, objective) == pytest.approx(best)
-    # Of equally good ones it flags fewest.
+    # Of equally good thresholds it takes the one that flags fewest.
     fewest = min(
         (values > cut).sum() for cut in cuts if worth(labels, values > cut, objective) == pytest.approx(best, rel=1e-12)
     )
     assert (values > threshold).sum() == fewest
 
 
-def test_by_hand() -> None:
+def test_labelled_thresholds_of_a_small_example() -> None:
     labels, scores = [0, 0, 1, 0, 1, 1], [1, 2, 3, 4, 5, 6]
     for objective, target, expected in [
         ("f1", None, 2.5),
@@ -74,13 +74,13 @@ def test_by_hand() -> None:
         ("precision", 1.0, 4.5),
     ]:
         assert labelled_threshold(labels, scores, objective, target) == expected, (objective, target)
-    # A miss that costs little is no reason to flag; a dear one flags all down to the lowest anomaly.
+    # If misses are cheap, none is worth a false alarm; if they are dear, all down to the lowest anomaly is flagged.
     assert labelled_threshold(labels, scores, "cost", costs=((0, 100), (1, 0))) == 4.5
     assert labelled_threshold([1, 0], [1, 2], "cost", costs=((0, 100), (1, 0))) == 2
     assert labelled_threshold([0, 1, 0], [1, 2, 3], "cost", costs=((0, 1), (100, 0))) == 1.5
 
 
-def test_neighbouring_floats() -> None:
+def test_a_threshold_separates_neighbouring_floats() -> None:
     low = 1.0
     high = float(np.nextafter(low, 2))
     threshold = labelled_threshold([0, 1], [low, high], "f1")
@@ -92,7 +92,7 @@ def test_neighbouring_floats() -> None:
     [
         ("auc", None, COSTS, "objective='auc': expected one of f1"),
         ("f1", 0.5, COSTS, "f1 takes none"),
-        ("recall", None, COSTS, "expects its largest false-positive rate"),
+        ("recall", None, COSTS, "expects its largest false-alarm rate"),
         ("precision", 1.1, COSTS, "from 0 to 1"),
         ("f_beta", 0.0, COSTS, "weight of recall"),
         ("fpr", math.nan, COSTS, "least recall"),
@@ -101,7 +101,9 @@ def test_neighbouring_floats() -> None:
         ("cost", None, ((0, math.inf), (1, 0)), "two finite costs"),
     ],
 )
-def test_refusals(objective: str, target: float | None, costs: Sequence[Sequence[float]], says: str) -> None:
+def test_bad_arguments_are_refused(
+    objective: str, target: float | None, costs: Sequence[Sequence[float]], says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         labelled_threshold([0, 1], [1, 2], objective, target, costs)
 
@@ -113,7 +115,7 @@ def test_labels_are_0_and_1_for_each_score() -> None:
         labelled_threshold([0, 1], [1, 2, 3], "f1")
 
 
-def test_review_finds_the_share_that_was_asked_for(random: np.random.Generator) -> None:
+def test_the_review_band_reaches_the_requested_recall(random: np.random.Generator) -> None:
     labels = np.repeat([0, 1], [300, 100])
     scores = random.normal(size=400) + 2 * labels
     threshold = Threshold.from_labels(labels, scores, "precision", target=0.95, review_recall=0.99)
@@ -124,6 +126,6 @@ def test_review_finds_the_share_that_was_asked_for(random: np.random.Generator) 
     assert (threshold.fpr, threshold.supported, threshold.n_calibration) == (None, None, 300)
 
 
-def test_no_band_where_the_threshold_is_as_low() -> None:
+def test_there_is_no_review_band_if_the_threshold_is_as_low() -> None:
     threshold = Threshold.from_labels([0, 0, 1, 1], [1, 2, 3, 4], "f1", review_recall=1.0)
     assert threshold.review is None

@@ -1,4 +1,4 @@
-"""Pixel measures of images one after another, against exact ones on all pixels together."""
+"""Pixel measures that take one image at a time, compared with exact ones on all pixels together."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ Images = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def drawn(random: np.random.Generator, n: int, strength: float) -> Images:
-    """Images of several sizes, half of them with two defects, and maps that see some of each."""
+    """Images of several sizes, half of them with two defects, and maps that show the defects in part."""
     masks, maps = [], []
     for number in range(n):
         height, width = random.integers(60, 120, 2)
@@ -27,7 +27,7 @@ def drawn(random: np.random.Generator, n: int, strength: float) -> Images:
 
 
 def counted(masks: list[np.ndarray], maps: list[np.ndarray]) -> PixelCounts:
-    # Steps are made of every seventh pixel.
+    # The steps of the curve come from every seventh pixel.
     counts = PixelCounts(np.concatenate([one.ravel()[::7] for one in maps]))
     for mask, values in zip(masks, maps, strict=True):
         counts.add(mask, values)
@@ -52,7 +52,7 @@ def exact_aupro(masks: list[np.ndarray], maps: list[np.ndarray], max_fpr: float)
 
 
 @pytest.mark.parametrize("strength", [0.5, 5.0, 500.0])
-def test_areas_are_those_of_all_pixels(strength: float, random: np.random.Generator) -> None:
+def test_areas_equal_those_of_all_pixels(strength: float, random: np.random.Generator) -> None:
     masks, maps = drawn(random, 12, strength)
     counts = counted(masks, maps)
     pixels, truth = (np.concatenate([one.ravel() for one in of]) for of in (maps, masks))
@@ -72,7 +72,7 @@ def test_areas_are_those_of_all_pixels(strength: float, random: np.random.Genera
     assert np.mean(normal >= level) == pytest.approx(0.01, abs=0.001)
 
 
-def test_fewer_pixels_stand_for_all(random: np.random.Generator) -> None:
+def test_fewer_pixels_approximate_all(random: np.random.Generator) -> None:
     masks, maps = drawn(random, 6, 5.0)
     whole, fewer = counted(masks, maps), PixelCounts(np.concatenate([one.ravel() for one in maps]))
     for mask, values in zip(masks, maps, strict=True):
@@ -80,7 +80,7 @@ def test_fewer_pixels_stand_for_all(random: np.random.Generator) -> None:
     assert fewer.auroc(n_resamples=3) == pytest.approx(whole.auroc(n_resamples=3), abs=1e-4)
 
 
-def test_regions_are_found_by_a_tenth_of_them() -> None:
+def test_a_region_is_found_by_a_tenth_of_its_pixels() -> None:
     mask = np.zeros((20, 20), bool)
     mask[2:4, 2:12] = True
     mask[10, 10] = mask[11, 11] = True
@@ -89,7 +89,7 @@ def test_regions_are_found_by_a_tenth_of_them() -> None:
     values[10, 10] = 3.0
     counts = PixelCounts(np.arange(6.0))
     counts.add(mask, values)
-    # Of 20 pixels two are a tenth; pixels that touch at a corner are one region, of which one is more than a tenth.
+    # Two of 20 pixels are a tenth; two pixels that touch at a corner are one region, of which one is half.
     assert counts.regions == [Region(0, 20, 4.0), Region(0, 2, 3.0)]
 
 
@@ -103,7 +103,7 @@ def test_regions_of_one_image_count_together() -> None:
     assert every.low < 0.5
 
 
-def test_what_cannot_be_measured_is_none() -> None:
+def test_measures_that_are_undefined_are_none() -> None:
     counts = PixelCounts([0.0, 1.0])
     assert (counts.auroc(), counts.level()) == (None, None)
     counts.add(np.ones((3, 3)), np.ones((3, 3)))

@@ -4,7 +4,7 @@ import pytest
 from nelbo.detectors import mcnemar_test
 
 
-def test_by_hand() -> None:
+def test_mcnemars_test_on_a_small_example() -> None:
     # 50 images: 5 flagged by both, 9 by a alone, 2 by b alone.
     a = np.repeat([True, True, False, False], [5, 9, 2, 34])
     b = np.repeat([True, False, True, False], [5, 9, 2, 34])
@@ -19,7 +19,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize(("n", "only_a", "only_b"), [(60, 0.08, 0.03), (60, 0.2, 0.2), (300, 0.02, 0.005)])
 def test_interval_covers_the_true_difference(random: np.random.Generator, n: int, only_a: float, only_b: float) -> None:
-    # Images that both flag, or neither, are all one to it.
+    # Images that both or neither flag make no difference.
     drawn = random.multinomial(n, [only_a, only_b, 1 - only_a - only_b], size=20_000)
     covered = 0
     for (a, b, neither), times in zip(*np.unique(drawn, axis=0, return_counts=True), strict=True):
@@ -29,6 +29,6 @@ def test_interval_covers_the_true_difference(random: np.random.Generator, n: int
 
 
 @pytest.mark.parametrize(("a", "b"), [([], []), ([True], [True, False]), ([1], [0]), ([[True]], [[True]])])
-def test_what_is_no_pair_of_flags_is_refused(a: list[object], b: list[object]) -> None:
+def test_bad_pairs_of_flags_are_refused(a: list[object], b: list[object]) -> None:
     with pytest.raises(ValueError, match=r"^got .* expected "):
         mcnemar_test(a, b)

@@ -16,7 +16,7 @@ Images = tuple[list[np.ndarray], list[np.ndarray]]
 
 @st.composite
 def images(draw: st.DrawFn, ties: int = 6) -> Images:
-    """Small images of any sizes with masks, with a defective and a normal pixel somewhere."""
+    """Small images of any sizes with masks; at least one pixel is defective and one is normal."""
     sizes = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     masks = [random.random(size) < random.choice([0, 0.3, 0.6]) for size in sizes]
@@ -31,7 +31,7 @@ def flat(arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def pro_curve(masks: list[np.ndarray], maps: list[np.ndarray]) -> tuple[list[float], list[float]]:
-    """Threshold by threshold and region by region: false-positive rates and mean overlaps."""
+    """False-alarm rates and mean overlaps, computed threshold by threshold and region by region."""
     rates, overlaps = [0.0], [0.0]
     for threshold in np.unique(flat(maps))[::-1]:
         above = [one >= threshold for one in maps]
@@ -45,7 +45,7 @@ def pro_curve(masks: list[np.ndarray], maps: list[np.ndarray]) -> tuple[list[flo
 
 
 def area_up_to(rates: list[float], heights: list[float], end: float) -> float:
-    """Trapezium by trapezium, the last one cut at the end."""
+    """The area under a curve by trapeziums, the last of which is cut at the end."""
     area = 0.0
     for (x0, x1), (y0, y1) in zip(itertools.pairwise(rates), itertools.pairwise(heights), strict=True):
         if x0 < end and x1 > x0:
@@ -54,26 +54,26 @@ def area_up_to(rates: list[float], heights: list[float], end: float) -> float:
     return area / end
 
 
-def test_by_hand() -> None:
-    # Region P is one pixel, 9; Q two, 8 and 3, that touch at a corner. Normal pixels: 7, 5, 4, 1.
+def test_pixel_measures_of_a_small_example() -> None:
+    # Region P is one pixel, 9; Q is two, 8 and 3, that touch at a corner. Normal pixels: 7, 5, 4, 2, 1, 0.
     mask = [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
     scores = [[9, 7, 5], [0, 4, 8], [2, 3, 1]]
-    # Normal, highest first: 7 5 4 2 1 0. Overlap 3/4 from 0 on, 1 from 3/6 on.
+    # The mean overlap is 3/4 from a rate of 0 on, and 1 from 3/6 on.
     assert aupro([mask], [scores], max_fpr=1, n_resamples=1).value == pytest.approx(0.75 * 0.5 + 0.5)
     assert aupro([mask], [scores], max_fpr=0.5, n_resamples=1).value == pytest.approx(0.75)
     assert aupro([mask], [scores], max_fpr=0.75, n_resamples=1).value == pytest.approx((0.75 * 0.5 + 0.25) / 0.75)
-    # Of 18 pairs, 3 below 7, 5 and 4 are wrong.
+    # 3 of 18 pairs are wrong: the 3 lies below 7, 5 and 4.
     assert pixel_auroc([mask], [scores], n_resamples=1).value == pytest.approx(15 / 18)
 
 
 @given(images(ties=1000), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
-def test_aupro_is_the_area_counted_out(drawn: Images, max_fpr: float) -> None:
+def test_aupro_equals_the_area_under_the_whole_curve(drawn: Images, max_fpr: float) -> None:
     expected = area_up_to(*pro_curve(*drawn), max_fpr)
     assert aupro(*drawn, max_fpr=max_fpr, n_resamples=1).value == pytest.approx(expected, abs=1e-12)
 
 
 @given(images(ties=1000))
-def test_pixel_auroc_is_that_of_all_pixels(drawn: Images) -> None:
+def test_pixel_auroc_equals_that_of_all_pixels(drawn: Images) -> None:
     masks, maps = drawn
     expected = roc_auc_score(flat(masks), flat(maps))
     assert pixel_auroc(masks, maps, n_resamples=1).value == pytest.approx(expected, abs=1e-12)
@@ -81,7 +81,7 @@ def test_pixel_auroc_is_that_of_all_pixels(drawn: Images) -> None:
 
 @given(images(), st.integers(0, 100))
 def test_a_bootstrap_sample_is_a_set_of_whole_images(drawn: Images, seed: int) -> None:
-    """One sample has the value of some images drawn again, as many with a defect as there were."""
+    """A sample's value is that of redrawn images, as many with a defect as before."""
     masks, maps = ([one[-1], *one[:-1]][:3] for one in drawn)
     groups = [[i for i, mask in enumerate(masks) if mask.any() == kind] for kind in (False, True)]
     samples = itertools.product(*(itertools.combinations_with_replacement(group, len(group)) for group in groups))
@@ -102,7 +102,7 @@ def test_only_the_order_counts(drawn: Images) -> None:
         assert metric(masks, [np.exp(one) for one in maps], n_resamples=5) == metric(masks, maps, n_resamples=5)
 
 
-def test_interval_covers_the_truth_though_the_pixels_of_an_image_are_alike() -> None:
+def test_the_interval_covers_the_truth_though_pixels_of_an_image_correlate() -> None:
     random, truth = np.random.default_rng(5), norm.cdf(1 / math.sqrt(2 * (1 + 0.5**2)))
     mask = np.pad(np.ones((3, 3)), 2)
     masks = [mask * (i % 2) for i in range(60)]
@@ -113,12 +113,12 @@ def test_interval_covers_the_truth_though_the_pixels_of_an_image_are_alike() -> 
     assert np.mean([low <= truth <= high for _, low, high in (interval() for _ in range(150))]) > 0.87
 
 
-def test_an_image_that_is_all_defect_is_never_drawn_alone() -> None:
+def test_an_image_that_is_entirely_defective_is_never_drawn_alone() -> None:
     found = pixel_auroc([[[1, 1]], [[1, 0]]], [[[3.0, 4.0]], [[2.0, 1.0]]], n_resamples=50)
     assert tuple(found) == (1, 1, 1)
 
 
-def test_refusals() -> None:
+def test_bad_arguments_are_refused() -> None:
     mask, scores = [[1, 0]], [[2.0, 1.0]]
     for metric in (pixel_auroc, aupro):
         with pytest.raises(ValueError, match="2 masks and 1 maps"):

@@ -1,4 +1,4 @@
-"""What is seen of simulated defects: against the AUROC by other means, and intervals that cover."""
+"""What a model sees of simulated defects: compared with another computation of AUROC, and by coverage."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from nelbo.detectors import Interval, Sensitivity, sensitivity
 def drawn(random: np.random.Generator, m: int, each: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     clean = random.standard_normal(m)
     images = np.repeat(np.arange(m), each)
-    # A painted image scores what it did, and more.
+    # A painted image scores higher than without the defect.
     return clean, clean[images] + shift * random.random(len(images)), images
 
 
-def test_the_area_is_that_of_pairs_of_different_images(random: np.random.Generator) -> None:
+def test_the_area_is_over_pairs_of_different_images(random: np.random.Generator) -> None:
     clean, painted, images = drawn(random, 20, 3, 1.0)
     clean, painted = clean.round(1), painted.round(1)
     found = sensitivity(clean, painted, images)
@@ -27,8 +27,8 @@ def test_the_area_is_that_of_pairs_of_different_images(random: np.random.Generat
     assert found.auroc.low < found.auroc.value < found.auroc.high
 
 
-def test_the_interval_covers_what_many_images_give(random: np.random.Generator) -> None:
-    """Painted images of one are alike: as if they were independent, the interval would be too narrow."""
+def test_the_interval_covers_the_area_of_many_images(random: np.random.Generator) -> None:
+    """Painted versions of one image correlate: treated as independent, they would give too narrow an interval."""
     truth = sensitivity(*drawn(random, 3000, 4, 1.0), n_resamples=10).auroc.value
     covered = []
     for seed in range(200):
@@ -37,14 +37,14 @@ def test_the_interval_covers_what_many_images_give(random: np.random.Generator) 
     assert np.mean(covered) > 0.88
 
 
-def test_found_is_the_share_that_is_flagged() -> None:
+def test_the_share_found_is_the_share_flagged() -> None:
     found = sensitivity([0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [True, False, False, False])
     assert found.found is not None
     assert found.found.value == 0.25
     assert sensitivity([0, 0], [1], [1]).found is None
 
 
-def test_what_is_no_better_than_chance_is_blind() -> None:
+def test_a_model_no_better_than_chance_is_blind() -> None:
     def one(low: float, share: float) -> Sensitivity:
         return Sensitivity(100, Interval(0.8, low, 0.9), Interval(share, share, share))
 
@@ -55,6 +55,6 @@ def test_what_is_no_better_than_chance_is_blind() -> None:
 
 
 @pytest.mark.parametrize(("clean", "images"), [([0, 1], [0, 2]), ([0, 1], [-1, 0]), ([0, 1], [0]), ([0], [0, 0])])
-def test_images_that_are_not_there_are_refused(clean: list[int], images: list[int]) -> None:
+def test_numbers_of_missing_images_are_refused(clean: list[int], images: list[int]) -> None:
     with pytest.raises(ValueError, match="images"):
         sensitivity(clean, [1, 2], images)

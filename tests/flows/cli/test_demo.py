@@ -26,13 +26,13 @@ def test_the_demo_sees_defects_in_real_cells(nelbo: Callable[..., tuple[int, str
     result = json.loads(out)
     trained, scored = result["train"], result["score"]
     assert (trained["n_train"], trained["n_validation"]) == (454, 0)
-    # Neighbours on a module look alike. At the edge of that machines may round otherwise.
+    # Neighbours on a module look alike. Machines may round differently at the limit of similarity.
     assert trained["n_calibration"] == trained["n_groups"] == pytest.approx(280, abs=20)
     assert (trained["calibrate_on"], trained["approximate"]) == ("cross", True)
     assert (scored["n_images"], scored["n_not_scored"]) == (447, 0)
     metrics = scored["metrics"]
     assert scored["engine"] == "openvino"
     assert metrics["auroc"]["value"] >= 0.94
-    # Were the 5 % of 134 normals exact, more than 21 false alarms would come about once in a thousand calibrations.
+    # If the rate of 5 % on 134 normal images were exact, about one calibration in a thousand would give more than 21.
     assert metrics["false_alarms"] <= 21
     assert read_table(Path(scored["flagged"])).num_rows == scored["n_anomalous"]

@@ -1,4 +1,4 @@
-"""A command at work on a terminal."""
+"""What a command draws on a terminal while it works."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def on_a_terminal(*arguments: object) -> tuple[str, str]:
             while some := os.read(ours, 1 << 16):
                 drawn.append(some)
         except OSError:
-            # So Linux says that the other end is closed.
+            # This is how Linux reports that the other end is closed.
             return
 
     reader = threading.Thread(target=read)
@@ -40,7 +40,7 @@ def on_a_terminal(*arguments: object) -> tuple[str, str]:
     return done.stdout.decode(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_each_stage_is_named_and_nothing_stays(tmp_path: Path) -> None:
+def test_each_stage_is_named_and_the_display_is_cleared(tmp_path: Path) -> None:
     out, drawn = on_a_terminal("models", "--workspace", tmp_path)
     assert drawn.index("nelbo models") < drawn.index("starting")
     assert "Traceback" not in drawn
@@ -61,7 +61,7 @@ def test_scoring_says_what_it_is_at_and_how_long_it_takes(images: Path, exported
     assert len(out.splitlines()) == 3
 
 
-def test_parts_of_a_stage_go_and_what_is_planned_stays() -> None:
+def test_finished_parts_are_cleared_and_planned_stages_stay() -> None:
     with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123 - no path
         display = Display("train", Console(file=nothing))
         display.begin("learning", None)

@@ -1,4 +1,4 @@
-"""What ``nelbo doctor`` says of systems that lack something."""
+"""What ``nelbo doctor`` says of a system that lacks something."""
 
 import errno
 import fcntl
@@ -20,7 +20,7 @@ from nelbo.flows.workspace.runs import code_version
 Nelbo = Callable[..., tuple[int, str, str]]
 
 
-def test_a_whole_system(nelbo: Nelbo, tmp_path: Path) -> None:
+def test_a_complete_system_runs_nelbo(nelbo: Nelbo, tmp_path: Path) -> None:
     code, out, _ = nelbo("doctor", "--json", "--workspace", tmp_path / "w")
     found = json.loads(out)
     assert (code, found["ok"]) == (0, True)
@@ -38,6 +38,16 @@ def missing(workspace: Path) -> str:
     return "\n".join(doctor.diagnose(Options(workspace=str(workspace)))["missing"])
 
 
+def test_one_fast_engine_is_enough_and_images_of_the_demo_are_for_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "is_installed", lambda name: name == "openvino")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    found = doctor.diagnose(Options(workspace=str(tmp_path)))
+    assert (found["engines"], found["demo_images"]) == (["keras", "openvino"], False)
+    assert not [lack for lack in found["missing"] if "engine" in lack or "demo" in lack]
+
+
 def test_each_lack_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
@@ -45,7 +55,7 @@ def test_each_lack_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("NELBO_PORT", "tcp://10.0.0.1:8501")
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     monkeypatch.setattr(doctor, "memory_limit", lambda: 1 << 30)
-    monkeypatch.setattr(doctor, "is_installed", lambda name: name != "onnx")
+    monkeypatch.setattr(doctor, "is_installed", lambda _: False)
     monkeypatch.setattr(doctor.sys, "getfilesystemencoding", lambda: "ascii")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
@@ -54,7 +64,7 @@ def test_each_lack_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "10.0.0.1" not in said
     assert f"{tmp_path / 'none'} cannot. Set HOME" in said
     assert "memory: 1,073,741,824 bytes may be used" in said
-    assert "pip install 'nelbo[onnx]'" in said
+    assert "pip install 'nelbo[openvino]'" in said
     assert "Set LANG=C.UTF-8" in said
     assert "does not sync folders" in said
     monkeypatch.setattr(fcntl, "flock", refuse)
@@ -78,7 +88,7 @@ def test_what_nelbo_cannot_run_without_is_exit_code_1(
     assert out.splitlines()[-3] == f"This system does not run nelbo {code_version()}."
 
 
-def test_prefect_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefect_api_that_does_not_answer_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise doctor.UsageError("the Prefect API at http://127.0.0.1:9/api does not answer (ConnectError). Start it.")
 
@@ -89,7 +99,7 @@ def test_prefect_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "does not answer" in "\n".join(found["missing"])
 
 
-def test_deployments_of_nelbo_0_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deployments_of_nelbo_0_1_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = SimpleNamespace(
         parameters={"workspace": "/srv/w"}, work_pool_name="p", entrypoint="flows.orchestration.score", tags=["line:w"]
     )

@@ -1,4 +1,4 @@
-"""The last lines of commands: three of them, harmless, the last one a command that a shell takes."""
+"""The last three lines of each command: they are harmless, and the last is a command that a shell accepts."""
 
 import json
 import shlex
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from reviewing import review
 from scored import MODEL, add_batch, add_calibration
 
-from nelbo.flows.cli.endings import _ENDINGS, ending, quoted
+from nelbo.flows.cli.endings import _ENDINGS, beginning, ending, quoted
 from nelbo.flows.cli.invocation import app, read_options
 from nelbo.flows.commands import COMMANDS
-from nelbo.flows.options.options import ScoreOptions, TrainOptions, UpgradeOptions
+from nelbo.flows.options.options import ScoreOptions, TrainOptions, UpgradeOptions, WatchOptions
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import record_review
 
@@ -38,7 +38,7 @@ SCORED = {
 
 
 def is_taken(line: str) -> bool:
-    """Whether the command line accepts it, apart from words that stand for what only the reader knows."""
+    """Whether the command line accepts a line, apart from placeholders for what only the reader knows."""
     nelbo, name, *arguments = shlex.split(line)
     assert nelbo == "nelbo"
     context = app.make_context("nelbo", [name, *arguments])
@@ -64,7 +64,7 @@ def test_each_command_says_what_happened_what_it_means_and_what_to_do(
     nelbo: Nelbo, images: Path, workspace: Path, tmp_path: Path
 ) -> None:
     at = ("--workspace", workspace)
-    aside = ("--workspace", tmp_path / "w")
+    elsewhere = ("--workspace", tmp_path / "w")
     normal, new = images / "normal", images / "new"
     said = {
         "ingest": last_lines(nelbo("ingest", new, *at, "--no-prefect")),
@@ -77,24 +77,24 @@ def test_each_command_says_what_happened_what_it_means_and_what_to_do(
         "prune": last_lines(nelbo("prune", "--older-than", "1h", *at, "--no-prefect")),
         "compact": last_lines(nelbo("compact", *at, "--no-prefect")),
         **{name: last_lines(nelbo(name, *at)) for name in ("models", "batches", "calibrations", "verify", "doctor")},
-        "first": last_lines(nelbo("ingest", new, *aside, "--no-prefect")),
-        "none": last_lines(nelbo("models", *aside)),
-        "unscored": last_lines(nelbo("batches", *aside)),
+        "first": last_lines(nelbo("ingest", new, *elsewhere, "--no-prefect")),
+        "none": last_lines(nelbo("models", *elsewhere)),
+        "unscored": last_lines(nelbo("batches", *elsewhere)),
     }
     assert said["ingest"][0].startswith("28 files listed as batch b")
     assert said["ingest"][2] == f"nelbo score {new} --workspace {workspace}"
     assert said["first"][2] == f"nelbo train --normal {new} --workspace {tmp_path / 'w'}"
     assert "without verdicts" in said["uncalibrated"][0]
     assert "threshold" not in said["none"][1]
-    # Each goes on from what is there: the next command works, too.
+    # The suggested next command works, too.
     for name in ("report", "score", "calibrate", "compare", "calibrations", "models", "sensitivity", "prune"):
         _, *words = shlex.split(said[name][2])
         if words[0] != "dashboard":
             assert nelbo(*words)[0] == 0, said[name]
 
 
-def test_no_command_ends_without_a_word() -> None:
-    # The dashboard ends when it is stopped.
+def test_every_command_has_last_lines() -> None:
+    # The dashboard runs until it is stopped, so it has no last lines.
     assert set(_ENDINGS) == (set(COMMANDS) - {"dashboard"}) | {"compare"}
 
 
@@ -120,13 +120,13 @@ def test_an_upgrade_says_what_is_left_to_do(
     assert is_taken(said.command)
 
 
-def test_an_upgrade_ends_for_people(nelbo: Nelbo, tmp_path: Path) -> None:
+def test_an_upgrade_prints_its_last_lines(nelbo: Nelbo, tmp_path: Path) -> None:
     happened, _, line = last_lines(nelbo("upgrade", "--workspace", tmp_path))
     assert happened == "0 changes to make."
     assert line == f"nelbo batches --workspace {tmp_path}"
 
 
-def test_nothing_new_and_several_batches(nelbo: Nelbo, images: Path, workspace: Path) -> None:
+def test_scoring_says_when_nothing_is_new_or_batches_are_several(nelbo: Nelbo, images: Path, workspace: Path) -> None:
     scoring = ("score", images / "new", "--new", "--min-age", "0", "--workspace", workspace, "--no-prefect")
     assert " anomalous" in last_lines(nelbo(*scoring))[0]
     happened, means, line = last_lines(nelbo(*scoring))
@@ -135,7 +135,7 @@ def test_nothing_new_and_several_batches(nelbo: Nelbo, images: Path, workspace: 
     assert line == f"nelbo batches --workspace {workspace}"
 
 
-def test_json_is_as_it_was_and_nothing_else(nelbo: Nelbo, workspace: Path) -> None:
+def test_json_is_the_result_and_nothing_else(nelbo: Nelbo, workspace: Path) -> None:
     code, out, _ = nelbo("models", "--workspace", workspace, "--json", "--verbose")
     assert code == 0
     (model,) = json.loads(out)["models"]
@@ -156,9 +156,7 @@ PROMISE = "false-alarm rate promised: 5 %"
         ({"calibration_id": "c1", "differs": [DARKER], "cannot_see": "x"}, "0 of", "The images are darker. What is"),
     ],
 )
-def test_what_stands_against_verdicts_comes_first(
-    more: dict[str, Any], happened: str, means: str, tmp_path: Path
-) -> None:
+def test_doubts_about_verdicts_come_first(more: dict[str, Any], happened: str, means: str, tmp_path: Path) -> None:
     said = ending("score", {**SCORED, "promise": PROMISE, **more}, ScoreOptions(images="new", workspace=str(tmp_path)))
     assert said.happened.startswith(happened)
     assert means in said.means
@@ -219,7 +217,7 @@ def test_new_images_beside_the_normal_ones_are_named(tmp_path: Path) -> None:
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
-def test_any_name_is_harmless_and_comes_back_from_a_shell(name: str) -> None:
+def test_any_name_is_harmless_and_survives_a_shell(name: str) -> None:
     word = quoted(name)
     assert word.isprintable()
     if name.isprintable():
@@ -247,3 +245,31 @@ def test_hostile_names_in_a_result_are_shown_and_not_obeyed(tmp_path: Path) -> N
     said = ending("ingest", found | {"data": [{"sentence": hostile}]}, options)
     assert all(line.isprintable() for line in said)
     assert said.command.startswith("nelbo train --normal $'./-x\\x1b[31m\\x0ay'")
+
+
+WATCHED = {
+    "watched": "/in",
+    "model_id": "m0123456789abcdef",
+    "calibration_id": "c0123456789abcdef",
+    "engine": "openvino",
+    "n_images": 1200,
+    "n_not_scored": 1,
+    "n_anomalous": 3,
+    "n_review": 0,
+    "batches": ["w1", "w2"],
+    "report": "w/reports/w2.html",
+}
+
+
+def test_watching_says_what_it_watches_and_what_it_did(tmp_path: Path) -> None:
+    options = WatchOptions(images="in", workspace=str(tmp_path))
+    first = beginning({**WATCHED, "watching": "/in"}, options)
+    assert first == ("Watching /in with model m0123456 (openvino) and calibration c0123456; Ctrl-C ends it.")
+    happened, means, line = ending("watch", WATCHED, options)
+    assert happened == ("1,200 files of /in scored and published in 2 batches: 3 anomalous, 1 not scored.")
+    assert means.endswith("the page of the last batch is w/reports/w2.html.")
+    assert is_taken(line)
+    nothing = {**WATCHED, "n_images": 0, "batches": [], "report": None}
+    happened, _, line = ending("watch", nothing, options)
+    assert happened == "Nothing new landed."
+    assert is_taken(line)

@@ -1,4 +1,4 @@
-"""``evaluate`` on a small model: by kind, by labels, by masks, and what it says where something is missing."""
+"""``evaluate`` on a small model: by kind, by labels, by masks, and what it says when something is missing."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ Nelbo = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As MVTec lies: good, and blots of two kinds with masks; one of them has none, one a black one."""
+    """Folders as in MVTec AD: normal images, and blots of two kinds with masks; one mask is missing, one is black."""
     root = tmp_path_factory.mktemp("products")
     write_images(root / "test" / "good", 12, seed=11)
     for seed, kind in ((12, "hole"), (13, "stain")):
@@ -46,7 +46,7 @@ def scored(products: Path, trained: tuple[Path, dict[str, Any]], tmp_path_factor
 
 @pytest.fixture
 def judged(scored: Path, tmp_path: Path) -> Path:
-    """A copy to write to."""
+    """A copy of the scored workspace, to write to."""
     return Path(shutil.copytree(scored, tmp_path / "workspace"))
 
 
@@ -64,7 +64,7 @@ def asked(nelbo: Nelbo, *words: object) -> dict[str, Any]:
     return found
 
 
-def test_by_kind_and_where(nelbo: Nelbo, judged: Path, products: Path) -> None:
+def test_evaluate_measures_each_kind_and_where_it_is(nelbo: Nelbo, judged: Path, products: Path) -> None:
     found = asked(nelbo, "--batch", "mvtec", "--masks", products / "ground_truth", "--workspace", judged)
     assert (found["n_normal"], found["n_anomalous"], found["n_left_out"]) == (12, 12, 0)
     assert found["labels_from"] == "the batch's labels"
@@ -80,7 +80,7 @@ def test_by_kind_and_where(nelbo: Nelbo, judged: Path, products: Path) -> None:
             row = measured(found, measure, kind)
             assert (row["n_normal"], row["n_anomalous"]) == (12, n)
             assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
-    # A blot is far darker than all else: the map shows where.
+    # A blot is far darker than everything else, and the map shows where it is.
     assert measured(found, "pixel_auroc")["value"] > 0.9
     table = read_table(Path(found["evaluation"]))
     assert table.to_pylist() == found["measures"]
@@ -102,8 +102,13 @@ def test_the_batch_scored_again_has_no_evaluation_yet(nelbo: Nelbo, judged: Path
 def test_labels_of_a_table_count(nelbo: Nelbo, judged: Path, products: Path, tmp_path: Path) -> None:
     paths = sorted(path.relative_to(products).as_posix() for path in (products / "test").rglob("*.png"))[:20]
     labels = [number % 2 for number in range(20)]
-    table = write_list(tmp_path / "labels.csv", "path,label", zip(paths, labels, strict=True))
+    others = [("test/crack/elsewhere.png", 1), ("monday/1.png", 0)]
+    table = write_list(tmp_path / "labels.csv", "path,label", [*zip(paths, labels, strict=True), *others])
     found = asked(nelbo, "--labels", table, "--root", products, "--workspace", judged)
+    assert (found["n_unlabelled"], found["n_unscored"]) == (4, 0)
+    err = nelbo("evaluate", "--labels", table, "--root", products, "--workspace", judged)[2]
+    assert "labels files that are not in the batch: 2 (monday/1.png, test/crack/elsewhere.png)" in err
+    assert "Images of the batch that are not judged: 4 without a label." in err
     assert (found["n_normal"], found["n_anomalous"], found["labels_from"]) == (10, 10, "the labels given")
     rows = read_table(Workspace.at(str(judged)).scores(found["model_id"], "mvtec"), ["relative_path", "anomaly_score"])
     scores = dict(zip(rows["relative_path"].to_pylist(), rows["anomaly_score"].to_pylist(), strict=True))
@@ -111,20 +116,24 @@ def test_labels_of_a_table_count(nelbo: Nelbo, judged: Path, products: Path, tmp
     assert measured(found, "auroc")["value"] == pytest.approx(area)
 
 
-def test_people_are_told_in_tables_and_three_lines(nelbo: Nelbo, judged: Path, products: Path) -> None:
+def test_evaluate_prints_tables_and_three_lines(nelbo: Nelbo, judged: Path, products: Path) -> None:
     code, out, err = nelbo("evaluate", "--masks", products / "ground_truth", "--workspace", judged)
     assert code == 0, err
     *_, happened, means, line = out.splitlines()
     assert happened.startswith("Batch mvtec by model ")
-    assert happened.endswith("was held against 12 defective and 12 normal images, as the batch's labels have it.")
+    assert happened.endswith("was judged on 12 defective and 12 normal images, according to the batch's labels.")
     assert means.startswith("AUROC ")
     assert line == f"nelbo report --batch mvtec --model {line.split()[5]} --workspace {judged}"
     assert "regions found" in out
-    assert "Without a mask, and not counted where defects are: 1 image (hole/blot_12_000.png)." in err
-    assert "Not counted where defects are, as its mask is black: 1 image (hole/blot_12_001.png)." in err
+    # No kind is worst where all are found alike.
+    found = asked(nelbo, "--workspace", judged)
+    hole, stain = (measured(found, "recall", kind)["value"] for kind in ("hole", "stain"))
+    assert ("found least" in means) == (hole != stain)
+    assert "Images without a mask, not counted in the localisation: 1 image (hole/blot_12_000.png)." in err
+    assert "Not counted in the localisation, because its mask is black: 1 image (hole/blot_12_001.png)." in err
 
 
-def test_refusals(nelbo: Nelbo, judged: Path, images: Path, tmp_path: Path) -> None:
+def test_bad_requests_are_refused(nelbo: Nelbo, judged: Path, images: Path, tmp_path: Path) -> None:
     at = ("--workspace", judged)
     assert_refused(nelbo("evaluate", "--batch", "absent", *at), "'absent' has no scores")
     (tmp_path / "none").mkdir()
@@ -137,7 +146,7 @@ def test_refusals(nelbo: Nelbo, judged: Path, images: Path, tmp_path: Path) -> N
     rows = [(path.name, 0) for path in sorted((images / "normal").iterdir())]
     table = write_list(tmp_path / "seen.csv", "path,label", rows)
     asked_for = ("--batch", "seen", "--labels", table, "--root", images / "normal")
-    assert_refused(nelbo("evaluate", *asked_for, *at), "all 80 labelled images", "Score others")
+    assert_refused(nelbo("evaluate", *asked_for, *at), "all 80 labelled images", "Score other images")
 
 
 def test_without_its_model_a_batch_keeps_measures_of_images_alone(nelbo: Nelbo, judged: Path, products: Path) -> None:
@@ -162,4 +171,4 @@ def test_images_that_are_gone_are_left_out_by_name(nelbo: Nelbo, scored: Path, p
     shutil.rmtree(moved / "test")
     code, _, err = nelbo("evaluate", "--batch", "moved", *masks, "--workspace", workspace)
     assert code == 2
-    assert "no image could be held against a mask (1 have none, 23 cannot be compared)" in err.splitlines()[-1]
+    assert "no image could be compared with a mask (1 have none, 23 cannot be compared)" in err.splitlines()[-1]

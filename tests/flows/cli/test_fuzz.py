@@ -1,4 +1,4 @@
-"""Every command with bad input: an exit code and a line that says what was wrong, and never a traceback."""
+"""Every command with bad input gives an exit code and a line that says what was wrong, never a traceback."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import Review, record_review
 
-#: What people, scripts and attackers give where a path, a name, an id or a number belongs.
+#: What people, scripts and attackers pass where a path, a name, an id or a number belongs.
 TEXTS = [
     *("", " ", "-", "--", "-1", "--x", "=", "a=b", ".", "..", "../none" * 60, "~", "~nobody/x", "*", "**", "[", "[!"),
     *("{}", "%s", "\0", "a\0b", "\udcff", "a\nb\rc", "\x1b[31mred\x1b[0m", "\x9b31m", "\u202egnp.a", "\u200b"),
@@ -32,7 +32,7 @@ TEXTS = [
     *("/proc/self/mem", "/nowhere/at/all", "CON", "latest", "reviews", "{{x}}", "$(x)", "'\"", "\\"),
 ]
 
-#: Commands and what they cannot do without, so that one option at a time is bad.
+#: Each command's required arguments, so that only one option at a time is bad.
 NEEDED = {
     "ingest": {"images": "in"},
     "train": {"normal": "in"},
@@ -57,7 +57,7 @@ def options() -> Iterator[tuple[str, str]]:
 
 
 def line_of(command: str, given: dict[str, str]) -> list[str]:
-    """The command line, options as one word so that their values may begin with a dash."""
+    """The command line; each option is one word with its value, which may then begin with a dash."""
     found, arguments = [command], []
     for parameter in PARAMETERS[command]:
         if parameter.name in given:
@@ -72,7 +72,7 @@ def assert_said(answer: tuple[int, str, str], *about: object) -> None:
     code, out, err = answer
     assert code in (0, 1, 2), (about, err)
     assert "Traceback" not in err + out, (about, err)
-    assert "nobody foresaw" not in err, (about, err)
+    assert "unexpected error" not in err, (about, err)
     for line in (out + err).splitlines():
         assert line.isprintable(), (about, line)
     if code:
@@ -84,7 +84,7 @@ def assert_said(answer: tuple[int, str, str], *about: object) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with an empty one for images; what would serve or train for long does not begin."""
+    """A current folder with an empty one for images; whatever would serve or train for long stops at once."""
     (tmp_path / "work" / "in").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "work")
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "NELBO_"))]:
@@ -101,13 +101,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("command", "option"), list(options()))
 @pytest.mark.usefixtures("place")
-def test_an_option_with_a_bad_value(command: str, option: str, nelbo: Callable[..., Any]) -> None:
+def test_an_option_with_a_bad_value_gives_no_traceback(command: str, option: str, nelbo: Callable[..., Any]) -> None:
     for text in TEXTS:
         line = line_of(command, NEEDED.get(command, {}) | {option: text})
         assert_said(nelbo(*line), line)
 
 
-#: Of every type that TOML has, and out of every range.
+#: Values of every type that TOML has, and out of every range.
 VALUES = [
     *('""', '"x"', '"\\u0000"', "-1", "9" * 30, "nan", "-inf", "true", "[]", "[[]]", "[1, [2]]", "{}", "{a = [1]}"),
     *("2020-01-01", "1979-05-27T07:32:00Z"),
@@ -115,7 +115,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_a_setting_with_a_bad_value(name: str, place: Path, nelbo: Callable[..., Any]) -> None:
+def test_a_setting_with_a_bad_value_gives_no_traceback(name: str, place: Path, nelbo: Callable[..., Any]) -> None:
     file = place / "nelbo.toml"
     for value in VALUES:
         file.write_text(f"{name} = {value}\n")
@@ -131,7 +131,7 @@ FILES = [
 ]
 
 
-def test_a_config_that_is_none(place: Path, nelbo: Callable[..., Any]) -> None:
+def test_a_config_that_is_not_toml_is_refused(place: Path, nelbo: Callable[..., Any]) -> None:
     (place / "folder.toml").mkdir()
     for config in ("in", "folder.toml", "nowhere.toml"):
         assert_said(nelbo("ingest", "in", "--config", config), config)
@@ -151,7 +151,7 @@ MANIFESTS = [
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_manifest_that_is_none(kind: str, place: Path, nelbo: Callable[..., Any]) -> None:
+def test_a_damaged_manifest_is_refused(kind: str, place: Path, nelbo: Callable[..., Any]) -> None:
     manifest = place / f"images.{kind}"
     for content in MANIFESTS:
         manifest.write_bytes(content)
@@ -175,7 +175,7 @@ READING = [
 ]
 
 
-def test_a_workspace_that_is_none(place: Path, nelbo: Callable[..., Any]) -> None:
+def test_a_folder_that_is_no_workspace_is_refused(place: Path, nelbo: Callable[..., Any]) -> None:
     (place / "file").write_text("x")
     (place / "loop").symlink_to("loop")
     kinds = {"models", "calibrations", "scores", "runs", "reviews", "manifests", "_staging", "landing", "reports"}
@@ -190,7 +190,7 @@ def test_a_workspace_that_is_none(place: Path, nelbo: Callable[..., Any]) -> Non
 
 
 def damages(content: bytes, suffix: str) -> Iterator[bytes | None]:
-    """What may stand in a file's place; None is a folder."""
+    """What may stand in a file's place; None means a folder."""
     yield from (None, b"", content[: len(content) // 2], content[:-9], b"\x00\xff{" * 99)
     if suffix == ".json":
         yield from (b"null", b"[]", b"{}", b'{"a": "\\ud800"}', b"[" * 10**5)
@@ -216,7 +216,7 @@ def damages(content: bytes, suffix: str) -> Iterator[bytes | None]:
 
 @pytest.fixture(scope="module")
 def scored(trained: tuple[Path, dict[str, Any]], images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which everything has been done once."""
+    """A workspace in which every command has run one time."""
     folder = Path(shutil.copytree(trained[0], tmp_path_factory.mktemp("scored") / "workspace"))
     execute(
         "score", ScoreOptions(images=str(images / "new"), workspace=str(folder), new=True, min_age_s=0), prefect=False
@@ -237,10 +237,10 @@ def scored(trained: tuple[Path, dict[str, Any]], images: Path, tmp_path_factory:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", READING, ids=" ".join)
-def test_a_damaged_file_in_a_workspace(
+def test_a_damaged_file_in_a_workspace_gives_no_traceback(
     command: list[str], scored: Path, place: Path, images: Path, nelbo: Callable[..., Any]
 ) -> None:
-    """Each file with each damage; for time's sake one command for each, in turn."""
+    """Each file with each kind of damage; to save time, the commands take turns."""
     shutil.copytree(images / "new" / "a", place / "in", dirs_exist_ok=True)
     files = sorted(path.relative_to(scored) for path in scored.rglob("*") if path.is_file())
     damaged = [(file, content) for file in files for content in damages((scored / file).read_bytes(), file.suffix)]

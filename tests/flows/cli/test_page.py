@@ -1,7 +1,9 @@
-"""docs/commands.md is what the code makes, and its examples are taken."""
+"""docs/reference/commands.md is what the code generates, and the command line accepts its examples."""
 
+import re
 import shlex
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,16 @@ from nelbo.flows.options.sections import SECTIONS
 from nelbo.flows.options.sources import Settings, make_options
 
 ROOT = Path(__file__).parents[3]
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
 
 
-def test_the_page_is_what_the_code_makes() -> None:
-    written = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert written == page(), "write it anew: python -m nelbo.flows.cli.page > docs/commands.md"
+def test_the_page_is_what_the_code_generates() -> None:
+    written = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert written == page(), "Generate it again: python -m nelbo.flows.cli.page > docs/reference/commands.md"
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_each_command_is_there_and_its_example_is_taken(command: Command) -> None:
+def test_each_command_is_listed_with_an_example_that_is_accepted(command: Command) -> None:
     assert callable(command.call)
     nelbo, name, *arguments = shlex.split(command.example)
     assert (nelbo, name) == ("nelbo", command.name)
@@ -36,6 +39,28 @@ def test_each_command_is_there_and_its_example_is_taken(command: Command) -> Non
     assert isinstance(read_options(command, **values), command.options)
 
 
+def commands_in(page: Path) -> list[list[str]]:
+    """The words of each `nelbo` command in the blocks of a page that a shell would run."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("nelbo ")]
+    return [list(takewhile(lambda word: word not in ("|", "&", ">"), line)) for line in words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_command_line_accepts_every_command_of_a_page(page: Path) -> None:
+    for nelbo, name, *arguments in commands_in(page):
+        context = app.make_context(nelbo, [name, *arguments])
+        built = app.get_command(context, name)
+        assert built is not None, name
+        values = built.make_context(name, arguments, context).params
+        command = COMMANDS[name]
+        for of_the_line in ("as_json", "verbose", *(("prefect",) if command.is_flow else ())):
+            values.pop(of_the_line, None)
+        # The settings file that a page names belongs to its reader.
+        assert isinstance(read_options(command, **values | {"config": None}), command.options), (name, arguments)
+
+
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_each_option_says_what_it_is(command: Command) -> None:
     names = [option.name for option in options_of(command.options)]
@@ -44,7 +69,7 @@ def test_each_option_says_what_it_is(command: Command) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_help_groups_every_option_and_shows_settings_as_they_are_said(
+def test_help_groups_every_option_and_shows_how_to_set_it(
     command: Command, nelbo: Callable[..., tuple[int, str, str]]
 ) -> None:
     code, out, _ = nelbo(command.name, "-h")
@@ -65,6 +90,6 @@ def test_help_groups_every_option_and_shows_settings_as_they_are_said(
             assert getattr(make_options(Settings, {}, None, [said]), name) == command.options.model_fields[name].default
 
 
-def test_no_field_stands_in_two_sections() -> None:
+def test_no_field_is_in_two_sections() -> None:
     fields = [field for fields in SECTIONS.values() for field in fields]
     assert len(set(fields)) == len(fields)

@@ -1,4 +1,4 @@
-"""Rows of what was scored as CSV: what Parquet has, for spreadsheets that calculate nothing."""
+"""Scored rows as CSV hold what Parquet holds, and no spreadsheet takes a cell for a formula."""
 
 import csv
 import math
@@ -25,7 +25,7 @@ def cells(file: Path) -> list[dict[str, str]]:
 
 
 def as_stored(text: str, expected: Any) -> bool:
-    """Whether a cell says what Parquet has."""
+    """Whether a cell of CSV holds the value of Parquet."""
     if expected is None:
         return text == ""
     if isinstance(expected, float):
@@ -54,7 +54,7 @@ def test_rows_are_those_of_parquet_and_no_formula(nelbo: Nelbo, workspace: Path,
     for row, stored in zip(found, expected, strict=True):
         assert [name for name, value in stored.items() if not as_stored(row[name], value)] == []
         assert row["relative_path"][0] not in "=-+@"
-    # Others read it, too.
+    # pandas reads the file, too.
     assert pd.read_csv(file)["verdict"].tolist() == [row["verdict"] for row in expected]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "scores.csv", "workspace"]
 
@@ -69,13 +69,13 @@ def test_rows_of_new_images_name_their_batch(nelbo: Nelbo, workspace: Path, tmp_
     (scores,) = workspace.glob("scores/*/*/scores.parquet")
     assert {f"batch_id={row['batch_id']}" for row in found} == {scores.parent.name}
     assert len(found) == 3
-    # Nothing is new: the file says so, and does not keep old rows.
+    # Nothing is new: the file has no rows, and old rows do not stay.
     assert nelbo(*scoring, "--no-prefect")[0] == 0
     assert cells(file) == []
     assert file.read_text(encoding="utf-8-sig").startswith("batch_id,relative_path,")
 
 
-def test_what_is_in_the_way_is_refused_before_anything_is_scored(
+def test_a_csv_path_that_cannot_be_written_is_refused_before_scoring(
     nelbo: Nelbo, images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "folder.csv").mkdir()
@@ -87,8 +87,8 @@ def test_what_is_in_the_way_is_refused_before_anything_is_scored(
     for name, says in (
         (tmp_path / "scores.parquet", "ends with .csv"),
         ("s3://bucket/scores.csv", "on this machine"),
-        (tmp_path / "folder.csv", "is no file"),
-        (tmp_path / "pipe.csv", "is no file"),
+        (tmp_path / "folder.csv", "is not a file"),
+        (tmp_path / "pipe.csv", "is not a file"),
         (tmp_path / "nowhere" / "scores.csv", "there is no folder"),
         (images / "new" / "scores.csv", "lies among the images"),
         (tmp_path / "in" / "a" / "scores.csv", "lies among the images"),

@@ -1,4 +1,4 @@
-"""What older versions left is brought up to date once, as a whole or not at all, and nothing is lost."""
+"""`upgrade` brings files of older versions up to date, each in full or not at all, and loses nothing."""
 
 import json
 import os
@@ -90,14 +90,14 @@ def test_a_dry_run_says_what_is_old_and_changes_nothing(root: Path) -> None:
         f"columns of schema version {SCHEMA_VERSION} instead of {version}" for *_, version in OLD
     ]
     assert (found["applied"], found["n"]) == (False, 5)
-    # What is named by its contents stays.
+    # Files whose name is a hash of their contents stay as they are.
     assert [text.rpartition("nelbo export")[2] for text in found["by_hand"]] == [
         f" --model m430ca61608ac69bc --engine {engine}" for engine in ("keras", "onnx")
     ]
     assert contents(root) == before
 
 
-def test_tables_get_the_columns_of_today_and_keep_their_rows_and_times(root: Path) -> None:
+def test_tables_get_the_current_columns_and_keep_their_rows_and_times(root: Path) -> None:
     read = {path: read_table(root / path) for _, path, _ in OLD}
     said = {path: read_metadata(root / path) for _, path, _ in OLD}
     before = contents(root)
@@ -105,10 +105,10 @@ def test_tables_get_the_columns_of_today_and_keep_their_rows_and_times(root: Pat
     for _, path, version in OLD:
         assert said[path].pop("nelbo.schema_version") == str(version)
         assert read_metadata(root / path) == {**said[path], "nelbo.schema_version": str(SCHEMA_VERSION)}
-        # Any reader finds them.
+        # Any Parquet reader can read them.
         found = pq.read_table(root / path, partitioning=None)
         assert found.schema.equals(read[path].schema, check_metadata=False)
-        # NaN is NaN.
+        # Compare texts, in which NaN equals NaN.
         assert repr(found.to_pylist()) == repr(read[path].to_pylist())
         assert (root / path).stat().st_mtime == LONG_AGO
     assert {name for name, content in contents(root).items() if before[name] != content} == {path for _, path, _ in OLD}
@@ -119,7 +119,7 @@ def test_tables_get_the_columns_of_today_and_keep_their_rows_and_times(root: Pat
 
 
 def events(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-    """The n-th change of a file's time or name is the last thing that the process does."""
+    """Interrupt the process at its n-th change of a file's time or name."""
     left = n
 
     def dying(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,7 +136,7 @@ def events(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     monkeypatch.setattr(Path, "replace", dying(Path.replace))
 
 
-def test_killed_at_any_step_each_table_is_old_or_new_and_the_same_command_does_the_rest(
+def test_after_a_kill_each_table_is_old_or_new_and_the_same_command_finishes(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "nelbo.toml"
@@ -145,25 +145,25 @@ def test_killed_at_any_step_each_table_is_old_or_new_and_the_same_command_does_t
     while True:
         n += 1
         file.write_text("fpr = 0.1\njoint = 'fisher'\n")
-        aside = Path(shutil.copytree(root, tmp_path / f"w{n}"))
+        copy = Path(shutil.copytree(root, tmp_path / f"w{n}"))
         with monkeypatch.context() as patch:
             events(patch, n)
             try:
-                upgrade(aside, apply=True, config=str(file))
+                upgrade(copy, apply=True, config=str(file))
                 break
             except KeyboardInterrupt:
                 pass
-        assert {path: repr(read_table(aside / path).to_pylist()) for path in rows} == rows
+        assert {path: repr(read_table(copy / path).to_pylist()) for path in rows} == rows
         assert file.read_text() in ("fpr = 0.1\njoint = 'fisher'\n", "fpr = 0.1\n")
-        upgrade(aside, apply=True, config=str(file))
-        assert upgrade(aside, config=str(file))["changes"] == []
-        assert {path: repr(read_table(aside / path).to_pylist()) for path in rows} == rows
+        upgrade(copy, apply=True, config=str(file))
+        assert upgrade(copy, config=str(file))["changes"] == []
+        assert {path: repr(read_table(copy / path).to_pylist()) for path in rows} == rows
         assert file.read_text() == "fpr = 0.1\n"
     assert n > 12
 
 
 @pytest.mark.parametrize("what", ["scores", "model.json", "engine.json", "calibration.json"])
-def test_what_is_newer_is_refused_before_anything_is_changed(root: Path, tmp_path: Path, what: str) -> None:
+def test_files_of_a_newer_version_are_refused_before_any_change(root: Path, tmp_path: Path, what: str) -> None:
     if what == "scores":
         place = root / "scores" / "model_id=m1" / "batch_id=b9" / "scores.parquet"
         place.parent.mkdir()
@@ -174,12 +174,12 @@ def test_what_is_newer_is_refused_before_anything_is_changed(root: Path, tmp_pat
         place.write_text(json.dumps(json.loads(place.read_text()) | {"format_version": 99}))
     (tmp_path / "nelbo.toml").write_text("joint = 'fisher'\n")
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=r"version (9|99), this nelbo .*\. Nothing is changed\."):
+    with pytest.raises(UsageError, match=rf"version ({SCHEMA_VERSION + 1}|99), this nelbo .*\. Nothing is changed\."):
         upgrade(root, apply=True, config=str(tmp_path / "nelbo.toml"))
     assert contents(tmp_path) == before
 
 
-def test_what_is_damaged_or_somebody_elses_stays_as_it_is(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_files_and_foreign_files_stay_as_they_are(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     reviews = root / "reviews"
     reviews.mkdir()
     (reviews / "cut.parquet").write_bytes((root / "runs" / "r1.parquet").read_bytes()[:300])
@@ -196,7 +196,7 @@ def test_what_is_damaged_or_somebody_elses_stays_as_it_is(root: Path, caplog: py
     assert (reviews / "link.parquet").is_symlink()
 
 
-def test_what_somebody_is_at_work_on_waits(root: Path) -> None:
+def test_a_file_in_use_is_left_for_later(root: Path) -> None:
     with Workspace(root).using("k9a4ca4b7f7f90fd3"):
         found = upgrade(root, apply=True)
     assert found["n"] == 4
@@ -204,8 +204,8 @@ def test_what_somebody_is_at_work_on_waits(root: Path) -> None:
     assert [change["name"] for change in upgrade(root, apply=True)["changes"]] == [OLD[0][1]]
 
 
-def test_what_is_replaced_meanwhile_is_not_overwritten(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are no locks another job may publish while a table is written anew."""
+def test_a_file_replaced_meanwhile_is_not_overwritten(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without locks, another job may publish while a table is being rewritten."""
     place = root / "scores" / "model_id=m1" / "batch_id=b6" / "scores.parquet"
     newer = read_table(place).slice(0, 1)
     real = os.utime
@@ -220,7 +220,7 @@ def test_what_is_replaced_meanwhile_is_not_overwritten(root: Path, monkeypatch: 
     assert read_table(place).num_rows == 1
 
 
-def test_a_table_that_is_not_what_was_meant_takes_no_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_fails_verification_replaces_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(root)
 
     def short(place: Any, *arguments: Any) -> Iterator[pa.Table]:
@@ -233,7 +233,9 @@ def test_a_table_that_is_not_what_was_meant_takes_no_place(root: Path, monkeypat
     assert {name: content for name, content in contents(root).items() if "_staging" not in name} == before
 
 
-def test_in_a_store_tables_stay(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_in_an_object_store_stay_as_they_are(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = open_place("memory://upgraded")
     store.fs.put(f"{root}/", store.path, recursive=True)
@@ -260,7 +262,7 @@ def test_in_a_store_tables_stay(root: Path, tmp_path: Path, monkeypatch: pytest.
         ("joint = 'a\u2028b'\nfpr = 0.1\n", "fpr = 0.1\n"),
     ],
 )
-def test_only_the_lines_of_what_is_gone_go(text: str, kept: str) -> None:
+def test_only_lines_of_removed_settings_are_deleted(text: str, kept: str) -> None:
     assert without_former_lines(text) == kept
 
 
@@ -275,7 +277,7 @@ def test_a_file_of_settings_has_a_copy_beside_it(root: Path, tmp_path: Path, nel
     code, out, err = nelbo(*line)
     assert code == 0, err
     assert "without joint: gone since 0.2" in out
-    # Nothing else counts them.
+    # They are counted nowhere else.
     assert "by hand: engine keras of model" in out
     assert out.splitlines()[-3:-1] == ["6 changes to make; 2 things are left to do by hand.", "Nothing is changed yet."]
     assert out.splitlines()[-1] == f"nelbo upgrade --config {link} --apply --workspace {root}"
@@ -293,17 +295,19 @@ def test_a_file_of_settings_has_a_copy_beside_it(root: Path, tmp_path: Path, nel
     assert (code, out.splitlines()[-3]) == (0, "0 changes made; 2 things are left to do by hand.")
 
 
-def test_unknown_settings_and_variables(root: Path, tmp_path: Path, nelbo: Nelbo, monkeypatch: Any) -> None:
+def test_unknown_settings_are_refused_and_removed_variables_are_named(
+    root: Path, tmp_path: Path, nelbo: Nelbo, monkeypatch: Any
+) -> None:
     (tmp_path / "nelbo.toml").write_text("of_tomorrow = 1\n")
     code, _, err = nelbo("upgrade", "--workspace", root, "--config", tmp_path / "nelbo.toml", "--apply")
     assert code == 2
     assert "unknown key 'of_tomorrow'" in err
     monkeypatch.setenv("NELBO_JOINT", "fisher")
     code, out, _ = nelbo("upgrade", "--workspace", tmp_path / "none", "--json")
-    assert json.loads(out)["by_hand"] == ["unset NELBO_JOINT: that setting is gone, and without effect"]
+    assert json.loads(out)["by_hand"] == ["unset NELBO_JOINT: that setting is gone and has no effect"]
 
 
-def test_deployments_of_0_1_get_the_name_of_today(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deployments_of_0_1_get_the_current_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deployed(workspace: Path | str, entrypoint: str = "flows.orchestration.score") -> Any:
         parameters = {"workspace": str(workspace), "joint": "fisher"}
         return SimpleNamespace(id=1, parameters=parameters, work_pool_name="p", entrypoint=entrypoint, tags=[])
@@ -338,7 +342,7 @@ def test_deployments_of_0_1_get_the_name_of_today(root: Path, monkeypatch: pytes
     )
 
 
-def test_a_newcomer_has_nothing_to_do(tmp_path: Path) -> None:
+def test_a_new_workspace_needs_no_upgrade(tmp_path: Path) -> None:
     assert upgrade(tmp_path / "none") == {"applied": False, "n": 0, "changes": [], "by_hand": []}
     write_json({}, tmp_path / "w" / "latest.json")
     assert upgrade(tmp_path / "w", apply=True)["n"] == 0

@@ -14,25 +14,25 @@ from nelbo.flows.workspace.layout import Workspace
 
 @pytest.fixture(scope="session")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """See `make_three`; to look at."""
+    """See `make_three`; read only."""
     return make_three(tmp_path_factory.mktemp("scored") / "[work] space")
 
 
 @pytest.fixture(scope="session")
 def two_models(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """See `make_two_models`; to look at."""
+    """See `make_two_models`; read only."""
     return make_two_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
 def own(two_models: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of it to write to."""
+    """A copy of `two_models`, to write to."""
     return Workspace(Path(shutil.copytree(str(two_models.root), tmp_path / "own")))
 
 
 @pytest.fixture
 def own_three(three: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the other one to write to."""
+    """A copy of `three`, to write to."""
     return Workspace(Path(shutil.copytree(str(three.root), tmp_path / "three")))
 
 

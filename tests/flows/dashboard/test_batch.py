@@ -1,4 +1,4 @@
-"""The page Batch: what is in a batch, and what another threshold would make of it."""
+"""The page Batch: what a batch holds, and what another threshold would change."""
 # ruff: noqa: S608 - queries of tests
 
 import json
@@ -36,7 +36,7 @@ def count(workspace: Workspace, where: str) -> int:
 
 
 def paths(page: Any) -> list[str]:
-    """Of the table of files."""
+    """The paths in the table of files."""
     return [text(row.find("td")) for row in page.findall(".//div[@aria-label='Files']/table/tr")[1:]]
 
 
@@ -61,7 +61,7 @@ def test_filters_count_what_duckdb_counts(pages: Pages, query: dict[str, Any], w
     assert 0 < n < 310
     assert f"{n} of 310 images." in text(page)
     assert len(paths(page)) == min(n, 25)
-    # The form, the next page and the saved tables keep what was asked.
+    # The form, the link to the next page and the saved tables keep the filters.
     form = found(page, ".//form[@hx-target='#files']")
     asked = [query["verdict"]] if isinstance(query.get("verdict"), str) else query.get("verdict", [])
     assert [one.attrib["value"] for one in form.iter("input") if "checked" in one.attrib] == sorted(
@@ -73,7 +73,7 @@ def test_filters_count_what_duckdb_counts(pages: Pages, query: dict[str, Any], w
     assert pages.get(link).text.count(f"{MODEL},b2,") == n
 
 
-def test_nothing_matches(pages: Pages) -> None:
+def test_filters_without_a_match_say_so(pages: Pages) -> None:
     page = pages.open("/batch", **B2, text="no such name")
     assert "Nothing matches: widen the filters." in text(page)
     assert "0 of 310 images." in text(page)
@@ -92,8 +92,8 @@ def test_nothing_matches(pages: Pages) -> None:
         ("path", ["relative_path"], [True]),
     ],
 )
-def test_orders(pages: Pages, order: str, columns: list[str], rising: list[bool]) -> None:
-    """What has no value comes last, however it is sorted; ties are in order of their paths."""
+def test_files_are_sorted_by_each_column(pages: Pages, order: str, columns: list[str], rising: list[bool]) -> None:
+    """Rows without a value come last in either order; ties are sorted by path."""
     rows = read_table(pages.workspace.scores(MODEL, "b2")).to_pandas().astype({"reason": object})
     expected = rows.sort_values([*columns, "relative_path"], ascending=[*rising, True], na_position="last")
     seen = [path for at in (2, 13) for path in paths(pages.open("/batch", **B2, order=order, page=at))]
@@ -101,7 +101,7 @@ def test_orders(pages: Pages, order: str, columns: list[str], rising: list[bool]
     assert seen == [*names[25:50], *names[300:]]
 
 
-def test_the_table_has_pages(pages: Pages) -> None:
+def test_the_table_of_files_has_pages(pages: Pages) -> None:
     first, last = (pages.open("/batch", **B2, text="line", page=at) for at in (1, 13))
     assert "Page 1 of 13" in text(first)
     assert "Page 13 of 13" in text(last)
@@ -112,7 +112,7 @@ def test_the_table_has_pages(pages: Pages) -> None:
     ]
 
 
-def test_what_is_said_of_a_batch(pages: Pages) -> None:
+def test_the_page_sums_up_a_batch(pages: Pages) -> None:
     page = text(pages.open("/batch", **B2))
     anomalous, review = (count(pages.workspace, f"verdict = '{verdict}'") for verdict in ("anomalous", "review"))
     lost = count(pages.workspace, "verdict = 'not_scored'")
@@ -125,21 +125,21 @@ def test_what_is_said_of_a_batch(pages: Pages) -> None:
     assert "Drift" not in quiet
 
 
-def test_the_newest_batch_is_shown_where_none_is_asked_for(pages: Pages) -> None:
+def test_the_newest_batch_is_shown_by_default(pages: Pages) -> None:
     page = pages.open("/batch")
     assert text(found(page, ".//h1")) == "b2"
     options = found(page, ".//select[@name='chosen']").findall("option")
     assert [text(one) for one in options] == ["b2", "b1", "b0", "without-verdicts", "without-scores"]
     assert ["selected" in one.attrib for one in options] == [True, False, False, False, False]
     assert options[1].attrib["value"] == f"{MODEL} b1"
-    # Of any model where none is named.
+    # Without a model in the address, a batch of any model is shown.
     assert text(found(pages.open("/batch", batch="b0"), ".//h1")) == "b0"
 
 
-def test_batches_without_verdicts_and_without_scores(pages: Pages) -> None:
+def test_batches_without_verdicts_or_scores_have_a_page(pages: Pages) -> None:
     page = text(pages.open("/batch", batch="without-verdicts"))
     assert "2 of 2 images scored, without verdicts: the model is not calibrated." in page
-    assert "Nothing of this batch is flagged." in page
+    assert "No image of this batch is flagged." in page
     assert "without verdict (2)" in page
     assert "2 of 2 images." in text(pages.open("/batch", batch="without-verdicts", verdict="without verdict"))
     page = text(pages.open("/batch", batch="without-scores"))
@@ -147,7 +147,7 @@ def test_batches_without_verdicts_and_without_scores(pages: Pages) -> None:
     assert "not scored (1)" in page
 
 
-def test_pictures_are_of_the_worst(pages: Pages, tmp_path: Path) -> None:
+def test_pictures_show_the_most_anomalous_images(pages: Pages, tmp_path: Path) -> None:
     rows = read_table(pages.workspace.scores(MODEL, "b2")).to_pandas()
     flagged = rows[rows["verdict"].isin(["anomalous", "review"])]
     worst = flagged.sort_values(["anomaly_score", "relative_path"], ascending=[False, True])["relative_path"].tolist()
@@ -159,7 +159,7 @@ def test_pictures_are_of_the_worst(pages: Pages, tmp_path: Path) -> None:
     row = rows[rows["relative_path"] == worst[0]].iloc[0]
     asked = dict(pair.split("=") for pair in links[0].attrib["href"].partition("?")[2].split("&"))
     assert (asked["image"], asked["batch"]) == (row["image_id"], "b2")
-    # More are there when they are asked for; and all else stays as it was asked.
+    # More are shown on request, and the filters stay.
     (more,) = [one.attrib["href"] for one in page.iter("a") if text(one) == "Show 200"]
     assert "text=nothing+at+all" in more
     assert len(pages.open(more).findall(".//section[@id='pictures']/ul/li")) == min(len(worst), 200)
@@ -190,7 +190,7 @@ def test_what_if_counts_and_writes_nothing(pages: Pages) -> None:
         n = int((scores > at).sum())
         normal = np.asarray(calibration.normal_scores)
         alarms = false_alarms(normal, at, len(scores))
-        # By hand: (1 + those above) of (1 + all) normal images, of each image.
+        # Computed independently: each image has the probability (1 + scores above) / (1 + all scores) of normal images.
         assert alarms.value == pytest.approx(len(scores) * (1 + (normal > at).sum()) / (1 + len(normal)))
         said = tried(pages, threshold)
         assert said.startswith(f"Above {number(at)}: {n} of {len(scores)} scored images (")
@@ -207,7 +207,7 @@ def folder_hash(workspace: Workspace) -> str:
     return digest.hexdigest()
 
 
-def test_the_slider_goes_over_the_scores(pages: Pages) -> None:
+def test_the_slider_covers_the_range_of_the_scores(pages: Pages) -> None:
     slider = found(pages.open("/batch", **B2), ".//input[@type='range']")
     low, high, step, value = (float(slider.attrib[name]) for name in ("min", "max", "step", "value"))
     rows = read_table(pages.workspace.scores(MODEL, "b2")).to_pandas()
@@ -215,19 +215,19 @@ def test_the_slider_goes_over_the_scores(pages: Pages) -> None:
     assert value == pytest.approx(own)
     assert low < own < high
     assert step == pytest.approx((high - low) / 500)
-    # Beyond its ends there is nothing to try.
+    # Thresholds beyond its ends are clipped.
     assert tried(pages, 1e300) == tried(pages, high)
     assert tried(pages, -1e300) == tried(pages, low)
 
 
-def test_what_if_without_a_calibration(pages: Pages) -> None:
+def test_what_if_works_without_a_calibration(pages: Pages) -> None:
     low = min(read_table(pages.workspace.scores(MODEL, "without-verdicts"))["anomaly_score"].to_pylist())
-    # Also at a threshold of 0, which is one.
+    # A threshold of 0 is a threshold, too.
     assert tried(pages, 0, "without-verdicts") == f"Above {number(low)}: 1 of 2 scored images (50 %)."
     assert "may have been pruned" in text(pages.open("/batch/what-if", model=MODEL, batch="gone", threshold=1))
 
 
-def test_what_if_counts_as_the_promise_does() -> None:
+def test_what_if_counts_in_the_same_way_as_the_promise() -> None:
     normal_scores = np.random.default_rng(0).gamma(4, size=199)
     threshold = Threshold.from_normals(normal_scores, fpr=0.05)
     assert false_alarms(normal_scores, threshold.value, 1000) == threshold.false_alarms(1000)
@@ -237,21 +237,21 @@ def test_what_if_counts_as_the_promise_does() -> None:
     assert false_alarms(normal_scores, -1e9, 1000) == (1000, 1000, 1000)
 
 
-def test_band_holds_as_often_as_it_says() -> None:
+def test_the_band_covers_its_nominal_share() -> None:
     random = np.random.default_rng(1)
     inside = []
     for _ in range(4000):
         threshold = Threshold.from_normals(random.random(99), fpr=0.05)
         alarms = threshold.false_alarms(60)
         inside.append(alarms.low <= (random.random(60) > threshold.value).sum() <= alarms.high)
-    # A discrete law's central range holds at least what it says; 5 sigma of 4,000 are 0.017.
+    # The central range of a discrete law covers at least its nominal share; 5 sigma of 4,000 draws are 0.017.
     assert 0.95 - 0.017 < np.mean(inside) < 0.99
 
 
 # What stands beside a threshold
 
 
-def test_of_cross_fitted_scores_all_rates_are_approximate(own: Workspace) -> None:
+def test_all_rates_of_cross_fitted_scores_are_approximate(own: Workspace) -> None:
     pages = Pages(own)
     assert "pproximate" not in text(pages.open("/")) + text(pages.open("/batch", model=MODEL, batch="repeat"))
     cross = add_calibration(own, cross=True, seed=11)
@@ -286,12 +286,12 @@ def asked(name: str, scores: pd.DataFrame) -> tuple[str, dict[str, str]]:
 def test_the_promise_stands_beside_the_threshold_until_it_is_edited(
     own: Workspace, scores: pd.DataFrame, name: str
 ) -> None:
-    """Also of a calibration that a page has shown before."""
+    """Holds also for a calibration that a page has shown before."""
     place, query = asked(name, scores) if name != "/" else ("/", {})
     pages, problem = Pages(own), "changed or moved after it was made"
     page = text(pages.open(place, **query))
     promised = "False-alarm rate promised: 5 %, between 2.4 and 8.4 % with 199 images; for review another 10 % of"
-    # The other model's card says it, too.
+    # On Home, the other model's card shows it, too.
     assert page.count(promised) == 1 + (name == "/")
     assert problem not in page
     folder = own.calibrations / scores["calibration_id"].iloc[0]
@@ -305,7 +305,7 @@ def test_the_promise_stands_beside_the_threshold_until_it_is_edited(
     assert page.count(promised) == (name == "/")
 
 
-def test_why_a_candidate_is_one_stands_beside_its_threshold(
+def test_the_reason_why_it_is_a_candidate_stands_beside_its_threshold(
     own: Workspace, monkeypatch: pytest.MonkeyPatch, scores: pd.DataFrame
 ) -> None:
     ordinary = next(
@@ -315,14 +315,14 @@ def test_why_a_candidate_is_one_stands_beside_its_threshold(
     for one, n in ((ordinary, 0), (wanting, 1)):
         monkeypatch.setattr(calibrations, "_found", lambda *_, one=one: one)
         page = text(Pages(own).open("/batch", model=MODEL, batch="shift"))
-        assert page.count("somebody took it: 2 anomalous images with a label <b>.") == n
+        assert page.count("people use it anyway: 2 anomalous images with a label <b>.") == n
 
 
 @pytest.mark.parametrize(
     "change",
     [lambda folder: folder.rename(folder.with_name("gone")), lambda folder: (folder / "checksums.json").unlink()],
 )
-def test_a_calibration_that_is_gone_or_half_there(
+def test_a_missing_or_damaged_calibration_promises_nothing(
     own: Workspace, scores: pd.DataFrame, change: Callable[[Path], Any]
 ) -> None:
     change(own.calibrations / scores["calibration_id"].iloc[0])

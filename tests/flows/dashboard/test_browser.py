@@ -1,4 +1,4 @@
-"""What only a browser shows: keys, what is drawn later, colours, narrow screens, and a walk through the pages."""
+"""What only a browser can test: keys, deferred parts, colours, narrow screens, and a walk through the pages."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ def address(two_models: Workspace, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def watched(browser: Any) -> Iterator[Watched]:
-    """A page of a browser that has seen nothing yet; afterwards nothing went wrong on it."""
+    """A page of a fresh browser context; fails at the end if anything went wrong on it."""
     with browser.new_context(viewport={"width": 1280, "height": 900}, timezone_id="Asia/Tokyo") as context:
         found = Watched(context.new_page())
         yield found
@@ -63,12 +63,12 @@ def queue(page: Any) -> list[dict[str, str]]:
 
 
 def kept(workspace: Workspace) -> list[dict[str, Any]]:
-    """In order of time."""
+    """The rows of all reviews, the oldest first."""
     rows = catalog.all_rows(workspace, "reviews").to_pylist()
     return sorted(rows, key=lambda row: row["reviewed_at_utc"])
 
 
-# Everybody can read it
+# Accessibility
 
 
 def places(scores: pd.DataFrame) -> dict[str, str]:
@@ -85,8 +85,8 @@ def places(scores: pd.DataFrame) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["Home", "Batch", "Image", "Review", "Compare", "Search", "Not there"])
-def test_pages_can_be_read_by_everybody(address: str, watched: Watched, scores: pd.DataFrame, name: str) -> None:
-    """In the dark and by day, on a desk and on a telephone."""
+def test_pages_are_accessible(address: str, watched: Watched, scores: pd.DataFrame, name: str) -> None:
+    """In dark and light colours, on a wide and on a narrow screen."""
     page = watched.page
     if name == "Review":
         watched.open(address + places(scores)[name])
@@ -104,7 +104,7 @@ def test_pages_can_be_read_by_everybody(address: str, watched: Watched, scores: 
         watched.problems = [one for one in watched.problems if "404" not in one]
 
 
-def test_everything_is_reached_by_keyboard(address: str, watched: Watched, scores: pd.DataFrame) -> None:
+def test_every_control_is_reached_by_keyboard(address: str, watched: Watched, scores: pd.DataFrame) -> None:
     for name, place in places(scores).items():
         watched.open(address + place)
         watched.page.evaluate("document.activeElement.blur()")
@@ -130,11 +130,11 @@ def test_everything_is_reached_by_keyboard(address: str, watched: Watched, score
             watched.problems = [one for one in watched.problems if "404" not in one]
 
 
-# What is drawn later
+# Parts that are drawn later
 
 
 def test_a_batch_appears_while_the_page_is_open(own: Workspace, tmp_path: Path, watched: Watched) -> None:
-    """And times are told in the visitor's zone."""
+    """Times are shown in the visitor's time zone."""
     page = watched.page
     with dashboard(own.root, tmp_path) as at:
         watched.open(at)
@@ -154,7 +154,7 @@ def test_a_batch_appears_while_the_page_is_open(own: Workspace, tmp_path: Path, 
         assert page.get_by_label("Text in the name").input_value() == "ne"
         assert re.search(r"\b(3:00\sPM|15:00)", listed.get_by_role("row", name="newest").locator("time").inner_text())
         assert loads == []
-        # What stands in a table leads where it says.
+        # Links in a table that was drawn later work.
         listed.get_by_role("cell", name="newest").get_by_role("link").click()
         page.get_by_role("heading", name="newest").wait_for()
         page.go_back()
@@ -162,7 +162,7 @@ def test_a_batch_appears_while_the_page_is_open(own: Workspace, tmp_path: Path, 
         page.goto("about:blank")
 
 
-def test_filters_pages_and_links_of_the_table_of_files(address: str, watched: Watched) -> None:
+def test_the_table_of_files_filters_pages_and_links(address: str, watched: Watched) -> None:
     page = watched.page
     watched.open(f"{address}/batch?model={MODEL}&batch=shift")
     page.get_by_role("link", name="Next →").click()
@@ -173,7 +173,7 @@ def test_filters_pages_and_links_of_the_table_of_files(address: str, watched: Wa
     page.wait_for_url("**text=%3CIMG**")
     page.get_by_label("anomalous", exact=False).first.check()
     page.wait_for_url("**verdict=anomalous**")
-    # The page of then is drawn again, with its fields, before the next step back.
+    # Each step back restores the page, with its fields, before the next one.
     export = page.locator("#files").get_by_role("link", name="CSV")
     page.go_back()
     page.locator("#files a[href^='/files.csv']:not([href*='verdict'])").wait_for()
@@ -207,11 +207,11 @@ def test_the_slider_counts_as_it_moves(address: str, watched: Watched, scores: p
     assert found[1] > found[0]
 
 
-def test_another_batch_is_opened_and_another_side_needs_no_button(address: str, watched: Watched) -> None:
+def test_a_batch_opens_by_a_button_and_a_side_changes_without_one(address: str, watched: Watched) -> None:
     page = watched.page
     watched.open(f"{address}/compare?model={MODEL}&batch=shift")
     page.get_by_label("Batch").select_option(label=f"repeat · model {MODEL[:10]}")
-    # From the keyboard each arrow chooses another one: none opens before it is asked for.
+    # On the keyboard each arrow selects another batch, which opens only on request.
     page.get_by_role("button", name="Open").click()
     page.wait_for_url("**chosen=**repeat**")
     page.wait_for_function("() => document.querySelectorAll('select[name=a] option').length === 3")
@@ -220,7 +220,7 @@ def test_another_batch_is_opened_and_another_side_needs_no_button(address: str, 
     page.get_by_role("heading", name="Same verdict on").wait_for()
 
 
-# Deciding
+# Decisions
 
 
 def pressed(page: Any, key: str, item: dict[str, str]) -> None:
@@ -230,15 +230,15 @@ def pressed(page: Any, key: str, item: dict[str, str]) -> None:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Workspace:
-    """A batch of which all 110 images are flagged, and three kinds of defects that people have named before."""
+    """A batch with 110 images, all flagged, and three kinds of defects that people have named before."""
     workspace, root = Workspace.at(str(tmp_path / "workspace")), tmp_path / "images"
     names = [path.name for path in write_images(root, 110, seed=4)]
     add_batch(workspace, "b1", names, add_calibration(workspace), root=root, anomalous=1.0, not_scored=0, shift=9)
     return workspace
 
 
-def test_no_decision_is_lost_where_the_server_is_killed(many: Workspace, tmp_path: Path, watched: Watched) -> None:
-    """100 decisions by keyboard; what arrives is what was pressed, in that order and once."""
+def test_no_decision_is_lost_when_the_server_is_killed(many: Workspace, tmp_path: Path, watched: Watched) -> None:
+    """Each of 100 decisions by keyboard arrives one time, in the order of the keys."""
     page, server = watched.page, Server(many.root, tmp_path)
     watched.is_forgiving = True
     expected: list[tuple[str, str, str | None, str]] = []
@@ -254,7 +254,7 @@ def test_no_decision_is_lost_where_the_server_is_killed(many: Workspace, tmp_pat
             expected.append((items[i]["image"], decision, kind, note))
             i += 1
 
-        # Kinds that are named on the way have keys from then on.
+        # A kind that is named during the review has a key from then on.
         for kind in ("crack", "dent"):
             wait_for_image(page, items[i]["image"])
             page.keyboard.press("n")
@@ -265,7 +265,7 @@ def test_no_decision_is_lost_where_the_server_is_killed(many: Workspace, tmp_pat
             press("d", "anomalous") if i % 2 else press("g", "normal")
         press("2", "anomalous", "dent")
         press("1", "anomalous", "crack")
-        # A key without a kind is none; one that is held down is pressed once.
+        # A digit without a kind does nothing; a key that is held down counts one time.
         pressed(page, "7", items[i])
         page.keyboard.down("g")
         for _ in range(3):
@@ -273,13 +273,13 @@ def test_no_decision_is_lost_where_the_server_is_killed(many: Workspace, tmp_pat
         page.keyboard.up("g")
         expected.append((items[i]["image"], "normal", None, ""))
         i += 1
-        # Typed into the note, letters are letters.
+        # Letters typed into the note are not shortcuts.
         wait_for_image(page, items[i]["image"])
         page.keyboard.press("n")
         page.keyboard.type("d g s u 1 good")
         page.keyboard.press("Enter")
         press("d", "anomalous", None, "d g s u 1 good")
-        # Skipped, and taken back.
+        # Skip an image, and undo that.
         pressed(page, "s", items[i])
         i += 1
         press("g", "normal")
@@ -288,7 +288,7 @@ def test_no_decision_is_lost_where_the_server_is_killed(many: Workspace, tmp_pat
         i -= 1
         expected.append((items[i]["image"], "withdrawn", None, ""))
         press("1", "anomalous", "crack")
-        # The server goes in the middle; what is pressed meanwhile waits.
+        # The server is killed midway; decisions made meanwhile wait.
         while len(expected) < 60:
             press("d", "anomalous") if i % 2 else press("g", "normal")
         wait_for_fetched(page, items[i : i + 5])
@@ -311,8 +311,8 @@ def test_no_decision_is_lost_where_the_server_is_killed(many: Workspace, tmp_pat
     assert latest_reviews(many).num_rows == 101
 
 
-def test_decisions_survive_a_page_that_is_closed(many: Workspace, tmp_path: Path, watched: Watched) -> None:
-    """The browser keeps them until the server is there again."""
+def test_decisions_survive_a_closed_page(many: Workspace, tmp_path: Path, watched: Watched) -> None:
+    """The browser keeps them until the server answers again."""
     page, server = watched.page, Server(many.root, tmp_path)
     watched.is_forgiving = True
     try:
@@ -339,12 +339,12 @@ def test_decisions_survive_a_page_that_is_closed(many: Workspace, tmp_path: Path
         server.kill()
 
 
-def test_the_next_image_is_there_before_it_is_wanted(address: str, watched: Watched) -> None:
+def test_the_next_image_is_prefetched(address: str, watched: Watched) -> None:
     page, asked = watched.page, list[str]()
     watched.open(f"{address}/review?model={MODEL}&batch=shift")
     name_oneself(page)
     items = queue(page)
-    # Five are fetched ahead.
+    # The page prefetches five images.
     wait_for_fetched(page, items[:6])
     wait_for_image(page, items[0]["image"])
     page.on("request", lambda request: asked.append(request.url))
@@ -359,14 +359,14 @@ def test_the_next_image_is_there_before_it_is_wanted(address: str, watched: Watc
         [item["image"] for item in items],
     )
     assert at_once
-    # One more is fetched ahead; of what is shown nothing is.
+    # One more image is prefetched, and the one on show is not fetched again.
     wait_for_fetched(page, items[:7])
     assert not [url for url in asked if items[1]["image"] in url]
 
 
-def test_a_walk_from_the_first_batch_to_a_candidate_threshold(tmp_path: Path, watched: Watched) -> None:
+def test_a_user_gets_from_the_first_batch_to_a_candidate_threshold(tmp_path: Path, watched: Watched) -> None:
     page, workspace = watched.page, make_two_models(tmp_path / "walk")
-    # The model itself is not needed.
+    # Calibration by reviews does not need the model itself.
     (workspace.models / MODEL / "checksums.json").write_text("{}")
     with dashboard(workspace.root, tmp_path) as at:
         watched.open(at)
@@ -403,7 +403,7 @@ def test_a_walk_from_the_first_batch_to_a_candidate_threshold(tmp_path: Path, wa
         with page.expect_download() as found:
             page.get_by_role("link", name="CSV").click()
         rows = pd.read_csv(found.value.path())
-        # What is fetched ahead is given up before the server ends.
+        # Stop prefetching before the server ends.
         page.goto("about:blank")
     assert len(rows) == 20
     assert set(rows["image_id"]) == {item["image"] for item in items[:20]}

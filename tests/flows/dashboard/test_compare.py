@@ -24,7 +24,7 @@ WORDS = ["normal", "review", "anomalous"]
 
 
 def table(page: Any, label: str) -> list[list[str]]:
-    """Cells of a table without its headings."""
+    """The cells of a table, without its headings."""
     rows = found(page, f".//div[@aria-label='{label}']/table").findall("tr")[1:]
     return [[text(cell) for cell in row.findall("td")] for row in rows]
 
@@ -70,7 +70,7 @@ def test_sides_are_chosen_by_the_address(looks: Pages) -> None:
     assert table(turned, "Verdicts") == [list(column) for column in zip(*table(page, "Verdicts"), strict=True)]
     same = text(looks.open("/compare", model=MODEL, batch="repeat", a=options[0], b=options[0]))
     assert "A and B are the same. Choose another one for either." in same
-    # What is no calibration of this batch is not looked for.
+    # A name that is not a calibration of this batch is ignored.
     assert chosen(looks.open("/compare", model=MODEL, batch="repeat", a="../x", b="*")) == options[:2]
     for side in ("A", "B"):
         assert f"{side} " in text(page)
@@ -103,7 +103,7 @@ def test_one_calibration_alone_is_not_compared(looks: Pages) -> None:
     assert not page.findall(".//table")
 
 
-def test_calibrations_are_judged_on_what_neither_has_seen(two_models: Workspace, scores: pd.DataFrame) -> None:
+def test_calibrations_are_judged_on_images_that_neither_has_seen(two_models: Workspace, scores: pd.DataFrame) -> None:
     b, a = calibrations_of(two_models, MODEL)
     a, b = (b, a) if b.threshold.review is None else (a, b)
     seen = scores["image_id"].iloc[[0, -1]]
@@ -116,7 +116,7 @@ def test_calibrations_are_judged_on_what_neither_has_seen(two_models: Workspace,
     assert judged.n_left_out == 2
     assert judged.auroc is not None
     assert judged.auroc.a.value == roc_auc_score(left["label"], left["anomaly_score"])
-    # Without labels a few reviews say what is true.
+    # Where there are no labels, a few reviews give the truth.
     truth = {left["image_id"].iloc[0]: 1, left["image_id"].iloc[-1]: 0}
     reviewed = against_truth(with_truth(rows, truth), two_models, a, b)
     assert reviewed is not None

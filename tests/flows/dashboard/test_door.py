@@ -1,4 +1,4 @@
-"""The dashboard's door: nothing of the server answers before the password, and nobody's guesses hinder others."""
+"""The dashboard's login: no route answers before the password, and one visitor's guesses never delay another."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 
 class Inner:
-    """An app that counts what reaches it."""
+    """An app that counts the requests that reach it."""
 
     def __init__(self) -> None:
         self.reached: list[str] = []
@@ -37,7 +37,7 @@ class Inner:
 
 
 class Visitor:
-    """Somebody at an address, with the cookies that the door gave."""
+    """A client at an address, with the cookies that the login gave it."""
 
     def __init__(self, app: Door, address: str = "192.0.2.1") -> None:
         self.app, self.address, self.cookie = app, address, ""
@@ -110,13 +110,13 @@ def test_no_route_answers_before_the_password(path: str, method: str) -> None:
         visitor.cookie = cookie
         assert asyncio.run(visitor.ask(path, method, b"x" * 10**6)) == 401
     assert inner.reached == []
-    # What is sent is not even read.
+    # The body of the request is not read.
     assert visitor.n_read == 0
     assert "no-store" in visitor.headers["cache-control"]
 
 
 @pytest.mark.parametrize("password", [None, PASSWORD])
-def test_whether_the_server_runs_is_no_secret(password: str | None) -> None:
+def test_the_health_route_needs_no_password(password: str | None) -> None:
     inner = Inner()
     visitor = Visitor(Door(inner, password))
     assert [asyncio.run(visitor.ask("/health", method)) for method in ("GET", "HEAD")] == [200, 200]
@@ -130,7 +130,7 @@ def test_no_socket_opens_before_the_password() -> None:
     assert inner.reached == []
 
 
-def test_who_knows_the_password_is_in_and_others_are_not() -> None:
+def test_only_the_password_admits_a_visitor() -> None:
     app = Door(Inner(), PASSWORD)
     visitor, other = Visitor(app), Visitor(app)
     assert asyncio.run(visitor.enter(PASSWORD, "/batch")) == 303
@@ -140,16 +140,16 @@ def test_who_knows_the_password_is_in_and_others_are_not() -> None:
     for path in ROUTES:
         assert asyncio.run(visitor.ask(path)) == 200
         assert asyncio.run(other.ask(path)) == 401
-    # No page of ours opens a socket.
+    # No page of the dashboard opens a WebSocket.
     assert asyncio.run(visitor.ask("/live", kind="websocket")) == 403
-    # A cookie of another process, and one that is too old.
+    # A cookie of another process and an expired cookie are refused.
     assert asyncio.run(Visitor(Door(Inner(), PASSWORD)).ask("/")) == 401
     stranger = Visitor(Door(Inner(), PASSWORD))
     stranger.cookie = visitor.cookie
     assert asyncio.run(stranger.ask("/")) == 401
 
 
-def test_a_visitor_is_admitted_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     visitor = Visitor(Door(Inner(), PASSWORD))
     asyncio.run(visitor.enter(PASSWORD))
     real = time.time
@@ -180,7 +180,7 @@ def test_other_methods_are_refused_to_everybody(password: str | None, method: st
     assert (inner.reached, visitor.n_read) == ([], 0)
 
 
-def test_without_a_password_everybody_is_in() -> None:
+def test_without_a_password_every_visitor_is_admitted() -> None:
     inner = Inner()
     visitor = Visitor(Door(inner, None))
     assert asyncio.run(visitor.ask("/")) == 200
@@ -193,7 +193,7 @@ def test_without_a_password_everybody_is_in() -> None:
 
 
 def test_with_a_password_a_post_elsewhere_is_a_guess(clock: asyncio.Event) -> None:
-    """Also of who is in: a login that is sent twice, or from a tab that was left open, leads to its page."""
+    """Also from a visitor who is logged in: a login sent twice, or from a tab left open, still leads to its page."""
     clock.set()
     inner = Inner()
     visitor = Visitor(Door(inner, PASSWORD))
@@ -204,8 +204,8 @@ def test_with_a_password_a_post_elsewhere_is_a_guess(clock: asyncio.Event) -> No
     assert inner.reached == []
 
 
-def test_a_decision_of_who_is_not_in_is_no_guess() -> None:
-    """Browsers whose session has ended send theirs again and again; nobody waits for them, and none is told to go."""
+def test_a_decision_without_a_session_does_not_count_as_a_guess() -> None:
+    """A browser whose session has ended resends its decisions; these delay nobody, and are not limited as guesses."""
     inner = Inner()
     door = Door(inner, PASSWORD)
 
@@ -220,7 +220,7 @@ def test_a_decision_of_who_is_not_in_is_no_guess() -> None:
 
 
 @pytest.mark.parametrize("password", [None, PASSWORD])
-def test_a_page_of_another_site_decides_nothing(password: str | None) -> None:
+def test_a_page_of_another_site_cannot_decide(password: str | None) -> None:
     inner = Inner()
     visitor = Visitor(Door(inner, password))
     if password:
@@ -237,14 +237,14 @@ def test_a_page_of_another_site_decides_nothing(password: str | None) -> None:
         ("http://host:8501", 200),
     ):
         assert asyncio.run(visitor.ask("/reviews", "POST", b"{}", origin=origin, host="host:8501")) == status, origin
-    # A program says no origin; it has no other visitor's cookie either.
+    # A program sends no Origin header, but it has no visitor's cookie either.
     assert asyncio.run(visitor.ask("/reviews", "POST", b"{}", host="host:8501")) == 200
     assert inner.reached == ["/reviews"] * 2
 
 
 @pytest.mark.parametrize("password", [None, PASSWORD])
-def test_a_decision_is_short(password: str | None) -> None:
-    """It reaches its page whole; of what is longer no more is read than tells so."""
+def test_the_length_of_a_decision_is_limited(password: str | None) -> None:
+    """A decision within the limit arrives whole; of a longer one, no more is read than shows its length."""
     inner = Inner()
     visitor = Visitor(Door(inner, password))
     if password:
@@ -258,7 +258,7 @@ def test_a_decision_is_short(password: str | None) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Wrong guesses are answered when this is set."""
+    """An event: wrong guesses are answered once it is set."""
     due = asyncio.Event()
 
     async def sleep(_seconds: float) -> None:
@@ -268,29 +268,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return due
 
 
-def test_guesses_of_one_visitor_hinder_no_other(clock: asyncio.Event) -> None:
+def test_guesses_of_one_visitor_delay_no_other(clock: asyncio.Event) -> None:
     async def run() -> None:
         app = Door(Inner(), PASSWORD)
         attackers = [Visitor(app) for _ in range(50)]
         guesses = [asyncio.ensure_future(attacker.enter("wrong")) for attacker in attackers]
         while sum(guess.done() for guess in guesses) < 42:
             await asyncio.get_running_loop().run_in_executor(None, lambda: None)
-        # Those beyond eight are not looked at, whether they are right or not.
+        # Guesses beyond eight are refused unread, right or wrong.
         assert [guess.result() for guess in guesses if guess.done()] == [429] * 42
         assert await Visitor(app).enter(PASSWORD) == 429
-        # Others are answered at once.
+        # Other visitors are answered at once.
         for address in ("192.0.2.2", "2001:db8::1", "127.0.0.1"):
             assert await Visitor(app, address).enter(PASSWORD) == 303
         clock.set()
         assert sorted(await asyncio.gather(*guesses)) == [401] * 8 + [429] * 42
         assert await Visitor(app).enter(PASSWORD) == 303
-        # Nothing is kept of those who are gone.
+        # No state is kept of visitors who have left.
         assert not app._guessing
 
     asyncio.run(run())
 
 
-def test_an_office_of_ipv6_is_one_visitor(clock: asyncio.Event) -> None:
+def test_addresses_of_one_ipv6_network_count_as_one_visitor(clock: asyncio.Event) -> None:
     async def run() -> None:
         app = Door(Inner(), PASSWORD)
         guesses = [asyncio.ensure_future(Visitor(app, f"2001:db8::{i:x}").enter("wrong")) for i in range(1, 10)]
@@ -307,7 +307,7 @@ def test_an_office_of_ipv6_is_one_visitor(clock: asyncio.Event) -> None:
     "body",
     [b"", b"password", b"password=", b"x" * 10**7, b"password=" + b"a" * 10**7, b"&" * 4000, b"password=%ff\xff"],
 )
-def test_no_form_is_too_large_or_too_odd(body: bytes, clock: asyncio.Event) -> None:
+def test_a_malformed_login_form_is_a_wrong_password(body: bytes, clock: asyncio.Event) -> None:
     visitor = Visitor(Door(Inner(), PASSWORD))
 
     async def run() -> int:

@@ -1,4 +1,4 @@
-"""Tables as files: every row that a page lists, as it is there, and no formula."""
+"""Exported tables hold every row that a page lists, unchanged, and no formula."""
 
 import csv
 import io
@@ -26,9 +26,9 @@ FORMULAS = ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 
 
 @pytest.fixture(autouse=True)
-def aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where files are made before they are sent; afterwards nothing is left there."""
-    folder = tmp_path / "aside"
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where files are written before they are sent, and where none may stay."""
+    folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
@@ -36,7 +36,7 @@ def aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("start", FORMULAS)
 def test_saved_tables_hold_no_formulas(start: str) -> None:
-    """By OWASP's rule; what spreadsheets may calculate with stays what it is."""
+    """By OWASP's rule; numbers stay numbers."""
     text = f"{start}cmd|' /C calc'!A0"
     rows = pd.DataFrame(
         {
@@ -58,8 +58,8 @@ def test_saved_tables_hold_no_formulas(start: str) -> None:
     assert not [cell for row in read[1:] for cell in row[:3] if cell[:1] == start and cell != "-1"]
 
 
-def both(pages: Pages, place: str, aside: Path, **query: Any) -> tuple[pa.Table, list[dict[str, str]]]:
-    """A table as it is in Parquet, and its rows in CSV, of which no cell begins as a formula does."""
+def both(pages: Pages, place: str, scratch: Path, **query: Any) -> tuple[pa.Table, list[dict[str, str]]]:
+    """A table as Parquet, and its rows as CSV; fails if a cell begins like a formula."""
     parquet, plain = (pages.get(f"{place}.{kind}", **query) for kind in ("parquet", "csv"))
     assert plain.headers["content-type"] == "text/csv; charset=utf-8"
     for kind, answer in (("parquet", parquet), ("csv", plain)):
@@ -73,7 +73,7 @@ def both(pages: Pages, place: str, aside: Path, **query: Any) -> tuple[pa.Table,
     table = pq.read_table(io.BytesIO(parquet.content))
     assert list(rows[0]) == table.column_names if rows else True
     assert len(rows) == table.num_rows
-    assert list(aside.glob("nelbo-export-*")) == []
+    assert list(scratch.glob("nelbo-export-*")) == []
     return table, rows
 
 
@@ -87,9 +87,11 @@ def both(pages: Pages, place: str, aside: Path, **query: Any) -> tuple[pa.Table,
         ({"text": "no such name"}, lambda rows: rows["relative_path"].isna()),
     ],
 )
-def test_files_of_a_batch(pages: Pages, aside: Path, query: dict[str, Any], where: Any) -> None:
+def test_exported_files_of_a_batch_are_those_of_the_page(
+    pages: Pages, scratch: Path, query: dict[str, Any], where: Any
+) -> None:
     rows = read_table(pages.workspace.scores(MODEL, "b2")).to_pandas()
-    table, plain = both(pages, "/files", aside, model=MODEL, batch="b2", **query)
+    table, plain = both(pages, "/files", scratch, model=MODEL, batch="b2", **query)
     expected = rows[where(rows)].set_index("relative_path")
     found = table.to_pandas()
     assert set(found["relative_path"]) == set(expected.index)
@@ -103,7 +105,7 @@ def test_files_of_a_batch(pages: Pages, aside: Path, query: dict[str, Any], wher
             found[column].astype(object).fillna("none").to_numpy(),
             expected[column].reindex(found["relative_path"]).astype(object).fillna("none").to_numpy(),
         )
-    # Quotes, separators and lines within names are their own; only what begins as a formula has an apostrophe.
+    # Quotes, separators and line breaks within names stay; only a name that begins like a formula gets an apostrophe.
     paths = [f"'{path}" if path[0] in FORMULAS else path for path in found["relative_path"]]
     assert [row["relative_path"] for row in plain] == paths
     scores = [float(row["anomaly_score"]) if row["anomaly_score"] else math.nan for row in plain]
@@ -114,15 +116,15 @@ def _on_line_1(rows: pd.DataFrame) -> pd.Series:
     return rows["relative_path"].str.startswith("line-1")
 
 
-def test_a_table_of_many_rows_is_whole(tmp_path: Path, aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it is written some rows at a time, and in the first of them a column is empty."""
+def test_a_table_of_many_rows_is_whole(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is written in chunks, the first of which has an empty column."""
     from nelbo.flows.dashboard import tables
 
     monkeypatch.setattr(tables, "_ROWS", 16)
     workspace = Workspace.at(str(tmp_path / "many"))
     lost = [False] * 60 + [True] * 5
     add_batch(workspace, "b1", [f"{i:02d}.png" for i in range(65)], None, not_scored=lost)
-    table, plain = both(Pages(workspace), "/files", aside, model=MODEL, batch="b1", order="path")
+    table, plain = both(Pages(workspace), "/files", scratch, model=MODEL, batch="b1", order="path")
     assert table["relative_path"].to_pylist() == [f"{i:02d}.png" for i in range(65)]
     assert [row["verdict"] for row in plain] == [""] * 60 + ["not_scored"] * 5
     assert table["width_px"].to_pylist() == [64] * 65
@@ -135,44 +137,44 @@ def test_whole_numbers_stay_whole_beside_empty_cells(tmp_path: Path) -> None:
     assert (tmp_path / "table.csv").read_text("utf-8-sig") == "n,drift,score\n64,,1.5\n,True,\n"
 
 
-def test_batches_and_runs(pages: Pages, aside: Path) -> None:
-    table, plain = both(pages, "/batches", aside)
+def test_exported_batches_and_runs_are_those_of_the_page(pages: Pages, scratch: Path) -> None:
+    table, plain = both(pages, "/batches", scratch)
     assert table["batch_id"].to_pylist() == ["b2", "b1", "b0", "without-verdicts", "without-scores"]
     assert [row["batch_id"] for row in plain] == table["batch_id"].to_pylist()
     rows = [read_table(pages.workspace.scores(MODEL, batch)).to_pandas() for batch in table["batch_id"].to_pylist()]
     assert table["n_anomalous"].to_pylist() == [int((one["verdict"] == "anomalous").sum()) for one in rows]
     assert table["n_images"].to_pylist() == [len(one) for one in rows]
-    assert both(pages, "/batches", aside, drift="true")[0]["batch_id"].to_pylist() == ["b2"]
-    assert both(pages, "/batches", aside, text="WITHOUT")[0].num_rows == 2
-    assert both(pages, "/batches", aside, model=OTHER)[0].num_rows == 0
-    runs, _ = both(pages, "/runs", aside)
+    assert both(pages, "/batches", scratch, drift="true")[0]["batch_id"].to_pylist() == ["b2"]
+    assert both(pages, "/batches", scratch, text="WITHOUT")[0].num_rows == 2
+    assert both(pages, "/batches", scratch, model=OTHER)[0].num_rows == 0
+    runs, _ = both(pages, "/runs", scratch)
     assert runs["command"].to_pylist() == ["calibrate", "score"]
 
 
-def test_what_a_search_finds(pages: Pages, aside: Path) -> None:
-    table, _ = both(pages, "/found", aside, text="/007.png")
+def test_an_exported_search_holds_what_the_page_finds(pages: Pages, scratch: Path) -> None:
+    table, _ = both(pages, "/found", scratch, text="/007.png")
     assert sorted(zip(table["batch_id"].to_pylist(), table["relative_path"].to_pylist(), strict=True)) == [
         (f"b{i}", "line-1/007.png") for i in range(3)
     ]
     assert text(pages.open("/search", text="/007.png")).count("line-1/007.png") == 3
 
 
-def test_every_decision_with_those_that_were_taken_back(own: Workspace, aside: Path) -> None:
+def test_exported_decisions_include_those_that_were_taken_back(own: Workspace, scratch: Path) -> None:
     record_review(own, review(1, note="=1+1\n,2", reviewer='@"Ann", the first', decision="anomalous", kind="+crack"))
     record_review(own, review(2, note="", reviewer="Bob"))
     record_review(own, review(2, reviewer="Bob", decision="withdrawn", review_id="v3"))
-    table, plain = both(Pages(own), "/reviews", aside)
+    table, plain = both(Pages(own), "/reviews", scratch)
     assert table["review_id"].to_pylist() == ["v3", "v2", "v1"]
     assert table["decision"].to_pylist() == ["withdrawn", "normal", "anomalous"]
     assert (table["note"][2].as_py(), plain[2]["note"]) == ("=1+1\n,2", "'=1+1\n,2")
     assert (table["kind"][2].as_py(), plain[2]["kind"]) == ("+crack", "'+crack")
 
 
-def test_where_two_calibrations_differ(looks: Pages, aside: Path) -> None:
+def test_an_exported_comparison_holds_the_different_verdicts(looks: Pages, scratch: Path) -> None:
     page = looks.open("/compare", model=MODEL, batch="shift")
     (link,) = [one.attrib["href"] for one in page.iter("a") if one.get("href", "").startswith("/differing.csv")]
     query = dict(pair.split("=") for pair in link.partition("?")[2].split("&"))
-    table, _ = both(looks, "/differing", aside, **query)
+    table, _ = both(looks, "/differing", scratch, **query)
     rows = read_table(looks.workspace.scores(MODEL, "shift")).to_pandas()
     assert 0 < table.num_rows < len(rows)
     assert set(table["relative_path"].to_pylist()) < set(rows["relative_path"])
@@ -182,13 +184,13 @@ def test_where_two_calibrations_differ(looks: Pages, aside: Path) -> None:
     looks.get("/differing.csv", 404, model=OTHER, batch="single", a="x", b="y")
 
 
-def test_a_hostile_batch_makes_no_header(pages: Pages, aside: Path) -> None:
+def test_a_hostile_batch_name_injects_no_header(pages: Pages, scratch: Path) -> None:
     for attack in (*ATTACKS, "a\r\nSet-Cookie: b=c", '"; filename=evil.exe'):
-        both(pages, "/files", aside, model=MODEL, batch=attack)
+        both(pages, "/files", scratch, model=MODEL, batch=attack)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_failure_leaves_no_file(pages: Pages, aside: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_failure_leaves_no_file(pages: Pages, scratch: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     real, seen = getattr(exports, f"_write_{kind}"), []
 
     def fail(path: Path, rows: pa.RecordBatchReader) -> None:
@@ -201,9 +203,9 @@ def test_a_failure_leaves_no_file(pages: Pages, aside: Path, monkeypatch: pytest
     assert "No space left on device" in text(page)
     assert seen
     assert min(seen) > 0
-    assert list(aside.glob("nelbo-export-*")) == []
+    assert list(scratch.glob("nelbo-export-*")) == []
 
 
-def test_other_kinds_are_unknown(pages: Pages) -> None:
+def test_other_formats_are_unknown(pages: Pages) -> None:
     for place, status in (("/batches.xlsx", 422), ("/files.json", 422), ("/reviews.", 404), ("/runs.csv.gz", 422)):
         pages.open(place, status)

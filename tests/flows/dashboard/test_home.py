@@ -37,7 +37,7 @@ def test_a_card_says_how_the_newest_batch_compares_with_chance(pages: Pages) -> 
     assert "⚠ Drift: as a whole unlike its calibration" in said
     (batch,) = [one for one in card.iter("a") if text(one) == "b2"]
     assert batch.attrib["href"] == f"/batch?model={MODEL}&batch=b2"
-    # The most anomalous image, which the page of the image shows.
+    # The most anomalous image, with a link to its page.
     worst = rows.sort_values(["anomaly_score", "relative_path"], ascending=[False, True]).iloc[0]
     last = found(card, ".//a[@class='last']")
     assert f"image={worst['image_id']}" in last.attrib["href"]
@@ -48,7 +48,7 @@ def test_a_card_says_how_the_newest_batch_compares_with_chance(pages: Pages) -> 
 @pytest.mark.parametrize(
     ("n_anomalous", "words"), [(0, "below the band"), (9, "within the band"), (40, "above the band")]
 )
-def test_chance_in_words(own: Workspace, n_anomalous: int, words: str) -> None:
+def test_the_band_of_chance_is_put_into_words(own: Workspace, n_anomalous: int, words: str) -> None:
     calibration = add_calibration(own, model_id="m2", seed=3)
     low, high = calibration.threshold.false_alarms(200)[1:]
     assert 0 < low < 9 < high < 40
@@ -56,7 +56,7 @@ def test_chance_in_words(own: Workspace, n_anomalous: int, words: str) -> None:
     drawn = add_batch(own, "all", paths, calibration, not_scored=[False] * 600, **scored).to_pandas()
     raised = drawn["verdict"] == "anomalous"
     chosen = {*drawn[raised]["relative_path"][:n_anomalous], *drawn[~raised]["relative_path"][: 200 - n_anomalous]}
-    # The same scores again, of 200 of the images.
+    # Score 200 of the images again.
     lost, at = [path not in chosen for path in paths], START + timedelta(days=9)
     rows = add_batch(own, "newest", paths, calibration, not_scored=lost, at=at, **scored).to_pandas()
     assert int((rows["verdict"] == "anomalous").sum()) == n_anomalous
@@ -78,7 +78,7 @@ def test_each_model_has_a_card(own: Workspace) -> None:
     first, second = cards(Pages(own).open("/"))
     assert "latest" in text(second)
     assert "latest" not in text(first)
-    # Without a calibration nothing is promised; the last flagged picture is that of an earlier batch.
+    # Without a calibration no rate is promised; the last flagged picture is from an earlier batch.
     add_batch(own, "bare", ["a.png"], None, model_id=OTHER, not_scored=0, at=START + timedelta(days=2))
     first, second = cards(Pages(own).open("/"))
     assert "Model m07e400000" in text(first)
@@ -86,7 +86,7 @@ def test_each_model_has_a_card(own: Workspace) -> None:
     assert "last flagged: " in text(first)
 
 
-def test_a_model_that_cannot_see_is_called_so(own: Workspace) -> None:
+def test_a_model_that_cannot_see_defects_is_marked(own: Workspace) -> None:
     assert "cannot see" not in text(Pages(own).open("/"))
     clean = [{"image_id": f"{i}", "relative_path": f"{i}.png", "peak": float(i)} for i in range(40)]
     painted = [row | {"kind": "cut_paste", "size_px": 12.0} for row in clean]
@@ -118,7 +118,7 @@ def test_the_strip_is_drawn_to_scale() -> None:
     assert (points[1].low, points[1].high, points[0].low) == (HEIGHT, 0, None)
     many = strip([(row, None, "") for row in rows * 30])
     assert min(point.x for point in many) == pytest.approx(0)
-    # Nothing anomalous anywhere, or nothing scored.
+    # No image is anomalous, or none is scored.
     assert strip([({"batch_id": "b", "n_scored": 0, "n_anomalous": 0}, None, "")])[0].y == HEIGHT
     assert strip([]) == []
 
@@ -136,7 +136,7 @@ def test_batches_are_listed_as_the_address_asks(pages: Pages) -> None:
     assert listed(pages.open("/", model=MODEL[:3], text="b1")) == ["b1"]
     none = pages.open("/", model=OTHER)
     assert "Nothing matches: widen the filters." in text(none)
-    # A field keeps what was asked, and so do the saved tables.
+    # The field and the links to saved tables keep the filters.
     page = pages.open("/", text='"<b>', drift="true")
     assert found(page, ".//form[@hx-target='#batches']//input[@name='text']").attrib["value"] == '"<b>'
     assert [one.attrib["href"] for one in page.iter("a") if "/batches." in one.get("href", "")] == [
@@ -165,12 +165,12 @@ def test_many_batches_have_pages(own: Workspace) -> None:
             if 1 <= to <= 2
         }
         seen += listed(page)
-    # Of "single", too.
+    # The batch "single" is also among them.
     assert [name for name in seen if name != "single"] == [f"n{i:02d}" for i in range(21)]
 
 
-def test_the_page_hears_of_what_is_published(own: Workspace) -> None:
-    """Nothing is sent until then; a decision and a run are news, too."""
+def test_the_page_is_told_what_is_published(own: Workspace) -> None:
+    """The server sends nothing before; a decision and a run are also sent."""
     pages = Pages(own)
     for change in (
         lambda: add_batch(own, "new", [ATTACKS[0]], None, not_scored=0),
@@ -189,7 +189,7 @@ def test_the_page_hears_of_what_is_published(own: Workspace) -> None:
     assert pages.get("/live").headers["hx-trigger"] == "published"
 
 
-def test_runs_of_each_command(pages: Pages) -> None:
+def test_runs_of_each_command_are_listed(pages: Pages) -> None:
     (table,) = pages.open("/").findall(".//div[@aria-label='Last runs']/table")
     rows = [[text(cell) for cell in row] for row in table.findall("tr")[1:]]
     assert [row[0] for row in rows] == ["calibrate", "score"]

@@ -23,7 +23,7 @@ from nelbo.flows.workspace.reviews import record_review
 
 
 def test_the_page_shows_what_is_known_of_an_image(looks: Pages, scores: pd.DataFrame) -> None:
-    """Its path, an attack, as text."""
+    """The path, which is an attack, is shown as text."""
     row = scores[scores["relative_path"] == ATTACKS[0]].iloc[0]
     asked = address_of(row)
     page = looks.open("/image", **asked)
@@ -43,19 +43,21 @@ def test_the_page_shows_what_is_known_of_an_image(looks: Pages, scores: pd.DataF
     pictures = [one.attrib["alt"] for one in page.iter("img")]
     assert {ATTACKS[0], f"map of {ATTACKS[0]}", "normal image normal/128.png"} <= set(pictures)
     assert page.findall(".//svg[@class='outline']/path")
-    # What takes longer is drawn when the rest is there.
+    # Parts that take longer are loaded after the rest.
     lazy = [one.attrib["hx-get"] for one in page.iter() if one.get("hx-trigger") == "load"]
     assert len(lazy) == 2
     first, second = (looks.open(place) for place in lazy)
     assert found(first, ".//img").attrib["alt"] == f"original of {ATTACKS[0]}"
+    assert "with a line around each of its regions" in text(first)
+    assert first.findall(".//svg[@class='outline']/path")
     normals = read_table(looks.workspace.calibrations / row["calibration_id"] / "scores.parquet").to_pandas()
     nearest = normals.loc[(normals["anomaly_score"] - row["anomaly_score"]).abs().sort_values().index[:5]]
     assert [text(one) for one in second.findall(".//li/span[@class='any']")] == nearest["relative_path"].tolist()
     n_above = (normals["anomaly_score"] >= row["anomaly_score"]).sum()
-    assert f"{n_above} of 199 have at least the score of this image" in text(second)
+    assert f"{n_above} of 199 score at least as high" in text(second)
 
 
-def test_history_is_of_the_path(looks: Pages, scores: pd.DataFrame) -> None:
+def test_history_lists_all_scores_of_a_path(looks: Pages, scores: pd.DataFrame) -> None:
     page = looks.open("/image", **address_of(scores.iloc[0]))
     lines = page.findall(".//div[@aria-label='History']/table/tr")[1:]
     cells = [[text(cell) for cell in line] for line in lines]
@@ -88,15 +90,13 @@ def test_decisions_are_listed(own: Workspace, scores: pd.DataFrame) -> None:
 def test_an_image_without_a_verdict_has_a_page(looks: Pages, scores: pd.DataFrame) -> None:
     page = text(looks.open("/image", **address_of(scores.iloc[0], "raw")))
     assert "without verdict" in page
-    assert (
-        "A map and a picture are kept of images that were flagged or nearly flagged, and of the audit sample." in page
-    )
+    assert "Maps and pictures are kept of images that were flagged or nearly flagged, and of the audit sample." in page
     assert "None: the image has no score, or no calibration." in text(
         looks.open("/image/normals", **address_of(scores.iloc[0], "raw"))
     )
 
 
-def test_of_the_same_contents_the_path_says_which(tmp_path: Path) -> None:
+def test_of_images_with_the_same_contents_the_path_tells_which(tmp_path: Path) -> None:
     workspace = Workspace.at(str(tmp_path / "w"))
     (path,) = write_images(tmp_path / "root", 1, seed=1)
     shutil.copy(path, path.with_name("copy.png"))
@@ -113,7 +113,7 @@ def _replaced(path: Path) -> None:
 
 
 def _linked(path: Path, above: int = 2) -> None:
-    """The same contents, from elsewhere."""
+    """Replace a file by a link to the same contents elsewhere."""
     path.symlink_to(path.rename(path.parents[above] / "secret.png"))
 
 
@@ -132,9 +132,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "why"), CHANGES)
-def test_only_what_was_scored_is_shown(tmp_path: Path, change: Callable[[Path], None], why: str) -> None:
-    """By the page, too."""
-    root = tmp_path / "aside" / "root"
+def test_only_the_scored_contents_of_a_file_are_shown(tmp_path: Path, change: Callable[[Path], None], why: str) -> None:
+    """The page shows it no more, either."""
+    root = tmp_path / "elsewhere" / "root"
     (path,) = write_images(root / "a", 1, seed=1)
     file = File(str(root), f"a/{path.name}", hashlib.sha256(path.read_bytes()).hexdigest())
     workspace = Workspace.at(str(tmp_path / "w"))
@@ -151,7 +151,7 @@ def test_only_what_was_scored_is_shown(tmp_path: Path, change: Callable[[Path], 
     assert not list(part.iter("img"))
 
 
-def test_no_file_without_a_batch_or_contents(two_models: Workspace, scores: pd.DataFrame) -> None:
+def test_a_file_of_an_unknown_batch_or_contents_is_not_shown(two_models: Workspace, scores: pd.DataFrame) -> None:
     row, table = scores.iloc[0].to_dict(), two_models.scores(MODEL, "shift")
     assert isinstance(original_of(table, row), Image.Image)
     assert "does not say" in str(original_of(two_models.scores(MODEL, "pruned"), row))
@@ -159,8 +159,8 @@ def test_no_file_without_a_batch_or_contents(two_models: Workspace, scores: pd.D
     assert "leads out" in str(original_of(table, row | {"relative_path": "../workspace/latest.json"}))
 
 
-def test_a_visitor_names_no_file(looks: Pages, scores: pd.DataFrame) -> None:
-    """The path of an address only chooses between rows."""
+def test_an_address_cannot_name_a_file(looks: Pages, scores: pd.DataFrame) -> None:
+    """The path in an address only selects a row; it opens no file."""
     root = Path(read_metadata(looks.workspace.scores(MODEL, "shift"))["nelbo.root"])
     own = looks.get("/image/original", **address_of(scores.iloc[0])).text.partition("base64,")[2][:200]
     assert own
@@ -181,7 +181,7 @@ def test_search_finds_paths_and_contents(looks: Pages, scores: pd.DataFrame) -> 
     hits = lines(text=" BLOT_2_00 ")
     assert {path for path, _ in hits} == {path for path in scores["relative_path"] if "blot_2_00" in path}
     assert {batch for _, batch in hits} == {"shift", "repeat", "raw", "single"}
-    # Those scored last first.
+    # The newest score comes first.
     assert hits[0][1] == "shift"
     row = scores.iloc[0]
     assert {path for path, _ in lines(text=row["image_id"].upper())} == {row["relative_path"]}
@@ -194,14 +194,14 @@ def test_search_finds_paths_and_contents(looks: Pages, scores: pd.DataFrame) -> 
 
 def test_search_has_pages(pages: Pages) -> None:
     first = pages.open("/search", text="line-0")
-    assert "450 images, those scored last first." in text(first)
+    assert "450 images, the last scored first." in text(first)
     assert "Page 1 of 18" in text(first)
     (following,) = [one.attrib["href"] for one in first.iter("a") if one.get("rel") == "next"]
     assert "Page 2 of 18" in text(pages.open(following))
     assert len(pages.open("/search", text="line-0", page=18).findall(".//tr")) == 1 + 25
 
 
-def test_an_image_that_was_scored_again_is_told_from_its_forerunner(own: Workspace, scores: pd.DataFrame) -> None:
+def test_an_image_that_was_scored_again_is_told_from_the_earlier_one(own: Workspace, scores: pd.DataFrame) -> None:
     row = scores.iloc[0]
     add_batch(own, "later", [row["relative_path"]], None, not_scored=0, at=START + timedelta(days=3))
     page = Pages(own).open("/image", **address_of(row))

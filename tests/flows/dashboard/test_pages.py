@@ -1,4 +1,4 @@
-"""What holds for all pages: names are text, damage is named, nonsense is understood, and the next step is told."""
+"""What holds for all pages: names are text, damage is named, bad addresses are explained, the next step is given."""
 
 import json
 import re
@@ -23,7 +23,7 @@ NOBODY = {"model": "nobody", "batch": "nothing", "image": "0" * 64, "path": "a.p
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Pages:
-    """All that a workspace can hold of names: each of its flagged images is an attack, and so is what was decided."""
+    """A workspace whose flagged images have attacks for names, as do the decisions on them."""
     workspace = Workspace(tmp_path_factory.mktemp("hostile"))
     calibration = add_calibration(workspace)
     add_batch(workspace, "b1", ATTACKS, calibration, anomalous=1.0, not_scored=0, shift=9)
@@ -38,13 +38,13 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Pages:
 
 
 def names(page: Any) -> set[str]:
-    """Which attacks stand on a page as text."""
+    """The attacks that stand on a page as text."""
     shown = text(page)
     return {name for name in ATTACKS if " ".join(name.split()) in shown}
 
 
 def test_names_are_text(hostile: Pages) -> None:
-    """`Pages.open` finds no element or attribute that one made."""
+    """`Pages.open` fails if a name has made an element or attribute."""
     assert names(hostile.open("/batch")) == {*ATTACKS}
     assert names(hostile.open("/batch", text="<IMG")) >= {ATTACKS[0]}
     assert names(hostile.open("/review")) >= {*ATTACKS[:-2]}
@@ -57,7 +57,7 @@ def test_names_are_text(hostile: Pages) -> None:
         assert " ".join(row["relative_path"].split()) in text(found(page, ".//h1"))
         assert found(page, ".//title").text == f"{row['relative_path']} · nelbo"
         assert names(hostile.open("/review/image", **asked)) >= {row["relative_path"]}
-        # The path alone, which no hash says.
+        # A path in place of a hash finds nothing.
         hostile.open("/image", 404, **asked | {"image": row["relative_path"]})
 
 
@@ -80,7 +80,7 @@ def test_what_the_address_says_is_text(hostile: Pages) -> None:
         hostile.open(f"/x{quote(attack.encode('utf-8', 'surrogatepass'))}", 404)
 
 
-def test_the_queue_is_json_that_ends_where_it_ends(hostile: Pages) -> None:
+def test_no_name_can_end_the_queues_json(hostile: Pages) -> None:
     page = hostile.open("/review", model=MODEL, batch="b1", by="Nobody")
     (queue,) = [one for one in page.iter("script") if one.get("id") == "queue"]
     items = json.loads(queue.text or "")
@@ -116,7 +116,7 @@ def test_the_queue_is_json_that_ends_where_it_ends(hostile: Pages) -> None:
         ("/image/original", {}),
     ],
 )
-def test_nonsense_is_a_page_that_says_so(pages: Pages, place: str, query: dict[str, str]) -> None:
+def test_a_bad_address_gives_a_page_that_says_so(pages: Pages, place: str, query: dict[str, str]) -> None:
     page = pages.open(place, 422, **query)
     assert "Not understood" in text(found(page, ".//h1"))
     (name, *_) = [*query, "model"]
@@ -130,13 +130,13 @@ def test_the_last_page_of_a_table_may_be_behind_its_end(pages: Pages) -> None:
         pages.open(place, page=1_000_000, **query)
 
 
-def test_unknown_places(pages: Pages) -> None:
+def test_an_unknown_address_gives_a_page_that_says_so(pages: Pages) -> None:
     for place in ("/nothing", "/%2e%2e/etc/passwd", "/overview", "/docs", "/openapi.json"):
         assert "There is no such page" in text(pages.open(place, 404))
     for place in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/", "/static/nothing.js"):
         pages.open(place, 404)
     page = pages.open("/batch", model="nobody", batch="gone")
-    assert "The batch that was asked for is not in the workspace" in text(page)
+    assert "The requested batch is not in the workspace" in text(page)
     assert "b2" in text(found(page, ".//h1"))
     pages.open("/image", 404, **{name: NOBODY[name] for name in ("model", "batch", "image", "path")})
     for place in LAZY:
@@ -152,12 +152,12 @@ def test_an_empty_workspace_tells_what_to_run(tmp_path: Path) -> None:
         pages.open(place, **NOBODY)
     for name in ("batches", "runs", "reviews"):
         assert pages.get(f"/{name}.csv").content.count(b"\n") == 1
-    # Nothing is made by looking.
+    # Reading creates nothing.
     assert not (tmp_path / "none").exists()
 
 
-def test_pages_of_files_of_the_first_version(tmp_path: Path) -> None:
-    """They lack columns, and rows of runs have no counts."""
+def test_files_of_the_first_version_have_pages(tmp_path: Path) -> None:
+    """They lack columns, and the rows of runs have no counts."""
     workspace = Workspace(tmp_path / "old")
     version_1 = Path(__file__).parents[2] / "data" / "version_1"
     for place, name in ((workspace.scores("m1", "b1"), "scores"), (workspace.runs / "r1.parquet", "runs")):
@@ -188,11 +188,11 @@ def test_pages_of_a_damaged_workspace_show_the_rest(own_three: Workspace) -> Non
     for file in damaged:
         assert str(Path(str(file)).relative_to(str(workspace.root))) in said
     assert str(workspace.root) not in said
-    # The first page that meets one names it, too.
+    # The first page that needs a damaged file also names it.
     assert "left out" in text(Pages(workspace).open("/review", model=MODEL, batch="b1"))
 
 
-def test_every_answer_has_the_policy(pages: Pages) -> None:
+def test_every_answer_has_the_content_security_policy(pages: Pages) -> None:
     for method, place, status in (
         ("GET", "/static/pages.js", 200),
         ("GET", "/health", 200),
@@ -209,7 +209,7 @@ def test_every_answer_has_the_policy(pages: Pages) -> None:
         assert answer.headers.get("cache-control") in ("no-cache", "no-store")
 
 
-def test_what_nobody_foresaw_shows_no_traceback(three: Workspace) -> None:
+def test_an_unexpected_error_shows_no_traceback(three: Workspace) -> None:
     import asyncio
 
     import httpx
@@ -230,7 +230,7 @@ def test_what_nobody_foresaw_shows_no_traceback(three: Workspace) -> None:
     assert pages.open("/batch")
 
 
-def test_only_known_names_are_answered(three: Workspace) -> None:
+def test_only_known_host_names_are_answered(three: Workspace) -> None:
     pages = Pages(three)
     for host, status in (
         ("testserver", 200),
@@ -241,7 +241,7 @@ def test_only_known_names_are_answered(three: Workspace) -> None:
         assert pages.ask("GET", "/batch", headers={"Host": host}).status_code == status
 
 
-def test_times_are_of_utc_for_the_browser_to_tell(pages: Pages) -> None:
+def test_times_are_sent_in_utc_for_the_browser_to_convert(pages: Pages) -> None:
     times = pages.open("/").findall(".//time")
     assert len(times) > 5
     for one in times:

@@ -1,4 +1,4 @@
-"""The page Review: what is to be decided on, and what becomes of a decision."""
+"""The page Review: which images await a decision, and what becomes of it."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ def images(page: Any) -> list[str]:
 
 
 def said(row: pd.Series, **changes: Any) -> dict[str, Any]:
-    """What the page sends of a row."""
+    """What the page sends when a reviewer decides on a row."""
     decided = {
         "review_id": f"v{uuid.uuid4().hex}",
         "decision": "anomalous",
@@ -54,7 +54,7 @@ def kept(pages: Pages) -> list[dict[str, Any]]:
 
 
 def test_the_queue_begins_with_the_worst(looks: Pages, scores: pd.DataFrame) -> None:
-    """Then comes what is near the threshold on either side of it, then the sample, in an order that says nothing."""
+    """Then come images near the threshold on either side, then the audit sample, in an order that reveals nothing."""
     near, sample = (
         read_table(getattr(looks.workspace, kind)(MODEL, "shift"))["image_id"].to_pylist() for kind in ("near", "audit")
     )
@@ -69,7 +69,7 @@ def test_the_queue_begins_with_the_worst(looks: Pages, scores: pd.DataFrame) -> 
     assert groups["threshold"] == by_p[is_near]["image_id"].tolist()
     assert sorted(groups["sample"]) == sorted(sample)
     assert len(sample) == 4
-    # The same order each time, so that undo and a reload lead to the same images.
+    # The order is the same each time, so that undo and a reload lead to the same images.
     assert queue(looks.open("/review", **SHIFT)) == items
     for item in items:
         row = scores[scores["image_id"] == item["image"]].iloc[0]
@@ -80,11 +80,11 @@ def test_an_image_comes_once_from_several_batches(looks: Pages) -> None:
     items = queue(looks.open("/review", of="all"))
     assert len({item["image"] for item in items}) == len(items)
     assert "shift" in {item["batch"] for item in items}
-    # Where a batch holds the same contents twice, too; and one without verdicts gives nothing to do.
+    # That also holds for contents twice in one batch; a batch without verdicts has an empty queue.
     assert queue(looks.open("/review", model=MODEL, batch="raw")) == []
 
 
-def test_a_queue_over_all_holds_what_each_batch_has(tmp_path: Path) -> None:
+def test_the_queue_over_all_batches_holds_the_images_of_each(tmp_path: Path) -> None:
     workspace = Workspace.at(str(tmp_path))
     calibration = add_calibration(workspace)
     for i in range(3):
@@ -95,7 +95,7 @@ def test_a_queue_over_all_holds_what_each_batch_has(tmp_path: Path) -> None:
     assert len(queue(pages.open("/review", batch="b1"))) == 4
 
 
-def test_what_is_decided_is_left_out(own: Workspace, scores: pd.DataFrame) -> None:
+def test_decided_images_leave_the_queue(own: Workspace, scores: pd.DataFrame) -> None:
     pages, (first, second, *rest) = Pages(own), scores["image_id"].tolist()
     del rest
     before = images(pages.open("/review", **SHIFT))
@@ -105,13 +105,13 @@ def test_what_is_decided_is_left_out(own: Workspace, scores: pd.DataFrame) -> No
     assert images(page) == before[1:]
     assert found(page, ".//*[@id='review']").attrib["data-decided"] == "1"
     assert scores.iloc[0]["relative_path"] in text(found(page, ".//div[@aria-label='Decided']"))
-    # Who looks again sees what only others have decided on.
+    # A reviewer sees the images on which only others have decided.
     assert images(pages.open("/review", **SHIFT, by="Ann")) == before[1:]
     assert images(pages.open("/review", **SHIFT, by="Bob")) == before
-    # Asked for by name, it comes first and once.
+    # An image that the address names comes first, and one time.
     assert images(pages.open("/review", **SHIFT, image=first)) == before
     assert images(pages.open("/review", **SHIFT, image=before[-1])) == [before[-1], *before[1:-1]]
-    # Taken back, it is there again.
+    # After its decision is withdrawn, it is in the queue again.
     post(pages, **said(scores.iloc[0], decision="withdrawn"))
     page = pages.open("/review", **SHIFT)
     assert images(page) == before
@@ -132,13 +132,13 @@ def test_disagreements_are_shown(own: Workspace, scores: pd.DataFrame) -> None:
     ]
     assert [text(line[4]) for line in lines] == ["<b>Ann", "<b>Bob"]
     assert f"image={row['image_id']}" in found(lines[0], ".//a").attrib["href"]
-    # Of one mind again.
+    # The reviewers agree again.
     post(pages, **said(row, reviewer="Bob", decision="anomalous"))
     assert not pages.open("/review", **SHIFT).findall(".//div[@aria-label='Disagreements']")
     assert [one["reviewer"] for one in latest_reviews(own).to_pylist()] == ["Bob"]
 
 
-def test_kinds_that_people_named_have_keys(own: Workspace) -> None:
+def test_kinds_that_people_have_named_have_keys(own: Workspace) -> None:
     kinds = ["scratch"] * 3 + ["dent"] * 2 + [f"kind {i}" for i in range(10)]
     for i, kind in enumerate(kinds):
         record_review(own, review(i, decision="anomalous", kind=kind))
@@ -148,7 +148,7 @@ def test_kinds_that_people_named_have_keys(own: Workspace) -> None:
     assert offered == ["scratch", "dent", *(f"kind {i}" for i in range(7))]
 
 
-def test_what_is_shown_of_an_image(own: Workspace, scores: pd.DataFrame) -> None:
+def test_an_image_is_shown_with_pictures_and_earlier_decisions(own: Workspace, scores: pd.DataFrame) -> None:
     pages, row = Pages(own), scores.iloc[0]
     place = queue(pages.open("/review", **SHIFT))[0]["place"]
     page = pages.open(place)
@@ -163,7 +163,7 @@ def test_what_is_shown_of_an_image(own: Workspace, scores: pd.DataFrame) -> None
     page = text(pages.open(place))
     assert "Decided on before" in page
     assert "Ann defect crack at the <b>edge" in page
-    # Of the sample and of what is near the threshold it says so, and has their pictures, too.
+    # Images of the sample and near the threshold are marked as such, and have pictures, too.
     for item in queue(pages.open("/review", **SHIFT)):
         page = pages.open(item["place"])
         assert list(page.iter("img"))
@@ -176,7 +176,7 @@ def test_what_is_shown_of_an_image(own: Workspace, scores: pd.DataFrame) -> None
 # Decisions
 
 
-def test_a_decision_is_kept_as_it_was_meant(own: Workspace, scores: pd.DataFrame) -> None:
+def test_a_decision_is_stored_as_it_was_sent(own: Workspace, scores: pd.DataFrame) -> None:
     pages, row, before = Pages(own), scores.iloc[0], own.scores(MODEL, "shift").read_bytes()
     sent = said(row, kind=" crack <i> ", note=" at the edge\nof it ", reviewer=" Zoë \U0001f600 ")
     assert post(pages, **sent) == {"kept": True, "new": True}
@@ -186,12 +186,12 @@ def test_a_decision_is_kept_as_it_was_meant(own: Workspace, scores: pd.DataFrame
     assert (one["model_id"], one["batch_id"], one["review_id"]) == (MODEL, "shift", sent["review_id"])
     assert (one["decision"], one["kind"], one["note"]) == ("anomalous", "crack <i>", "at the edge\nof it")
     assert one["reviewer"] == "Zoë \U0001f600"
-    # It changes no score.
+    # A decision changes no score.
     assert own.scores(MODEL, "shift").read_bytes() == before
 
 
 def test_a_decision_that_is_sent_again_is_kept_once(own: Workspace, scores: pd.DataFrame) -> None:
-    """One after the other, at once, and with other contents under the same id."""
+    """Sent one after the other, at the same time, or with other contents under the same id."""
     pages, sent = Pages(own), said(scores.iloc[0])
     assert post(pages, **sent)["new"]
     assert not post(pages, **sent)["new"]
@@ -220,9 +220,9 @@ def test_images_without_a_score_are_not_decided_on(own: Workspace, scores: pd.Da
         address_of(lost, "lost"),
     ):
         answer = post(pages, 409, **said(row) | place)
-        assert answer == {"said": "This image has no score any more: its batch was pruned, or scored anew."}
+        assert answer == {"said": "This image has no score any more: its batch was pruned, or scored again."}
     assert kept(pages) == []
-    # The row's own path is written down, whatever was sent.
+    # The path of the row is recorded, whatever the request says.
     post(pages, **said(row, path="../../etc/passwd"))
     assert kept(pages)[0]["relative_path"] == row["relative_path"]
 
@@ -242,7 +242,9 @@ def test_images_without_a_score_are_not_decided_on(own: Workspace, scores: pd.Da
         ({"kind": "crack", "decision": "withdrawn"}, "only an anomalous image has a kind"),
     ],
 )
-def test_what_cannot_be_kept_is_said(looks: Pages, scores: pd.DataFrame, changes: dict[str, str], why: str) -> None:
+def test_a_decision_that_cannot_be_stored_says_why(
+    looks: Pages, scores: pd.DataFrame, changes: dict[str, str], why: str
+) -> None:
     answer = post(looks, 422, **said(scores.iloc[0], **changes))
     assert answer["said"].startswith("Not kept: ")
     assert why in answer["said"]
@@ -262,7 +264,7 @@ def test_what_cannot_be_kept_is_said(looks: Pages, scores: pd.DataFrame, changes
         {"note": ["a"]},
     ],
 )
-def test_what_is_no_decision_is_refused(looks: Pages, scores: pd.DataFrame, changes: dict[str, Any]) -> None:
+def test_a_malformed_decision_is_refused(looks: Pages, scores: pd.DataFrame, changes: dict[str, Any]) -> None:
     post(looks, 422, **said(scores.iloc[0], **changes))
     assert kept(looks) == []
     assert list(looks.workspace.reviews.glob("*")) == []
@@ -282,7 +284,7 @@ def test_what_is_no_decision_is_refused(looks: Pages, scores: pd.DataFrame, chan
         b"a=b&decision=normal",
     ],
 )
-def test_what_is_no_json_is_refused(looks: Pages, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(looks: Pages, body: bytes) -> None:
     for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded"):
         answer = looks.ask("POST", "/reviews", content=body, headers={"Content-Type": kind})
         assert answer.status_code in (400, 422)
@@ -290,19 +292,19 @@ def test_what_is_no_json_is_refused(looks: Pages, body: bytes) -> None:
     assert kept(looks) == []
 
 
-def test_a_half_of_a_character_is_refused(looks: Pages, scores: pd.DataFrame) -> None:
+def test_a_lone_surrogate_is_refused(looks: Pages, scores: pd.DataFrame) -> None:
     body = json.dumps(said(scores.iloc[0], note="\ud83d")).encode()
     answer = looks.ask("POST", "/reviews", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert kept(looks) == []
 
 
-def test_only_this_page_decides(own: Workspace, scores: pd.DataFrame) -> None:
+def test_only_this_page_can_decide(own: Workspace, scores: pd.DataFrame) -> None:
     pages, sent = Pages(own), said(scores.iloc[0])
     for origin in ("http://evil.example", "null", "http://testserver.evil.example", "http://testserver:81"):
         answer = pages.ask("POST", "/reviews", json=sent, headers={"Origin": origin})
         assert answer.status_code == 403
-    # A link, a picture or a form of another site decides nothing.
+    # A link, a picture or a form on another site cannot make a decision.
     for method in ("GET", "PUT", "DELETE", "PATCH"):
         assert pages.ask(method, "/reviews", params=sent).status_code == 405
     body = json.dumps(sent).encode()
@@ -313,7 +315,7 @@ def test_only_this_page_decides(own: Workspace, scores: pd.DataFrame) -> None:
     assert len(kept(pages)) == 1
 
 
-def test_only_who_is_admitted_decides(own: Workspace, scores: pd.DataFrame) -> None:
+def test_only_an_admitted_visitor_can_decide(own: Workspace, scores: pd.DataFrame) -> None:
     pages, sent = Pages(own, "secret"), said(scores.iloc[0])
     assert pages.ask("POST", "/reviews", json=sent).status_code == 401
     assert kept(pages) == []
@@ -325,8 +327,8 @@ def test_only_who_is_admitted_decides(own: Workspace, scores: pd.DataFrame) -> N
     assert len(kept(pages)) == 1
 
 
-def test_what_decisions_would_change(own: Workspace, scores: pd.DataFrame) -> None:
-    """It is told before anybody makes a threshold, and nothing is written."""
+def test_the_effect_of_decisions_is_shown(own: Workspace, scores: pd.DataFrame) -> None:
+    """The page says so before anybody calibrates, and writes nothing."""
     pages = Pages(own)
     before = {path.relative_to(str(own.root)) for path in Path(str(own.root)).rglob("*")}
     assert "has no reviews" in text(pages.open("/review/effect", **SHIFT))

@@ -34,7 +34,7 @@ def test_other_addresses_need_a_password(monkeypatch: pytest.MonkeyPatch, tmp_pa
             serve_dashboard(DashboardOptions(workspace=str(tmp_path), host=host))
 
 
-def test_a_busy_port_is_one_line(nelbo: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_busy_port_is_an_error_of_one_line(nelbo: Callable[..., Any], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -49,7 +49,7 @@ def test_a_busy_port_is_one_line(nelbo: Callable[..., Any], tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def server(three: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Started in a folder with files that are nobody's business."""
+    """A server started in a folder with files that it must not serve."""
     folder = tmp_path_factory.mktemp("dashboard")
     for name in ("static", "templates"):
         (folder / name).mkdir()
@@ -75,14 +75,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def sent(server: Server, content: bytes) -> bytes:
-    """The answer to some bytes, as they stand: clients tidy paths up."""
+    """The answer to raw bytes, because clients normalise paths."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(content)
         return b"".join(iter(partial(connection.recv, 65536), b""))
 
 
 @pytest.mark.slow
-def test_server_is_for_this_machine_and_its_own_name_only(server: Server) -> None:
+def test_the_server_answers_only_this_machine_under_its_own_name(server: Server) -> None:
     (row,) = [
         line.split()
         for line in Path("/proc/net/tcp").read_text().splitlines()
@@ -104,7 +104,7 @@ def test_server_is_for_this_machine_and_its_own_name_only(server: Server) -> Non
 
 
 @pytest.mark.slow
-def test_server_gives_no_file(server: Server) -> None:
+def test_server_serves_no_files_of_its_machine(server: Server) -> None:
     for path in (
         "/../../etc/passwd",
         "/%2e%2e/%2e%2e/etc/passwd",
@@ -123,13 +123,13 @@ def test_server_gives_no_file(server: Server) -> None:
 
 
 def memory_mb(server: Server) -> int:
-    """Of the server's process."""
+    """The resident memory of the server's process, in MB."""
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{server.process.pid}/status").read_text())[0]) >> 10
 
 
 @pytest.mark.slow
 def test_uploads_fill_no_memory(server: Server, guarded: Server) -> None:
-    """Without a password or with one, to where decisions go or to any other place, or without an end of the headers."""
+    """With a password or without, to the route of decisions or any other, or with headers that never end."""
     mb = b"x" * (1 << 20)
     for one in (server, guarded):
         httpx.get(one.address)
@@ -149,8 +149,8 @@ def test_uploads_fill_no_memory(server: Server, guarded: Server) -> None:
 
 
 @pytest.mark.slow
-def test_password_is_asked_for(guarded: Server, browser: Any) -> None:
-    """Nothing is shown before; what to run next, after."""
+def test_the_server_asks_for_the_password(guarded: Server, browser: Any) -> None:
+    """Nothing is shown before it; after it, the page says what to run next."""
     at, field, asked = guarded.address, "input[type=password]", list[str]()
     with browser.new_page() as page:
         watched = Watched(page)
@@ -167,7 +167,7 @@ def test_password_is_asked_for(guarded: Server, browser: Any) -> None:
         page.fill(field, SECRET)
         page.press(field, "Enter")
         page.get_by_text("nelbo train --normal good/").wait_for()
-        # It leads to where the visitor wanted to go.
+        # The login leads to the page that the visitor asked for.
         assert page.url == f"{at}/batch?text=b"
         assert not Path(str(guarded.workspace)).exists()
         workspace, root = Workspace.at(str(guarded.workspace)), guarded.folder / "images"
@@ -187,7 +187,7 @@ def test_password_is_asked_for(guarded: Server, browser: Any) -> None:
             for headers in ({}, {"Cookie": f"{cookie}x"}, {"Accept": "text/html"}):
                 assert httpx.get(url, headers=headers).status_code == 401
         assert watched.problems == []
-    # Another visitor is another one.
+    # Another visitor needs the password, too.
     with browser.new_page() as page:
         Watched(page).open(at)
         page.wait_for_selector(field)
@@ -195,8 +195,8 @@ def test_password_is_asked_for(guarded: Server, browser: Any) -> None:
 
 
 @pytest.mark.slow
-def test_pages_while_batches_are_published(tmp_path: Path) -> None:
-    """Whole batches, each time, and nothing that is called damaged."""
+def test_pages_show_whole_batches_during_publishing(tmp_path: Path) -> None:
+    """Each page shows whole batches, and calls none damaged."""
     workspace = make_three(tmp_path / "workspace")
     code = "import scored, sys; scored.publish_for_ever(sys.argv[1])"
     path = os.pathsep.join([str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")])

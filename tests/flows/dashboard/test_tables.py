@@ -1,4 +1,4 @@
-"""The files of a workspace as tables: what they hold, while files come, change and break."""
+"""The files of a workspace as tables: what these hold while files come, change and break."""
 # ruff: noqa: S608 - queries of tests
 
 import threading
@@ -53,7 +53,7 @@ def test_tables_of_nothing_are_empty(tmp_path: Path, three: Workspace) -> None:
     assert {"model_id", "peak", "map", "thumbnail", "heatmap_png"} <= set(tables.query("SELECT * FROM flagged").columns)
     for batches in ([], [("m0", "b0")], [("..", "b0")], [("*", "*")]):
         assert Tables(three).query("SELECT * FROM scores", batches=batches).empty
-    # Nothing is made by looking.
+    # Reading creates nothing.
     assert not (tmp_path / "none").exists()
 
 
@@ -88,7 +88,7 @@ def test_tables_see_nothing_but_the_workspace(three: Workspace, tmp_path: Path) 
             tables.query(sql)
 
 
-def test_folders_of_somebody_else_are_no_batches(tmp_path: Path) -> None:
+def test_foreign_folders_are_no_batches(tmp_path: Path) -> None:
     workspace = Workspace.at(str(tmp_path))
     add_batch(workspace, "b1", ["a.png"], None)
     copy = workspace.scores(MODEL, "b1").parents[1] / "batch_id=b1 (copy)" / "scores.parquet"
@@ -119,7 +119,7 @@ def test_runs_are_counted_once_while_they_are_joined(tmp_path: Path) -> None:
     assert tables.query(counts).iloc[0].tolist() == [0, 0]
 
 
-def test_tables_of_an_object_store() -> None:
+def test_tables_read_an_object_store() -> None:
     workspace = Workspace.at("memory://dashboard/workspace")
     add_batch(workspace, "b1", ["a.png", "b.png"], add_calibration(workspace), not_scored=0)
     tables = Tables(workspace)
@@ -177,11 +177,11 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
         for _ in range(2):
             assert tables.query(sql)["n"].item() == n - lost, how
             assert tables.damaged() == [str(file.relative_to(tmp_path))]
-        # Restored, it is there again.
+        # After the file is restored, its rows are there again.
         file.write_bytes(content)
         assert tables.query(sql)["n"].item() == n
         assert tables.damaged() == []
-    # One of each table, each named.
+    # With one damaged file of each table, every one is named.
     other = next(path for path in tmp_path.glob("scores/**/*.parquet") if path != file)
     for path in (file, other):
         path.write_bytes(b"PAR1")
@@ -192,7 +192,7 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(tmp_path: Path, kind: 
 
 
 @pytest.mark.parametrize("kind", ["runs", "reviews"])
-def test_somebody_elses_columns_and_types_end_no_table(tmp_path: Path, kind: str) -> None:
+def test_foreign_columns_and_types_break_no_table(tmp_path: Path, kind: str) -> None:
     workspace = Workspace.at(str(tmp_path))
     add_batch(workspace, "b1", ["a.png", "b.png"], add_calibration(workspace))
     record_review(workspace, review(0))
@@ -230,7 +230,7 @@ def test_records_are_rows_with_none_for_null(three: Workspace) -> None:
     assert tables.records("SELECT * FROM reviews") == []
 
 
-def test_a_selection_is_counted_shown_and_given_out(three: Workspace) -> None:
+def test_a_selection_is_counted_shown_and_exported(three: Workspace) -> None:
     tables = Tables(three)
     asked = {"verdict = ?": ["normal"], "reason = ?": [], "p_value BETWEEN ? AND ?": [0.2, 0.9]}
     selection = Selection.where("FROM scores", asked, "relative_path", "relative_path, p_value", [BATCH])
@@ -241,13 +241,13 @@ def test_a_selection_is_counted_shown_and_given_out(three: Workspace) -> None:
     listed = [row for page in pages for row in page]
     assert tables.write(selection, lambda reader: reader.read_all().to_pylist()) == listed
     assert [row["relative_path"] for row in listed] == sorted(row["relative_path"] for row in listed)
-    # Values are never a part of the query.
+    # Values never become part of the query.
     odd = Selection.where("FROM scores", {"verdict = ?": ["' OR ''='"]}, "relative_path")
     assert tables.count(odd) == 0
 
 
-def test_all_rows_are_taken_anew_where_a_file_changes(tmp_path: Path) -> None:
-    """Rows that were written before a file was replaced are thrown away: the function begins anew."""
+def test_all_rows_are_read_again_when_a_file_changes(tmp_path: Path) -> None:
+    """Rows written before a file was replaced are discarded: the function starts again."""
     workspace = Workspace.at(str(tmp_path))
     calibration = add_calibration(workspace)
     paths = [f"{i}.png" for i in range(300)]
@@ -259,7 +259,7 @@ def test_all_rows_are_taken_anew_where_a_file_changes(tmp_path: Path) -> None:
         seen.append(0)
         runs = set(reader.read_next_batch()["run_id"].to_pylist())
         if len(seen) < 3:
-            # Whatever is read on from here is gone.
+            # The file that is read from here on is gone.
             raise duckdb.IOException("replaced")
         return runs
 

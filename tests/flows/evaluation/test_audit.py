@@ -1,4 +1,4 @@
-"""What decisions on flagged images and on audit samples say of missed defects."""
+"""What decisions on flagged images and on audit samples say about missed defects."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from nelbo.flows.workspace.flagged import read_audit
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import new_review_id, record_review
 
-#: Of each batch here: files, and how many of them are drawn.
+#: Files in each batch here, and how many of them are drawn.
 N, K = 60, 6
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_known_before_anybody_has_decided(workspace: Workspace, calib
     assert found.sentence.endswith("Left out: 1 batch with flagged images that nobody decided on.")
 
 
-def test_defects_are_counted_by_their_weights(workspace: Workspace, calibration: Calibration) -> None:
+def test_defects_are_weighted_by_the_share_that_was_drawn(workspace: Workspace, calibration: Calibration) -> None:
     caught = n_unflagged = n_scored = 0
     for batch_id in ("b1", "b2"):
         add(workspace, batch_id, calibration)
@@ -80,7 +80,7 @@ def test_defects_are_counted_by_their_weights(workspace: Workspace, calibration:
         caught += len(flagged) - 3
         n_scored += N - 1
         n_unflagged += N - 1 - len(flagged)
-    # In the first batch one of six is a defect, in the second none.
+    # In the first batch one of six drawn images has a defect, in the second none.
     first, second = sample_of(workspace, "b1"), sample_of(workspace, "b2")
     decide(workspace, first[:1], "anomalous")
     decide(workspace, first[1:], "normal")
@@ -98,10 +98,11 @@ def test_defects_are_counted_by_their_weights(workspace: Workspace, calibration:
         assert getattr(found.miss_rate, name) == pytest.approx(n / (n + caught))
         assert getattr(found.defect_rate, name) == pytest.approx((n + caught) / n_scored)
     assert (
-        "Of 12 images that were not flagged and drawn at random from 2 batches, 1 has a defect, so " in found.sentence
+        "Of 12 images that were drawn at random from the unflagged ones in 2 batches, 1 has a defect, so "
+        in found.sentence
     )
     assert f"of the defects are missed, about {round(unflagged[0] / 6)} of " in found.sentence
-    # The defect was none: nothing found leaves an upper end.
+    # The decision on the defect is withdrawn: without one, the interval still has an upper end.
     decide(workspace, first[:1], "withdrawn")
     decide(workspace, first[:1], "normal")
     found = looked_at(workspace)
@@ -111,11 +112,13 @@ def test_defects_are_counted_by_their_weights(workspace: Workspace, calibration:
     assert "2 batches, none has a defect, so 0 % (0 % to " in found.sentence
 
 
-def test_batches_that_say_nothing_are_left_out_and_why(workspace: Workspace, calibration: Calibration) -> None:
+def test_batches_without_all_decisions_are_left_out_with_the_reason(
+    workspace: Workspace, calibration: Calibration
+) -> None:
     for batch_id in ("b1", "b2", "b3", "b4"):
         add(workspace, batch_id, calibration, k=0 if batch_id == "b3" else K)
         decide(workspace, flagged_of(workspace, batch_id)[batch_id == "b2" :], "anomalous")
-    # Of b2 one flagged image is undecided, b3 has no sample, and of that of b4 one is undecided.
+    # In b2 one flagged image is undecided, b3 has no sample, and in the sample of b4 one image is undecided.
     decide(
         workspace, sample_of(workspace, "b1") + sample_of(workspace, "b2") + sample_of(workspace, "b4")[1:], "normal"
     )
@@ -130,32 +133,30 @@ def test_batches_that_say_nothing_are_left_out_and_why(workspace: Workspace, cal
     )
 
 
-def test_decisions_for_another_reason_do_not_stand_for_the_sample(
-    workspace: Workspace, calibration: Calibration
-) -> None:
-    """Another model's flags were reviewed: what these say of this one's sample is no random part of it."""
+def test_decisions_made_for_another_reason_are_no_random_sample(workspace: Workspace, calibration: Calibration) -> None:
+    """Flags of another model were reviewed: the images that they share with this sample are no random part of it."""
     add(workspace, "b1", calibration)
     decide(workspace, flagged_of(workspace, "b1"), "anomalous")
     sample = sample_of(workspace, "b1")
     decide(workspace, sample[:2], "anomalous")
     found = looked_at(workspace)
     assert (found.missed, found.n_left_out) == (None, {"sample_undecided": 1})
-    # Once the whole sample is decided on, it does not matter why.
+    # Once the whole sample is decided on, the reason does not matter.
     decide(workspace, sample[2:], "normal")
     found = looked_at(workspace)
     assert found.missed is not None
     assert (found.n_audited, found.n_missed_found, found.n_left_out) == (K, 2, {})
 
 
-def test_one_image_was_drawn(workspace: Workspace, calibration: Calibration) -> None:
+def test_one_drawn_image_is_told_in_the_singular(workspace: Workspace, calibration: Calibration) -> None:
     add(workspace, "b1", calibration, k=1)
     decide(workspace, flagged_of(workspace, "b1") + sample_of(workspace, "b1"), "anomalous")
     assert looked_at(workspace).sentence.startswith(
-        "Of 1 image that was not flagged and drawn at random from 1 batch, "
+        "Of 1 image that was drawn at random from the unflagged ones in 1 batch, "
     )
 
 
-def test_rows_of_reviews_at_hand_are_taken(workspace: Workspace, calibration: Calibration) -> None:
+def test_rows_of_reviews_can_be_passed_in(workspace: Workspace, calibration: Calibration) -> None:
     add(workspace, "b1", calibration)
     decide(workspace, flagged_of(workspace, "b1") + sample_of(workspace, "b1"), "anomalous")
     rows = catalog.all_rows(workspace, "reviews")
@@ -179,7 +180,7 @@ def test_only_the_last_batches_of_one_calibration_count(workspace: Workspace, ca
     of_old = audit(workspace, MODEL, calibration.calibration_id)
     assert of_old is not None
     assert (of_old.n_batches, of_old.n_caught) == (1, len(flagged_of(workspace, "b1")))
-    # Of the last two one has no verdicts: no batch before them is looked at.
+    # One of the last two batches has no verdicts; earlier ones are not considered.
     for n_looked_at, n_counted in ((1, 0), (2, 1), (3, 2)):
         of_last = audit(workspace, MODEL, n_batches=n_looked_at)
         assert of_last is not None

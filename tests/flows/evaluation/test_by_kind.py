@@ -1,4 +1,4 @@
-"""Measures of each kind of defect: of its own images and all normal ones."""
+"""Measures of each kind of defect compare its images with all normal ones."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def found(rows: list[dict[str, Any]], kind: str | None, measure: str) -> dict[st
     return row
 
 
-def test_a_kind_is_held_against_all_normal_images(random: np.random.Generator) -> None:
+def test_a_kind_is_compared_with_all_normal_images(random: np.random.Generator) -> None:
     kinds: list[str | None] = [None] * 30 + ["crack"] * 10 + ["hole"] * 5 + [""] * 3
     table = scored(random, kinds)
     rows = measures_of_images(table, kinds, 0.05)
@@ -66,7 +66,7 @@ def test_without_normals_or_verdicts_there_are_fewer_measures(random: np.random.
     assert {row["kind"] for row in rows} == {None, "a", "b"}
 
 
-def test_too_many_folders_are_no_kinds(random: np.random.Generator) -> None:
+def test_too_many_folders_are_not_taken_for_kinds(random: np.random.Generator) -> None:
     kinds: list[str | None] = [None, None, *(f"part-{number}" for number in range(MOST_KINDS + 1))]
     assert {row["kind"] for row in measures_of_images(scored(random, kinds), kinds, None)} == {None}
 

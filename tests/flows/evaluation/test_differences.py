@@ -1,4 +1,4 @@
-"""What is said of a batch that looks unlike the normal images."""
+"""What is said about a batch that looks unlike the normal images."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def normal(random: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def test_light_is_named_and_what_goes_with_it_is_not(normal: dict[str, np.ndarray]) -> None:
+def test_a_change_of_light_is_named_without_its_side_effects(normal: dict[str, np.ndarray]) -> None:
     darker = {
         name: values * (0.7 if name in ("brightness", "contrast", "sharpness") else 1)
         for name, values in normal.items()
@@ -30,7 +30,7 @@ def test_light_is_named_and_what_goes_with_it_is_not(normal: dict[str, np.ndarra
     middle, low, high = np.quantile(0.7 * normal["brightness"], 0.5), *np.quantile(normal["brightness"], [0.05, 0.95])
     shown = f"(brightness {middle:.3g}, usually {low:.3g} to {high:.3g})"
     assert found.sentence == f"the images are darker than the normal ones {shown}"
-    # Out of focus beside that, sharpness is a finding of its own; and so it is in the usual light.
+    # If the images are also out of focus, sharpness is a separate finding, as it is in normal light.
     blurred = darker | {"sharpness": 0.5 * darker["sharpness"]}
     assert {one.name for one in differences(fired, blurred, normal)} == {"brightness", "sharpness"}
     (alone,) = differences(["sharpness"], normal | {"sharpness": 0.7 * normal["sharpness"]}, normal)
@@ -49,13 +49,13 @@ def test_the_farthest_off_comes_first_and_all_causes_are_named(normal: dict[str,
     assert warning([]) is None
 
 
-def test_more_spread_is_no_shift(normal: dict[str, np.ndarray]) -> None:
+def test_a_larger_spread_is_not_called_a_shift(normal: dict[str, np.ndarray]) -> None:
     wider = normal["brightness"].mean() + 3 * (normal["brightness"] - normal["brightness"].mean())
     (found,) = differences(["brightness"], normal | {"brightness": wider}, normal)
     assert found.sentence.startswith("the images vary more in brightness than the normal ones (half of them 0.4")
 
 
-def test_what_was_not_decoded_counts_for_nothing(normal: dict[str, np.ndarray]) -> None:
+def test_files_that_were_not_decoded_are_ignored(normal: dict[str, np.ndarray]) -> None:
     brighter = np.append(1.3 * normal["brightness"], [np.nan] * 300)
     (found,) = differences(["brightness"], {"brightness": brighter}, normal)
     assert "brighter than" in found.sentence

@@ -1,4 +1,4 @@
-"""Drift as it is seen from the commands: on real images in another light, over batches, and in what is written."""
+"""Drift as the commands report it: on real images in another light, over several batches, and in the files."""
 
 import json
 import os
@@ -28,8 +28,8 @@ def fired(scored: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.slow
-def test_real_cells_in_another_light(tmp_path: Path) -> None:
-    """120 solar cells as they are raise nothing; the same ones a tenth darker or brighter do."""
+def test_real_cells_in_another_light_raise_the_alarm(tmp_path: Path) -> None:
+    """120 unchanged solar cells raise no alarm; the same cells a tenth darker or brighter do."""
     pytest.importorskip("elpv_dataset")
     root = Path(str(files("elpv_dataset") / "data"))
     table = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
@@ -54,9 +54,9 @@ def test_real_cells_in_another_light(tmp_path: Path) -> None:
         assert "brightness" in fired(found[name])
         said = f"the images are {name} than the normal ones (brightness 0."
         assert found[name]["differs"][0]["sentence"].startswith(said)
-        # No thousand defects: the verdict on the batch is apart from those on its images.
+        # The alarm concerns the batch, apart from the verdicts on its images.
         page = Path(found[name]["report"]).read_text()
-        # What differs comes first.
+        # The difference comes first on the page.
         assert 0 < page.index(f"T{said[1:]}") < page.index("<h1>")
         assert "Alarm: this batch as a whole is unlike the calibration." in page
         assert "What is flagged may be the light and not the parts." in page
@@ -64,7 +64,7 @@ def test_real_cells_in_another_light(tmp_path: Path) -> None:
     assert "No sign that this batch" in Path(found["same"]["report"]).read_text()
 
 
-def test_drift_is_written_where_it_is_looked_for(images: Path, workspace: Path) -> None:
+def test_drift_is_written_to_the_report_and_the_row_of_the_run(images: Path, workspace: Path) -> None:
     scored = score(images / "new", workspace)
     drift = drift_of(scored)
     assert drift["alpha"] == 0.01
@@ -77,7 +77,7 @@ def test_drift_is_written_where_it_is_looked_for(images: Path, workspace: Path) 
     assert row["drift_tests"] == ",".join(test["name"] for test in drift["tests"] if test["fired"])
 
 
-def test_images_of_another_size(workspace: Path, tmp_path: Path) -> None:
+def test_images_of_another_size_are_named_as_drift(workspace: Path, tmp_path: Path) -> None:
     for path in write_images(tmp_path / "in", 40, seed=5):
         picture = Image.open(path)
         picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
@@ -89,13 +89,13 @@ def test_images_of_another_size(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_slow_change_adds_up_over_batches(workspace: Path, tmp_path: Path) -> None:
-    """A third of each batch is strange; a batch scored again does not count twice, and a damaged one is left out."""
+    """A third of each batch is strange; a batch scored again counts one time, and a damaged one is left out."""
     p_values = []
     for i in range(5):
         folder = tmp_path / str(i)
         write_images(folder, 10, seed=30 + i)
         write_images(folder, 6, seed=60 + i, blot=True)
-        # With so small an alpha no batch raises the alarm itself and is left out for that.
+        # With so small an alpha no batch raises an alarm by itself, which would leave it out.
         scored = score(folder, workspace, drift_alpha=1e-12)
         p_values.append({test["name"]: test["p_value"] for test in drift_of(scored)["tests"]}["martingale"])
     again = score(folder, workspace, drift_alpha=1e-12)
@@ -107,8 +107,8 @@ def test_slow_change_adds_up_over_batches(workspace: Path, tmp_path: Path) -> No
     assert drift_of(score(tmp_path / "last", workspace))["tests"][2]["name"] == "martingale"
 
 
-def test_an_odd_batch_is_over_when_it_is_over(workspace: Path, tmp_path: Path) -> None:
-    """What raised the alarm says nothing of the batches after it, however odd it was."""
+def test_an_odd_batch_has_no_effect_on_later_batches(workspace: Path, tmp_path: Path) -> None:
+    """A batch that raised the alarm has no effect on later batches, however odd it was."""
     write_images(tmp_path / "odd", 60, seed=40, blot=True)
     assert score(tmp_path / "odd", workspace)["drift"]["alarm"]
     for i in range(4):
@@ -116,10 +116,10 @@ def test_an_odd_batch_is_over_when_it_is_over(workspace: Path, tmp_path: Path) -
         assert not score(tmp_path / str(i), workspace)["drift"]["alarm"]
 
 
-def test_batches_from_before_a_calibration_say_nothing_of_it(workspace: Path, tmp_path: Path) -> None:
+def test_batches_older_than_the_calibration_do_not_count(workspace: Path, tmp_path: Path) -> None:
     for i in range(3):
         write_images(tmp_path / str(i), 40, seed=50 + i, blot=True)
-        # None is left out for its own alarm.
+        # With this alpha no batch is left out for its own alarm.
         scored = score(tmp_path / str(i), workspace, drift_alpha=1e-12)
         os.utime(scored["scores"], (1, 1))
     write_images(tmp_path / "accepted", 60, seed=60, blot=True)
@@ -142,7 +142,7 @@ def test_looks_are_compared_with_those_behind_the_calibration(
     caplog.clear()
     scored = score(tmp_path / "next", workspace)
     assert "brightness" in fired(scored)
-    # The first thing that is said of the batch, and not among what is found by scores.
+    # This is the first finding about the batch, separate from the findings by scores.
     assert "The images are darker than the normal ones (brightness 0." in caplog.text
     assert not any("brightness" in finding for finding in scored["drift"]["findings"])
     calibrate(workspace, normal=str(tmp_path / "accepted"))

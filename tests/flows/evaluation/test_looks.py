@@ -1,4 +1,4 @@
-"""Normal images that would spoil a model, the whole way: said by ``ingest`` and ``train``, and shown in the card."""
+"""Normal images that would spoil a model, end to end: ``ingest`` and ``train`` name them, the card shows them."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from products import write_products
 from nelbo.flows.options.options import IngestOptions, PruneOptions
 from nelbo.flows.orchestration.execution import execute
 
-#: Filters need no weights, and their bundles are small.
+#: The filters backbone needs no weights, and its bundles are small.
 SMALL: dict[str, Any] = {"image_size": (64, 64), "preset": "features", "backbone": "filters", "engines": ()}
 
 
@@ -52,7 +52,7 @@ def test_train_says_it_and_asks_whether_the_strangest_are_normal(
     result = train(spoilt, workspace, **SMALL)
     said = sentences(result)
     assert {"unusable", "sizes", "strange"} <= set(said)
-    # Before an hour of decoding, not after it.
+    # The warning comes before a long decoding, not after it.
     assert caplog.text.index(said["sizes"]) < caplog.text.index("decoding 68 images")
     (asked,) = (one for one in result["data"] if one["name"] == "strange")
     assert set(asked["files"][:3]) == {f"spot_stripes_{i:03d}.png" for i in range(3)}
@@ -66,7 +66,7 @@ def test_train_says_it_and_asks_whether_the_strangest_are_normal(
     with Image.open(card.with_name(f"{card.stem}-strangest.png")) as sheet:
         # Ten pictures in rows of three.
         assert sheet.size == (804, 4 * 266 + 6)
-    # Another model is the latest: this one may go, with all that lies beside its card.
+    # Once another model is the latest, prune may remove this one, with every file beside its card.
     train(spoilt, workspace, seed=1, **SMALL)
     for path in workspace.rglob("*"):
         os.utime(path, (1, 1))
@@ -75,10 +75,10 @@ def test_train_says_it_and_asks_whether_the_strangest_are_normal(
     assert not list(card.parent.glob(f"{card.stem}*"))
 
 
-def test_sound_images_are_not_complained_of(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_sound_images_give_no_complaint(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
     (asked,) = result["data"]
-    # A trained network is asked about images that it was not trained on.
+    # The strangest images are chosen among those on which the network was not trained.
     assert asked["name"] == "strange"
     assert f"strangest of {result['n_validation'] + result['n_calibration']} images" in asked["sentence"]
     card = (workspace / "cards" / f"{result['model_id']}.md").read_text()

@@ -1,4 +1,4 @@
-"""What would spoil learning, from tables and pixels made by hand."""
+"""What would spoil learning, found in small tables and pixels made for these tests."""
 
 from typing import Any
 
@@ -44,11 +44,11 @@ def test_a_few_of_another_size_are_counted_and_named() -> None:
         "n": 12,
         "files": ["388.png", "389.png", "390.png"],
     }
-    # Parts that are found in the images are measured by themselves.
+    # When parts are located in the images, sizes of whole images do not matter.
     assert normals.of_files([table], whole=False) == []
 
 
-def test_many_sizes_are_said_as_a_range_and_crops_by_hand_not_at_all() -> None:
+def test_many_sizes_are_given_as_a_range_and_nearly_equal_ones_not_at_all() -> None:
     sides = [(100 + 10 * i, 300 - 3 * i, "L", None) for i in range(50)]
     (found,) = normals.of_files([listed(*sides)])
     assert found.sentence.startswith("50 images are of 50 sizes, from 100 x 300 to ")
@@ -56,13 +56,13 @@ def test_many_sizes_are_said_as_a_range_and_crops_by_hand_not_at_all() -> None:
     assert normals.of_files([listed(*nearly)]) == []
 
 
-def test_ways_of_storing_are_told_apart() -> None:
+def test_other_ways_of_storing_images_are_named() -> None:
     table = listed(*[USUAL] * 360, *[(1024, 768, "RGB", None)] * 30, *[(1024, 768, "I;16", None)] * 10)
     (found,) = normals.of_files([table])
     assert found.sentence.startswith(
         "40 of 400 images are stored in another way (30 in colour, 10 in grey with 16 bits; most in grey; first: 360"
     )
-    # Where no image has colour, one that is stored in colour is grey.
+    # When no image shows colour, images stored in colour count as grey.
     assert normals.of_files([table], coloured=False)[0].n == 10
     assert normals.of_files([listed(USUAL, USUAL)]) == []
 
@@ -89,9 +89,7 @@ def of_pixels(levels: np.ndarray, look: dict[str, np.ndarray]) -> dict[str, str]
 
 
 @pytest.mark.parametrize("type_", [np.uint8, np.uint16])
-def test_light_that_is_cut_off_is_told_and_a_plain_background_is_not(
-    random: np.random.Generator, type_: type[Any]
-) -> None:
+def test_clipped_light_is_named_but_a_plain_background_is_not(random: np.random.Generator, type_: type[Any]) -> None:
     levels, look = looked(random)
     deep = levels.astype(type_) * (257 if type_ is np.uint16 else 1)
     assert of_pixels(deep, look) == {}
@@ -104,12 +102,12 @@ def test_light_that_is_cut_off_is_told_and_a_plain_background_is_not(
         plain = deep.copy()
         plain[:, :8] = end
         assert of_pixels(plain, look) == {}
-    # Too few of them to speak of.
+    # Fifteen such images are too few to mention.
     glaring[15:] = deep[15:]
     assert of_pixels(glaring, look) == {}
 
 
-def test_blur_is_told_and_darkness_is_not_blur(random: np.random.Generator) -> None:
+def test_blur_is_named_but_darkness_is_not_taken_for_blur(random: np.random.Generator) -> None:
     levels, look = looked(random)
     blurred = look | {"sharpness": look["sharpness"].copy()}
     blurred["sharpness"][[7, 9]] *= 0.1
@@ -119,18 +117,18 @@ def test_blur_is_told_and_darkness_is_not_blur(random: np.random.Generator) -> N
     for values in dark.values():
         values[:40] *= 0.1
     assert of_pixels(levels, dark) == {}
-    # One picture has nothing to be compared with; a blank one is not blurred.
+    # A single picture has nothing to be compared with; a blank one is not blurred.
     assert of_pixels(levels[:1], {name: values[:1] for name, values in look.items()}) == {}
     blank = {name: np.where(np.arange(200) == 3, 0.0, values) for name, values in look.items()}
     assert of_pixels(levels, blank) == {}
 
 
-def test_kinds_are_said_with_sizes_and_examples_of_the_rarest() -> None:
+def test_kinds_are_named_with_sizes_and_examples_of_the_rarest() -> None:
     paths = [f"{i}.png" for i in range(10)]
     kinds = np.array([0] * 6 + [1] * 4)
     (found,) = normals.of_kinds(kinds, 2, paths)
     assert found.sentence.startswith(
-        "2 kinds of images seem mixed: 6 and 4 (of the rarest: 6.png, 7.png, 8.png). Each has a model of its own: say"
+        "2 kinds of images seem mixed: 6 and 4 (of the rarest: 6.png, 7.png, 8.png). Each has a model of its own: name"
     )
     assert found.n == 4
     assert "Not all of them have a model" in normals.of_kinds(kinds, 1, paths)[0].sentence
@@ -140,14 +138,14 @@ def test_kinds_are_said_with_sizes_and_examples_of_the_rarest() -> None:
 def test_a_curve_that_still_falls_asks_for_more_images() -> None:
     steep = LearningCurve((40, 80, 160), (3.0, 2.0, 1.5), 0.5)
     (found,) = normals.of_curve(steep)
-    # Gains of 1 and 0.5: next 0.25, which is half of the spread.
+    # After gains of 1 and 0.5, the next is 0.25, half of the spread.
     assert "A model of 160 of these images knows the others much better than one of 40 or 80." in found.sentence
     assert "likely bring another 0.25 nats a feature, where normal images differ by 0.5. Add" in found.sentence
     assert normals.describe_curve(steep)["next_gain"] == 0.25
     flat = LearningCurve((40, 80, 160), (1.2, 1.1, 1.05), 0.5)
     assert normals.of_curve(flat) == normals.of_curve(None) == []
     assert not normals.describe_curve(flat)["improving"]
-    # Noise: nothing to go by is nothing gained.
+    # A curve that rises is noise, and predicts no gain.
     assert LearningCurve((40, 80, 160), (1.0, 1.1, 1.2), 0.5).next_gain == 0
     assert LearningCurve((40, 80, 160), (1.0, 1.1, 1.0), 0.5).next_gain == pytest.approx(0.1)
 

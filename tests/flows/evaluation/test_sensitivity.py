@@ -1,4 +1,4 @@
-"""Figures of simulated defects, and the words that follow from them."""
+"""Measures of simulated defects, and the sentences that follow from them."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from nelbo.flows.workspace.calibrations.statistic import Statistic
 
 
 def simulated(random: np.random.Generator, shift: float) -> pa.Table:
-    """30 images, and 8 defects on each that add so much to the score."""
+    """30 images, and 8 defects on each that add `shift` to the score."""
     kinds = ["scratch", "cut_paste", "blur", "spot"]
     clean = random.normal(size=30)
     rows = [{"image_id": f"i{n}", "peak": score} for n, score in enumerate(clean)]
@@ -28,7 +28,7 @@ def sees(random: np.random.Generator, shift: float) -> Seen:
     return seen_of(simulated(random, shift), Statistic("peak"), None)
 
 
-def test_a_model_that_sees(random: np.random.Generator) -> None:
+def test_a_model_that_sees_defects_is_not_called_blind(random: np.random.Generator) -> None:
     found = sees(random, 3.0)
     assert not found.blind
     assert found.cannot_see is None

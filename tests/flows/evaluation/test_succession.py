@@ -1,4 +1,4 @@
-"""A new calibration becomes current with enough evidence that does not speak against it; else it is a candidate."""
+"""A new calibration becomes current if enough evidence does not contradict it; otherwise it is a candidate."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from scored import MODEL, add_calibration
 
-from nelbo.data import CALIBRATION_SCHEMA, MEASURES
+from nelbo.data import CALIBRATION_SCHEMA, MAP_PEAK, MEASURES
 from nelbo.detectors import Threshold
 from nelbo.flows.evaluation import succession
 from nelbo.flows.evaluation.comparison import list_calibrations
@@ -38,7 +38,7 @@ def workspace(tmp_path: Any) -> Workspace:
 
 
 def rows(split: str, label: int, scores: Any, kind: str = "image") -> pa.Table:
-    """Images whose every measure is the score; kind, label, part and number make the contents."""
+    """Images whose measures all equal the score; kind, label, part and number determine the contents."""
     scores = np.asarray(scores, np.float64)
     names = [f"{kind}/{label}/{split}/{i}.png" for i in range(len(scores))]
     columns = {
@@ -47,8 +47,8 @@ def rows(split: str, label: int, scores: Any, kind: str = "image") -> pa.Table:
         "label": pa.array([label] * len(names), pa.int8()),
         "split": [split] * len(names),
         "anomaly_score": scores,
-        **dict.fromkeys(MEASURES, scores),
-        # No part is looked for, and there is one variant.
+        **dict.fromkeys((*MEASURES, MAP_PEAK), scores),
+        # As for a model that locates no part and has one variant.
         **dict.fromkeys(("size_z", "variant_z", "variant"), [None] * len(names)),
     }
     return pa.table({name: columns[name] for name in CALIBRATION_SCHEMA.names}).cast(CALIBRATION_SCHEMA)
@@ -57,7 +57,7 @@ def rows(split: str, label: int, scores: Any, kind: str = "image") -> pa.Table:
 def propose(
     value: float, *parts: pa.Table, labels: LabelSettings | None = F1, labels_from: str = "manifest", **about: Any
 ) -> Proposal:
-    """A threshold at a value: from labels, or with `labels` None from normal images at a rate of 5 %."""
+    """Propose a threshold at a value: from labels or, if `labels` is None, from normal images at a rate of 5 %."""
     threshold = Threshold(value, None if labels else 0.05, labels.objective or "" if labels else "conformal", 50)
     return Proposal(
         MODEL,
@@ -66,6 +66,7 @@ def propose(
         Statistic("peak"),
         threshold,
         heatmap_top=12.0,
+        region_level="none was asked for",
         labels=labels,
         labels_from=labels_from if labels else None,
         **about,
@@ -73,7 +74,7 @@ def propose(
 
 
 def labelled(n_choosing: int, normal: Any, anomalous: Any, kind: str = "image") -> list[pa.Table]:
-    """So many of either kind that choose, and scores of those that judge."""
+    """`n_choosing` images of each label that choose the threshold, and the scores of the images that judge it."""
     choosing = [rows("calibration", label, [3.0] * n_choosing, kind) for label in (0, 1)]
     return [*choosing, rows("test", 0, normal, kind), rows("test", 1, anomalous, kind)]
 
@@ -95,26 +96,28 @@ def test_two_and_two_labels_do_not_move_the_threshold(workspace: Workspace, capl
     assert (
         f"calibration {new.calibration_id} is a candidate, and {first.calibration_id} stays current: 2 " in caplog.text
     )
-    assert f"Take it anyway with: nelbo calibrate --model {MODEL} --use {new.calibration_id}" in caplog.text
+    assert f"Use it anyway with: nelbo calibrate --model {MODEL} --use {new.calibration_id}" in caplog.text
     listed = {row["calibration_id"]: row for row in list_calibrations(workspace, MODEL)}
     about = ("current", "candidate", "why_not")
     assert [listed[first.calibration_id][name] for name in about] == [True, False, None]
     assert [listed[new.calibration_id][name] for name in about] == [False, True, new.why_not]
-    # Somebody takes it anyway; made again, it stays.
+    # Somebody makes it current anyway; made again, it stays current.
     pointers.use_calibration(workspace, MODEL, new.calibration_id)
     assert kept(propose(4.0, *labelled(1, [1], [9])), workspace).calibration_id == new.calibration_id
     assert is_current(new, workspace)
     assert standing(new, new.calibration_id) == {"current": True, "candidate": False, "why_not": None}
 
 
-def test_a_few_labels_are_no_beginning_either(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_few_labels_do_not_make_a_first_threshold_current(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
     new = kept(propose(4.0, *labelled(9, [1] * 10, [9] * 11)), workspace)
     assert pointers.current_calibration(workspace, MODEL) is None
     assert new.why_not == "of 20 anomalous images 9 choose and 11 judge it, and each needs at least 10"
     new = kept(propose(4.0, *labelled(10, [1] * 9, [9] * 10)), workspace)
     assert new.why_not == "19 normal images with a label, and at least 20 are needed"
     assert "and the model has no current one" in caplog.text
-    # That none is found is known without a comparison.
+    # That the threshold finds no anomalous image is known without a comparison.
     blind = kept(propose(4.0, *labelled(10, [1] * 10, [3] * 10)), workspace)
     assert pointers.current_calibration(workspace, MODEL) is None
     assert blind.why_not == "it finds none of 10 anomalous images that did not choose it"
@@ -129,8 +132,8 @@ def test_enough_labels_become_current(workspace: Workspace, caplog: pytest.LogCa
     assert "candidate" not in caplog.text
 
 
-def test_much_worse_on_the_same_images_is_a_candidate(workspace: Workspace) -> None:
-    """The fault: misses went from a few to 92 %, and that was current at once."""
+def test_a_threshold_that_is_much_worse_on_the_same_images_is_a_candidate(workspace: Workspace) -> None:
+    """Guards against a former fault: a threshold that raised misses from a few to 92 % became current at once."""
     first = add_calibration(workspace)
     high = first.threshold.value + 1
     new = kept(propose(high, *labelled(13, [1] * 12, [high - 0.5] * 9 + [1, 1, high + 1])), workspace)
@@ -141,12 +144,12 @@ def test_much_worse_on_the_same_images_is_a_candidate(workspace: Workspace) -> N
     )
 
 
-def test_only_images_that_chose_neither_compare(workspace: Workspace) -> None:
+def test_only_images_that_chose_neither_threshold_compare_them(workspace: Workspace) -> None:
     parts = labelled(13, [1] * 12, [5] * 12)
     first = kept(propose(4.0, *parts), workspace)
-    # The same table again, with the same halves: those that judged may compare.
+    # With the same table and halves, the images that judged may compare.
     assert not is_current(kept(propose(6.0, *parts, rows("test", 1, [9], "more")), workspace), workspace)
-    # With the halves changed over the images that judge now have chosen the current threshold.
+    # With the halves swapped, the images that judge now had chosen the current threshold.
     swapped = pa.concat_tables(parts)
     split = pa.array(["calibration" if part == "test" else "test" for part in swapped["split"].to_pylist()])
     swapped = swapped.set_column(swapped.schema.get_field_index("split"), "split", split)
@@ -155,7 +158,7 @@ def test_only_images_that_chose_neither_compare(workspace: Workspace) -> None:
 
 
 def test_reviews_do_not_stand_in_for_normal_images(workspace: Workspace) -> None:
-    """All reviewed images were flagged, so the current threshold is wrong on all the normal ones of them."""
+    """All reviewed images were flagged, so the current threshold is wrong on every normal image among them."""
     first = add_calibration(workspace)
     value, held_out = first.threshold.value, first.normal_scores
     reviewed = labelled(11, [value + 1] * 11, [value + 2] * 11)
@@ -172,7 +175,7 @@ def test_reviews_do_not_stand_in_for_normal_images(workspace: Workspace) -> None
     assert is_current(higher, workspace)
 
 
-def test_without_held_out_images_reviewed_ones_are_no_normal_ones(workspace: Workspace) -> None:
+def test_without_held_out_images_reviewed_ones_do_not_replace_them(workspace: Workspace) -> None:
     new = kept(propose(4.0, *labelled(11, [5] * 11, [9] * 11), labels_from=REVIEWS), workspace)
     assert len(new.normal_scores) == 0
 
@@ -185,15 +188,15 @@ def test_a_few_reviews_are_not_enough(workspace: Workspace) -> None:
     assert is_current(first, workspace)
 
 
-def test_normal_images_in_the_number_of_their_promise_are_enough(workspace: Workspace) -> None:
+def test_as_many_normal_images_as_the_promise_needs_are_enough(workspace: Workspace) -> None:
     first = add_calibration(workspace)
-    # Higher or lower: that is what was asked.
+    # Whether higher or lower, the threshold is the one that was requested.
     for value in (first.threshold.value + 5, first.threshold.value - 1):
         assert is_current(kept(propose(value, rows("calibration", -1, [1] * 19), labels=None), workspace), workspace)
 
 
-def test_normal_images_are_doubted_where_labels_are_missed(workspace: Workspace) -> None:
-    """A set with anomalies in it makes a threshold that labelled images show to be blind."""
+def test_normal_images_are_doubted_if_labelled_anomalies_are_missed(workspace: Workspace) -> None:
+    """Normal images that include anomalies give a threshold that labelled images show to be blind."""
     parts = labelled(13, [1] * 12, [6] * 6 + [9] * 6)
     first = kept(propose(4.0, *parts), workspace)
     normal = rows("calibration", -1, [1] * 19, "normal")
@@ -204,22 +207,22 @@ def test_normal_images_are_doubted_where_labels_are_missed(workspace: Workspace)
     assert kept(propose(10.0, normal, labels=None), workspace).why_not == (
         "it finds none of 12 anomalous images that did not choose it"
     )
-    # An image that is in the set has no say.
+    # An image in the set of normal images does not count as a labelled one.
     told = propose(8.0, normal, rows("calibration", 1, [6] * 6), parts[3], labels=None)
     assert kept(told, workspace).why_not is None
 
 
-def test_fewer_false_alarms_for_more_misses_were_asked_for(workspace: Workspace) -> None:
-    """The current threshold flags a third of the labelled normal images, and 5 % were asked for."""
+def test_fewer_false_alarms_for_more_misses_are_accepted_on_request(workspace: Workspace) -> None:
+    """The current threshold flags a third of the labelled normal images, but 5 % were requested."""
     kept(propose(4.0, *labelled(13, [1] * 8 + [5] * 4, [6] * 6 + [9] * 6)), workspace)
     new = kept(propose(8.0, rows("calibration", -1, [1] * 19, "normal"), labels=None), workspace)
     assert is_current(new, workspace)
 
 
-def test_compared_with_what_is_current_when_it_is_switched(
+def test_a_threshold_is_compared_with_the_one_that_is_current_at_the_switch(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another command makes a better threshold current while this one is compared with what was before."""
+    """Another command makes a better threshold current while this one is compared with the previous one."""
     add_calibration(workspace)
     parts = labelled(13, [1] * 12, [6] * 12)
     compared, ask = [], succession._why_not
@@ -241,7 +244,7 @@ def test_compared_with_what_is_current_when_it_is_switched(
     assert is_current(better, workspace)
 
 
-def test_a_damaged_current_one_is_replaced(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_current_calibration_is_replaced(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     first = add_calibration(workspace)
     (workspace.calibrations / first.calibration_id / "scores.parquet").write_bytes(b"PAR1")
     new = kept(propose(4.0, *labelled(13, [1] * 12, [9] * 12)), workspace)

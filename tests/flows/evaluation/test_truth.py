@@ -1,4 +1,4 @@
-"""What is true of images, and by whom."""
+"""The true labels of images, and where they come from."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ PATHS = ["good/1.png", "crack/1.png", "crack/2.png", "3.png"]
 UNKNOWN = np.full(4, -1, np.int8)
 
 
-def test_folders_say_it_where_nothing_else_does() -> None:
+def test_folders_give_labels_if_nothing_else_does() -> None:
     found = truth_of(PATHS, "/in", UNKNOWN, [False] * 4, None, None)
     assert (found.labels.tolist(), found.said_by) == ([0, 1, 1, -1], "folders")
     own = truth_of(PATHS, "/in", np.array([1, 0, -1, 0], np.int8), [False] * 4, None, None)
@@ -21,7 +21,7 @@ def test_folders_say_it_where_nothing_else_does() -> None:
     assert nothing.labels.tolist() == [-1]
 
 
-def test_what_has_a_mask_is_anomalous_unless_something_says_else() -> None:
+def test_an_image_with_a_mask_is_anomalous_unless_a_label_says_otherwise() -> None:
     paths = ["1.png", "2.png", "3.png"]
     found = truth_of(paths, "/in", np.array([0, -1, -1], np.int8), [True, True, False], None, None)
     assert (found.labels.tolist(), found.said_by) == ([0, 1, -1], "the batch's labels and masks")
@@ -29,7 +29,7 @@ def test_what_has_a_mask_is_anomalous_unless_something_says_else() -> None:
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_a_table_stands_alone(moved: bool, tmp_path: Path) -> None:
+def test_a_table_of_labels_replaces_all_other_labels(moved: bool, tmp_path: Path) -> None:
     images = tmp_path / "images"
     for path in PATHS:
         (images / path).parent.mkdir(parents=True, exist_ok=True)
@@ -44,11 +44,11 @@ def test_a_table_stands_alone(moved: bool, tmp_path: Path) -> None:
 def test_a_table_of_other_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "labels.csv").write_text("path,label\na.png,1\n")
-    with pytest.raises(InputError, match=r"has no label of any of the batch's 4 images \(first: /in/good/1.png\)"):
+    with pytest.raises(InputError, match=r"has no label for any of the batch's 4 images \(first: /in/good/1.png\)"):
         truth_of(PATHS, "/in", UNKNOWN, [False] * 4, str(tmp_path / "labels.csv"), None)
 
 
-def test_folders_of_visa_mvtec_and_one_kind() -> None:
+def test_labels_follow_from_folders_of_visa_mvtec_and_a_single_kind() -> None:
     assert labels_by_folder(["Normal/1.JPG", "Anomaly/1.JPG"]).tolist() == [0, 1]
     assert labels_by_folder(["c/test/good/1.png", "c/train/good/2.png", "c/test/hole/1.png"]).tolist() == [0, 0, 1]
     assert kinds_of(["c/test/hole/1.png", "c/test/crack/1.png"]) == ["hole", "crack"]

@@ -1,4 +1,4 @@
-"""One step ahead, whatever happens on either side."""
+"""`ahead` makes one item in advance, whatever happens to the maker or the user."""
 
 import subprocess
 import sys
@@ -21,9 +21,9 @@ def test_the_next_item_is_made_while_one_is_used_and_no_more() -> None:
             yield i
 
     for i in (found := ahead(items())):
-        # Else this waits in vain: nobody asks for the next one before this one is done with.
+        # Without `ahead` this would time out: the next item is requested only after this one is done.
         assert i == 3 or made[i + 1].wait(WAIT_S)
-        # Made when it is asked for: the thread has time to go further, had it been let.
+        # Only one item is made ahead, though the thread has time to make more.
         assert not any(event.wait(0.02) for event in made[i + 2 :])
     assert list(found) == []
 
@@ -36,7 +36,7 @@ def test_an_error_of_the_maker_comes_after_what_was_made_before_it(error: BaseEx
 
     found = ahead(items())
     assert next(found) == 1
-    # A generator cannot raise StopIteration: Python makes a RuntimeError of it.
+    # A generator cannot raise StopIteration: Python turns it into a RuntimeError.
     with pytest.raises(RuntimeError if isinstance(error, StopIteration) else type(error)):
         next(found)
     assert list(found) == []
@@ -69,8 +69,8 @@ def test_a_user_who_stops_waits_for_the_item_that_is_being_made_and_the_maker_is
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
-def test_told_to_end_while_the_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal's exception comes when the thread runs and the executor has not noted it yet."""
+def test_a_signal_while_the_thread_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal raises its exception when the thread runs but the executor has not registered it yet."""
     making, go_on, ended = threading.Event(), threading.Event(), list[str]()
 
     def items() -> Generator[int, None, None]:
@@ -121,7 +121,7 @@ def test_steps_ahead_of_one_another_end_together() -> None:
     assert ended == ["first", "second"]
 
 
-def test_one_that_is_left_lying_does_not_keep_the_interpreter() -> None:
+def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive() -> None:
     code = (
         "import itertools; from nelbo.flows.inference.ahead import ahead; "
         "left = ahead(i for i in itertools.count()); next(left)"

@@ -1,4 +1,4 @@
-"""What is kept of images that are not flagged: an audit sample that is fair and the same each time, and the highest."""
+"""What is kept of images that are not flagged: a fair, reproducible audit sample, and the highest scores."""
 
 from collections import Counter
 from itertools import combinations
@@ -23,8 +23,8 @@ from nelbo.flows.workspace.flagged import read_audit, read_near
 from nelbo.flows.workspace.layout import Workspace
 
 
-def test_keys_are_those_of_every_version() -> None:
-    """A version with other keys would draw other images of a batch that is scored again."""
+def test_the_audit_keys_are_the_same_in_every_version() -> None:
+    """If a version changed the keys, it would draw other images when a batch is scored again."""
     assert audit_keys(["a.png", "ü/b.png"], "b1", 0).tolist() == [7758720020200001855, 9338300888160824374]
     keys = {key for batch in ("b1", "b2") for seed in (0, 1) for key in audit_keys(["a.png", "b.png"], batch, seed)}
     assert len(keys) == 8
@@ -32,7 +32,7 @@ def test_keys_are_those_of_every_version() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_candidates_of_a_shard_hold_its_smallest_keys(seed: int) -> None:
-    """However many files come at a time, from whichever shard, readable or not, flagged or not."""
+    """However many files come at a time, from any shard, readable or not, flagged or not."""
     random = np.random.default_rng(seed)
     shards = [random.permutation(50)[:n].astype(np.uint64) + 100 * i for i, n in enumerate((30, 0, 7, 50))]
     eligible = random.random(87) < 0.7
@@ -48,14 +48,14 @@ def test_candidates_of_a_shard_hold_its_smallest_keys(seed: int) -> None:
         own = slice(start, start := start + len(keys))
         smallest = set(np.sort(keys[eligible[own]])[:5].tolist())
         assert smallest <= set(keys[found[own]].tolist())
-        # What is kept beside them was among the smallest once: not nearly all.
+        # The others that are kept were among the smallest at some time; they are few.
         assert found[own].sum() <= 5 + 3 * 5
 
 
 def test_each_sample_is_as_likely_as_any_other() -> None:
     """A simple random sample: 3 of 6, over 4,000 seeds."""
     paths = [f"line 1/2026-11-30/image{i:04}.png" for i in range(9)]
-    # Flagged, for what they show.
+    # False stands for a flagged image, which cannot be drawn.
     eligible = np.array([True, False, True, True, False, True, True, False, True])
     samples: Counter[tuple[int, ...]] = Counter()
     for seed in range(4000):
@@ -117,7 +117,7 @@ def test_shards_and_restarts_change_no_sample(workspace: Workspace, images: Path
     assert len(other) == 10
     assert other != first
     assert sampled(workspace, score(workspace, images)) == first
-    # All that there are.
+    # A sample larger than the batch takes every image that is not flagged.
     everything = score(workspace, images, audit=1000)
     assert len(sampled(workspace, everything)) == 40 - everything["n_anomalous"]
 
@@ -125,7 +125,7 @@ def test_shards_and_restarts_change_no_sample(workspace: Workspace, images: Path
 @pytest.mark.parametrize("seed", range(8))
 def test_candidates_hold_the_highest_scores_however_a_batch_is_cut(seed: int) -> None:
     random = np.random.default_rng(seed)
-    # Many are equal: of these the earliest count.
+    # Many scores are equal; the earliest of them count.
     scores = random.integers(0, 30, 200).astype(float)
     eligible = random.random(200) < 0.8
     scores[~eligible] = np.nan
@@ -145,7 +145,7 @@ def test_candidates_hold_the_highest_scores_however_a_batch_is_cut(seed: int) ->
     assert nearest(table.slice(0, 0), 5).num_rows == 0
 
 
-def test_the_highest_that_are_not_flagged_are_kept(workspace: Workspace, images: Path) -> None:
+def test_the_highest_scores_that_are_not_flagged_are_kept(workspace: Workspace, images: Path) -> None:
     for options in ({}, {"shard_size": 3}, {"audit": 0}):
         result = score(workspace, images, **options)
         scores = read_table(Path(result["scores"])).to_pylist()
@@ -158,13 +158,13 @@ def test_the_highest_that_are_not_flagged_are_kept(workspace: Workspace, images:
     assert read_near(workspace, MODEL, score(workspace, images, uncalibrated=True)["batch_id"]).num_rows == 0
 
 
-def test_no_sample_where_none_is_asked_for_or_nothing_is_decided(workspace: Workspace, images: Path) -> None:
+def test_no_sample_is_drawn_without_a_request_or_verdicts(workspace: Workspace, images: Path) -> None:
     score(workspace, images)
     for options in ({"audit": 0}, {"uncalibrated": True}):
         result = score(workspace, images, **options)
         assert sampled(workspace, result) == []
         assert read_table(Path(result["audit"])).num_rows == 0
-    # Of a batch that an earlier version published.
+    # An earlier version published no such file.
     Path(result["audit"]).unlink()
     assert read_audit(workspace, MODEL, result["batch_id"]).num_rows == 0
     assert len(sampled(workspace, score(workspace, images))) == 10
@@ -173,7 +173,7 @@ def test_no_sample_where_none_is_asked_for_or_nothing_is_decided(workspace: Work
 def test_readers_see_the_sample_of_the_published_run(
     workspace: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each step of publishing a batch for the second time, with another seed, readers see one sample, all of it."""
+    """At each step of publishing a batch again with another seed, readers see exactly one whole sample."""
     first = score(workspace, images)
     batch_id = first["batch_id"]
     old, seen, real = set(sampled(workspace, first)), [], Path.replace

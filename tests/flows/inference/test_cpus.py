@@ -1,4 +1,4 @@
-"""Threads and processes follow the CPUs that may be used."""
+"""The numbers of threads and processes follow the CPUs that may be used."""
 
 import json
 import os
@@ -42,9 +42,9 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs to leave one out")
-def test_one_allowed_cpu_is_one_decoder_and_one_thread() -> None:
-    # Set in this process, perhaps, for its own CPUs.
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs, to use only one")
+def test_one_allowed_cpu_gives_one_decoder_and_one_thread() -> None:
+    # This process may have set the variables for its own CPUs.
     environment = {name: value for name, value in os.environ.items() if name not in cpus.VARIABLES}
     line = [sys.executable, "-c", _COUNT]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
@@ -52,8 +52,8 @@ def test_one_allowed_cpu_is_one_decoder_and_one_thread() -> None:
     assert found == {"allowed": 1, "decoders": 1, "arrow": 1, "blas": 1, "tensorflow": "1"}
 
 
-def test_a_container_quota_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Affinity says 64, the quota 2: no library would know."""
+def test_the_cpu_quota_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The affinity allows 64 CPUs, the quota 2, of which no library knows."""
     limits = []
     monkeypatch.setattr(cpus, "cpu_count", lambda: 2)
     monkeypatch.setattr(cpus, "threadpool_info", lambda: [{"num_threads": 64}])
@@ -65,5 +65,5 @@ def test_a_container_quota_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NPROC", "1")
     cpus.follow_cpus()
     assert limits == [2, 2]
-    # What the user has said stays.
+    # A value set by the user stays.
     assert [os.environ[name] for name in cpus.VARIABLES] == ["2", "2", "1"]

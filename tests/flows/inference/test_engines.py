@@ -1,4 +1,4 @@
-"""Engines of a workspace's models: made, refused, checked before each run, and chosen."""
+"""Engines of a workspace's models: how they are made, refused, checked before each run, and chosen."""
 
 import errno
 import json
@@ -32,12 +32,13 @@ from nelbo.flows.workspace.layout import Workspace
 Nelbo = Callable[..., tuple[int, str, str]]
 Trained = tuple[Path, dict[str, Any]]
 
-#: The command line in a Python that has neither Keras nor a backend.
+#: The command line in a Python without Keras, its backends, and other slow imports that scoring a few images does not
+#: need.
 WITHOUT_KERAS = """
 import sys
 class Nothing:
     def find_spec(self, name, path=None, target=None):
-        if name in ("keras", "tensorflow", "jax", "torch"):
+        if name in ("keras", "tensorflow", "jax", "torch", "scipy.stats", "prefect", "distributed", "sklearn"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Nothing())
 from nelbo.flows.cli.main import main
@@ -47,14 +48,14 @@ main()
 
 @pytest.fixture(scope="module")
 def with_engines(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained workspace, its model made ready for each engine."""
+    """The trained workspace, its model exported for each engine."""
     workspace = Path(shutil.copytree(trained[0], tmp_path_factory.mktemp("engines") / "workspace"))
     for engine in vae_core.ENGINES:
         options = ExportOptions(engine=engine, workspace=str(workspace))
         made = execute("export", options, prefect=False)
         assert made["difference"] < 1e-5
         assert made["n_images"] == trained[1]["n_calibration"]
-        # Verdicts are compared on both sides of the threshold.
+        # The compared verdicts lie on both sides of the threshold.
         assert 0 < made["n_above_threshold"] < made["n_images"] + made["n_painted"]
         assert made["machine"] == vae_core.machine()
         assert set(made["images_per_s"]) == {"keras", engine}
@@ -69,7 +70,7 @@ def workspace(with_engines: Path, tmp_path: Path) -> Path:
 
 
 def spoil(workspace: Path, engine: str, factor: float) -> None:
-    """An engine whose reference scores are other ones, with fitting checksums: as if its package had changed."""
+    """Change an engine's reference scores, with matching checksums, as if its package had changed."""
     place = Workspace(workspace)
     expected = read_engine(place.engine(catalog.find_model(place, "latest"), engine)).expected
     remake(workspace, engine, made_with="1.0", expected=expected._replace(nelbo=expected.nelbo * factor))
@@ -107,9 +108,7 @@ def test_scoring_with_an_exported_engine_needs_no_keras(workspace: Path, images:
     assert f"engine {result['engine']}" in Path(result["report"]).read_text()
 
 
-def test_a_run_stops_before_it_starts_where_references_score_otherwise(
-    workspace: Path, images: Path, nelbo: Nelbo
-) -> None:
+def test_no_run_starts_if_the_reference_images_score_differently(workspace: Path, images: Path, nelbo: Nelbo) -> None:
     for engine in vae_core.ENGINES:
         spoil(workspace, engine, 1.001)
     before = sorted(workspace.rglob("*"))
@@ -143,10 +142,12 @@ def test_auto_takes_the_fastest_that_passes(workspace: Path, images: Path, nelbo
     assert "scores.xml has SHA-256" in said
 
 
-def test_what_cannot_be_exported(trained: Trained, workspace: Path, images: Path, tmp_path: Path, nelbo: Nelbo) -> None:
+def test_impossible_exports_are_refused(
+    trained: Trained, workspace: Path, images: Path, tmp_path: Path, nelbo: Nelbo
+) -> None:
     at = ("--workspace", workspace, "--no-prefect")
     before = sorted(path for path in workspace.rglob("*") if path.is_file())
-    # Nothing is that exact.
+    # No engine is that exact.
     answer = nelbo("export", "--engine", "openvino", "--tolerance", "1e-12", *at)
     assert_refused(answer, "engine openvino 20", "off, relative to the scale of")
     assert_refused(nelbo("export", "--engine", "tensorrt", *at), "'keras', 'openvino' or 'onnx'")
@@ -181,7 +182,7 @@ def test_an_engine_that_changes_a_verdict_is_refused(workspace: Path) -> None:
 
     threshold = calibration.threshold.value
     on_it = with_peak(threshold)
-    # On the threshold a score is normal, and the least above it anomalous: a tie is no change.
+    # A score at the threshold is normal, one barely above it is anomalous; that difference is no change of verdict.
     assert exporting._check_verdicts(with_peak(threshold * (1 + 1e-6)), on_it, calibration, made) == 1
     with pytest.raises(vae_core.EngineError, match=r"engine onnx .* is refused: it changes the verdicts on 1 of"):
         exporting._check_verdicts(with_peak(threshold * 0.99), with_peak(threshold * 1.01), calibration, made)
@@ -193,7 +194,7 @@ def test_another_model_s_engine_is_refused(workspace: Path, images: Path, nelbo:
     assert_refused(answer, "holds engine onnx of model m1")
 
 
-def test_listed_verified_and_pruned_with_their_model(workspace: Path, nelbo: Nelbo) -> None:
+def test_engines_are_listed_verified_and_pruned_with_their_model(workspace: Path, nelbo: Nelbo) -> None:
     listing = ("--workspace", workspace, "--json")
     (model,) = json.loads(nelbo("models", *listing)[1])["models"]
     assert model["engines"] == "keras,onnx,openvino"
@@ -216,11 +217,11 @@ def test_listed_verified_and_pruned_with_their_model(workspace: Path, nelbo: Nel
 def test_an_engine_whose_peak_is_always_zero_is_refused(
     engine: str, workspace: Path, images: Path, nelbo: Nelbo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its nelbo is right, and no image would ever be anomalous."""
+    """Its nelbo is right, but no image would ever be anomalous."""
     place = Workspace(workspace)
     folder = place.engine(catalog.find_model(place, "latest"), engine)
-    (tmp_path / "aside").mkdir()
-    tampered = with_zeros(engine, read_engine(folder).files, "peak", tmp_path / "aside")
+    (tmp_path / "scratch").mkdir()
+    tampered = with_zeros(engine, read_engine(folder).files, "peak", tmp_path / "scratch")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with monkeypatch.context() as patch:
         patch.setattr("nelbo.vae_core.engines.exporting._compile", lambda *_: tampered)
@@ -234,7 +235,7 @@ def test_an_engine_whose_peak_is_always_zero_is_refused(
 
 
 def test_scores_on_all_images_are_compared_in_every_number(workspace: Path) -> None:
-    """Beyond the references, which the graph gets right."""
+    """All images are compared, and not only the references, which the graph gets right."""
     made = read_engine(Workspace(workspace).engine(catalog.find_model(Workspace(workspace), "latest"), "onnx"))
     random = np.random.default_rng(0)
     columns = {name: random.uniform(1, 5, 40) for name in MEASURES}
@@ -243,9 +244,11 @@ def test_scores_on_all_images_are_compared_in_every_number(workspace: Path) -> N
     for name, column in STATISTICS.items():
         off = columns[column].copy()
         off[7] += 50
-        with pytest.raises(vae_core.EngineError, match=rf"of 40 images 1 are more than 1e-05 .* in .*{name}"):
+        with pytest.raises(
+            vae_core.EngineError, match=rf"of 40 images 1 differ from Keras by more than 1e-05 .* in .*{name}"
+        ):
             exporting._check_scores(pa.table(columns | {column: off}), expected, made)
-        with pytest.raises(vae_core.EngineError, match=rf"says the same of all 40 images in .*{name}"):
+        with pytest.raises(vae_core.EngineError, match=rf"gives all 40 images the same .*{name}"):
             exporting._check_scores(pa.table(columns | {column: np.zeros(40)}), expected, replace(made, tolerance=0.01))
 
 
@@ -267,7 +270,7 @@ def test_auto_measures_again_on_another_machine_and_keeps_what_it_found(
 
     monkeypatch.setattr(vae_core, "images_per_s", images_per_s)
     caplog.set_level("INFO")
-    # There it was the other way round.
+    # On the other machine it was the other way round.
     for engine, speed in (("onnx", 0.5), ("openvino", 9.0)):
         remake(workspace, engine, machine="elsewhere", images_per_s={"keras": 1.0, engine: speed})
     assert chosen() == "onnx"
@@ -278,7 +281,7 @@ def test_auto_measures_again_on_another_machine_and_keeps_what_it_found(
     assert set(kept) == {f"{engine} on {vae_core.machine()}" for engine in ("onnx", "openvino")}
     assert chosen() == "onnx"
     assert len(measured) == 2
-    # Made again, an engine is another one; a damaged file is none.
+    # An engine that is made again counts as another one; a damaged file of measurements counts as none.
     remake(workspace, "onnx", machine="elsewhere", tolerance=2e-5)
     assert chosen() == "onnx"
     assert len(measured) == 3
@@ -322,14 +325,14 @@ def test_a_graph_that_does_not_load_is_passed_over_by_auto_and_refused_by_name(
     assert f"engine {engine} is passed over" in err
 
 
-def test_auto_takes_an_engine_whose_package_is_gone_for_none(
+def test_auto_passes_over_an_engine_whose_package_is_gone(
     workspace: Path, nelbo: Nelbo, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nelbo.vae_core.engines.folder.is_installed", lambda _: False)
     code, out, err = nelbo(
         "score", images / "new", "--engine", "auto", "--json", "--workspace", workspace, "--no-prefect"
     )
-    # Keras has references, too, and they are read with it.
+    # The references of Keras cannot be read either, because its package seems to be missing, too.
     assert (code, out) == (2, "")
     assert "engine onnx is passed over: engine onnx needs onnxruntime" in err
 
@@ -343,7 +346,7 @@ def test_auto_takes_a_slower_engine_where_keras_cannot_score(workspace: Path, ca
     assert "engine keras is passed over: engine keras 3." in caplog.text
 
 
-def test_what_a_killed_export_leaves_is_found_by_prune(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_finds_the_remains_of_a_killed_export(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Workspace(workspace)
     folder = place.engine(catalog.find_model(place, "latest"), "keras")
     before = {path: path.read_bytes() for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""Whatever happens to a scoring job, the same command ends with the rows of one that nothing happened to."""
+"""Whatever interrupts a scoring job, the same command, run again, gives the rows of an undisturbed run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from synthetic import write_images
 from nelbo.data import read_table
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.orchestration.execution import execute
-from nelbo.flows.workspace.flagged import PICTURED
+from nelbo.flows.workspace.flagged import BESIDE
 
 N = 40
 
@@ -35,7 +35,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a model that is none."""
+    """A workspace with a stub of a model."""
     return Path(stub_workspace(tmp_path_factory.mktemp("model")).root)
 
 
@@ -46,41 +46,45 @@ def undisturbed(model: Path, batch: Path, tmp_path_factory: pytest.TempPathFacto
     assert 0 < len(found["flagged"]) < N
     assert len(found["audit"]) == 10
     assert len(found["near"]) == 12
+    assert len(found["regions"]) == 2 * len(found["flagged"])
     return found
 
 
 @pytest.mark.slow
-def test_killed_at_random_points(
+def test_a_job_killed_at_random_points_ends_with_the_same_rows(
     model: Path, batch: Path, undisturbed: dict[str, Any], tmp_path: Path, random: np.random.Generator
 ) -> None:
     points = sorted(random.choice(np.arange(1, undisturbed["events"] + 1), 16, replace=False).tolist())
     found, _ = killed.drive(model, batch, tmp_path, "kill", *points)
-    # The first run of a workspace has as many events as the one that was counted, a later one about as many.
+    # A workspace's first run has as many events as were counted, a later run about as many.
     assert sum(one["code"] == -signal.SIGKILL for one in found) >= 12
     assert any(0 < one["finished"] < N for one in found)
     for one in found:
-        # Readers saw the batch as it was, as it is, or not at all.
+        # Readers saw the old batch, the new one, or none.
         assert one["seen"] in (one["old"], undisturbed["rows"])
         assert one["again"] == 0
         assert one["rows"] == undisturbed["rows"]
         assert one["flagged"] == undisturbed["flagged"]
         assert one["audit"] == undisturbed["audit"]
         assert one["near"] == undisturbed["near"]
+        assert one["regions"] == undisturbed["regions"]
         assert one["scored_again"] == N - one["finished"]
-        # What was cut off is hidden, and no shard is left.
+        # Files that were cut off are hidden, and no shard is left.
         assert all(name.startswith(".") for name in one["left"])
 
 
 @pytest.mark.slow
-def test_two_jobs_on_one_batch(model: Path, batch: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_two_jobs_on_one_batch_publish_the_same_rows(
+    model: Path, batch: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
     found, errors = killed.drive(model, batch, tmp_path, "race", *range(4))
     for one in found:
-        assert one == {"codes": [0, 0], **{name: undisturbed[name] for name in ("rows", *PICTURED)}}, errors
+        assert one == {"codes": [0, 0], **{name: undisturbed[name] for name in ("rows", *BESIDE)}}, errors
 
 
 @pytest.mark.slow
-def test_no_space_left(model: Path, batch: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """Files may be no longer than a limit, at which the manifest, a shard or the published file ends."""
+def test_a_full_disk_leaves_the_old_rows(model: Path, batch: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """A limit on the length of files cuts off the manifest, a shard or the published file."""
     found, errors = killed.drive(model, batch, tmp_path, "full", 100, 5_000, 9_000)
     for one in found:
         assert one["code"] == 1
@@ -91,7 +95,7 @@ def test_no_space_left(model: Path, batch: Path, undisturbed: dict[str, Any], tm
     assert all("Free space and run the same command again." in line["error"] for line in said)
 
 
-#: Of the real command; a process of it needs no TensorFlow.
+#: The real command; with an exported engine its process needs no TensorFlow.
 SCORE = [str(Path(sys.executable).parent / "nelbo"), "score", "--set", "shard_size=4", "--no-prefect", "--json"]
 
 
@@ -106,7 +110,7 @@ def published(workspace: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(exported: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What is published of a run that nothing happens to."""
+    """The published rows of an undisturbed run."""
     workspace = Path(shutil.copytree(exported, tmp_path_factory.mktemp("whole") / "w"))
     execute("score", ScoreOptions(images=str(batch), workspace=str(workspace)), prefect=False)
     return published(workspace)
@@ -118,8 +122,10 @@ def reached(job: "subprocess.Popen[bytes]", workspace: Path, pattern: str, n: in
 
 
 @pytest.mark.slow
-def test_the_real_command_is_killed(exported: Path, batch: Path, whole: list[dict[str, Any]], tmp_path: Path) -> None:
-    """After its first shard, in the middle, and when the scores are published but the report is not."""
+def test_the_real_command_resumes_after_a_kill(
+    exported: Path, batch: Path, whole: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """It is killed after its first shard, midway, and after it published the scores but not the report."""
     workspace = Path(shutil.copytree(exported, tmp_path / "workspace"))
     points = {"_staging/shards.*/*.parquet": (1, 5), "scores/*/*/scores.parquet": (1,)}
     for pattern, counts in points.items():
@@ -135,7 +141,7 @@ def test_the_real_command_is_killed(exported: Path, batch: Path, whole: list[dic
 
 
 @pytest.mark.slow
-def test_the_real_command_without_space(
+def test_the_real_command_resumes_after_a_full_disk(
     exported: Path, batch: Path, whole: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     workspace = Path(shutil.copytree(exported, tmp_path / "workspace"))

@@ -1,5 +1,7 @@
-"""What whoever watches a command is told of its stages."""
+"""What a command tells its watcher about its stages."""
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from nelbo.flows.runner import Direct
 
 
 class Noted:
-    """Writes down what it is told."""
+    """A watcher that records what it is told."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -41,7 +43,7 @@ def test_stages_lie_within_each_other_and_end_where_they_fail() -> None:
     ]
 
 
-def test_pieces_move_their_stage_on_by_their_size_whatever_they_say() -> None:
+def test_each_piece_advances_its_stage_by_its_size_whatever_it_reports() -> None:
     noted = Noted()
 
     def score_shards(says: list[int]) -> int:
@@ -50,14 +52,14 @@ def test_pieces_move_their_stage_on_by_their_size_whatever_they_say() -> None:
         return sum(says)
 
     with watched_by(noted):
-        # The last one had nothing left to do, and one says too much.
+        # The last piece has nothing left to do, and another reports too much.
         assert Direct().map(score_shards, [[3, 4], [20], []], [10, 10, 5]) == [7, 20, 0]
     assert noted.told == [("scoring images", 25), 3, 4, 3, 10, 0, 5, "end"]
     moved(3)
 
 
 def run(pace: Pace, clock: list[float], slowness: float, n: int) -> list[tuple[float, float]]:
-    """Go through the plan of score on a machine that takes so many times as long; when, and what was said then."""
+    """Go through the plan of `score` on a machine that is `slowness` times as slow; times and estimates at them."""
     said = []
     for stage in PLANS["score"]:
         with_images = stage.title == "scoring images"
@@ -75,7 +77,7 @@ def run(pace: Pace, clock: list[float], slowness: float, n: int) -> list[tuple[f
 
 @pytest.mark.parametrize("slowness", [0.25, 1, 5])
 @pytest.mark.parametrize("n", [1000, 20_000])
-def test_what_is_left_is_known_within_a_factor_of_two(slowness: float, n: int) -> None:
+def test_the_remaining_time_is_known_within_a_factor_of_two(slowness: float, n: int) -> None:
     clock = [0.0]
     pace = Pace(PLANS["score"], lambda: clock[0])
     assert pace.remaining_s() is None
@@ -87,7 +89,7 @@ def test_what_is_left_is_known_within_a_factor_of_two(slowness: float, n: int) -
     assert pace.remaining_s() == 0
 
 
-def test_a_stage_that_stands_still_takes_longer_and_longer() -> None:
+def test_the_estimate_of_a_stalled_stage_grows() -> None:
     clock = [0.0]
     pace = Pace([Stage("fitting", 5)], lambda: clock[0])
     pace.begin("fitting", None)
@@ -95,20 +97,32 @@ def test_a_stage_that_stands_still_takes_longer_and_longer() -> None:
     for clock[0] in (1, 10, 100):
         left.append(pace.remaining_s())
     assert left == [4, pytest.approx(0.3 * 6.5), pytest.approx(0.3 * 96.5)]
-    # Commands without a plan say nothing.
+    # Commands without a plan give no estimate.
     assert Pace([], lambda: 0.0).remaining_s() is None
 
 
-def test_stages_that_are_passed_over_cost_nothing() -> None:
+def test_skipped_stages_take_no_time() -> None:
     clock = [0.0]
     pace = Pace([Stage("a", 5), Stage("b", 7), Stage("c", 3), Stage("d", 2)], lambda: clock[0])
     pace.begin("a", None)
     pace.begin("unheard of", 5)
     pace.advance(5)
     pace.begin("c", None)
-    # b is not to come any more, and a, which c is a part of, is not over.
+    # b will not come any more, and a, of which c is a part, is not over.
     assert pace.remaining_s() == 10
     pace.end()
     pace.end()
     pace.end()
     assert pace.remaining_s() == pytest.approx(2, abs=1.5)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_notebook_shows_bars_if_it_can_draw_them(is_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setattr("nelbo.flows.inference.progress.find_spec", lambda _: object() if is_there else None)
+    monkeypatch.setattr("rich.progress.Progress.add_task", lambda _, title, **__: shown.append(title))
+    monkeypatch.setattr("rich.progress.Progress.advance", lambda *_: None)
+    with progress("decoding", 2) as advance:
+        advance(2)
+    assert shown == ["decoding"] * is_there

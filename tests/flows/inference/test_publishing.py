@@ -1,29 +1,32 @@
-"""A batch and its run: what readers see while files are replaced, and what is left by a kill and mended."""
+"""A batch and its run: what readers see while files are replaced, and how the remains of a kill are repaired."""
 
 import json
 import logging
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import killed
+import numpy as np
 import pytest
 from scored import MODEL, stub_workspace
 from synthetic import write_images
 
 from nelbo.data import read_metadata, read_table
 from nelbo.flows.dashboard.tables import Tables
+from nelbo.flows.inference import publishing
 from nelbo.flows.options.options import CompactOptions, ScoreOptions
 from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import report as reporting
 from nelbo.flows.workspace import journal
-from nelbo.flows.workspace.flagged import PICTURED
+from nelbo.flows.workspace.flagged import BESIDE, NO_REGIONS
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
-CONTRACT = (Path(__file__).parents[3] / "docs" / "data_contract.md").read_text(encoding="utf-8")
+CONTRACT = (Path(__file__).parents[3] / "docs" / "reference" / "data_contract.md").read_text(encoding="utf-8")
 SECTION = CONTRACT.split("### Flagged rows of the published run\n")[1].split("\n### ")[0]
 (SQL,), (PANDAS,) = (re.findall(rf"```{kind}\n(.*?)```", SECTION, re.DOTALL) for kind in ("sql", "python"))
 
@@ -85,7 +88,7 @@ READERS = [by_sql, by_pandas, by_the_dashboard, by_the_report]
 
 @pytest.fixture
 def seen(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[set[Row]]:
-    """What all readers see alike after each file of scores or flagged rows that takes its place."""
+    """What all readers agree on after each file of scores or flagged rows is put in place."""
     found: list[set[Row]] = []
     real = Path.replace
 
@@ -123,14 +126,27 @@ def test_flagged_rows_and_scores_of_two_runs_are_never_seen_together(
     seen.clear()
     second = score(workspace, images)
     assert not expected(second) & old
-    # The old run's rows until the commit, with their thumbnails; from then on the new one's.
+    # Readers see the old run's rows, with thumbnails, until the commit, and the new run's rows after it.
     assert seen == [old, expected(second), expected(second)]
+
+
+def test_an_engine_without_maps_has_no_regions_and_says_so(
+    workspace: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calibration has a level, computed with Keras, but an engine of version 0.1 scores."""
+    result = score(workspace, images)
+    assert result["n_regions"] > 0
+    without = SimpleNamespace(**{**vars(publishing.load_model(workspace, MODEL, "onnx")), "map_scales": [[np.nan] * 2]})
+    monkeypatch.setattr(publishing, "load_model", lambda *_: without)
+    result = score(workspace, images)
+    assert (result["n_regions"], result["no_regions"]) == (None, read_metadata(Path(result["regions"]))[NO_REGIONS])
+    assert "nelbo export" in result["no_regions"]
 
 
 def test_rows_and_files_carry_the_run_that_published_them(workspace: Workspace, images: Path) -> None:
     for _ in range(2):
         result = score(workspace, images)
-        for name in ("scores", *PICTURED):
+        for name in ("scores", *BESIDE):
             path = Path(result[name])
             assert set(read_table(path)["run_id"].to_pylist()) == {result["run_id"]}
             assert read_metadata(path)["nelbo.run_id"] == result["run_id"]
@@ -138,17 +154,17 @@ def test_rows_and_files_carry_the_run_that_published_them(workspace: Workspace, 
 
 @pytest.mark.slow
 def test_a_batch_published_and_then_killed_has_its_run_row(images: Path, tmp_path: Path) -> None:
-    """Killed at steps from before the commit to the end, at the first scoring of a batch and at a second one."""
+    """Killed at steps from before the commit to the end, during the first scoring of a batch and a second one."""
     model = tmp_path / "model"
     stub_workspace(model)
 
     def drive(*what: object) -> Any:
-        (aside := tmp_path / f"aside-{what[0]}").mkdir()
-        return killed.drive(model, images, aside, *what)[0]
+        (scratch := tmp_path / f"scratch-{what[0]}").mkdir()
+        return killed.drive(model, images, scratch, *what)[0]
 
     n = drive("count")["events"]
     found = drive("commit", *range(n - 31, n + 1, 2))
-    # A second scoring has about as many events as the one that was counted.
+    # A second scoring has about as many events as were counted.
     assert sum(one["code"] == -signal.SIGKILL for one in found) >= len(found) - 4
     published = 0
     for one in found:
@@ -158,20 +174,20 @@ def test_a_batch_published_and_then_killed_has_its_run_row(images: Path, tmp_pat
         # Either nothing is published, or the run has its row once the next command has run.
         assert set(one["committed"]) <= set(mended)
         published += one["committed"] not in ([], one["recorded"][:1])
-        # Flagged rows are those of the published run, and no others are left.
-        assert one["shown"][0] == one["shown"][1]
+        # Flagged rows belong to the published run, and no others are left.
+        assert len(set(one["shown"])) == 1
         assert not one["committed"] or one["flagged"] == one["committed"]
-        # The other batch's, and that of the one that was published and killed.
+        # One page for the other batch, and one for the batch that was published before the kill.
         assert one["pages"] == 1 + len(one["committed"])
         assert one["again"] == 0
-        # What was cut off is hidden.
+        # Files that were cut off are hidden.
         assert all(name.startswith(".") for name in one["left"])
         assert len(in_the_end) == len(mended) + 2
     assert 0 < published < len(found)
 
 
 def published_and_killed(workspace: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a run whose scores are published, and that has no row."""
+    """The id of a run whose scores are published but that has no row."""
     with monkeypatch.context() as patch:
         patch.setattr(journal, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -182,7 +198,7 @@ def published_and_killed(workspace: Workspace, images: Path, monkeypatch: pytest
     return run_id
 
 
-def test_the_row_says_what_it_would_have_said(
+def test_a_repaired_row_says_what_it_would_have_said(
     workspace: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = published_and_killed(workspace, images, monkeypatch)
@@ -221,7 +237,7 @@ def test_a_workspace_that_cannot_be_written_to_is_read(
     assert "cannot be finished yet" in err
 
 
-def test_a_page_that_cannot_be_written_again_costs_only_itself(
+def test_a_page_that_cannot_be_rewritten_stops_nothing_else(
     workspace: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from nelbo.flows.workspace.errors import UsageError

@@ -1,4 +1,4 @@
-"""Commands that are told to end: with SIGTERM or Ctrl-C, as process number 1, at any moment."""
+"""Commands that are told to end by SIGTERM or Ctrl-C, at any moment, also as process 1 of a container."""
 
 import json
 import os
@@ -9,15 +9,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from servers import free_port, wait_for
 
+from nelbo.flows.inference import signals
+from nelbo.flows.inference.signals import asked_to_end
+
 pytestmark = pytest.mark.slow
 
-#: The command line, with Ctrl-C as a terminal's foreground has it.
+#: The command line, with Ctrl-C handled as in the foreground of a terminal.
 LINE = [
     sys.executable,
     "-c",
@@ -49,7 +53,7 @@ def start(tmp: Path, *arguments: object, init: bool = False) -> subprocess.Popen
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Processes below a process, with their command lines."""
+    """The descendants of a process, with their command lines."""
     found = {}
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
@@ -84,11 +88,11 @@ def assert_ends(
 
 
 def n_shards(workspace: Path) -> int:
-    """Those that are whole."""
+    """The number of complete shards."""
     return len(list(workspace.glob("_staging/shards.*/*.parquet")))
 
 
-def test_told_to_end_while_it_decodes_trains_or_scores(
+def test_a_command_told_to_end_says_what_is_kept_and_resumes(
     many: Path, exported: Path, images: Path, tmp_path: Path
 ) -> None:
     tmp, workspace = tmp_path / "tmp", tmp_path / "w"
@@ -102,7 +106,7 @@ def test_told_to_end_while_it_decodes_trains_or_scores(
     small = ["--set", "image_size=16", "--set", "epochs=100000", "--set", "patience=100000"]
     training = start(tmp, "train", "--normal", images / "normal", *small, *at)
     wait_for(lambda: list(workspace.glob("checkpoints/*/*.safetensors")), "an epoch", 300)
-    # Ctrl-C goes through Keras's own loops, too.
+    # Ctrl-C must pass through Keras's own loops, too.
     says = "; the decoded images and the epochs that are over are kept. The same command goes on from there."
     assert_ends(training, signal.SIGINT, training.pid, tmp, decoders(training.pid), says)
 
@@ -138,8 +142,8 @@ def test_process_1_of_a_container_ends_with_all_that_it_has_started(many: Path, 
 
 
 @needs_unshare
-def test_process_1_buries_orphans(tmp_path: Path) -> None:
-    """The grandchild's parent has gone when it ends."""
+def test_process_1_reaps_orphans(tmp_path: Path) -> None:
+    """The grandchild ends after its parent."""
     code = f"""
 import os, signal, sys, time
 from pathlib import Path
@@ -187,3 +191,29 @@ def status(pid: int) -> str:
         return Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return ""
+
+
+def test_the_first_signal_asks_work_to_end_and_the_second_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, told = [100.0], []
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    # The test installs its own handler, because SIGINT would end a worker of pytest.
+    before = signal.signal(signal.SIGINT, ender := lambda number, _frame: told.append(number))
+    try:
+        _interrupt_three_times(now_s, told)
+        assert signal.getsignal(signal.SIGINT) is ender
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_three_times(now_s: list[float], told: list[int]) -> None:
+    with asked_to_end() as asked:
+        assert not asked.is_set()
+        signal.raise_signal(signal.SIGINT)
+        # A second signal at once is the same request: `timeout` and others signal the process and its group.
+        now_s[0] += 0.5
+        signal.raise_signal(signal.SIGINT)
+        assert asked.is_set()
+        assert told == []
+        now_s[0] += 0.1
+        signal.raise_signal(signal.SIGINT)
+        assert told == [signal.SIGINT]

@@ -1,4 +1,4 @@
-"""What is said of painted pictures, of which it is known what is wrong."""
+"""The explanations of painted pictures whose defects are known."""
 
 import logging
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
 SIDE, N = 64, 60
-#: Where pictures are painted on: a square of a quarter of the side, whose middle is at 69 and 19 %.
+#: Where defects are painted: a square with a quarter of the side, whose middle is at 69 and 19 %.
 SQUARE = (slice(4, 20), slice(36, 52))
 
 
 def normals(random: np.random.Generator, n: int = N, channels: int = 1) -> np.ndarray:
-    """(n, 64, 64, channels) grey pictures with grain, each lit a little differently."""
+    """(n, 64, 64, channels) grey pictures with grain, each with slightly different light."""
     grain = random.normal(0, 0.05, (n, SIDE, SIDE, 1)).repeat(channels, axis=3)
     light = random.uniform(0.45, 0.55, (n, 1, 1, 1))
     tint = random.normal(0, 0.004, (n, SIDE, SIDE, channels))
@@ -40,7 +40,7 @@ def looks_of(pixels: np.ndarray) -> Looks:
 
 
 def on_square() -> np.ndarray:
-    """(16, 16) a map that is high there, and nowhere else."""
+    """(16, 16) map that is high on the square, and nowhere else."""
     units = np.random.default_rng(0).uniform(-1, 1, (16, 16))
     units[1:5, 9:13] = 8
     return units
@@ -68,7 +68,7 @@ def checkered(place: np.ndarray) -> np.ndarray:
         (lambda place: place, ": brightness and texture there are those of training images (within 3 deviations), "),
     ],
 )
-def test_what_is_wrong_in_a_spot_is_named_with_its_place(
+def test_the_defect_in_a_spot_is_named_with_its_place(
     random: np.random.Generator, painted: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
     pixels = normals(random, N + 1)
@@ -86,7 +86,7 @@ def test_what_is_wrong_in_a_spot_is_named_with_its_place(
     assert not [word for word in others if word in text]
 
 
-def test_another_hue_is_another_colour_and_no_other_brightness(random: np.random.Generator) -> None:
+def test_a_change_of_hue_is_a_change_of_colour_and_not_of_brightness(random: np.random.Generator) -> None:
     pixels = normals(random, N + 1, channels=3)
     pixels[-1][SQUARE] += np.float32([0.1, -0.1, 0.0])
     text = said(pixels[-1], looks_of(pixels[:-1]))
@@ -95,7 +95,7 @@ def test_another_hue_is_another_colour_and_no_other_brightness(random: np.random
     assert "brighter" not in text
 
 
-def test_a_shadow_is_no_other_colour(random: np.random.Generator) -> None:
+def test_a_shadow_is_no_change_of_colour(random: np.random.Generator) -> None:
     tint = np.float32([0.1, 0.0, -0.1])
     pixels = normals(random, N + 1, channels=3) + tint
     pixels[-1][SQUARE] *= 0.8
@@ -121,7 +121,7 @@ def blurred(image: np.ndarray) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("units", [everywhere(), on_square()], ids=["whole", "spot"])
-def test_a_picture_that_is_off_as_a_whole_may_be_the_cause(
+def test_a_change_of_the_whole_picture_is_named_as_a_possible_cause(
     random: np.random.Generator, change: Callable[[np.ndarray], np.ndarray], word: str, cause: str, units: np.ndarray
 ) -> None:
     pixels = normals(random, N + 1)
@@ -133,7 +133,7 @@ def test_a_picture_that_is_off_as_a_whole_may_be_the_cause(
     assert f"So the cause may be the picture ({cause}" in text
 
 
-def test_another_lamp_is_another_colour_of_the_whole_and_grey_is_none(random: np.random.Generator) -> None:
+def test_another_lamp_changes_the_colour_of_a_whole_image_unless_it_is_grey(random: np.random.Generator) -> None:
     pixels = normals(random, N + 1, channels=3)
     grey = np.repeat(pixels.mean(axis=3, keepdims=True), 3, axis=3)
     looks = looks_of(grey[:-1])
@@ -157,7 +157,7 @@ def test_a_picture_that_is_darker_throughout_has_no_darker_spot(random: np.rando
     assert "The picture as a whole is darker (" in text
 
 
-def test_the_mean_above_the_peak_is_the_whole_image(random: np.random.Generator) -> None:
+def test_a_mean_above_the_peak_means_the_whole_image(random: np.random.Generator) -> None:
     assert said(normals(random, 1)[0], None, peak_z=2.2, mean_z=5.1).startswith(
         "The whole image stands out (peak 2.2, mean 5.1 deviations), most of all at the top right. "
     )
@@ -195,7 +195,7 @@ def test_the_mean_above_the_peak_is_the_whole_image(random: np.random.Generator)
         ),
     ],
 )
-def test_sentences(change: dict[str, Any], expected: str) -> None:
+def test_evidence_is_put_into_sentences(change: dict[str, Any], expected: str) -> None:
     spot = Spot(np.eye(2), x=0.1, y=0.5, width=0.2, height=0.3, n_others=0)
     known = Evidence(8.0, 2.0, 0.0, 0.0, None, spot, 0.1, {}, (), 1, 240)
     assert expected in sentence(known._replace(**change))
@@ -205,18 +205,18 @@ def test_several_spots_are_counted_and_the_worst_is_described() -> None:
     units = np.zeros((8, 8))
     units[0, 0], units[7, 7], units[7, 0], units[6, 1] = 10, 6, 7, 5
     spot = find_spot(units)
-    # Those that touch at a corner are one.
+    # Spots that touch at a corner count as one.
     assert (spot.n_others, spot.x, spot.y) == (2, 1 / 16, 1 / 16)
     assert said(np.zeros((64, 64, 1)), None, units).startswith(
         "3 spots stand out (peak 8, mean 2 deviations), the most unusual one at the top left (6 % from the left, "
     )
 
 
-def test_a_map_with_nothing_above_what_is_usual_is_of_a_whole_image() -> None:
+def test_a_map_without_unusual_places_means_the_whole_image() -> None:
     image, flat = np.zeros((64, 64, 1), np.float32), np.full((4, 4), -1.0)
     assert (find_spot(flat).x, find_spot(flat).area) == (0.5, 1)
     assert said(image, None, flat).startswith("The whole image stands out")
-    # Below what is usual neither the mean nor the peak says anything.
+    # Below the usual values, neither the mean nor the peak means anything.
     assert said(image, None, peak_z=-0.5, mean_z=-0.4).startswith("One spot")
 
 
@@ -225,7 +225,7 @@ def test_each_variant_has_looks_of_its_own(random: np.random.Generator, tmp_path
     workspace, run = Workspace(tmp_path), Run("train", TrainOptions(normal="normal"))
     pixels = cached(np.concatenate([dark, light, light[:1]]).clip(0, 1))
     learnt = learn_looks(pixels, ["dark"] * N + ["light"] * N + ["alone"], 0)
-    # What one image has in common with itself says nothing.
+    # A variant with a single image has no looks to learn.
     assert list(learnt) == ["dark", "light"]
     keep_looks(learnt, workspace, "m1", run)
     read = read_looks(workspace, "m1")
@@ -243,7 +243,7 @@ def test_each_variant_has_looks_of_its_own(random: np.random.Generator, tmp_path
 
 
 class Stub:
-    """What is asked of a calibration."""
+    """Stands in for a calibration."""
 
     statistic = type("Statistic", (), {"scores": staticmethod(lambda rows: np.ones(rows.num_rows))})
 
@@ -251,7 +251,7 @@ class Stub:
         return np.arange(5)
 
 
-def test_without_looks_it_says_what_it_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_looks_the_explanation_says_the_rest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     workspace = Workspace(tmp_path)
     assert read_looks(workspace, "m1") == {}
     rows = pa.table({name: [2.0] for name in MEASURED} | {"variant": [None], "part": [None]})
@@ -263,14 +263,14 @@ def test_without_looks_it_says_what_it_can(tmp_path: Path, caplog: pytest.LogCap
         "One spot at the top right (69 % from the left, 19 % from the top, 25 x 25 % in size) stands out (peak 2, "
         "mean 2 deviations). 4 of 5 normal images score as high."
     )
-    # Of an engine of 0.1 there are no maps.
+    # An engine of version 0.1 gives no maps.
     (text,) = explain(rows, image, None, Stub(), {}).to_pylist()
     assert "A part of the image stands out (peak 2, mean 2 deviations). 4 of 5" in text
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize("content", [b"no Parquet", None])
-def test_damaged_looks_are_told_of_once_and_count_as_none(
+def test_damaged_looks_are_reported_one_time_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
     workspace = Workspace(tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits are shown by one window, the same wherever they stand; of 8 bits as they are."""
+"""Pictures of more than 8 bits are shown with one window, the same everywhere; those of 8 bits are unchanged."""
 
 import io
 import re
@@ -18,7 +18,7 @@ from nelbo.flows.inference.maps import Window, learn_window, parse_window, read_
 from nelbo.flows.workspace.layout import Workspace
 
 PREPROCESSING = Preprocessing(8, 8)
-#: Of 16 bits these images use a thirtieth: as they are they look black.
+#: These images use a thirtieth of the range of 16 bits: without a window they look black.
 DARK, BRIGHT = 800, 3000
 
 
@@ -26,7 +26,7 @@ def levels(jpeg: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"))
 
 
-def test_a_window_is_what_most_of_all_training_images_use(random: np.random.Generator) -> None:
+def test_the_window_is_the_range_that_most_training_images_use(random: np.random.Generator) -> None:
     stored = (
         random.permutation(np.linspace(DARK, BRIGHT, 1024)).reshape(1, 32, 32, 1).repeat(100, axis=0).astype(np.uint16)
     )
@@ -35,12 +35,12 @@ def test_a_window_is_what_most_of_all_training_images_use(random: np.random.Gene
     assert window is not None
     assert (window.zero, window.one) == (0, 65_535)
     assert window.ends == pytest.approx((DARK, BRIGHT), abs=20)
-    # A hot pixel of a hundred images does not darken all the others.
+    # A hot pixel in one of a hundred images does not darken all the others.
     shown = levels(thumbnail((stored[1] / 65_535).astype(np.float32), 1.0, window))
     assert shown.min() < 20
     assert shown.max() > 235
     assert levels(thumbnail((stored[1] / 65_535).astype(np.float32), 1.0)).max() < 20
-    # Never an image's own: one that is half as bright looks half as bright.
+    # The window never follows a single image: one that is half as bright looks half as bright.
     darker = levels(thumbnail((stored[1] / 131_070).astype(np.float32), 1.0, window))
     assert darker.max() < 140
 
@@ -58,7 +58,7 @@ def test_a_window_is_what_most_of_all_training_images_use(random: np.random.Gene
         ([None, "I;16"], np.uint16, PREPROCESSING, (0, 65_535)),
     ],
 )
-def test_values_are_said_as_the_files_have_them(
+def test_values_are_given_in_the_units_of_the_files(
     modes: list[str | None],
     dtype: type[np.uint8] | type[np.uint16],
     preprocessing: Preprocessing,
@@ -73,23 +73,23 @@ def test_values_are_said_as_the_files_have_them(
         assert 0.24 < window.low < window.high < 0.51
 
 
-def test_a_range_that_was_asked_for_is_the_window() -> None:
+def test_a_requested_value_range_is_the_window() -> None:
     asked = Preprocessing(8, 8, value_range=(0, 4095))
     stored = np.full((2, 8, 8, 1), 30_000, np.uint16)
     assert learn_window(stored, ["I;16"] * 2, asked) == Window(0, 1, 0, 4095)
-    # Images of one level have none.
+    # Images with a single level have no window.
     assert learn_window(stored, ["I;16"] * 2, PREPROCESSING) is None
 
 
 @pytest.mark.parametrize(
     "text", ["", "[", "{}", "null", "[1, 2]", "[0.5, 0.5, 0, 1]", "[NaN, 1, 0, 1]", '["a", 1, 0, 1]']
 )
-def test_what_is_damaged_is_no_window(text: str) -> None:
+def test_a_damaged_window_is_ignored(text: str) -> None:
     assert parse_window({"nelbo.window": text}) is None
 
 
 def write_deep(folder: Path, n: int, seed: int, kind: str, *, blot: bool = False) -> None:
-    """The small textures as dark images of 16 bits, or in floats."""
+    """Write the small textures as dark images of 16 bits, or of floats."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     for i in range(n):
@@ -102,7 +102,7 @@ def write_deep(folder: Path, n: int, seed: int, kind: str, *, blot: bool = False
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "unit", "of"), [("16", 1.0, "0 to 65,535"), ("float", 0.01, "to 600")])
-def test_dark_images_are_seen_everywhere_by_the_same_window(kind: str, unit: float, of: str, tmp_path: Path) -> None:
+def test_dark_images_are_shown_everywhere_with_the_same_window(kind: str, unit: float, of: str, tmp_path: Path) -> None:
     write_deep(tmp_path / "normal", 60, 1, kind)
     write_deep(tmp_path / "new", 4, 2, kind)
     write_deep(tmp_path / "new", 3, 3, kind, blot=True)
@@ -113,7 +113,7 @@ def test_dark_images_are_seen_everywhere_by_the_same_window(kind: str, unit: flo
     window = read_window(workspace, trained["model_id"])
     assert window is not None
     low, high = window.ends
-    # As bright as the texture is: from 90 to 200 of 255, of what these images use.
+    # The texture keeps its brightness: 90 to 200 of 255 within the range that these images use.
     assert DARK * unit < low < high < BRIGHT * unit
     scores = Path(result["scores"])
     assert parse_window(read_metadata(scores)) == window

@@ -1,4 +1,4 @@
-"""Credentials in options are refused before anything is logged, stored or sent, by every way that options come."""
+"""Credentials in options are refused before anything is logged, stored or sent, wherever the options come from."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ from nelbo.flows.workspace.errors import UsageError
 
 URL = "s3://AKID:zQ7xK2vNpL@bucket/in"
 SIGNED = "https://bucket.host/in/a.png?X-Amz-Signature=zQ7xK2vNpL"
-#: Not "s3cr3t", which stands in examples of Prefect's own.
+#: Not "s3cr3t", which occurs in Prefect's own examples.
 SECRET = "zQ7xK2vNpL"  # noqa: S105
 
 #: Options models of the flows.
@@ -71,7 +71,7 @@ def test_a_command_refuses_credentials_first(
     line: list[str], nelbo: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Nobody answers there, and nobody is asked.
+    # No server listens there, and the command contacts none.
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert_refused(nelbo(*line), tmp_path)
 
@@ -82,7 +82,7 @@ def test_a_command_refuses_credentials_first(
 def test_environment_and_file_refuse_credentials(
     name: str, nelbo: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In any setting: a number's own error would repeat what it was given."""
+    """In any setting, even a number, whose own error would repeat the value."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -96,7 +96,7 @@ def test_environment_and_file_refuse_credentials(
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_flows_refuse_credentials_before_they_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A flow run that was created would be one of this server.
+    # If a flow run were created, it would need this server.
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     flow = getattr(orchestration, name)
     for field in OPTIONS[name].model_fields:
@@ -109,7 +109,7 @@ def test_flows_refuse_credentials_before_they_exist(name: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_schemas_of_deployments_refuse_credentials(name: str) -> None:
-    """So that Prefect's server refuses the parameters of a run before it keeps them."""
+    """So Prefect's server refuses the parameters of a run before it stores them."""
     schema = getattr(orchestration, name).parameters.model_dump()
     for field, info in OPTIONS[name].model_fields.items():
         if info.annotation in (str, str | None):
@@ -156,13 +156,13 @@ def test_nothing_that_prefect_keeps_has_credentials_in_it(
             assert SECRET not in str(raised.value)
         line = ["--line", "one", "--images", landing, "--workspace", workspace, "--json"]
         deployed = json.loads(nelbo("deploy", "--pool", "nelbo", *line)[1])["deployments"]
-    # A run that somebody creates on a deployment: the server refuses its parameters before it keeps them.
+    # The server refuses the parameters of a run that somebody creates on a deployment, before it stores them.
     found = next(server.get(f"deployments/{row['deployment_id']}") for row in deployed if "score/" in row["deployment"])
     for parameters in ({"images": URL}, {"images": landing, "workspace": SIGNED}, {"images": landing, "root": URL}):
         answer = server.call("POST", f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         assert answer.status_code == 409
     assert server.call("PATCH", f"deployments/{found['id']}", {"parameters": {"images": URL}}).status_code == 409
-    # Schedules make runs of their own.
+    # Schedules also create runs.
     asked_for = [run for run in server.ask("flow_runs/filter") if not run["auto_scheduled"]]
     assert len(asked_for) == 1
     assert asked_for == server.ask("flow_runs/filter", flows={"name": {"any_": ["ingest"]}})

@@ -1,4 +1,4 @@
-"""Settings that are gone are accepted from everywhere, change nothing, and are warned of once."""
+"""Removed settings are accepted from every source, change nothing, and give one warning."""
 
 import logging
 from collections.abc import Callable
@@ -12,19 +12,21 @@ from nelbo.flows.options.options import CalibrateOptions, IngestOptions, TrainOp
 from nelbo.flows.options.sources import check_options, make_options, strange_variables
 from nelbo.flows.workspace.errors import UsageError
 
-GONE = "gone since 0.2 and without effect: joint. The statistic joint of features takes the place of rules; "
+GONE = "gone since 0.2 and without effect: joint. The statistic joint of features replaces such rules; "
 GONE += "leave it out"
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     former_settings._warn.cache_clear()
-    # Where an earlier test has loaded Prefect, that keeps what is logged to itself.
+    # If an earlier test has loaded Prefect, its logging stops the propagation of records.
     monkeypatch.setattr(logging.getLogger("nelbo"), "propagate", True)
     caplog.set_level("WARNING")
 
 
-def test_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_removed_settings_are_ignored_from_every_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     plain = CalibrateOptions(normal="x", fpr=0.1)
     file = tmp_path / "nelbo.toml"
     file.write_text('joint = "fisher"\nfpr = 0.1\n')
@@ -46,10 +48,10 @@ def test_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
     for way, make in ways.items():
         caplog.clear()
         former_settings._warn.cache_clear()
-        # What a deployment stores of it, too.
+        # What a deployment stores of the options is the same, too.
         assert make().model_dump(exclude_unset=True) == plain.model_dump(exclude_unset=True), way
         assert [record.getMessage() for record in caplog.records] == [GONE], way
-    # A process says it once, whoever asks.
+    # A process gives the warning one time, whatever the source.
     caplog.clear()
     for make in ways.values():
         make()
@@ -57,7 +59,7 @@ def test_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
     assert not caplog.records
 
 
-def test_both_in_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_removed_settings_give_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "nelbo.toml"
     file.write_text('joint = "cauchy"\njoint_statistics = ["peak", "rate"]\n')
     make_options(TrainOptions, {"normal": "x"}, file)
@@ -65,21 +67,23 @@ def test_both_in_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert "without effect: joint and joint_statistics. " in record.getMessage()
 
 
-def test_what_was_not_said_is_not_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    # Of another program, and as a stored parameter that was left alone.
+def test_settings_that_were_not_given_cause_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A variable of another program, and a stored parameter at its default.
     monkeypatch.setenv("JOINT", "fisher")
     make_options(TrainOptions, {"normal": "x"})
     assert check_options(CalibrateOptions, {"normal": "x", "joint": None}) == CalibrateOptions(normal="x")
     assert not caplog.records
 
 
-def test_nothing_secret_is_repeated(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_repeats_no_credentials(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UsageError, match="a user, a password"):
         make_options(TrainOptions, {"normal": "x"}, None, ["joint=https://ann:secret@example.com/x"])
     assert "secret" not in caplog.text
 
 
-def test_a_flow_takes_what_a_deployment_has_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_accepts_the_stored_parameters_of_a_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
     from nelbo.flows import orchestration
 
     said: list[str] = []
@@ -89,7 +93,7 @@ def test_a_flow_takes_what_a_deployment_has_stored(monkeypatch: pytest.MonkeyPat
     assert said == ["joint"]
 
 
-def test_the_command_line_says_it_once(tmp_path: Path, nelbo: Callable[..., Any]) -> None:
+def test_the_command_line_warns_one_time(tmp_path: Path, nelbo: Callable[..., Any]) -> None:
     line = ["calibrate", "--normal", tmp_path, "--joint", "fisher", "--set", "joint=fisher", "--no-prefect"]
     code, _, err = nelbo(*line, "--workspace", tmp_path / "w")
     assert code == 2

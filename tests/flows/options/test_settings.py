@@ -19,7 +19,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_file_then_environment_then_set_then_command_line(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_overrides_set_environment_and_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"normal": "x"}
     assert make_options(TrainOptions, given, config).epochs == 7
     monkeypatch.setenv("NELBO_EPOCHS", "8")
@@ -35,21 +35,21 @@ def test_a_file_may_hold_settings_of_other_commands(config: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "size"), [("64", (64, 64)), ("48x64", (48, 64)), ("48X64", (48, 64))])
-def test_image_size(text: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_sizes_are_read_from_text(text: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_options(TrainOptions, {"normal": "x"}, None, [f"image_size={text}"]).image_size == size
     monkeypatch.setenv("NELBO_IMAGE_SIZE", text)
     assert make_options(TrainOptions, {"normal": "x"}).image_size == size
 
 
-def test_value_range_and_limits() -> None:
+def test_value_ranges_and_limits_are_read_from_text() -> None:
     options = make_options(TrainOptions, {"normal": "x"}, None, ["value_range=0, 4095", "min_side_px=8", "max_bytes=9"])
     assert options.value_range == (0, 4095)
     assert make_preprocessing(options).value_range == (0, 4095)
     assert options.limits == Limits(side_px=8, size_bytes=9)
 
 
-def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The defaults, written out, come back; so does each through the environment."""
+def test_every_setting_can_be_given_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every default survives a round trip through text, and through the environment."""
     given = {"normal": "x", "images": "x"}
     for kind in (TrainOptions, ScoreOptions):
         plain = {name: given[name] for name in given if name in kind.model_fields}
@@ -84,12 +84,12 @@ def test_every_setting_can_be_said_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         ("engine=tensorrt", "engine='tensorrt'"),
     ],
 )
-def test_bad_assignments(assignment: str, message: str) -> None:
+def test_a_bad_assignment_is_refused(assignment: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_options(TrainOptions, {"normal": "x"}, None, [assignment])
 
 
-def test_unknown_keys_elsewhere(tmp_path: Path) -> None:
+def test_unknown_keys_in_files_are_refused(tmp_path: Path) -> None:
     bad = tmp_path / "nelbo.toml"
     bad.write_text("epoks = 3\n")
     with pytest.raises(UsageError, match="unknown key 'epoks'"):
@@ -103,7 +103,7 @@ def test_unknown_keys_elsewhere(tmp_path: Path) -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in Settings.model_fields.values())
-    page = (Path(__file__).parents[3] / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     assert [name for name in Settings.model_fields if f"`{name}`" not in page] == []
 
 
@@ -127,7 +127,7 @@ def test_variables_that_kubernetes_sets_are_no_settings(monkeypatch: pytest.Monk
     monkeypatch.setenv("NELBO_EPOCHS", "7")
     assert make_options(TrainOptions, {"normal": "x"}).epochs == 7
     assert strange_variables() == sorted(KUBERNETES)
-    # Nor may a setting ever have such a name, of whatever Service.
+    # No setting may ever have a name that Kubernetes could set for some Service.
     suffix = re.compile(r"(.*_)?(port|service_host|service_port(_.*)?|port_\d+_.*)")
     assert [name for name in Settings.model_fields if suffix.fullmatch(name)] == []
 
@@ -139,9 +139,12 @@ def test_variables_are_settings_in_any_case(monkeypatch: pytest.MonkeyPatch) -> 
     assert strange_variables() == ["Nelbo_Epoks"]
 
 
-#: Paths and names: any text but none at all. And words that other modules check.
-TEXTS = {"workspace", "backbone", "backbone_weights"}
-WORDS = {"likelihood", "preset", "statistic", "precision", "learning_rate_schedule", "flip", "head", "of", "subject"}
+#: Paths and names, which accept any text but the empty one, and words that other modules check.
+TEXTS = {"workspace", "backbone", "backbone_weights", "ignore"}
+WORDS = {
+    *("likelihood", "preset", "statistic", "precision", "learning_rate_schedule", "flip"),
+    *("head", "of", "subject", "pooling"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - WORDS))
@@ -152,11 +155,11 @@ def test_a_bad_value_in_the_environment_names_the_variable(name: str, monkeypatc
         make_options(TrainOptions, {"normal": "x"})
 
 
-def test_two_settings_that_do_not_go_together_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_exclude_each_other_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NELBO_DASK_ADDRESS", "tcp://host:8786")
     with pytest.raises(UsageError, match=r"^NELBO_DASK_ADDRESS=tcp://host:8786 goes with runner=dask"):
         make_options(ScoreOptions, {"images": "x"})
-    # What was said with more weight is to blame itself.
+    # A value from a source of higher priority is blamed itself.
     with pytest.raises(UsageError, match=r"^dask_address=tcp://other:8786 goes with runner=dask"):
         make_options(ScoreOptions, {"images": "x", "dask_address": "tcp://other:8786"})
 
@@ -165,18 +168,20 @@ def test_two_settings_that_do_not_go_together_name_the_variable(monkeypatch: pyt
 def test_a_tilde_is_the_home_folder_in_all_paths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     kind = COMMANDS[name].options
-    paths = {"images", "normal", "root", "gate", "labels", "backbone_weights", "workspace"} & set(kind.model_fields)
+    paths = {"images", "normal", "root", "gate", "labels", "backbone_weights", "ignore", "workspace"} & set(
+        kind.model_fields
+    )
     needed = {"prune": {"older_than": "1d"}, "export": {"engine": "onnx"}, "deploy": {"pool": "p"}}
     others = needed.get(name, {})
     # As parameters of a flow.
     options = check_options(kind, others | dict.fromkeys(paths, "~/a b"))
     assert {name: getattr(options, name) for name in paths} == dict.fromkeys(paths, "/home/ada/a b")
-    # A folder that is called so.
+    # A folder with that name.
     options = check_options(kind, others | dict.fromkeys(paths, "./~/a"))
     assert {name: getattr(options, name) for name in paths} == dict.fromkeys(paths, "./~/a")
 
 
-def test_a_tilde_in_each_source_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder_in_each_source_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     toml = tmp_path / "nelbo.toml"
     toml.write_text('workspace = "~/w"\nbackbone_weights = "~"\n')
@@ -196,7 +201,7 @@ def test_a_tilde_in_each_source_of_settings(tmp_path: Path, monkeypatch: pytest.
         make_options(IngestOptions, {"images": "~nobody-here"})
 
 
-def test_toml_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_config_file_is_utf_8_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "nelbo.toml"
     path.write_bytes(b"\xef\xbb\xbffpr = 0.01\r\nepochs = 7\r\n")
     options = make_options(TrainOptions, {"normal": "x"}, path)

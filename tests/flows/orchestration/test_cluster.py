@@ -1,4 +1,4 @@
-"""Batches on a Dask cluster of real processes: the rows of a run here, whatever happens to a worker."""
+"""Batches on a Dask cluster of real processes give the rows of a local run, whatever happens to a worker."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -20,7 +21,7 @@ from servers import prefect_server, wait_for
 from synthetic import write_images
 
 from nelbo.data import read_table
-from nelbo.flows.inference.shards import MAX_CHUNKS, chunks
+from nelbo.flows.inference.shards import LEAST_IMAGES, MAX_CHUNKS, chunks
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.options.sources import make_options
 from nelbo.flows.orchestration import cluster
@@ -34,12 +35,18 @@ N = 60
 
 
 @given(st.integers(0, 3000), st.sampled_from(list(MAX_CHUNKS)))
-def test_chunks_are_whole_shards_in_order(n: int, runner: str) -> None:
-    shards: Any = list(range(n))
+def test_pieces_of_work_are_whole_shards_in_order(n: int, runner: str) -> None:
+    shards: Any = [SimpleNamespace(number=i, size=LEAST_IMAGES[runner]) for i in range(n)]
     found, most = chunks(shards, runner), MAX_CHUNKS[runner]
     assert [shard for chunk in found for shard in chunk] == shards
     assert len(found) == n if n <= most else most // 2 <= len(found) <= most
     assert all(found)
+
+
+def test_small_shards_are_one_piece_here_and_several_on_a_cluster() -> None:
+    shards: Any = [SimpleNamespace(size=256)] * 15
+    assert [len(chunk) for chunk in chunks(shards, "local")] == [15]
+    assert [len(chunk) for chunk in chunks(shards, "dask")] == [1] * 15
 
 
 def test_runner_and_address_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,14 +65,14 @@ def test_runner_and_address_go_together(monkeypatch: pytest.MonkeyPatch) -> None
     assert (options.runner, options.dask_address) == ("dask", address)
 
 
-def test_a_port_where_nobody_speaks_dask(
+def test_a_port_without_a_dask_scheduler_is_refused(
     nelbo: Nelbo, images: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "_ANSWER_S", 0.5)
     at = ["--workspace", trained[0], "--no-prefect", "--runner", "dask", "--dask-address"]
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
-        # Bound, it refuses; listening, it takes the connection and says nothing.
+        # A bound socket refuses the connection; a listening one accepts it and stays silent.
         address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
         for prepare in (lambda: None, mute.listen):
             prepare()
@@ -96,7 +103,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all batches here, so that each process loads its model once."""
+    """One workspace for all batches here, so that each process loads its model only one time."""
     return Path(shutil.copytree(exported, tmp_path_factory.mktemp("shared") / "workspace"))
 
 
@@ -107,7 +114,7 @@ def rows(workspace: Path, batch_id: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def here(workspace: Path, batch: Path) -> list[dict[str, Any]]:
-    """Rows of the run on this machine."""
+    """The rows of a run without a cluster."""
     local = ScoreOptions(images=str(batch), workspace=str(workspace), batch_id="here", shard_size=6)
     execute("score", local, prefect=False)
     found = rows(workspace, "here")
@@ -122,7 +129,7 @@ def options(batch: Path, workspace: Path, dask: DaskCluster, **more: Any) -> Sco
 
 
 @pytest.mark.slow
-def test_the_same_rows_and_one_model_a_worker(
+def test_a_cluster_gives_the_same_rows_and_loads_one_model_a_worker(
     nelbo: Nelbo,
     batch: Path,
     workspace: Path,
@@ -130,7 +137,7 @@ def test_the_same_rows_and_one_model_a_worker(
     here: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the command, with relative paths; two runs load the model once in each worker."""
+    """With the command and relative paths; for two runs each worker loads the model one time."""
     monkeypatch.chdir(workspace.parent)
     images = os.path.relpath(batch)
     at = ["--workspace", "workspace", "--set", "shard_size=6", "--runner", "dask", "--dask-address", dask.address]
@@ -148,7 +155,7 @@ def loaded(dask: DaskCluster) -> list[int]:
 
 
 def first_shards(workspace: Path, batch_id: str, n: int) -> list[Path]:
-    """The first n shards that are finished, when they are there."""
+    """Wait for finished shards; the first `n`."""
 
     def finished() -> list[Path]:
         found = list(workspace.glob(f"_staging/shards.*.{batch_id}/[!.]*.parquet"))
@@ -158,7 +165,7 @@ def first_shards(workspace: Path, batch_id: str, n: int) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_middle(
+def test_a_killed_worker_changes_no_row(
     batch: Path, workspace: Path, dask: DaskCluster, here: list[dict[str, Any]]
 ) -> None:
     pid = next(iter(dask.pids().values()))
@@ -170,7 +177,7 @@ def test_a_worker_killed_in_the_middle(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    # Shards of one image: the killer comes in time.
+    # Shards of one image, so that the kill comes before the end.
     result = execute("score", options(batch, workspace, dask, batch_id="killed", shard_size=1), prefect=False)
     killer.join()
     assert killed[0] < N
@@ -179,7 +186,7 @@ def test_a_worker_killed_in_the_middle(
 
 
 @pytest.mark.slow
-def test_through_prefect(
+def test_a_cluster_gives_the_same_rows_through_prefect(
     batch: Path,
     workspace: Path,
     dask: DaskCluster,
@@ -203,12 +210,12 @@ def test_through_prefect(
 
 
 @pytest.mark.slow
-def test_what_workers_do_not_see(
+def test_files_that_workers_cannot_see_are_refused(
     nelbo: Nelbo, batch: Path, workspace: Path, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on = ["--no-prefect", "--runner", "dask", "--dask-address", dask.address]
     monkeypatch.chdir(workspace.parent)
-    # Each process has a folder of its own under this name.
+    # This name leads each process to another folder.
     on += ["--batch-id", "unseen"]
     elsewhere = nelbo("score", batch, "--workspace", "/proc/self/cwd/workspace", *on)
     assert_refused(elsewhere, "the Dask worker at tcp://127.0.0.1:", "does not see the workspace /proc/self/cwd")
@@ -233,14 +240,14 @@ def test_an_error_of_a_worker_is_the_same_error_here(dask: DaskCluster) -> None:
 
 
 @pytest.mark.slow
-def test_other_versions_gpus_no_workers_and_a_lost_scheduler(
+def test_unfit_workers_are_refused_and_a_lost_scheduler_is_reported(
     nelbo: Nelbo, batch: Path, workspace: Path, tmp_path: Path, here: list[dict[str, Any]]
 ) -> None:
-    """A cluster of its own, which ends badly."""
+    """The test has a cluster of its own, because it breaks it."""
     (tmp_path / "old" / "keras-3.0.0.dist-info").mkdir(parents=True)
     (tmp_path / "old" / "keras-3.0.0.dist-info" / "METADATA").write_text("Name: keras\nVersion: 3.0.0\n")
     (tmp_path / "none" / "nelbo").mkdir(parents=True)
-    # As where nelbo is not installed; an editable installation would find a module that is only left out.
+    # Imitates a machine without nelbo; an editable installation would find a module that is merely absent.
     missing = """raise ModuleNotFoundError("No module named 'nelbo.flows'")"""
     (tmp_path / "none" / "nelbo" / "__init__.py").write_text(missing)
     (tmp_path / "dask").mkdir()
@@ -252,8 +259,8 @@ def test_other_versions_gpus_no_workers_and_a_lost_scheduler(
         assert_refused(nelbo("score", batch, *at), "the Dask worker at tcp://", "cannot run nelbo", "nelbo.flows")
         dask.remove_worker()
         dask.add_workers(1, path=tmp_path / "old")
-        assert_refused(nelbo("score", batch, *at), "the Dask worker at tcp://", "has keras 3.0.0, and here is 3.")
-        # With one that has a GPU, the other is not asked, and does nothing.
+        assert_refused(nelbo("score", batch, *at), "the Dask worker at tcp://", "has keras 3.0.0, but here it is 3.")
+        # If one worker has a GPU, the other gets no work.
         dask.add_workers(1, "--resources", "GPU=1")
         (gpu,) = [address for address, facts in dask.workers().items() if facts["resources"]]
         assert nelbo("score", batch, *at, "--batch-id", "gpu", "--set", "shard_size=6")[0] == 0
@@ -277,7 +284,7 @@ def test_other_versions_gpus_no_workers_and_a_lost_scheduler(
 
 
 @pytest.mark.slow
-def test_all_workers_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losing_all_workers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_LOOK_S", 0.2)
     dask = DaskCluster(tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""docs/deploying.md is followed to the letter: each command, and each automation."""
+"""docs/how-to/deploying.md works as written: each command and each automation."""
 
 import os
 import re
@@ -15,14 +15,14 @@ from synthetic import write_images
 
 pytestmark = pytest.mark.slow
 
-PAGE = (Path(__file__).parents[3] / "docs" / "deploying.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to" / "deploying.md").read_text(encoding="utf-8")
 (COMMANDS,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 AUTOMATIONS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
 
-#: What `make test` has done before this runs: an environment with nelbo in it.
+#: Commands whose work is done before the test: an environment with nelbo installed.
 INSTALLATION = ["python3.11 -m venv .venv && . .venv/bin/activate", "pip install -c constraints.txt -e '.[cpu]'"]
 
-#: A flow that is alive and works on something that takes long.
+#: A flow that stays alive for a long time.
 SLEEPER = """
 import time
 
@@ -38,7 +38,7 @@ sleeper()
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prefect, str]]:
-    """What the commands have set up, and what they printed."""
+    """The server that the commands have set up, and what they printed."""
     home = tmp_path_factory.mktemp("srv")
     write_images(home / "normal", 60, seed=41)
     write_images(home / "held-out", 30, seed=42)
@@ -49,12 +49,12 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prefect
     lines = COMMANDS.replace("/srv/nelbo", str(home)).replace("4200", str(server.port)).splitlines()
     assert lines[:2] == INSTALLATION
     script = "\n".join(["set -ex", *lines[2:]])
-    # Small enough for a test, and quick; deploy writes what is nelbo's into the deployments, too.
+    # Small and quick enough for a test; `deploy` also writes nelbo's variables into the deployments.
     small = {"NELBO_BACKBONE": "filters", "NELBO_IMAGE_SIZE": "64", "PREFECT_WORKER_QUERY_SECONDS": "1"}
     environment = server.environment | small | {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
-    # Named by the commands themselves.
+    # The commands set this variable themselves.
     del environment["PREFECT_API_URL"]
-    # Not into a pipe, which the server and the worker would hold open.
+    # A file instead of a pipe, which the server and the worker would hold open.
     log = home / "log"
     try:
         with log.open("w") as printed:
@@ -72,13 +72,13 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prefect
         server.clean_up()
 
 
-def test_every_command_works(newcomer: tuple[Prefect, str]) -> None:
+def test_every_command_of_the_page_works(newcomer: tuple[Prefect, str]) -> None:
     server, printed = newcomer
     assert "Flow run finished successfully" in printed
     (first,) = (run for run in server.runs("score/cells-hourly") if not run["auto_scheduled"])
     assert (first["state_type"], first["name"].partition(" with ")[1]) == ("COMPLETED", " with ")
     (started,) = wait_for(lambda: server.runs("score/cells-on-landing"), "the run that the event starts", 60)
-    # The first run has taken all there is.
+    # The first run has scored everything.
     assert server.ended(started["id"])["state_name"] == "Skipped"
     assert re.search(r"^b\w{7,16} +m\w{7,16} +12 ", printed, re.MULTILINE)
 
@@ -89,12 +89,12 @@ def test_the_automations_do_what_they_say(newcomer: tuple[Prefect, str], tmp_pat
     weekly = server.get("deployments/name/train/cells-weekly")["id"]
     drift["actions"][0]["deployment_id"] = weekly
     workspace = drift["trigger"]["match"]["nelbo.workspace"]
-    # A crash is told after 90 seconds without a heartbeat; here after as few as Prefect takes.
+    # A crash is reported after 90 seconds without a heartbeat; here after the fewest that Prefect accepts.
     silent["within"] = 10
     path = tmp_path / "automations.yaml"
     path.write_text(yaml.safe_dump({"automations": [drift, silent]}))
     server.command("prefect", "automation", "create", "--from-file", path)
-    # That a training is asked for is enough.
+    # It is enough that a training is requested.
     server.call("PATCH", "work_pools/nelbo", {"is_paused": True}).raise_for_status()
     script = tmp_path / "sleeper.py"
     script.write_text(SLEEPER)

@@ -1,4 +1,4 @@
-"""prefect.yaml is held to what nelbo and Prefect really take, because Prefect passes over what it does not know."""
+"""prefect.yaml holds only keys that nelbo and Prefect accept, because Prefect silently ignores unknown ones."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +24,12 @@ def planned(assignments: tuple[str, ...] = (), **given: str | None) -> tuple[lis
     return plan(make_options(ServeOptions, given, None, assignments))
 
 
-def test_the_clone_and_the_package_have_one_file() -> None:
+def test_the_clone_and_the_package_hold_the_same_file() -> None:
     assert PROJECT.resolve() == Path(__file__).parents[3] / "flows" / "orchestration" / "prefect.yaml"
 
 
-def test_prefect_reads_every_key_of_it() -> None:
-    """Prefect's own model of the file, dumped, has all that the file says."""
+def test_prefect_reads_every_key_of_the_file() -> None:
+    """Prefect's own model of the file, dumped, holds everything in the file."""
     raw = yaml.safe_load(PROJECT.read_text())
     understood = PrefectYamlModel.model_validate(raw).model_dump(mode="json", by_alias=True, exclude_unset=True)
     for key in ("name", "prefect-version", "pull"):
@@ -43,7 +43,7 @@ def test_prefect_reads_every_key_of_it() -> None:
         ]
 
 
-def test_flows_take_all_that_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flows_accept_every_parameter_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{entry['flow']}/{entry['name']}" for entry in entries()]
     assert names == sorted(set(names), key=names.index)
     for entry in entries():
@@ -78,13 +78,13 @@ def test_places_become_absolute_and_the_rest_stays(tmp_path: Path, monkeypatch: 
     assert parameters["prune/w-monthly"] == {"older_than": "90d", "apply": True, "workspace": str(tmp_path / "w")}
 
 
-def test_a_tilde_is_the_home_folder_of_who_deploys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder_of_the_deploying_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     (hourly, *_), _ = planned(images="~/in", workspace="~/w")
     assert (hourly.parameters["images"], hourly.parameters["workspace"]) == ("/home/ada/in", "/home/ada/w")
 
 
-def test_what_lacks_a_folder_is_left_out() -> None:
+def test_deployments_without_their_folder_are_left_out() -> None:
     found, left_out = planned(images=None, normal="/normal")
     assert left_out == {
         "score/workspace-hourly": "--images",
@@ -96,12 +96,12 @@ def test_what_lacks_a_folder_is_left_out() -> None:
         "calibrate/workspace-weekly",
         "report/workspace-daily",
     ]
-    # Nobody looks on, and no gate does.
+    # Without a gate, nobody checks a scheduled training.
     assert found[0].parameters["promote"] is False
 
 
-def test_retention_is_scheduled_only_when_asked_for() -> None:
-    """Neither by `nelbo deploy` nor by ``prefect deploy --all`` with the file as it is."""
+def test_retention_is_scheduled_only_on_request() -> None:
+    """By default neither `nelbo deploy` nor ``prefect deploy --all`` schedules it."""
     assert all(one.flow_name != "prune" for one in planned(images="/in", normal="/normal")[0])
     (in_file,) = (entry for entry in entries() if entry["flow"] == "prune")
     assert [schedule["active"] for schedule in in_file["schedules"]] == [False]
@@ -141,7 +141,7 @@ def test_a_line_is_called_after_its_workspace(workspace: str, line: str) -> None
     assert line_name(None, workspace) == line
 
 
-def test_a_workspace_without_a_name_asks_for_one() -> None:
+def test_a_workspace_without_a_name_needs_the_option_line() -> None:
     with pytest.raises(UsageError, match="Give one: --line NAME"):
         planned(workspace="/")
 
@@ -150,7 +150,7 @@ def deployed(workspace: str, pool: str | None = None) -> Any:
     return SimpleNamespace(parameters={"workspace": workspace}, work_pool_name=pool)
 
 
-def test_another_lines_deployments_are_refused() -> None:
+def test_deploying_over_another_line_is_refused() -> None:
     for other, pool in (("/srv/b/workspace", None), ("/srv/a/workspace", "there"), ("s3://b/w", "here")):
         with pytest.raises(UsageError, match=r"another name with --line, or, .* prefect deployment delete score/w-x"):
             check_ours({"score/w-x": deployed(other, pool)}, "/srv/a/workspace", "here")
@@ -163,7 +163,7 @@ def test_the_same_line_is_updated_however_its_workspace_is_spelt(tmp_path: Path)
     check_ours({"score/w-x": deployed("s3://b/w/")}, "s3://b/w", "here")
 
 
-def test_deployments_of_another_name_of_the_code_are_to_be_deployed_again() -> None:
+def test_deployments_of_an_older_entrypoint_must_be_deployed_again() -> None:
     def made(entrypoint: str, *tags: str, pool: str | None = "here") -> Any:
         return SimpleNamespace(
             parameters={"workspace": "/srv/a b"}, work_pool_name=pool, entrypoint=entrypoint, tags=["nelbo", *tags]

@@ -1,4 +1,4 @@
-"""Nothing leaves this machine: neither of nelbo, nor of the packages under it, which would tell their makers."""
+"""Nothing is sent from this machine, by nelbo or by packages that would otherwise send telemetry."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from servers import prefect_server
 from synthetic import write_images
 
 _BIN = Path(sys.executable).parent
-#: Of a dashboard that lives for a test.
+#: The password of a dashboard that lives for one test.
 PASSWORD = "correct horse"  # noqa: S105
 
 
@@ -29,13 +29,13 @@ def test_telemetry_is_off_before_anything_is_imported(tmp_path: Path) -> None:
         ).stdout.split()
 
     assert found() == ["1", "false", "1"]
-    # Who says otherwise, has said so.
+    # Explicit values of the user stay.
     assert found(DO_NOT_TRACK="0", PREFECT_SERVER_ANALYTICS_ENABLED="true") == ["0", "true", "1"]
 
 
 @pytest.mark.slow
-def test_the_watch_sees_what_leaves_the_machine(tmp_path: Path) -> None:
-    """That of children, too: or the tests below would say nothing."""
+def test_the_system_call_watch_detects_outgoing_traffic(tmp_path: Path) -> None:
+    """Also what child processes send; without this the tests below would prove nothing."""
     code = """
 import socket, subprocess, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as some:
@@ -50,11 +50,11 @@ if len(sys.argv) > 2:
 
 
 @pytest.mark.slow
-def test_commands_say_nothing_to_the_network(tmp_path: Path) -> None:
+def test_commands_send_nothing_to_the_network(tmp_path: Path) -> None:
     write_images(tmp_path / "normal", 60, seed=1)
     write_images(tmp_path / "new", 5, seed=2)
     log = tmp_path / "log"
-    # It exports, too.
+    # Training exports engines, too.
     small = ["--set", "image_size=16", "--set", "epochs=1", "--set", "engines=onnx,openvino", "--no-prefect"]
     for line in (
         ["train", "--normal", "normal", *small],
@@ -67,7 +67,7 @@ def test_commands_say_nothing_to_the_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_flows_speak_with_their_server_alone(tmp_path: Path) -> None:
+def test_flows_connect_only_to_their_server(tmp_path: Path) -> None:
     write_images(tmp_path / "new", 5, seed=2)
     log = tmp_path / "log"
     with prefect_server(tmp_path / "prefect") as server:
@@ -79,8 +79,8 @@ def test_flows_speak_with_their_server_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_dashboard_says_nothing_to_the_network(tmp_path: Path) -> None:
-    """Listening on every address, and asked by a page of another site."""
+def test_the_dashboard_sends_nothing_to_the_network(tmp_path: Path) -> None:
+    """It listens on every address, and a page of another site sends it requests."""
     log, asked = tmp_path / "log", list[str]()
     environment = {"NELBO_DASHBOARD_PASSWORD": PASSWORD, "HOME": str(tmp_path)}
     command = {"before": watching(log), "more": ["--host", "0.0.0.0"]}  # noqa: S104

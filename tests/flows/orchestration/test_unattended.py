@@ -17,7 +17,7 @@ from nelbo.data import read_table
 from nelbo.flows.options.options import ScoreOptions
 from nelbo.flows.orchestration.execution import execute
 
-# Servers, workers and flows of their own processes: on a slow machine each takes a minute to start.
+# Servers, workers and flows run in their own processes, each of which takes a slow machine a minute to start.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 Nelbo = Callable[..., tuple[int, str, str]]
@@ -26,7 +26,7 @@ N = 24
 
 
 def rows(workspace: Path) -> dict[str, list[dict[str, Any]]]:
-    """Batch -> its rows, but for when and by which run they were made."""
+    """Batch -> its rows, without their times and run ids."""
     paths = sorted(workspace.glob("scores/*/*/scores.parquet"))
     own = ("run_id", "scored_at_utc")
     return {path.parent.name.partition("=")[2]: read_table(path).drop_columns(own).to_pylist() for path in paths}
@@ -35,14 +35,14 @@ def rows(workspace: Path) -> dict[str, list[dict[str, Any]]]:
 def clear(workspace: Path) -> None:
     for name in ("scores", "flagged", "landing", "_staging"):
         shutil.rmtree(workspace / name, ignore_errors=True)
-    # Not those of what the model was made from.
+    # Keep the manifests of the images behind the model.
     for path in workspace.glob("manifests/batch_id=[!tk]*"):
         shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A landing folder that nobody writes to any more."""
+    """A landing folder whose files are complete."""
     folder = tmp_path_factory.mktemp("landing")
     write_images(folder / "a", N - 6, seed=31)
     write_images(folder / "b", 6, seed=32, blot=True)
@@ -62,7 +62,7 @@ def direct(exported: Path, landed: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def project(server: Prefect, exported: Path, landed: Path, hourly: str) -> Path:
-    """The deployments of prefect.yaml, with places of this test, registered by Prefect's own command; the workspace."""
+    """Deploy prefect.yaml with this test's paths by Prefect's own command; the workspace."""
     home = server.folder / "srv"
     workspace = shutil.copytree(exported, home / "workspace")
     text = PROJECT.read_text().replace("/srv/nelbo/landing", str(landed)).replace("/srv/nelbo", str(home))
@@ -75,13 +75,13 @@ def project(server: Prefect, exported: Path, landed: Path, hourly: str) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """On PostgreSQL, with a password."""
+    """A server on PostgreSQL, with a password."""
     folder = tmp_path_factory.mktemp("guarded")
     with postgresql() as database, prefect_server(folder, database=database, password=PASSWORD) as found:
         yield found
 
 
-def test_a_scheduled_and_an_event_triggered_run(
+def test_a_scheduled_and_an_event_triggered_run_score_each_image_one_time(
     guarded: Prefect, exported: Path, landed: Path, direct: list[dict[str, Any]]
 ) -> None:
     workspace = project(guarded, exported, landed, hourly="* * * * *")
@@ -111,7 +111,7 @@ def test_a_scheduled_and_an_event_triggered_run(
         every = [row["relative_path"] for batch in rows(workspace).values() for row in batch]
         assert sorted(every) == sorted(str(path.relative_to(landed)) for path in landed.rglob("*.png"))
 
-        # Nothing new: a run that says so.
+        # If nothing is new, the run says so.
         idle = guarded.ended(guarded.submit("score/hourly"))
         assert (idle["state_type"], idle["state_name"]) == ("COMPLETED", "Skipped")
         # A parameter of the wrong type is refused when it is submitted.
@@ -126,7 +126,9 @@ def test_a_scheduled_and_an_event_triggered_run(
         shutil.rmtree(landed / "c", ignore_errors=True)
 
 
-def test_passwords(guarded: Prefect, exported: Path, landed: Path, tmp_path: Path) -> None:
+def test_a_server_with_a_password_refuses_a_wrong_one(
+    guarded: Prefect, exported: Path, landed: Path, tmp_path: Path
+) -> None:
     workspace = shutil.copytree(exported, tmp_path / "w")
     line = ("nelbo", "score", landed, "--workspace", workspace)
     for given in ("ada:byron", ""):
@@ -148,7 +150,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 
 @pytest.fixture
 def sqlite(running: Prefect) -> Iterator[Prefect]:
-    """On SQLite, without deployments."""
+    """A server on SQLite, without deployments."""
     yield running
     running.delete_deployments()
 
@@ -161,13 +163,13 @@ def in_the_middle(workspace: Path) -> None:
 def assert_published_once(server: Prefect, workspace: Path, direct: list[dict[str, Any]]) -> None:
     (found,) = rows(workspace).values()
     assert found == direct
-    # A run that Prefect took for crashed may still be at work on the same rows. It may leave shards behind, which
+    # A run that Prefect took for crashed may still work on the same rows. It may leave shards behind, which
     # `nelbo prune` removes: Prefect ends the tasks of a flow that it knows to have completed.
     wait_for(lambda: not server.is_working(), "the end of all work", 300)
     assert list(rows(workspace).values()) == [direct]
 
 
-def test_flows_workers_and_servers_are_killed(
+def test_batches_survive_killed_flows_workers_and_servers(
     sqlite: Prefect, exported: Path, landed: Path, direct: list[dict[str, Any]]
 ) -> None:
     workspace = project(sqlite, exported, landed, hourly="0 0 1 1 *")
@@ -184,7 +186,7 @@ def test_flows_workers_and_servers_are_killed(
         clear(workspace)
 
     try:
-        # The flow's own process.
+        # Kill the flow's process.
         run_id = begin("flow")
         pid = int(str(sqlite.run(run_id)["infrastructure_pid"]).rpartition(":")[2])
         os.kill(pid, signal.SIGKILL)
@@ -192,14 +194,14 @@ def test_flows_workers_and_servers_are_killed(
         assert not rows(workspace)
         finish(run_id)
 
-        # The worker: its flow goes on alone, or a new worker's retry ends it.
+        # Kill the worker: its flow goes on alone, or a retry by a new worker completes it.
         run_id = begin("worker")
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
         worker = sqlite.worker("nelbo")
         finish(run_id)
 
-        # The server, for some seconds.
+        # Kill the server, and start it again after some seconds.
         run_id = begin("server")
         sqlite.stop()
         with pytest.raises(AssertionError):
@@ -211,10 +213,10 @@ def test_flows_workers_and_servers_are_killed(
 
 
 def completed(server: Prefect, run_id: str) -> bool:
-    """Whether a run ended well; else it is retried, as an operator does.
+    """Whether a run has completed; if it failed, retry it as an operator would.
 
-    Prefect reports a crash twice, seconds apart, and the second takes a quick retry back. A run whose retry has begun
-    meanwhile is waited for.
+    Prefect reports a crash twice, seconds apart, and the second report undoes a quick retry. If a retry has begun
+    meanwhile, the run is waited for.
     """
     if server.ended(run_id)["state_type"] == "COMPLETED":
         return True
@@ -222,7 +224,9 @@ def completed(server: Prefect, run_id: str) -> bool:
     return False
 
 
-def test_served_without_a_pool(exported: Path, landed: Path, direct: list[dict[str, Any]], sqlite: Prefect) -> None:
+def test_deployments_are_served_without_a_pool(
+    exported: Path, landed: Path, direct: list[dict[str, Any]], sqlite: Prefect
+) -> None:
     workspace = shutil.copytree(exported, sqlite.folder / "w")
     line = ["nelbo", "serve", "--images", str(landed), "--workspace", str(workspace)]
     environment = sqlite.environment | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
@@ -231,7 +235,7 @@ def test_served_without_a_pool(exported: Path, landed: Path, direct: list[dict[s
     )
     try:
         wait_for(lambda: len(sqlite.ask("deployments/filter")) == 3, "all of them")
-        # Nothing to report yet: said, and no failure.
+        # A report before the first batch says so, and is no failure.
         early = sqlite.ended(sqlite.submit("report/w-daily"))
         assert (early["state_type"], early["state_name"]) == ("COMPLETED", "Skipped")
         assert "no batch is scored yet" in early["state"]["message"]
@@ -247,15 +251,17 @@ def test_served_without_a_pool(exported: Path, landed: Path, direct: list[dict[s
         serving.wait()
 
 
-def test_two_lines_on_one_server(exported: Path, landed: Path, sqlite: Prefect, tmp_path: Path, nelbo: Nelbo) -> None:
-    """The second deploys beside the first; each is scheduled, scores its own folder, and hears its own events."""
+def test_two_lines_share_one_server(
+    exported: Path, landed: Path, sqlite: Prefect, tmp_path: Path, nelbo: Nelbo
+) -> None:
+    """The second deploys beside the first; each is scheduled, scores its own folder, and reacts to its own events."""
     other = tmp_path / "other"
     for path in write_images(other, 5, seed=34):
         os.utime(path, (1e9, 1e9))
     lines = {"bottles": landed, "caps": other}
     workspaces = {line: shutil.copytree(exported, tmp_path / line / "workspace") for line in lines}
     sqlite.add_pool()
-    # Named without a line.
+    # A deployment whose name holds no line.
     plain = {"name": "hourly", "flow_id": sqlite.ask("flows/", name="score")["id"], "work_pool_name": "nelbo"}
     plain |= {"parameters": {"workspace": str(workspaces["caps"])}, "tags": ["nelbo"]}
     sqlite.ask("deployments/", **plain, entrypoint="nelbo.flows.orchestration.score")
@@ -278,7 +284,7 @@ def test_two_lines_on_one_server(exported: Path, landed: Path, sqlite: Prefect, 
             "score/hourly, which has no line's name (it was made by nelbo 0.1, or from prefect.yaml), works on " in err
         )
         assert "prefect deployment delete score/hourly" in err
-    # As nelbo 0.1 named its code.
+    # The entrypoint that nelbo 0.1 used.
     sqlite.ask("deployments/", **plain, entrypoint="flows.orchestration.score")
     again = f"nelbo deploy --pool nelbo --workspace {workspaces['caps']} && prefect deployment delete score/hourly"
     assert again in deploy("caps", other, workspaces["caps"])[2]
@@ -290,7 +296,7 @@ def test_two_lines_on_one_server(exported: Path, landed: Path, sqlite: Prefect, 
         assert all(one["parameters"]["workspace"] == str(workspaces[line]) for one in mine)
         assert all(f"line:{line}" in one["tags"] for one in mine)
 
-    # The same line again, in another folder of its own; and another one under its name, which is refused.
+    # The same line again with other settings; then another workspace under its name, which is refused.
     assert deploy("bottles", landed, workspaces["bottles"], "--set", "drift_batches=7", "--keep", "90d")[0] == 0
     code, out, err = deploy("bottles", other, workspaces["caps"])
     assert (code, out) == (2, "")
@@ -302,7 +308,7 @@ def test_two_lines_on_one_server(exported: Path, landed: Path, sqlite: Prefect, 
     }
     assert second["bottles-hourly"]["parameters"]["drift_batches"] == 7
     assert second["caps-hourly"]["parameters"] == first["caps-hourly"]["parameters"]
-    # Asked for once, and not a second time: it is said.
+    # Retention was requested only the first time, so the second says that its deployment stays.
     assert "prune/bottles-monthly stays" in deploy("bottles", landed, workspaces["bottles"])[2]
 
     def scheduled(name: str) -> bool:
@@ -318,7 +324,7 @@ def test_two_lines_on_one_server(exported: Path, landed: Path, sqlite: Prefect, 
             assert sorted(row["relative_path"] for row in found) == sorted(
                 str(path.relative_to(images)) for path in images.rglob("*.png")
             )
-        # By nelbo itself: the batch has landed in one line's workspace.
+        # nelbo itself emits the event: the batch has landed in one line's workspace.
         assert run("ingest", other, "--workspace", workspaces["caps"])[0] == 0
         (on_landing,) = wait_for(lambda: sqlite.runs("score/caps-on-landing"), "the run that the event starts", 180)
         assert sqlite.ended(on_landing["id"])["state_type"] == "COMPLETED"
@@ -342,7 +348,7 @@ def test_deployments_of_0_1_are_upgraded_in_place(sqlite: Prefect, landed: Path,
         assert sqlite.get(f"deployments/{old['id']}")["entrypoint"] == "flows.orchestration.score"
         code, out, err = nelbo("upgrade", *at, "--apply")
         assert (code, out.splitlines()[-3]) == (0, "1 change made."), err
-        # All is as before 0.1 came into it: times, pool, tags, triggers' automations.
+        # Everything else is unchanged: times, pool, tags, and the automations of triggers.
         after = {one["name"]: one for one in sqlite.ask("deployments/filter")}
         changing = {"updated", "updated_by", "version_id", "version_info"}
         for name, one in before.items():
@@ -351,7 +357,7 @@ def test_deployments_of_0_1_are_upgraded_in_place(sqlite: Prefect, landed: Path,
         assert "Nothing of an older version is left" in nelbo("upgrade", *at, "--apply")[1]
 
 
-def test_a_server_that_is_down(landed: Path, tmp_path: Path, nelbo: Nelbo) -> None:
+def test_a_server_that_is_down_is_refused(landed: Path, tmp_path: Path, nelbo: Nelbo) -> None:
     with Prefect(tmp_path).here():
         for line in (("score", landed), ("serve", "--images", landed), ("deploy", "--pool", "p", "--images", landed)):
             code, out, err = nelbo(*line, "--workspace", tmp_path / "w")

@@ -1,4 +1,4 @@
-"""The front door gives what the commands give."""
+"""The Python interface gives the same results as the commands."""
 
 import json
 import re
@@ -27,7 +27,7 @@ Trained = tuple[Path, dict[str, Any]]
 
 @pytest.fixture
 def ws(trained: Trained, tmp_path: Path) -> nelbo.Workspace:
-    """Over a copy of the trained workspace, to write to."""
+    """A `Workspace` over a copy of the trained workspace, to write to."""
     return nelbo.Workspace(shutil.copytree(trained[0], tmp_path / "workspace"))
 
 
@@ -61,10 +61,10 @@ def test_scores_are_those_of_the_command(images: Path, ws: nelbo.Workspace, trai
 
 def test_flagged_images_are_shown_with_their_maps(images: Path, ws: nelbo.Workspace, tmp_path: Path) -> None:
     batch = ws.score(shutil.copytree(images / "new" / "b", tmp_path / "new"))
-    # They are drawn from the rows.
+    # The pictures are drawn from the rows, without the files.
     shutil.rmtree(tmp_path / "new")
     assert len(batch.flagged) == 6
-    # Each has the nearest normal image at its right, and six lines below.
+    # Each has the nearest normal image at its right, and six lines of text below.
     assert batch.show().size == (3 * 600 + 8, 2 * 296 + 8)
     assert batch.flagged["why"].str.contains(" normal images? scores? as high").all()
     shown = np.asarray(batch.show(n=1))
@@ -119,14 +119,16 @@ def test_an_array_is_scored_as_its_file(values: np.ndarray, scorer: nelbo.Scorer
     pd.testing.assert_series_equal(scorer(values), scorer(tmp_path / "image.tif"), check_exact=True)
 
 
-def test_numbers_without_verdicts(images: Path, ws: nelbo.Workspace, scorer: nelbo.Scorer) -> None:
+def test_an_uncalibrated_scorer_gives_numbers_without_verdicts(
+    images: Path, ws: nelbo.Workspace, scorer: nelbo.Scorer
+) -> None:
     image = np.asarray(Image.open(next((images / "new").rglob("*.png"))))
     found = ws.scorer(uncalibrated=True)(image)
     assert pd.isna(found[["threshold", "p_value", "verdict"]]).all()
     assert found.anomaly_score == scorer(image).anomaly_score
 
 
-def test_what_is_no_image(images: Path, scorer: nelbo.Scorer) -> None:
+def test_an_argument_that_is_no_image_is_refused(images: Path, scorer: nelbo.Scorer) -> None:
     with pytest.raises(InputError, match="does not exist"):
         scorer("missing.png")
     with pytest.raises(InputError, match="expected one image"):
@@ -137,7 +139,9 @@ def test_what_is_no_image(images: Path, scorer: nelbo.Scorer) -> None:
         scorer(np.zeros((3, 4), bool))
 
 
-def test_models(images: Path, ws: nelbo.Workspace, trained: Trained, tmp_path: Path) -> None:
+def test_a_model_is_loaded_listed_and_calibrated(
+    images: Path, ws: nelbo.Workspace, trained: Trained, tmp_path: Path
+) -> None:
     (model_id, threshold) = (trained[1][name] for name in ("model_id", "threshold"))
     model = ws.model()
     assert (model.model_id, model.threshold) == (model_id, threshold)
@@ -156,16 +160,33 @@ def test_models(images: Path, ws: nelbo.Workspace, trained: Trained, tmp_path: P
 def test_examples_of_the_page_run(
     images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The training among them is that of the command."""
+    """The training in them is that of the command."""
     (tmp_path / "good").symlink_to(images / "normal")
     (tmp_path / "new").symlink_to(images / "new")
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[3] / "docs" / "python.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
     scope: dict[str, Any] = {}
     exec("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), scope)  # noqa: S102 - our own document
     assert scope["model"].model_id == trained[1]["model_id"]
     assert scope["ws"].model().calibrate(use=trained[1]["calibration_id"]).threshold == trained[1]["threshold"]
     assert scope["found"].verdict == "anomalous"
+
+
+def test_the_example_of_the_readme_runs(
+    images: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a trained model of too few images for a rate of 1 %."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    (example,) = (text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "import nelbo" in text)
+    changed = example.replace('ws.train("good/")', "ws.model()").replace("fpr=0.01", "fpr=0.05")
+    assert changed.count("ws.model()") == changed.count("fpr=0.05") == 1
+    shutil.copytree(trained[0], tmp_path / "ws")
+    (tmp_path / "new").mkdir()
+    shutil.copy(next(images.glob("new/**/blot*.png")), tmp_path / "new" / "image.png")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec(changed, scope)  # noqa: S102 - our own document
+    assert scope["batch"].scores["verdict"].tolist() == ["anomalous"]
 
 
 @pytest.mark.parametrize(
@@ -176,17 +197,17 @@ def test_examples_of_the_page_run(
         (lambda ws: ws.scorer(shard_size=3), "unknown key 'shard_size'"),
         (lambda ws: ws.model().calibrate(rate=0.1), "unknown key 'rate'"),
         (lambda ws: ws.train("good", fpr=2), "fpr=2: "),
-        (lambda ws: ws.score("new", runner="dask", dask_address="tcp://h:1"), "scored in this process"),
+        (lambda ws: ws.score("new", runner="dask", dask_address="tcp://h:1"), "scores images in this process"),
         (lambda ws: ws.model("m1"), "model 'm1' is not in workspace"),
         (lambda ws: ws.batch("b1"), "batch 'b1' is not scored"),
     ],
 )
-def test_what_is_refused(call: Callable[[nelbo.Workspace], Any], said: str, trained: Trained) -> None:
+def test_bad_calls_are_refused(call: Callable[[nelbo.Workspace], Any], said: str, trained: Trained) -> None:
     with pytest.raises(UsageError, match=said):
         call(nelbo.Workspace(trained[0]))
 
 
-def test_nothing_yet(tmp_path: Path) -> None:
+def test_an_empty_workspace_has_nothing_yet(tmp_path: Path) -> None:
     ws = nelbo.Workspace(tmp_path / "new")
     assert ws.models.empty
     assert ws.batches.empty
@@ -196,8 +217,8 @@ def test_nothing_yet(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_no_server_is_started(images: Path, exported: Path, tmp_path: Path) -> None:
-    """Neither by importing nor by scoring; and importing loads nothing that takes time."""
+def test_neither_importing_nor_scoring_starts_a_server(images: Path, exported: Path, tmp_path: Path) -> None:
+    """Neither importing nor scoring starts one, and importing loads no slow package."""
     workspace = shutil.copytree(exported, tmp_path / "workspace")
     code = f"""
 import json, sys

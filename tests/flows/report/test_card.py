@@ -49,14 +49,14 @@ TRAIN_CONFIG = DESCRIPTION["training"]["train_config"]
 
 
 def description(**training: Any) -> dict[str, Any]:
-    """The usual one, with other facts of the training."""
+    """The usual description with other facts of the training."""
     changed = copy.deepcopy(DESCRIPTION)
     changed["training"] |= training
     return changed
 
 
 def history(n: int = 57, best: int = 37, sigma: bool = True) -> pa.Table:
-    """Falls from thousands of nats, and is best on validation at epoch `best`."""
+    """A history that falls from thousands of nats, and whose best validation epoch is `best`."""
     epochs = np.arange(1, n + 1)
     nelbo = 90_000 / epochs**2 - 3000.0 - epochs
     validation = 90_000 / epochs**2 - 2900 + 3.0 * np.abs(epochs - best)
@@ -75,7 +75,7 @@ def history(n: int = 57, best: int = 37, sigma: bool = True) -> pa.Table:
 
 
 def to_html(markdown: str) -> str:
-    """As a strict reader of Markdown with tables shows it."""
+    """The HTML that a strict Markdown renderer with tables makes."""
     return MarkdownIt("commonmark").enable("table").render(markdown)
 
 
@@ -96,7 +96,7 @@ def numbers(svg: str) -> list[float]:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """With the description and history of one model."""
+    """A workspace with the description and history of one model."""
     made = Workspace(tmp_path / "workspace").prepare()
     model_id = DESCRIPTION["model_id"]
     folder = made.models / model_id
@@ -116,7 +116,7 @@ def test_card_is_written_with_its_picture(workspace: Workspace) -> None:
     assert write_card(workspace, DESCRIPTION["model_id"]) == path
 
 
-def test_card_says_what_the_files_say() -> None:
+def test_the_card_agrees_with_the_files() -> None:
     card = render_card(description(), history())
     assert card.startswith("# Model card: m0123456789abcdef\n")
     data = section(card, "Data and split")
@@ -152,14 +152,14 @@ def test_settings_that_differ_come_with_their_default() -> None:
     assert "differ" not in render_card(usual, history())
 
 
-def test_warnings_are_none_and_calibration_may_be_missing() -> None:
+def test_a_card_without_warnings_or_calibration_says_so() -> None:
     card = render_card(description(warnings=[], n_calibration=0, n_listed=1567), history())
     assert section(card, "What to watch") == "None."
     assert "too few images" in section(card, "Data and split")
     assert "repeat" not in card
 
 
-def test_card_says_what_the_data_show() -> None:
+def test_the_card_names_findings_in_the_data() -> None:
     findings = [
         {"name": "blur", "sentence": f"2 images of 80 are far less sharp: {ATTACK}", "n": 2, "files": [ATTACK]},
         {"name": "strange", "sentence": "Are these really normal?", "n": 2, "files": [ATTACK, "b.png"]},
@@ -177,11 +177,11 @@ def test_card_says_what_the_data_show() -> None:
     quiet = render_card(description(data=findings[1:], curve=curve | {"improving": False}), history())
     assert "Nothing was found in size" in section(quiet, "The data")
     assert "has enough images, or nearly" in quiet
-    # Models of before this was looked for.
+    # Models of versions that did not examine the data.
     assert "The data" not in render_card(description(), history())
 
 
-def test_words_are_those_of_the_models() -> None:
+def test_every_likelihood_preset_and_statistic_is_described() -> None:
     from nelbo.vae_core import config
 
     assert (set(LIKELIHOODS), set(PRESETS)) == (set(config.LIKELIHOODS), set(config.PRESETS))
@@ -199,7 +199,7 @@ def test_card_explains_the_likelihood(name: str) -> None:
     assert "cannot be compared" in text
 
 
-def test_untrusted_text_starts_nothing() -> None:
+def test_untrusted_text_stays_text() -> None:
     harmless = to_html(render_card(description(source="x", warnings=["x", "x"]), history()))
     train_config = {**TRAIN_CONFIG, "flip": ATTACK}
     card = render_card(description(source=ATTACK, warnings=[ATTACK, "1. x"], train_config=train_config), history())
@@ -259,7 +259,7 @@ def test_plain_text_stays_readable() -> None:
     assert escape_markdown(text) == text
 
 
-def test_curves_stand_alone() -> None:
+def test_curves_are_a_complete_picture() -> None:
     svg = render_curves(history())
     root = parse(svg)
     assert root.tag == f"{SVG}svg"
@@ -268,7 +268,7 @@ def test_curves_stand_alone() -> None:
     assert "epoch 37" in "".join(root.find(f"{SVG}desc").itertext())  # type: ignore[union-attr]
     assert {node.tag for node in root.iter()}.isdisjoint({f"{SVG}script", f"{SVG}image", f"{SVG}use", f"{SVG}a"})
     assert not re.search(r"href|url\((?!#)|@import|\son\w+=", svg)
-    # Two lines that differ without colour too.
+    # The two lines differ in their dashes, not only in colour.
     assert "stroke-dasharray" in root.findtext(f"{SVG}style", "")
     assert "prefers-color-scheme: dark" in svg
 
@@ -286,7 +286,7 @@ def test_axis_shows_the_later_epochs_and_the_best() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 500])
-def test_curves_of_any_length(n: int) -> None:
+def test_curves_of_any_length_are_drawn(n: int) -> None:
     svg = render_curves(history(n, best=n))
     assert np.isfinite(numbers(svg)).all()
     circles = parse(svg).findall(f".//{SVG}g/{SVG}circle")
@@ -295,7 +295,7 @@ def test_curves_of_any_length(n: int) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -8000.0, 1e12, 1e-9])
-def test_curves_of_equal_values(value: float) -> None:
+def test_curves_of_equal_values_are_drawn(value: float) -> None:
     table = pa.table({"epoch": pa.array([1, 2], pa.int32()), "nelbo": [value] * 2, "val_nelbo": [value] * 2})
     svg = render_curves(table)
     assert np.isfinite(numbers(svg)).all()
@@ -303,7 +303,7 @@ def test_curves_of_equal_values(value: float) -> None:
     assert "cut off" not in svg
 
 
-def test_curves_without_values() -> None:
+def test_curves_without_values_are_drawn() -> None:
     table = pa.table({"epoch": pa.array([1, 2], pa.int32()), "nelbo": [float("nan"), 3.0], "rate": [1.0, 1.0]})
     svg = render_curves(table)
     assert "nan" not in svg.lower()
@@ -326,7 +326,7 @@ def test_ticks_are_round(low: float, high: float, n: int, texts: str) -> None:
     assert [text for _, text in Axis(low, high, 0, 100).ticks(n, least=int(n == 8))] == texts.split()
 
 
-def test_model_that_says_too_little(workspace: Workspace) -> None:
+def test_a_model_without_the_needed_facts_gets_no_card(workspace: Workspace) -> None:
     path = workspace.models / DESCRIPTION["model_id"] / "model.json"
     for text in ("{", json.dumps({**DESCRIPTION, "training": {"n_train": 3}}), json.dumps(description(best_epoch=99))):
         path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The sentences of a report's head."""
+"""The sentences at the top of a report."""
 
 import pytest
 
@@ -20,12 +20,12 @@ def counts(scored: int, anomalous: int, review: int = 0) -> dict[str, int]:
         (1000, "about 50 false alarms would be normal"),
     ],
 )
-def test_false_alarms_are_counted_as_people_count(scored: int, expected: str) -> None:
+def test_expected_false_alarms_are_whole_numbers(scored: int, expected: str) -> None:
     found = headline(counts(scored, 2), Threshold.from_normals(NORMAL, fpr=0.05))
     assert found == f"2 of {scored:,} images anomalous; at the promised 5 % {expected}."
 
 
-def test_of_cross_fitted_scores_both_sentences_are_approximate() -> None:
+def test_both_sentences_on_cross_fitted_scores_are_approximate() -> None:
     threshold = Threshold.from_normals(NORMAL, fpr=0.05, cross=True)
     assert headline(counts(1000, 2), threshold) == (
         "2 of 1,000 images anomalous; at an aim of 5 % (approximate) about 50 false alarms would be normal."
@@ -46,16 +46,16 @@ def test_without_a_promise_there_is_nothing_to_compare_with() -> None:
     assert chance(counts(9, 3), None) == ""
 
 
-def test_nothing_could_be_scored() -> None:
+def test_the_headline_says_if_nothing_could_be_scored() -> None:
     threshold = Threshold.from_normals(NORMAL, fpr=0.05)
     assert headline(counts(0, 0), threshold) == "0 of 1 images could be scored."
     assert chance(counts(0, 0), threshold) == ""
 
 
-def test_the_more_are_flagged_the_less_it_is_chance() -> None:
+def test_the_more_are_flagged_the_less_chance_explains() -> None:
     threshold = Threshold.from_normals(NORMAL, fpr=0.05)
     said = [chance(counts(100, n), threshold) for n in range(101)]
-    # Nothing was flagged: there is nothing to explain.
+    # If nothing is flagged, there is nothing to explain.
     assert said.pop(0) == ""
     openings = [sentence.split(":")[0] for sentence in said]
     assert list(dict.fromkeys(openings)) == [
@@ -74,7 +74,7 @@ def test_the_more_are_flagged_the_less_it_is_chance() -> None:
             assert rarity == 10**6 or probability > 0.1 / rarity
 
 
-def test_one_batch_of_a_hundred_has_as_many() -> None:
+def test_at_one_per_cent_one_batch_of_a_hundred_has_as_many() -> None:
     threshold = Threshold.from_normals(range(1, 1000), fpr=0.01)
     n = next(n for n in range(1000) if threshold.chance(n, 2624) < 0.0149)
     assert "of 100 such batches without defects about 1 has as many, or more." in chance(counts(2624, n), threshold)
@@ -102,7 +102,7 @@ def test_chance_speaks_of_the_count_alone(n_anomalous: int, expected: str) -> No
     assert chance(counts(100, n_anomalous), threshold) == expected
     blind = chance(counts(100, n_anomalous), threshold, blind=True)
     assert blind == (expected if n_anomalous >= 13 else "")
-    # What people know to be defects is never explained by chance.
+    # Known defects are never explained by chance.
     defects = chance(counts(100, n_anomalous), threshold, defects=True)
     if 0 < n_anomalous <= 9:
         assert defects == f"The count alone would not tell: {expected.split(': ')[1]}"
@@ -134,5 +134,5 @@ def test_chance_speaks_of_the_count_alone(n_anomalous: int, expected: str) -> No
         ([0, 0, 0], [1, 0, 0], "None of 3 labelled images is anomalous; 1 was flagged."),
     ],
 )
-def test_labels_are_told_as_they_are(labels: list[int], flagged: list[int], expected: str) -> None:
+def test_the_headline_counts_labelled_images(labels: list[int], flagged: list[int], expected: str) -> None:
     assert known(labels, flagged) == expected

@@ -1,11 +1,11 @@
-"""The training image that stands beside a flagged one."""
+"""The training image that is shown beside a flagged one."""
 
 import io
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scored import MODEL, WHY, add_batch, add_calibration, add_normals, stub_workspace
@@ -18,6 +18,7 @@ from nelbo.flows.steps.report import write_report
 from nelbo.flows.workspace.calibrations.calibration import calibrations_of
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
+from nelbo.flows.workspace.tables import with_column
 
 FLAGGED = [f"{name}.png" for name in "abcdef"]
 
@@ -35,10 +36,10 @@ def half(dark: str) -> Image.Image:
     return Image.fromarray(values)
 
 
-def test_the_nearest_one_has_the_same_light_and_position() -> None:
+def test_the_nearest_normal_image_has_the_same_light_and_position() -> None:
     normals = Normals([{"relative_path": side, "thumbnail": jpeg(half(side))} for side in ("left", "right")])
     wide = half("right").resize((120, 60))
-    # A defect weighs no more than its size.
+    # A defect counts only by its size.
     wide.paste(255, (60, 0, 90, 40))
     found = normals.nearest(wide)
     assert found is not None
@@ -47,7 +48,7 @@ def test_the_nearest_one_has_the_same_light_and_position() -> None:
     assert normals.nearest(None) is None
 
 
-def test_two_hundred_small_ones_are_kept(random: np.random.Generator, tmp_path: Path) -> None:
+def test_two_hundred_small_normal_images_are_kept(random: np.random.Generator, tmp_path: Path) -> None:
     workspace, n = Workspace(tmp_path), MOST_KEPT + 10
     pixels = CachedPixels(random.integers(0, 256, (n, 8, 300, 3), np.uint8), np.arange(n))
     table = read_table(Path(__file__).parents[2] / "data" / "version_1" / "manifest.parquet").slice(0, 1)
@@ -60,7 +61,7 @@ def test_two_hundred_small_ones_are_kept(random: np.random.Generator, tmp_path: 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A batch of dark images, as files that are gone are, all of them flagged."""
+    """A batch whose images, missing and so black, are all flagged."""
     workspace = stub_workspace(tmp_path)
     (calibration,) = calibrations_of(workspace, MODEL)
     add_batch(workspace, "b1", FLAGGED, calibration, anomalous=1.0, not_scored=0.0, shift=9.0)
@@ -80,7 +81,7 @@ def test_the_page_shows_why_and_the_nearest_normal_image_without_the_model(works
     assert html.count('nearest normal image: <span class="any">normal/40.png</span>') == len(FLAGGED)
 
 
-def test_damaged_normals_lose_nothing_else_and_are_told_of_once(
+def test_damaged_normal_images_are_reported_one_time_and_nothing_else_is_lost(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     without = page(workspace)
@@ -92,13 +93,15 @@ def test_damaged_normals_lose_nothing_else_and_are_told_of_once(
     assert [str(workspace.normals(MODEL)) in message for message in caplog.messages] == [True]
 
 
-def test_the_page_of_a_batch_of_version_6_is_written(tmp_path: Path) -> None:
+def test_the_page_of_a_batch_of_schema_version_6_is_written(tmp_path: Path) -> None:
     workspace, version_6 = Workspace(tmp_path), Path(__file__).parents[2] / "data" / "version_6"
-    add_calibration(workspace)
+    calibration_id = add_calibration(workspace).calibration_id
     for kind in ("scores", "flagged"):
         place = getattr(workspace, kind)(MODEL, "b1")
         place.parent.mkdir(parents=True)
-        shutil.copy(version_6 / f"{kind}.parquet", place)
+        table = pq.read_table(version_6 / f"{kind}.parquet", partitioning=None)
+        # The stored rows name another calibration.
+        pq.write_table(with_column(table, "calibration_id", [calibration_id] * table.num_rows), place)
     add_normals(workspace)
     html = page(workspace)
     assert html.count("<figure") == html.count('nearest normal image: <span class="any">normal/') == 2
@@ -106,13 +109,13 @@ def test_the_page_of_a_batch_of_version_6_is_written(tmp_path: Path) -> None:
     tables = Tables(workspace)
     assert tables.query("SELECT why FROM flagged")["why"].isna().tolist() == [True, True]
     assert tables.query("SELECT why FROM scores")["why"].isna().all()
-    # Published again, old rows and new ones lie in one file for a moment.
+    # While a batch is published again, one file holds old rows and new ones for a moment.
     (calibration,) = calibrations_of(workspace, MODEL)
     add_batch(workspace, "b2", ["a.png"], calibration, anomalous=1.0, not_scored=0.0, shift=9.0)
     assert set(tables.query("SELECT why FROM flagged")["why"].dropna()) == {WHY}
 
 
-def test_a_damaged_thumbnail_costs_itself() -> None:
+def test_a_damaged_thumbnail_is_left_out() -> None:
     rows = [{"relative_path": "a", "thumbnail": b"no picture"}, {"relative_path": "b", "thumbnail": jpeg(half("left"))}]
     found = Normals(rows).nearest(half("right"))
     assert found is not None

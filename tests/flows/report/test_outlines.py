@@ -1,4 +1,4 @@
-"""Lines around where an image is unusual."""
+"""Outlines of the unusual places of an image."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from nelbo.flows.report.outlines import Polygon, drawn, outline, svg_path
 
 
 def within(polygons: list[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which middles of a grid's cells the lines enclose."""
+    """Which cells of a grid have their middle inside the lines."""
     height, width = shape
     lines = [polygon.astype(np.float32) for polygon in polygons]
     enclosed = [
@@ -24,13 +24,13 @@ def within(polygons: list[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]
 
 
 @pytest.mark.parametrize("highest", [0.1, 1.0, 40.0])
-def test_the_spots_are_enclosed_that_why_speaks_of(highest: float, random: np.random.Generator) -> None:
+def test_the_lines_enclose_the_spots_that_the_explanation_names(highest: float, random: np.random.Generator) -> None:
     for shape in ((16, 16), (12, 40), (33, 9)):
         levels = gaussian_filter(random.normal(size=shape), 1.5)
         levels *= highest / levels.max()
         enclosed = within(outline(levels), shape)
         assert enclosed[find_spot(levels).excess > 0].all()
-        # And nothing but spots that reach half as high.
+        # The lines enclose only places that reach half as high.
         assert (enclosed == (levels >= highest / 2)).mean() > 0.98
 
 
@@ -39,11 +39,11 @@ def test_a_hole_has_a_line_of_its_own() -> None:
     levels[3:6, 3:6] = 0
     outer, hole = sorted(outline(levels), key=lambda polygon: -np.ptp(polygon))
     assert np.ptp(outer, axis=0) == pytest.approx([1, 1], abs=0.01)
-    # Between the middles of cells a map is linear.
+    # A map is linear between the middles of cells.
     assert np.ptp(hole, axis=0) == pytest.approx([1 / 3, 1 / 3], abs=0.01)
 
 
-def test_a_map_that_is_nowhere_unusual_is_enclosed_as_a_whole() -> None:
+def test_a_map_without_unusual_places_is_enclosed_as_a_whole() -> None:
     for level in (0.0, -2.0, 0.3, 7.0):
         (polygon,) = outline(np.full((4, 6), level))
         assert np.ptp(polygon, axis=0) == pytest.approx([1, 1], abs=0.01)
@@ -57,7 +57,7 @@ def test_a_single_place_of_a_fine_map_has_a_line_around_it() -> None:
     assert len(polygon) > 2
 
 
-def test_of_many_spots_few_have_lines_and_the_most_unusual_one_among_them(random: np.random.Generator) -> None:
+def test_of_many_spots_a_few_with_the_most_unusual_one_have_lines(random: np.random.Generator) -> None:
     levels = np.kron(np.pad(np.ones((1, 1)), 1), np.ones((2, 2)))
     levels = np.tile(0.8 * levels, (10, 10))
     levels[0, 0] = 1.0
@@ -65,7 +65,7 @@ def test_of_many_spots_few_have_lines_and_the_most_unusual_one_among_them(random
     assert len(others) == 29
     assert cv2.pointPolygonTest(first.astype(np.float32), (0.5 / 60, 0.5 / 60), False) > 0
     assert np.ptp(first) < min(np.ptp(other) for other in others)
-    # Of noise the lines are rough.
+    # Lines around noise are simplified.
     assert len(svg_path(outline(random.random((200, 200))))) < 5_000
 
 
@@ -77,7 +77,7 @@ def test_lines_show_on_any_picture(grey: int) -> None:
     assert (shown[15:35, 15:35] == grey).all()
 
 
-def test_svg_says_the_same_as_the_polygons() -> None:
+def test_the_svg_path_equals_the_polygons() -> None:
     polygons = outline(np.eye(5))
     lines = svg_path(polygons).removesuffix("Z").split("Z")
     read = [np.array([pair.split() for pair in line[1:].split("L")], float) / 1000 for line in lines]

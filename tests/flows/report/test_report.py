@@ -1,4 +1,4 @@
-"""The page as a browser sees it."""
+"""The report's page as a browser shows it."""
 
 import base64
 import hashlib
@@ -21,6 +21,7 @@ from PIL import Image
 from scored import MODEL, add_batch, stub_workspace
 
 from nelbo.data import FLAGGED_SCHEMA, Preprocessing, read_images, read_metadata, read_scores, read_table
+from nelbo.data.regions.run_length import encode
 from nelbo.flows.inference.maps import pictured
 from nelbo.flows.options.options import ReportOptions
 from nelbo.flows.orchestration.execution import execute
@@ -28,6 +29,7 @@ from nelbo.flows.report.cards import sections
 from nelbo.flows.report.heatmap import colours, png
 from nelbo.flows.report.histogram import WIDTH, histogram
 from nelbo.flows.report.normals import Normals
+from nelbo.flows.report.outlines import outline_of_masks
 from nelbo.flows.report.pictures import jpeg_url, outline_of, pictures
 from nelbo.flows.runner import Direct
 from nelbo.flows.steps import report as reporting
@@ -47,7 +49,7 @@ LONG = "long_blot_" * 20
 def page_file(
     trained: tuple[Path, dict[str, Any]], images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """A report with labels, files whose names are attacks or far too long, and one that is gone by now."""
+    """A report with labels, with files whose names are attacks or far too long, and with a missing file."""
     folder = tmp_path_factory.mktemp("report")
     workspace = Path(shutil.copytree(trained[0], folder / "workspace"))
     new = Path(shutil.copytree(images / "new", folder / "new"))
@@ -72,7 +74,7 @@ def test_page_needs_no_network_and_escapes_names(page_file: tuple[Path, dict[str
     assert "{{ 7 * 7 }}.txt" in html
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert "url(" not in html
-    # One script runs, which the page's policy names by its hash.
+    # Only one script may run, whose hash the page's policy holds.
     (code,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'\"" in html
@@ -80,7 +82,7 @@ def test_page_needs_no_network_and_escapes_names(page_file: tuple[Path, dict[str
 
 
 def part(html: str, name: str) -> str:
-    """A section of the page; empty where it is not there."""
+    """A section of the page; empty if there is none."""
     return html.partition(f'<section id="{name}">')[2].partition("</section>")[0]
 
 
@@ -88,7 +90,7 @@ def paths(html: str) -> list[str]:
     return re.findall(r'<p class="name" title="([^"]+)">', html)
 
 
-def test_pictures_come_first_then_what_was_nearly_flagged_and_what_labels_say(
+def test_flagged_pictures_come_first_then_nearly_flagged_ones_and_labels(
     page_file: tuple[Path, dict[str, Any]],
 ) -> None:
     html, result = page_file[0].read_text(), page_file[1]
@@ -107,13 +109,13 @@ def test_pictures_come_first_then_what_was_nearly_flagged_and_what_labels_say(
     assert paths(part(html, "flagged"))[0] == flagged.iloc[0]["relative_path"]
     places = [html.index(f'<section id="{name}">') for name, some in expected.items() if len(some)]
     assert [*places, html.index('<section id="numbers">')] == sorted([*places, html.index('<section id="numbers">')])
-    # What was nearly flagged has its pictures, too.
+    # Images that were nearly flagged have pictures, too.
     assert len(re.findall(r'alt="original">', part(html, "near"))) == len(expected["near"])
-    # A table with nothing in it is not shown.
+    # An empty section is not shown.
     assert all((f'<section id="{name}">' in html) == bool(len(some)) for name, some in expected.items())
 
 
-def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) -> None:
+def test_the_page_agrees_with_the_files(page_file: tuple[Path, dict[str, Any]]) -> None:
     html, result = page_file[0].read_text().replace("\N{NO-BREAK SPACE}", " "), page_file[1]
     assert f"<h1>{result['n_anomalous']} of {result['n_scored']} images anomalous; at the promised 5 % about" in html
     assert f"{result['metrics']['auroc']['value']:.3f}" in html
@@ -129,7 +131,7 @@ def test_page_says_what_the_files_say(page_file: tuple[Path, dict[str, Any]]) ->
         assert text in html.split("What was run</h2>")[1]
 
 
-def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]]) -> None:
+def test_the_summary_of_the_run_has_the_same_numbers(page_file: tuple[Path, dict[str, Any]]) -> None:
     path, result = page_file
     shown: dict[str, Any] = {}
 
@@ -156,7 +158,7 @@ def test_the_same_numbers_beside_the_run(page_file: tuple[Path, dict[str, Any]])
     assert shown["scores"].startswith("data:image/svg+xml;base64,")
 
 
-def test_reviews_are_known_beside_labels(page_file: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_reviews_are_counted_apart_from_labels(page_file: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     written, result = page_file
     root = shutil.copytree(written.parent.parent, tmp_path / "workspace")
     workspace, ids = Workspace.at(str(root)), (result["model_id"], result["batch_id"])
@@ -237,7 +239,7 @@ def test_without_a_calibration_there_are_no_verdicts_and_no_drift(images: Path, 
 
 
 def photograph(random: np.random.Generator) -> Image.Image:
-    """A picture in colour, whose noise is not gone when it is made small."""
+    """A picture in colour, whose noise survives reduction."""
     rows, columns = np.mgrid[:480, :640]
     parts = [120 + 60 * np.sin(rows / f) + 50 * np.cos(columns / f) for f in random.uniform(5, 90, 3)]
     values = np.stack(parts, axis=-1) + random.normal(0, 40, (480, 640, 3))
@@ -264,8 +266,8 @@ def test_two_hundred_flagged_images_take_less_than_five_megabytes(
     assert page.stat().st_size < 5_000_000
 
 
-def test_the_largest_pictures_fit_too(random: np.random.Generator) -> None:
-    """Noise, which no JPEG makes small, at the size that a model takes by default."""
+def test_the_largest_pictures_stay_within_the_limit(random: np.random.Generator) -> None:
+    """Noise, which JPEG cannot compress, at a model's default size."""
     pixels = random.random((1, 256, 256, 3)).astype(np.float32)
     looked_at = pictured(pixels, np.ones(1), random.random((1, 32, 32)).astype(np.float32), np.array([[0.0, 1.0]]))
     row = dict.fromkeys(FLAGGED_SCHEMA.names) | looked_at.to_pylist()[0]
@@ -276,12 +278,12 @@ def test_the_largest_pictures_fit_too(random: np.random.Generator) -> None:
     assert [(one.name, one.n, len(one.cards)) for one in shown] == [("flagged", 1000, 200), ("false", 200, 12)]
     cards = [card for one in shown for card in one.cards]
     assert sum(len(card.original + card.heatmap + card.nearest + 2 * card.outline) for card in cards) < 4_600_000
-    # The first can be looked at closely.
+    # The first pictures are large enough to be examined.
     assert len(cards[0].original) > 3 * len(cards[100].original) > 3_000
 
 
 def test_false_alarms_are_counted_among_all_that_is_flagged() -> None:
-    """Also where none of them is among the strangest, which alone are given with pictures."""
+    """Also if none of them is among the strangest, the only ones that come with pictures."""
     row = dict.fromkeys(FLAGGED_SCHEMA.names) | {"verdict": "anomalous"}
     rows = [row | {"relative_path": f"{i}.png", "anomaly_score": 1000.0 - i, "label": int(i < 200)} for i in range(600)]
     table = pa.Table.from_pylist(rows, FLAGGED_SCHEMA)
@@ -290,7 +292,7 @@ def test_false_alarms_are_counted_among_all_that_is_flagged() -> None:
     assert [card.row["relative_path"] for card in false.cards] == [f"{i}.png" for i in range(200, 212)]
 
 
-def test_the_strangest_images_are_shown_wherever_they_stand(random: np.random.Generator) -> None:
+def test_the_strangest_images_are_shown_wherever_their_rows_are(random: np.random.Generator) -> None:
     # Nine groups of rows, with ties across them.
     scores = random.permutation(np.arange(900) // 3).astype(float)
     columns = {field.name: pa.nulls(100, field.type) for field in FLAGGED_SCHEMA}
@@ -318,7 +320,7 @@ def test_the_batch_scored_last_is_reported_unless_another_is_named(tmp_path: Pat
         scores = root / "scores" / f"model_id={MODEL}" / f"batch_id={name}"
         # Clocks of file systems are coarse.
         os.utime(scores / "scores.parquet", (1_000_000 + now, 1_000_000 + now))
-    # What somebody has put beside the batches is none.
+    # A foreign folder beside the batches is no batch.
     shutil.copytree(scores, scores.with_name("batch_id=a.bak"))
     for named, expected in ((None, "mango"), ("apple", "apple")):
         for model in (None, "latest"):
@@ -331,7 +333,7 @@ def test_the_batch_scored_last_is_reported_unless_another_is_named(tmp_path: Pat
 
 @pytest.fixture
 def opened(page_file: tuple[Path, dict[str, Any]], visitor: Any) -> Iterator[Any]:
-    """The page in a browser; nothing may go wrong or be asked of another machine meanwhile."""
+    """The page in a browser; fails on any error or request to another machine."""
     problems: list[str] = []
     page = visitor.new_page()
     page.on("console", lambda message: problems.append(message.text))
@@ -356,7 +358,7 @@ def test_page_opens_without_errors(page_file: tuple[Path, dict[str, Any]], opene
     assert opened.locator("#flagged figure").count() == page_file[1]["n_anomalous"]
     assert opened.locator("#flagged figure", has_text=ATTACK).count() == 1
     assert opened.locator("table", has_text="gone.png").count() == 1
-    # Every picture is there, and the histogram is drawn.
+    # Every picture is loaded, and the histogram is drawn.
     assert opened.evaluate("[...document.images].every(picture => picture.naturalWidth > 0)")
     assert opened.locator("svg rect").count() > 3
 
@@ -368,7 +370,7 @@ def test_twelve_pictures_are_on_the_first_screen(opened: Any) -> None:
     assert len(boxes) == min(12, opened.locator("#flagged figure").count()) > 3
     assert max(box["y"] + box["height"] / 2 for box in boxes) < 800
     assert min(box["width"] for box in boxes) > 150
-    # Lines lie on their picture.
+    # Outlines lie on their picture.
     for figure in opened.locator("figure:has(.outline)").all():
         picture, lines = (figure.locator(name).first.bounding_box() for name in (".original img", ".outline"))
         assert lines == pytest.approx(picture, abs=1)
@@ -395,7 +397,7 @@ def findings(page: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_picture_is_enlarged_and_arrow_keys_walk(opened: Any) -> None:
+def test_a_picture_is_enlarged_and_arrow_keys_move_on(opened: Any) -> None:
     dialog, names = opened.locator("dialog"), paths(opened.content())
     assert not dialog.is_visible()
     small = opened.locator("#flagged .original").nth(1).bounding_box()
@@ -412,7 +414,7 @@ def test_a_picture_is_enlarged_and_arrow_keys_walk(opened: Any) -> None:
     shown = [opened.locator("main .name").nth(at).get_attribute("title") for at in (2, 1, 0, -1, 0, -1)]
     assert seen == shown
     opened.keyboard.press("Home")
-    # What the keys do, the buttons do, too.
+    # Buttons do the same as keys.
     for press in (lambda: opened.keyboard.press("o"), lambda: dialog.get_by_text("lines (o)").click()):
         assert dialog.locator(".outline").is_visible()
         press()
@@ -429,7 +431,7 @@ def test_a_picture_is_enlarged_and_arrow_keys_walk(opened: Any) -> None:
 
 
 @pytest.mark.slow
-def test_without_scripts_pictures_are_there_and_nothing_that_does_nothing(
+def test_without_scripts_pictures_are_shown_and_dead_controls_are_not(
     page_file: tuple[Path, dict[str, Any]], browser: Any
 ) -> None:
     with browser.new_context(java_script_enabled=False) as context:
@@ -441,7 +443,7 @@ def test_without_scripts_pictures_are_there_and_nothing_that_does_nothing(
 
 
 @pytest.mark.slow
-def test_the_keyboard_goes_down_the_page(opened: Any) -> None:
+def test_the_focus_moves_down_the_page(opened: Any) -> None:
     stops = []
     while not stops or stops[-1][0] != "SUMMARY":
         opened.keyboard.press("Tab")
@@ -458,7 +460,7 @@ def test_the_keyboard_goes_down_the_page(opened: Any) -> None:
 
 
 def focused(page: Any) -> tuple[str, float]:
-    """What has the focus, and how far down the page it is."""
+    """The focused element's tag, and its distance from the top of the page."""
     name, top = page.evaluate(
         "[document.activeElement.tagName, document.activeElement.getBoundingClientRect().top + window.scrollY]"
     )
@@ -466,13 +468,13 @@ def focused(page: Any) -> tuple[str, float]:
 
 
 @pytest.mark.slow
-def test_page_prints(opened: Any) -> None:
-    # Whoever likes it dark has white paper, too.
+def test_the_page_prints_on_white_with_all_parts_open(opened: Any) -> None:
+    # Paper is white in dark mode, too.
     opened.emulate_media(color_scheme="dark", media="print")
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert opened.evaluate("getComputedStyle(document.querySelector('.key')).printColorAdjust") == "exact"
     assert not opened.locator("nav").is_visible()
-    # What is folded on the screen cannot be unfolded on paper.
+    # Folded parts are open in print, because nobody can unfold them on paper.
     assert opened.locator(".document h3").evaluate("heading => heading.checkVisibility({contentVisibilityAuto: true})")
     assert opened.pdf(format="A4").startswith(b"%PDF")
 
@@ -486,13 +488,13 @@ def test_histogram_counts_every_image_once() -> None:
     assert min(top for _, top, _ in drawn.bars) >= 0
 
 
-def test_histogram_of_equal_scores() -> None:
+def test_a_histogram_of_equal_scores_is_drawn() -> None:
     drawn = histogram(np.array([3.0, 3.0]), np.empty(0), None)
     assert (len(drawn.bars), drawn.outline, drawn.threshold_x) == (1, "", None)
 
 
 def looked_at(path: Path, preprocessing: Preprocessing, usual: float, high: float) -> dict[str, Any]:
-    """A row of flagged whose map is how much brighter than usual an image is."""
+    """A flagged row whose map says how much brighter than usual an image is."""
     images = read_images([path], preprocessing)
     maps = np.maximum(images.pixels[..., 0] - usual, 0)
     table = pictured(images.pixels, images.aspects, maps, np.array([[0.0, high]]))
@@ -521,7 +523,7 @@ def test_the_outline_lies_around_the_defect(fit: str, width: int, height: int, t
     (polygon,) = outline_of(row)
     assert [polygon[:, 0].min(), polygon[:, 0].max()] == pytest.approx(xs.tolist(), abs=0.03)
     assert [polygon[:, 1].min(), polygon[:, 1].max()] == pytest.approx(ys.tolist(), abs=0.03)
-    # Lines and nothing else are drawn.
+    # Only lines are drawn.
     changed = np.any(np.asarray(drawn.outlined) != np.asarray(drawn.original.convert("RGB")), axis=-1)
     rows, columns = np.nonzero(changed)
     near = np.array([0.03 * drawn.original.width + 3, 0.03 * drawn.original.height + 3])
@@ -531,7 +533,7 @@ def test_the_outline_lies_around_the_defect(fit: str, width: int, height: int, t
 
 
 def test_a_turned_photograph_and_its_heatmap_are_upright(tmp_path: Path) -> None:
-    """Stored on its side; its white corner is at the upper right when it is seen upright."""
+    """It is stored on its side; seen upright, its white corner is at the upper right."""
     stored = np.zeros((80, 160), np.uint8)
     stored[:30, :30] = 255
     orientation = Image.Exif()
@@ -548,7 +550,7 @@ def test_a_turned_photograph_and_its_heatmap_are_upright(tmp_path: Path) -> None
 def test_rows_of_version_5_show_their_heatmap_alone() -> None:
     heatmap = Image.fromarray(colours(np.eye(32)))
     row = {"map": None, "map_low": None, "map_high": None, "thumbnail": None, "heatmap_png": png(heatmap)}
-    # As pandas has them.
+    # Missing values as pandas gives them.
     for nothing in (None, float("nan")):
         drawn = pictures({name: nothing if value is None else value for name, value in row.items()})
         assert (drawn.original, drawn.outlined) == (None, None)
@@ -574,21 +576,49 @@ def packed(picture: Image.Image, kind: str) -> bytes:
         {"thumbnail": None, "map_high": float("inf")},
     ],
 )
-def test_what_is_damaged_or_hostile_in_a_row_is_not_drawn(changes: dict[str, Any]) -> None:
+def test_damaged_or_hostile_values_of_a_row_are_not_drawn(changes: dict[str, Any]) -> None:
     row = {"map": [[1.0, 2.0]], "map_low": 1.0, "map_high": 3.0, "thumbnail": None, "heatmap_png": None}
     drawn = pictures(row | changes)
     assert drawn.original is None
     assert (drawn.heatmap is None) == (not isinstance(changes["thumbnail"], bytes) or "map" in changes)
 
 
-def test_a_scale_of_no_height_and_places_without_a_number() -> None:
-    row = {"map": [[1.0, float("nan")]], "map_low": 1.0, "map_high": 1.0, "thumbnail": None, "heatmap_png": None}
+@pytest.mark.parametrize(("beside", "colour"), [(float("nan"), (0, 0, 4)), (9.0, (252, 255, 164))])
+def test_a_map_with_an_empty_scale_or_missing_numbers_is_drawn(beside: float, colour: tuple[int, ...]) -> None:
+    row = {"map": [[1.0, beside]], "map_low": 1.0, "map_high": 1.0, "thumbnail": None, "heatmap_png": None}
     heatmap = pictures(row).heatmap
     assert heatmap is not None
-    assert (heatmap.getpixel((0, 0)), heatmap.getpixel((191, 0))) == ((0, 0, 4), (252, 255, 164))
+    assert (heatmap.getpixel((0, 0)), heatmap.getpixel((191, 0))) == ((0, 0, 4), colour)
 
 
-def test_pictures_keep_to_their_bytes(random: np.random.Generator) -> None:
+def test_lines_enclose_what_exceeds_the_level_of_the_row() -> None:
+    row = {"map": np.zeros((8, 8)).tolist(), "map_low": 1.0, "map_high": 3.0, "thumbnail": None, "heatmap_png": None}
+    row["map"][1][1], row["map"][5][6], row["map"][6][1] = 9.0, 4.0, 2.0
+    middles = {level: middles_of({**row, "map_level": level}) for level in (None, np.nan, 3.0, 1.5, 9.0)}
+    # Without a level, the lines enclose values above 5, half of the highest.
+    assert middles[None] == middles[np.nan] == middles_of(row) == [(0.19, 0.19)]
+    assert middles[3.0] == [(0.19, 0.19), (0.81, 0.69)]
+    assert middles[1.5] == [(0.19, 0.19), (0.19, 0.81), (0.81, 0.69)]
+    assert middles[9.0] == []
+    # A place without a number is in no region.
+    row["map"][5][6] = np.nan
+    assert middles_of({**row, "map_level": 3.0}) == [(0.19, 0.19)]
+
+
+def middles_of(row: dict[str, Any]) -> list[tuple[float, ...]]:
+    lines = outline_of(row)
+    return sorted(tuple(((line.min(axis=0) + line.max(axis=0)) / 2).round(2).tolist()) for line in lines)
+
+
+def test_outlines_of_masks_lie_on_the_masks() -> None:
+    mask = np.zeros((600, 900), bool)
+    mask[60:120, 810:900] = True
+    (line,) = outline_of_masks([encode(mask, (0, 0), (900, 600)), "no mask"], (900, 600))
+    np.testing.assert_allclose([line.min(axis=0), line.max(axis=0)], [[0.9, 0.1], [1.0, 0.2]], atol=0.006)
+    assert outline_of_masks([], (900, 600)) == []
+
+
+def test_pictures_stay_within_their_limit_of_bytes(random: np.random.Generator) -> None:
     noise = Image.fromarray(random.integers(0, 256, (192, 192, 3), np.uint8))
     sizes = [len(jpeg_url(noise, n_bytes)) * 3 / 4 for n_bytes in (30_000, 18_000, 6_000)]
     assert sizes[0] > sizes[1] > sizes[2]

@@ -1,4 +1,4 @@
-"""Calibrations: made in several ways, listed, compared, gone back to."""
+"""Calibrations: made in several ways, listed, compared, and made current again."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def test_without_a_model_there_is_nothing_to_calibrate_yet(more: Path, tmp_path:
     assert not (tmp_path / "w").exists()
 
 
-def test_a_band_for_review(images: Path, more: Path, workspace: Path) -> None:
+def test_a_review_band_gives_review_verdicts(images: Path, more: Path, workspace: Path) -> None:
     result = calibrate(workspace, normal=str(more / "normal"), fpr=0.05, review_fpr=0.4)
     assert result["review"] < result["threshold"]
     assert "for review another" in result["promise"]
@@ -65,10 +65,10 @@ def test_a_band_for_review(images: Path, more: Path, workspace: Path) -> None:
     assert (row["n_review"], row["fpr"]) == (scored["n_review"], 0.05)
 
 
-def test_a_promise_with_confidence(more: Path, workspace: Path) -> None:
+def test_a_promise_with_confidence_has_a_higher_threshold(more: Path, workspace: Path) -> None:
     plain = calibrate(workspace, normal=str(more / "normal"), fpr=0.05)
     surely = calibrate(workspace, normal=str(more / "normal"), fpr=0.05, confidence=0.95)
-    # Of 60 images the third and the first from the top.
+    # Of 60 images these thresholds are the third and the first from the top.
     assert (plain["fpr_low"], surely["fpr_low"]) == pytest.approx((0.0105, 0.0004), abs=1e-4)
     assert surely["threshold"] > plain["threshold"]
     assert "5 % with confidence 95 %" in surely["promise"]
@@ -76,7 +76,7 @@ def test_a_promise_with_confidence(more: Path, workspace: Path) -> None:
         calibrate(workspace, normal=str(more / "normal"), fpr=0.01, confidence=0.95)
 
 
-def test_a_contaminated_set(more: Path, workspace: Path, tmp_path: Path) -> None:
+def test_a_contaminated_set_promises_no_rate(more: Path, workspace: Path, tmp_path: Path) -> None:
     unclean = Path(shutil.copytree(more / "normal", tmp_path / "unclean"))
     write_images(unclean, 6, seed=20, blot=True)
     result = calibrate(workspace, normal=str(unclean), fpr=0.1, contamination=0.1)
@@ -89,7 +89,7 @@ def test_a_contaminated_set(more: Path, workspace: Path, tmp_path: Path) -> None
     }
     page = Path(scored["report"]).read_text()
     assert "no promised rate" in page
-    # That holds all the same: p-values are against the whole set, defects included.
+    # The false discovery rate still holds: p-values use the whole set, including its defects.
     assert "at most 50 % are false alarms, on average over calibrations and batches." in page
     assert min(read_table(Path(scored["scores"]))["p_value"].drop_null().to_pylist()) >= 1 / 67
 
@@ -112,7 +112,7 @@ def test_rates_of_cross_fitted_scores_are_called_approximate(images: Path, works
         scored = score(images / "new", workspace, calibration=calibration_id)
         pages[calibration_id] = Path(scored["report"]).read_text()
         assert ("approximate" in scored["promise"]) == (calibration_id == cross)
-    # The headline, the promise and its range; the model's card knows of both kinds.
+    # The headline, the promise and its range say so; the model's card describes both kinds.
     for words in ("at an aim of ", "False-alarm rate aimed at: ", "It is approximate, and says nothing where"):
         assert words not in pages[exact]
         assert words in pages[cross]
@@ -126,7 +126,7 @@ def test_rates_of_cross_fitted_scores_are_called_approximate(images: Path, works
     ]
 
 
-def test_another_statistic_of_the_same_model(images: Path, more: Path, workspace: Path) -> None:
+def test_a_model_can_be_calibrated_on_another_statistic(images: Path, more: Path, workspace: Path) -> None:
     result = calibrate(workspace, normal=str(more / "normal"), statistic="nelbo")
     table = read_table(Path(score(images / "new", workspace)["scores"]))
     assert table["anomaly_score"].equals(table["nelbo_nats"])
@@ -149,7 +149,7 @@ def test_labels_choose_on_one_half_and_are_judged_on_the_other(more: Path, works
     assert result["promise"].endswith("the threshold was chosen from labels (fpr)")
 
 
-def test_parts_of_labels_that_the_list_names(more: Path, workspace: Path) -> None:
+def test_labels_may_name_their_parts(more: Path, workspace: Path) -> None:
     lines = (more / "list.csv").read_text().splitlines()[1:]
     rows = [(line, "calibration" if i % 3 else "test") for i, line in enumerate(lines)]
     table = write_list(more / "parted.csv", "path,label,split", rows)
@@ -171,7 +171,7 @@ def test_labels_of_images_that_were_trained_on_are_refused(images: Path, workspa
         ("path,label,split", ",calibration", "1,test", "is in part '(test|calibration)'"),
     ],
 )
-def test_two_words_on_one_image_are_refused(
+def test_contradictory_labels_of_one_image_are_refused(
     more: Path, workspace: Path, columns: str, more_columns: str, copy: str, says: str
 ) -> None:
     shutil.copy(next((more / "labelled" / "bad").iterdir()), more / "labelled" / "copy.png")
@@ -181,7 +181,7 @@ def test_two_words_on_one_image_are_refused(
         calibrate(workspace, labels=str(table), objective="f1")
 
 
-def test_listed_compared_and_gone_back_to(
+def test_calibrations_are_listed_compared_and_made_current_again(
     images: Path, more: Path, workspace: Path, trained: Trained, nelbo: Callable[..., Any]
 ) -> None:
     first = trained[1]["calibration_id"]
@@ -192,10 +192,10 @@ def test_listed_compared_and_gone_back_to(
     listed = {row["calibration_id"]: row for row in json.loads(out)["calibrations"]}
     assert code == 0
     assert {name: row["current"] for name, row in listed.items()} == {first: False, loose: True, labelled: False}
-    # 12 anomalous images are not enough.
+    # 12 anomalous images are too few.
     assert {name: row["candidate"] for name, row in listed.items()} == {first: False, loose: False, labelled: True}
     assert listed[labelled]["why_not"] == "12 anomalous images with a label, and at least 20 are needed"
-    # Each on the same batch: the counts are those that scoring with it gives.
+    # On the same batch, the counts are those of scoring with each calibration.
     rows = [(f"a/tile_2_{i:03d}.png", 0) for i in range(20)] + [(f"b/blot_3_{i:03d}.png", 1) for i in range(6)]
     write_list(images / "new" / "list.csv", "path,label", rows)
     scored = {
@@ -237,26 +237,28 @@ def write_labels(folder: Path, n: int, seed: int) -> Path:
 def test_two_and_two_labels_are_a_candidate(
     tmp_path: Path, workspace: Path, trained: Trained, nelbo: Callable[..., Any]
 ) -> None:
-    """The fault: a threshold from four images became current at once."""
+    """Guards against a former fault: a threshold from four images became current at once."""
     table = write_labels(tmp_path / "few", 2, seed=31)
     asked = ("calibrate", "--labels", table, "--objective", "f1", "--workspace", workspace)
     code, out, err = nelbo(*asked)
     assert code == 0
     assert "2 anomalous images with a label, and at least 20 are needed" in out
-    assert "Take it anyway with: nelbo calibrate" in err
+    assert "Use it anyway with: nelbo calibrate" in err
     code, out, _ = nelbo(*asked, "--json")
     said = json.loads(out)
     assert (code, said["current"], said["candidate"]) == (0, False, True)
     current = pointers.current_calibration(Workspace(workspace), trained[1]["model_id"])
     assert current == trained[1]["calibration_id"]
     assert trained[1]["current"]
-    # Enough of them are no candidate.
+    # A threshold from enough labels becomes current.
     said = calibrate(workspace, labels=str(write_labels(tmp_path / "enough", 25, seed=41)), objective="f1")
     assert (said["current"], said["candidate"], said["why_not"]) == (True, False, None)
     assert score(table, workspace)["calibration_id"] == said["calibration_id"]
 
 
-def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, trained: Trained) -> None:
+def test_calibrations_are_compared_on_images_that_chose_none_of_them(
+    more: Path, workspace: Path, trained: Trained
+) -> None:
     calibrate(workspace, labels=str(more / "list.csv"), objective="youden")
     scored = score(more / "list.csv", workspace)
     compared = compare_calibrations(Workspace(workspace), trained[1]["model_id"], scored["batch_id"])
@@ -271,7 +273,7 @@ def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, traine
         (["--normal", "D", "--confidence", "2"], "--confidence='2': Input should be less than 1."),
         (["--normal", "D", "--statistic", "auc"], "statistic='auc': expected one of joint, nelbo, distortion"),
         (["--labels", "L", "--objective", "f1", "--target", "0.5"], "objective f1 takes none"),
-        (["--labels", "L", "--objective", "recall"], "expects its largest false-positive rate"),
+        (["--labels", "L", "--objective", "recall"], "expects its largest false-alarm rate"),
         (["--labels", "L", "--objective", "cost", "--costs", "1,10"], "costs='1,10'"),
         (["--labels", "L", "--objective", "auc"], "objective='auc': Input should be 'f1'"),
         (["--labels", "L", "--objective", "f1", "--review-fpr", "0.1"], "--review-fpr goes with --normal"),
@@ -289,7 +291,9 @@ def test_compared_on_what_chose_none_of_them(more: Path, workspace: Path, traine
         ([], "calibrate takes one of"),
     ],
 )
-def test_refusals(trained: Trained, more: Path, nelbo: Callable[..., Any], arguments: list[str], says: str) -> None:
+def test_bad_requests_are_refused(
+    trained: Trained, more: Path, nelbo: Callable[..., Any], arguments: list[str], says: str
+) -> None:
     places = {"D": str(more / "normal"), "L": str(more / "list.csv")}
     code, out, err = nelbo("calibrate", *(places.get(word, word) for word in arguments), "--workspace", trained[0])
     assert (code, out) == (2, "")
@@ -297,17 +301,19 @@ def test_refusals(trained: Trained, more: Path, nelbo: Callable[..., Any], argum
     assert len(err.splitlines()) == 1
 
 
-def test_no_verdicts_and_what_asks_for_some(images: Path, trained: Trained, nelbo: Callable[..., Any]) -> None:
+def test_options_that_need_verdicts_are_refused_without_calibration(
+    images: Path, trained: Trained, nelbo: Callable[..., Any]
+) -> None:
     for option in (["--fdr", "0.1"], ["--calibration", "c0123456789abcdef"]):
         code, _, err = nelbo("score", images / "new", "--uncalibrated", *option, "--workspace", trained[0])
         assert code == 2
         assert f"{option[0]} asks for some" in err
 
 
-def test_too_few_says_all_that_is_asked_for(more: Path, workspace: Path) -> None:
+def test_the_error_for_too_few_images_names_every_condition(more: Path, workspace: Path) -> None:
     with pytest.raises(CalibrationError, match=r"fpr=0.001 with confidence 0.9 needs at least 2302 .* got 60"):
         calibrate(workspace, normal=str(more / "normal"), fpr=0.001, confidence=0.9)
-    # Of 110 images the highest 11 are left out, which leaves the 99 that 1 % needs.
+    # Trimming removes the highest 11 of 110 images, and leaves the 99 that a rate of 1 % needs.
     says = r"fpr=0.01 after contamination=0.1 is trimmed needs at least 110 calibration images, got 60"
     with pytest.raises(CalibrationError, match=says):
         calibrate(workspace, normal=str(more / "normal"), fpr=0.01, contamination=0.1)
@@ -324,8 +330,8 @@ def test_a_damaged_calibration_hides_no_other(
     assert other in caplog.text
 
 
-def test_nothing_is_judged_on_what_was_trained_on(images: Path, more: Path, workspace: Path) -> None:
-    """A batch with the training images in it, labelled: they are scored, and left out of the metrics."""
+def test_training_images_are_left_out_of_the_metrics(images: Path, more: Path, workspace: Path) -> None:
+    """Labelled training images in a batch are scored, but left out of the metrics."""
     rows = [(path, 0) for path in sorted((images / "normal").iterdir())]
     rows += [(path, 1) for path in sorted((more / "labelled" / "bad").iterdir())]
     scored = score(write_list(more / "all.csv", "path,label", rows), workspace, root="/")
@@ -335,7 +341,7 @@ def test_nothing_is_judged_on_what_was_trained_on(images: Path, more: Path, work
     assert {row["n_judged"] for row in compared["calibrations"]} == {12}
 
 
-def test_a_list_at_a_false_discovery_rate(images: Path, workspace: Path) -> None:
+def test_a_false_discovery_rate_lists_the_images_within_it(images: Path, workspace: Path) -> None:
     scored = score(images / "new", workspace, fdr=0.3)
     q = read_table(Path(scored["scores"]))["q_value"].drop_null().to_numpy()
     assert scored["n_discoveries"] == (q <= 0.3).sum() > 0

@@ -1,4 +1,4 @@
-"""Calibration without images that teach nothing: folds, one after the other, stand in for new images."""
+"""Cross-fitting trains on every normal image: each fold in turn stands in for new images."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from nelbo.flows.workspace.calibrations.calibration import read_calibration
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 
-#: Filters need no weights, and their bundles are small.
+#: The filters backbone needs no weights, and its bundles are small.
 SMALL: dict[str, Any] = {"image_size": (64, 64), "preset": "features", "backbone": "filters", "engines": ()}
 
 
 def write_parts(folder: Path, n: int, seed: int, spot: bool = False) -> Path:
-    """A bright bar on a dark ground, with grain; or with a hole in it."""
+    """Write images of a bright bar on a dark ground, with grain, and with a hole if `spot`."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for i in range(n):
@@ -42,7 +42,7 @@ def trained(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return workspace, train(normals, workspace, **SMALL)
 
 
-def test_every_normal_is_trained_on_and_sets_the_threshold(
+def test_every_normal_image_trains_the_model_and_sets_the_threshold(
     trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     workspace, result = trained
@@ -56,14 +56,16 @@ def test_every_normal_is_trained_on_and_sets_the_threshold(
     assert result["threshold"] == conformal_threshold(scores, 0.05)
     card = next((workspace / "cards").glob("*.md")).read_text()
     assert "each by its score under a model that has not seen it. The rate is approximate" in card
-    # New parts: most are normal, and each with a hole is found.
+    # Of new parts most are called normal, and each with a hole is found.
     for name, spot, flagged in (("new", False, range(8)), ("holes", True, range(20, 21))):
         batch = write_parts(tmp_path / name, 20, 7 + spot, spot)
         assert score(batch, workspace, calibration=result["calibration_id"])["n_anomalous"] in flagged
 
 
-def test_another_rate_of_the_same_images(trained: tuple[Path, dict[str, Any]], normals: Path) -> None:
-    """The model has seen them all; what models of the others said of them is kept."""
+def test_another_rate_uses_the_kept_scores_of_the_same_images(
+    trained: tuple[Path, dict[str, Any]], normals: Path
+) -> None:
+    """The model has seen all of them, but their scores by models of the other folds are kept."""
     workspace, result = trained
     other = calibrate(workspace, normal=str(normals), fpr=0.1)
     assert (other["fpr"], other["approximate"], other["n_calibration"], other["n_left_out"]) == (0.1, True, 60, 0)
@@ -74,7 +76,7 @@ def test_another_rate_of_the_same_images(trained: tuple[Path, dict[str, Any]], n
 
 
 def test_groups_of_crossed_images_count_once(normals: Path, tmp_path: Path) -> None:
-    """Two views of each part by name; another promise of the same images knows their groups."""
+    """File names tell two views of each part; a later calibration on the same images knows the groups."""
     pairs = {"group_by": r"part_(\d\d)"}
     result = train(normals, tmp_path / "workspace", fpr=0.2, **pairs, **SMALL)
     assert (result["n_groups"], result["n_calibration"], result["calibrate_on"]) == (6, 6, "cross")
@@ -99,10 +101,12 @@ def test_held_out_images_promise_exactly(normals: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"image_size": (32, 32)}, "calibrate_on=cross is of the heads linear and linear_image"),
+        ({"image_size": (32, 32)}, "calibrate_on=cross goes with the heads linear and linear_image"),
         ({**SMALL, "confidence": 0.95}, "confidence=0.95 does not go with calibrate_on=cross"),
     ],
 )
-def test_what_cannot_be_crossed(asked: dict[str, Any], says: str, normals: Path, tmp_path: Path) -> None:
+def test_settings_that_exclude_cross_fitting_are_refused(
+    asked: dict[str, Any], says: str, normals: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=says):
         train(normals, tmp_path / "workspace", calibrate_on="cross", **asked)

@@ -1,4 +1,4 @@
-"""What training leaves in the workspace, by likelihood and option, and what it refuses before it starts."""
+"""What training writes to the workspace, by likelihood and option, and what it refuses before it starts."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def normals(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_left_behind(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_training_writes_card_history_and_description(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
     model_id = result["model_id"]
     card = (workspace / "cards" / f"{model_id}.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_what_is_left_behind(trained: tuple[Path, dict[str, Any]]) -> None:
     assert not (workspace / "cache").exists()
 
 
-def test_an_image_that_the_likelihood_excludes_costs_its_own_row(normals: Path) -> None:
+def test_an_image_outside_the_likelihoods_range_loses_only_its_own_score(normals: Path) -> None:
     trained = train(normals, likelihood="discretised_logistic")
     new = normals / "new"
     write_images(new, 5, seed=1)
@@ -62,7 +62,7 @@ def test_an_image_that_the_likelihood_excludes_costs_its_own_row(normals: Path) 
     scored = [row for row in rows.values() if row["reason"] is None]
     assert {row["likelihood"] for row in scored} == {"discretised_logistic"}
     for row in scored:
-        # A probability of levels: never negative, and no 8 bits added.
+        # Minus the logarithm of a probability of levels is never negative, and no term for 8 bits is added.
         assert row["distortion_nats"] >= 0
         assert row["bits_per_dim"] == pytest.approx(row["nelbo_nats"] / (256 * np.log(2)), rel=1e-6)
     assert trained["n_train"] > 0
@@ -74,7 +74,7 @@ def test_deep_normals_are_refused_where_levels_are_needed(normals: Path) -> None
         deep = texture(random).astype(np.uint16) * 200 + 77
         Image.fromarray(deep).save(normals / "in" / f"deep{i}.png")
     with pytest.raises(
-        UsageError, match=r"'deep\d.png'.* discretised_logistic is not defined for. Bring them to the 256 levels"
+        UsageError, match=r"'deep\d.png'.* discretised_logistic is not defined for. Round them to the 256 levels"
     ):
         train(normals, likelihood="discretised_logistic")
 
@@ -101,7 +101,7 @@ def test_bernoulli_needs_binarised_images(normals: Path) -> None:
         ({"batch_size": 64, "devices": 64}, "devices=64: this machine has"),
     ],
 )
-def test_bad_settings_are_said_in_a_line(normals: Path, bad: dict[str, Any], message: str) -> None:
+def test_bad_settings_give_an_error_of_one_line(normals: Path, bad: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         train(normals, **bad)
     # Before anything is hashed or decoded.
@@ -122,12 +122,12 @@ def test_divergence_names_files_on_the_command_line(normals: Path, nelbo: Callab
 
 
 @pytest.mark.usefixtures("known_networks")
-def test_a_kept_cache_is_used_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_cache_is_reused(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(normals, keep_cache=True)
     (kept,) = (normals / "w" / "cache").iterdir()
     monkeypatch.setattr("nelbo.data.cache.read_images", refuse)
     again = train(normals, fpr=0.1, keep_cache=True)
-    # Used, and left alone, by a training that keeps none too.
+    # A training without keep_cache also uses the cache, and leaves it in place.
     third = train(normals, fpr=0.2)
     assert len({run["calibration_id"] for run in (first, again, third)}) == 3
     assert list((normals / "w" / "cache").iterdir()) == [kept]
@@ -137,8 +137,8 @@ def refuse(*_: Any, **__: Any) -> None:
     raise AssertionError("done again")
 
 
-def test_stopped_after_training_nothing_is_trained_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it is stopped."""
+def test_a_run_stopped_after_training_does_not_train_again(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds wherever the run is stopped after the fit."""
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -156,7 +156,7 @@ def test_stopped_after_training_nothing_is_trained_again(normals: Path, monkeypa
 
 
 @pytest.mark.usefixtures("known_networks")
-def test_the_same_model_made_another_way_is_described_as_first_made(normals: Path) -> None:
+def test_a_model_trained_again_keeps_its_first_description(normals: Path) -> None:
     first = train(normals)
     files = [normals / "w" / "history" / f"{first['model_id']}.parquet", *(normals / "w" / "models").rglob("*.*")]
     before = [path.read_bytes() for path in files]
@@ -165,7 +165,7 @@ def test_the_same_model_made_another_way_is_described_as_first_made(normals: Pat
     assert [path.read_bytes() for path in files] == before
 
 
-def test_spatial_model_through_the_whole_chain(normals: Path) -> None:
+def test_a_spatial_model_works_from_training_to_scoring(normals: Path) -> None:
     more = {"preset": "conv_spatial", "image_size": (16, 24), "flip": "horizontal", "denoising": 0.5, "free_bits": 0.1}
     trained = train(normals, **more)
     result = score(normals / "in", normals / "w")
@@ -174,7 +174,7 @@ def test_spatial_model_through_the_whole_chain(normals: Path) -> None:
 
 
 @pytest.mark.usefixtures("known_networks")
-def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_near_duplicates_in_another_part_are_reported(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = sorted((normals / "in").iterdir())
     Image.open(paths[0]).save(normals / "in" / "copy.webp", quality=95)
     parts = dict.fromkeys((path.name for path in paths), "") | {paths[0].name: "train", "copy.webp": "validation"}
@@ -184,7 +184,7 @@ def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: p
     assert said in caplog.text
     assert {one["name"]: one["n"] for one in trained["data"]}.items() >= {"alike": 2, "leaks": 1}.items()
     card = (normals / "w" / "cards" / f"{trained['model_id']}.md").read_text()
-    assert "2 of 41 images look like others of them" in card
+    assert "2 of 41 images look like others among them" in card
     assert "1 image looks like others in another part" in card
 
 
@@ -197,10 +197,10 @@ def test_copies_in_other_bytes_in_another_part_are_said(normals: Path, caplog: p
     ],
     ids=["linear", "deep"],
 )
-def test_a_model_of_features_goes_the_whole_way(
+def test_a_model_of_features_works_from_training_to_scoring(
     network: dict[str, str], likelihood: str, engine: str, images: Path, tmp_path: Path
 ) -> None:
-    """Trained, calibrated, exported, scored; the page has no picture that such a model cannot draw."""
+    """It is trained, calibrated, exported and scored; the page shows only pictures that such a model can draw."""
     chosen = {"image_size": (64, 64), "preset": "features", "pretext_steps": 60, "epochs": 10, **network}
     trained = commands.train(images / "normal", tmp_path, engines=() if engine == "keras" else (engine,), **chosen)
     description = json.loads((tmp_path / "models" / trained["model_id"] / "model.json").read_text())
@@ -218,7 +218,7 @@ def test_a_model_of_features_goes_the_whole_way(
     assert "<div>reconstruction" not in html
 
 
-def test_weights_that_are_not_there_are_said_in_a_line(images: Path, tmp_path: Path) -> None:
+def test_missing_weights_give_an_error_of_one_line(images: Path, tmp_path: Path) -> None:
     chosen = {"image_size": (64, 64), "preset": "features", "backbone": "efficientnet_lite0"}
     with pytest.raises(UsageError, match=r"x\.safetensors: there is no such file"):
         commands.train(images / "normal", tmp_path, backbone_weights=str(tmp_path / "x.safetensors"), **chosen)

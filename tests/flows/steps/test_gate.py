@@ -1,4 +1,4 @@
-"""A model that is trained behind a gate: it becomes the latest one only if held-out images let it."""
+"""Training behind a gate: the model becomes the latest one only if it passes on held-out images."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def options(normal: Path, workspace: Path, gate: Path, **more: Any) -> TrainOpti
 
 
 class Listener(Direct):
-    """Remembers what is announced and shown."""
+    """A runner that records what is announced and shown."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, dict[str, Any]]] = []
@@ -86,7 +86,7 @@ def test_an_equal_candidate_is_promoted(held_out: Path, workspace: Path, trained
         },
     )
     assert all(finding in listener.shown["gate"] for finding in gate["findings"])
-    # Once more it is the one that serves: nothing is compared, and nothing is news.
+    # Trained again, it is the serving model itself: nothing is compared or announced.
     again = Listener()
     result = training.train_model(chosen, again)
     assert (result["promoted"], result["gate"]["passed"]) == (True, True)
@@ -95,7 +95,7 @@ def test_an_equal_candidate_is_promoted(held_out: Path, workspace: Path, trained
 
 
 def test_a_blind_candidate_is_not_promoted(nelbo: Nelbo, held_out: Path, workspace: Path, trained: Trained) -> None:
-    """It has learnt that blots are usual."""
+    """It was trained on images with blots, and so takes them for normal."""
     before = (workspace / "latest.json").read_bytes()
     asked = ["--normal", held_out / "blotted", "--gate", held_out / "list.csv", "--set", "image_size=32"]
     at = ["--workspace", workspace, "--json", "--no-prefect"]
@@ -110,25 +110,25 @@ def test_a_blind_candidate_is_not_promoted(nelbo: Nelbo, held_out: Path, workspa
         assert f"model {result['model_id']} is not promoted, latest stays {latest}: {finding}" in err
     assert catalog.find_model(Workspace.at(str(workspace)), "latest") == latest
     assert json.loads((workspace / "latest.json").read_bytes())["model_id"] == json.loads(before)["model_id"]
-    # It is there, calibrated, for whoever wants to look at it.
+    # The model is kept and calibrated, so that people can examine it.
     assert pointers.current_calibration(Workspace.at(str(workspace)), result["model_id"]) == result["calibration_id"]
     assert not list((workspace / "checkpoints").iterdir())
 
 
 def no_news(workspace: Path) -> list[Path]:
-    """What a refusal must leave as it is."""
+    """The folders that a refusal must leave unchanged."""
     return sorted(path for name in ("models", "calibrations", "checkpoints") for path in (workspace / name).rglob("*"))
 
 
 def assert_refused(chosen: TrainOptions, kind: type[Exception], message: str) -> None:
-    """Before anything is trained."""
+    """Check that the training is refused before it starts."""
     before = no_news(Path(chosen.workspace))
     with pytest.raises(kind, match=message):
         execute("train", chosen, prefect=False)
     assert no_news(Path(chosen.workspace)) == before
 
 
-def test_what_can_decide_nothing_is_refused_before_training(
+def test_a_gate_that_cannot_decide_is_refused_before_training(
     held_out: Path, images: Path, workspace: Path, tmp_path: Path
 ) -> None:
     normal = held_out / "next"
@@ -143,7 +143,7 @@ def test_what_can_decide_nothing_is_refused_before_training(
         UsageError,
         "few leaves 19 normal images .*at least 20.* 0 are for training .* 0 are in a calibration, 11 are copies",
     )
-    # The images of the serving model itself.
+    # The gate holds the images of the serving model itself.
     (trained,) = (workspace / "models").iterdir()
     counts = json.loads((trained / "model.json").read_text())["training"]
     n_seen, n_calibration = counts["n_train"] + counts["n_validation"], counts["n_calibration"]
@@ -157,7 +157,7 @@ def test_what_can_decide_nothing_is_refused_before_training(
     assert_refused(options(normal, workspace, only_blots), UsageError, "leaves 0 normal images")
     torn = write_list(few / "torn.csv", "path,label", [(paths[0].name, 0), (f"copy_of_{paths[0].name}", 1)])
     assert_refused(options(normal, workspace, torn), InputError, "and the same image (taken for|labelled)")
-    # The root of one manifest is none of a folder, and is that of another manifest.
+    # The option root applies to a second manifest, but not to a folder.
     table = write_list(tmp_path / "normal.csv", "path", ([path.name] for path in sorted(normal.iterdir())))
     assert_refused(options(table, workspace, few, root=str(normal)), UsageError, "few leaves 19 normal images")
     assert_refused(options(table, workspace, table, root=str(normal)), UsageError, "80 are for training")
@@ -195,6 +195,6 @@ def test_a_serving_model_without_calibration_is_compared_by_auroc(
         ("misses not applied", "the serving model is not calibrated"),
     ]
     assert findings[2][0] in ("auroc passed", "auroc failed")
-    # Looked at only: whatever the gate says, the model was not to be promoted.
+    # With promote=False, the gate only reports.
     assert result["promoted"] is False
     assert pointers.promoted(Workspace.at(str(workspace))) == trained[1]["model_id"]

@@ -1,5 +1,6 @@
-"""Groups of images: in training, in labelled images, in reviews; on one side of every split."""
+"""Groups of images stay on one side of every split: in training, in labelled images and in reviews."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -20,13 +21,15 @@ from synthetic import texture, write_images, write_list
 
 from nelbo.data import MANIFEST_SCHEMA, InputError, read_metadata, read_table, split_by_content
 from nelbo.detectors import part_sizes
-from nelbo.flows.options.options import TrainOptions
+from nelbo.flows.options.options import CalibrateOptions, TrainOptions
 from nelbo.flows.options.sources import make_options
 from nelbo.flows.orchestration.execution import execute
+from nelbo.flows.steps.calibrate import _region_level
 from nelbo.flows.steps.parts import assign_parts, check_parts, count_groups, halved, with_groups, without_test
 from nelbo.flows.steps.train import freeze_normals
 from nelbo.flows.workspace import pointers
 from nelbo.flows.workspace.calibrations.calibration import read_calibration
+from nelbo.flows.workspace.calibrations.level import RegionLevel
 from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import new_review_id, record_review
@@ -36,7 +39,7 @@ OPTIONS = TrainOptions(normal="in")
 
 
 def manifest(*rows: tuple[str, str | None] | tuple[str, str | None, str | None]) -> pa.Table:
-    """Rows of (content, group) or (content, group, part); each in a file of its own."""
+    """A manifest from (content, group) or (content, group, part), with a file for each row."""
     listed = [
         {"relative_path": f"{i}.png", "image_id": image_id, "group": group, "split": part[0] if part else None}
         for i, (image_id, group, *part) in enumerate(rows)
@@ -57,7 +60,7 @@ def assigned(table: pa.Table, options: TrainOptions = OPTIONS) -> dict[str, str]
 
 
 @given(st.integers(20, 300), st.integers(0, 5))
-def test_without_groups_parts_are_as_they_always_were(n: int, seed: int) -> None:
+def test_without_groups_the_split_is_as_in_earlier_versions(n: int, seed: int) -> None:
     options = OPTIONS.model_copy(update={"seed": seed})
     image_ids = [f"{i}" for i in range(n)]
     sizes = part_sizes(n, 19)
@@ -67,7 +70,7 @@ def test_without_groups_parts_are_as_they_always_were(n: int, seed: int) -> None
 
 
 @given(st.lists(st.integers(1, 12), min_size=5, max_size=60), st.integers(0, 3))
-def test_parts_of_whole_groups(sizes: list[int], seed: int) -> None:
+def test_groups_are_never_split_between_parts(sizes: list[int], seed: int) -> None:
     rows = [(f"{group}.{i}", f"{group}") for group, size in enumerate(sizes) for i in range(size)]
     options = OPTIONS.model_copy(update={"seed": seed})
     part_of = assigned(manifest(*rows), options)
@@ -86,8 +89,8 @@ def test_parts_of_whole_groups(sizes: list[int], seed: int) -> None:
     assert assigned(manifest(*rows[::-1]), options) == part_of
 
 
-def test_parts_come_as_near_to_their_sizes_as_groups_allow() -> None:
-    """A fifth of 100 groups of 4 is 80 images, and .15 are 60: twenty groups, and fifteen."""
+def test_parts_are_as_near_to_their_sizes_as_groups_allow() -> None:
+    """In 100 groups of 4, 20 % are 80 images in twenty groups, and 15 % are 60 images in fifteen groups."""
     counts = Counter(assigned(manifest(*equal_groups(100, 4))).values())
     assert counts == {"calibration": 80, "validation": 60, "train": 260}
 
@@ -97,18 +100,18 @@ def test_too_few_groups_are_an_error() -> None:
         InputError, match=r"in: 80 usable images make 4 groups, and training needs at least 5.*--group-by"
     ):
         assigned(manifest(*equal_groups(4, 20)))
-    # Images without a group count as one each; two of five groups that share an image do not.
+    # Each image without a group counts as a group; two of five groups that share an image count as one.
     assert len(assigned(manifest(*equal_groups(4, 20), ("alone", None)))) == 81
     with pytest.raises(InputError, match="make 4 groups"):
         assigned(manifest(*equal_groups(5, 20), ("0.0", "part 1")))
 
 
 def test_the_promise_counts_groups() -> None:
-    # 19 of 35 are more than half, as of images alone.
+    # 19 of 35 groups are more than half, which is too many, as it is for single images.
     assert "calibration" not in assigned(manifest(*equal_groups(35, 9))).values()
     counts = Counter(assigned(manifest(*equal_groups(35, 9)), OPTIONS.model_copy(update={"fpr": 0.1})).values())
     assert counts == {"calibration": 81, "validation": 45, "train": 189}
-    # A fifth of the images would be eight groups.
+    # A fifth of the images would be only eight groups.
     counts = Counter(assigned(manifest(*equal_groups(40, 9))).values())
     assert counts == {"calibration": 171, "validation": 54, "train": 135}
 
@@ -121,7 +124,7 @@ def test_groups_named_for_calibration_are_enough_or_an_error() -> None:
     assert Counter(part_of.values())["calibration"] == 37
 
 
-def test_a_part_named_for_one_view_is_that_of_all() -> None:
+def test_a_part_named_for_one_view_holds_for_its_group() -> None:
     rows = [*equal_groups(10, 6), ("named", "part 3", "calibration"), ("other", "part 4", "validation")]
     options = OPTIONS.model_copy(update={"fpr": 0.5})
     part_of = assigned(manifest(*rows), options)
@@ -132,7 +135,7 @@ def test_a_part_named_for_one_view_is_that_of_all() -> None:
         InputError, match=r"1.png is in part 'validation', and another image of its group 'p' in part 'train'"
     ):
         check_parts("in", manifest(("a", "p", "train"), ("b", "p", "validation")))
-    # Through a copy in another group, too.
+    # A copy in another group links the groups, too.
     with pytest.raises(
         InputError, match=r"3.png is in part 'test', and another image of its group 'p' in part 'train'"
     ):
@@ -147,7 +150,7 @@ def test_views_of_test_parts_are_not_trained_on() -> None:
     assert without_test(table)["image_id"].to_pylist() == ["d", "e"]
 
 
-def test_counts_are_of_usable_images() -> None:
+def test_only_usable_images_make_groups() -> None:
     table = manifest(("a", "p"), ("b", "q"), ("c", None), ("c", None))
     assert count_groups(table) == 3
     reasons = pa.array([None, "truncated", None, None], pa.string())
@@ -155,13 +158,13 @@ def test_counts_are_of_usable_images() -> None:
     assert count_groups(manifest(("a", None))) is None
 
 
-def test_a_rule_goes_before_a_column(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rule_for_groups_overrides_the_column(caplog: pytest.LogCaptureFixture) -> None:
     table = manifest(("a", "p"), ("b", "p"), ("c", None))
     assert with_groups("in", table, None) is table
     assert not caplog.records
     assert with_groups("in", table, "[01]")["group"].to_pylist() == ["0", "1", None]
     passed_over, alone = (record.getMessage() for record in caplog.records)
-    assert passed_over == "in: its column 'group' is passed over, as group_by=[01] is given"
+    assert passed_over == "in: its column 'group' is ignored, because group_by=[01] is given"
     assert "finds nothing in the paths of 1 of 3 files (first: 2.png)" in alone
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
@@ -179,7 +182,7 @@ labelled = st.lists(
 @given(labelled)
 def test_labelled_groups_are_in_one_half(rows: list[tuple[str, str | None, int]]) -> None:
     image_ids, groups, labels = (list(column) for column in zip(*rows, strict=True))
-    # Of a kind with two groups, or images alone, that hold no other kind, there are some in each half.
+    # If two groups or single images hold only one label, each half has some images with that label.
     kinds = defaultdict(set)
     for image_id, group, label in rows:
         kinds[group or f"alone: {image_id}"].add(label)
@@ -202,7 +205,9 @@ def test_labelled_groups_are_in_one_half(rows: list[tuple[str, str | None, int]]
 
 
 @given(labelled)
-def test_labelled_images_without_groups_are_halved_as_they_always_were(rows: list[tuple[str, str | None, int]]) -> None:
+def test_labelled_images_without_groups_are_halved_as_in_earlier_versions(
+    rows: list[tuple[str, str | None, int]],
+) -> None:
     image_ids, _, labels = (list(column) for column in zip(*rows, strict=True))
     expected: dict[str, str] = {}
     for label in (0, 1):
@@ -217,7 +222,7 @@ def test_labelled_images_without_groups_are_halved_as_they_always_were(rows: lis
 
 @pytest.fixture
 def normals(tmp_path: Path) -> Path:
-    """Sixty images, five of each of twelve parts, one in a subfolder for each."""
+    """Sixty images of twelve parts, with a folder of five views for each part."""
     for part in range(12):
         for view, path in enumerate(write_images(tmp_path / "in" / f"part{part:02d}", 5, seed=part)):
             path.rename(path.with_name(f"view{view}.png"))
@@ -243,13 +248,13 @@ def sides(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
 
 
 @pytest.mark.usefixtures("known_networks")
-def test_command(normals: Path, nelbo: Callable[..., Any]) -> None:
+def test_the_command_keeps_groups_together(normals: Path, nelbo: Callable[..., Any]) -> None:
     small = ("--set", "image_size=16", "--set", "epochs=1", "--workspace", normals / "w", "--json", "--no-prefect")
     code, out, err = nelbo("train", "--normal", normals / "in", "--group-by", "folder", *small)
     assert code == 0, err
     result = json.loads(out)
     assert result["n_groups"] == 12
-    # Twelve parts are too few for a promise of 5 %, however many views of them there are.
+    # Twelve parts are too few for a promise of 5 %, however many views they have.
     assert (result["n_train"], result["n_validation"], result["n_calibration"]) == (50, 10, 0)
     assert "fpr=0.05 needs 19 calibration groups of images, more than half of these normals" in err
     (place,) = normals.glob("w/manifests/batch_id=t*/manifest.parquet")
@@ -263,7 +268,7 @@ def test_command(normals: Path, nelbo: Callable[..., Any]) -> None:
     assert description["training"]["n_groups"] == 12
 
 
-def test_without_groups_nothing_is_said_of_them(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_without_groups_none_are_mentioned(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
     assert result["n_groups"] is None
     (place,) = workspace.glob("manifests/batch_id=t*/manifest.parquet")
@@ -271,12 +276,12 @@ def test_without_groups_nothing_is_said_of_them(trained: tuple[Path, dict[str, A
     assert "groups" not in (workspace / "cards" / f"{result['model_id']}.md").read_text()
 
 
-def test_a_batch_is_another_with_other_groups(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_groups_make_another_batch(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
     for rule, n in (("(part|view)", 1), (r"part\d", 2)):
         with pytest.raises(InputError, match=f"make {n} groups"):
             frozen(options(normals, group_by=rule))
     none, folder, match = (frozen(options(normals, group_by=rule)) for rule in (None, "folder", r"part\d+"))
-    # The names of a folder and of its match are the same here.
+    # The folder and the match of the pattern give the same names here.
     assert folder == match != none
     assert not caplog.records
     frozen(options(normals, group_by=r"(part\d+)/view[^4]"))
@@ -284,8 +289,8 @@ def test_a_batch_is_another_with_other_groups(normals: Path, caplog: pytest.LogC
     assert "finds nothing in the paths of 12 of 60 files (first: part00/view4.png)" in said
 
 
-def test_names_of_files_do_not_part_groups(normals: Path) -> None:
-    """The same images under other names, groups under other names: the same parts."""
+def test_names_do_not_affect_the_split(normals: Path) -> None:
+    """The same images give the same split under other names of files and groups."""
     shutil.copytree(normals / "in", normals / "renamed")
     for i, folder in enumerate(sorted((normals / "renamed").iterdir())):
         for j, path in enumerate(sorted(folder.iterdir())):
@@ -300,9 +305,9 @@ def test_names_of_files_do_not_part_groups(normals: Path) -> None:
     assert set(found[0].values()) == {"train", "validation", "calibration"}
 
 
-def test_a_column_of_a_manifest(normals: Path) -> None:
+def test_a_column_of_a_manifest_gives_groups(normals: Path) -> None:
     paths = sorted(path.relative_to(normals / "in") for path in (normals / "in").rglob("*.png"))
-    # Not the folders: every twelfth image.
+    # The groups of the column differ from the folders: each is every twelfth image.
     write_list(normals / "in" / "list.csv", "path,group", ((path, i % 12) for i, path in enumerate(paths)))
     given = options(normals, "in/list.csv", fpr=0.2)
     place = frozen(given)
@@ -319,11 +324,11 @@ def test_a_column_of_a_manifest(normals: Path) -> None:
     ("rule", "says"),
     [
         ("(", r"group_by='\(': missing \), unterminated subpattern at position 0. Expected folder, or a regular"),
-        ("x" * 201, "201 characters, at most 200 are taken"),
+        ("x" * 201, "201 characters, at most 200 are allowed"),
         ("", "at least 1 character"),
     ],
 )
-def test_what_is_no_rule_is_said_before_anything_is_done(
+def test_a_bad_rule_for_groups_is_refused_before_any_work(
     rule: str, says: str, normals: Path, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match=says):
@@ -337,7 +342,7 @@ def test_what_is_no_rule_is_said_before_anything_is_done(
     assert not (normals / "w").exists()
 
 
-def test_a_rule_that_takes_for_ever_is_bad_input(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_never_ends_is_refused(normals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nelbo.data.path_rules._SECONDS", 1)
     Image.new("L", (16, 16)).save(normals / "in" / f"{'a' * 60}.png")
     with pytest.raises(InputError, match="takes more than 1 seconds on 61 paths"):
@@ -350,7 +355,7 @@ def test_a_rule_that_takes_for_ever_is_bad_input(normals: Path, monkeypatch: pyt
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 96 normal images, four of a part, and 12 with a blot, two of a part; one part has both kinds."""
+    """A table of 96 normal images, four of each part, and 12 with a blot, two of each part; one part has both kinds."""
     folder = tmp_path_factory.mktemp("labels")
     good, bad = write_images(folder, 96, seed=21), write_images(folder, 12, seed=22, blot=True)
     rows = [(path.name, 0, f"good {i // 4}") for i, path in enumerate(good)]
@@ -408,14 +413,14 @@ def test_one_image_of_each_group_sets_the_threshold(tmp_path: Path) -> None:
     one, highest = (calibrate(at, **new, promise_per=per) for per in ("image", "group"))
     assert one["n_calibration"] == highest["n_calibration"] == 40
     assert "promised: 10 % of groups, between" in highest["promise"]
-    # By content, whatever the score; or the highest of all.
+    # The image of a group is drawn by its content, whatever its score, or it is the highest.
     drawn, views = drawn_and_views(at, one["calibration_id"])
     assert len(drawn) + len(views) == sum(1 + part % 3 for part in range(40))
     assert any(higher(view, row) for view in views for row in drawn)
     drawn, views = drawn_and_views(at, highest["calibration_id"])
     assert not any(higher(view, row) for view in views for row in drawn)
     assert highest["threshold"] >= one["threshold"]
-    # What was drawn is what verdicts are made with.
+    # Verdicts use the scores that were drawn.
     calibration = read_calibration(Workspace(at), highest["calibration_id"])
     assert calibration.normal_scores.tolist() == sorted(row["anomaly_score"] for row in drawn)
 
@@ -436,7 +441,7 @@ def higher(view: dict[str, Any], row: dict[str, Any]) -> bool:
 
 
 @pytest.mark.usefixtures("known_networks")
-def test_near_duplicates_are_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_near_duplicates_form_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     random = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for part in range(40):
@@ -447,7 +452,7 @@ def test_near_duplicates_are_groups(tmp_path: Path, caplog: pytest.LogCaptureFix
     small = {"image_size": (32, 32), "epochs": 1}
     trained = train(tmp_path / "in", tmp_path / "w", **small)
     assert (trained["n_groups"], trained["n_near_duplicates"]) == (40, 120)
-    assert "120 of 120 images look like others of them (first: " in caplog.text
+    assert "120 of 120 images look like others among them (first: " in caplog.text
     assert "They make 40 groups, each kept on one side of every split" in caplog.text
     (place,) = tmp_path.glob("w/manifests/batch_id=t*/manifest.parquet")
     rows = read_table(place).to_pylist()
@@ -477,5 +482,26 @@ def test_too_few_groups_of_near_duplicates_are_taken_for_independent(
     trained = train(tmp_path / "in", tmp_path / "w", image_size=(32, 32), epochs=1)
     assert trained["n_groups"] is None
     assert trained["calibration_id"]
-    assert "50 of 50 images look like others of them" in caplog.text
-    assert "They make 10 groups, too few to keep some apart" in caplog.text
+    assert "50 of 50 images look like others among them" in caplog.text
+    assert "They make 10 groups, too few to hold some out" in caplog.text
+
+
+@pytest.mark.parametrize("promise_per", ["image", "group"])
+def test_the_level_of_regions_counts_groups_like_the_threshold(promise_per: str, random: np.random.Generator) -> None:
+    """A part counts by the view with the highest map, or by one drawn by its hash; views without a map are ignored."""
+    peaks = random.gamma(3, 1, (40, 3))
+    rows = pa.table(
+        {
+            "image_id": [hashlib.sha256(str(number).encode()).hexdigest() for number in range(120)],
+            "group": np.repeat([f"part {number}" for number in range(40)], 3),
+            "split": pa.nulls(120, pa.string()),
+            "variant": pa.nulls(120, pa.string()),
+            "map_peak": pa.array(np.where(np.arange(120) >= 90, np.nan, peaks.ravel()), from_pandas=True),
+        }
+    )
+    level = _region_level(rows, CalibrateOptions(normal="in", fpr=0.1, promise_per=promise_per), cross=False)
+    assert isinstance(level, RegionLevel)
+    assert (level.threshold.per, level.threshold.n_calibration) == (promise_per, 30)
+    highest = np.sort(peaks[:30].max(axis=1))
+    assert (level.threshold.value == highest[-3]) == (promise_per == "group")
+    assert level.threshold.value <= highest[-3]

@@ -1,4 +1,4 @@
-"""Ingest as a command: any source, nothing read twice, the look of the images, and what changes meanwhile."""
+"""The command `ingest`: any source, no file read twice, the look of the images, and files that change meanwhile."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def test_a_second_ingest_reads_only_what_is_new(tmp_path: Path, monkeypatch: pyt
     Image.new("L", (32, 32), 9).save(folder / "tile_1_005.png")
     second = ingest(folder, workspace)
     assert (second["n_images"], second["n_known"]) == (15, 11)
-    # What training looked at is known too, and the other way round; the rows are those of a fresh workspace.
+    # Ingest and training reuse each other's readings; the rows equal those of a fresh workspace.
     assert ingest(folder, workspace)["batch_id"] == second["batch_id"] == ingest(folder, tmp_path / "w")["batch_id"]
     one, other = (
         read_table(place / "manifests" / f"batch_id={second['batch_id']}" / "manifest.parquet")
@@ -53,10 +53,10 @@ def test_a_second_ingest_reads_only_what_is_new(tmp_path: Path, monkeypatch: pyt
     assert one.equals(other)
 
 
-def test_a_folder_with_a_replaced_file_is_scored(
+def test_a_replaced_file_is_scored_with_its_new_contents(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the same name, size and time: its row is of the new contents."""
+    """With the same name, size and time; the row is that of the new contents."""
     monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -95,8 +95,8 @@ def test_folders_that_cannot_be_listed_are_counted_by_each_command(
         assert row["n_folders_unlisted"] == 1
 
 
-def test_the_command_under_a_locale_without_utf8(tmp_path: Path) -> None:
-    """Names, the folder's and the workspace's too, and what is printed are UTF-8 all the same."""
+def test_names_and_output_are_utf_8_under_any_locale(tmp_path: Path) -> None:
+    """Names of files, folder and workspace, and all output, are UTF-8 even so."""
     folder = tmp_path / "Ärger"
     write_images(folder / "für", 2, seed=1)
     (folder / "ü.png").write_bytes(next((folder / "für").iterdir()).read_bytes())
@@ -110,7 +110,7 @@ def test_the_command_under_a_locale_without_utf8(tmp_path: Path) -> None:
     assert read_metadata(Path(result["manifest"]))["nelbo.root"] == str(folder)
 
 
-def test_a_damaged_manifest_is_not_believed(tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_not_reused(tmp_path: Path) -> None:
     write_images(tmp_path / "in", 3, seed=1)
     first = ingest(old(tmp_path / "in"), tmp_path / "workspace")
     Path(first["manifest"]).write_bytes(b"PAR1")
@@ -118,7 +118,7 @@ def test_a_damaged_manifest_is_not_believed(tmp_path: Path) -> None:
     assert (again["n_known"], again["batch_id"]) == (0, first["batch_id"])
 
 
-def test_ingest_says_what_the_images_look_like(tmp_path: Path) -> None:
+def test_ingest_measures_the_look_of_the_images(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     bright, whole, _ = write_images(folder, 3, seed=1)
     Image.fromarray(np.full((32, 32), 204, np.uint8)).save(bright)
@@ -136,7 +136,9 @@ def test_ingest_says_what_the_images_look_like(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "pattern"])
-def test_a_batch_from_elsewhere_has_the_same_verdicts(kind: str, images: Path, workspace: Path, tmp_path: Path) -> None:
+def test_a_batch_from_another_source_has_the_same_verdicts(
+    kind: str, images: Path, workspace: Path, tmp_path: Path
+) -> None:
     source = str(images / "new" / "*" / "*.png")
     if kind == "zip":
         source = str(tmp_path / "new.zip")
@@ -156,7 +158,7 @@ def test_a_batch_from_elsewhere_has_the_same_verdicts(kind: str, images: Path, w
 def test_a_file_that_changes_meanwhile_waits(
     moment: str, images: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While files are listed or after it: its row would have the hash of one image and the score of another."""
+    """During the listing or after it: its row would have the hash of one image and the score of another."""
     folder = Path(shutil.copytree(images / "new" / "a", tmp_path / "in"))
     changing = sorted(folder.iterdir())[3]
 
@@ -181,14 +183,14 @@ def test_a_file_that_changes_meanwhile_waits(
 
 
 @pytest.mark.usefixtures("known_networks")
-def test_training_from_an_archive(images: Path, tmp_path: Path) -> None:
+def test_training_reads_an_archive(images: Path, tmp_path: Path) -> None:
     source = shutil.make_archive(str(tmp_path / "normal"), "gztar", images / "normal")
     result = train(source, tmp_path / "workspace", image_size=(32, 32), epochs=1)
     assert result["n_train"] + result["n_validation"] + result["n_calibration"] == 80
 
 
 def mvtec(root: Path) -> Path:
-    """A category: 22 normal images to train on, and to test on 4 normal and 3 with a blot, with masks."""
+    """A category of MVTec AD: 22 normal images to train on; to test on, 4 normal and 3 with a blot, with masks."""
     write_images(root / "train" / "good", 22, seed=1)
     write_images(root / "test" / "good", 4, seed=2)
     for path in write_images(root / "test" / "blot", 3, seed=3, blot=True):
@@ -200,7 +202,7 @@ def mvtec(root: Path) -> Path:
 
 
 @pytest.mark.usefixtures("known_networks")
-def test_mvtec_as_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_category_of_mvtec_needs_no_preparation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root, workspace = mvtec(tmp_path / "bottle"), tmp_path / "workspace"
     with caplog.at_level("INFO", logger="nelbo"):
         trained = train(root, workspace, image_size=(16, 16), epochs=1, fpr=0.2)
@@ -214,17 +216,17 @@ def test_mvtec_as_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert {row["relative_path"].partition("/")[0]: row["label"] for row in rows} == {"good": 0, "blot": 1}
     assert (scored["n_images"], scored["n_not_scored"]) == (7, 0)
     assert scored["metrics"]
-    # The same as if the folders had been named, and their labels.
+    # The result is the same as with the folders named explicitly.
     assert (
         train(root / "train" / "good", workspace, image_size=(16, 16), epochs=1, fpr=0.2)["model_id"]
         == (trained["model_id"])
     )
-    # Labels choose thresholds, too.
+    # Labels from folders can choose a threshold, too.
     chosen = calibrate(workspace, labels=str(root), objective="youden")
     assert chosen["n_calibration"] > 0
 
 
-def test_folders_are_names_where_labels_are_refused_or_doubtful(
+def test_folders_give_no_labels_if_these_are_switched_off_or_doubtful(
     workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "in"
@@ -233,13 +235,13 @@ def test_folders_are_names_where_labels_are_refused_or_doubtful(
     assert labels(score(folder, workspace, folder_labels=False)) == {"good": -1, "blot": -1}
     assert "Took" not in caplog.text
     assert labels(score(folder, workspace)) == {"good": 0, "blot": 1}
-    # An image beside them stays unknown; so do all where a folder is named like a part.
+    # An image beside the folders stays unknown; so do all images if a folder is named like a part of a data set.
     write_images(folder, 1, seed=4)
     assert labels(score(folder, workspace)) == {"good": 0, "blot": 1, "tile_4_000.png": -1}
     write_images(folder / "train", 1, seed=5)
     assert set(labels(score(folder, workspace)).values()) == {-1}
-    assert f"{folder}: good/ lies beside train/. So folders are not taken as labels" in caplog.text
-    # What is still landing is taken as it comes.
+    assert f"{folder}: good/ lies beside train/. Folders are therefore not taken as labels" in caplog.text
+    # Folders give no labels while images still land.
     (folder / "train" / "tile_5_000.png").unlink()
     (folder / "train").rmdir()
     assert set(labels(score(folder, workspace, new=True, min_age_s=0)).values()) == {-1}
@@ -250,7 +252,7 @@ def labels(scored: dict[str, Any]) -> dict[str, int]:
     return {row["relative_path"].partition("/")[0]: row["label"] for row in rows}
 
 
-def test_training_takes_all_below_where_it_is_doubtful_what_is_normal(
+def test_training_takes_every_image_below_if_it_is_unclear_which_are_normal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_images(tmp_path / "in" / "good", 5, seed=0)

@@ -1,4 +1,4 @@
-"""A folder that images keep landing in: each file is in one batch, once, whatever happens to the runs."""
+"""A folder in which images keep landing: each file is in exactly one batch, whatever happens to the runs."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def age(path: Path) -> None:
 
 
 class Meddling(Direct):
-    """Does something as soon as a step is over."""
+    """A runner that calls a given function as soon as a step is over."""
 
     def __init__(self, **after: Callable[[], Any]) -> None:
         self._after = after
@@ -63,7 +63,7 @@ class Meddling(Direct):
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """A run that ends there."""
+    """Ends a run at a chosen step."""
 
 
 def stop() -> None:
@@ -71,7 +71,7 @@ def stop() -> None:
 
 
 class Line:
-    """A workspace and the folder that its images land in."""
+    """A workspace and the folder in which its images land."""
 
     def __init__(self, workspace: Place, folder: Path) -> None:
         self.workspace, self.folder = workspace, folder
@@ -81,7 +81,7 @@ class Line:
         return score_batch(ScoreOptions(**options), runner or Direct())
 
     def freeze(self) -> str:
-        """A run that is stopped once its batch is frozen; the batch."""
+        """Stop a run as soon as its batch is frozen; the id of the batch."""
         with pytest.raises(Stopped):
             self.score(Meddling(freeze_new=stop))
         return self.unfinished
@@ -91,7 +91,7 @@ class Line:
         return read_table(path)["relative_path"].to_pylist()
 
     def scored(self) -> Counter[tuple[str, str]]:
-        """How often each path with its contents is in a batch."""
+        """How often each path with its contents is in any batch."""
         found: Counter[tuple[str, str]] = Counter()
         for path in self.workspace.glob("scores/*/*/scores.parquet"):
             columns = read_table(path, ["relative_path", "image_id"]).to_pydict().values()
@@ -120,7 +120,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def line(tmp_path: Path, stubbed: None) -> Line:  # noqa: ARG001
-    """Three old images have landed."""
+    """A line where three old images have landed."""
     for i, name in enumerate(("a.png", "b/c.png", "d.png")):
         put(tmp_path / "in" / name, i)
     stub_workspace(tmp_path / "workspace")
@@ -138,7 +138,7 @@ def test_nothing_new_writes_nothing(line: Line) -> None:
     again = line.score()
     assert again["skipped"] == f"nothing new in {line.folder}"
     assert (again["batch_id"], again["n_images"], again["n_anomalous"], again["batches"]) == (None, 0, 0, [])
-    # As of a share that is not mounted: its mount point is there, without files, or is not there.
+    # As when a share is not mounted: its mount point is missing, or is empty.
     away = line.folder.rename(line.folder.parent / "away")
     with pytest.raises(InputError, match="does not exist"):
         line.score()
@@ -160,7 +160,7 @@ def test_an_empty_folder_is_nothing_new(line: Line) -> None:
     assert not (line.workspace / "scores").exists()
 
 
-def test_only_what_is_new_is_scored(line: Line) -> None:
+def test_only_new_files_are_scored(line: Line) -> None:
     assert line.rows(line.score()["batch_id"]) == ["a.png", "b/c.png", "d.png"]
     put(line.folder / "b" / "late.png", 9)
     put(line.folder / "0.png", 10)
@@ -169,14 +169,14 @@ def test_only_what_is_new_is_scored(line: Line) -> None:
     assert line.taken == ["0.png", "a.png", "b/c.png", "b/late.png", "d.png"]
     assert line.unfinished == ""
     assert set(line.scored().values()) == {1}
-    # The ledger is a manifest.
+    # The ledger has the format of a manifest.
     table, said = read_table(line.ledger), read_metadata(line.ledger)
     assert table.schema.remove_metadata() == MANIFEST_SCHEMA
     assert said["nelbo.root"] == str(line.folder)
     assert 0 <= time.time_ns() - int(said["nelbo.listed_ns"]) < 600 * 10**9
 
 
-def test_touched_is_not_new_and_changed_is(line: Line) -> None:
+def test_a_touched_file_is_not_new_but_a_changed_one_is(line: Line) -> None:
     line.score()
     (line.folder / "a.png").touch()
     age(line.folder / "b" / "c.png")
@@ -187,8 +187,8 @@ def test_touched_is_not_new_and_changed_is(line: Line) -> None:
     assert set(line.scored().values()) == {1}
 
 
-def test_a_taken_file_that_waits_stays_known(line: Line) -> None:
-    """It is young when the ledger is written anew, and as it was later on."""
+def test_a_scored_file_that_is_touched_stays_known(line: Line) -> None:
+    """The file is young when the ledger is rewritten, and unchanged later on."""
     line.score()
     (line.folder / "a.png").touch()
     put(line.folder / "c.png", 5)
@@ -199,7 +199,7 @@ def test_a_taken_file_that_waits_stays_known(line: Line) -> None:
     assert line.score()["n_images"] == 0
 
 
-def test_replaced_under_the_same_name_size_and_time_is_new(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_replaced_with_the_same_name_size_and_time_is_new(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
     for i, name in enumerate(("a.bmp", "b.bmp", "c.bmp")):
         put(line.folder / name, i)
@@ -208,7 +208,7 @@ def test_replaced_under_the_same_name_size_and_time_is_new(line: Line, monkeypat
     shutil.copy2(put(line.folder.parent / "other.bmp", 88), line.folder / "b.bmp")
     put(line.folder.parent / "other.bmp", 99).replace(line.folder / "c.bmp")
     assert line.rows(line.score()["batch_id"]) == ["a.bmp", "b.bmp", "c.bmp"]
-    # Rights and links make no file new, nor wait.
+    # A change of permissions or links makes no file new or young.
     (line.folder / "a.bmp").chmod(0o600)
     (line.folder.parent / "link.bmp").hardlink_to(line.folder / "b.bmp")
     again = line.score(min_age_s=3600)
@@ -217,10 +217,10 @@ def test_replaced_under_the_same_name_size_and_time_is_new(line: Line, monkeypat
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_files_of_a_folder_that_cannot_be_listed_for_a_while_are_not_new(
+def test_files_of_a_folder_that_was_unlistable_for_a_while_are_not_new(
     old: bool, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And those that came meanwhile are, those that have been changed, too."""
+    """Files that came or changed meanwhile are new."""
     if old:
         monkeypatch.setattr("nelbo.data.sources.files.YOUNG_NS", 0)
     put(line.folder / "b" / "deeper" / "x.png", 20)
@@ -243,7 +243,7 @@ def test_files_of_a_folder_that_cannot_be_listed_for_a_while_are_not_new(
 
 
 def too_late(times: int) -> Callable[..., Iterator[pa.Table]]:
-    """Scores as of the stub, but decoding of a.png takes too long so many times."""
+    """The stub's scores, but decoding a.png takes too long `times` times."""
     left = times
 
     def scores(model: Any, files: Any, decoding: Any, *_: Any) -> Iterator[pa.Table]:
@@ -278,7 +278,7 @@ def test_an_image_that_took_too_long_is_tried_again(line: Line, monkeypatch: pyt
 def test_an_image_that_takes_too_long_is_tried_again_three_times(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nelbo.flows.steps.score.score_files", too_late(100))
     assert [line.score()["n_images"] for _ in range(5)] == [3, 1, 1, 1, 0]
-    # What comes later does not make it new, other contents do.
+    # Files that come later do not make it new, but other contents do.
     put(line.folder / "e.png", 5)
     assert line.rows(line.score()["batch_id"]) == ["e.png"]
     put(line.folder / "a.png", 6)
@@ -293,7 +293,7 @@ def test_a_header_that_takes_too_long_is_tried_again(line: Line, monkeypatch: py
         for file, look in zip(files, look_into(files, **options), strict=True):
             if file.path == "a.png" and left > 0:
                 left -= 1
-                # As of a decoder that was stopped.
+                # What a stopped decoder returns.
                 yield nelbo.data.decoder.decoding.Look(reason="timeout")
             else:
                 yield look
@@ -314,8 +314,8 @@ def test_a_shard_with_a_timeout_is_scored_again_after_a_kill(line: Line, monkeyp
     assert reasons_of(line, line.score()["batch_id"]) == {"a.png": None, "b/c.png": None, "d.png": None}
 
 
-def test_a_ledger_of_an_older_version_forgets_nothing(line: Line) -> None:
-    """It does not say when files were changed: they are read again, and are not new."""
+def test_a_ledger_of_an_older_version_stays_valid(line: Line) -> None:
+    """It holds no times of change, so files are read again, but they are not new."""
     line.score()
     table = read_table(line.ledger).drop_columns(["changed_ns", "inode", "etag", "n_timeouts"])
     said = read_metadata(line.ledger) | {"nelbo.schema_version": "3"}
@@ -326,7 +326,7 @@ def test_a_ledger_of_an_older_version_forgets_nothing(line: Line) -> None:
     assert line.taken == ["a.png", "b/c.png", "d.png", "e.png"]
 
 
-def test_moved_and_copied_are_new(line: Line) -> None:
+def test_moved_and_copied_files_are_new(line: Line) -> None:
     line.score()
     (line.folder / "d.png").rename(line.folder / "e.png")
     shutil.copy2(line.folder / "a.png", line.folder / "a2.png")
@@ -335,7 +335,7 @@ def test_moved_and_copied_are_new(line: Line) -> None:
     assert line.taken == ["a.png", "a2.png", "b/c.png", "e.png"]
 
 
-def test_removed_and_back_is_new_once_the_folder_was_seen_without_it(line: Line) -> None:
+def test_a_file_that_comes_back_is_new_if_its_absence_was_seen(line: Line) -> None:
     line.score()
     (line.folder / "d.png").rename(line.folder.parent / "d.png")
     assert line.score()["n_images"] == 0
@@ -348,7 +348,7 @@ def test_removed_and_back_is_new_once_the_folder_was_seen_without_it(line: Line)
     assert line.rows(line.score()["batch_id"]) == ["d.png"]
 
 
-def test_young_files_wait_and_a_clock_ahead_does_not(line: Line) -> None:
+def test_young_files_wait_but_files_dated_far_ahead_do_not(line: Line) -> None:
     now = time.time()
     put(line.folder / "young.png", 5, now)
     put(line.folder / "soon.png", 6, now + 60)
@@ -377,18 +377,18 @@ def test_a_half_copied_file_waits_and_is_whole_in_the_next_batch(line: Line) -> 
     assert second["n_scored"] == 1
 
 
-def test_a_given_batch_id_is_the_whole_folder(line: Line) -> None:
+def test_a_given_batch_id_scores_the_whole_folder(line: Line) -> None:
     line.score()
     put(line.folder / "e.png", 5, time.time())
     whole = line.score(batch_id="all", min_age_s=3600)
     assert len(line.rows("all")) == whole["n_images"] == 4
     assert "batches" not in whole
-    # It is none of the landing folder's batches.
+    # It does not count as a batch of the landing folder.
     age(line.folder / "e.png")
     assert line.rows(line.score()["batch_id"]) == ["e.png"]
 
 
-def test_files_that_cannot_be_read_are_a_batch_once(line: Line) -> None:
+def test_unreadable_files_are_in_one_batch(line: Line) -> None:
     line.score()
     (line.folder / "notes.txt").write_text("not an image")
     age(line.folder / "notes.txt")
@@ -415,7 +415,7 @@ def test_the_workspace_may_lie_in_the_folder(line: Line) -> None:
     assert line.score()["n_images"] == 0
 
 
-def test_what_is_not_a_folder_is_refused(line: Line) -> None:
+def test_a_source_that_is_not_a_folder_is_refused(line: Line) -> None:
     for source in (f"{line.folder}/*.png", str(line.folder / "a.png")):
         with pytest.raises(UsageError, match="goes with a folder"):
             line.score(images=source)
@@ -426,7 +426,7 @@ def test_without_a_model_nothing_is_listed(tmp_path: Path) -> None:
         Line(tmp_path / "workspace", tmp_path / "none").score()
 
 
-def test_a_damaged_ledger_is_said_with_the_remedy(line: Line) -> None:
+def test_a_damaged_ledger_is_refused_with_the_remedy(line: Line) -> None:
     line.score()
     whole = line.ledger.read_bytes()
     line.ledger.write_bytes(whole[: len(whole) // 2])
@@ -451,7 +451,7 @@ def test_a_folder_that_vanishes_before_it_is_scored_is_completed_when_it_is_back
     assert line.unfinished == ""
 
 
-def test_a_folder_that_vanishes_while_it_is_scored(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_vanishes_while_it_is_scored_is_an_error(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     away = line.folder.parent / "away"
 
     def late(*arguments: Any) -> Iterator[Any]:
@@ -474,12 +474,12 @@ def test_a_frozen_batch_is_not_listed_again(line: Line) -> None:
     assert line.rows(result["batches"][1]) == ["e.png", "f.png"]
     runs = [row for path in line.workspace.glob("runs/*.parquet") for row in read_table(path).to_pylist()]
     assert sorted(row["batch_id"] for row in runs if row["command"] == "score") == sorted(result["batches"])
-    # Anomalies of both count.
+    # The anomalies of both batches count.
     scored = [read_table(path)["verdict"].to_pylist() for path in line.workspace.glob("scores/*/*/scores.parquet")]
     assert result["n_anomalous_in_batches"] == sum(verdicts.count("anomalous") for verdicts in scored)
 
 
-def test_a_file_that_changes_or_goes_before_it_is_scored_is_new_again(line: Line) -> None:
+def test_a_file_that_changes_or_vanishes_before_it_is_scored_is_new_again(line: Line) -> None:
     def meddle() -> None:
         put(line.folder / "a.png", 99)
         (line.folder / "d.png").rename(line.folder.parent / "d.png")
@@ -492,7 +492,7 @@ def test_a_file_that_changes_or_goes_before_it_is_scored_is_new_again(line: Line
     assert set(line.scored().values()) == {1}
 
 
-def test_all_files_of_a_frozen_batch_have_gone(line: Line) -> None:
+def test_a_frozen_batch_whose_files_are_all_gone_ends(line: Line) -> None:
     left = line.freeze()
     shutil.rmtree(line.folder)
     put(line.folder / "e.png", 5)
@@ -504,7 +504,7 @@ def test_all_files_of_a_frozen_batch_have_gone(line: Line) -> None:
     assert line.score()["n_images"] == 0
 
 
-def test_all_files_go_right_after_they_were_frozen(line: Line) -> None:
+def test_files_that_vanish_right_after_freezing_make_no_batch(line: Line) -> None:
     def empty() -> None:
         shutil.rmtree(line.folder)
         line.folder.mkdir()
@@ -517,7 +517,7 @@ def test_all_files_go_right_after_they_were_frozen(line: Line) -> None:
 
 
 def test_a_job_that_finds_anothers_batch_shares_it(line: Line) -> None:
-    """Both have found nothing unfinished; one freezes, and is stopped or still at work when the other gets its turn."""
+    """Neither found an unfinished batch; one freezes its batch, and is stopped or at work when the other continues."""
 
     def other() -> None:
         line.freeze()
@@ -528,7 +528,7 @@ def test_a_job_that_finds_anothers_batch_shares_it(line: Line) -> None:
     assert line.rows(line.score()["batch_id"]) == ["e.png"]
 
 
-def test_finished_by_another_job_meanwhile(line: Line) -> None:
+def test_a_batch_that_another_job_finished_is_not_scored_again(line: Line) -> None:
     def other() -> None:
         put(line.folder / "e.png", 5)
         line.score()
@@ -536,7 +536,7 @@ def test_finished_by_another_job_meanwhile(line: Line) -> None:
         line.freeze()
 
     line.score(Meddling(write_report=other))
-    # The mark is that of the other job's next batch.
+    # The mark of an unfinished batch belongs to the other job's next batch.
     assert line.unfinished
     result = line.score()
     assert line.rows(result["batch_id"]) == ["f.png"]
@@ -557,7 +557,7 @@ def test_pruning_keeps_what_the_next_run_needs(line: Line) -> None:
     assert line.score()["n_images"] == 0
 
 
-def test_a_workspace_in_an_object_store(line: Line) -> None:
+def test_landing_works_in_an_object_store(line: Line) -> None:
     fsspec.filesystem("memory").put(str(line.workspace), "/landed/workspace", recursive=True)
     line.workspace = open_place("memory://landed/workspace")
     try:
@@ -569,12 +569,14 @@ def test_a_workspace_in_an_object_store(line: Line) -> None:
         fsspec.filesystem("memory").rm("/landed", recursive=True)
 
 
-def test_many_files_with_random_fates(line: Line, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds of landing, changing, touching and going, in pieces of a few rows: what is new is always exactly that."""
+def test_exactly_the_new_files_are_scored_whatever_happens_to_them(
+    line: Line, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files land, change, are touched and go, with chunks of a few rows: each round scores exactly what is new."""
     monkeypatch.setattr("nelbo.data.sources.manifest.CHUNK_ROWS", 5)
     monkeypatch.setattr("nelbo.flows.steps.land.ROWS", 3)
     taken: dict[str, bytes] = {}
-    # Times are never those of another version: contents that change under the same time and size are not seen.
+    # Each round has its own times: a change of contents with the same time and size would not be seen.
     for when in range(OLD, OLD + 60, 10):
         for path in line.folder.rglob("*.png"):
             os.utime(path, (when, when))
@@ -596,27 +598,29 @@ def test_many_files_with_random_fates(line: Line, random: np.random.Generator, m
             assert line.taken == sorted(taken)
 
 
-def drive(aside: Path, *what: object) -> Any:
-    """What ``killed.py`` found, in a process that loads no network and can fork."""
-    stub_workspace(aside / "stub")
-    command = [sys.executable, killed.__file__, str(aside / "stub"), "-", str(aside), *map(str, what)]
+def drive(scratch: Path, *what: object) -> Any:
+    """What ``killed.py`` finds, in a process that loads no network and can fork."""
+    stub_workspace(scratch / "stub")
+    command = [sys.executable, killed.__file__, str(scratch / "stub"), "-", str(scratch), *map(str, what)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
-def test_killed_at_random_points_and_two_jobs_at_once(tmp_path: Path, random: np.random.Generator) -> None:
-    """Killed once in each sixth of a run."""
+def test_files_are_in_one_batch_after_kills_and_with_two_jobs_at_once(
+    tmp_path: Path, random: np.random.Generator
+) -> None:
+    """A run is killed at one random point in each sixth of its events."""
     events = drive(tmp_path / "counted", "count_landing")
     points = 1 + ((np.arange(6) + random.random(6)) * events / 6).astype(int)
-    # 0 is no kill, but two at once.
+    # 0 means no kill, but two runs at once.
     *found, one, other = drive(tmp_path / "killed", "land", *points, 0, 0)
-    # A run has about as many events as the one that was counted.
+    # A run has about as many events as were counted, so the last kill may come too late.
     assert [one["codes"] for one in found[:-1]] == [[-signal.SIGKILL]] * 5
-    # Before and after the batch that it was at was published.
+    # Kills came before and after the batch was published.
     assert {len(one["seen"]) for one in found} == {1, 2}
-    # Before it was taken, it is one with what came later.
+    # If the files were not taken yet, they share a batch with later ones.
     assert {len(one["batches"]) for one in found} == {2, 3}
     for both in (one, other):
         assert (both["codes"], len(both["batches"])) == ([0, 0], 3)
@@ -624,13 +628,13 @@ def test_killed_at_random_points_and_two_jobs_at_once(tmp_path: Path, random: np
         assert each["again"] == [0, 0]
         rows = [row for batch in each["batches"].values() for row in batch]
         assert sorted(rows) == sorted(each["expected"])
-        # What was published before stays as it was.
+        # Published batches stay unchanged.
         assert all(each["batches"][name] == batch for name, batch in each["seen"].items())
 
 
 @pytest.mark.slow
-def test_the_real_command_is_killed(trained: Trained, images: Path, tmp_path: Path) -> None:
-    """When the ledger is there, and when the scores are published."""
+def test_the_real_command_resumes_after_a_kill(trained: Trained, images: Path, tmp_path: Path) -> None:
+    """It is killed once the ledger exists, and once the scores are published."""
     workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
     line = Line(workspace, tmp_path / "in")
     line.folder.mkdir()
@@ -651,8 +655,10 @@ def test_the_real_command_is_killed(trained: Trained, images: Path, tmp_path: Pa
     assert line.score()["skipped"] == f"nothing new in {line.folder}"
 
 
-def test_the_command(trained: Trained, images: Path, tmp_path: Path, nelbo: Callable[..., Any]) -> None:
-    """With the real model: first files without an image among them, then anomalies."""
+def test_the_command_scores_each_landed_file_one_time(
+    trained: Trained, images: Path, tmp_path: Path, nelbo: Callable[..., Any]
+) -> None:
+    """With the real model: first with files that are no images, then with anomalies."""
     workspace = Path(shutil.copytree(trained[0], tmp_path / "workspace"))
     folder = tmp_path / "in"
     folder.mkdir()

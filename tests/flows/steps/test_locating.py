@@ -1,4 +1,4 @@
-"""Parts that lie anyhow, the whole way: looked for where the normals show them, in verdicts, maps, card and drift."""
+"""Parts in any position, end to end: `locate` finds them, and verdicts, maps, card and drift refer to them."""
 
 import io
 import json
@@ -41,19 +41,19 @@ def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     workspace = tmp_path_factory.mktemp("located") / "workspace"
-    # Filters need no weights, and their bundles are small.
+    # The filters backbone needs no weights, and its bundles are small.
     small: dict[str, Any] = {"image_size": (160, 160), "preset": "features", "backbone": "filters", "engines": []}
     return workspace, train(normals, workspace, **small)
 
 
-def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_findings_in_the_normal_images_are_reported_and_stored(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
     assert result["settled"]["locate"].startswith("one rigid part before a plain background: of 60 pictures 100% show")
     described = json.loads((workspace / "models" / result["model_id"] / "model.json").read_text())
     how = Preprocessing(**described["preprocessing"])
     assert how.frame is not None
     assert how.frame.has_axis
-    # As many pixels as asked for, in the shape of the part.
+    # The crop has as many pixels as requested, in the shape of the part.
     assert (how.height, how.width) == (96, 256)
     assert (described["config"]["height"], described["config"]["width"]) == (96, 256)
     card = (workspace / "cards" / f"{result['model_id']}.md").read_text()
@@ -61,13 +61,13 @@ def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, A
     assert f"({result['model_id']}-parts.png)" in card
     with Image.open(workspace / "cards" / f"{result['model_id']}-parts.png") as sheet:
         assert sheet.width == 804
-    # The rows that set the threshold have sizes, too.
+    # The rows behind the threshold have sizes of parts, too.
     rows = read_table(workspace / "calibrations" / result["calibration_id"] / "scores.parquet")
     assert rows["size_z"].null_count == 0
     assert rows.num_rows == 60
 
 
-def test_each_image_says_what_was_found(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_each_row_describes_the_part_that_was_found(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     workspace, _ = trained
     random = np.random.default_rng(5)
     batch = write_keys(tmp_path / "new", 20, 7)
@@ -94,7 +94,7 @@ def test_each_image_says_what_was_found(trained: tuple[Path, dict[str, Any]], tm
 
 
 def test_a_map_lies_on_the_part(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """The dent is where the map is brightest: however the part lies, at one place of the upright crop."""
+    """The map is highest on the dent, at one place of the upright crop, however the part lies."""
     workspace, _ = trained
     random = np.random.default_rng(3)
     for i, pose in enumerate([Pose(100, 90, angle) for angle in (20, 140, 260)]):
@@ -107,9 +107,9 @@ def test_a_map_lies_on_the_part(trained: tuple[Path, dict[str, Any]], tmp_path: 
         values = np.array(row["map"], np.float32)
         row_, column = np.unravel_index(values.argmax(), values.shape)
         places.append(((column + 0.5) / values.shape[1] * width, (row_ + 0.5) / values.shape[0] * height))
-    # Within one place of the grid, which is of 32 pixels.
+    # Within one place of the grid, 32 pixels wide.
     assert (np.ptp(places, axis=0) <= 32).all(), places
-    # Off the middle, as the dent is.
+    # Like the dent, the place is off the middle.
     assert np.linalg.norm(np.mean(places, axis=0) - np.array(shapes[0]) / 2) > 0.04 * max(shapes[0])
 
 
@@ -118,7 +118,7 @@ def test_a_camera_that_moved_is_drift(trained: tuple[Path, dict[str, Any]], tmp_
     random = np.random.default_rng(11)
     for i in range(40):
         pose = drawn(random, KEY)
-        # All in the left half.
+        # All parts lie in the left half.
         write(tmp_path / "in", picture(KEY, replace(pose, x=50 + pose.x / 10), random), str(i))
     found = score(tmp_path / "in", workspace)
     assert found["drift"]["alarm"]
@@ -131,19 +131,19 @@ def options(normal: Path, folder: Path, **more: Any) -> TrainOptions:
     return TrainOptions(normal=str(normal), workspace=str(folder / "w"), **{**small, **more})
 
 
-def test_the_images_decide_and_decide_again_the_same(normals: Path, tmp_path: Path) -> None:
+def test_the_images_decide_and_always_in_the_same_way(normals: Path, tmp_path: Path) -> None:
     asked = options(normals, tmp_path)
     batch_id = freeze_normals(asked, Run("train", asked))
     settled = settle(asked, batch_id)
     assert settled == settle(asked, batch_id)
     assert settled.options.locate == "on"
     assert settled.options.frame is not None
-    # What is asked for is not looked at.
+    # With an explicit setting the images are not examined.
     off = settle(options(normals, tmp_path, locate="off"), batch_id)
     assert (off.options.frame, off.options.input_size, off.why) == (None, (96, 96), {})
 
 
-def test_what_lies_at_one_place_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_parts_that_all_lie_at_one_place_are_not_located(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     for i in range(20):
         write(tmp_path / "in", picture(KEY, Pose(120, 90, 0), random), str(i))

@@ -1,4 +1,4 @@
-"""A real process, killed without warning in the middle of training, and the same command once more."""
+"""A real process is killed during training, and the same command runs again."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def rows_of(checkpoint: Path) -> list[dict[str, float]]:
 
 
 def kill_after(n_epochs: int, folder: Path, workspace: Path) -> list[dict[str, float]]:
-    """Start training, kill it once some epochs are done, and say what its checkpoint knows."""
+    """Start training, and kill it after some epochs; the rows of its checkpoint."""
     settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
     nelbo = [Path(sys.executable).with_name("nelbo"), "train", "--normal", folder, "--workspace", workspace]
     nelbo += ["--set", "image_size=32", "--no-prefect", *settings]
@@ -54,14 +54,14 @@ def kill_after(n_epochs: int, folder: Path, workspace: Path) -> list[dict[str, f
 
 
 @pytest.mark.slow
-def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_training_killed_twice_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     write_images(tmp_path / "in", 60, seed=0)
     first = kill_after(3, tmp_path / "in", tmp_path / "killed")
     second = kill_after(len(first) + 3, tmp_path / "in", tmp_path / "killed")
     assert 3 <= len(first) < len(second) < 40
-    # The second run went on from the first one's epochs: even their timings are still there.
+    # The second run continued after the first one's epochs, whose timings it kept.
     assert second[: len(first)] == first
-    # Decoded once: what the killed runs left behind is used.
+    # Images are decoded one time: the pixels that the killed runs left are reused.
     assert list((tmp_path / "killed").glob("checkpoints/*/cache/pixels.bin"))
     found, expected = (
         train(tmp_path / "in", tmp_path / name, image_size=(32, 32), **SETTINGS) for name in ("killed", "whole")
@@ -82,7 +82,7 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
 def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_command(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It still has its checkpoint, so nothing is trained again; the latest has passed the gate and has a row."""
+    """Its checkpoint is kept, so nothing is trained again; the latest model has passed the gate and has a row."""
     root = tmp_path / "workspace"
     write_images(tmp_path / "normal", 60, seed=1)
     write_images(tmp_path / "held_out", 20, seed=2)
@@ -119,7 +119,7 @@ def test_a_training_killed_after_its_model_was_kept_is_finished_by_the_same_comm
     assert "clean_up" not in done
     n_rows = len(list(root.glob("runs/*"))) - rows_before
     assert n_rows == (step in ("pointers.promote", "clean_up"))
-    # The latest model is never one without a row.
+    # The latest model always has a row.
     assert pointers.promoted(workspace) is None or n_rows
     result = execute("train", options, prefect=False)
     assert (pointers.promoted(workspace), pointers.current_calibration(workspace, MODEL)) == (MODEL, calibration_id)

@@ -1,4 +1,4 @@
-"""``prune`` and ``compact``: what goes, what stays, and what a kill midway leaves."""
+"""``prune`` and ``compact``: what they delete, what they keep, and what a kill midway leaves."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from nelbo.flows.orchestration.execution import execute
 from nelbo.flows.steps import compact as compaction
 from nelbo.flows.steps import prune as retention
 from nelbo.flows.workspace import pointers
-from nelbo.flows.workspace.flagged import PICTURED
+from nelbo.flows.workspace.flagged import BESIDE
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.locks import locked
 
@@ -30,7 +30,7 @@ DAY = 86_400
 
 
 def age(path: Path, days: float) -> None:
-    """Make a file, or a folder with all that is in it, look old."""
+    """Make a file, or a folder with all its contents, look old."""
     when = time.time() - days * DAY
     for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
         os.utime(each, (when, when), follow_symlinks=False)
@@ -48,7 +48,7 @@ def add_batch(root: Path, model_id: str, batch_id: str, days: float, calibration
     add_manifest(root, batch_id, days)
     row = dict.fromkeys(SCORES_SCHEMA.names) | {"relative_path": "a.png", "calibration_id": calibration_id}
     table = pa.Table.from_pylist([row], SCORES_SCHEMA)
-    for kind in ("audit", "evaluations", "flagged", "near", "scores"):
+    for kind in ("audit", "evaluations", "flagged", "near", "regions", "scores"):
         place = workspace.place(kind, model_id=model_id, batch_id=batch_id)
         age(Path(str(write_table(table, place, table.schema))), days)
     page = Path(str(workspace.report(batch_id)))
@@ -81,7 +81,7 @@ def add_run(root: Path, started: datetime, number: int = 0) -> Path:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """Old and new things of every kind, and what is none of ours."""
+    """A workspace with old and new files of every kind, and with foreign ones."""
     root = tmp_path / "workspace"
     add_model(root, "m1", 200, "c1", "c2", "c3")
     add_model(root, "m2", 200, "c4")
@@ -111,7 +111,7 @@ def workspace(tmp_path: Path) -> Path:
         (root / name).write_text("mine")
     for path in (strange, root / "notes.txt", root / "reviews", root / "runs" / "my.parquet", root / "reports"):
         age(path, 300)
-    # Links to what lies elsewhere and is old.
+    # Links to old files elsewhere.
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "scores.parquet").write_text("precious")
@@ -129,7 +129,7 @@ def prune(root: object, **options: Any) -> dict[str, Any]:
 
 
 def found_old(root: Path) -> Callable[[], object]:
-    """What removes what is old by now."""
+    """A function that removes what is old at the time of this call."""
     options = PruneOptions(workspace=str(root), older_than="90d", apply=True)
     before = time.time() - 90 * DAY
     return partial(retention.remove_old, options, retention.find_old(options, before), before)
@@ -152,6 +152,8 @@ GOING = [
     "manifests/batch_id=old/manifest.parquet",
     "near/model_id=m1/batch_id=both/near.parquet",
     "near/model_id=m1/batch_id=old/near.parquet",
+    "regions/model_id=m1/batch_id=both/regions.parquet",
+    "regions/model_id=m1/batch_id=old/regions.parquet",
     "reports/old.html",
     "runs/r20260105T000000-00000000.parquet",
     "scores/model_id=m1/batch_id=both/scores.parquet",
@@ -159,8 +161,8 @@ GOING = [
 ]
 
 
-def test_what_goes_and_what_stays(workspace: Path, tmp_path: Path) -> None:
-    # The page of a batch goes only with the last of its scores.
+def test_prune_deletes_old_files_and_keeps_the_rest(workspace: Path, tmp_path: Path) -> None:
+    # The page of a batch is deleted only with the last of its scores.
     before = listing(workspace)
     planned = prune(workspace)
     assert listing(workspace) == before
@@ -177,17 +179,29 @@ def test_what_goes_and_what_stays(workspace: Path, tmp_path: Path) -> None:
     assert prune(workspace, apply=True)["n"] == 0
 
 
-def test_models_that_nothing_uses_go_when_asked_for(workspace: Path) -> None:
+def test_unused_models_are_deleted_on_request(workspace: Path) -> None:
     before = listing(workspace)
     prune(workspace, apply=True, models=True)
     gone = {name for name in set(before) - set(listing(workspace)) if name not in GOING}
-    # m1 is latest and m3 scored a kept batch; c1 is current and c2 decided on a kept batch.
+    # m1 is the latest model, m3 scored a kept batch; c1 is current, c2 gave the verdicts of a kept batch.
     assert {name.split("/")[1] for name in gone} == {"m2", "c3", "c4"}
     assert json.loads((workspace / "latest.json").read_text()) == {"model_id": "m1", "calibrations": {"m1": "c1"}}
 
 
+def test_models_that_a_watcher_needs_stay(workspace: Path) -> None:
+    """Another model was promoted after the batch began, but without the old one the batch could never be published."""
+    kept = workspace / "_staging" / "watch.l1.w1"
+    write_json({"model_id": "m2", "calibration_id": "c3"}, kept / "batch.json")
+    for name, content in (("watch.l1.w2", b"{"), ("watch.l1.w3", b"[]"), ("watch.l1.w4", b"\xff")):
+        (workspace / "_staging" / name).mkdir()
+        (workspace / "_staging" / name / "batch.json").write_bytes(content)
+    prune(workspace, apply=True, models=True)
+    assert {path.name for path in workspace.glob("models/m*")} == {"m1", "m2", "m3"}
+    assert {path.name for path in workspace.glob("calibrations/*")} == {"c1", "c2", "c3", "c4"}
+
+
 @pytest.mark.parametrize("models", [False, True])
-def test_killed_at_any_step_it_shows_no_half_batch_and_ends_the_same(
+def test_after_a_kill_no_half_batch_is_visible_and_prune_ends_the_same(
     workspace: Path, models: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = retention._remove
@@ -210,7 +224,7 @@ def test_killed_at_any_step_it_shows_no_half_batch_and_ends_the_same(
         except KeyboardInterrupt:
             n_kills += 1
         for scores in workspace.glob("scores/model_id=m*/batch_id=[a-z]*/scores.parquet"):
-            others = [Path(str(scores).replace("scores", kind)) for kind in PICTURED]
+            others = [Path(str(scores).replace("scores", kind)) for kind in BESIDE]
             assert all(place.exists() for place in others) or scores.parent.is_symlink() or " " in scores.parent.name
     assert n_kills >= len(GOING) - 1
     found = set(listing(workspace))
@@ -229,7 +243,7 @@ with Workspace.at(sys.argv[1]).using("busy"):
 
 
 def test_a_manifest_that_another_process_uses_stays(tmp_path: Path) -> None:
-    """However old it is; and it goes when that process does, killed as it may be."""
+    """However old it is; once the process has ended or was killed, the manifest is deleted."""
     busy, idle = (add_manifest(tmp_path, name, 100) for name in ("busy", "idle"))
     line = [sys.executable, "-c", USER, str(tmp_path)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
@@ -243,7 +257,7 @@ def test_a_manifest_that_another_process_uses_stays(tmp_path: Path) -> None:
     assert not busy.parent.exists()
 
 
-def test_a_manifest_that_is_taken_up_after_it_was_listed_stays(tmp_path: Path) -> None:
+def test_a_manifest_that_comes_into_use_after_it_was_listed_stays(tmp_path: Path) -> None:
     place = add_manifest(tmp_path, "b1", 100)
     remove = found_old(tmp_path)
     with Workspace(tmp_path).using("b1"):
@@ -254,7 +268,7 @@ def test_a_manifest_that_is_taken_up_after_it_was_listed_stays(tmp_path: Path) -
 
 
 def test_the_manifest_of_an_unfinished_batch_stays(tmp_path: Path) -> None:
-    """A killed run's shards are younger than its list of files."""
+    """The shards of a killed run are younger than its manifest."""
     place, other = (add_manifest(tmp_path, name, 100) for name in ("b1", "b2"))
     (tmp_path / "_staging" / "shards.m1.b1").mkdir(parents=True)
     (tmp_path / "_staging" / "shards.m1.b1" / "x.parquet").write_text("x")
@@ -262,11 +276,23 @@ def test_the_manifest_of_an_unfinished_batch_stays(tmp_path: Path) -> None:
     assert (place.exists(), other.exists()) == (True, False)
 
 
+def test_unpublished_rows_of_a_watcher_stay(tmp_path: Path) -> None:
+    """Its verdicts were printed, and its files may be gone; a batch may also fill for days."""
+    kept, other = (tmp_path / "_staging" / name for name in ("watch.l1.w1", "shards.m1.b1"))
+    for folder in (kept, other):
+        folder.mkdir(parents=True)
+        (folder / "000000.parquet").write_text("x")
+        age(folder / "000000.parquet", 100)
+        age(folder, 100)
+    prune(tmp_path, apply=True)
+    assert (kept.exists(), other.exists()) == (True, False)
+
+
 @pytest.mark.parametrize("command", ["score", "calibrate", "train"])
 def test_prune_leaves_the_manifests_of_a_command_at_work(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of it, as if it had been at work for months."""
+    """`prune` runs in the middle of a command, as if that had been at work for months."""
     root, images = tmp_path / "workspace", tmp_path / "images"
     write_images(images, 120, seed=8)
     write_images(tmp_path / "held-out", 30, seed=9)
@@ -298,13 +324,13 @@ def test_prune_leaves_the_manifests_of_a_command_at_work(
     with pytest.raises(InterruptedError):
         execute(command, options, prefect=False)
     assert sorted(found) == expected
-    # Nobody is at work any more.
+    # No command is at work any more.
     prune(root, apply=True)
     assert not list(root.glob("manifests/*"))
 
 
 def test_scores_published_while_old_ones_are_deleted_stay(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`prune` looks at the time a last time, and deletes: nobody publishes between the two."""
+    """Between `prune`'s last look at the time of a file and its deletion, nothing can be published."""
     real = retention.modified
 
     def late(place: Any) -> float:
@@ -320,7 +346,7 @@ def test_scores_published_while_old_ones_are_deleted_stay(workspace: Path, monke
     assert not (workspace / "scores" / "model_id=m1" / "batch_id=old").exists()
 
 
-def test_what_was_written_since_it_was_listed_stays(workspace: Path) -> None:
+def test_files_written_since_they_were_listed_stay(workspace: Path) -> None:
     remove = found_old(workspace)
     add_batch(workspace, "m1", "old", 0)
     (workspace / "_staging" / "rOld" / "more").write_text("x")
@@ -336,13 +362,13 @@ def test_folders_that_are_links_are_not_entered(tmp_path: Path) -> None:
     add_batch(tmp_path / "other", "m1", "old", 100)
     root = tmp_path / "workspace"
     root.mkdir()
-    for kind in ("scores", *PICTURED, "evaluations", "manifests", "reports"):
+    for kind in ("scores", *BESIDE, "evaluations", "manifests", "reports"):
         (root / kind).symlink_to(tmp_path / "other" / kind)
     assert prune(root, apply=True)["n"] == 0
-    assert prune(tmp_path / "other", apply=True)["n"] == 7
+    assert prune(tmp_path / "other", apply=True)["n"] == 8
 
 
-def test_command(workspace: Path, nelbo: Callable[..., Any]) -> None:
+def test_the_command_lists_what_it_deletes(workspace: Path, nelbo: Callable[..., Any]) -> None:
     code, out, err = nelbo("prune", "--older-than", "90d", "--workspace", workspace, "--no-prefect")
     assert (code, err) == (0, "")
     assert "m1/old" in out
@@ -355,17 +381,17 @@ def test_command(workspace: Path, nelbo: Callable[..., Any]) -> None:
         assert "12h, 90d or 4w" in err, bad
 
 
-def test_in_an_object_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_prune_works_in_an_object_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     root = open_place("memory://retention")
-    for name in ("scores", *PICTURED):
+    for name in ("scores", *BESIDE):
         (root / f"{name}/model_id=m1/batch_id=b1/{name}.parquet").write_bytes(b"x" * 10)
     (root / "_staging/r1/shard.parquet").write_bytes(b"x")
     (root / "mine.txt").write_bytes(b"x")
     assert prune("memory://retention", apply=True)["n"] == 0
     monkeypatch.setattr(retention.time, "time", lambda real=time.time: real() + 100 * DAY)
     done = prune("memory://retention", apply=True)
-    assert [item["kind"] for item in done["items"]] == ["scores", *PICTURED, "staging"]
+    assert [item["kind"] for item in done["items"]] == ["scores", *BESIDE, "staging"]
     assert [name.rpartition("/")[2] for name in root.fs.find(root.path)] == ["mine.txt"]
 
 
@@ -374,7 +400,7 @@ def compact(root: object) -> dict[str, Any]:
 
 
 def run_ids(root: Path) -> list[str]:
-    """As a dashboard reads them."""
+    """The ids of runs as the dashboard reads them."""
     return [
         name for path in sorted((root / "runs").glob("*.parquet")) for name in read_table(path)["run_id"].to_pylist()
     ]
@@ -390,7 +416,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_month_becomes_a_file(runs: Path) -> None:
+def test_the_runs_of_a_month_become_one_file(runs: Path) -> None:
     expected = sorted(run_ids(runs))
     assert compact(runs) == {"n_months": 2, "n_files": 8, "n_rows": 8, "n_reviews": 0}
     names = sorted(path.name for path in (runs / "runs").iterdir())
@@ -403,7 +429,7 @@ def test_a_month_becomes_a_file(runs: Path) -> None:
     assert len(list((runs / "runs").iterdir())) == 2
 
 
-def test_killed_at_any_step_no_row_is_missing_and_the_next_one_removes_doubles(
+def test_after_a_kill_no_row_is_missing_and_the_next_compact_removes_duplicates(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = sorted(run_ids(runs))
@@ -438,7 +464,7 @@ def test_killed_at_any_step_no_row_is_missing_and_the_next_one_removes_doubles(
     assert len(list((runs / "runs").iterdir())) == 2
 
 
-def test_what_is_not_a_run_is_left_alone(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_a_run_is_left_alone(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = runs / "runs" / "r20261009T000000-0000000a.parquet"
     broken.write_bytes(b"half")
     (runs / "runs" / "mine.parquet").write_bytes(b"mine")

@@ -1,4 +1,4 @@
-"""Simulated defects after a training and by command, and what is said of a model that is blind."""
+"""Simulated defects after training and by command, and what is said about a blind model."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def model_of(workspace: Path) -> str:
 
 
 def make_blind(workspace: Path) -> None:
-    """As if each image with a defect scored what it did without."""
+    """Make the model look blind: each image with a defect scores as it did without."""
     place = Workspace.at(str(workspace))
     path = place.simulated(model_of(workspace))
     rows = read_table(path).to_pylist()
@@ -41,12 +41,12 @@ def test_a_training_says_what_the_model_sees(trained: tuple[Path, dict[str, Any]
     assert found["n"] == painted.num_rows <= 600
     assert found["n_images"] == rows.num_rows - painted.num_rows == result["n_calibration"]
     assert set(found["by_kind"]) == {"scratch", "spot", "stain", "cut_paste", "blur"}
-    # Of 32 pixels a side.
+    # For images of 32 x 32 pixels.
     assert set(found["by_size_px"]) == {"2", "3", "6"}
     for one in (found, *found["by_kind"].values()):
         assert one["auroc_low"] <= one["auroc"] <= one["auroc_high"]
         assert one["found_low"] <= one["found"] <= one["found_high"]
-    # The model has not seen what was painted on.
+    # The model has not seen the images that defects were painted on.
     seen = json.loads((workspace / "models" / result["model_id"] / "model.json").read_text())["training"]["seen"]
     assert not {image_id[:16] for image_id in rows["image_id"].to_pylist()} & set(seen)
 
@@ -60,7 +60,7 @@ def test_the_card_shows_what_is_found_and_missed(workspace: Path) -> None:
     assert place.simulated_shown(model_id).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_paints_anew(workspace: Path, nelbo: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_command_paints_new_defects(workspace: Path, nelbo: Callable[..., Any], tmp_path: Path) -> None:
     code, out, _ = nelbo("sensitivity", "--workspace", workspace, "--json")
     assert code == 0
     before = json.loads(out)
@@ -91,7 +91,7 @@ def test_too_few_images_are_refused(
 def test_images_that_it_was_trained_on_are_left_out(workspace: Path, images: Path, nelbo: Callable[..., Any]) -> None:
     code, out, _ = nelbo("sensitivity", "--on", images / "normal", "--workspace", workspace, "--json")
     assert code == 0
-    # Those of the calibration.
+    # What is left are the images of the calibration.
     assert json.loads(out)["n_images"] == 19
 
 
@@ -116,7 +116,9 @@ def test_a_blind_model_is_called_blind_wherever_people_look(
     assert "more normal images" in card
 
 
-def test_real_figures_stand_before_simulated_ones(workspace: Path, nelbo: Callable[..., Any], tmp_path: Path) -> None:
+def test_measures_on_labels_stand_before_simulated_ones(
+    workspace: Path, nelbo: Callable[..., Any], tmp_path: Path
+) -> None:
     make_blind(workspace)
     paths = [*write_images(tmp_path, 24, seed=21), *write_images(tmp_path, 24, seed=22, blot=True)]
     write_list(tmp_path / "labels.csv", "path,label", ((path.name, int("blot" in path.name)) for path in paths))
@@ -133,13 +135,15 @@ def test_real_figures_stand_before_simulated_ones(workspace: Path, nelbo: Callab
     assert card.index("Labelled images come first: AUROC") < card.index("cannot see simulated")
 
 
-def test_one_that_sees_is_not(workspace: Path, images: Path) -> None:
+def test_a_model_that_sees_defects_has_no_such_warning(workspace: Path, images: Path) -> None:
     scored = commands.score(images / "normal", workspace)
     assert "cannot_see" not in scored
     assert "cannot see" not in Path(scored["report"]).read_text()
 
 
-def test_a_workspace_from_before_has_none(workspace: Path, nelbo: Callable[..., Any], images: Path) -> None:
+def test_a_model_of_an_earlier_version_has_no_simulated_defects(
+    workspace: Path, nelbo: Callable[..., Any], images: Path
+) -> None:
     Workspace.at(str(workspace)).simulated(model_of(workspace)).unlink()
     answer = nelbo("sensitivity", "--workspace", workspace)
     commands.assert_refused(answer, "no simulated defects were painted", "--on DIR")
@@ -147,7 +151,7 @@ def test_a_workspace_from_before_has_none(workspace: Path, nelbo: Callable[..., 
 
 
 @pytest.mark.parametrize("damage", ["bytes", "kinds", "pictures"])
-def test_damaged_rows_take_nothing_from_scoring(
+def test_damaged_rows_of_simulated_defects_do_not_stop_scoring(
     damage: str, workspace: Path, images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = Workspace.at(str(workspace)).simulated(model_of(workspace))
@@ -164,7 +168,7 @@ def test_damaged_rows_take_nothing_from_scoring(
     assert [record for record in caplog.records if "sensitivity" in record.getMessage()]
 
 
-def test_several_are_tried_and_the_first_is_kept(images: Path, tmp_path: Path) -> None:
+def test_several_candidates_are_trained_and_one_is_promoted(images: Path, tmp_path: Path) -> None:
     both = ("conv_1x1x16", "conv_spatial")
     result = commands.train(
         images / "normal", tmp_path / "workspace", image_size=(32, 32), epochs=2, candidates=both, patience=2
@@ -176,6 +180,6 @@ def test_several_are_tried_and_the_first_is_kept(images: Path, tmp_path: Path) -
     assert len(catalog.model_ids(Workspace.at(str(tmp_path / "workspace")))) == 2
 
 
-def test_a_name_that_is_none_is_refused_before_anything_is_read(nelbo: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_unknown_candidate_is_refused_before_any_image_is_read(nelbo: Callable[..., Any], tmp_path: Path) -> None:
     answer = nelbo("train", "--normal", tmp_path / "none", "--try", "features,pca", "--workspace", tmp_path)
     commands.assert_refused(answer, "try='pca'", "conv_1x1x16", "filters")

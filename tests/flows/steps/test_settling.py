@@ -1,4 +1,4 @@
-"""What the training images decide: channels where nothing was said, and what a grey model says of colour."""
+"""What the training images decide: channels, unless they are given, and what a grey model says about colour."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("known_networks")
 
 
 def options(folder: Path, **more: Any) -> TrainOptions:
-    # Of parts: test_locating.py.
+    # Parts have tests of their own, in test_locating.py.
     small = {"image_size": (16, 16), "epochs": 1, "locate": "off"}
     return TrainOptions(normal=str(folder / "in"), workspace=str(folder / "w"), **{**small, **more})
 
@@ -42,7 +42,7 @@ def frozen(folder: Path, **more: Any) -> tuple[TrainOptions, str]:
 
 
 def paint(file: Path, colour: tuple[int, int, int] = RED) -> None:
-    """An image of the texture that others are grey in."""
+    """Write an image in colour, with the texture of the grey ones."""
     grey = texture(np.random.default_rng(len(file.name)))
     Image.fromarray((grey[..., None] * (np.array(colour) / 255)).astype(np.uint8)).save(file)
 
@@ -66,7 +66,7 @@ def test_grey_images_stored_as_rgb_are_grey(normals: Path) -> None:
     settled = settle(*frozen(normals))
     assert settled.options.channels == 1
     assert settled.why == {"channels": "no training image has colour"}
-    # As none is in floats, those are in 0 to 1.
+    # As no image is in floats, their range is 0 to 1.
     assert settled.options.float_range == make_preprocessing(settled.options).float_range == (0, 1)
 
 
@@ -76,16 +76,16 @@ def test_one_image_with_colour_among_grey_ones_makes_three_channels(normals: Pat
     settled = settle(asked, batch_id)
     assert settled.options.channels == 3
     assert settled.why == {"channels": "colour varies in the training images, first in zz.png"}
-    # What depends on it is that of a training that was told so.
+    # Settings that depend on it equal those of a training with three channels given.
     told = options(normals, channels=3, float_range=(0, 1))
     assert make_preprocessing(settled.options) == make_preprocessing(told)
     assert model_config(settled.options) == model_config(told)
     assert unfinished(settled.options, batch_id) == unfinished(told, batch_id) != unfinished(asked, batch_id)
-    # Once more, as after a kill.
+    # The same again, as after a kill.
     assert settle(asked, batch_id) == settled
 
 
-def test_what_was_asked_for_is_left_alone(normals: Path) -> None:
+def test_explicit_settings_are_left_alone(normals: Path) -> None:
     paint(normals / "in" / "zz.png")
     for channels in (1, 3):
         asked, batch_id = frozen(normals, channels=channels, float_range=(0, 1))
@@ -102,7 +102,7 @@ def test_images_whose_stored_mode_is_grey_are_not_decoded(tmp_path: Path, monkey
 
 
 def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """All but those of models that are too small to see."""
+    """All warnings but the one that a model is too small to see defects."""
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     return [text for text in said if "cannot see simulated defects" not in text]
 
@@ -130,7 +130,7 @@ def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(
     facts = json.loads((workspace.models / result["model_id"] / "model.json").read_text())
     assert facts["config"]["channels"] == facts["preprocessing"]["channels"] == 3
     assert not list((normals / "w" / "checkpoints").iterdir())
-    # Told so, it is the same model.
+    # With the channels given, training makes the same model.
     told = train(options(normals, channels=3))
     assert (told["model_id"], told["channels"], "settled" in told) == (result["model_id"], 3, False)
     caplog.clear()
@@ -138,7 +138,7 @@ def test_colour_is_not_dropped_and_the_output_and_the_card_say_so(
     assert not _warnings(caplog)
 
 
-def test_a_colour_batch_under_a_grey_model_is_said_once(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_colour_batch_under_a_grey_model_gives_one_warning(normals: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = train(options(normals))
     assert trained["channels"] == 1
     assert "grey (auto: no training image has colour)" in (
@@ -151,16 +151,16 @@ def test_a_colour_batch_under_a_grey_model_is_said_once(normals: Path, caplog: p
     Image.open(next(iter(sorted(new.glob("tile*"))))).convert("RGB").save(new / "stored_as_rgb.png")
     (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     caplog.clear()
-    # In many shards, it is one warning.
+    # Many shards give one warning.
     result = score(new, normals / "w", shard_size=2)
     assert (result["n_images"], result["n_scored"], result["n_colour_dropped"]) == (10, 9, 3)
     said = _warnings(caplog)
     assert len(said) == 1
-    assert said[0].startswith(f"3 of 9 images have colour, and model {trained['model_id']} sees them in grey")
+    assert said[0].startswith(f"3 of 9 images have colour, but model {trained['model_id']} sees them in grey")
     assert "channels=auto (or 3)" in said[0]
     grey = score(normals / "in", normals / "w")
     assert grey["n_colour_dropped"] == 0
-    # When it is calibrated, too.
+    # Calibrating also gives the warning.
     write_images(normals / "more", 30, seed=4)
     paint(normals / "more" / "red.png")
     caplog.clear()
@@ -178,7 +178,7 @@ def test_a_damaged_image_decides_nothing(normals: Path) -> None:
 
 
 def write_floats(folder: Path, n: int, seed: int, top: float = 1000.0) -> list[Path]:
-    """Textures in floats from 0 to `top`."""
+    """Write textures in floats from 0 to `top`."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     files = [folder / f"float{row}.tif" for row in range(n)]
@@ -187,8 +187,8 @@ def write_floats(folder: Path, n: int, seed: int, top: float = 1000.0) -> list[P
     return files
 
 
-def test_floats_go_by_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
-    """A bright image and a dark one of the same shape are not the same to the model."""
+def test_floats_have_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
+    """A bright image and a dark one with the same pattern differ for the model."""
     files = write_floats(tmp_path / "in", 40, seed=0)
     values = np.concatenate([np.asarray(Image.open(file)).ravel() for file in files])
     trained = train(options(tmp_path))
@@ -208,7 +208,7 @@ def test_floats_go_by_one_range_that_the_bundle_keeps(tmp_path: Path) -> None:
     assert scores[0] != scores[1]
 
 
-def test_a_range_for_all_that_is_deep_leaves_floats_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_range_replaces_the_range_of_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_floats(tmp_path / "in", 40, seed=0)
     asked, batch_id = frozen(tmp_path, value_range=(0, 1000))
     monkeypatch.setattr("nelbo.flows.steps.settle.float_range", lambda files, **_: "looked at" if files else None)

@@ -1,4 +1,4 @@
-"""How normals are parted, and what training refuses."""
+"""How training splits normal images, and what it refuses."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -27,7 +27,7 @@ def sizes(result: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def parts(workspace: Path) -> dict[str | None, list[str]]:
-    """Part -> paths, as the training manifest has them."""
+    """Part -> paths, as in the training manifest."""
     (manifest,) = workspace.glob("manifests/batch_id=t*/manifest.parquet")
     found: dict[str | None, list[str]] = {}
     for row in read_table(manifest).to_pylist():
@@ -99,7 +99,7 @@ def test_what_a_model_has_seen_outlives_its_manifest_and_other_trainings(tmp_pat
     asked = {"model": trained["model_id"], "normal": str(folder), "fpr": 0.05}
     before = calibrate(workspace, **asked)
     assert (before["n_calibration"], before["n_left_out"]) == (19, 41)
-    # On the same images, parted another way.
+    # The same images with another split.
     assert train(folder, workspace, seed=1)["model_id"] != trained["model_id"]
     for manifest in workspace.glob("manifests/batch_id=t*"):
         ingest = IngestOptions(images=str(folder), workspace=str(workspace), batch_id=manifest.name[9:])
@@ -118,16 +118,16 @@ def test_what_a_model_has_seen_outlives_its_manifest_and_other_trainings(tmp_pat
         (["calibration"] * 5 + [""] * 35, "5 usable images for calibration, and at least 19"),
     ],
 )
-def test_splits_that_cannot_be_trained_on(tmp_path: Path, names: list[str], message: str) -> None:
+def test_splits_without_enough_images_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     assert_refused(tmp_path, splits(tmp_path / "in", write_images(tmp_path / "in", 40, seed=0), names), message)
 
 
-def test_two_images_of_no_named_part_are_enough(tmp_path: Path) -> None:
+def test_two_images_without_a_named_part_are_enough_for_training(tmp_path: Path) -> None:
     table = splits(tmp_path / "in", write_images(tmp_path / "in", 40, seed=0), ["calibration"] * 38 + [""] * 2)
     assert sizes(train(table, tmp_path / "w")) == (1, 1, 38)
 
 
-def test_a_name_counts_on_any_copy(tmp_path: Path) -> None:
+def test_a_part_named_for_one_copy_holds_for_all(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 50, seed=0)
     copies = copied(paths[:20], "z_")
     train(splits(tmp_path / "in", [*copies, *paths], ["calibration"] * 20 + [""] * 50), tmp_path / "w")
@@ -135,7 +135,7 @@ def test_a_name_counts_on_any_copy(tmp_path: Path) -> None:
 
 
 def test_few_normals_make_an_uncalibrated_model(tmp_path: Path) -> None:
-    """A test image that is not there is no matter."""
+    """A missing test image does not matter."""
     paths = write_images(tmp_path / "in", 24, seed=0)
     rows = [("gone.png", 1, "test"), *((path.name, 0, "") for path in paths)]
     result = train(write_list(tmp_path / "in" / "list.csv", "path,label,split", rows), tmp_path / "w")
@@ -144,7 +144,7 @@ def test_few_normals_make_an_uncalibrated_model(tmp_path: Path) -> None:
     assert pointers.current_calibration(workspace, catalog.find_model(workspace, "latest")) is None
 
 
-def test_promotion_can_wait(tmp_path: Path) -> None:
+def test_a_model_can_be_trained_without_promotion(tmp_path: Path) -> None:
     write_images(tmp_path / "in", 40, seed=0)
     result = train(tmp_path / "in", tmp_path / "w", promote=False)
     workspace = Workspace.at(str(tmp_path / "w"))

@@ -1,4 +1,4 @@
-"""A folder that mixes products, the whole way: found or named, each with a promise, said wherever verdicts are."""
+"""A folder that mixes products, end to end: variants are found or named, each has a promise, verdicts name them."""
 
 import logging
 from pathlib import Path
@@ -20,7 +20,7 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
-#: Filters need no weights, and their bundles are small.
+#: The filters backbone needs no weights, and its bundles are small.
 SMALL: dict[str, Any] = {"image_size": (64, 64), "preset": "features", "backbone": "filters", "engines": ()}
 
 
@@ -52,7 +52,7 @@ def scored(images: Path, workspace: Path, **options: Any) -> tuple[dict[str, Any
     return result, read_table(Path(result["scores"])).to_pylist()
 
 
-def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_findings_in_the_normal_images_are_reported_and_stored(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
     assert [(one["variant"], one["n_calibration"]) for one in result["variants"]] == [("1", 60), ("2", 50)]
     assert all("5 %" in one["promise"] for one in result["variants"])
@@ -61,19 +61,19 @@ def test_what_the_normals_show_is_said_and_kept(trained: tuple[Path, dict[str, A
     assert "| variants | 2 | a model, and a threshold, for each: 1 (60 images), 2 (50 images)." in card
     assert f"({result['model_id']}-variants.png)" in card
     with Image.open(workspace / "cards" / f"{result['model_id']}-variants.png") as sheet:
-        # Three pictures of each, a row each.
+        # The sheet has a row of three pictures for each variant.
         assert sheet.size == (804, 2 * 266 + 6)
     kinds = next(one for one in result["data"] if one["name"] == "kinds")
     assert kinds["sentence"].startswith("2 kinds of images seem mixed: 60 and 50 (of the rarest: right/dots_")
     assert "Each has a model of its own" in kinds["sentence"]
 
 
-def test_of_each_variant_the_promise_is_kept(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_the_promise_is_kept_for_each_variant(trained: tuple[Path, dict[str, Any]]) -> None:
     workspace, result = trained
     calibration = read_calibration(Workspace.at(str(workspace)), result["calibration_id"])
     for one in result["variants"]:
         scores = calibration.normal_scores_of[one["variant"]]
-        # As many as a threshold of its own would flag.
+        # A threshold of its own would flag as many.
         assert (scores > calibration.threshold.value + 1e-9).sum() == int(0.05 * (len(scores) + 1)) - 1
         assert one["threshold"] == calibration.threshold.value + calibration.statistic.levels[one["variant"]]
 

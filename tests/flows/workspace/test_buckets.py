@@ -1,4 +1,4 @@
-"""Workspaces in object stores, against a server that speaks S3: the same results as on a disk, whole or not at all."""
+"""Workspaces in object stores, against an S3 server: the same results as on a disk, written in full or not at all."""
 
 import json
 import os
@@ -47,7 +47,7 @@ from nelbo.flows.steps import prune as retention
 from nelbo.flows.workspace import catalog
 from nelbo.flows.workspace import layout as workspaces
 from nelbo.flows.workspace.errors import UsageError
-from nelbo.flows.workspace.flagged import PICTURED
+from nelbo.flows.workspace.flagged import BESIDE
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.reviews import record_review
 
@@ -64,7 +64,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The file system of an S3 server with one empty bucket, found through the environment alone."""
+    """The file system of an S3 server with one empty bucket, configured only by environment variables."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
@@ -81,7 +81,7 @@ def s3(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 
 def _forget() -> None:
-    """What a process remembers of a store."""
+    """Clear what this process remembers of a store."""
     workspaces._open.cache_clear()
     models._load.cache_clear()
     fsspec.filesystem("s3").clear_instance_cache()
@@ -118,23 +118,30 @@ def test_the_whole_chain_gives_the_rows_of_a_local_workspace(images: Path, s3: A
         )
         assert trained["model_id"] == calibrated["model_id"] == catalog.find_model(Workspace.at(workspace), "latest")
         ids = (trained["model_id"], calibrated["calibration_id"], scored["batch_id"], scored["n_anomalous"])
-        said[workspace] = (ids, rows(scored["scores"]), rows(scored["flagged"]))
-    # The next training of the same images finds the model there.
+        regions = Workspace.at(workspace).regions(trained["model_id"], scored["batch_id"])
+        said[workspace] = (
+            ids,
+            rows(scored["scores"]),
+            rows(scored["flagged"]),
+            read_table(regions).drop_columns("run_id"),
+        )
+    # Training on the same images again finds the model in the store.
     assert train(workspace)["model_id"] == trained["model_id"]
     local, remote = said.values()
     assert local[0] == remote[0]
     assert local[1].equals(remote[1])
     assert local[2].equals(remote[2])
+    assert local[3].equals(remote[3])
     names = {name.removeprefix("bucket/deep/er/").partition("/")[0] for name in s3.find("bucket")}
     kinds = {"calibrations", "cards", "flagged", "history", "latest.json", "manifests", "models", "reports", "runs"}
-    assert names == kinds | {"audit", "looks", "near", "normals", "scores", "sensitivity"}
-    # What needs a disk is in a private folder, and gone with the training that needed it.
+    assert names == kinds | {"audit", "looks", "near", "normals", "regions", "scores", "sensitivity"}
+    # Files that need a disk lie in a private folder, and are deleted when the training ends.
     (private,) = (tmp_path / "caches" / "nelbo").iterdir()
     assert private.stat().st_mode & 0o077 == 0
     assert not [path for path in private.rglob("*") if path.is_file()]
 
 
-def test_score_and_the_commands_that_only_read(
+def test_score_and_the_read_only_commands_work_in_a_bucket(
     images: Path, bucket: str, s3: Any, trained: Trained, tmp_path: Path, nelbo: Callable[..., Any]
 ) -> None:
     local = shutil.copytree(trained[0], tmp_path / "local")
@@ -169,7 +176,7 @@ def test_score_and_the_commands_that_only_read(
     assert b"never-printed" not in everything
 
 
-def test_from_python(images: Path, bucket: str, trained: Trained) -> None:
+def test_the_python_interface_works_in_a_bucket(images: Path, bucket: str, trained: Trained) -> None:
     ws = nelbo.Workspace(bucket)
     assert ws.model().threshold == trained[1]["threshold"]
     batch = ws.score(images / "new")
@@ -179,7 +186,7 @@ def test_from_python(images: Path, bucket: str, trained: Trained) -> None:
     assert ws.batches["batch_id"].tolist() == [batch.batch_id]
 
 
-def test_a_model_without_its_last_file_is_not_there(bucket: str, s3: Any, trained: Trained) -> None:
+def test_a_model_without_its_last_file_is_not_listed(bucket: str, s3: Any, trained: Trained) -> None:
     model_id, calibration_id = trained[1]["model_id"], trained[1]["calibration_id"]
     s3.rm(f"bucket/work/space/calibrations/{calibration_id}/checksums.json")
     workspace = Workspace.at(bucket)
@@ -201,7 +208,7 @@ def test_a_damaged_model_is_named_by_its_url(bucket: str, s3: Any, trained: Trai
 
 @pytest.mark.usefixtures("s3")
 def test_readers_see_the_old_rows_or_the_new_ones() -> None:
-    """Batches of different sizes replace each other under one key, as fast as they can."""
+    """Batches of different sizes replace each other under one key, as fast as possible."""
     target = open_place("s3://bucket/scores/model_id=m/batch_id=b/scores.parquet")
     empty = dict.fromkeys(SCORES_SCHEMA.names)
     tables = []
@@ -237,9 +244,9 @@ def test_readers_see_the_old_rows_or_the_new_ones() -> None:
     assert not failures
 
 
-def test_prune_and_compact(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_and_compact_work_in_a_bucket(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace.at("s3://bucket").prepare()
-    for kind in ("scores", *PICTURED):
+    for kind in ("scores", *BESIDE):
         s3.pipe_file(f"bucket/{kind}/model_id=m1/batch_id=b1/{kind}.parquet", b"x")
     s3.pipe_file("bucket/_staging/r1/shard.parquet", b"x")
     s3.pipe_file("bucket/mine.txt", b"mine")
@@ -255,7 +262,7 @@ def test_prune_and_compact(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert execute("prune", options, prefect=False)["n"] == 0
     monkeypatch.setattr(retention.time, "time", lambda real=time.time: real() + 86_400)
     done = execute("prune", options, prefect=False)
-    assert [item["kind"] for item in done["items"]][:4] == ["scores", *PICTURED]
+    assert [item["kind"] for item in done["items"]][: 1 + len(BESIDE)] == ["scores", *BESIDE]
     assert s3.find("bucket") == ["bucket/mine.txt"]
 
 
@@ -272,7 +279,7 @@ def test_a_review_is_an_object_that_is_never_overwritten(s3: Any) -> None:
     assert len(s3.find("bucket/reviewed/reviews")) == 1
 
 
-def test_an_upload_that_is_not_finished_leaves_what_was_there(s3: Any) -> None:
+def test_an_unfinished_upload_leaves_the_old_object(s3: Any) -> None:
     target = open_place("s3://bucket/a.txt")
     with atomic_path(target) as file:
         file.write_text("old")
@@ -283,7 +290,7 @@ def test_an_upload_that_is_not_finished_leaves_what_was_there(s3: Any) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_it_gives_the_same_rows(images: Path, exported: Path, s3: Any) -> None:
+def test_a_killed_command_run_again_gives_the_same_rows(images: Path, exported: Path, s3: Any) -> None:
     bucket = upload(s3, exported)
     whole = execute("score", ScoreOptions(images=str(images / "new"), workspace=bucket, shard_size=2), prefect=False)
     expected = rows(whole["scores"])
@@ -323,7 +330,7 @@ def test_credentials_in_the_url_are_refused_and_not_repeated(name: str, tmp_path
 
 
 @pytest.mark.usefixtures("s3")
-def test_what_is_wrong_with_a_store_is_said_in_a_line(
+def test_a_bad_store_gives_an_error_of_one_line(
     images: Path, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(workspace: str, *words: str) -> None:
@@ -347,7 +354,7 @@ def test_what_is_wrong_with_a_store_is_said_in_a_line(
     refused("s3://bucket/x", "s3://bucket/x cannot be reached", "Could not connect")
 
 
-def test_a_store_that_fails_midway_is_said_in_a_line(
+def test_a_store_that_fails_midway_gives_an_error_of_one_line(
     images: Path, bucket: str, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from botocore.exceptions import EndpointConnectionError
@@ -367,7 +374,7 @@ def test_a_store_that_fails_midway_is_said_in_a_line(
 
 
 @pytest.mark.usefixtures("s3")
-def test_access_denied_is_said_in_a_line(
+def test_denied_access_gives_an_error_of_one_line(
     images: Path, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import s3fs
@@ -382,7 +389,7 @@ def test_access_denied_is_said_in_a_line(
     assert "cannot be reached (Access Denied)" in err
 
 
-def test_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"].__dict__["_registry"], "s3", raising=False)
     workspaces._open.cache_clear()
@@ -390,7 +397,7 @@ def test_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         Workspace.at("s3://bucket/extra")
 
 
-def test_a_workspace_in_memory(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_in_memory_can_be_read_back(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     options = IngestOptions(images=str(images / "new"), workspace="memory://ws")
     result = execute("ingest", options, prefect=False)
@@ -424,7 +431,7 @@ def test_columns_are_read_without_the_rest_of_the_object(s3: Any, monkeypatch: p
     assert 0 < sum(fetched) < size / 3
 
 
-def test_a_file_that_is_no_parquet(s3: Any) -> None:
+def test_an_object_that_is_not_parquet_is_refused(s3: Any) -> None:
     s3.pipe_file("bucket/bad.parquet", b"PAR1 and no more")
     with pytest.raises(InputError, match=r"s3://bucket/bad.parquet is not a readable Parquet file"):
         read_table(open_place("s3://bucket/bad.parquet"))

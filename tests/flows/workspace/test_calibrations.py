@@ -1,4 +1,4 @@
-"""Calibrations as files: what is read of one is what was written, and its promises hold."""
+"""Calibrations as files: what is read equals what was written, and their promises hold."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.at(str(tmp_path))
 
 
-def test_an_id_is_that_of_the_contents(workspace: Workspace) -> None:
+def test_an_id_follows_from_the_contents(workspace: Workspace) -> None:
     first = add_calibration(workspace, n=100)
     assert add_calibration(workspace, n=100, at=START + timedelta(days=1)).made_at_utc == first.made_at_utc
     folder = workspace.calibrations / first.calibration_id
@@ -45,7 +45,7 @@ def test_an_id_is_that_of_the_contents(workspace: Workspace) -> None:
     }
     rows = read_table(folder / "scores.parquet").replace_schema_metadata()
     run = Run("calibrate", CalibrateOptions(normal="normal"))
-    # In other pieces the rows are the same; with one other number, or in another order, they are not.
+    # Chunks do not change the id; another number or another order does.
     pieces = pa.concat_tables([rows.slice(0, 37), rows.slice(37)])
     changed = rows.set_column(2, "label", pa.array([1] + [0] * 99, pa.int8()))
     ids = [
@@ -57,7 +57,7 @@ def test_an_id_is_that_of_the_contents(workspace: Workspace) -> None:
     assert write_calibration({**content, "heatmap_top": 1.0}, rows, workspace, run) not in ids
 
 
-def test_the_share_for_review_is_counted_where_no_rate_is_promised(workspace: Workspace) -> None:
+def test_the_share_for_review_is_measured_if_no_rate_is_promised(workspace: Workspace) -> None:
     scores = np.arange(1, 201) / 10
     threshold = Threshold(value=19.5, fpr=None, objective="f1", n_calibration=50, review=18.0, review_recall=0.99)
     verdicts = {"normal": 40, "review": 9, "anomalous": 1}
@@ -73,7 +73,7 @@ def test_the_share_for_review_is_counted_where_no_rate_is_promised(workspace: Wo
         "false-alarm rate promised: none, because the threshold was chosen from labels (f1); "
         "for review 18 % of normal images, between 8.6 and 31.4 %"
     )
-    # What was reviewed was flagged before; 15 of 200 held-out images are between the two.
+    # Reviewed images were all flagged, so held-out ones are counted: 15 of 200 lie between the two thresholds.
     assert review_share(replace(from_table, labels_from=REVIEWS)) == binomial_interval(15, 200)
     assert review_share(replace(from_table, judged=None)) is None
     assert review_share(replace(from_table, threshold=replace(threshold, review=None))) is None
@@ -85,7 +85,7 @@ def test_only_the_threshold_of_a_contaminated_set_is_trimmed(workspace: Workspac
     table = read_table(workspace.calibrations / calibration.calibration_id / "scores.parquet")
     written = table["anomaly_score"].to_numpy()
     np.testing.assert_array_equal(calibration.normal_scores, np.sort(written))
-    # Of the images themselves each has the p-value of its rank; the least is one of 101, trimmed or not.
+    # Each calibration image has the p-value of its rank; the smallest is 1/101, trimmed or not.
     found = calibration.judge(table)
     np.testing.assert_allclose(np.sort(found.p_value), (1 + np.arange(1, 101)) / 101)
     np.testing.assert_array_equal(found.p_value, p_values(written, written))
@@ -95,8 +95,8 @@ def test_only_the_threshold_of_a_contaminated_set_is_trimmed(workspace: Workspac
 def test_a_clean_set_that_was_trimmed_keeps_the_promises_of_q_and_drift(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The worst case: 10 % of the calibration images are taken for anomalies, and none is one."""
-    # There is no manifest of the images to compare looks with.
+    """The worst case: 10 % of the calibration images are taken for anomalies, though none is."""
+    # Without a manifest, looks are not compared, which gives a warning.
     caplog.set_level(logging.ERROR)
     draws, m, n_anomalous, fdr, alarms, false_share = 60, 1000, 100, 0.1, 0, []
     random = np.random.default_rng(0)

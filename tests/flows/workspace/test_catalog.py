@@ -1,4 +1,4 @@
-"""What the catalog finds, and what it passes over."""
+"""What the catalog finds, and what it ignores."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_an_empty_workspace_has_all_tables(workspace: Workspace) -> None:
 
 
 def test_a_batch_without_times_is_damaged(workspace: Workspace) -> None:
-    """As a flipped bit may leave it: all else can be read."""
+    """As after a flipped bit: everything else can be read."""
     add_batch(workspace, "b1", ["a.png"], add_calibration(workspace))
     path = workspace.scores(MODEL, "b1")
     table = read_table(path)
@@ -57,7 +57,7 @@ def test_a_batch_without_times_is_damaged(workspace: Workspace) -> None:
         catalog.batches(workspace)
 
 
-def test_models_and_calibrations(workspace: Workspace) -> None:
+def test_models_and_calibrations_are_listed(workspace: Workspace) -> None:
     for model_id in ("m2", "m1"):
         add_model(workspace, model_id)
     pointers.promote(workspace, "m1")
@@ -81,7 +81,7 @@ def test_models_and_calibrations(workspace: Workspace) -> None:
     current = {row["calibration_id"]: row["current"] for row in listed if row["model_id"] == "m1"}
     assert list(current.items()) == [(made[1].calibration_id, True), (made[0].calibration_id, False)]
     assert catalog.sources(workspace) == {"t0", "tm1", "tm2"}
-    # A damaged one keeps its id, and hides no other.
+    # A damaged calibration is listed by its id, and hides no other.
     (workspace.calibrations / other.calibration_id / "calibration.json").write_text("[")
     assert {row["calibration_id"]: row["model_id"] for row in catalog.calibrations(workspace).to_pylist()} == {
         **dict.fromkeys(current, "m1"),
@@ -89,7 +89,7 @@ def test_models_and_calibrations(workspace: Workspace) -> None:
     }
 
 
-def test_two_models_on_one_batch(workspace: Workspace) -> None:
+def test_scores_of_two_models_on_one_batch_are_told_apart(workspace: Workspace) -> None:
     for i, (model_id, batch_id) in enumerate((("m2", "b1"), ("m1", "b2"), ("m1", "b1"))):
         calibration = add_calibration(workspace, model_id=model_id)
         at = START + timedelta(hours=i)
@@ -126,7 +126,7 @@ def test_counts_come_from_runs_and_without_them_from_verdicts(tmp_path: Path) ->
     assert catalog.batches(workspace).equals(by_runs)
 
 
-def test_compacted_runs_and_reviews_are_each_there_once(tmp_path: Path) -> None:
+def test_compacted_runs_and_reviews_are_counted_one_time(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     for i in range(3):
         add_batch(workspace, f"b{i}", ["a.png"], None, at=START + timedelta(hours=i))
@@ -138,20 +138,20 @@ def test_compacted_runs_and_reviews_are_each_there_once(tmp_path: Path) -> None:
         compact_group(CompactOptions(workspace=str(tmp_path)), group)
     (month,), (joined,) = (catalog.places(workspace, kind) for kind in ("runs", "reviews"))
     assert (month.name[:6], joined.name[:4]) == ("month-", "all-")
-    # Killed before the single files were deleted.
+    # As if `compact` was killed before it deleted the single files.
     for place, content in list(single.items())[:2]:
         place.write_bytes(content)
     assert [catalog.all_rows(workspace, kind) for kind in ("runs", "reviews")] == before
     assert catalog.batches(workspace).equals(batches)
 
 
-def test_foreign_files_and_halves_are_passed_over(workspace: Workspace) -> None:
+def test_foreign_and_incomplete_files_are_ignored(workspace: Workspace) -> None:
     add_model(workspace, "m1")
     calibration = add_calibration(workspace, model_id="m1")
     add_batch(workspace, "b1", ["a.png"], calibration, model_id="m1")
     expected = {kind: catalog.find(workspace, kind) for kind in PATHS}
     content = workspace.scores("m1", "b1").read_bytes()
-    # Some as uploads and copies leave them that were cut off.
+    # Some are what interrupted uploads and copies leave.
     for path in (
         *("notes.txt", "models/m1 (copy)/checksums.json", "models/2/checksums.json", "models/checksums.json"),
         *("models/m2/weights.safetensors", "calibrations/c2/scores.parquet", "engines/m1/onnx/model.onnx"),
@@ -172,7 +172,7 @@ def test_foreign_files_and_halves_are_passed_over(workspace: Workspace) -> None:
     assert {path for _, path in catalog.leftovers(workspace)} >= {"_staging/shards.m1.b3", "_staging/journal.json"}
 
 
-def test_links_are_passed_over(tmp_path: Path) -> None:
+def test_links_are_ignored(tmp_path: Path) -> None:
     workspace, other = Workspace(tmp_path / "w"), Workspace(tmp_path / "other")
     for place in (workspace, other):
         add_model(place, MODEL)
@@ -190,13 +190,13 @@ def test_links_are_passed_over(tmp_path: Path) -> None:
     (workspace.staging / "link").symlink_to(tmp_path)
     assert {kind: catalog.find(workspace, kind) for kind in PATHS} == expected
     assert list(catalog.leftovers(workspace)) == []
-    # The workspace itself may be one.
+    # The workspace itself may be a link.
     (tmp_path / "link").symlink_to(workspace.root)
     assert catalog.find(Workspace(tmp_path / "link"), "scores") == expected["scores"]
 
 
 def test_a_batch_killed_midway_is_not_published(tmp_path: Path) -> None:
-    """Flagged rows and the journal come before the commit, the scores; prune takes scores away first."""
+    """Flagged rows and the journal are written before the scores, which are the commit; prune deletes scores first."""
     workspace = Workspace(tmp_path)
     add_batch(workspace, "b1", ["a.png"], None)
     workspace.scores(MODEL, "b1").unlink()
@@ -206,7 +206,7 @@ def test_a_batch_killed_midway_is_not_published(tmp_path: Path) -> None:
     assert catalog.find(workspace, "flagged")["batch_id"].to_pylist() == ["b1"]
     assert catalog.find(workspace, "journal")["run_id"].to_pylist() == ["r1"]
     assert catalog.batches(workspace).num_rows == catalog.published(workspace).num_rows == 0
-    # Its checksums were deleted first, and the rest is still to go.
+    # The checksums of the model were deleted first, and the rest is still there.
     assert catalog.model_ids(workspace) == []
     assert catalog.find(workspace, "model.json")["model_id"].to_pylist() == [MODEL]
 
@@ -219,13 +219,13 @@ def test_the_batch_published_last_comes_last(tmp_path: Path) -> None:
     found = catalog.published(workspace)
     assert found["batch_id"].to_pylist() == ["b3", "b1", "b2"]
     assert [datetime.fromtimestamp(when, UTC).second for when in found["modified"].to_pylist()] == [10, 20, 30]
-    # Gone between two looks.
+    # The batch is deleted between two steps of the search.
     listed = catalog.find(workspace, "scores")
     workspace.scores(MODEL, "b1").unlink()
     assert catalog.with_times(workspace, listed)["batch_id"].to_pylist() == ["b2", "b3"]
 
 
-def test_closed_folders_of_others_hide_nothing(tmp_path: Path) -> None:
+def test_foreign_folders_that_cannot_be_listed_hide_nothing(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     add_model(workspace, "m1")
     (workspace.models / "m2").mkdir(mode=0)

@@ -1,4 +1,4 @@
-"""Users without a home folder, or with one that cannot be written."""
+"""Users without a home folder, or with one that is read-only."""
 
 import os
 import shutil
@@ -16,10 +16,10 @@ from nelbo.flows.workspace.home import expand_home, provide_home
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder for temporary files of a user who is in no list of users."""
+    """The folder for temporary files of a user without an entry in the list of users."""
     for name in ("HOME", "PREFECT_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-        # Set by what is tested, gone after it.
+        # The tested code sets these variables; monkeypatch restores them.
         monkeypatch.setenv(name, "")
         del os.environ[name]
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
@@ -28,7 +28,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("home", [None, ""])
-def test_who_has_no_home_gets_a_private_folder(nowhere: Path, home: str | None) -> None:
+def test_a_user_without_a_home_gets_a_private_folder(nowhere: Path, home: str | None) -> None:
     if home is not None:
         os.environ["HOME"] = home
     provide_home()
@@ -42,7 +42,7 @@ def test_who_has_no_home_gets_a_private_folder(nowhere: Path, home: str | None) 
             expand_home(path)
 
 
-def test_a_stand_in_that_others_can_write_is_not_taken(nowhere: Path) -> None:
+def test_a_substitute_folder_that_others_can_write_is_refused(nowhere: Path) -> None:
     taken = nowhere / f"nelbo-home-{os.getuid()}"
     taken.mkdir()
     taken.chmod(0o777)
@@ -51,7 +51,15 @@ def test_a_stand_in_that_others_can_write_is_not_taken(nowhere: Path) -> None:
     assert os.environ["HOME"] != str(taken)
 
 
-def test_a_home_that_cannot_be_written_stays_the_home(nowhere: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_stand_in_is_left_alone(nowhere: Path) -> None:
+    taken = nowhere / f"nelbo-home-{os.getuid()}"
+    taken.write_text("mine")
+    provide_home()
+    assert Path(os.environ["HOME"]).is_dir()
+    assert taken.read_text() == "mine"
+
+
+def test_a_read_only_home_stays_the_home(nowhere: Path, tmp_path: Path) -> None:
     os.environ["HOME"] = str(tmp_path / "none")
     provide_home()
     assert expand_home("~/images") == str(tmp_path / "none" / "images")
@@ -83,7 +91,7 @@ def test_a_numbered_user_without_a_home_trains_and_scores(images: Path, tmp_path
         done = run(nelbo, *line)
         assert done.returncode == 0, done.stderr
     assert "This system runs nelbo" in done.stdout
-    # A server that does not answer: Prefect has been loaded, and found a place for its files.
+    # The error about the server shows that Prefect was loaded and found a place for its files.
     asked = run(nelbo, "ingest", images / "new", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert asked.returncode == 2
     assert "does not answer" in asked.stderr

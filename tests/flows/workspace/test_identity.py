@@ -1,7 +1,7 @@
-"""Everything with an id is what its id says, at every load; so is what version 0.1 wrote, as far as that can be told.
+"""Every load checks that contents match their id, also for files of version 0.1 as far as possible.
 
-``workspace_0_1.tar.xz`` was written by version 0.1: 24 images of 16 x 16, a model of them, its calibration and two
-engines. Most weights of a layer are alike, so that it packs small.
+Version 0.1 wrote ``workspace_0_1.tar.xz``: 24 images of 16 x 16, a model of them, its calibration and two engines.
+Most weights of a layer are equal, so that it compresses well.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ MODEL, CALIBRATION = "m430ca61608ac69bc", "c7398abfa5a5a43be"
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The folder of a workspace of version 0.1, and of its images."""
+    """The folder that holds a workspace of version 0.1 and its images."""
     with tarfile.open(Path(__file__).parent / "workspace_0_1.tar.xz") as archive:
         archive.extractall(tmp_path / "old", filter="data")
     return tmp_path / "old"
@@ -45,7 +45,7 @@ def workspace(old: Path) -> Workspace:
 
 
 def edit(folder: Path, name: str, **changes: Any) -> None:
-    """Change a JSON file, and its checksum with it."""
+    """Change a JSON file, and its checksum to match."""
     content = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(content | changes))
     fit_checksums(folder)
@@ -70,12 +70,12 @@ def test_a_workspace_of_version_0_1_is_read(old: Path, workspace: Workspace, nel
         "engines": ["keras", "onnx"],
         "ok": True,
     }
-    # Of an engine the version wrote no id: that is said once, not refused.
+    # That version wrote no ids of engines: a warning says so one time, and the engine is not refused.
     assert err.count("engines/m430ca61608ac69bc/onnx was made by nelbo 0.1, without an id") == 1
     code, out, err = nelbo("score", old / "images", "--workspace", workspace.root, "--json", "--no-prefect")
     assert code == 0, err
     (scores,) = (old / "workspace" / "scores").rglob("*.parquet")
-    # The very numbers that 0.1 calibrated with.
+    # Exactly the numbers with which 0.1 calibrated.
     expected = read_table(workspace.calibrations / CALIBRATION / "scores.parquet")
     found = read_table(scores)
     peaks = [
@@ -83,7 +83,7 @@ def test_a_workspace_of_version_0_1_is_read(old: Path, workspace: Workspace, nel
         for of in (found, expected)
     ]
     assert peaks[0] == pytest.approx(peaks[1], rel=1e-4, abs=1e-4)
-    # Nothing was kept of training images to compare with.
+    # That version kept no looks of training images to compare with.
     said = dict(zip(*(found[name].to_pylist() for name in ("verdict", "why")), strict=True))
     assert said["normal"] is None
     assert re.fullmatch(r".* stands? out.*\. (None|\d+) of 24 normal images scores? as high\.", said["anomalous"])
@@ -102,7 +102,7 @@ def test_a_workspace_of_version_0_1_is_read(old: Path, workspace: Workspace, nel
         {"threshold": {}},
     ],
 )
-def test_a_calibration_that_was_edited_is_refused_though_its_checksums_fit(
+def test_an_edited_calibration_with_matching_checksums_is_refused(
     workspace: Workspace, made_by: str, changes: dict[str, Any]
 ) -> None:
     calibration_id = CALIBRATION if made_by == "0.1" else add_calibration(workspace, model_id=MODEL).calibration_id
@@ -131,10 +131,10 @@ def test_scores_of_another_calibration_are_refused(workspace: Workspace) -> None
         read_calibration(workspace, one.name)
 
 
-def test_what_another_arrow_wrote_for_0_1_is_read_with_a_warning(
+def test_rows_of_0_1_hashed_by_another_arrow_are_read_with_a_warning(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Version 0.1 hashed rows as Arrow sends them, which another Arrow may do otherwise."""
+    """Version 0.1 hashed rows in Arrow's stream format, which may differ between versions of Arrow."""
     monkeypatch.setattr(nelbo.flows.workspace.calibrations.identity, "_id_of_0_1", lambda *_: "c0")
     with pytest.raises(UsageError, match="holds calibration c0"):
         read_calibration(workspace, CALIBRATION)
@@ -145,7 +145,7 @@ def test_what_another_arrow_wrote_for_0_1_is_read_with_a_warning(
 
 
 @pytest.mark.parametrize("command", ["score", "report", "calibrate", "verify"])
-def test_every_command_tells_of_a_calibration_that_was_edited(
+def test_every_command_refuses_an_edited_calibration(
     old: Path, workspace: Workspace, nelbo: Nelbo, command: str
 ) -> None:
     at = ("--workspace", workspace.root)
@@ -181,8 +181,8 @@ def test_verify_names_everything_that_is_wrong(workspace: Workspace, nelbo: Nelb
     assert f"holds model {MODEL} and says that it is m1" in err
 
 
-def test_an_engine_tells_of_a_model_that_was_edited(workspace: Workspace) -> None:
-    """It holds all that it scores with, and yet it is no engine of that model any more."""
+def test_an_engine_of_an_edited_model_is_refused(workspace: Workspace) -> None:
+    """The engine holds everything that it scores with, but it no longer belongs to that model."""
     config = json.loads((workspace.models / MODEL / "model.json").read_text())["config"]
     edit(workspace.models / MODEL, "model.json", config=config | {"statistic": "nelbo"})
     with pytest.raises(BundleError, match="holds model m"):
@@ -203,7 +203,7 @@ def test_an_engine_of_another_model_is_refused(workspace: Workspace) -> None:
 def test_an_engine_that_is_replaced_while_it_is_read_is_read_again(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader has read the first files of the old one, and the others of the new one."""
+    """A reader has read the first files of the old engine and the others of the new one."""
     folder = workspace.engine(MODEL, "onnx")
     load, reads = vae_core.load_exported, []
 
@@ -218,15 +218,15 @@ def test_an_engine_that_is_replaced_while_it_is_read_is_read_again(
     assert read_engine(folder).model_id == MODEL
     assert len(reads) == 2
     (folder / "scores.onnx").write_bytes(b"")
-    # One that is damaged and stays as it is, is damaged.
+    # If a second reading finds the same damage, the engine is damaged.
     with pytest.raises(BundleError, match=r"scores\.onnx has SHA-256"):
         read_engine(folder)
     assert len(reads) == 3
 
 
-def test_a_model_that_prepares_images_in_another_way_than_nelbo_can(workspace: Workspace) -> None:
+def test_a_model_with_unknown_preprocessing_is_refused(workspace: Workspace) -> None:
     made = json.loads((workspace.engine(MODEL, "onnx") / "engine.json").read_text())["preprocessing"]
-    for changes, message in (({"fit": "squeeze"}, "fit='squeeze'"), ({"height": 32}, "and the network takes")):
+    for changes, message in (({"fit": "squeeze"}, "fit='squeeze'"), ({"height": 32}, "but the network takes")):
         edit(workspace.engine(MODEL, "onnx"), "engine.json", preprocessing=made | changes)
         with pytest.raises(BundleError, match=message):
             read_engine(workspace.engine(MODEL, "onnx"))

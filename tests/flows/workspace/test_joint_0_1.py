@@ -1,7 +1,7 @@
-"""Calibrations that version 0.1 made with a rule over several statistics are read, and score as they did.
+"""Calibrations of version 0.1 with a rule over several statistics can be read, and score as they did.
 
-``joint_0_1.tar.xz`` was written by version 0.1 (``calibrate --fpr 0.1 --joint RULE``) on 60 images of 16 x 16, with the
-model of ``workspace_0_1.tar.xz``: half of the images made the tails, the others the threshold.
+Version 0.1 wrote ``joint_0_1.tar.xz`` (``calibrate --fpr 0.1 --joint RULE``) on 60 images of 16 x 16, with the model
+of ``workspace_0_1.tar.xz``: half of the images determined the tails, the others the threshold.
 """
 
 import json
@@ -23,7 +23,7 @@ from nelbo.flows.workspace.errors import UsageError
 from nelbo.flows.workspace.layout import Workspace
 from nelbo.flows.workspace.runs import Run
 
-#: By rule, the id and the threshold that 0.1 printed.
+#: Rule -> the id and the threshold that 0.1 printed.
 MADE = {
     "fisher": ("c06473b7b6dab16e0", 10.559878086593873),
     "cauchy": ("c618891c70f9c0908", 1.8701111693344494),
@@ -46,10 +46,10 @@ def test_a_rule_of_0_1_scores_as_it_did(workspace: Workspace, rule: str) -> None
     assert not calibration.threshold.cross
     rows = read_table(workspace.calibrations / calibration_id / "scores.parquet")
     assert rows.num_rows == 60
-    # Equal but for the last bit, in which machines' logarithms differ.
+    # Equal up to the last bit, in which the logarithms of machines differ.
     found = calibration.judge(rows)
     np.testing.assert_allclose(found.anomaly_score, rows["anomaly_score"].to_numpy(), rtol=1e-13)
-    # The floor(31 * .1)-th largest of the 30 that chose it.
+    # The threshold is the floor(31 * 0.1)-th largest of the 30 scores that chose it.
     assert (part_rows(rows, "calibration")["anomaly_score"].to_numpy() > value).sum() == 2
     assert len(calibration.normal_scores) == reference_rows(workspace, calibration).num_rows == 30
 
@@ -63,8 +63,8 @@ def test_a_rule_of_0_1_scores_as_it_did(workspace: Workspace, rule: str) -> None
         {"rule": "fisher", "statistics": None},
     ],
 )
-def test_a_rule_that_there_never_was_is_no_calibration(workspace: Workspace, joint: dict[str, object]) -> None:
-    """With an id that fits: made by somebody else."""
+def test_a_calibration_with_an_unknown_rule_is_refused(workspace: Workspace, joint: dict[str, object]) -> None:
+    """Its id matches its contents, but nelbo did not make it."""
     folder = workspace.calibrations / MADE["fisher"][0]
     content = json.loads((folder / "calibration.json").read_text()) | {"joint": joint}
     run = Run("calibrate", CalibrateOptions(normal="normal"))

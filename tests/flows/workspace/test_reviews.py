@@ -1,4 +1,4 @@
-"""Reviews: each decision once, and what ``calibrate --labels reviews`` makes of them."""
+"""Reviews: each decision is stored one time, and ``calibrate --labels reviews`` uses them."""
 
 import json
 import os
@@ -52,7 +52,7 @@ Trained = tuple[Path, dict[str, Any]]
 
 @pytest.fixture(params=["disk", "store"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """An empty workspace, on a disk and in a store."""
+    """An empty workspace, on a disk or in a store."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Workspace.at(str(tmp_path / "w") if request.param == "disk" else f"memory://{tmp_path.name}")
 
@@ -89,7 +89,7 @@ def test_a_form_that_is_sent_twice_is_one_row(place: Workspace) -> None:
     assert record_review(place, review(1))
     assert not record_review(place, review(1, decision="anomalous", note="another answer"))
     assert record_review(place, review(2, calibration_id=None))
-    # Joined with others it has no file of its own any more.
+    # After compaction the review has no file of its own.
     assert execute("compact", CompactOptions(workspace=str(place.root)), prefect=False) == {
         "n_months": 0,
         "n_files": 2,
@@ -104,7 +104,7 @@ def test_a_form_that_is_sent_twice_is_one_row(place: Workspace) -> None:
     assert [path.name[:4] for path in place.reviews.iterdir()] == ["all-"]
 
 
-def test_threads_that_send_the_same_form(tmp_path: Path) -> None:
+def test_threads_that_send_the_same_form_store_it_one_time(tmp_path: Path) -> None:
     workspace, start = Workspace(tmp_path), Barrier(8)
 
     def send(number: int) -> bool:
@@ -119,7 +119,7 @@ def test_threads_that_send_the_same_form(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What ``reviewing.py`` found, in a process that loads no network and can fork."""
+    """What ``reviewing.py`` finds, in a process that loads no network and can fork."""
     command = [sys.executable, reviewing.__file__, str(tmp_path_factory.mktemp("driven"))]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -128,17 +128,17 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_processes_that_send_the_same_forms(driven: dict[str, Any]) -> None:
+def test_two_processes_that_send_the_same_forms_store_each_one_time(driven: dict[str, Any]) -> None:
     found = driven["race"]
     assert found["codes"] == [0, 0]
     assert sum(found["told"]) == 40
-    # They did meet.
+    # Both processes wrote some, so they did compete.
     assert min(found["told"]) > 0
     assert found["seen"] == sorted(f"v{number}" for number in range(40))
 
 
 @pytest.mark.slow
-def test_killed_anywhere_no_half_review_is_left(driven: dict[str, Any]) -> None:
+def test_a_kill_leaves_no_half_review(driven: dict[str, Any]) -> None:
     *dead, alive = driven["record"]
     assert len(dead) >= 4
     assert {one["code"] for one in dead} == {-signal.SIGKILL}
@@ -150,13 +150,13 @@ def test_killed_anywhere_no_half_review_is_left(driven: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_compaction_killed_anywhere_loses_and_doubles_nothing(driven: dict[str, Any]) -> None:
+def test_a_killed_compaction_loses_and_duplicates_nothing(driven: dict[str, Any]) -> None:
     *dead, alive = driven["compact"]
     assert len(dead) >= 6
     assert {one["code"] for one in dead} == {-signal.SIGKILL}
     for one in [*dead, alive]:
         assert sorted(set(one["seen"])) == one["again"] == one["read"] == ["v0", "v1", "v2"]
-    # Some were killed while rows stood in two files.
+    # Some kills came while rows stood in two files.
     assert max(len(one["seen"]) for one in dead) > 3
 
 
@@ -180,7 +180,7 @@ def test_readers_see_whole_decisions_while_more_come_in(tmp_path: Path) -> None:
     assert len(set(sizes)) > 3
 
 
-def test_nelbo_reads_all_of_them_while_they_are_joined(tmp_path: Path) -> None:
+def test_every_review_is_read_during_compaction(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
 
     def write() -> None:
@@ -202,9 +202,9 @@ def test_nelbo_reads_all_of_them_while_they_are_joined(tmp_path: Path) -> None:
 
 
 def decide(workspace: Workspace, *decisions: tuple[str, int, str, int] | tuple[str, int, str, int, str]) -> None:
-    """Decisions at given times: form, image, decision, second, and whose if not Ann's.
+    """Record decisions: (form, image, decision, second), and the reviewer if it is not Ann.
 
-    Of "withdrawn" the form that is taken back stands behind.
+    For "withdrawn", the form that is taken back follows.
     """
     for review_id, number, said, second, *reviewer in decisions:
         decision, _, withdraws = said.partition(" ")
@@ -215,7 +215,7 @@ def decide(workspace: Workspace, *decisions: tuple[str, int, str, int] | tuple[s
         write_table(table, workspace.reviews / f"{review_id}.parquet", REVIEWS_SCHEMA)
 
 
-def test_the_last_decision_counts_and_all_stay(tmp_path: Path) -> None:
+def test_the_last_decision_counts_and_all_are_kept(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert catalog.all_rows(workspace, "reviews").schema.equals(latest_reviews(workspace).schema)
     assert catalog.all_rows(workspace, "reviews").schema.equals(REVIEWS_SCHEMA)
@@ -235,22 +235,22 @@ def test_the_last_decision_counts_and_all_stay(tmp_path: Path) -> None:
 
 
 def as_documented(workspace: Workspace) -> list[tuple[str, ...]]:
-    """What counts by the query of docs/data_contract.md, in order of ``image_id``."""
-    contract = (Path(__file__).parents[3] / "docs" / "data_contract.md").read_text(encoding="utf-8")
+    """The decisions that count by the query of docs/reference/data_contract.md, in order of ``image_id``."""
+    contract = (Path(__file__).parents[3] / "docs" / "reference" / "data_contract.md").read_text(encoding="utf-8")
     query = contract.split("```sql\n")[1].split("```")[0].replace("workspace/reviews", str(workspace.reviews))
     return duckdb.sql(query).fetchall()
 
 
-def test_what_is_taken_back_does_not_count(tmp_path: Path) -> None:
+def test_a_decision_that_is_taken_back_does_not_count(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     decide(
         workspace,
-        # Ann takes back her last one; Bob's, which was overruled, counts again.
+        # Ann takes back her last decision; Bob's, which hers had overruled, counts again.
         ("va", 1, "anomalous", 1, "Ann"),
         ("vb", 1, "normal", 2, "Bob"),
         ("vc", 1, "anomalous", 3, "Ann"),
         ("vd", 1, "withdrawn vc", 4, "Ann"),
-        # Taken back, and decided anew.
+        # Taken back, and decided again.
         ("ve", 2, "normal", 1),
         ("vf", 2, "withdrawn ve", 2),
         ("vg", 2, "anomalous", 3),
@@ -260,7 +260,7 @@ def test_what_is_taken_back_does_not_count(tmp_path: Path) -> None:
         # Undecided again.
         ("vj", 4, "normal", 1),
         ("vk", 4, "withdrawn vj", 2),
-        # By a clock that is behind.
+        # Taken back by a clock that is behind.
         ("vl", 5, "normal", 5),
         ("vm", 5, "withdrawn vl", 4),
     )
@@ -289,12 +289,12 @@ def test_undo_takes_back_the_last_answer_alone(tmp_path: Path) -> None:
     assert say("va") == "normal"
     assert say("vb", decision="anomalous") == "anomalous"
     assert say("vc", decision="withdrawn") == "normal"
-    # Sent twice, it is taken back once; pressed twice, both are.
+    # A form sent twice takes back one decision; undo pressed twice takes back two.
     assert not record_review(workspace, review(1, review_id="vc", decision="withdrawn"))
     assert counts() == "normal"
     assert say("vd", decision="withdrawn") == "undecided"
     assert say("ve", decision="withdrawn") == "undecided"
-    # One that is named need not be the last.
+    # A decision that is named need not be the last.
     assert say("vf") == "normal"
     assert say("vg", decision="anomalous") == "anomalous"
     assert say("vh", decision="withdrawn", withdraws="vf") == "anomalous"
@@ -307,7 +307,7 @@ def test_undo_takes_back_the_last_answer_alone(tmp_path: Path) -> None:
     }
 
 
-def test_nobody_takes_back_what_is_not_their_own(tmp_path: Path) -> None:
+def test_a_reviewer_can_only_take_back_their_own_decisions(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     record_review(workspace, review(1))
     for changes in ({"reviewer": "Bob"}, {"image_id": f"{2:064x}"}, {"withdraws": "v9"}):
@@ -318,7 +318,7 @@ def test_nobody_takes_back_what_is_not_their_own(tmp_path: Path) -> None:
     assert latest_reviews(workspace)["review_id"].to_pylist() == ["v1"]
 
 
-def test_rows_that_are_at_hand_are_not_read_again(tmp_path: Path) -> None:
+def test_rows_that_are_passed_in_are_not_read_again(tmp_path: Path) -> None:
     workspace, elsewhere = Workspace(tmp_path / "a"), Workspace(tmp_path / "b")
     decide(
         workspace,
@@ -328,7 +328,7 @@ def test_rows_that_are_at_hand_are_not_read_again(tmp_path: Path) -> None:
         ("vd", 2, "withdrawn vc", 4, "Ann"),
     )
     rows = catalog.all_rows(workspace, "reviews")
-    # In any order, with other columns, too.
+    # Rows may come in any order and with other columns.
     rows = rows.take(pa.array([2, 0, 3, 1])).append_column("filename", pa.array(["x"] * 4))
     assert latest_reviews(elsewhere, rows).equals(latest_reviews(workspace))
     assert disagreements(elsewhere, rows).equals(disagreements(workspace))
@@ -336,10 +336,10 @@ def test_rows_that_are_at_hand_are_not_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_histories_are_read_alike_everywhere(seed: int, tmp_path: Path) -> None:
-    """By Arrow, by the documented query, by the dashboard's tables, and one by one."""
+def test_random_histories_are_read_in_the_same_way_everywhere(seed: int, tmp_path: Path) -> None:
+    """Read by Arrow, by the documented query, by the dashboard's tables, and one at a time."""
     workspace, random = Workspace(tmp_path), np.random.default_rng(seed)
-    # Several in a second: the form's id decides then.
+    # Several decisions share a second; the id of the form then decides.
     moments = np.sort(random.integers(0, 30, 60)).tolist()
     history = []
     stands: dict[int, list[tuple[str, str, str]]] = {0: [], 1: [], 2: []}
@@ -350,7 +350,7 @@ def test_random_histories_are_read_alike_everywhere(seed: int, tmp_path: Path) -
         if decision != "withdrawn":
             stands[image].append((review_id, decision, reviewer))
         elif own:
-            # Any of them.
+            # Any of the reviewer's own decisions.
             taken_back = own[random.integers(len(own))]
             stands[image].remove(taken_back)
             decision = f"withdrawn {taken_back[0]}"
@@ -368,8 +368,8 @@ def test_random_histories_are_read_alike_everywhere(seed: int, tmp_path: Path) -
     assert disagreements(workspace)["review_id"].to_pylist() == expected
 
 
-def test_other_words_are_no_decisions(tmp_path: Path) -> None:
-    """Of a file that somebody else wrote."""
+def test_unknown_decisions_are_ignored(tmp_path: Path) -> None:
+    """Another program wrote the file."""
     workspace = Workspace(tmp_path)
     decide(workspace, ("va", 1, "normal", 1), ("vb", 1, "normal", 2), ("vc", 2, "normal", 2))
     for review_id, word in (("vb", "yes; DROP"), ("vc", None)):
@@ -390,7 +390,7 @@ def test_disagreements_say_who_decided_what_and_when(tmp_path: Path) -> None:
         workspace,
         ("va", 1, "anomalous", 1, "Ann"),
         ("vb", 1, "normal", 5, "Bob"),
-        # One who changed her mind does not disagree with herself, nor with whoever decided alike.
+        # A reviewer who changed her mind does not disagree with herself, nor with one who decided alike.
         ("vc", 2, "anomalous", 1, "Ann"),
         ("vd", 2, "normal", 2, "Ann"),
         ("ve", 2, "normal", 3, "Bob"),
@@ -410,7 +410,7 @@ def test_disagreements_say_who_decided_what_and_when(tmp_path: Path) -> None:
     ]
 
 
-def test_reviews_of_version_7_are_read(tmp_path: Path) -> None:
+def test_reviews_of_schema_version_7_are_read(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     record_review(workspace, review(2, review_id="v2"))
     (new,) = workspace.reviews.iterdir()
@@ -429,7 +429,7 @@ def test_reviews_of_version_7_are_read(tmp_path: Path) -> None:
     assert catalog.all_rows(workspace, "reviews").equals(rows)
 
 
-def test_what_is_no_review_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_no_review_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     workspace = Workspace(tmp_path)
     record_review(workspace, review(1))
     (workspace.reviews / "mine.parquet").write_bytes(b"mine")
@@ -484,12 +484,12 @@ def test_what_is_no_review_hides_no_other(tmp_path: Path, caplog: pytest.LogCapt
         ({"anomaly_score": float("nan")}, "anomaly_score=nan: expected a finite number"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(changes: dict[str, Any], says: str) -> None:
+def test_a_review_that_cannot_be_stored_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         review(1, **changes)
 
 
-def test_the_longest_that_is_kept(tmp_path: Path) -> None:
+def test_texts_of_the_greatest_length_are_stored(tmp_path: Path) -> None:
     longest = review(1, reviewer="ü" * 100, note="\n" * 2000, review_id="v" * 100)
     assert record_review(Workspace(tmp_path), longest)
     assert catalog.all_rows(Workspace(tmp_path), "reviews")["note"].to_pylist() == ["\n" * 2000]
@@ -497,7 +497,7 @@ def test_the_longest_that_is_kept(tmp_path: Path) -> None:
     assert review(1, review_id=new_review_id())
 
 
-# From here on with a model.
+# Tests from here on use a model.
 
 
 def execute_in(workspace: Path, name: str, kind: Any, **options: Any) -> dict[str, Any]:
@@ -535,14 +535,14 @@ def scored(workspace: Path) -> list[dict[str, Any]]:
 
 
 def decide_on(workspace: Workspace | Path, image_id: str, decision: str, **changes: Any) -> None:
-    """By default the reviewer was shown what the latest model made of it."""
+    """Record a decision on an image; by default with the latest model's verdict on it."""
     place = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     shown = {"model_id": pointers.promoted(place), "review_id": new_review_id()}
     assert record_review(place, review(0, image_id=image_id, decision=decision, **{**shown, **changes}))
 
 
 def review_all(workspace: Path, n_normal: int, n_anomalous: int) -> dict[str, int]:
-    """People accept the first images with a blot and reject others; contents and labels."""
+    """Review images with a blot as anomalous and others as normal; image id -> label."""
     rows = scored(workspace)
     blots = [row["image_id"] for row in rows if "blot" in row["relative_path"]][:n_anomalous]
     tiles = [row["image_id"] for row in rows if "tile" in row["relative_path"]][:n_normal]
@@ -564,7 +564,7 @@ def test_reviews_move_the_threshold_and_nothing_else(workspace: Path, trained: T
     result = from_reviews(workspace, objective="youden", review_recall=1.0)
     rows = calibration_rows(workspace, result["calibration_id"], "calibration", "test")
     assert {row["image_id"]: row["label"] for row in rows} == label_of
-    # The stored scores are taken; the images are gone.
+    # Stored scores are used; the images are gone.
     score_of = {row["image_id"]: row["peak"] for row in scored(workspace)}
     assert all(row["anomaly_score"] == score_of[row["image_id"]] for row in rows)
     choosing = [row for row in rows if row["split"] == "calibration"]
@@ -572,7 +572,7 @@ def test_reviews_move_the_threshold_and_nothing_else(workspace: Path, trained: T
     labels, scores = zip(*((row["label"], row["anomaly_score"]) for row in choosing), strict=True)
     assert result["threshold"] == labelled_threshold(labels, scores, "youden")
     assert (result["judged"]["n_normal"], result["judged"]["n_anomalous"]) == (5, 3)
-    # Nothing is promised, and where the labels came from is said and kept.
+    # No rate is promised, and the source of the labels is printed and stored.
     assert (result["fpr"], result["labels_from"], result["n_calibration"], result["n_left_out"]) == (
         None,
         "reviews",
@@ -587,13 +587,13 @@ def test_reviews_move_the_threshold_and_nothing_else(workspace: Path, trained: T
     assert moved.labels_from == "reviews"
     np.testing.assert_array_equal(moved.normal_scores, first.normal_scores)
     assert (moved.batch_id, moved.heatmap_top, moved.statistic) == (first.batch_id, first.heatmap_top, first.statistic)
-    # Few reviews make a candidate.
+    # Few reviews only make a candidate.
     assert (result["current"], result["candidate"]) == (False, True)
     assert result["why_not"] == "6 anomalous images with a label, and at least 20 are needed"
     assert calibrate(workspace, use=result["calibration_id"])["current"]
-    # Again, from what is now current, it is the same one.
+    # Repeated with the now current calibration, it gives the same one.
     assert from_reviews(workspace, objective="youden", review_recall=1.0)["calibration_id"] == result["calibration_id"]
-    # p-values and drift are those of before; verdicts are those of the new threshold.
+    # p-values and drift stay unchanged; verdicts follow the new threshold.
     before = read_table(next(workspace.glob("scores/*/*/scores.parquet")))
     anew = score(workspace, images / "new")
     assert "the normal ones among them are the hardest" in Path(anew["report"]).read_text()
@@ -611,8 +611,8 @@ def drift_of(table: pa.Table) -> dict[str, float]:
     return {test["name"]: test["p_value"] for test in tests}
 
 
-def test_a_normal_image_that_was_found_anomalous_is_normal_no_more(workspace: Path, trained: Trained) -> None:
-    """Of the held-out images one lay in a batch, too, and a reviewer saw what nobody had seen."""
+def test_a_held_out_image_reviewed_as_anomalous_is_no_longer_normal(workspace: Path, trained: Trained) -> None:
+    """One of the held-out images was also in a batch, where a reviewer saw its defect."""
     review_all(workspace, 4, 4)
     first = trained[1]["calibration_id"]
     held_out = calibration_rows(workspace, first, "calibration")
@@ -626,7 +626,7 @@ def test_a_normal_image_that_was_found_anomalous_is_normal_no_more(workspace: Pa
     assert {row["image_id"] for row in kept} == {row["image_id"] for row in held_out} - {held_out[0]["image_id"]}
 
 
-def test_a_rule_of_0_1_stays(workspace: Path, images: Path, tmp_path: Path) -> None:
+def test_reviews_keep_a_joint_rule_of_version_0_1(workspace: Path, images: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "more", 60, seed=11)
     alone = calibrate(workspace, normal=str(tmp_path / "more"), fpr=0.1)
     joint = join(Workspace(workspace), alone["calibration_id"], "fisher")
@@ -638,7 +638,7 @@ def test_a_rule_of_0_1_stays(workspace: Path, images: Path, tmp_path: Path) -> N
     table = before.filter(pc.is_valid(before["anomaly_score"]))
     np.testing.assert_array_equal(moved.statistic.scores(table), table["anomaly_score"].to_numpy())
     np.testing.assert_array_equal(moved.judge(table).p_value, table["p_value"].to_numpy())
-    # With all that it needs to be read: another threshold on top of it.
+    # The new calibration is complete: another threshold can be made from it.
     assert from_reviews(workspace, objective="youden")["statistic"] == "joint_fisher"
     with pytest.raises(UsageError, match=r"statistic nelbo does not go with reviews of what joint_fisher flagged"):
         from_reviews(workspace, statistic="nelbo")
@@ -656,14 +656,14 @@ def test_the_last_decision_is_the_label_whoever_made_it(workspace: Path) -> None
     assert {row["image_id"]: row["label"] for row in rows} == label_of | {changed: 0}
 
 
-def test_what_another_model_flagged_counts_where_this_one_did_too(workspace: Path) -> None:
+def test_reviews_of_another_model_count_if_this_one_flagged_the_image_too(workspace: Path) -> None:
     label_of = review_all(workspace, 4, 4)
     last_blot = [row for row in scored(workspace) if "blot" in row["relative_path"]][-1]
     last_tile = [row for row in scored(workspace) if "tile" in row["relative_path"]][-1]
     assert (last_blot["verdict"], last_tile["verdict"]) == ("anomalous", "normal")
     for row in (last_blot, last_tile):
         decide_on(workspace, row["image_id"], "anomalous", model_id="mOther")
-    # One that no batch of this workspace holds any more.
+    # An image that no batch of this workspace holds any more.
     decide_on(workspace, "f" * 64, "anomalous")
     result = from_reviews(workspace)
     assert result["n_left_out"] == 2
@@ -672,11 +672,11 @@ def test_what_another_model_flagged_counts_where_this_one_did_too(workspace: Pat
 
 
 def test_reviews_of_an_audit_sample_move_no_threshold(workspace: Path) -> None:
-    """Nobody flagged them: a defect of low score among them would pull the threshold to where all is flagged."""
+    """They were not flagged: a defect with a low score among them would lower the threshold until all is flagged."""
     label_of = review_all(workspace, 4, 4)
     unflagged = [row for row in scored(workspace) if row["verdict"] == "normal"][-2:]
     decide_on(workspace, unflagged[0]["image_id"], "anomalous", verdict="normal")
-    # Written before version 8, it was flagged then, whatever is said of it now.
+    # A review from before schema version 8 has no verdict, but its image was flagged at the time.
     decide_on(workspace, unflagged[1]["image_id"], "anomalous", verdict=None)
     result = from_reviews(workspace)
     assert result["n_left_out"] == 1
@@ -685,13 +685,13 @@ def test_reviews_of_an_audit_sample_move_no_threshold(workspace: Path) -> None:
 
 
 def test_seven_reviews_are_a_candidate_and_many_are_current(workspace: Path, trained: Trained) -> None:
-    """The fault: misses went from 43 to 99 % by a threshold from seven reviews."""
+    """Guards against a former fault: a threshold from seven reviews raised misses from 43 to 99 %."""
     first = trained[1]["calibration_id"]
     review_all(workspace, 4, 3)
     few = from_reviews(workspace)
     assert (few["current"], few["why_not"]) == (False, "3 anomalous images with a label, and at least 20 are needed")
     assert pointers.current_calibration(Workspace(workspace), trained[1]["model_id"]) == first
-    # More of the kind of those that are there.
+    # Add more rows like the existing ones.
     (path,) = workspace.glob("scores/*/*/scores.parquet")
     rows = read_table(path).to_pylist()
     flagged = [row for row in rows if row["verdict"] == "anomalous"]
@@ -720,9 +720,9 @@ def test_reviews_of_all_held_out_images_leave_none_to_measure_by(workspace: Path
         from_reviews(workspace)
 
 
-def test_the_review_band_speaks_of_normal_images_that_nobody_picked(workspace: Path) -> None:
+def test_the_review_band_is_measured_on_held_out_normal_images(workspace: Path) -> None:
     review_all(workspace, 10, 6)
-    # Reviewers found images anomalous that look like the others; not all of them judge the threshold.
+    # Reviewers found images anomalous that score like normal ones; not all of them judge the threshold.
     for row in sorted(scored(workspace), key=lambda row: row["anomaly_score"])[:3]:
         decide_on(workspace, row["image_id"], "anomalous")
     result = from_reviews(workspace, review_recall=1.0)
@@ -732,7 +732,9 @@ def test_the_review_band_speaks_of_normal_images_that_nobody_picked(workspace: P
     assert result["review_share"] == band.mean()
 
 
-def test_command(workspace: Path, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_calibrates_on_reviews(
+    workspace: Path, nelbo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     at = ("--workspace", workspace, "--no-prefect")
     asked = ("calibrate", "--labels", "reviews", "--objective", "f1", *at)
     code, out, err = nelbo(*asked)
@@ -747,13 +749,13 @@ def test_command(workspace: Path, nelbo: Callable[..., Any], monkeypatch: pytest
     code, out, err = nelbo(*asked)
     assert code == 0, err
     assert "promised: none" in out
-    assert "no rate here (judged) is one over all images" in out
+    assert "no rate here (judged) holds for all images" in out
     code, out, _ = nelbo("calibrations", "--json", *at[:2])
     assert [row["labels_from"] for row in json.loads(out)["calibrations"]] == [None, "reviews"]
     code, out, err = nelbo(*asked, "--root", "x")
     assert (code, out) == (2, "")
     assert "--root goes with a manifest" in err
-    # Places of that name.
+    # Folders with that name.
     monkeypatch.chdir(workspace)
     code, _, err = nelbo("calibrate", "--labels", "./reviews", "--objective", "f1", *at)
     assert code == 2
@@ -763,7 +765,7 @@ def test_command(workspace: Path, nelbo: Callable[..., Any], monkeypatch: pytest
     assert "reviews holds no usable image" in err
 
 
-def test_refusals(workspace: Path, trained: Trained) -> None:
+def test_bad_requests_are_refused(workspace: Path, trained: Trained) -> None:
     model_id, place = trained[1]["model_id"], Workspace(workspace)
     record_review(place, review(7))
     with pytest.raises(CalibrationError, match=r"0 were reviewed as normal and 0 as anomalous \(1 that it did not"):
@@ -775,7 +777,7 @@ def test_refusals(workspace: Path, trained: Trained) -> None:
         from_reviews(workspace, statistic="nelbo")
     with pytest.raises(UsageError, match="takes one of"):
         from_reviews(workspace, normal="x")
-    # What is known of training is the beginning of the hash.
+    # Models store only the beginnings of the hashes of their training images.
     seen = min(seen_in_training(place, model_id)) + "0" * 48
     (path,) = workspace.glob("scores/*/*/scores.parquet")
     rows = read_table(path).to_pylist()
@@ -793,7 +795,9 @@ def test_refusals(workspace: Path, trained: Trained) -> None:
         from_reviews(workspace / "none")
 
 
-def test_in_a_store_the_same(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reviews_calibrate_in_an_object_store_too(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     review_all(workspace, 6, 6)
     expected = from_reviews(workspace)

@@ -23,7 +23,7 @@ def test_run_ids_differ_and_are_ids() -> None:
     assert len({check_id(new_run_id()) for _ in range(100)}) == 100
 
 
-def test_latest(tmp_path: Path) -> None:
+def test_the_latest_model_and_its_calibration_are_found(tmp_path: Path) -> None:
     workspace = Workspace.at(str(tmp_path))
     with pytest.raises(UsageError, match="no latest model"):
         catalog.find_model(workspace, "latest")
@@ -59,14 +59,14 @@ def test_no_update_of_latest_is_lost(tmp_path: Path) -> None:
     assert [pointers.current_calibration(workspace, f"m{i}") for i in range(60)] == [f"c{i}" for i in range(60)]
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="cannot be written"):
         Workspace.at(str(tmp_path / "file" / "workspace")).prepare()
     assert list(Workspace.at(str(tmp_path / "new")).prepare().staging.iterdir()) == []
 
 
-def test_replaced_only_if_it_is_still_the_same(tmp_path: Path) -> None:
+def test_a_calibration_is_replaced_only_if_it_is_still_current(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert pointers.replace_calibration(workspace, "m1", "c1", None)
     assert not pointers.replace_calibration(workspace, "m1", "c2", None)
@@ -76,7 +76,7 @@ def test_replaced_only_if_it_is_still_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.EBADF])
-def test_a_file_system_without_locks(
+def test_a_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def refuse(*_: object) -> None:

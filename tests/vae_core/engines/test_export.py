@@ -1,4 +1,4 @@
-"""Models made ready for engines: the same scores, checked when they are made, read and used."""
+"""Models exported for engines: the scores are the same, checked when an engine is made, read and used."""
 
 import json
 import sys
@@ -52,9 +52,8 @@ SIDE = 64
 
 @pytest.fixture(scope="module", autouse=True)
 def no_stopwatch() -> Iterator[None]:
-    """Speeds are measured once, which is enough to see that they are."""
+    """Time a single run, which is enough to test that speeds are recorded."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nelbo.vae_core.engines.speed, "_SECONDS", 0)
         patch.setattr(nelbo.vae_core.engines.speed, "_ROUNDS", 1)
         yield
 
@@ -67,14 +66,14 @@ def exported(model: Model) -> dict[str, Exported]:
 
 @pytest.fixture(scope="module")
 def model_of_features() -> Model:
-    """A small one, which has the parts of ``joint``."""
+    """A small model of features, which has the parts of ``joint``."""
     random = np.random.default_rng(2)
     config = VAEConfig(height=SIDE, width=SIDE, preset="features", backbone="filters")
     return train(large_stripes(random, 32), large_stripes(random, 12), config).model
 
 
 def large_stripes(random: np.random.Generator, n: int) -> np.ndarray:
-    """(n, 64, 64, 1), as features need them."""
+    """(n, 64, 64, 1) stripes, large enough for a model of features."""
     return np.tile(stripes(random, n), (1, 3, 4, 1))[:, :SIDE, :SIDE]
 
 
@@ -88,7 +87,7 @@ def exported_of_features(model_of_features: Model) -> dict[str, Exported]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "likelihood", "head", "backbone"),
-    # The first preset with its own likelihood is `model`.
+    # The first preset with its default likelihood is `model`.
     [(preset, "auto", None, None) for preset in PRESETS[1:]]
     + [("conv_1x1x16", likelihood, None, None) for likelihood in LIKELIHOODS if likelihood != "gaussian_learned_sigma"]
     + [("features", "auto", "linear_image", "filters"), ("features", "auto", "deep", "self_trained")],
@@ -96,7 +95,7 @@ def exported_of_features(model_of_features: Model) -> dict[str, Exported]:
 def test_scores_of_solar_cells_are_the_same(
     preset: str, likelihood: str, head: str | None, backbone: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every preset and every likelihood on every engine, with all maps."""
+    """Holds for every preset and likelihood on every engine, with all maps."""
     pytest.importorskip("elpv_dataset", reason="needs real images: pip install 'nelbo[demo]'")
     paths = sorted((Path(str(files("elpv_dataset"))) / "data" / "images").glob("*.png"))[:70]
     side = SIDE if preset == "features" else 32
@@ -120,7 +119,7 @@ def test_scores_of_solar_cells_are_the_same(
     for engine in ENGINES:
         made = export(model, engine, pixels[:8], model_id="m1")
         found = score_all(made, pixels)
-        # A third of what is allowed, in every number and map; whitening enlarges what is rounded.
+        # A third of the tolerance, in every number and map; whitening enlarges rounding errors.
         assert difference(found, expected, made.subtracted) < (5e-6 if preset == "features" else 3e-6), engine
         np.testing.assert_allclose(found.peak, expected.peak, rtol=1e-4, atol=1e-4)
         rtol = 1e-4 if preset == "features" else 1e-5
@@ -131,7 +130,7 @@ def test_scores_of_solar_cells_are_the_same(
 
 @needs_tensorflow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_written_and_read_it_is_the_same_to_the_bit_whatever_the_neighbours(
+def test_a_stored_engine_scores_the_same_to_the_bit_in_any_batch(
     engine: str, exported: dict[str, Exported], model: Model, tmp_path: Path, random: np.random.Generator
 ) -> None:
     save_exported(exported[engine], tmp_path / engine)
@@ -158,7 +157,7 @@ def test_written_and_read_it_is_the_same_to_the_bit_whatever_the_neighbours(
     ):
         assert getattr(alone, name)[0] == getattr(whole, name)[-1]
         np.testing.assert_array_equal(getattr(again, name)[::-1], getattr(whole, name))
-    # Arrays of pixels are Keras's alone.
+    # Only Keras gives arrays of pixels.
     with_maps = score(read, pixels[:2])
     assert (with_maps.anomaly_map, with_maps.reconstruction) == (None, None)
     np.testing.assert_allclose(with_maps.local_nelbo, score(model, pixels[:2]).local_nelbo, rtol=1e-3, atol=1e-3)
@@ -170,7 +169,7 @@ def test_written_and_read_it_is_the_same_to_the_bit_whatever_the_neighbours(
 
 
 def test_a_score_is_the_same_at_each_place_of_a_batch(random: np.random.Generator) -> None:
-    """Rows of 102 numbers begin anywhere in memory, by which ONNX Runtime adds them up in another order."""
+    """Rows of 102 numbers are not aligned in memory, so ONNX Runtime could add each up in another order."""
     config = VAEConfig(height=32, width=32)
     network, eps = VAE(config), draw_eps(config, 1)
     usual = usual_of(network, eps, random.random((9, 32, 32, 1), np.float32))
@@ -190,14 +189,14 @@ def of_keras(model: Model) -> Exported:
 
 @pytest.fixture
 def folder(of_keras: Exported, tmp_path: Path) -> Path:
-    """Of an engine that every backend makes."""
+    """The folder of an engine that every backend makes."""
     save_exported(of_keras, tmp_path / "keras")
     return tmp_path / "keras"
 
 
 def test_keras_has_references_too(of_keras: Exported, folder: Path, model: Model) -> None:
     read = load_exported(folder)
-    # 8-bit images are kept as such.
+    # Images of 8 bits are stored as 8 bits.
     assert load_file(folder / "references.safetensors")["pixels"].dtype == np.uint8
     np.testing.assert_array_equal(read.pixels, of_keras.pixels)
     read.check(model)
@@ -205,7 +204,7 @@ def test_keras_has_references_too(of_keras: Exported, folder: Path, model: Model
         read.graph(maps=False)
 
 
-def test_other_scores_are_refused_with_engine_versions_and_difference(of_keras: Exported, model: Model) -> None:
+def test_an_engine_with_other_scores_is_refused_with_versions_and_difference(of_keras: Exported, model: Model) -> None:
     made = of_keras
     off = replace(made, made_with="3.0.0", expected=made.expected._replace(nelbo=made.expected.nelbo * 1.01))
     message = r"engine keras 3\.\d+\.\d+ scores the 9 reference images of model m1 .* version 3\.0\.0"
@@ -226,24 +225,24 @@ def test_other_scores_are_refused_with_engine_versions_and_difference(of_keras: 
     ("engine", "output"),
     [
         *(("openvino", name) for name in (*NUMBERS, *JOINT, "local_nelbo")),
-        # What is tampered with is the engine's own file; what notices is the same for both.
+        # The file is the engine's own; the check is the same for both engines.
         *(("onnx", name) for name in ("anomaly_score", "nelbo", "peak_z", "local_nelbo")),
     ],
 )
-def test_an_output_that_is_always_zero_is_refused_when_it_is_made_and_when_it_is_read(
+def test_an_output_that_is_always_zero_is_refused_when_made_and_when_read(
     engine: str, output: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "aside").mkdir()
+    (tmp_path / "scratch").mkdir()
     of = "_of_features" if output in JOINT else ""
     made, model = request.getfixturevalue(f"exported{of}")[engine], request.getfixturevalue(f"model{of}")
     output_of_graph = f"{SEEN}0" if output == "local_nelbo" else output
-    tampered = with_zeros(engine, made.files, output_of_graph, tmp_path / "aside")
+    tampered = with_zeros(engine, made.files, output_of_graph, tmp_path / "scratch")
     save_exported(replace(made, files=tampered), tmp_path / engine)
     read = load_exported(tmp_path / engine)
     with pytest.raises(EngineError, match=f"says the same of all 9 reference images, or no number, in .*{output}"):
         read.check(read)
     monkeypatch.setattr(nelbo.vae_core.engines.exporting, "_compile", lambda *_: tampered)
-    # However much an engine may be off.
+    # Even with the largest tolerance.
     with pytest.raises(EngineError, match=f"says the same of all 9 .*{output}"):
         export(model, engine, made.pixels, model_id="m1", tolerance=0.01)
 
@@ -253,7 +252,7 @@ def test_an_output_that_is_always_zero_is_refused_when_it_is_made_and_when_it_is
 def test_a_graph_that_cannot_be_compiled_is_an_error_of_the_engine(
     engine: str, exported: dict[str, Exported], tmp_path: Path
 ) -> None:
-    """Each library has an error of its own; callers know one."""
+    """Each library raises an error of its own, but callers see only EngineError."""
     made = exported[engine]
     name = "scores.xml" if engine == "openvino" else "scores.onnx"
     save_exported(replace(made, files={**made.files, name: b"<net/>"}), tmp_path / engine)
@@ -276,13 +275,13 @@ def test_a_graph_that_fails_when_it_runs_is_an_error_of_the_engine(exported: dic
 
 
 def test_an_engine_whose_facts_were_changed_is_refused(folder: Path) -> None:
-    """Checksums that fit are no proof: whoever edits one file edits the other."""
+    """Matching checksums are no proof, because whoever edits a file can also edit its checksum."""
     with pytest.raises(BundleError, match=r"contents are those of engine e[0-9a-f]{16}, and engine.json says e"):
         load_exported(rewrite(folder, model_id="m2"))
 
 
 def rewrite(folder: Path, **changes: Any) -> Path:
-    """The same engine with other facts and fitting checksums, as an attacker or another version would write it."""
+    """The same engine with other facts and matching checksums, as an attacker or another version would write it."""
     names = {path.name for path in folder.iterdir()} - {"checksums.json", "engine.json"}
     description = json.loads((folder / "engine.json").read_text()) | changes
     content = {name: (folder / name).read_bytes() for name in names}
@@ -305,12 +304,12 @@ def rewrite(folder: Path, **changes: Any) -> Path:
         ({"images_per_s": {}}, "not an engine"),
     ],
 )
-def test_what_is_no_engine(changes: dict[str, Any], message: str, folder: Path) -> None:
+def test_a_bad_description_of_an_engine_is_refused(changes: dict[str, Any], message: str, folder: Path) -> None:
     with pytest.raises(BundleError, match=message):
         load_exported(rewrite(folder, **changes))
 
 
-def test_damage_and_files_that_are_missing(folder: Path) -> None:
+def test_a_damaged_or_incomplete_engine_is_refused(folder: Path) -> None:
     content = (folder / "references.safetensors").read_bytes()
     (folder / "references.safetensors").write_bytes(content[:-1] + b"!")
     with pytest.raises(BundleError, match=r"references.safetensors has SHA-256 .* the engine is damaged"):
@@ -320,7 +319,7 @@ def test_damage_and_files_that_are_missing(folder: Path) -> None:
         load_exported(folder)
 
 
-def test_an_engine_that_is_not_installed(
+def test_an_engine_whose_package_is_missing_is_refused(
     of_keras: Exported, folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = of_keras.pixels
@@ -335,7 +334,7 @@ def test_an_engine_that_is_not_installed(
         export(model, "onnx", pixels, model_id="m1")
 
 
-def test_no_references(model: Model) -> None:
+def test_an_export_without_reference_images_is_refused(model: Model) -> None:
     with pytest.raises(ValueError, match="at least one reference image"):
         export(model, "keras", np.empty((0, 24, 20, 1), np.float32), model_id="m1")
 
@@ -348,7 +347,7 @@ def test_no_references(model: Model) -> None:
         ({256: 100, 512: 200, 1024: MemoryError("RESOURCE_EXHAUSTED: out of memory")}, 512),
     ],
 )
-def test_on_an_accelerator_the_batch_doubles_while_that_pays(
+def test_on_an_accelerator_the_batch_doubles_while_that_is_faster(
     speeds: dict[int, Any], size: int, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def images_per_s(engines: Any, _pixels: Any) -> dict[str, float]:
@@ -393,15 +392,13 @@ print(sum(one.is_alive() for one in threads), flush=True)
 
 @needs_tensorflow
 @pytest.mark.slow
-def test_the_first_two_batches_at_once_do_not_wait_for_each_other(
-    exported: dict[str, Exported], tmp_path: Path
-) -> None:
-    """What OpenVINO sets up at its first call may be set up by two threads; it hung in one of four new processes."""
+def test_the_first_two_batches_at_once_do_not_block_each_other(exported: dict[str, Exported], tmp_path: Path) -> None:
+    """Two threads may make OpenVINO's first call, which sets it up; without a guard one process in four hung."""
     import subprocess
 
     save_exported(exported["openvino"], tmp_path / "openvino")
     command = [sys.executable, "-c", _TWO_AT_ONCE, str(tmp_path / "openvino")]
-    # Two at a time.
+    # Four times two processes at a time.
     for _ in range(4):
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         assert [one.communicate(timeout=120)[0].split() for one in both] == [["0"], ["0"]]

@@ -1,4 +1,4 @@
-"""The preset `features`: what a VAE sees through a backbone, and how that is made."""
+"""The preset `features`: a VAE on the features of a backbone, and how these are made."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +61,7 @@ def pixels(random: np.random.Generator) -> np.ndarray:
     return waves(random, 6)
 
 
-def test_an_untrained_vae_is_a_gaussian_a_position(random: np.random.Generator) -> None:
+def test_an_untrained_vae_is_a_gaussian_per_position(random: np.random.Generator) -> None:
     network = VAE(CONFIG)
     features = random.normal(size=(3, 6, 4, 192)).astype(np.float32)
     found = network.evaluate_draws(features, draw_eps(CONFIG, 0))
@@ -69,7 +69,7 @@ def test_an_untrained_vae_is_a_gaussian_a_position(random: np.random.Generator) 
 
 
 def test_sigma_of_a_feature_stays_within_bounds() -> None:
-    """Whatever the decoder says: 0.1 to 10, so that no loss is infinite and no constant feature is worth more."""
+    """Whatever the decoder gives, sigma is 0.1 to 10, so that no loss is infinite and no constant feature dominates."""
     likelihood = VAE(CONFIG).likelihood
     outputs = np.float32([-1e9, -50, 0, 50, 1e9]).reshape(5, 1, 1, 1)
     parameters = np.concatenate([np.zeros_like(outputs), outputs], axis=-1)
@@ -78,8 +78,8 @@ def test_sigma_of_a_feature_stays_within_bounds() -> None:
     np.testing.assert_allclose(nats, norm.logpdf(10, scale=[0.1, 0.1, 1, 10, 10]), rtol=1e-5)
 
 
-def test_features_far_off_are_cut(tmp_path: Path) -> None:
-    """One freak among constant images lies thousands of standard deviations off."""
+def test_extreme_features_are_clipped(tmp_path: Path) -> None:
+    """One odd image among constant ones lies thousands of standard deviations away."""
     random = np.random.default_rng(3)
     normals = np.full((40, 96, 64, 1), 0.5, np.float32)
     normals[:, :, :8] += random.normal(0, 0.01, (40, 96, 8, 1))
@@ -92,8 +92,8 @@ def test_features_far_off_are_cut(tmp_path: Path) -> None:
     assert np.abs(new).max() == nelbo.vae_core.features.representation.LIMIT
 
 
-def test_whitening_is_that_of_the_covariance(random: np.random.Generator) -> None:
-    """Squared lengths after whitening are those of the Gaussian that SciPy has."""
+def test_whitening_inverts_the_covariance(random: np.random.Generator) -> None:
+    """Squared lengths after whitening are the Mahalanobis distances of SciPy's Gaussian."""
     rows = np.einsum("npc,pcd->npd", random.normal(size=(90, 2, 3)), random.normal(size=(2, 3, 3))).astype(np.float32)
     moments = Moments.of(rows)
     for position, whitening in enumerate(whitening_of(moments, 0.0, ridge=0.0)):
@@ -103,13 +103,13 @@ def test_whitening_is_that_of_the_covariance(random: np.random.Generator) -> Non
         gaussian = multivariate_normal(own.mean(axis=0), np.cov(own.T, bias=True))
         ours = norm.logpdf(white).sum(axis=1) + np.log(np.diag(whitening)).sum()
         np.testing.assert_allclose(ours, gaussian.logpdf(own), rtol=1e-5)
-    # Wholly pooled, all positions have the mean covariance.
+    # With full pooling, all positions have the mean covariance.
     both = whitening_of(moments, 1.0, ridge=0.0)
     mean = np.mean([np.cov(rows[:, position].T, bias=True) for position in (0, 1)], axis=0)
     np.testing.assert_allclose(both[0] @ mean @ both[0].T, np.eye(3), atol=1e-5)
 
 
-def test_moments_of_the_others(random: np.random.Generator) -> None:
+def test_moments_without_a_fold_are_those_of_the_others(random: np.random.Generator) -> None:
     rows = random.normal(size=(150, 2, 4)).astype(np.float32)
     others = Moments.of(rows).without(Moments.of(rows[::5]))
     expected = Moments.of(np.delete(rows, np.s_[::5], axis=0))
@@ -118,7 +118,7 @@ def test_moments_of_the_others(random: np.random.Generator) -> None:
 
 
 def test_training_images_are_whitened_by_others_and_new_ones_by_all(tmp_path: Path) -> None:
-    """By their own covariance the training images would have unit variance, and new ones more."""
+    """Whitened with their own covariance, training images would have unit variance, and new ones a larger one."""
     random = np.random.default_rng(2)
     seen, held_out, new = waves(random, 240), waves(random, 30), waves(random, 60)
     representation, values = fit_representation(seen, held_out, CONFIG, SETTINGS, tmp_path)
@@ -135,7 +135,7 @@ def test_maps_add_up_and_the_peak_is_theirs(training: Training, pixels: np.ndarr
     np.testing.assert_allclose(found.anomaly_map.sum(axis=(1, 2)), found.distortion, rtol=1e-5)
     np.testing.assert_allclose(found.rate_map.sum(axis=(1, 2)), found.rate, rtol=1e-5)
     np.testing.assert_allclose(found.nelbo, found.distortion + found.rate, rtol=1e-6)
-    # The middle of a position lies between pixels.
+    # The middle of a position lies between pixels, so the peak may be slightly higher.
     highest = found.local_z.max(axis=(1, 2))
     assert (highest <= found.peak + 1e-5).all()
     np.testing.assert_allclose(highest, found.peak, atol=0.1)
@@ -145,7 +145,7 @@ def test_maps_add_up_and_the_peak_is_theirs(training: Training, pixels: np.ndarr
     assert training.model.usual_std.shape == (6, 4)
 
 
-def test_what_is_unlike_scores_higher_there(training: Training, pixels: np.ndarray) -> None:
+def test_an_unusual_place_scores_higher(training: Training, pixels: np.ndarray) -> None:
     broken = pixels.copy()
     broken[:, 8:32, 8:28] = 1 - broken[:, 8:32, 8:28]
     usual, found = (score(training.model, images) for images in (pixels, broken))
@@ -155,16 +155,14 @@ def test_what_is_unlike_scores_higher_there(training: Training, pixels: np.ndarr
     assert (rows < 48).all()
 
 
-def test_a_bundle_scores_the_same_whatever_the_neighbours(
-    training: Training, pixels: np.ndarray, tmp_path: Path
-) -> None:
+def test_a_bundle_scores_the_same_in_any_batch(training: Training, pixels: np.ndarray, tmp_path: Path) -> None:
     read = load_bundle(tmp_path / save_bundle(training.model, tmp_path))
     assert read.config == CONFIG
     whole, alone = score(training.model, pixels, maps=False), score(read, pixels[-1:], maps=False)
     assert (alone.anomaly_score[0], alone.nelbo[0]) == (whole.anomaly_score[-1], whole.nelbo[-1])
 
 
-def test_the_bound_is_of_the_features(training: Training, pixels: np.ndarray) -> None:
+def test_the_bound_is_that_of_the_features(training: Training, pixels: np.ndarray) -> None:
     model: Model = training.model
     assert model.representation is not None
     elbo = -score(model, pixels).nelbo
@@ -173,7 +171,7 @@ def test_the_bound_is_of_the_features(training: Training, pixels: np.ndarray) ->
     assert (bound.value > elbo - spread).all()
 
 
-def test_interrupted_training_of_the_backbone_goes_on(tmp_path: Path) -> None:
+def test_interrupted_training_of_the_backbone_resumes(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     seen, held_out = waves(random, 20), waves(random, 20)
 
@@ -194,7 +192,7 @@ def test_interrupted_training_of_the_backbone_goes_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(resumed(held_out), whole(held_out), rtol=1e-3, atol=1e-3)
 
 
-def test_crops_are_of_their_seed_epoch_and_number() -> None:
+def test_crops_depend_only_on_seed_epoch_and_number() -> None:
     images = (waves(np.random.default_rng(4), 5) * 255).astype(np.uint8)
     crops = Crops(images, n_steps=4, seed=7)
     pixels, wanted = crops[1]
@@ -208,8 +206,8 @@ def test_crops_are_of_their_seed_epoch_and_number() -> None:
 
 
 @pytest.mark.parametrize("side", [32, 48, 80, 128])
-def test_crops_get_a_prediction_for_8_pixels(side: int) -> None:
-    """Whether or not a side can be halved five times."""
+def test_the_backbone_predicts_one_value_for_8_pixels(side: int) -> None:
+    """Whether or not each side can be halved five times."""
     found = _network(side, 1, n_steps=1, seed=0)(np.zeros((2, side, side, 1), np.float32))
     assert found["defect"].shape == (2, side // 8, side // 8, 1)
 
@@ -225,7 +223,7 @@ def test_every_backbone_gives_a_position_for_16_pixels(backbone: str, channels: 
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "MobileNetV2"])
-def test_weights_of_a_file(backbone: str, tmp_path: Path, random: np.random.Generator) -> None:
+def test_backbone_weights_are_read_from_a_file(backbone: str, tmp_path: Path, random: np.random.Generator) -> None:
     config = VAEConfig(height=64, width=64, preset="features", backbone=backbone, head="deep")
     pixels = random.random((2, 64, 64, 1), np.float32)
     keras.utils.set_random_seed(5)
@@ -234,7 +232,7 @@ def test_weights_of_a_file(backbone: str, tmp_path: Path, random: np.random.Gene
         save_file({variable.path: np.asarray(variable) for variable in given.weights}, path)
         expected = given(pixels, training=False)
     else:
-        # With the classifier's part of the input size: the weights do not depend on it.
+        # The weights do not depend on the size of the input.
         network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(96, 96, 3))
         path = tmp_path / "mobilenet.weights.h5"
         network.save_weights(path)
@@ -261,7 +259,7 @@ def test_a_backbone_with_weights_trains_and_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no weights at all", "other"])
-def test_weights_that_are_not_its_own(content: bytes | str | None, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(content: bytes | str | None, tmp_path: Path) -> None:
     config = VAEConfig(height=96, width=64, preset="features", backbone="efficientnet_lite0", head="deep")
     path = tmp_path / "weights.safetensors"
     if content == "other":
@@ -301,7 +299,7 @@ def test_weights_that_are_not_its_own(content: bytes | str | None, tmp_path: Pat
         ({}, {"pretext_steps": 0}, "expected a positive number"),
     ],
 )
-def test_what_does_not_go_together(
+def test_settings_that_exclude_each_other_are_refused(
     config: dict[str, object], settings: dict[str, object], message: str, random: np.random.Generator
 ) -> None:
     images = waves(random, 12)

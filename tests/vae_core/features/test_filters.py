@@ -1,4 +1,4 @@
-"""Oriented energies of images that are known by a formula: stripes, spots, plain colours, mirror images."""
+"""Oriented energies of images that a formula defines: stripes, spots, plain colours, mirror images."""
 
 import math
 import warnings
@@ -16,7 +16,7 @@ N_ENERGIES = SCALES * ORIENTATIONS
 
 
 def stripes(wavelength: float, angle: float = 0.0, phase: float = 0.0, amplitude: float = 0.2) -> np.ndarray:
-    """(128, 128, 1) float32: bright at 0.5 + amplitude, across a direction that is `angle` down from the rows."""
+    """(128, 128, 1) float32 stripes about 0.5, whose direction of change is `angle` down from the rows."""
     down, across = np.mgrid[:SIDE, :SIDE]
     along = across * math.cos(angle) + down * math.sin(angle)
     return (0.5 + amplitude * np.sin(2 * math.pi * along / wavelength + phase))[..., None].astype(np.float32)
@@ -38,11 +38,11 @@ def test_one_position_for_each_32_pixels(channels: int, expected: int) -> None:
 
 
 def test_stripes_give_most_to_their_own_scale_and_orientation() -> None:
-    """The oracle is the formula of the stripes: wavelengths of 4 to 32 pixels, angles of 0 to 150 degrees."""
+    """The stripes' formula gives the right answer: wavelengths of 4 to 32 pixels, angles of 0 to 150 degrees."""
     cases = [(scale, k) for scale in range(SCALES) for k in range(ORIENTATIONS)]
     images = [stripes(4 * 2**scale, math.pi * k / ORIENTATIONS) for scale, k in cases]
     for found, (scale, k) in zip(energies(features(*images)), cases, strict=True):
-        # Of the inner positions: stripes that run askew are bent where they are mirrored.
+        # Only inner positions count, because mirroring at the edge bends oblique stripes.
         inner = found[1:-1, 1:-1].mean(axis=(0, 1))
         assert np.unravel_index(inner.argmax(), inner.shape) == (scale, k)
 
@@ -65,8 +65,8 @@ def test_the_phase_of_stripes_makes_no_difference(scale: int, angle: float) -> N
     np.testing.assert_allclose(found, np.broadcast_to(found.mean(axis=0), found.shape), rtol=0.03)
 
 
-def test_twice_the_contrast_adds_the_log_of_two(random: np.random.Generator) -> None:
-    # Coarse and fine: each scale has to have what stands out from the floor.
+def test_twice_the_contrast_adds_log_two(random: np.random.Generator) -> None:
+    # The texture is coarse and fine, so that each scale rises above the floor.
     texture = sum(np.kron(random.normal(0, 0.1, (SIDE // n, SIDE // n)), np.ones((n, n))) for n in (1, 4, 16))[
         ..., None
     ]
@@ -87,13 +87,13 @@ def test_the_mean_is_that_of_the_position(random: np.random.Generator) -> None:
     np.testing.assert_allclose(features(pixels)[0, ..., -1], expected, rtol=1e-5)
 
 
-def test_a_spot_is_seen_where_it_is() -> None:
+def test_a_spot_is_seen_only_where_it_is() -> None:
     plain = np.full((SIDE, SIDE, 1), 0.5, np.float32)
     spotted = plain.copy()
     spotted[78:82, 46:50] = 0.9
     found = energies(features(spotted))[0].max(axis=(2, 3))
     assert np.unravel_index(found.argmax(), found.shape) == (2, 1)
-    # Nothing of it two positions on.
+    # Two positions farther on, nothing of it is left.
     np.testing.assert_allclose(np.log(found[:, 3]), FLOOR, atol=1e-3)
 
 
@@ -123,7 +123,7 @@ def test_grey_in_three_channels_has_the_energies_of_grey_and_no_colour(random: n
 @pytest.mark.parametrize(
     ("colour", "plane"),
     [
-        # Its sum is 0, so grey sees nothing; nor does the other opponent.
+        # Its channels sum to 0, so grey sees nothing; nor does the other opponent.
         ((0.5, -0.5, 0.0), 1),
         ((1 / 3, 1 / 3, -2 / 3), 2),
     ],
@@ -145,7 +145,7 @@ def test_the_means_of_colours_are_those_of_the_opponents() -> None:
     np.testing.assert_allclose(means, [[math.log(1 / 3 + 0.01), 1, 0.5], [math.log(2 / 3 + 0.01), 0, 1]], atol=1e-5)
 
 
-def test_nothing_of_it_is_trained() -> None:
+def test_filters_have_no_trainable_weights() -> None:
     pixels = keras.Input((64, 64, 3))
     model = keras.Model(pixels, filter_features(pixels))
     assert model.trainable_weights == []
@@ -161,13 +161,13 @@ def test_nothing_of_it_is_trained() -> None:
         ((32, 64, 1), "32 x 64: the filters expect multiples of 32 from 64"),
     ],
 )
-def test_other_shapes_are_refused(shape: tuple[int, int, int], message: str) -> None:
+def test_images_of_other_shapes_are_refused(shape: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         filter_features(keras.Input(shape))
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exported through TensorFlow")
-def test_exported_it_gives_the_same(random: np.random.Generator, tmp_path: Path) -> None:
+def test_exported_filters_give_the_same_features(random: np.random.Generator, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
     pixels = keras.Input((64, 96, 3), name="pixels")
@@ -176,7 +176,7 @@ def test_exported_it_gives_the_same(random: np.random.Generator, tmp_path: Path)
     expected = model.predict_on_batch(images)
     written = tmp_path / "filters.onnx"
     with warnings.catch_warnings():
-        # Of NumPy and protobuf to tf2onnx.
+        # Deprecation warnings from NumPy and protobuf in tf2onnx.
         warnings.simplefilter("ignore")
         model.export(written, format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(written.read_bytes(), providers=["CPUExecutionProvider"])

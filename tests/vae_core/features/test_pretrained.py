@@ -1,4 +1,4 @@
-"""ImageNet weights from PyTorch's old format: what is read, and what is refused."""
+"""ImageNet weights in PyTorch's old format: what is read, and what is refused."""
 
 import hashlib
 import pickle
@@ -34,7 +34,7 @@ def tensor(key: str, n: int, offset: int, shape: tuple[int, ...], strides: tuple
 
 
 def written(tensors: dict[str, bytes], storages: dict[str, np.ndarray]) -> bytes:
-    """A file as ``torch.save`` wrote it before 1.6."""
+    """A file in the format of ``torch.save`` before 1.6."""
     items = b"".join(text(name) + made for name, made in tensors.items())
     heads = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
     numbers = [len(values).to_bytes(8, "little") + values.astype("<f4").tobytes() for values in storages.values()]
@@ -65,8 +65,8 @@ def test_no_tensor_reaches_beyond_its_storage(shape: tuple[int, ...], strides: t
         read_tensors(content)
 
 
-def test_other_names_are_refused(tmp_path: Path) -> None:
-    """Whoever can write the file could run what it names, were names looked up."""
+def test_names_in_a_pickle_are_refused(tmp_path: Path) -> None:
+    """If names were resolved, whoever writes the file could run any code."""
     target = tmp_path / "touched"
     hostile = b"cposix\nsystem\n" + group(text(f"touch {target}")) + b"R"
     with pytest.raises(BackboneError, match=r"name posix\.system, which they have no need of"):
@@ -80,14 +80,14 @@ def test_other_files_are_refused(content: bytes) -> None:
         read_tensors(content)
 
 
-def test_a_file_that_ends_early() -> None:
+def test_a_truncated_file_is_refused() -> None:
     whole = written({"a": tensor("0", 12, 0, (12,), (1,))}, {"0": np.arange(12.0)})
     for end in (len(whole) - 1, len(whole) - 48, len(whole) - 60):
         with pytest.raises(BackboneError):
             read_tensors(whole[:end])
 
 
-def test_the_checksum_comes_first(tmp_path: Path) -> None:
+def test_the_checksum_is_checked_first(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(
         written({"_conv_stem.weight": tensor("0", 24, 0, (2, 3, 2, 2), (12, 4, 2, 1))}, {"0": np.arange(24.0)})
@@ -100,13 +100,13 @@ def test_the_checksum_comes_first(tmp_path: Path) -> None:
     assert found["stem_conv/kernel"][1, 0, 2, 1] == 12 + 8 + 2
 
 
-def test_what_is_installed_fits_the_network() -> None:
+def test_the_installed_weights_fit_the_network() -> None:
     path = find_weights()
     assert path is not None, "nelbo[pretrained] is a part of what tests need"
     config = VAEConfig(height=64, width=64, preset="features", backbone="efficientnet_lite0")
     backbone = build_backbone(config)
     load_weights(backbone, config, None)
-    # Of ImageNet's training; a fresh network has 0 and 1.
+    # Statistics of training on ImageNet; an untrained network has 0 and 1.
     layer = backbone.get_layer("block_3_depthwise_norm")
     assert 0.01 < float(np.abs(layer.moving_mean).mean()) < 10
     grey = np.full((1, 64, 64, 1), 0.5, np.float32)

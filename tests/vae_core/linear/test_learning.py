@@ -1,4 +1,4 @@
-"""What more images bring: nats against densities by SciPy, and curves that fall."""
+"""The gain of more images: nats compared with densities by SciPy, and curves that fall."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ CONFIG = VAEConfig(height=64, width=96, preset="features", backbone="filters", h
 
 @pytest.fixture
 def rows(random: np.random.Generator) -> np.ndarray:
-    """(300, 6, 5) features whose positions vary each in its own way."""
+    """(300, 6, 5) features; each position has a covariance of its own."""
     turned = np.linalg.qr(random.normal(size=(6, 5, 5)))[0]
     spread = np.array([5.0, 3.0, 1.0, 0.5, 0.3])
     return random.normal(size=(6, 5)) + np.einsum("npc,pcd->npd", random.normal(size=(300, 6, 5)) * spread, turned)
@@ -32,7 +32,7 @@ def curve(rows: np.ndarray, head: str = "linear", variants: np.ndarray | None = 
 
 
 def log_density(rows: np.ndarray, solution: Solution) -> np.ndarray:
-    """(n,) of features, not of whitened ones; a position each."""
+    """(n,) log density of features, not of whitened ones, per position."""
     back = np.linalg.inv(solution.whitening)
     total = np.zeros(len(rows))
     for position in range(rows.shape[1]):
@@ -43,7 +43,7 @@ def log_density(rows: np.ndarray, solution: Solution) -> np.ndarray:
     return total
 
 
-def test_its_last_point_is_the_density_of_unseen_features(rows: np.ndarray) -> None:
+def test_the_last_point_is_the_density_of_unseen_features(rows: np.ndarray) -> None:
     found = curve(rows)
     assert found is not None
     assert found.n_images == (60, 120, 240)
@@ -81,11 +81,11 @@ def test_variants_are_models_of_their_own(rows: np.ndarray) -> None:
     found = curve(apart, variants=variants)
     assert found is not None
     assert found.n_images == (60, 120, 240)
-    # Levels of variants are no spread of images.
+    # Differences between variants do not count as spread of images.
     assert found.spread < 2 * curve(rows).spread  # type: ignore[union-attr]
 
 
-def test_too_few_images_or_folds_say_nothing(rows: np.ndarray) -> None:
+def test_too_few_images_or_folds_give_no_curve(rows: np.ndarray) -> None:
     assert curve(rows[:45]) is None
     folds = np.arange(300) % 4
     fit = fit_folds(rows, SHAPE, CONFIG, folds)

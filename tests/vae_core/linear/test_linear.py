@@ -1,5 +1,6 @@
-"""Linear VAEs against numbers by hand, against probabilistic PCA, and against themselves."""
+"""Linear VAEs compared with worked examples, with probabilistic PCA, and with themselves."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from scipy.ndimage import uniform_filter
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from nelbo.detectors import conformal_threshold
 from nelbo.vae_core import (
     Score,
     TrainConfig,
@@ -15,6 +18,7 @@ from nelbo.vae_core import (
     importance_weighted_bound,
     kl_divergence,
     load_bundle,
+    map_peaks,
     save_bundle,
     score,
     train,
@@ -23,6 +27,7 @@ from nelbo.vae_core.config import VAEConfig
 from nelbo.vae_core.linear.crossfit import fit_folds
 from nelbo.vae_core.linear.detail import DetailMap, joined
 from nelbo.vae_core.linear.moments import Moments, Solution, solve_image, solve_positions, solve_shared, whiten
+from nelbo.vae_core.linear.solving import _detail, _Detailed
 from nelbo.vae_core.linear.vae import LinearVAE, Whitening
 
 FEATURES = VAEConfig(height=64, width=96, preset="features", backbone="filters", head="linear")
@@ -36,13 +41,13 @@ def network(solution: Solution, shape: tuple[int, int, int], blocks: str) -> Lin
 
 @pytest.fixture
 def rows(random: np.random.Generator) -> np.ndarray:
-    """(300, 6, 5) features whose positions vary each in its own way."""
+    """(300, 6, 5) features; each position has a covariance of its own."""
     turned = np.linalg.qr(random.normal(size=(6, 5, 5)))[0]
     spread = np.array([5.0, 3.0, 1.0, 0.5, 0.3])
     return random.normal(size=(6, 5)) + np.einsum("npc,pcd->npd", random.normal(size=(300, 6, 5)) * spread, turned)
 
 
-def test_golden_numbers() -> None:
+def test_a_worked_example_gives_the_exact_nelbo() -> None:
     """W = (1, 0), sigma^2 = 1, u = (2, 1): the posterior is N(1, 1/2), and -log N(u; 0, diag(2, 1)) = 3.684451."""
     by_hand = Solution(np.zeros((1, 2)), np.eye(2), np.array([[[1.0], [0.0]]]), np.array([[2.0]]), np.array([1.0]))
     found = network(by_hand, (1, 1, 2), "positions").evaluate(np.array([[[[2.0, 1.0]]]], np.float32))
@@ -53,12 +58,12 @@ def test_golden_numbers() -> None:
     assert float(found["z_log_var"][0, 0, 0, 0]) == pytest.approx(np.log(0.5))
 
 
-def test_it_is_probabilistic_pca(random: np.random.Generator) -> None:
-    """One position: scikit-learn's log likelihood, whose covariance is over n - 1, with the features whitened first."""
+def test_a_linear_vae_is_probabilistic_pca(random: np.random.Generator) -> None:
+    """At one position it gives scikit-learn's log likelihood on whitened features."""
     rows = random.normal(size=(200, 1, 6)) * [4.0, 3.0, 2.0, 1.0, 0.7, 0.5]
     solution = solve_positions(Moments.of(rows), shared=True, n_latents=2)
     whitened = whiten(rows, solution.centre, solution.whitening)[:, 0].astype(np.float64)
-    # Over n, as ours is.
+    # scikit-learn divides the covariance by n - 1; this rescales it to n.
     oracle = PCA(2).fit(np.sqrt((len(rows) - 1) / len(rows)) * whitened)
     oracle.mean_ = np.zeros(6)
     found = network(solution, (1, 1, 6), "shared").evaluate(whitened.reshape(-1, 1, 1, 6).astype(np.float32))
@@ -78,14 +83,14 @@ def test_the_bound_is_tight_at_every_position(rows: np.ndarray, shared: bool) ->
         covariance = loadings @ loadings.T + solution.noise[block] * np.eye(5)
         expected = -multivariate_normal(np.zeros(5), covariance).logpdf(values[:, position])
         np.testing.assert_allclose(nelbo[:, position], expected, rtol=1e-5)
-    # The functions used everywhere.
+    # The functions that every model uses.
     rate = kl_divergence(found["z_mean"], found["z_log_var"])
     np.testing.assert_allclose(np.asarray(found["rate"]), np.asarray(rate), rtol=1e-6)
     np.testing.assert_allclose(np.asarray(found["rate_map"]).sum((1, 2)), np.asarray(rate), rtol=1e-5)
 
 
-def test_the_image_as_a_whole(rows: np.ndarray) -> None:
-    """Fewer images than features: the same as from the covariance of all features, which nobody could hold."""
+def test_whole_images_are_scored_as_by_the_full_covariance(rows: np.ndarray) -> None:
+    """With fewer images than features, they score as by the whole covariance, which is too large in practice."""
     few = rows[:20]
     moments = Moments.of(few)
     solution = solve_image(few, moments, n_latents=4).with_ridge(0.3)
@@ -104,7 +109,7 @@ def test_the_image_as_a_whole(rows: np.ndarray) -> None:
 
 @pytest.mark.parametrize("blocks", ["positions", "image"])
 def test_every_importance_weight_is_the_likelihood(rows: np.ndarray, random: np.random.Generator, blocks: str) -> None:
-    """With a posterior that is none, weights would scatter."""
+    """With a wrong posterior the weights would vary."""
     moments = Moments.of(rows)
     solution = (
         solve_image(rows, moments, 4) if blocks == "image" else solve_positions(moments, shared=False, n_latents=3)
@@ -118,15 +123,15 @@ def test_every_importance_weight_is_the_likelihood(rows: np.ndarray, random: np.
     np.testing.assert_allclose(weights, -np.broadcast_to(nelbo, (7, 4)), rtol=1e-4)
 
 
-def test_many_positions_share_a_covariance_without_one_each(rows: np.ndarray) -> None:
+def test_the_shared_covariance_needs_no_covariance_per_position(rows: np.ndarray) -> None:
     one, other = solve_shared([rows[:100], rows[100:]], 3), solve_positions(Moments.of(rows), shared=True, n_latents=3)
     for name in Solution._fields:
         found, expected = getattr(one, name), getattr(other, name)
-        # An eigenvector's sign is nobody's choice.
+        # The sign of an eigenvector is arbitrary.
         np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-6, err_msg=name)
 
 
-def test_whitening_is_what_numpy_says(rows: np.ndarray) -> None:
+def test_the_whitening_layer_equals_numpy(rows: np.ndarray) -> None:
     solution = solve_positions(Moments.of(rows), shared=True)
     layer = Whitening((2, 3, 5))
     layer.assign(solution)
@@ -136,8 +141,8 @@ def test_whitening_is_what_numpy_says(rows: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_few_images_put_no_other_endlessly_far(random: np.random.Generator, shared: bool) -> None:
-    """Twelve images of 40 features have no variance in most directions; all of one picture in none."""
+def test_few_images_give_finite_scores(random: np.random.Generator, shared: bool) -> None:
+    """Twelve images with 40 features have no variance in most directions; copies of one picture have none at all."""
     for rows in (random.normal(size=(12, 2, 40)), np.ones((12, 2, 40))):
         solution = solve_positions(Moments.of(rows), shared=shared, n_latents=20)
         new = whiten(random.normal(size=(5, 2, 40)), solution.centre, solution.whitening).reshape(-1, 1, 2, 40)
@@ -158,11 +163,13 @@ def test_each_fold_is_scored_by_a_model_of_the_others(rows: np.ndarray) -> None:
         np.testing.assert_allclose(
             fit.unseen.distortion_map[folds == fold], np.asarray(expected["anomaly_map"]), rtol=1e-4, atol=1e-4
         )
-    # The model that is kept is of all.
+    # The final model is fitted on all images.
     np.testing.assert_allclose(fit.solutions[0].centre, rows.mean(0))
 
 
-def test_unseen_images_tell_whether_places_vary_alike(rows: np.ndarray, random: np.random.Generator) -> None:
+def test_unseen_images_decide_whether_positions_share_a_covariance(
+    rows: np.ndarray, random: np.random.Generator
+) -> None:
     folds = np.arange(len(rows)) % 5
     assert fit_folds(rows, (2, 3, 5), FEATURES, folds).subject == "aligned"
     alike = random.normal(size=(60, 6, 5)) * [5.0, 3.0, 1.0, 0.5, 0.3]
@@ -177,22 +184,22 @@ def test_turned_views_are_unseen_where_the_image_is(rows: np.ndarray) -> None:
     fit = fit_folds(views, (2, 3, 5), config, np.arange(60) % 5)
     assert fit.unseen.distortion_map.shape == (60, 2, 3)
     np.testing.assert_allclose(fit.solutions[0].centre, views.mean(0))
-    # Copies that a fold had left behind would make its images known by heart.
+    # If copies of a fold's images stayed in training, the model would know them by heart.
     copies = fit_folds(np.concatenate([rows[:60], rows[:60]]), (2, 3, 5), config, np.arange(60) % 5)
     alone = fit_folds(rows[:60], (2, 3, 5), config, np.arange(60) % 5)
     assert copies.unseen.nelbo > 0.9 * alone.unseen.nelbo
 
 
-def test_one_fold_is_none(rows: np.ndarray) -> None:
+def test_a_single_fold_is_refused(rows: np.ndarray) -> None:
     with pytest.raises(ValueError, match="folds: expected at least 2, got 1"):
         fit_folds(rows, (2, 3, 5), FEATURES, np.zeros(len(rows), int))
 
 
-# From pixels on.
+# Tests that start from pixels.
 
 
 def parts(n: int, seed: int, spot: bool = False) -> np.ndarray:
-    """(n, 64, 96, 1) float32: a bright bar before a dark ground, with grain; or with a spot on it."""
+    """(n, 64, 96, 1) float32: a bright bar on a dark ground, with grain, and with a spot on request."""
     random = np.random.default_rng(seed)
     pixels = np.full((n, 64, 96, 1), 0.2) + random.normal(0, 0.02, (n, 64, 96, 1))
     pixels[:, 24:40, 16:80] += 0.5 + random.normal(0, 0.03, (n, 1, 1, 1))
@@ -215,20 +222,20 @@ def test_a_spot_stands_out(training: Training) -> None:
     np.testing.assert_allclose(normal.anomaly_score, joint, rtol=1e-5)
 
 
-def test_unseen_images_score_as_new_ones_do(training: Training) -> None:
-    """Cross-fitted scores stand in for those of new images; scores of images that were fitted on would not."""
+def test_unseen_images_score_like_new_ones(training: Training) -> None:
+    """Cross-fitted scores represent those of new images; scores of training images would not."""
     unseen = training.unseen
     assert unseen is not None
     assert len(unseen.nelbo) == 60
     new = score(training.model, parts(60, 4), maps=False)
     fitted = score(training.model, np.concatenate([parts(40, 0), parts(20, 1)]), maps=False)
-    # By four fifths of the images a model knows a little less than by all of them, never more.
+    # A model of four fifths of the images knows a little less than one of all, never more.
     assert np.median(fitted.nelbo) < np.median(new.nelbo) < 1.1 * np.median(unseen.nelbo)
     np.testing.assert_allclose(unseen.nelbo, unseen.distortion + unseen.rate, rtol=1e-5)
 
 
-def test_the_statistic_of_the_graph_is_that_of_numpy(training: Training) -> None:
-    """What is usual was learnt by NumPy, and Keras reads it: on the same map they say the same."""
+def test_the_statistic_of_the_graph_equals_that_of_numpy(training: Training) -> None:
+    """NumPy learns the usual values, which Keras reads; on the same map both give the same statistic."""
     model, pixels = training.model, parts(6, 5)
     found = model.network.evaluate(model.representation(pixels))
     local = np.asarray(found["anomaly_map"]) + np.asarray(found["rate_map"])
@@ -245,7 +252,7 @@ def test_the_statistic_of_the_graph_is_that_of_numpy(training: Training) -> None
         np.testing.assert_allclose(getattr(scored, name), (raw - median) / spread, rtol=1e-3, atol=2e-2)
 
 
-def test_a_bundle_scores_as_the_model_did(training: Training, tmp_path: Path) -> None:
+def test_a_bundle_scores_like_the_model(training: Training, tmp_path: Path) -> None:
     pixels = parts(5, 6)
     loaded = load_bundle(tmp_path / save_bundle(training.model, tmp_path))
     assert loaded.config == training.model.config
@@ -255,7 +262,7 @@ def test_a_bundle_scores_as_the_model_did(training: Training, tmp_path: Path) ->
     assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 60e6
 
 
-def test_maps_add_up(training: Training) -> None:
+def test_maps_add_up_to_the_nelbo(training: Training) -> None:
     found = score(training.model, parts(3, 7, spot=True))
     np.testing.assert_allclose(found.anomaly_map.sum((1, 2)), found.distortion, rtol=1e-4)
     np.testing.assert_allclose(found.rate_map.sum((1, 2)), found.rate, rtol=1e-4)
@@ -263,7 +270,7 @@ def test_maps_add_up(training: Training) -> None:
     assert found.local_z.shape == (3, 64, 96)
 
 
-def test_people_see_the_spot(training: Training) -> None:
+def test_the_map_is_high_at_the_spot(training: Training) -> None:
     """The map is high where the spot is: rows 28 to 36 of 64, columns 40 to 50 of 96."""
     usual, unit = training.model.map_scales[0]
     for nats in score(training.model, parts(5, 8, spot=True)).local_nelbo:
@@ -273,17 +280,75 @@ def test_people_see_the_spot(training: Training) -> None:
         assert there.max() > 2 * np.median(one)
 
 
+def test_maps_of_unseen_images_reach_as_high_as_those_of_new_ones(training: Training) -> None:
+    """They set the level of regions; maps of images that the model was fitted on are lower."""
+    unseen = training.unseen
+    assert unseen is not None
+    assert unseen.map_peak is not None
+    assert np.isfinite(unseen.map_peak).all()
+
+    def peaks(pixels: np.ndarray) -> np.ndarray:
+        return map_peaks(score(training.model, pixels).local_nelbo, training.model.map_scales)
+
+    fitted, new = peaks(np.concatenate([parts(40, 0), parts(20, 1)])), peaks(parts(60, 4))
+    assert np.median(fitted) < np.median(new) < 1.15 * np.median(unseen.map_peak)
+    level = conformal_threshold(unseen.map_peak, 0.1)
+    assert (new > level).mean() <= 0.25
+    assert (peaks(parts(20, 8, spot=True)) > level).all()
+
+
+def test_each_map_is_made_by_a_model_of_the_other_folds(random: np.random.Generator) -> None:
+    fine, coarse = (random.normal(size=(30, side, side, 3)).astype(np.float32) for side in (4, 2))
+    folds, variants, everywhere = np.arange(30) % 3, np.zeros(30, np.int64), np.ones((4, 4), bool)
+    peaks = random.gamma(3, 1, 40).astype(np.float32)
+    detail, found = _detail(_Detailed([fine, coarse], variants, folds, everywhere), peaks, np.zeros(40, np.int64))
+    usual, unit = detail.scales[0]
+    features = joined([fine, coarse]).reshape(30, 16, 6)
+    for fold in range(3):
+        mine = folds == fold
+        own = DetailMap.of([solve_shared([features[~mine]], 5)], [(0.0, 1.0)])
+        expected = (own([fine[mine], coarse[mine]]).max(axis=(1, 2)) - usual) / unit
+        np.testing.assert_allclose(found[mine], expected, rtol=1e-3, atol=1e-3)
+    # The final map is fitted on all images.
+    whole = DetailMap.of([solve_shared([features], 5)], [(usual, unit)])
+    np.testing.assert_allclose(detail([fine, coarse]), whole([fine, coarse]), rtol=1e-3)
+    # A rare variant uses the map of all images; if there are only a handful of images, the map is unknown.
+    variants[:8] = 1
+    rare = _detail(_Detailed([fine, coarse], variants, folds, everywhere), peaks, np.arange(40) % 2)[1]
+    assert np.isfinite(rare).all()
+    alone = _detail(
+        _Detailed([fine[:12], coarse[:12]], 0 * variants[:12], folds[:12], everywhere), peaks, 0 * np.arange(40)
+    )
+    assert np.isnan(alone[1]).all()
+
+
 def test_the_map_is_minus_the_log_density(random: np.random.Generator) -> None:
-    """At each position of whitened features, as SciPy says, which inverts the covariance itself."""
-    maps = [random.normal(size=(60, 4, 2, 3)) @ random.normal(size=(3, 3)), random.normal(size=(60, 2, 1, 2))]
-    features = joined(maps).reshape(60, 8, 5)
+    """At each position of whitened features it equals that of SciPy, which inverts the covariance itself.
+
+    Two of the maps have the same grid, and are combined.
+    """
+    deep = random.normal(size=(60, 1, 1, 2))
+    middle = random.normal(size=(60, 2, 2, 1)) + deep[..., :1]
+    maps = [random.normal(size=(60, 4, 4, 3)) @ random.normal(size=(3, 3)), middle, middle**2 - middle, deep]
+    features = joined(maps).reshape(60, 16, 7)
     solution = solve_shared([features], 3)
     detail = DetailMap.of([solution], [(0.0, 1.0)])
     (directions,), (variances,), (noise,) = solution.directions, solution.variances, solution.noise
-    model = noise * np.eye(5) + (directions * (variances - noise)) @ directions.T
+    model = noise * np.eye(7) + (directions * (variances - noise)) @ directions.T
     whitened = (features - solution.centre) @ solution.whitening.T
-    expected = -multivariate_normal(np.zeros(5), model).logpdf(whitened)
-    np.testing.assert_allclose(detail(maps).reshape(60, 8), expected, rtol=1e-4)
+    expected = -multivariate_normal(np.zeros(7), model).logpdf(whitened)
+    np.testing.assert_allclose(detail(maps).reshape(60, 16), expected, rtol=1e-4)
+
+
+def test_maps_leave_numpys_threads_as_they_were(random: np.random.Generator) -> None:
+    """Each thread that makes maps limits NumPy to one thread, and restores the previous limit, also in parallel."""
+    maps = [random.normal(size=(20, 4, 4, 3))]
+    detail = DetailMap.of([solve_shared([maps[0].reshape(20, 16, 3)], 2)], [(0.0, 1.0)])
+    with threadpool_limits(2, "blas"):
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: detail(maps), range(64)))
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {2}
+    np.testing.assert_array_equal(found[0], found[-1])
 
 
 def test_the_bound_needs_no_draws(training: Training) -> None:
@@ -294,11 +359,13 @@ def test_the_bound_needs_no_draws(training: Training) -> None:
         score(training.model, pixels, eps=np.zeros((1, 1, 1, 1), np.float32))
 
 
-def test_what_is_missing_is_said() -> None:
+def test_missing_images_folds_or_validation_are_named() -> None:
     config = VAEConfig(height=64, width=96, preset="features", backbone="filters")
     with pytest.raises(ValueError, match="9 images to train on: the preset features expects 10 or more"):
         train(parts(9, 0), None, config)
     with pytest.raises(ValueError, match="folds: expected 12, one for each image, got 3"):
         train(parts(12, 0), None, config, folds=[0, 1, 2])
-    with pytest.raises(ValueError, match="validation: the conv_1x1x16 network needs images to be stopped by"):
+    with pytest.raises(
+        ValueError, match="validation: the conv_1x1x16 network needs images that decide when training stops"
+    ):
         train(parts(12, 0), None, VAEConfig(height=64, width=96, preset="conv_1x1x16"))

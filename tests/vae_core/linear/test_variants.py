@@ -1,4 +1,4 @@
-"""Variants among normal images: found where they are real, each with a model of its own."""
+"""Variants among normal images: they are found if they are real, and each has a model of its own."""
 
 import re
 from dataclasses import replace
@@ -34,7 +34,7 @@ FEATURES = VAEConfig(height=64, width=96, preset="features", backbone="filters",
 
 
 def cloud(random: np.random.Generator, n: int, middle: float = 0.0, stretched: float = 1.0) -> np.ndarray:
-    """(n, 30) places about a middle, spread wider in one direction."""
+    """(n, 30) points about a middle, spread wider in one direction."""
     return middle + random.normal(size=(n, 30)) * np.array([stretched, *[1.0] * 29])
 
 
@@ -46,7 +46,7 @@ def sizes(means: np.ndarray, asked: int | str = "auto", least: int = 50) -> list
 @pytest.mark.parametrize("n", [40, 300, 3000])
 def test_one_cloud_is_one_variant(random: np.random.Generator, n: int) -> None:
     assert sizes(cloud(random, n)) == [n]
-    # Cut in two it is cut at the same place in either half; but there is nothing between two variants.
+    # Both halves are cut at the same place; but between real variants there would be a gap.
     assert sizes(cloud(random, n, stretched=20)) == [n]
     line = cloud(random, n)
     line[:, 0] = np.linspace(-30, 30, n)
@@ -57,36 +57,36 @@ def test_clouds_apart_are_variants(random: np.random.Generator) -> None:
     assert sizes(np.concatenate([cloud(random, 60), cloud(random, 50, 3.0)])) == [60, 50]
     three = [cloud(random, 55, -4.0), cloud(random, 70), cloud(random, 90, 4.0, stretched=3)]
     assert sizes(np.concatenate(three)) == [90, 70, 55]
-    # So few promise nothing, or teach nothing: they stay with the others.
+    # Too few images for a promise or a model stay with the others.
     assert max(sizes(np.concatenate(three), least=60)) > 90
     assert sizes(np.concatenate([cloud(random, 60), cloud(random, 40, 3.0)])) == [100]
 
 
-def test_rare_kinds_are_told_where_few_images_are_enough(random: np.random.Generator) -> None:
+def test_rare_kinds_are_variants_if_few_images_are_enough(random: np.random.Generator) -> None:
     assert sizes(np.concatenate([cloud(random, 200), cloud(random, 15, 4.0)]), least=10) == [200, 15]
     for n in (40, 100, 300):
         assert sizes(cloud(random, n, stretched=5), least=10) == [n]
 
 
-def test_so_many_are_taken_as_are_asked_for(random: np.random.Generator) -> None:
+def test_a_requested_number_of_variants_is_found(random: np.random.Generator) -> None:
     two = np.concatenate([cloud(random, 60), cloud(random, 40, 3.0)])
     assert sizes(two, 1) == [100]
     assert sizes(cloud(random, 100), 2) != [100]
     assert len(sizes(two, 3)) == 3
 
 
-def test_folds_stay_whole_when_halves_are_compared(random: np.random.Generator) -> None:
-    """Views of two parts of one kind: what is alike only within a fold is no variant."""
+def test_folds_are_not_split_when_halves_are_compared(random: np.random.Generator) -> None:
+    """Views of two parts of one kind: images that are alike only within a fold are no variant."""
     middles = np.repeat(random.normal(0, 6, (5, 30)), 20, axis=0)
     means = middles + random.normal(size=(100, 30))
     assert np.bincount(find_variants(means, "auto", np.repeat(np.arange(5), 20), 19)).tolist() == [100]
 
 
-def test_far_from_all_variants_is_told(random: np.random.Generator) -> None:
+def test_images_far_from_all_variants_are_marked(random: np.random.Generator) -> None:
     means = np.concatenate([cloud(random, 100), cloud(random, 100, 3.0)])
     own = np.repeat([0, 1], 100)
     variants, beyond = learn_places(means, own, np.arange(200) % 5)
-    # As others see it, also few normal images lie far off.
+    # Seen by models of the other folds, few normal images lie far off, too.
     assert (beyond > 0).mean() < 0.03
     new = np.concatenate([cloud(random, 500), cloud(random, 500, 3.0)])
     distances = variants.distances(new)
@@ -119,7 +119,7 @@ def test_each_variant_is_fitted_as_if_it_were_alone(random: np.random.Generator,
         np.testing.assert_allclose(fit.unseen.distortion_map[mine], alone.unseen.distortion_map, rtol=1e-4, atol=1e-4)
         n_latents = alone.solutions[0].variances.shape[-1]
         np.testing.assert_allclose(solution.variances[:, :n_latents], alone.solutions[0].variances, rtol=1e-6)
-    # Latents that only another variant has say nothing.
+    # Latents that only another variant has contribute nothing.
     variants, _ = learn_places(rows.mean(axis=1), own, folds)
     several = LinearHead((2, 3, 5), fit.solutions[0].variances.shape[-1], head_blocks(head, fit.subject), 2)
     several.assign(fit.solutions, variants)
@@ -161,7 +161,7 @@ def test_each_image_is_judged_as_its_own_variant(training: Training, random: np.
         normal, spotted = (np.stack([product(kind, random, spot) for _ in range(20)]) for spot in (False, True))
         found, odd = score(model, normal, maps=False), score(model, spotted)
         assert found.variant.tolist() == [number] * 20
-        # A spot may look like the other one's, as which it is odder still.
+        # A spot may make an image look like the other variant, where it is even odder.
         assert np.median(odd.anomaly_score) > found.anomaly_score.max()
         parts = found.peak_z + found.worst_z + found.mean_z + found.variant_z
         np.testing.assert_allclose(found.anomaly_score, parts, rtol=1e-5)
@@ -190,7 +190,7 @@ def test_engines_tell_variants_apart(
     ours, theirs = (score_all(one, pixels) for one in (exported, training.model))
     np.testing.assert_array_equal(ours.variant, theirs.variant)
     assert difference(ours, theirs, exported.subtracted) < 1e-5
-    # One that is taken for the other is refused, whatever it scores.
+    # An engine that confuses variants is refused, whatever its scores.
     other = exported.expected._replace(variant=1 - exported.expected.variant)
     with pytest.raises(EngineError, match="relative to the scale of variant"):
         replace(exported, expected=other).check(exported)
@@ -203,7 +203,7 @@ def test_named_variants_are_taken_as_they_are(mixed: np.ndarray) -> None:
     assert found.model.config.variants == ("left", "right")
     assert found.unseen is not None
     assert found.unseen.variant.tolist() == [0, 1] * 55
-    # Nobody sees what is left and what right: that is said.
+    # Names that do not match the look of the images give a warning.
     (said,) = found.warnings
     assert re.match(r"\d\d of 110 images are nearer to another variant", said)
     one = train(mixed, None, config, TrainConfig(variants=1))
@@ -212,7 +212,7 @@ def test_named_variants_are_taken_as_they_are(mixed: np.ndarray) -> None:
     assert one.unseen.variant is None
 
 
-def test_variants_are_of_linear_heads() -> None:
+def test_variants_need_a_linear_head() -> None:
     with pytest.raises(ValueError, match="variants=2 goes with a linear head"):
         train(np.zeros((30, 32, 32, 1), np.float32), None, VAEConfig(height=32, width=32), TrainConfig(variants=2))
     with pytest.raises(ValueError, match="variants=0: expected auto, or a number from 1"):
@@ -222,13 +222,13 @@ def test_variants_are_of_linear_heads() -> None:
 
 
 @pytest.mark.slow
-def test_the_rate_of_each_variant_is_what_was_aimed_at(random: np.random.Generator) -> None:
-    """New images of two variants that vary by different amounts, over 25 draws of normal images to learn from."""
+def test_the_rate_of_each_variant_is_as_aimed_at(random: np.random.Generator) -> None:
+    """For new images of two variants with different spread, over 25 draws of normal images."""
     n_draws, sizes_of, n_new, fpr = 25, (90, 70), 100, 0.1
     turned = np.linalg.qr(random.normal(size=(6, 6)))[0]
 
     def drawn(variant: int, n: int) -> np.ndarray:
-        # Tails that are heavier in one than in the other, so that one threshold would not do for both.
+        # One variant has heavier tails than the other, so that one threshold would not suit both.
         z = random.normal(size=(n, 4, 6)) if variant == 0 else random.standard_t(4, size=(n, 4, 6))
         return (z * [3.0, 2.0, 1.0, 1.0, 0.5, 0.5]) @ turned + 12 * variant
 
@@ -245,6 +245,6 @@ def test_the_rate_of_each_variant_is_what_was_aimed_at(random: np.random.Generat
             assert (seen == variant).mean() > 0.95
             scores = fit.usual.parts(local, 1, seen).joint + np.asarray(found["variant_z"])
             rates[draw, variant] = (calibration.levelled(scores, seen) > calibration.threshold).mean()
-    # Thresholds promise 9/91 and 7/71, less what the final model gains by more images.
-    # Of 200 draws the means were .087 and .089, with a standard error of .003.
+    # The thresholds promise 9/91 and 7/71; the final model, of more images, gives slightly less.
+    # Over 200 draws the means were 0.087 and 0.089, with a standard error of 0.003.
     assert ((rates.mean(axis=0) > 0.065) & (rates.mean(axis=0) < 0.115)).all()

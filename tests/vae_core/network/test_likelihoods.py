@@ -1,4 +1,4 @@
-"""Likelihoods: numbers by hand, sums to one, means, and what they refuse."""
+"""Likelihoods: known values, total probability, means, and what they refuse."""
 
 import math
 from typing import Any
@@ -28,7 +28,7 @@ ONE = np.ones((1, 1, 1, 1))
 
 
 def value(function: Any, *arguments: Any) -> float:
-    """Of one image."""
+    """The single value that a function gives for one image."""
     return float(np.sum(function(*arguments)))
 
 
@@ -39,7 +39,7 @@ def layer_of(name: str) -> Likelihood:
     return layer
 
 
-def test_gaussian_by_hand() -> None:
+def test_the_gaussian_density_has_known_values() -> None:
     x = np.zeros((1, 1, 1, 1))
     sigma_one, sigma_e = np.zeros(()), np.ones(())
     assert value(gaussian_log_likelihood, x, x, sigma_one) == pytest.approx(-0.9189385332, abs=1e-10)
@@ -53,20 +53,21 @@ def test_gaussian_sums_over_pixels_and_channels() -> None:
     np.testing.assert_allclose(gaussian_log_likelihood(x, x, np.zeros(())), [-60 * 0.9189385332] * 2, rtol=1e-9)
 
 
-def test_sigma_of_each_value_by_hand() -> None:
+def test_a_sigma_for_each_value_gives_known_densities() -> None:
     x = np.zeros((1, 1, 2, 1))
     log_sigma = np.array([0.0, 1.0]).reshape(1, 1, 2, 1)
     assert value(gaussian_log_likelihood, x, x, log_sigma) == pytest.approx(-2 * 0.9189385332 - 1, abs=1e-9)
 
 
-def test_discretised_logistic_by_hand() -> None:
+def test_the_discretised_logistic_has_known_values() -> None:
     log_scale = np.float64(math.log(1 / 255))
     # Scale of one level, mean on the level: F(1/2) - F(-1/2) = tanh(1/4) = 0.24491866.
     on_level = 100 / 255 * ONE
     assert value(discretised_logistic_log_density, on_level, on_level, log_scale) == pytest.approx(
         math.log(0.24491866240370913), abs=1e-9
     )
-    # Black with the mean on it takes all that is below: F(1/2) = 1 / (1 + exp(-1/2)) = 0.62245933; so does white.
+    # With the mean on black, the lowest level takes all probability below: F(1/2) = 1 / (1 + exp(-1/2)) = 0.62245933.
+    # White takes all probability above.
     for end in (0 * ONE, ONE):
         found = value(discretised_logistic_log_density, end, end, log_scale)
         assert found == pytest.approx(math.log(0.6224593312018546), abs=1e-9)
@@ -77,11 +78,11 @@ def test_256_levels_share_a_probability_of_one(mean: float, log_scale: float) ->
     levels = (np.arange(256) / 255).reshape(256, 1, 1, 1)
     logs = np.asarray(discretised_logistic_log_density(levels, np.full_like(levels, mean), np.float64(log_scale)))
     assert np.exp(logs).sum() == pytest.approx(1, abs=1e-6)
-    # Far tails keep their digits, where a difference of two distribution functions would be 0.
+    # Far tails keep their precision, where a difference of two distribution functions would be 0.
     assert np.isfinite(logs).all()
 
 
-def test_discretised_logistic_against_scipy(random: np.random.Generator) -> None:
+def test_the_discretised_logistic_equals_scipys(random: np.random.Generator) -> None:
     levels = random.integers(1, 255, (7, 3, 2, 1)) / 255
     means, scale = random.random(levels.shape), 0.05
     law = logistic(means, scale)
@@ -90,7 +91,7 @@ def test_discretised_logistic_against_scipy(random: np.random.Generator) -> None
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_continuous_bernoulli_by_hand() -> None:
+def test_the_continuous_bernoulli_has_known_values() -> None:
     # 2 exp(2) / (exp(2) - 1) at x = 1, and 2 / (exp(2) - 1) at x = 0.
     assert value(continuous_bernoulli_log_density, ONE, 2 * ONE) == pytest.approx(0.8385606384, abs=1e-9)
     assert value(continuous_bernoulli_log_density, 0 * ONE, 2 * ONE) == pytest.approx(-1.1614393616, abs=1e-9)
@@ -109,7 +110,7 @@ def test_continuous_bernoulli_is_a_density_with_its_mean(logit: float) -> None:
 
 @pytest.mark.parametrize("logit", [0.0, 1e-8, 0.1999, 0.2001, -300.0, 300.0])
 def test_continuous_bernoulli_has_its_gradient_everywhere(logit: float) -> None:
-    """A branch that is not taken may not turn the gradient into NaN: one step of descent is minus the gradient."""
+    """An untaken branch must not make the gradient NaN; one step of gradient descent shows the gradient."""
     layer = layer_of("continuous_bernoulli")
 
     class Fit(keras.Model):
@@ -131,17 +132,17 @@ def test_continuous_bernoulli_has_its_gradient_everywhere(logit: float) -> None:
     assert float(fit.logit) - before == pytest.approx(expected, abs=1e-4)
 
 
-def test_bernoulli_by_hand() -> None:
+def test_the_bernoulli_has_known_values() -> None:
     x = np.ones((1, 28, 28, 1))
     assert value(bernoulli_log_density, x, 0 * x) == pytest.approx(-543.42738957, abs=1e-7)
-    # Logit ln 3: probabilities 3/4 and 1/4.
+    # A logit of ln 3 means probabilities of 3/4 and 1/4.
     assert value(bernoulli_log_density, ONE, math.log(3) * ONE) == pytest.approx(math.log(0.75), abs=1e-9)
     assert value(bernoulli_log_density, 0 * ONE, math.log(3) * ONE) == pytest.approx(math.log(0.25), abs=1e-9)
-    # No overflow far out.
+    # Extreme logits do not overflow.
     assert value(bernoulli_log_density, ONE, 110 * ONE) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_likelihood_does_not_broadcast() -> None:
+def test_arrays_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         gaussian_log_likelihood(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 3)), 0.0)
 
@@ -162,7 +163,7 @@ def test_layers_give_nats_a_value_and_a_mean(name: str, random: np.random.Genera
             layer.sigma(parameters)
 
 
-def test_layers_are_the_densities(random: np.random.Generator) -> None:
+def test_layers_give_the_values_of_the_public_densities(random: np.random.Generator) -> None:
     pixels = (random.integers(0, 256, (3, 5, 4, 1)) / 255).astype(np.float32)
     parameters = random.random((3, 5, 4, 2)).astype(np.float32)
     mean = parameters[..., :1]
@@ -192,7 +193,7 @@ def test_sigma_never_falls_below_its_floor() -> None:
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_what_a_likelihood_is_defined_for(name: str) -> None:
+def test_a_likelihood_knows_which_values_it_is_defined_for(name: str) -> None:
     levels = (np.arange(256, dtype=np.float32) / 255).reshape(1, 16, 16, 1)
     sets = np.concatenate([levels, levels * 0.999, levels.round(), np.full_like(levels, 0.5)])
     expected = {"discretised_logistic": [True, False, True, False], "bernoulli": [False, False, True, False]}

@@ -1,4 +1,4 @@
-"""Layers and architecture."""
+"""Layers and architecture of the networks."""
 
 import keras
 import numpy as np
@@ -20,14 +20,14 @@ PIXEL_PRESETS = [preset for preset in PRESETS if preset != "features"]
 @pytest.mark.parametrize(
     ("height", "width", "channels"), [(16, 16, 1), (64, 64, 3), (17, 31, 1), (100, 20, 3), (512, 16, 1)]
 )
-def test_any_size_comes_back(preset: str, height: int, width: int, channels: int) -> None:
+def test_images_of_any_size_are_decoded_at_their_size(preset: str, height: int, width: int, channels: int) -> None:
     config = VAEConfig(height=height, width=width, channels=channels, preset=preset)
     assert build_encoder(config).output_shape == [(None, *latent_shape(config))] * 2
     assert build_decoder(config, 2 * channels).output_shape == (None, height, width, 2 * channels)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_largest_size(preset: str) -> None:
+def test_the_largest_size_is_encoded_and_decoded(preset: str) -> None:
     config = VAEConfig(height=1024, width=1024, preset=preset, head="deep" if preset == "features" else None)
     shape = value_shape(config)
     assert shape == ((64, 64, 192) if preset == "features" else (1024, 1024, 1))
@@ -36,14 +36,14 @@ def test_the_largest_size(preset: str) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (160, 416)])
-def test_any_map_of_features_comes_back(height: int, width: int) -> None:
+def test_maps_of_features_of_any_size_are_decoded_at_their_size(height: int, width: int) -> None:
     config = VAEConfig(height=height, width=width, preset="features", backbone="self_trained", head="deep")
     shape = value_shape(config)
     assert build_encoder(config).output_shape == [(None, *latent_shape(config))] * 2
     assert build_decoder(config, 384).output_shape == (None, *shape[:2], 384)
 
 
-def test_latents_by_preset() -> None:
+def test_the_preset_determines_the_latents() -> None:
     shapes = {preset: latent_shape(VAEConfig(height=64, width=96, preset=preset)) for preset in PIXEL_PRESETS}
     whole = (1, 1, 16)
     assert shapes == {"conv_1x1x16": whole, "conv_spatial": (8, 12, 8), "resnet": (4, 6, 16)}
@@ -53,11 +53,11 @@ def test_latents_by_preset() -> None:
     ("head", "n_latents", "expected"),
     [("linear", 100, (2, 3, 100)), ("linear_image", 40, (1, 1, 40)), ("deep", None, (1, 1, 16))],
 )
-def test_latents_by_head(head: str, n_latents: int | None, expected: tuple[int, int, int]) -> None:
+def test_the_head_determines_the_latents(head: str, n_latents: int | None, expected: tuple[int, int, int]) -> None:
     assert latent_shape(VAEConfig(height=64, width=96, preset="features", head=head, n_latents=n_latents)) == expected
 
 
-def test_what_is_of_features_alone() -> None:
+def test_options_of_features_are_refused_for_pixels() -> None:
     for given in (
         {"head": "linear"},
         {"subject": "free"},
@@ -69,7 +69,7 @@ def test_what_is_of_features_alone() -> None:
             VAEConfig(height=64, width=64, **given)  # type: ignore[arg-type]
 
 
-def test_the_backbone_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_backbone_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = VAEConfig()
     assert (chosen.backbone, chosen.head, chosen.statistic) == ("efficientnet_lite0", "linear", "joint")
     monkeypatch.setattr(nelbo.vae_core.config, "find_weights", lambda: None)
@@ -91,13 +91,13 @@ def test_spatial_latents_see_their_neighbourhood(preset: str, random: np.random.
     changed[:, :8, :8] = 1 - changed[:, :8, :8]
     before, after = (np.asarray(network.encoder(images)[0])[0] for images in (pixels, changed))
     moved = np.abs(after - before).max(axis=-1)
-    # Group normalisation tells all of the image a little; the place itself is told much more.
+    # Group normalisation spreads a little over the whole image; the place itself changes much more.
     assert moved[0, 0] > 10 * moved[-1, -1]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_image_has_an_infinite_score(preset: str, random: np.random.Generator) -> None:
-    """However unlike all others it is: exp of a log variance above 88 would be infinite."""
+    """However unusual it is; exp of a log variance above 88 would be infinite in float32."""
     config = VAEConfig(height=64, width=64, preset=preset, head="deep" if preset == "features" else None)
     network = VAE(config)
     head = network.encoder.get_layer("z_log_var")
@@ -119,7 +119,7 @@ def test_each_image_and_each_call_gets_noise_of_its_own() -> None:
     assert abs(first.mean()) < 0.2
 
 
-def test_sigma_is_learnt_quickly_and_right(random: np.random.Generator) -> None:
+def test_sigma_is_learnt_quickly_and_correctly(random: np.random.Generator) -> None:
     """Its optimum is the root mean squared error."""
     likelihood = GaussianLearnedSigma()
     pixels = random.normal(0, 0.05, (64, 8, 8, 1)).astype(np.float32)
@@ -139,7 +139,7 @@ def test_sigma_is_learnt_quickly_and_right(random: np.random.Generator) -> None:
     model = Fit()
     model.compile(keras.optimizers.Adam(1e-3))
     likelihood([pixels, mean])
-    # 300 steps in one epoch.
+    # One epoch of 300 steps.
     model.fit(np.tile(pixels, (300, 1, 1, 1)), batch_size=64, shuffle=False, verbose=0)
     assert float(likelihood.sigma(None)) == pytest.approx(np.sqrt(np.square(pixels).mean()), rel=0.02)
 
@@ -154,7 +154,7 @@ def test_loss_is_the_mean_nelbo(random: np.random.Generator) -> None:
     np.testing.assert_allclose(parts["rate"], np.asarray(parts["rate_per_channel"]).sum(1), rtol=1e-5)
 
 
-def test_given_noise_and_given_sight(random: np.random.Generator) -> None:
+def test_the_network_accepts_noise_and_a_separate_input(random: np.random.Generator) -> None:
     network = VAE(VAEConfig(height=16, width=16))
     pixels, seen = random.random((2, 6, 16, 16, 1)).astype(np.float32)
     eps = random.standard_normal((6, 1, 1, 16)).astype(np.float32)
@@ -171,7 +171,7 @@ def test_given_noise_and_given_sight(random: np.random.Generator) -> None:
     "options",
     [{"beta": 4.0}, {"free_bits": 0.5}, {"latent_l2": 0.1}, {"beta": 0.5, "free_bits": 0.01, "latent_l2": 2.0}],
 )
-def test_loss_with_options_by_hand(options: dict[str, float], random: np.random.Generator) -> None:
+def test_the_loss_with_options_has_known_values(options: dict[str, float], random: np.random.Generator) -> None:
     network = VAE(VAEConfig(height=16, width=16), objective=TrainConfig(**options))  # type: ignore[arg-type]
     pixels = random.random((6, 16, 16, 1)).astype(np.float32)
     parts = {name: np.asarray(part) for name, part in network(pixels).items()}
@@ -182,7 +182,7 @@ def test_loss_with_options_by_hand(options: dict[str, float], random: np.random.
     assert float(network.compute_loss(y_pred=parts)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_weights_of_images_leave_padding_out(random: np.random.Generator) -> None:
+def test_sample_weights_exclude_padding(random: np.random.Generator) -> None:
     network = VAE(VAEConfig(height=16, width=16))
     pixels = random.random((4, 16, 16, 1)).astype(np.float32)
     parts = network(pixels)
@@ -213,7 +213,7 @@ def test_weights_of_images_leave_padding_out(random: np.random.Generator) -> Non
         ({"noise_draws": 0}, "noise_draws=0"),
     ],
 )
-def test_impossible_configurations(bad: dict[str, object], message: str) -> None:
+def test_impossible_configurations_are_refused(bad: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VAEConfig(**{"height": 64, "width": 64, **bad})  # type: ignore[arg-type]
 
@@ -231,7 +231,7 @@ def test_impossible_configurations(bad: dict[str, object], message: str) -> None
         ({"preset": "resnet"}, "resnet"),
     ],
 )
-def test_the_preset_that_suits(given: dict[str, object], preset: str) -> None:
+def test_the_preset_follows_from_the_settings(given: dict[str, object], preset: str) -> None:
     config = VAEConfig(**given)  # type: ignore[arg-type]
     assert config.preset == preset
     assert VAEConfig(**config.to_dict()) == config

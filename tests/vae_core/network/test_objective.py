@@ -1,4 +1,4 @@
-"""Numbers by hand, and a model whose exact answer is known: probabilistic PCA."""
+"""The objective: known values, and a model with an exact solution, probabilistic PCA."""
 
 import math
 
@@ -15,7 +15,7 @@ from nelbo.vae_core import bits_per_dim, gaussian_log_likelihood, kl_divergence,
 from nelbo.vae_core.network.objective import smooth
 
 
-def test_kl_by_hand() -> None:
+def test_the_kl_divergence_has_known_values() -> None:
     zeros = np.zeros((1, 2))
     assert float(kl_divergence(np.array([[3.0, 4.0]]), zeros)[0]) == 12.5
     one_wide = float(kl_divergence(zeros[:, :1], np.full((1, 1), math.log(4)))[0])
@@ -40,17 +40,17 @@ def test_kl_is_never_negative(z_mean: np.ndarray, z_log_var: np.ndarray) -> None
 
 
 def test_bits_per_dim_of_noise_is_eight() -> None:
-    # A uniform density over [0, 1] has 0 nats a value: 256 equally likely grey levels.
+    # A uniform density over [0, 1] has 0 nats a value, as do 256 equally likely grey levels.
     assert float(bits_per_dim(np.array(0.0), 784)) == 8
     assert float(bits_per_dim(np.array(-784 * math.log(2)), 784)) == pytest.approx(7)
-    # A probability counts its levels itself.
+    # A probability already counts the levels.
     assert float(bits_per_dim(np.array(784 * math.log(256)), 784, density=False)) == pytest.approx(8)
 
 
 class PPCA:
-    """x = W z + mean + sigma noise, z standard normal: log p(x) and the posterior are known exactly.
+    """x = W z + mean + sigma noise with standard normal z: log p(x) and the posterior are known exactly.
 
-    With a sigma of each value it is factor analysis, of which the other is a case.
+    With a sigma for each value the model is factor analysis, of which probabilistic PCA is a special case.
 
     Source: Tipping and Bishop 1999, "Probabilistic principal component analysis", equations 3 to 8, and section 2.1
     for factor analysis.
@@ -72,10 +72,10 @@ class PPCA:
         self.posterior_mean = (x - self.mean) @ weighted @ self.posterior_covariance
 
     def elbo(self, z_mean: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        """ELBO by our functions, in the basis in which the exact posterior has a diagonal covariance.
+        """ELBO by nelbo's functions, in the basis in which the exact posterior has a diagonal covariance.
 
-        The expectation over z is exact: a Gaussian's second moment is hit by plus and minus one standard
-        deviation times the root of the number of latents, along each axis.
+        The expectation over z is exact: points at plus and minus one standard deviation times the root of the number
+        of latents, along each axis, have the Gaussian's second moments.
         """
         variances, basis = np.linalg.eigh(self.posterior_covariance)
         variances = variances * scale
@@ -113,11 +113,11 @@ def test_rate_map_adds_up_and_keeps_its_place(
     spread = np.asarray(rate_map(z_mean, z_log_var, *size))
     np.testing.assert_allclose(spread.sum((1, 2)), kl_divergence(z_mean, z_log_var))
     assert (spread >= 0).all()
-    # All the rate in the last position lies in the lower right corner: 6 latents, half a nat each.
+    # If all the rate is in the last position, it lies in the lower right corner: 6 latents with half a nat each.
     z_mean, z_log_var = np.zeros_like(z_mean), np.zeros_like(z_log_var)
     z_mean[:, -1, -1] = 1
     spread = np.asarray(rate_map(z_mean, z_log_var, *size))
-    # The first place of the last position: whole squares before it.
+    # The first pixel of the last position, after whole squares.
     row, column = (
         {1: {5: 0, 4: 0}, 2: {4: 2, 5: 4}, 3: {9: 8, 17: 16}, 4: {4: 3}}[k][n]
         for k, n in zip(positions, size, strict=True)

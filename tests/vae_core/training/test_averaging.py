@@ -1,4 +1,4 @@
-"""What is validated and kept is the average of the weights; what goes on training is not."""
+"""Averages of the weights are validated and kept; training continues with the weights themselves."""
 
 from typing import Any
 
@@ -26,19 +26,19 @@ def steps(optimizer: keras.optimizers.Optimizer, gradients: np.ndarray) -> list[
     return values
 
 
-def test_the_average_is_the_one_computed_by_hand(random: np.random.Generator) -> None:
+def test_the_average_of_weights_has_known_values(random: np.random.Generator) -> None:
     gradients = random.normal(0, 1, 600).astype(np.float32)
     optimizer = AveragingAdam(0.1)
     averages = []
     for k, value in enumerate(steps(optimizer, gradients)):
-        # 0, 1/10, 2/11, 3/12 ...: the first step is the whole of its average.
+        # 0, 1/10, 2/11, 3/12 ...: after the first step the average equals the weights.
         kept = min(0.98, k / (k + 9))
         averages.append(value if k == 0 else kept * averages[-1] + (1 - kept) * value)
     assert float(optimizer.averages[0][0]) == pytest.approx(averages[-1], rel=1e-4)
     assert abs(averages[-1]) > 1e-3
 
 
-def test_the_steps_are_adams_own(random: np.random.Generator) -> None:
+def test_averaging_does_not_change_adams_steps(random: np.random.Generator) -> None:
     gradients = random.normal(0, 1, 50).astype(np.float32)
     assert steps(AveragingAdam(0.1), gradients) == steps(keras.optimizers.Adam(0.1), gradients)
 
@@ -62,7 +62,7 @@ def equal(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 
 def test_the_averages_of_the_best_epoch_are_kept(random: np.random.Generator) -> None:
     pixels, collect = stripes(random, 40), Collect()
-    # Fast enough for the best epoch not to be the last one.
+    # The learning rate is so high that the best epoch is not the last one.
     settings = TrainConfig(epochs=40, batch_size=8, patience=3, learning_rate=2e-2)
     model, history, *_ = train(pixels[:30], pixels[30:], CONFIG, settings, callbacks=[collect])
     best = int(np.argmin(history["val_nelbo"]))
@@ -70,14 +70,14 @@ def test_the_averages_of_the_best_epoch_are_kept(random: np.random.Generator) ->
     kept = [np.asarray(variable) for variable in model.network.trainable_variables]
     assert equal(kept, collect.averages[best])
     assert not any(equal(kept, weights) for weights in collect.weights)
-    # And it is they that the curve is of.
+    # The curve was measured with these averages.
     network = _make_network(model.config, settings)
     network.set_weights(model.network.get_weights())
     validated = network.evaluate(Batches(pixels[30:], CONFIG, settings, validation=True), return_dict=True, verbose=0)
     assert validated["nelbo"] == pytest.approx(history["val_nelbo"][best], rel=1e-5)
 
 
-def test_training_goes_on_with_its_own_weights(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_with_its_own_weights(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, averaged, plain = stripes(random, 40), Collect(), Collect()
     curves = train(pixels[:30], pixels[30:], CONFIG, SETTINGS, callbacks=[averaged]).history
     monkeypatch.setattr("nelbo.vae_core.training.training.Averages", keras.callbacks.Callback)
@@ -87,8 +87,8 @@ def test_training_goes_on_with_its_own_weights(random: np.random.Generator, monk
     assert curves["val_loss"] != of_steps["val_loss"]
 
 
-def test_the_loss_of_pixels_does_not_jump() -> None:
-    """Version 0.1 ended at -540 nats here, after rises of up to 162 from one epoch to the next."""
+def test_the_validation_loss_does_not_jump() -> None:
+    """Version 0.1 ended at -540 nats here, after rises of up to 162 nats between epochs."""
     pixels = stripes(np.random.default_rng(0), 80)
     history = train(pixels[:64], pixels[64:], CONFIG, TrainConfig(epochs=35, patience=60, batch_size=8)).history
     assert np.diff(history["val_nelbo"]).max() < 30

@@ -1,4 +1,4 @@
-"""What a training sees: every image once an epoch, and all that is random from seed, epoch and batch alone."""
+"""Training sees every image one time an epoch; randomness depends only on seed, epoch and batch."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def epoch_of(batches: Batches, epoch: int) -> list[dict[str, np.ndarray]]:
     return [batches[i][0] for i in range(len(batches))]
 
 
-def test_every_image_once_an_epoch_in_another_order() -> None:
+def test_each_epoch_has_every_image_one_time_in_another_order() -> None:
     batches = Batches(numbered(50), CONFIG, TrainConfig(batch_size=16))
     assert len(batches) == 4
     orders = []
@@ -42,7 +42,7 @@ def test_batches_depend_on_seed_epoch_and_number_alone(random: np.random.Generat
     first, second = Batches(pixels, CONFIG, settings), Batches(pixels, CONFIG, settings)
     expected = epoch_of(first, 5)
     second.start(5)
-    # Whatever was read before, and in whatever order.
+    # Whichever batches were read before, in any order.
     second[0], second[2]
     for i in (2, 0, 1):
         assert expected[i].keys() == {"pixels", "seen", "eps", "weight"}
@@ -55,13 +55,15 @@ def test_batches_depend_on_seed_epoch_and_number_alone(random: np.random.Generat
 @pytest.mark.parametrize(
     ("option", "changed"), [({"denoising": 0.9}, "seen"), ({"flip": "both"}, "pixels"), ({"shift_px": 2}, "pixels")]
 )
-def test_options_change_what_is_seen(option: dict[str, Any], changed: str, random: np.random.Generator) -> None:
+def test_each_option_changes_its_part_of_a_batch(
+    option: dict[str, Any], changed: str, random: np.random.Generator
+) -> None:
     pixels = stripes(random, 40)
     plain, other = (epoch_of(Batches(pixels, CONFIG, TrainConfig(**options)), 0)[0] for options in ({}, option))
     assert {name for name in other if not np.array_equal(other[name], plain.get(name))} == {changed}
 
 
-def test_validation_is_the_same_every_epoch_and_untouched(random: np.random.Generator) -> None:
+def test_validation_is_the_same_every_epoch_and_unchanged(random: np.random.Generator) -> None:
     pixels = stripes(random, 20)
     settings = TrainConfig(batch_size=16, denoising=1, flip="both", shift_px=3)
     batches = Batches(pixels, CONFIG, settings, validation=True)
@@ -98,7 +100,7 @@ def test_whole_numbers_become_the_same_floats(dtype: type, random: np.random.Gen
 
 
 @pytest.mark.parametrize(("flip", "axes"), [("none", ()), ("horizontal", (2,)), ("vertical", (1,)), ("both", (1, 2))])
-def test_flips(flip: str, axes: tuple[int, ...], random: np.random.Generator) -> None:
+def test_flips_are_equally_frequent(flip: str, axes: tuple[int, ...], random: np.random.Generator) -> None:
     images = np.repeat(random.random((1, 5, 7, 3)).astype(np.float32), 200, axis=0)
     flipped = mirror_and_shift(images, flip, 0, random)
     possible = [
@@ -126,13 +128,13 @@ def test_defects_are_local_and_leave_the_clean_image(random: np.random.Generator
     changed = (broken != clean).any(axis=-1)
     hit = changed.any(axis=(1, 2))
     assert 100 < hit.sum() < 200
-    # Two of the largest ellipses cover a quarter each.
+    # Two ellipses of the largest size cover a quarter each.
     assert changed[hit].mean(axis=(1, 2)).max() < 0.5
     assert broken.min() >= 0
     assert broken.max() <= 1
 
 
-def test_every_kind_of_defect_is_where_it_is_said_to_be(random: np.random.Generator) -> None:
+def test_every_kind_of_defect_lies_where_its_mask_says(random: np.random.Generator) -> None:
     image, other = random.random((2, 48, 32, 3)).astype(np.float32)
     sizes = []
     for _ in range(200):
@@ -141,7 +143,7 @@ def test_every_kind_of_defect_is_where_it_is_said_to_be(random: np.random.Genera
         assert (np.abs(broken - image).max(axis=-1)[where] > 0).all()
         assert broken.dtype == np.float32
         sizes.append(where.mean())
-    # From thin cracks to large patches; now and then a shape falls outside, and nothing is there to find.
+    # Sizes range from thin cracks to large patches; sometimes a shape lies outside the image, and leaves no defect.
     assert np.quantile(sizes, 0.25) < 0.02
     assert np.quantile(sizes, 0.9) > 0.03
     assert np.mean(np.array(sizes) > 0) > 0.8

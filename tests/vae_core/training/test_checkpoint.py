@@ -1,4 +1,4 @@
-"""A training that was interrupted ends as if it had not been."""
+"""An interrupted training, resumed, ends like an undisturbed one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from synthetic import stripes
 from nelbo.vae_core import TrainConfig, Training, VAEConfig, train
 
 CONFIG = VAEConfig(height=24, width=20)
-#: Everything that could depend on what came before.
+#: With every option whose effect could depend on earlier epochs.
 SETTINGS = TrainConfig(
     epochs=4,
     batch_size=8,
@@ -47,7 +47,7 @@ class Interrupt(keras.callbacks.Callback):
 
 
 class Count(keras.callbacks.Callback):
-    """Which epochs were run."""
+    """Records which epochs were run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def assert_equal(found: Training, expected: Training) -> None:
         assert found.history[name] == expected.history[name], name
 
 
-def test_interrupted_at_the_end_of_an_epoch_and_midway(random: np.random.Generator, tmp_path: Path) -> None:
+def test_training_resumes_after_the_last_finished_epoch(random: np.random.Generator, tmp_path: Path) -> None:
     pixels = stripes(random, 40)
     expected = run(pixels)
     path = tmp_path / "a" / "checkpoint"
@@ -77,7 +77,7 @@ def test_interrupted_at_the_end_of_an_epoch_and_midway(random: np.random.Generat
     for count, interrupt in zip(counts, (Interrupt(0, midway=False), Interrupt(2, midway=True)), strict=False):
         with pytest.raises(KeyboardInterrupt):
             run(pixels, checkpoint=path, callbacks=[count, interrupt])
-    # What is finished is not run again.
+    # Finished epochs are not run again.
     for count in counts[2:]:
         assert_equal(run(pixels, checkpoint=path, callbacks=[count]), expected)
     # An epoch that was not finished is run again, from its beginning.
@@ -96,7 +96,7 @@ def test_patience_is_remembered(random: np.random.Generator, tmp_path: Path) -> 
     count = Count()
     assert_equal(run(pixels, settings, checkpoint=tmp_path / "c", callbacks=[count]), expected)
     assert count.epochs == [n - 1]
-    # It had run out of patience: nothing is left to do.
+    # Training had run out of patience, so nothing is left to do.
     count = Count()
     assert_equal(run(pixels, settings, checkpoint=tmp_path / "c", callbacks=[count]), expected)
     assert count.epochs == []
@@ -107,7 +107,7 @@ PIXELS, SHORT = stripes(np.random.default_rng(7), 40), TrainConfig(epochs=1, bat
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, eager: None) -> tuple[Training, bytes]:  # noqa: ARG001
-    """A short training and its checkpoint; from here on all are short."""
+    """A short training and its checkpoint; all later trainings here are short."""
     path = tmp_path_factory.mktemp("finished") / "c"
     return run(PIXELS, SHORT, checkpoint=path), path.read_bytes()
 
@@ -120,7 +120,7 @@ def without_last(content: bytes, path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "fewer"])
-def test_a_useless_checkpoint_starts_anew(
+def test_a_damaged_checkpoint_is_ignored_with_a_warning(
     damage: str, finished: tuple[Training, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (expected, content), path, count = finished, tmp_path / "c", Count()
@@ -138,7 +138,7 @@ def test_a_useless_checkpoint_starts_anew(
 
 
 @pytest.mark.parametrize(("pixels", "seed"), [(PIXELS, 1), (1 - PIXELS, 0)], ids=["settings", "images"])
-def test_the_checkpoint_of_another_training_starts_anew(
+def test_the_checkpoint_of_another_training_is_ignored(
     pixels: np.ndarray, seed: int, finished: tuple[Training, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, count, settings = tmp_path / "c", Count(), replace(SHORT, seed=seed)

@@ -1,4 +1,4 @@
-"""Training: it repeats, it learns, it stops, and it says what went wrong."""
+"""Training repeats to the bit, learns, stops, and says what went wrong."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from nelbo.vae_core.training.training import Epochs, _make_network
 CONFIG = VAEConfig(height=24, width=20)
 
 
-#: Other modules train compiled networks.
+#: Compiled networks are trained in other modules.
 pytestmark = pytest.mark.usefixtures("eager")
 
 
@@ -35,7 +35,7 @@ def test_training_repeats_to_the_bit(random: np.random.Generator) -> None:
     assert measured[0] == measured[1]
 
 
-def test_empty_and_ill_shaped_sets() -> None:
+def test_empty_and_misshaped_sets_are_refused() -> None:
     good = np.zeros((4, 24, 20, 1), np.float32)
     with pytest.raises(ValueError, match="validation has shape"):
         train(good, good[:0], CONFIG)
@@ -59,11 +59,11 @@ def test_empty_and_ill_shaped_sets() -> None:
         ({"denoising": 1.5}, "denoising=1.5: expected a share"),
         ({"flip": "left"}, "flip='left': expected one of none, horizontal, vertical, both; try"),
         ({"learning_rate_schedule": "cos"}, "try cosine"),
-        ({"precision": "float16"}, "mixed_bfloat16; try float32"),
+        ({"precision": "float16"}, "mixed_bfloat16, int8, auto; try float32"),
         ({"batch_size": 32, "devices": 3}, "cannot be spread evenly over 3 devices; try 33"),
     ],
 )
-def test_bad_settings(bad: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_refused(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**bad)
 
@@ -106,7 +106,7 @@ def test_every_preset_and_likelihood_learns_and_scores(
             train(levels[:40], pixels * np.float32(0.999), config)
 
 
-def test_options_of_training_do_what_they_say(random: np.random.Generator) -> None:
+def test_each_option_of_training_has_its_effect(random: np.random.Generator) -> None:
     pixels = stripes(random, 40)
 
     def run(**options: Any) -> Training:
@@ -136,7 +136,7 @@ def test_the_gradient_is_clipped() -> None:
 
 
 def test_weight_decay_shrinks_kernels_only() -> None:
-    """One step without a gradient: only what decays moves."""
+    """In a step without a gradient only decaying weights change."""
     network = _make_network(CONFIG, TrainConfig(weight_decay=0.5, learning_rate=0.1))
     before = [np.asarray(variable).copy() + 1 for variable in network.trainable_variables]
     for variable, value in zip(network.trainable_variables, before, strict=True):
@@ -161,7 +161,7 @@ def test_the_first_bad_batch_is_found_from_their_share(n_batches: int) -> None:
     batches = Batches(np.zeros((n_batches, 24, 20, 1), np.uint8), CONFIG, TrainConfig(batch_size=1))
     epochs = Epochs(batches, None, [])
     for bad in range(n_batches):
-        # As a 32-bit mean of ones and zeros comes out; half a batch more where one of two devices lasted longer.
+        # A mean of ones and zeros in 32 bits; half a batch more if one of two devices failed later.
         for share in (np.float32(bad) / np.float32(n_batches), np.float32(bad + 0.5) / np.float32(n_batches)):
             message = epochs._failure(0, float(share))
             assert f"the loss became NaN or infinite in epoch 1, batch {bad + 1} of" in message
@@ -171,7 +171,7 @@ def test_the_first_bad_batch_is_found_from_their_share(n_batches: int) -> None:
     )
 
 
-def test_collapse_and_floor_are_warned_of(random: np.random.Generator) -> None:
+def test_posterior_collapse_and_sigma_at_its_floor_give_warnings(random: np.random.Generator) -> None:
     pixels = stripes(random, 12)
     network = VAE(VAEConfig(height=24, width=20, likelihood="gaussian_pixel_sigma"))
     heads = [network.encoder.get_layer(name) for name in ("z_mean", "z_log_var")]
@@ -212,7 +212,7 @@ def test_bfloat16_leaves_posterior_and_likelihood_in_float32(preset: str) -> Non
 
 
 class Counted:
-    """Rows on disk, as it were: remembers how many were read at a time, and that nobody took them all."""
+    """Stands in for rows on disk; records the most that were read at a time."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels, self.shape, self.dtype = pixels, pixels.shape, pixels.dtype
@@ -231,5 +231,5 @@ def test_memory_does_not_grow_with_the_images(random: np.random.Generator) -> No
     levels = np.rint(255 * np.repeat(stripes(random, 100), 6, axis=0)).astype(np.uint8)
     pixels, validation = Counted(levels[:300]), Counted(levels[300:])
     train(pixels, validation, CONFIG, TrainConfig(epochs=1, batch_size=64))
-    # 256 images of this size are scored at a time, and looked through before training.
+    # Scoring and the check before training read 256 images of this size at a time.
     assert pixels.most == validation.most == default_batch_size(CONFIG) == 256

@@ -1,4 +1,4 @@
-"""Run by test_devices.py in a process of its own: one device against two virtual ones, as JSON on stdout."""
+"""Compares one device with two virtual ones, as JSON on stdout; test_devices.py runs it in its own process."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ def main(counts: list[int]) -> None:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Before anything runs on it.
+        # Before anything runs on the CPU.
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
@@ -21,7 +21,7 @@ def main(counts: list[int]) -> None:
 
 
 def curves(devices: int) -> dict[str, Any] | str:
-    """History and scores, or why not."""
+    """History and scores, or the reason why there are none."""
     from synthetic import stripes
 
     from nelbo.vae_core import TrainConfig, VAEConfig, score, train

@@ -1,0 +1,1 @@
+"""Areas: models that look at a part of each picture only."""

@@ -1,0 +1,1 @@
+"""Places of an image as rows: run lengths."""

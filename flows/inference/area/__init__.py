@@ -1,0 +1,1 @@
+"""Models that look at a part of each picture."""
