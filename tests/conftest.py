@@ -4,11 +4,13 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -19,6 +21,10 @@ from synthetic import write_images
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# When Prefect sets up logging, absl closes the stream that it found in sys.stderr, which may be pytest's own; it leaves
+# that of the process open.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 # A slow machine must not fail a test.
 settings.register_profile("nelbo", deadline=None)

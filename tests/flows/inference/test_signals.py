@@ -87,6 +87,12 @@ def assert_ends(
     return found[1] if found.groups() else None
 
 
+def has_failed(process: subprocess.Popen[str]) -> bool:
+    """False; fails with what the process said if it has ended."""
+    assert process.poll() is None, process.communicate()
+    return False
+
+
 def n_shards(workspace: Path) -> int:
     """The number of complete shards."""
     return len(list(workspace.glob("_staging/shards.*/*.parquet")))
@@ -110,13 +116,16 @@ def test_a_command_told_to_end_says_what_is_kept_and_resumes(
     says = "; the decoded images and the epochs that are over are kept. The same command goes on from there."
     assert_ends(training, signal.SIGINT, training.pid, tmp, decoders(training.pid), says)
 
+    # So many that no run ends before it is told to.
+    shards = ["--set", "shard_size=2"]
     for number in (signal.SIGTERM, signal.SIGINT):
-        scoring, n_before = start(tmp, "score", many, "--set", "shard_size=20", *at), n_shards(workspace)
-        wait_for(lambda n=n_before: n_shards(workspace) > n, "a shard", 300)
-        says = r"; (\d) of 4 shards are scored and kept. The same command goes on from there."
+        n_before = n_shards(workspace)
+        scoring = start(tmp, "score", many, *shards, *at)
+        wait_for(lambda n=n_before, run=scoring: n_shards(workspace) > n or has_failed(run), "a shard", 300)
+        says = r"; (\d+) of 40 shards are scored and kept. The same command goes on from there."
         n_said = assert_ends(scoring, number, scoring.pid, tmp, decoders(scoring.pid), says)
         assert int(n_said) == n_shards(workspace) > n_before
-    again = start(tmp, "score", many, "--set", "shard_size=20", *at)
+    again = start(tmp, "score", many, *shards, *at)
     out, err = again.communicate(timeout=500)
     assert again.returncode == 0, err
     assert json.loads(out)["n_scored"] == 80
