@@ -45,6 +45,8 @@ class Threshold:
     review_recall: share of the labelled anomalies above `review`.
     cross: whether the scores come from cross-fitting: every normal image was scored by a model that had not seen it,
         and the final model is of all. No law promises that its scores are like those: all rates are approximate.
+    per: what the rate is promised for where images come in groups: "image", one image of a fresh group, or "group", all
+        its images together; None without groups.
 
     >>> print(Threshold.from_normals(range(1, 100), fpr=0.05).describe())
     false-alarm rate promised: 5 %, between 1.7 and 10.0 % with 99 images
@@ -86,7 +88,8 @@ class Threshold:
             review_fpr: rate of the review band's lower end, above `fpr`; None for no band.
             cross: each score is from a model that had not seen the image, and none from the final model. The threshold
                 is the same, but its rate is only aimed at.
-            per: the scores are of one image of each group, drawn by `one_of_each`; None without groups.
+            per: the scores are of one image of each group, drawn by `one_of_each`: "image" if at random, "group" if
+                the highest; None without groups.
 
         Raises:
             CalibrationError: too few images.

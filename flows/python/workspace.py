@@ -57,7 +57,7 @@ class Workspace:
             options: the command's options, such as ``fpr``, ``image_size``, ``epochs``; see docs/reference/settings.md.
 
         Returns:
-            The new model, which is the workspace's latest.
+            The new model. It is the workspace's latest unless ``promote`` is False or a gate refused it.
 
         Raises:
             ValueError: an unknown option, a bad value, or images that are too few or cannot be used.

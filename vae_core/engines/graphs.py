@@ -4,7 +4,9 @@ Each core computes a batch of its own: no core waits for another, and a score do
 """
 
 import sys
+from functools import cache
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import Any
 
 from joblib import cpu_count
@@ -27,6 +29,24 @@ def import_openvino() -> Any:
     return openvino
 
 
+_starting = Lock()
+
+
+def openvino_core() -> Any:
+    """The process's only `openvino.Core`.
+
+    A core gives its thread another stack for signal handlers, and when it ends, brings back the one before. If the one
+    before belonged to a core that has ended, its memory is gone, and the next Ctrl-C crashes the process (2026.4).
+    """
+    with _starting:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    return import_openvino().Core()
+
+
 class OpenVINOGraph:
     """A graph in OpenVINO's own format, on the CPU, in 32 bits even where the CPU has units for fewer.
 
@@ -42,7 +62,7 @@ class OpenVINOGraph:
         # the table and wants Python's lock, the other has the lock and wants the table.
         openvino.Type.f32.to_dtype()
         self.batch_size, self.parallel = shape[0], cpu_count()
-        core = openvino.Core()
+        core = openvino_core()
         # From memory: a network cannot name further files.
         model = core.read_model(network, weights) if isinstance(network, bytes) else network
         model.reshape(list(shape))

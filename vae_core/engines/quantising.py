@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nelbo.vae_core.engines.conversion import maps_to_openvino, suits_openvino
 from nelbo.vae_core.engines.exported import EngineError
-from nelbo.vae_core.engines.graphs import import_openvino
+from nelbo.vae_core.engines.graphs import import_openvino, openvino_core
 from nelbo.vae_core.network.likelihoods import Tensor
 from nelbo.vae_core.scoring import SEEN
 
@@ -65,7 +65,7 @@ def quantised(backbone: keras.Model, pixels: NDArray[np.float32], aside: Path | 
             backbone.export(plain, format="onnx", verbose=False, input_signature=[spec])
         _round(plain, rounded, pixels)
         # From memory: ONNX may name further files.
-        return import_openvino().Core().read_model(rounded.read_bytes())
+        return openvino_core().read_model(rounded.read_bytes())
 
 
 def _round(plain: Path, rounded: Path, pixels: NDArray[np.float32]) -> None:
