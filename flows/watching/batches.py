@@ -17,6 +17,7 @@ from nelbo.flows.steps.score import score_unfinished
 from nelbo.flows.watching.open_batch import OpenBatch
 from nelbo.flows.watching.scoring import Scorer, Scoring, meant
 from nelbo.flows.workspace import catalog
+from nelbo.flows.workspace.errors import bad_input, store_errors
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Batches:
         self._over: list[OpenBatch] = []
         self._publishing: Future[dict[str, Any]] | None = None
         self._again_s, self._failure = 0.0, ""
+        # Why the model that is current could not be loaded when it was last tried.
+        self._refused = ""
         self._results: list[dict[str, Any]] = []
         self._scoring = Scoring.load(options.scoring)
         write_missing_pages(options.scoring, Direct())
@@ -144,16 +147,34 @@ class Batches:
         self._scorer = Scorer(self._scoring, self._batch.batch_id)
 
     def _settle_on_model(self) -> None:
-        """Before a batch gets its first rows, load the model and the calibration that the options mean by now."""
-        if meant(self._options.scoring) != (self._scoring.model_id, self._scoring.calibrations):
-            self._scoring = Scoring.load(self._options.scoring)
-            self._begin()
-            log.warning(
-                "from batch %s on, model %s scores with calibration %s",
-                self._batch.batch_id,
-                self._scoring.model_id,
-                self._scoring.calibration_id,
-            )
+        """Before a batch gets its first rows, load the model and the calibration that the options mean by now.
+
+        If these cannot be loaded, the loaded ones go on: files keep landing, and their promise still holds.
+        """
+        try:
+            if meant(self._options.scoring) == (self._scoring.model_id, self._scoring.calibrations):
+                self._refused = ""
+                return
+            scoring = Scoring.load(self._options.scoring)
+        except (*bad_input(), *store_errors()) as error:
+            if str(error) != self._refused:
+                self._refused = str(error)
+                log.error(
+                    "the current model or calibration cannot be used (%s: %s). Model %s goes on with calibration %s",
+                    type(error).__name__,
+                    error,
+                    self._scoring.model_id,
+                    self._scoring.calibration_id,
+                )
+            return
+        self._scoring, self._refused = scoring, ""
+        self._begin()
+        log.warning(
+            "from batch %s on, model %s scores with calibration %s",
+            self._batch.batch_id,
+            self._scoring.model_id,
+            self._scoring.calibration_id,
+        )
 
     def _hand_over(self) -> Future[dict[str, Any]]:
         """Start publishing the first batch that is over."""

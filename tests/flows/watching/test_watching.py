@@ -117,6 +117,14 @@ def killed_after(n: int, rows: Iterator[Row]) -> list[Row]:
     return found
 
 
+def promoted(watched: Watched) -> Workspace:
+    """The workspace, in which another model without a calibration is now the current one."""
+    workspace = Workspace(watched.workspace)
+    shutil.copytree(workspace.models / MODEL, workspace.models / OTHER)
+    pointers.promote(workspace, OTHER)
+    return workspace
+
+
 def n_scored(watched: Watched) -> int:
     """The number of files that the model has scored, without the one for warming up."""
     lines = (watched.folder.parent / "scored.txt").read_text().splitlines()
@@ -266,9 +274,7 @@ def test_the_next_batch_is_scored_by_a_newly_promoted_model(
     assert next(rows)["model_id"] == MODEL
     moved(watched.folder / "0.png", 0)
     next(rows)
-    other = Workspace(watched.workspace)
-    shutil.copytree(other.models / MODEL, other.models / OTHER)
-    pointers.promote(other, OTHER)
+    other = promoted(watched)
     add_calibration(other, model_id=OTHER)
     for i in (1, 2):
         moved(watched.folder / f"{i}.png", i)
@@ -280,6 +286,24 @@ def test_the_next_batch_is_scored_by_a_newly_promoted_model(
         last["batches"][0]: (MODEL, 2),
         last["batches"][1]: (OTHER, 1),
     }
+
+
+def test_a_promoted_model_that_cannot_be_used_ends_no_watcher(
+    watched: Watched, live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = live(batch_images=1)
+    next(rows)
+    other = promoted(watched)
+    for i in range(2):
+        moved(watched.folder / f"{i}.png", i)
+        next(rows)
+    assert caplog.text.count(f"Model {MODEL} goes on with calibration") == 1
+    add_calibration(other, model_id=OTHER)
+    moved(watched.folder / "2.png", 2)
+    next(rows)
+    (last,) = ended(rows)
+    found = {row["batch_id"]: row["model_id"] for row in catalog.batches(other).to_pylist()}
+    assert [found[batch_id] for batch_id in last["batches"]] == [MODEL, MODEL, OTHER]
 
 
 @pytest.mark.parametrize("where", ["missing", "file.png", "s3://bucket/in", "a*"])
