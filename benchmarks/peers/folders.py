@@ -24,8 +24,8 @@ from benchmarks.table import heads, row
 SIDE = 256
 N_NORMAL = 100
 ROUNDS = 3
-#: Images for PatchCore: it takes seconds for each.
-N_SLOW = 100
+#: Images for PaDiM, and for PatchCore, which takes up to a second for each.
+N_PADIM, N_PATCHCORE = 500, 40
 ANOMALIB = ("anomalib[openvino]==2.7.0", "onnxscript==0.7.2", "torch==2.14.1", "torchvision==0.29.1")
 PADIM, PATCHCORE = (Peer(name, "anomalib", name, ANOMALIB) for name in ("Padim", "Patchcore"))
 ROADS = ("torch", "openvino", "int8")
@@ -62,7 +62,7 @@ def rows(asked: argparse.Namespace, aside: Path) -> Iterator[tuple[str, ...]]:
         sizes = (40, 32, 60) if asked.smoke else (asked.images, SIDE, N_NORMAL)
         rate = own_rates[engine] = own(engine, *sizes, aside)
         yield "nelbo", engine, f"{rate:,.0f}", "1.0"
-    for peer, n in () if asked.smoke else ((PADIM, asked.images), (PATCHCORE, N_SLOW)):
+    for peer, n in () if asked.smoke else ((PADIM, N_PADIM), (PATCHCORE, N_PATCHCORE)):
         for road in ROADS:
             try:
                 rate = foreign(peer, road, n, asked.environments, aside)
