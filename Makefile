@@ -13,15 +13,13 @@ demo: .venv/demo.installed
 readme: .venv/test.installed
 	$(BIN)/python -m benchmarks.readme
 
-# Two files at a time; fast tests first, then real training, servers and browsers. If packages cannot be installed, some tests
-# are skipped, which the last line of each run says. Four files at a time are no faster on two cores.
-PARALLEL := --numprocesses=2 --dist=loadfile
-# The files with slow tests. tests/conftest.py says which start first, so pytest-xdist keeps the order.
-SLOW = $(sort $(shell grep -rl --include='test_*.py' 'mark\.slow' tests))
+# Two files at a time, in the order of tests/conftest.py: files of fast tests first, then real training, servers and browsers.
+# If packages cannot be installed, some tests are skipped, which the last line says. Four files at a time are no faster on two
+# cores.
+PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 test: .venv/test.installed
 	-.ci/packages
-	$(BIN)/pytest $(PARALLEL) -m "not slow"
-	$(BIN)/pytest $(PARALLEL) --no-loadscope-reorder -m slow $(SLOW)
+	$(BIN)/pytest $(PARALLEL)
 
 # Three minutes of fast tests: the folders where little or nothing is trained, no command runs and no server starts.
 FAST := test_imports test_docs test_words data detectors vae_core/network vae_core/linear flows/options
@@ -30,7 +28,7 @@ test-fast: .venv/test.installed
 
 # Every table of docs/evidence/benchmarks.md that one machine can make: takes hours. The small run only checks that no script is
 # broken; it is a part of `make test`.
-BENCHMARKS := speed.limits speed.scoring speed.end_to_end speed.decoders speed.flagged speed.rows peers.compare speed.scale
+BENCHMARKS := speed.limits speed.scoring speed.end_to_end speed.decoders speed.flagged speed.rows peers.compare peers.folders speed.scale
 bench: .venv/test.installed
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 

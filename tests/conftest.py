@@ -31,8 +31,9 @@ settings.register_profile("nelbo", deadline=None)
 settings.load_profile("nelbo")
 
 
-#: Files whose slow tests take longest. They start first, in this order: if one of them started last, one process would
-#: be busy while the other one had nothing to do. Files that wait for servers run beside files that compute.
+#: Files whose slow tests take longest. They start before others with slow tests, in this order: if one of them started
+#: last, one process would be busy while the other one had nothing to do. Files that wait for servers run beside files
+#: that compute.
 LONGEST = (
     *("test_unattended", "test_benchmarks", "test_deploying", "test_estimator", "test_cluster", "test_quality"),
     *("test_tutorial", "test_export", "test_exactly_once", "test_browser", "test_fuzz"),
@@ -40,12 +41,15 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run fast tests first, then the slow tests of the longest files."""
+    """Run files of fast tests first, then the others: each begins with its fast tests, and the longest files are first.
 
-    def place(item: pytest.Item) -> int:
-        if item.get_closest_marker("slow") is None:
-            return -1
-        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+    A file stays together, for the sake of its fixtures.
+    """
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> tuple[bool, int, bool]:
+        longest = LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+        return item.path in slow_files, longest, item.get_closest_marker("slow") is not None
 
     items.sort(key=place)
 

@@ -31,10 +31,10 @@ PADIM, PATCHCORE = (Peer(name, "anomalib", name, ANOMALIB) for name in ("Padim",
 ROADS = ("torch", "openvino", "int8")
 
 
-def own(engine: str, n: int, side: int, n_normal: int, aside: Path) -> Rate:
+def own(engine: str, n: int, side: int, n_normal: int, rounds: int, aside: Path) -> Rate:
     """Images a second of nelbo's whole run."""
     workspace, folder = trained(aside / engine, engine, n_normal, side), repeated_elpv(n, aside / engine / "images")
-    runs = [measured(folder, workspace, engine) for _ in range(ROUNDS)]
+    runs = [measured(folder, workspace, engine) for _ in range(rounds)]
     return Rate.of(n, [run["listing"] + run["scoring"] + run["publishing"] for run in runs])
 
 
@@ -59,7 +59,7 @@ def rows(asked: argparse.Namespace, aside: Path) -> Iterator[tuple[str, ...]]:
     """Detector, engine, images a second, and nelbo's with the same numbers relative to it."""
     own_rates = {}
     for engine in ("openvino",) if asked.smoke else ("openvino", "int8"):
-        sizes = (40, 32, 60) if asked.smoke else (asked.images, SIDE, N_NORMAL)
+        sizes = (40, 16, 60, 1) if asked.smoke else (asked.images, SIDE, N_NORMAL, ROUNDS)
         rate = own_rates[engine] = own(engine, *sizes, aside)
         yield "nelbo", engine, f"{rate:,.0f}", "1.0"
     for peer, n in () if asked.smoke else ((PADIM, N_PADIM), (PATCHCORE, N_PATCHCORE)):

@@ -36,6 +36,7 @@ def test_the_benchmark_of_scale_runs(exported: Path) -> None:
         (["speed.end_to_end", "--side", 16], 0, ["40"]),
         (["speed.eta"], 0, ["train", "score"]),
         (["cold"], 0, ["nelbo --help", "nelbo score, openvino"]),
+        (["peers.folders"], 0, ["nelbo"]),
         (["peers.compare"], 0, ["nelbo, one epoch", "scikit-learn PCA", "scikit-learn IsolationForest"]),
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else "",

@@ -315,14 +315,14 @@ def test_maps_of_unseen_images_are_like_those_of_new_ones(training: Training) ->
 def test_unseen_images_set_a_threshold_for_fresh_ones(size: tuple[int, int]) -> None:
     """Cross-fitting over many trainings keeps the rate, with one tile an image and with twelve."""
     alarms = []
-    for first in range(0, 20 * 200, 200):
+    for first in range(0, 10 * 200, 200):
         images = (surface(first + number, size) for number in range(40))
         fitted = train_tiles(images, CONFIG, preprocessing=PREPARED, folds=[number % 5 for number in range(40)])
         assert fitted.unseen is not None
         threshold = conformal_threshold(fitted.unseen.anomaly_score, 0.05)
         fresh = [surface(first + 50 + number, size) for number in range(60)]
         alarms.append((score_tiles(fitted.model, fresh)[0].anomaly_score > threshold).mean())
-    # A threshold at the second highest of 40 scores flags 4.9 % on average; 20 trainings have an error of 0.8 %.
+    # A threshold at the second highest of 40 scores flags 4.9 % on average; 10 trainings have an error of 1.1 %.
     assert 0.015 <= np.mean(alarms) <= 0.08
 
 
