@@ -241,7 +241,13 @@ def _files_on_disk(folder: Path, path: str, levels: list[str]) -> Iterator[tuple
     for place in folder.glob(level) if "*" in level else [folder / level]:
         # A folder of somebody else may be unreadable.
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            status = place.lstat()
+            try:
+                status = place.lstat()
+            except FileNotFoundError:
+                # It has gone since it was listed. Its reader must notice: its rows may stand in another file now.
+                if "*" in level and not deeper:
+                    yield f"{path}{place.name}", 0
+                continue
             if deeper and S_ISDIR(status.st_mode):
                 yield from _files_on_disk(place, f"{path}{place.name}/", deeper)
             elif not deeper and S_ISREG(status.st_mode):

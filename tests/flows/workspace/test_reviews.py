@@ -201,6 +201,23 @@ def test_every_review_is_read_during_compaction(tmp_path: Path) -> None:
     assert catalog.all_rows(workspace, "reviews").num_rows == 40
 
 
+def test_reviews_joined_while_their_folder_is_listed_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, glob, joined = Workspace(tmp_path), Path.glob, list[bool]()
+    for number in range(3):
+        record_review(workspace, review(number))
+
+    def listed(folder: Path, pattern: str) -> list[Path]:
+        found = [*glob(folder, pattern)]
+        if folder == workspace.reviews and not joined:
+            joined.append(True)
+            reviewing.compact(workspace)
+        return found
+
+    monkeypatch.setattr(Path, "glob", listed)
+    assert catalog.all_rows(workspace, "reviews").num_rows == 3
+    assert joined
+
+
 def decide(workspace: Workspace, *decisions: tuple[str, int, str, int] | tuple[str, int, str, int, str]) -> None:
     """Record decisions: (form, image, decision, second), and the reviewer if it is not Ann.
 
